@@ -1,0 +1,71 @@
+"""From YAML to frozen dataclasses: values only, and a key nobody knows is an error that names the nearest known one."""
+
+import dataclasses
+import difflib
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from ldm.errors import UserError
+
+Config = TypeVar("Config")
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Reads a YAML file of nested keys and values."""
+    try:
+        values = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
+    except FileNotFoundError:
+        raise UserError(f"there is no config file {path}") from None
+    except (OSError, UnicodeDecodeError, YAMLError, OmegaConfBaseException) as error:
+        raise UserError(f"{path} is not a readable YAML file: {error}") from error
+    if not isinstance(values, dict):
+        raise UserError(f"{path} should hold `key: value` lines, but holds a {type(values).__name__}")
+    return {str(key): value for key, value in values.items()}
+
+
+def to_yaml(values: Mapping[str, Any]) -> str:
+    """The values as YAML text, in their order."""
+    return OmegaConf.to_yaml(OmegaConf.create(dict(values)))
+
+
+def build_config(cls: type[Config], values: Mapping[str, Any], where: str) -> Config:
+    """Fills the dataclass `cls` from nested `values`; `where` names their source in errors.
+
+    Raises `UserError` for an unknown key, a missing one, or a value of another type.
+    """
+    hints = typing.get_type_hints(cls)
+    known = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    for key in values:
+        if key not in known:
+            nearest = difflib.get_close_matches(str(key), known, n=1, cutoff=0.0)
+            raise UserError(f"{where}: unknown key '{key}'; the nearest known one is '{nearest[0]}'")
+    required = {
+        name
+        for name, field in known.items()
+        if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+    }
+    if missing := sorted(required - set(values)):
+        raise UserError(f"{where}: missing {', '.join(missing)}")
+    return cls(**{key: _convert(hints[key], value, f"{where}: {key}") for key, value in values.items()})
+
+
+def _convert(kind: Any, value: Any, where: str) -> Any:
+    if dataclasses.is_dataclass(kind):
+        if not isinstance(value, Mapping):
+            raise UserError(f"{where} should hold keys of its own, not {value!r}")
+        return build_config(typing.cast(type, kind), value, where)
+    if typing.get_origin(kind) is tuple:
+        if not isinstance(value, list | tuple):
+            raise UserError(f"{where} should be a list, not {value!r}")
+        return tuple(_convert(typing.get_args(kind)[0], item, where) for item in value)
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        raise UserError(f"{where} should be {kind.__name__}, not {value!r}")
+    return value

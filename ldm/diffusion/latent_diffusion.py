@@ -1,0 +1,90 @@
+"""Latent diffusion: an autoencoder, a text encoder and a UNet that denoises between them.
+
+"High-Resolution Image Synthesis with Latent Diffusion Models" (arXiv 2112.10752), eq. 3. The attribute paths are the
+official checkpoint's keys: `model.diffusion_model`, `first_stage_model`, `cond_stage_model.transformer`.
+"""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from ldm.diffusion.schedule import NoiseSchedule, ScheduleConfig
+from ldm.nn.autoencoder import AutoencoderConfig, AutoencoderKL
+from ldm.nn.text_encoder import TextEncoder, TextEncoderConfig
+from ldm.nn.tokenizer import PromptTokenizer
+from ldm.nn.unet import UNet, UNetConfig
+
+
+@dataclass(frozen=True)
+class LatentDiffusionConfig:
+    """Shape of the whole model; the defaults are Stable Diffusion v1's. `scale_factor` gives latents unit variance."""
+
+    unet: UNetConfig = field(default_factory=UNetConfig)
+    autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
+    text_encoder: TextEncoderConfig = field(default_factory=TextEncoderConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    scale_factor: float = 0.18215
+
+
+class LatentDiffusion(nn.Module):
+    """The three networks and the schedule. Latents (b 4 h/8 w/8) are scaled by `scale_factor` wherever they appear."""
+
+    def __init__(self, config: LatentDiffusionConfig, tokenizer: PromptTokenizer | None = None) -> None:
+        super().__init__()
+        self.config = config
+        self.model = nn.ModuleDict({"diffusion_model": UNet(config.unet)})
+        self.first_stage_model = AutoencoderKL(config.autoencoder)
+        self.cond_stage_model = TextEncoder(config.text_encoder)
+        self.schedule = NoiseSchedule(config.schedule)
+        self.tokenizer = tokenizer
+
+    @property
+    def unet(self) -> UNet:
+        """The denoising network."""
+        return self.model["diffusion_model"]  # type: ignore[return-value]
+
+    @property
+    def text_encoder(self) -> TextEncoder:
+        """The network that turns token ids into the context."""
+        return self.cond_stage_model
+
+    @property
+    def autoencoder(self) -> AutoencoderKL:
+        """The network between pictures and unscaled latents."""
+        return self.first_stage_model
+
+    @property
+    def device(self) -> torch.device:
+        """Where the UNet's weights lie."""
+        return self.unet.out[2].weight.device
+
+    def encode_prompts(self, prompts: list[str]) -> Tensor:
+        """Prompts -> context (b 77 d)."""
+        if self.tokenizer is None:
+            raise ValueError("this model was built without a tokenizer")
+        return self.text_encoder(self.tokenizer(prompts).to(self.device))
+
+    def encode_images(self, images: Tensor, noise: Tensor) -> Tensor:
+        """Images (b 3 h w) in [-1, 1], standard normal noise (b 4 h/8 w/8) -> latents drawn from their posterior."""
+        posterior = self.autoencoder.encode(images.to(self.autoencoder.quant_conv.weight))
+        return self.config.scale_factor * posterior.sample(noise.to(posterior.mean))
+
+    def decode_latents(self, latents: Tensor) -> Tensor:
+        """Latents (b 4 h/8 w/8) -> images (b 3 h w), nominally in [-1, 1]."""
+        return self.autoencoder.decode(latents.to(self.autoencoder.quant_conv.weight) / self.config.scale_factor)
+
+    def predict_eps(self, latents: Tensor, timesteps: Tensor, context: Tensor) -> Tensor:
+        """The UNet's eps (b 4 h w) in the dtype of `latents`, computed in that of its weights."""
+        dtype = self.unet.out[2].weight.dtype
+        return self.unet(latents.to(dtype), timesteps, context.to(dtype)).to(latents.dtype)
+
+    def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
+        """(channels, height, width) of the latents of a picture of height x width pixels."""
+        factor = self.autoencoder.downsampling_factor
+        return self.config.unet.in_channels, height // factor, width // factor
+
+    @property
+    def size_multiple(self) -> int:
+        """Height and width of a picture must be multiples of this many pixels."""
+        return self.autoencoder.downsampling_factor * self.unet.size_multiple

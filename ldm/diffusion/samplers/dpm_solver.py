@@ -1,0 +1,92 @@
+"""DPM-Solver++(2M): "DPM-Solver++: Fast Solver for Guided Sampling" (arXiv 2211.01095), algorithm 2.
+
+The paper's symbols and the names here:
+
+    t           t in (0, 1]; timestep n stands at (n + 1) / 1000
+    alpha_t     alpha = sqrt(alpha-bar)
+    sigma_t     sigma = sqrt(1 - alpha^2)
+    lambda_t    log_snr = log(alpha / sigma)
+    x_theta     pred_x0
+"""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ldm.diffusion.guidance import EpsFn
+from ldm.diffusion.samplers.ddim import Callback
+from ldm.diffusion.schedule import NoiseSchedule
+
+FIRST_ORDER_END_BELOW = 15
+"""With fewer steps than this the last one is of first order, which is steadier (the paper's section 6)."""
+
+
+class Point(NamedTuple):
+    """A point of the time grid; `timestep` is what the network is told, and may be a fraction."""
+
+    timestep: float
+    alpha: float
+    sigma: float
+    log_snr: float
+
+
+def time_grid(schedule: NoiseSchedule, num_steps: int) -> list[Point]:
+    """`num_steps` + 1 points, uniform in time, from almost pure noise to one timestep of noise."""
+    if not 1 <= num_steps <= schedule.num_timesteps:
+        raise ValueError(f"num_steps should be from 1 to {schedule.num_timesteps}, not {num_steps}")
+    n = schedule.num_timesteps
+    log_alphas = 0.5 * schedule.alphas_cumprod.double().log().numpy()
+    times = np.linspace(1.0, 1.0 / n, num_steps + 1)
+    points = []
+    for t, log_alpha in zip(times, np.interp(times, np.arange(1, n + 1) / n, log_alphas), strict=True):
+        alpha = math.exp(log_alpha)
+        sigma = math.sqrt(1.0 - alpha**2)
+        points.append(Point(n * (t - 1.0 / n), alpha, sigma, log_alpha - math.log(sigma)))
+    return points
+
+
+def dpm_solver_step(
+    latents: Tensor, pred_x0: Tensor, before: Tensor | None, last: Point, here: Point, to: Point
+) -> Tensor:
+    """From `here` to `to` (b c h w); with `before`, the x0 predicted at `last`, of second order, else of first."""
+    h = to.log_snr - here.log_snr
+    d = pred_x0
+    if before is not None:
+        # algorithm 2, line 7, with r = (lambda_here - lambda_last) / h
+        d = pred_x0 + (pred_x0 - before) * (h / (2 * (here.log_snr - last.log_snr)))
+    # algorithm 2, line 8
+    return (to.sigma / here.sigma) * latents - to.alpha * math.expm1(-h) * d
+
+
+def sample_dpm_solver(
+    eps_fn: EpsFn,
+    latents: Tensor,
+    schedule: NoiseSchedule,
+    *,
+    num_steps: int,
+    start_step: int = 0,
+    callback: Callback | None = None,
+) -> Tensor:
+    """Denoises latents (b c h w) in `num_steps` - `start_step` calls of `eps_fn`; returns latents (b c h w)."""
+    grid = time_grid(schedule, num_steps)
+    x = latents.to(torch.promote_types(latents.dtype, torch.float32))
+    before = None
+    for step in range(start_step, num_steps):
+        here, to = grid[step], grid[step + 1]
+        eps = eps_fn(x.to(latents.dtype), x.new_full((len(x),), here.timestep, dtype=torch.float32)).to(x.dtype)
+        pred_x0 = (x - here.sigma * eps) / here.alpha
+        if step == num_steps - 1 and num_steps < FIRST_ORDER_END_BELOW:
+            before = None
+        x = dpm_solver_step(x, pred_x0, before, grid[step - 1], here, to)
+        before = pred_x0
+        if callback:
+            callback(step, x.to(latents.dtype), pred_x0.to(latents.dtype))
+    return x.to(latents.dtype)
+
+
+def start_alpha(schedule: NoiseSchedule, num_steps: int, start_step: int) -> float:
+    """alpha-bar of the latents that enter `start_step`; 0, pure noise, for the first step."""
+    return time_grid(schedule, num_steps)[start_step].alpha ** 2 if start_step > 0 else 0.0

@@ -1,0 +1,87 @@
+"""From prompts and seeds to pictures: the one path that every command draws through."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ldm.diffusion.guidance import guided_eps
+from ldm.diffusion.latent_diffusion import LatentDiffusion
+from ldm.diffusion.noise import draw_noise, image_generators
+from ldm.diffusion.samplers import SAMPLERS, img2img_start
+from ldm.errors import UserError
+
+
+@dataclass(frozen=True)
+class SamplingConfig:
+    """How a picture is drawn; height and width in pixels."""
+
+    height: int = 512
+    width: int = 512
+    sampler: str = "ddim"
+    num_steps: int = 50
+    guidance_scale: float = 7.5
+    eta: float = 0.0
+
+
+@dataclass(frozen=True)
+class InitImage:
+    """The picture that img2img starts from, (3 h w) in [-1, 1], and which share of the steps redraws it."""
+
+    image: Tensor
+    strength: float
+
+
+@torch.inference_mode()
+def sample_images(
+    ldm: LatentDiffusion,
+    context: Tensor,
+    uncond_context: Tensor,
+    seeds: Sequence[int],
+    config: SamplingConfig,
+    init: InitImage | None = None,
+    on_step: Callable[[], None] | None = None,
+) -> Tensor:
+    """Draws one picture per seed: contexts (b m d) -> images (b 3 h w) float32 in [-1, 1], on the CPU.
+
+    Picture i depends on its own seed and context only, not on the batch. Raises `UserError` if numbers overflow.
+    """
+    sampler = SAMPLERS[config.sampler]
+    generators = image_generators(seeds)
+    shape = (len(seeds), *ldm.latent_shape(config.height, config.width))
+    latents = draw_noise(shape, generators, ldm.device)
+    start_step = 0
+    if init is not None:
+        start_step, alpha = img2img_start(sampler, ldm.schedule, config.num_steps, init.strength)
+        posterior_noise = draw_noise(shape, generators, ldm.device)
+        clean = ldm.encode_images(init.image.expand(len(seeds), -1, -1, -1), posterior_noise).float()
+        latents = alpha**0.5 * clean + (1.0 - alpha) ** 0.5 * latents  # DDPM, eq. 4
+
+    finite: list[Tensor] = []  # looked at once at the end, so that no step waits for the device
+
+    def after_step(step: int, latents: Tensor, pred_x0: Tensor) -> None:
+        finite.append(latents.isfinite().all())
+        if on_step:
+            on_step()
+
+    eps_fn = guided_eps(ldm.predict_eps, context, uncond_context, config.guidance_scale)
+    noise_options = {"eta": config.eta, "generator": generators} if sampler.takes_eta else {}
+    latents = sampler.sample(
+        eps_fn,
+        latents,
+        ldm.schedule,
+        num_steps=config.num_steps,
+        start_step=start_step,
+        callback=after_step,
+        **noise_options,
+    )
+    if finite and not (ok := torch.stack(finite).cpu()).all():
+        step = start_step + int(ok.int().argmin())
+        raise UserError(
+            f"the UNet's output is not finite from step {step + 1} of {config.num_steps} on; try --precision full"
+        )
+    images = ldm.decode_latents(latents).float().clamp(-1.0, 1.0).cpu()
+    if not images.isfinite().all():
+        raise UserError("the autoencoder's pictures are not finite; try --precision full")
+    return images

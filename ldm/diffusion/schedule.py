@@ -1,0 +1,80 @@
+"""The noise schedule: how much of the picture is left at each of 1000 timesteps, and which of them a sampler visits.
+
+"Denoising Diffusion Probabilistic Models" (DDPM, arXiv 2006.11239), section 2, with latent diffusion's "scaled linear"
+betas (arXiv 2112.10752). Timesteps are indices from 0 (one step of noise) to 999 (almost pure noise).
+
+The paper's symbols and the names here:
+
+    beta_t          betas
+    alpha-bar_t     alphas_cumprod
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class ScheduleConfig:
+    """Betas run from `linear_start` to `linear_end`, linearly in their square root."""
+
+    num_timesteps: int = 1000
+    linear_start: float = 0.00085
+    linear_end: float = 0.0120
+
+
+class NoiseSchedule:
+    """Betas and what follows from them, float32 (num_timesteps,), computed in float64."""
+
+    def __init__(self, config: ScheduleConfig = ScheduleConfig()) -> None:
+        self.config = config
+        self.num_timesteps = config.num_timesteps
+        cpu64 = {"dtype": torch.float64, "device": "cpu"}  # explicit, also where weights are built on the meta device
+        self._betas = torch.linspace(config.linear_start**0.5, config.linear_end**0.5, self.num_timesteps, **cpu64) ** 2
+        self._alphas_cumprod = torch.cumprod(1.0 - self._betas, dim=0)
+        self.betas = self._betas.float()
+        self.alphas_cumprod = self._alphas_cumprod.float()
+
+    def add_noise(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """A sample of q(x_t | x_0) for clean latents (b ...), true noise of the same shape and timesteps (b,) int64."""
+        alpha = self.alphas_cumprod.to(latents.device)[timesteps]
+        alpha = alpha.view(-1, *[1] * (latents.ndim - 1))
+        # DDPM, eq. 4
+        return (alpha.sqrt() * latents + (1.0 - alpha).sqrt() * noise).to(latents.dtype)
+
+    def spaced_timesteps(self, num_steps: int) -> list[int]:
+        """`num_steps` distinct timesteps, evenly spaced and ascending: floor(i * 1000 / num_steps) + 1.
+
+        Where `num_steps` divides 1000 these are the original's; visiting all 1000 leaves no room for the + 1.
+        """
+        if not 1 <= num_steps <= self.num_timesteps:
+            raise ValueError(f"num_steps should be from 1 to {self.num_timesteps}, not {num_steps}")
+        offset = 1 if num_steps < self.num_timesteps else 0
+        return [i * self.num_timesteps // num_steps + offset for i in range(num_steps)]
+
+    def spaced_alphas(self, num_steps: int) -> tuple[list[float], list[float]]:
+        """alpha-bar at the spaced timesteps, and at the timestep that follows each on the way down to the first."""
+        alphas = [self.alphas_cumprod[t].item() for t in self.spaced_timesteps(num_steps)]
+        return alphas, [self.alphas_cumprod[0].item(), *alphas[:-1]]
+
+    def official_buffers(self) -> dict[str, Tensor]:
+        """The twelve float32 buffers that the official checkpoint holds beside the weights."""
+        beta, a = self._betas, self._alphas_cumprod
+        a_prev = torch.cat([torch.ones_like(a[:1]), a[:-1]])
+        variance = beta * (1.0 - a_prev) / (1.0 - a)  # DDPM, eq. 7
+        buffers = {
+            "betas": beta,
+            "alphas_cumprod": a,
+            "alphas_cumprod_prev": a_prev,
+            "sqrt_alphas_cumprod": a.sqrt(),
+            "sqrt_one_minus_alphas_cumprod": (1.0 - a).sqrt(),
+            "log_one_minus_alphas_cumprod": (1.0 - a).log(),
+            "sqrt_recip_alphas_cumprod": a.rsqrt(),
+            "sqrt_recipm1_alphas_cumprod": (1.0 / a - 1.0).sqrt(),
+            "posterior_variance": variance,
+            "posterior_log_variance_clipped": variance.clamp(min=1e-20).log(),
+            "posterior_mean_coef1": beta * a_prev.sqrt() / (1.0 - a),
+            "posterior_mean_coef2": (1.0 - a_prev) * (1.0 - beta).sqrt() / (1.0 - a),
+        }
+        return {name: value.float() for name, value in buffers.items()}

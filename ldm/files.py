@@ -1,0 +1,59 @@
+"""Writing files whole: under a temporary name, flushed to the disk, then renamed. A half-written file is never seen."""
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ldm.errors import UserError
+
+ROOT = Path(__file__).resolve().parent.parent
+"""The repository's root, where `configs/` and `weights/` lie."""
+
+PARTIAL_SUFFIX = ".partial"
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yields a temporary path beside `path`; it becomes `path` when the block ends without an error."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}{PARTIAL_SUFFIX}")
+    try:
+        yield partial
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError as error:
+        raise UserError(f"could not write {path}: {error.strerror or error}") from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes `text` as UTF-8, atomically."""
+    with atomic_path(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+def slug(text: str, max_length: int = 60) -> str:
+    """Letters, digits and dashes: "a photo of sks can!" -> "a-photo-of-sks-can". Never empty."""
+    return re.sub(r"[^\w]+", "-", text.lower()).strip("-")[:max_length].strip("-") or "untitled"
+
+
+def make_numbered_dir(parent: Path, stem: str) -> Path:
+    """Creates `parent/stem-<n>` with n above every existing one; two processes never get the same."""
+    taken = [
+        int(match.group(1))
+        for entry in (parent.iterdir() if parent.is_dir() else ())
+        if (match := re.fullmatch(re.escape(stem) + r"-(\d+)", entry.name))
+    ]
+    number = max(taken, default=0) + 1
+    while True:
+        try:
+            (directory := parent / f"{stem}-{number}").mkdir(parents=True)
+            return directory
+        except FileExistsError:
+            number += 1
+        except OSError as error:
+            raise UserError(f"could not create {directory}: {error.strerror or error}") from error

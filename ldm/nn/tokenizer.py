@@ -1,0 +1,51 @@
+"""CLIP's byte-pair tokenizer: prompts in, 77 ids out, and a warning that quotes what did not fit."""
+
+import logging
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import CLIPTokenizer
+
+from ldm.errors import UserError
+
+log = logging.getLogger(__name__)
+
+FILES = ("vocab.json", "merges.txt")
+
+
+class PromptTokenizer:
+    """`tokenizer(prompts) -> input_ids (b max_length) int64`: begin, at most 75 tokens, end, padded with end."""
+
+    def __init__(self, clip_tokenizer: CLIPTokenizer, max_length: int = 77) -> None:
+        self.clip_tokenizer = clip_tokenizer
+        self.max_length = max_length
+        self._warned: set[str] = set()
+
+    def __call__(self, prompts: list[str]) -> Tensor:
+        for prompt in prompts:
+            self._warn_if_cut(prompt)
+        encoded = self.clip_tokenizer(prompts, truncation=True, max_length=self.max_length, padding="max_length")
+        return torch.tensor(encoded["input_ids"], dtype=torch.int64)
+
+    def cut_text(self, prompt: str) -> str:
+        """The end of the prompt that does not fit, as the tokens spell it; empty if all of it fits."""
+        ids = self.clip_tokenizer(prompt, truncation=False, verbose=False)["input_ids"]
+        return self.clip_tokenizer.decode(ids[self.max_length - 1 : -1]).strip() if len(ids) > self.max_length else ""
+
+    def _warn_if_cut(self, prompt: str) -> None:
+        if prompt not in self._warned and (cut := self.cut_text(prompt)):
+            self._warned.add(prompt)
+            log.warning("the prompt is longer than %d tokens; this end of it is not seen: '%s'", self.max_length, cut)
+
+
+def load_tokenizer(directory: Path, max_length: int = 77) -> PromptTokenizer:
+    """Reads `vocab.json` and `merges.txt` from a directory."""
+    for name in FILES:
+        if not (directory / name).is_file():
+            raise UserError(f"the tokenizer's {name} is missing in {directory}; run: bash download/sd-weights.sh")
+    try:
+        clip_tokenizer = CLIPTokenizer.from_pretrained(str(directory), local_files_only=True)
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise UserError(f"the tokenizer in {directory} can't be read: {error}") from error
+    return PromptTokenizer(clip_tokenizer, max_length)

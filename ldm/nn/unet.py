@@ -1,0 +1,150 @@
+"""The denoising UNet: noisy latents, a timestep and the prompt's context in; the predicted noise out.
+
+Topology of "High-Resolution Image Synthesis with Latent Diffusion Models" (arXiv 2112.10752), which takes its residual
+blocks from "Diffusion Models Beat GANs on Image Synthesis" (arXiv 2105.05233). The attribute paths are the official
+keys below `model.diffusion_model.`.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from ldm.nn.attention import SpatialTransformer
+from ldm.nn.layers import Upsample, conv1x1, conv3x3, group_norm, timestep_embedding, zero_init
+
+
+@dataclass(frozen=True)
+class UNetConfig:
+    """Shape of the UNet; the defaults are Stable Diffusion v1's. `attention_resolutions` are downsampling factors."""
+
+    in_channels: int = 4
+    out_channels: int = 4
+    model_channels: int = 320
+    attention_resolutions: tuple[int, ...] = (4, 2, 1)
+    num_res_blocks: int = 2
+    channel_mult: tuple[int, ...] = (1, 2, 4, 4)
+    num_heads: int = 8
+    transformer_depth: int = 1
+    context_dim: int = 768
+
+
+class ResBlock(nn.Module):
+    """GroupNorm, SiLU, convolution, twice; the time embedding is added between: (b c h w), (b e) -> (b out h w)."""
+
+    def __init__(self, channels: int, emb_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.in_layers = nn.Sequential(group_norm(channels, eps=1e-5), nn.SiLU(), conv3x3(channels, out_channels))
+        self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(emb_channels, out_channels))
+        self.out_layers = nn.Sequential(
+            group_norm(out_channels, eps=1e-5), nn.SiLU(), nn.Identity(), zero_init(conv3x3(out_channels, out_channels))
+        )
+        self.skip_connection = nn.Identity() if channels == out_channels else conv1x1(channels, out_channels)
+
+    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
+        h = self.in_layers(x) + self.emb_layers(emb)[:, :, None, None]
+        return self.skip_connection(x) + self.out_layers(h)
+
+
+class Downsample(nn.Module):
+    """A strided convolution, padded on both sides: (b c h w) -> (b c h/2 w/2)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.op = nn.Conv2d(channels, channels, kernel_size=3, stride=2, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.op(x)
+
+
+class Stage(nn.Sequential):
+    """Layers in a row; each is given what it needs besides the picture."""
+
+    gradient_checkpointing = False
+
+    def forward(self, x: Tensor, emb: Tensor, context: Tensor) -> Tensor:  # type: ignore[override]
+        for layer in self:
+            if isinstance(layer, ResBlock):
+                x = self._run(layer, x, emb)
+            elif isinstance(layer, SpatialTransformer):
+                x = self._run(layer, x, context)
+            else:
+                x = layer(x)
+        return x
+
+    def _run(self, layer: nn.Module, x: Tensor, condition: Tensor) -> Tensor:
+        if self.gradient_checkpointing and torch.is_grad_enabled():
+            return checkpoint(layer, x, condition, use_reentrant=False)  # type: ignore[no-any-return]
+        return layer(x, condition)
+
+
+class UNet(nn.Module):
+    """`unet(latents (b 4 h w), timesteps (b,), context (b m d)) -> eps (b 4 h w)`.
+
+    Height and width are multiples of `size_multiple`.
+    """
+
+    def __init__(self, config: UNetConfig) -> None:
+        super().__init__()
+        self.config = config
+        width, emb_dim, depth = config.model_channels, 4 * config.model_channels, len(config.channel_mult)
+        self.time_embed = nn.Sequential(nn.Linear(width, emb_dim), nn.SiLU(), nn.Linear(emb_dim, emb_dim))
+
+        def stage(in_channels: int, channels: int, level: int, resample: nn.Module | None = None) -> Stage:
+            layers: list[nn.Module] = [ResBlock(in_channels, emb_dim, channels)]
+            if 2**level in config.attention_resolutions:
+                layers.append(transformer(channels))
+            return Stage(*layers, *([resample] if resample else []))
+
+        def transformer(channels: int) -> SpatialTransformer:
+            return SpatialTransformer(channels, config.context_dim, config.num_heads, config.transformer_depth)
+
+        channels = width
+        self.input_blocks = nn.ModuleList([Stage(conv3x3(config.in_channels, width))])
+        skips = [channels]
+        for level, mult in enumerate(config.channel_mult):
+            for _ in range(config.num_res_blocks):
+                self.input_blocks.append(stage(channels, channels := mult * width, level))
+                skips.append(channels)
+            if level < depth - 1:
+                self.input_blocks.append(Stage(Downsample(channels)))
+                skips.append(channels)
+
+        self.middle_block = Stage(
+            ResBlock(channels, emb_dim, channels), transformer(channels), ResBlock(channels, emb_dim, channels)
+        )
+
+        self.output_blocks = nn.ModuleList()
+        for level, mult in reversed(list(enumerate(config.channel_mult))):
+            for index in range(config.num_res_blocks + 1):
+                upsample = Upsample(mult * width) if level and index == config.num_res_blocks else None
+                self.output_blocks.append(stage(channels + skips.pop(), channels := mult * width, level, upsample))
+
+        self.out = nn.Sequential(
+            group_norm(channels, eps=1e-5), nn.SiLU(), zero_init(conv3x3(channels, config.out_channels))
+        )
+
+    def forward(self, latents: Tensor, timesteps: Tensor, context: Tensor) -> Tensor:
+        emb = timestep_embedding(timesteps, self.config.model_channels)
+        emb = self.time_embed(emb.to(self.time_embed[0].weight.dtype))
+
+        h, skips = latents, []
+        for block in self.input_blocks:
+            h = block(h, emb, context)
+            skips.append(h)
+        h = self.middle_block(h, emb, context)
+        for block in self.output_blocks:
+            h = block(torch.cat([h, skips.pop()], dim=1), emb, context)
+        return self.out(h)
+
+    @property
+    def size_multiple(self) -> int:
+        """Height and width of the latents must be multiples of this: one halving per level but the first."""
+        return 2 ** (len(self.config.channel_mult) - 1)
+
+    def set_gradient_checkpointing(self, enabled: bool) -> None:
+        """Recomputes residual blocks and transformers in the backward pass instead of keeping their activations."""
+        for module in self.modules():
+            if isinstance(module, Stage):
+                module.gradient_checkpointing = enabled
