@@ -19,7 +19,7 @@ class DreamBoothLoss(NamedTuple):
 
 
 def dreambooth_loss(per_sample: Tensor, num_instance: int, prior_loss_weight: float) -> DreamBoothLoss:
-    """Prior preservation (DreamBooth, arXiv 2208.12242, eq. 2) over a batch (b,): instance samples first, then class."""
+    """Prior preservation (DreamBooth, arXiv 2208.12242, eq. 2) of a batch (b,): instance samples first, then class."""
     instance = per_sample[:num_instance].mean()
     if num_instance == len(per_sample):
         return DreamBoothLoss(instance, instance, instance.new_zeros(()))
