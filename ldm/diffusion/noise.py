@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,3 +21,9 @@ def draw_noise(shape: Sequence[int], generator: Generators, device: torch.device
     if len(generator) != shape[0]:
         raise ValueError(f"{len(generator)} generators for a batch of {shape[0]}")
     return torch.stack([torch.randn(tuple(shape[1:]), generator=one) for one in generator]).to(device)
+
+
+def derived_generator(*entropy: int) -> torch.Generator:
+    """A CPU generator seeded by a mix of several non-negative integers, such as (seed, step): any change changes all."""
+    state = np.random.SeedSequence(entropy).generate_state(2, np.uint32)
+    return torch.Generator("cpu").manual_seed(int(state[0]) << 31 ^ int(state[1]))

@@ -1,0 +1,55 @@
+"""Which files below a directory are checkpoints, in the order of their runs and steps, and why the others are not."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from ldm.checkpoint.keys import PARTS
+from ldm.checkpoint.loading import checkpoint_info
+from ldm.checkpoint.metadata import CheckpointInfo
+from ldm.checkpoint.reading import SUFFIXES, read_checkpoint
+from ldm.errors import UserError
+
+RESUME_STATE = "resume.ckpt"
+"""The name of a run's resume state: it continues a training and is not sampled."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """A checkpoint and what it says of itself."""
+
+    path: Path
+    info: CheckpointInfo
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A file that might have been a checkpoint, and why it is left out."""
+
+    path: Path
+    reason: str
+
+
+def find_checkpoints(directory: Path) -> tuple[list[Found], list[Skipped]]:
+    """Looks at every file below `directory` with a checkpoint's suffix. No weights are read, only their index."""
+    found, skipped = [], []
+    for path in sorted(directory.rglob("*"), key=_natural):
+        if not path.is_file() or path.suffix not in SUFFIXES or path.name.startswith("."):
+            continue
+        if path.name == RESUME_STATE:
+            skipped.append(Skipped(path, "the state of a training run, not a checkpoint"))
+            continue
+        try:
+            file = read_checkpoint(path)
+            if not any(key.startswith(PARTS["unet"]) for key in file.tensors):
+                raise UserError(f"{path} holds no UNet in the official layout")
+            found.append(Found(path, checkpoint_info(file)))
+        except UserError as error:
+            skipped.append(Skipped(path, str(error)))
+    found.sort(key=lambda one: (_natural(one.path.parent), one.info.step))
+    return found, skipped
+
+
+def _natural(path: Path) -> list[tuple[int, str]]:
+    """Sorts `run-2` before `run-10`."""
+    return [(int(piece or 0) if piece.isdigit() else 0, piece) for piece in re.split(r"(\d+)", str(path))]

@@ -1,0 +1,63 @@
+"""From a file to a model: built without memory, checked key by key, then given the file's own tensors."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ldm.checkpoint.keys import PARTS, compare_keys, official_key
+from ldm.checkpoint.metadata import CheckpointInfo
+from ldm.checkpoint.reading import CheckpointFile, read_checkpoint
+from ldm.diffusion.latent_diffusion import LatentDiffusion, LatentDiffusionConfig
+from ldm.errors import UserError
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where the weights go and in which floating-point type."""
+
+    device: torch.device
+    dtype: torch.dtype = torch.float32
+
+
+def load_model(file: CheckpointFile | Path, config: LatentDiffusionConfig, placement: Placement) -> LatentDiffusion:
+    """Builds the model on the meta device and assigns it the file's tensors, after a strict comparison of all keys.
+
+    On the CPU and without a change of type the weights stay mapped from the file.
+    """
+    with torch.device("meta"):
+        model = LatentDiffusion(config)
+    assign_parts(model, file if isinstance(file, CheckpointFile) else read_checkpoint(file), PARTS, placement)
+    return model.eval().requires_grad_(False)
+
+
+def assign_parts(model: LatentDiffusion, file: CheckpointFile, parts: Iterable[str], placement: Placement) -> None:
+    """Gives the named `PARTS` of the model the weights of a file. Raises `UserError` if the file doesn't fit the model."""
+    names = {official_key(name): name for name in model.state_dict()}
+    found = {official_key(key): tensor for key, tensor in file.tensors.items()}
+    report = compare_keys(
+        {key: model.get_parameter(name).shape for key, name in names.items()},
+        {key: tensor.shape for key, tensor in found.items()},
+    )
+    report.raise_if_any(file.path)
+
+    prefixes = tuple(PARTS[part] for part in parts)
+    for key, name in names.items():
+        if key.startswith(prefixes):
+            _set_parameter(model, name, found[key].to(placement.device, placement.dtype))
+
+
+def checkpoint_info(file: CheckpointFile) -> CheckpointInfo:
+    """What the file says of itself."""
+    try:
+        return CheckpointInfo.from_metadata(file.metadata)
+    except ValueError as error:
+        raise UserError(f"{file.path}: its metadata are damaged: {error}") from error
+
+
+def _set_parameter(model: torch.nn.Module, name: str, tensor: Tensor) -> None:
+    owner, _, leaf = name.rpartition(".")
+    trains = model.get_parameter(name).requires_grad
+    setattr(model.get_submodule(owner), leaf, torch.nn.Parameter(tensor, requires_grad=trains))

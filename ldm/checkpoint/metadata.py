@@ -1,0 +1,45 @@
+"""What a checkpoint says of itself in its safetensors metadata; txt2img needs nothing else to sample it."""
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+PREFIX = "ldm."
+
+
+@dataclass(frozen=True)
+class CheckpointInfo:
+    """Everything is optional: a file made elsewhere says nothing."""
+
+    config: dict[str, Any] = field(default_factory=dict)
+    """The model's YAML: shapes, tokenizer, defaults for sampling and training."""
+    class_name: str = ""
+    instance_prompt: str = ""
+    class_prompt: str = ""
+    step: int = 0
+    """Optimizer updates made since the base weights."""
+    seed: int = 0
+    base: str = ""
+    base_sha256: str = ""
+    parts: dict[str, str] = field(default_factory=dict)
+    """SHA-256 of each part's weights: equal parts need not be read twice."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """The options of the run that wrote it."""
+    versions: dict[str, str] = field(default_factory=dict)
+
+    def to_metadata(self) -> dict[str, str]:
+        """As safetensors metadata: each field as JSON under `ldm.<field>`, and the `format` that other tools look for."""
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return {"format": "pt", **{PREFIX + name: json.dumps(value) for name, value in values.items()}}
+
+    @classmethod
+    def from_metadata(cls, metadata: dict[str, str]) -> "CheckpointInfo":
+        """Fields that are absent or that this version doesn't know are passed over."""
+        known = {f.name for f in dataclasses.fields(cls)}
+        values = {
+            name: json.loads(text)
+            for key, text in metadata.items()
+            if key.startswith(PREFIX) and (name := key.removeprefix(PREFIX)) in known
+        }
+        return cls(**values)

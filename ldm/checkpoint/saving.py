@@ -1,0 +1,56 @@
+"""From a model to a file in the official layout: half precision, metadata that explain it, written whole."""
+
+import dataclasses
+import hashlib
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ldm.checkpoint.keys import PARTS, POSITION_IDS, official_key
+from ldm.checkpoint.metadata import CheckpointInfo
+from ldm.diffusion.latent_diffusion import LatentDiffusion
+from ldm.errors import UserError
+from ldm.files import atomic_path
+
+SAVE_DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
+
+
+def official_state_dict(model: LatentDiffusion, dtype: torch.dtype) -> dict[str, Tensor]:
+    """All tensors of the official checkpoint on the CPU: weights in `dtype`, the schedule's buffers in float32."""
+    weights = {
+        official_key(name): tensor.detach().to("cpu", dtype).contiguous() for name, tensor in model.state_dict().items()
+    }
+    positions = torch.arange(model.config.text_encoder.max_position_embeddings)[None]
+    return {**model.schedule.official_buffers(), **weights, POSITION_IDS: positions}
+
+
+def save_checkpoint(path: Path, model: LatentDiffusion, info: CheckpointInfo, dtype: torch.dtype) -> None:
+    """Writes a safetensors file in the official layout, atomically. Raises `UserError` if a weight overflows `dtype`."""
+    tensors = official_state_dict(model, dtype)
+    for key, tensor in tensors.items():
+        if not tensor.isfinite().all():
+            raise UserError(f"{path} was not written: {key} is not finite as {dtype}; save as bf16 or fp32, or train slower")
+    info = dataclasses.replace(info, parts={part: hash_part(tensors, part) for part in PARTS})
+    with atomic_path(path) as partial:
+        save_file(tensors, partial, metadata=info.to_metadata())
+
+
+def hash_part(tensors: dict[str, Tensor], part: str) -> str:
+    """SHA-256 over the names, types, shapes and bytes of one part's tensors."""
+    digest = hashlib.sha256()
+    for key in sorted(key for key in tensors if key.startswith(PARTS[part])):
+        tensor = tensors[key]
+        digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def hash_file(path: Path) -> str:
+    """SHA-256 of a file, as published beside downloads."""
+    with path.open("rb") as file:
+        digest = hashlib.sha256()
+        while block := file.read(1 << 24):
+            digest.update(block)
+    return digest.hexdigest()

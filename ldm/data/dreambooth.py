@@ -1,0 +1,103 @@
+"""What a DreamBooth step is made of: photos encoded once, and batches that are a function of (seed, step) alone.
+
+Because nothing is drawn from a running random state, a training that continues at step n sees what it would have seen.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TypedDict
+
+import torch
+from torch import Tensor
+from torch.utils.data import IterableDataset
+
+from ldm.diffusion.noise import derived_generator
+from ldm.nn.autoencoder import AutoencoderKL
+
+
+class Batch(TypedDict):
+    """Instance samples first, then class samples; b of them together."""
+
+    moments: Tensor
+    """Parameters of the posterior (b 2c h w)."""
+    posterior_noise: Tensor
+    """(b c h w)"""
+    noise: Tensor
+    """(b c h w)"""
+    timesteps: Tensor
+    """(b,) int64"""
+
+
+@torch.inference_mode()
+def encode_moments(autoencoder: AutoencoderKL, images: Tensor, flip: bool) -> Tensor:
+    """Posterior parameters of images (n 3 h w): (n v 2c h/8 w/8) float32 on the CPU; v = 2 with their mirror images.
+
+    Encoded one by one, so that a picture's parameters don't depend on its neighbours.
+    """
+    weight = autoencoder.quant_conv.weight
+
+    def encode(image: Tensor) -> Tensor:
+        return autoencoder.encode(image[None].to(weight)).parameters.float().cpu()
+
+    views = [images, images.flip(-1)] if flip else [images]
+    return torch.stack([torch.cat([encode(view[i]) for view in views]) for i in range(len(images))]).clone()
+
+
+@dataclass(frozen=True)
+class BatchPlan:
+    """How many samples of each kind a device takes per step, and which of several devices this one is."""
+
+    seed: int
+    batch_size: int
+    num_timesteps: int
+    rank: int = 0
+    world_size: int = 1
+
+
+class DreamBoothBatches(IterableDataset[Batch]):
+    """Yields the batches of step `start_step`, `start_step` + 1, ... without end.
+
+    instance_moments (n v 2c h w), class_moments (m v 2c h w) or None without prior preservation.
+    """
+
+    def __init__(
+        self, instance_moments: Tensor, class_moments: Tensor | None, plan: BatchPlan, start_step: int = 0
+    ) -> None:
+        self.sets = [instance_moments] if class_moments is None else [instance_moments, class_moments]
+        self.plan = plan
+        self.start_step = start_step
+
+    def __iter__(self) -> Iterator[Batch]:
+        step = self.start_step
+        while True:
+            yield self.batch(step)
+            step += 1
+
+    def batch(self, step: int) -> Batch:
+        """The batch of one step on this device."""
+        plan = self.plan
+        generator = derived_generator(plan.seed, step, plan.rank)
+        first = (step * plan.world_size + plan.rank) * plan.batch_size
+        moments = torch.stack(
+            [
+                moments[self._shuffled(which, position, len(moments)), self._draw(moments.shape[1], generator)]
+                for which, moments in enumerate(self.sets)
+                for position in range(first, first + plan.batch_size)
+            ]
+        )
+        mean = moments.chunk(2, dim=1)[0]
+        return Batch(
+            moments=moments,
+            posterior_noise=torch.randn(mean.shape, generator=generator),
+            noise=torch.randn(mean.shape, generator=generator),
+            timesteps=torch.randint(plan.num_timesteps, (len(moments),), generator=generator),
+        )
+
+    def _shuffled(self, which: int, position: int, size: int) -> int:
+        """Each picture comes up once before any comes up again, in a new order every time round."""
+        epoch, index = divmod(position, size)
+        return int(torch.randperm(size, generator=derived_generator(self.plan.seed, 1 + which, epoch, size))[index])
+
+    @staticmethod
+    def _draw(count: int, generator: torch.Generator) -> int:
+        return int(torch.randint(count, (), generator=generator))
