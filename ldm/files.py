@@ -36,6 +36,11 @@ def write_text(path: Path, text: str) -> None:
         partial.write_text(text, encoding="utf-8")
 
 
+def natural_key(path: Path) -> list[tuple[int, str]]:
+    """A sorting key by which `run-2` comes before `run-10`."""
+    return [(int(piece) if piece.isdigit() else 0, piece) for piece in re.split(r"(\d+)", str(path).lower())]
+
+
 def slug(text: str, max_length: int = 60) -> str:
     """Letters, digits and dashes: "a photo of sks can!" -> "a-photo-of-sks-can". Never empty."""
     return re.sub(r"[^\w]+", "-", text.lower()).strip("-")[:max_length].strip("-") or "untitled"

@@ -1,6 +1,5 @@
 """Which files below a directory are checkpoints, in the order of their runs and steps, and why the others are not."""
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +8,7 @@ from ldm.checkpoint.loading import checkpoint_info
 from ldm.checkpoint.metadata import CheckpointInfo
 from ldm.checkpoint.reading import SUFFIXES, read_checkpoint
 from ldm.errors import UserError
+from ldm.files import natural_key
 
 RESUME_STATE = "resume.ckpt"
 """The name of a run's resume state: it continues a training and is not sampled."""
@@ -33,7 +33,7 @@ class Skipped:
 def find_checkpoints(directory: Path) -> tuple[list[Found], list[Skipped]]:
     """Looks at every file below `directory` with a checkpoint's suffix. No weights are read, only their index."""
     found, skipped = [], []
-    for path in sorted(directory.rglob("*"), key=_natural):
+    for path in sorted(directory.rglob("*"), key=natural_key):
         if not path.is_file() or path.suffix not in SUFFIXES or path.name.startswith("."):
             continue
         if path.name == RESUME_STATE:
@@ -46,10 +46,5 @@ def find_checkpoints(directory: Path) -> tuple[list[Found], list[Skipped]]:
             found.append(Found(path, checkpoint_info(file)))
         except UserError as error:
             skipped.append(Skipped(path, str(error)))
-    found.sort(key=lambda one: (_natural(one.path.parent), one.info.step))
+    found.sort(key=lambda one: (natural_key(one.path.parent), one.info.step))
     return found, skipped
-
-
-def _natural(path: Path) -> list[tuple[int, str]]:
-    """Sorts `run-2` before `run-10`."""
-    return [(int(piece or 0) if piece.isdigit() else 0, piece) for piece in re.split(r"(\d+)", str(path))]

@@ -99,7 +99,9 @@ def _refuse_pickle(path: Path) -> None:
     except (ValueError, EOFError) as error:
         raise UserError(f"{path} is damaged or cut off: {error}") from error
     _raise_if_refused(path, refused)
-    raise UserError(f"{path} is a bare pickle, not a torch checkpoint; save it again with torch >= 1.6 or as safetensors")
+    raise UserError(
+        f"{path} is a bare pickle, not a torch checkpoint; save it again with torch >= 1.6 or as safetensors"
+    )
 
 
 def _raise_if_refused(path: Path, refused: list[str]) -> None:

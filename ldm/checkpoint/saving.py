@@ -31,7 +31,9 @@ def save_checkpoint(path: Path, model: LatentDiffusion, info: CheckpointInfo, dt
     tensors = official_state_dict(model, dtype)
     for key, tensor in tensors.items():
         if not tensor.isfinite().all():
-            raise UserError(f"{path} was not written: {key} is not finite as {dtype}; save as bf16 or fp32, or train slower")
+            raise UserError(
+                f"{path} was not written: {key} is not finite as {dtype}; save as bf16 or fp32, or train slower"
+            )
     info = dataclasses.replace(info, parts={part: hash_part(tensors, part) for part in PARTS})
     with atomic_path(path) as partial:
         save_file(tensors, partial, metadata=info.to_metadata())

@@ -1,7 +1,6 @@
 """The one reader and writer of image files: upright, RGB, cropped to size, with every unreadable file named."""
 
 import logging
-import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,11 +11,11 @@ from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from ldm.errors import UserError
-from ldm.files import atomic_path
+from ldm.files import atomic_path, natural_key
 
 log = logging.getLogger(__name__)
 
-IMAGE_SUFFIXES = frozenset(".jpg .jpeg .jfif .png .webp .bmp .tif .tiff .gif .avif .heic .heif".split())
+IMAGE_SUFFIXES = frozenset([".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif", ".heic", ".heif"])
 
 
 def read_image(path: Path) -> Image.Image:
@@ -60,7 +59,7 @@ def read_directory(directory: Path, height: int, width: int) -> tuple[list[Path]
     if not directory.is_dir():
         raise UserError(f"there is no directory {directory}")
     paths, pictures = [], []
-    for path in sorted(directory.iterdir(), key=_natural):
+    for path in sorted(directory.iterdir(), key=natural_key):
         if path.suffix.lower() not in IMAGE_SUFFIXES or path.name.startswith("."):
             continue
         try:
@@ -80,7 +79,3 @@ def save_png(path: Path, image: Image.Image, text: Mapping[str, object] | None =
         info.add_itxt(key, str(value))
     with atomic_path(path) as partial:
         image.save(partial, format="PNG", pnginfo=info, compress_level=4)
-
-
-def _natural(path: Path) -> list[tuple[int, str]]:
-    return [(int(piece) if piece.isdigit() else 0, piece) for piece in re.split(r"(\d+)", path.name.lower())]

@@ -26,6 +26,16 @@ class LatentDiffusionConfig:
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     scale_factor: float = 0.18215
 
+    @property
+    def size_multiple(self) -> int:
+        """Height and width of a picture must be multiples of this many pixels."""
+        return self.autoencoder.downsampling_factor * self.unet.size_multiple
+
+    def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
+        """(channels, height, width) of the latents of a picture of height x width pixels."""
+        factor = self.autoencoder.downsampling_factor
+        return self.unet.in_channels, height // factor, width // factor
+
 
 class LatentDiffusion(nn.Module):
     """The three networks and the schedule. Latents (b 4 h/8 w/8) are scaled by `scale_factor` wherever they appear."""
@@ -78,13 +88,3 @@ class LatentDiffusion(nn.Module):
         """The UNet's eps (b 4 h w) in the dtype of `latents`, computed in that of its weights."""
         dtype = self.unet.out[2].weight.dtype
         return self.unet(latents.to(dtype), timesteps, context.to(dtype)).to(latents.dtype)
-
-    def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
-        """(channels, height, width) of the latents of a picture of height x width pixels."""
-        factor = self.autoencoder.downsampling_factor
-        return self.config.unet.in_channels, height // factor, width // factor
-
-    @property
-    def size_multiple(self) -> int:
-        """Height and width of a picture must be multiples of this many pixels."""
-        return self.autoencoder.downsampling_factor * self.unet.size_multiple

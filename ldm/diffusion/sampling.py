@@ -49,7 +49,7 @@ def sample_images(
     """
     sampler = SAMPLERS[config.sampler]
     generators = image_generators(seeds)
-    shape = (len(seeds), *ldm.latent_shape(config.height, config.width))
+    shape = (len(seeds), *ldm.config.latent_shape(config.height, config.width))
     latents = draw_noise(shape, generators, ldm.device)
     start_step = 0
     if init is not None:

@@ -28,6 +28,11 @@ class AutoencoderConfig:
     z_channels: int = 4
     embed_dim: int = 4
 
+    @property
+    def downsampling_factor(self) -> int:
+        """f: pixels per latent on each side."""
+        return 2 ** (len(self.ch_mult) - 1)
+
 
 class DiagonalGaussian:
     """The posterior q(z|x), from `parameters` (b 2c h w): mean and log-variance, the latter clamped to [-30, 20]."""
@@ -192,11 +197,6 @@ class AutoencoderKL(nn.Module):
         self.decoder = Decoder(config)
         self.quant_conv = conv1x1(2 * config.z_channels, 2 * config.embed_dim)
         self.post_quant_conv = conv1x1(config.embed_dim, config.z_channels)
-
-    @property
-    def downsampling_factor(self) -> int:
-        """f: pixels per latent on each side."""
-        return 2 ** (len(self.config.ch_mult) - 1)
 
     def encode(self, images: Tensor) -> DiagonalGaussian:
         """The posterior of images (b 3 h w) in [-1, 1]."""

@@ -29,6 +29,11 @@ class UNetConfig:
     transformer_depth: int = 1
     context_dim: int = 768
 
+    @property
+    def size_multiple(self) -> int:
+        """Height and width of the latents must be multiples of this: one halving per level but the first."""
+        return 2 ** (len(self.channel_mult) - 1)
+
 
 class ResBlock(nn.Module):
     """GroupNorm, SiLU, convolution, twice; the time embedding is added between: (b c h w), (b e) -> (b out h w)."""
@@ -82,7 +87,7 @@ class Stage(nn.Sequential):
 class UNet(nn.Module):
     """`unet(latents (b 4 h w), timesteps (b,), context (b m d)) -> eps (b 4 h w)`.
 
-    Height and width are multiples of `size_multiple`.
+    Height and width are multiples of `config.size_multiple`.
     """
 
     def __init__(self, config: UNetConfig) -> None:
@@ -137,11 +142,6 @@ class UNet(nn.Module):
         for block in self.output_blocks:
             h = block(torch.cat([h, skips.pop()], dim=1), emb, context)
         return self.out(h)
-
-    @property
-    def size_multiple(self) -> int:
-        """Height and width of the latents must be multiples of this: one halving per level but the first."""
-        return 2 ** (len(self.config.channel_mult) - 1)
 
     def set_gradient_checkpointing(self, enabled: bool) -> None:
         """Recomputes residual blocks and transformers in the backward pass instead of keeping their activations."""

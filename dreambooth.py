@@ -1,0 +1,17 @@
+"""Teaches the model a subject from a few photos of it: python dreambooth.py --help."""
+
+import sys
+
+from ldm.commands.app import run
+from ldm.commands.options import dreambooth_parser
+
+
+def main() -> None:
+    options = dreambooth_parser().parse_args()
+    from ldm.commands.dreambooth import dreambooth  # torch is not imported for --help
+
+    dreambooth(options)
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))

@@ -1,0 +1,17 @@
+"""Redraws a picture after a prompt: python img2img.py --help."""
+
+import sys
+
+from ldm.commands.app import run
+from ldm.commands.options import img2img_parser
+
+
+def main() -> None:
+    options = img2img_parser().parse_args()
+    from ldm.commands.drawing import img2img  # torch is not imported for --help
+
+    img2img(options)
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))

@@ -1,0 +1,121 @@
+"""Which weights a command uses, the settings that belong to them, and one model that changes its weights in place."""
+
+import logging
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ldm.checkpoint.keys import PARTS
+from ldm.checkpoint.loading import Placement, assign_parts, checkpoint_info, load_model
+from ldm.checkpoint.reading import SUFFIXES, CheckpointFile
+from ldm.config import build_config, read_yaml
+from ldm.diffusion.latent_diffusion import LatentDiffusion, LatentDiffusionConfig
+from ldm.diffusion.sampling import SamplingConfig
+from ldm.errors import UserError
+from ldm.files import ROOT
+from ldm.nn.tokenizer import load_tokenizer
+from ldm.training.dreambooth import DreamBoothConfig
+
+log = logging.getLogger(__name__)
+
+DOWNLOADED = ROOT / "weights" / "sd-v1"
+DEFAULT_CONFIG = ROOT / "configs" / "sd-v1.yaml"
+
+
+@dataclass(frozen=True)
+class SamplingDefaults(SamplingConfig):
+    """How a model draws best, what it draws if nothing is asked for, and how many pictures at a time."""
+
+    prompt: str = ""
+    batch_size: int = 4
+
+
+@dataclass(frozen=True)
+class Settings:
+    """A model's YAML."""
+
+    tokenizer: str
+    model: LatentDiffusionConfig
+    sampling: SamplingDefaults = field(default_factory=SamplingDefaults)
+    dreambooth: DreamBoothConfig = field(default_factory=DreamBoothConfig)
+
+
+def base_weights(ckpt_path: Path | None) -> Path:
+    """`--ckpt-path`, else the downloaded weights. Raises `UserError` that says how to get some."""
+    if ckpt_path is not None:
+        return ckpt_path
+    downloaded = [path for path in sorted(DOWNLOADED.glob("*")) if path.suffix in SUFFIXES]
+    if not downloaded:
+        raise UserError(
+            "there are no weights yet. Fetch Stable Diffusion v1-4 (4.3 GB) with\n"
+            "  bash download/sd-weights.sh\n"
+            "or name a checkpoint that you have with --ckpt-path"
+        )
+    log.info("weights: %s (downloaded; --ckpt-path takes others)", downloaded[0].relative_to(ROOT))
+    return downloaded[0]
+
+
+def settings_of(file: CheckpointFile, config_path: Path | None) -> tuple[dict[str, Any], Settings]:
+    """The YAML that belongs to a checkpoint, as it is and typed: `--config`, else the file's own, else SD v1's."""
+    own = checkpoint_info(file).config
+    if config_path is None and own:
+        return own, build_config(Settings, own, f"{file.path}: metadata")
+    path = config_path or DEFAULT_CONFIG
+    values = read_yaml(path)
+    return values, build_config(Settings, values, str(path))
+
+
+class ModelSlot:
+    """Holds one model in memory; another checkpoint of the same shape replaces only the parts that differ."""
+
+    def __init__(self, placement: Placement) -> None:
+        self.placement = placement
+        self.ldm: LatentDiffusion | None = None
+        self._parts: dict[str, str] = {}
+        self._contexts: dict[str, Tensor] = {}
+
+    def use(self, file: CheckpointFile, settings: Settings) -> LatentDiffusion:
+        """The model with the weights of this file."""
+        parts = checkpoint_info(file).parts
+        if self.ldm is None:
+            self.ldm = load_model(file, settings.model, self.placement)
+            self.ldm.tokenizer = load_tokenizer(
+                tokenizer_dir(file.path, settings), settings.model.text_encoder.max_position_embeddings
+            )
+            changed = set(PARTS)
+        else:
+            changed = {part for part in PARTS if not parts.get(part) or parts[part] != self._parts.get(part)}
+            assign_parts(self.ldm, file, changed, self.placement)
+        if "text_encoder" in changed:
+            self._contexts.clear()
+        self._parts = parts
+        return self.ldm
+
+    @torch.inference_mode()
+    def context(self, prompt: str) -> Tensor:
+        """The context (1 77 d) of a prompt by the current text encoder; each prompt is encoded once."""
+        assert self.ldm is not None, "use() comes first"
+        if prompt not in self._contexts:
+            self._contexts[prompt] = self.ldm.encode_prompts([prompt])
+        return self._contexts[prompt]
+
+
+def tokenizer_dir(checkpoint: Path, settings: Settings) -> Path:
+    """`tokenizer/` beside the checkpoint, else the directory that the model's YAML names below the repository."""
+    beside = checkpoint.parent / "tokenizer"
+    return beside if beside.is_dir() else ROOT / settings.tokenizer
+
+
+def snapped_size(config: LatentDiffusionConfig, hw: list[int] | None, default: tuple[int, int]) -> tuple[int, int]:
+    """(height, width) in pixels as the networks can take them: rounded to their multiple, with a note if that changes."""
+    if hw is not None and len(hw) > 2:
+        raise UserError(f"--hw takes a height and a width, or one number for both; not {len(hw)} numbers")
+    multiple = config.size_multiple
+    wanted = (hw[0], hw[-1]) if hw else default
+    size = tuple(max(multiple, round(side / multiple) * multiple) for side in wanted)
+    if size != wanted:
+        log.info("size: %d x %d instead of %d x %d: the UNet needs multiples of %d", *size, *wanted, multiple)
+    return size[0], size[1]

@@ -1,0 +1,96 @@
+"""From `--device` and `--precision` to torch's devices and types."""
+
+import contextlib
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import torch
+
+from ldm.checkpoint.loading import Placement
+from ldm.errors import UserError
+
+
+@dataclass(frozen=True)
+class Compute(Placement):
+    """Where the weights are, their type, and the type that autocast lowers arithmetic to, if any."""
+
+    autocast_dtype: torch.dtype | None = None
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """The context to sample or train in."""
+        if self.autocast_dtype is None:
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, self.autocast_dtype)
+
+
+def parse_devices(text: str) -> list[torch.device]:
+    """`auto`, or devices separated by commas; a bare number is a CUDA device. Raises `UserError` for one not there."""
+    if text == "auto":
+        return [torch.device("cuda" if torch.cuda.is_available() else "mps" if _has_mps() else "cpu")]
+    devices = []
+    for name in text.split(","):
+        try:
+            device = torch.device(f"cuda:{name}" if name.strip().isdigit() else name.strip())
+        except RuntimeError:
+            raise UserError(f"'{name}' is no device; use auto, cpu, mps, cuda, cuda:1 or 0,1") from None
+        if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+            raise UserError(f"there is no CUDA device {device.index or 0}; torch sees {torch.cuda.device_count()}")
+        if device.type == "mps" and not _has_mps():
+            raise UserError("there is no MPS device here; use --device cpu")
+        if device.type not in ("cuda", "mps", "cpu"):
+            raise UserError(f"'{name}' is not supported; use auto, cpu, mps, cuda, cuda:1 or 0,1")
+        devices.append(device)
+    return devices
+
+
+def parse_device(text: str) -> torch.device:
+    """Exactly one device."""
+    devices = parse_devices(text)
+    if len(devices) != 1:
+        raise UserError(f"--device takes one device, not '{text}'")
+    return devices[0]
+
+
+def half_dtype(device: torch.device) -> torch.dtype:
+    """The better 16-bit type of a device: bfloat16 doesn't overflow, but older GPUs lack it."""
+    if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        return torch.float16
+    return torch.bfloat16
+
+
+def drawing_compute(device: torch.device, precision: str) -> Compute:
+    """For txt2img and img2img; `auto` is half precision on CUDA and float32 elsewhere."""
+    if precision == "auto":
+        precision = "half" if device.type == "cuda" else "full"
+    if precision == "fp16" and device.type == "cpu":
+        raise UserError("--precision fp16 is not for the CPU; use full or bf16")
+    match precision:
+        case "full":
+            return Compute(device)
+        case "autocast":
+            return Compute(device, autocast_dtype=half_dtype(device))
+    return Compute(device, {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision, half_dtype(device)))
+
+
+def training_compute(device: torch.device, precision: str) -> Compute:
+    """For dreambooth: float32 weights always; `auto` mixes on CUDA only."""
+    if precision == "auto":
+        precision = "autocast" if device.type == "cuda" else "full"
+    if precision == "fp16-mixed" and device.type != "cuda":
+        raise UserError("--precision fp16-mixed needs a CUDA device; use bf16-mixed or full")
+    dtypes = {"full": None, "bf16-mixed": torch.bfloat16, "fp16-mixed": torch.float16}
+    return Compute(device, autocast_dtype=dtypes.get(precision, half_dtype(device)))
+
+
+def _has_mps() -> bool:
+    return torch.backends.mps.is_available()
+
+
+@contextlib.contextmanager
+def explain_out_of_memory(advice: str) -> Iterator[None]:
+    """Turns the device's out-of-memory error into one that says what would fit."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise UserError(f"the device's memory is too small for this: {advice}") from error

@@ -1,0 +1,62 @@
+"""The record beside a run's files: what was asked for, with which versions, from which commit."""
+
+import platform
+import shlex
+import subprocess
+import sys
+from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import ldm
+from ldm.config import to_yaml
+from ldm.files import ROOT, write_text
+
+PACKAGES = ("torch", "transformers", "pytorch-lightning", "safetensors", "pillow", "numpy")
+
+
+def versions() -> dict[str, str]:
+    """Versions of this project, its commit, Python and the packages that a result may depend on."""
+    found = {"ldm": ldm.__version__, "python": platform.python_version()}
+    if commit := _commit():
+        found["commit"] = commit
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def write_record(path: Path, options: dict[str, Any], **more: Any) -> None:
+    """Writes a YAML record of the command line, the resolved options, the versions and whatever else is given."""
+    write_text(
+        path,
+        to_yaml(
+            {
+                "command": shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]]),
+                "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+                "options": {name: _plain(value) for name, value in options.items()},
+                "versions": versions(),
+                **more,
+            }
+        ),
+    )
+
+
+def _plain(value: Any) -> Any:
+    return str(value) if isinstance(value, Path) else list(value) if isinstance(value, tuple) else value
+
+
+def _commit() -> str | None:
+    """The repository's commit, with "+changes" if files differ from it; None where there is no repository or no git."""
+    try:
+        git = ["git", "-C", str(ROOT)]
+        head = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True)
+        status = subprocess.run(
+            [*git, "status", "--porcelain", "--untracked-files=no"], capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return head.stdout.strip() + ("+changes" if status.stdout.strip() else "")

@@ -1,0 +1,1 @@
+"""Floor 4: fine-tuning. Lightning wraps the model here and nowhere below."""

@@ -1,0 +1,160 @@
+"""What happens around the training steps: progress, checkpoints, previews, resume state, and guards."""
+
+import logging
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.plugins.io import CheckpointIO
+from torch import Tensor
+from tqdm import tqdm
+
+from ldm.checkpoint.discovery import RESUME_STATE
+from ldm.errors import UserError
+from ldm.files import atomic_path
+from ldm.training.dreambooth import DreamBooth
+
+log = logging.getLogger(__name__)
+
+
+class ResumeStateIO(CheckpointIO):
+    """Writes Lightning's state straight to a temporary file and renames it; reads tensors only."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        with atomic_path(Path(path)) as partial:
+            torch.save(checkpoint, partial)
+
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
+        try:
+            state: dict[str, Any] = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+        except (OSError, RuntimeError, ValueError) as error:
+            raise UserError(f"the resume state {path} can't be read: {error}") from error
+        return state
+
+    def remove_checkpoint(self, path: Any) -> None:
+        Path(path).unlink(missing_ok=True)
+
+
+class SaveEvery(pl.Callback):
+    """After every `every` updates and the last: the checkpoint and its previews (`save`), then the resume state.
+
+    A step's files are there before the resume state is, so a run killed in between draws them again.
+    """
+
+    def __init__(self, run_dir: Path, every: int, save: Callable[[DreamBooth, int], None]) -> None:
+        self.run_dir = run_dir
+        self.every = every
+        self.save = save
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, *args: Any) -> None:
+        step = trainer.global_step
+        if step % self.every == 0 or step == trainer.max_steps:
+            if trainer.is_global_zero:
+                self.save(pl_module, step)
+            trainer.save_checkpoint(self.run_dir / RESUME_STATE)
+
+
+class StopOnSignal(pl.Callback):
+    """On Ctrl-C or SIGTERM: finishes the step, saves the resume state and stops. A second signal stops at once."""
+
+    def __init__(self, run_dir: Path) -> None:
+        self.run_dir = run_dir
+        self.stopped_at: int | None = None
+        self._asked = False
+        self._previous: dict[signal.Signals, Any] = {}
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._previous[number] = signal.signal(number, self._ask)
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, *args: Any) -> None:
+        if self._asked and trainer.global_step < trainer.max_steps:
+            trainer.save_checkpoint(self.run_dir / RESUME_STATE)
+            self.stopped_at = trainer.global_step
+            trainer.should_stop = True
+
+    def teardown(self, trainer: pl.Trainer, pl_module: Any, stage: str) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        self._previous.clear()
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        if self._asked:
+            raise KeyboardInterrupt
+        self._asked = True
+        log.warning("stopping after this step; its state is saved. Once more stops at once")
+
+
+class GradientGuard(pl.Callback):
+    """Fails in the first step if a network that should train gets no gradient."""
+
+    _checked = False
+
+    def on_after_backward(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        if self._checked:
+            return
+        self._checked = True
+        for name, part in pl_module.trained_parts().items():
+            gradients = [parameter.grad for parameter in part.parameters() if parameter.grad is not None]
+            if not any(bool(gradient.any()) for gradient in gradients):
+                raise UserError(f"the {name.replace('_', ' ')} should train but gets no gradient; nothing was trained")
+
+
+class FiniteGuard(pl.Callback):
+    """Stops the run when the loss is no longer finite, naming the step and the networks whose weights are broken.
+
+    The flag stays on the device and is looked at every `every` steps, so that no step waits for it.
+    """
+
+    def __init__(self, every: int) -> None:
+        self.every = every
+        self._first_bad: Tensor | None = None
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, *args: Any) -> None:
+        loss = outputs["loss"].detach()
+        step = trainer.global_step
+        never = torch.full_like(loss, torch.inf)
+        bad_now = torch.where(loss.isfinite(), never, torch.full_like(loss, step))
+        self._first_bad = bad_now if self._first_bad is None else torch.minimum(self._first_bad, bad_now)
+        if (step % self.every == 0 or step == trainer.max_steps) and (first := self._first_bad.item()) != torch.inf:
+            broken = [
+                name
+                for name, part in pl_module.trained_parts().items()
+                if not all(bool(parameter.isfinite().all()) for parameter in part.parameters())
+            ]
+            where = f"; the weights of the {' and the '.join(broken)} are broken" if broken else ""
+            raise UserError(
+                f"the loss is not finite from update {int(first)} on{where}. Checkpoints before it are good. "
+                "Try a smaller --learning-rate, or --precision full"
+            )
+
+
+class Progress(pl.Callback):
+    """One line that grows: updates, speed, the latest losses."""
+
+    def __init__(self, every: int) -> None:
+        self.every = every
+        self._bar: Any = None
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        self._bar = tqdm(
+            total=trainer.max_steps,
+            initial=trainer.global_step,
+            desc="training",
+            unit="step",
+            disable=not trainer.is_global_zero,
+        )
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *args: Any) -> None:
+        self._bar.update(trainer.global_step - self._bar.n)
+        if trainer.global_step % self.every == 0:
+            losses = {k.removeprefix("loss/"): v for k, v in trainer.callback_metrics.items() if k.startswith("loss/")}
+            self._bar.set_postfix({name: f"{value.item():.4f}" for name, value in losses.items()})
+
+    def teardown(self, trainer: pl.Trainer, pl_module: Any, stage: str) -> None:
+        if self._bar is not None:
+            self._bar.close()

@@ -1,0 +1,76 @@
+"""Pictures of the class for prior preservation, drawn once by the base model and kept for every run that may share them."""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+from ldm.data.images import save_png, to_image
+from ldm.diffusion.latent_diffusion import LatentDiffusion
+from ldm.diffusion.sampling import SamplingConfig, sample_images
+from ldm.files import slug, write_text
+
+
+@dataclass(frozen=True)
+class ClassImages:
+    """A cache directory below `root` for pictures of `prompt`: another of these values is another directory."""
+
+    root: Path
+    prompt: str
+    base_sha256: str
+    sampling: SamplingConfig
+    seed: int
+    precision: str
+
+    @property
+    def key(self) -> dict[str, object]:
+        """Everything that a picture depends on."""
+        return {
+            "base_sha256": self.base_sha256,
+            "prompt": self.prompt,
+            "sampling": asdict(self.sampling),
+            "seed": self.seed,
+            "precision": self.precision,
+        }
+
+    @property
+    def directory(self) -> Path:
+        """Named by the prompt and a digest of the key."""
+        digest = hashlib.sha256(json.dumps(self.key, sort_keys=True).encode()).hexdigest()[:12]
+        return self.root / f"{slug(self.prompt)}-{digest}"
+
+    def path(self, index: int) -> Path:
+        """Picture `index`, which is drawn with the seed `seed` + `index`."""
+        return self.directory / f"{index:05d}.png"
+
+    def paths(self, count: int) -> list[Path]:
+        """The first `count` pictures."""
+        return [self.path(index) for index in range(count)]
+
+    def missing(self, count: int) -> list[int]:
+        """Which of the first `count` pictures are not there yet. Pictures are written whole, so one that is there is good."""
+        return [index for index in range(count) if not self.path(index).exists()]
+
+    def draw(
+        self, ldm: LatentDiffusion, indices: list[int], batch_size: int, on_step: Callable[[], None] | None = None
+    ) -> Iterator[Path]:
+        """Draws the pictures of these indices in batches; yields each path when it is written."""
+        write_text(self.directory / "settings.json", json.dumps(self.key, indent=2) + "\n")
+        with torch.inference_mode():
+            context, uncond_context = ldm.encode_prompts([self.prompt]), ldm.encode_prompts([""])
+        for start in range(0, len(indices), batch_size):
+            batch = indices[start : start + batch_size]
+            images = sample_images(
+                ldm,
+                context.expand(len(batch), -1, -1),
+                uncond_context.expand(len(batch), -1, -1),
+                [self.seed + index for index in batch],
+                self.sampling,
+                on_step=on_step,
+            )
+            for index, image in zip(batch, images, strict=True):
+                save_png(self.path(index), to_image(image), {"prompt": self.prompt, "seed": self.seed + index})
+                yield self.path(index)

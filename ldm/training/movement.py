@@ -1,0 +1,36 @@
+"""How far each part's weights moved away from where they started."""
+
+import re
+from collections import defaultdict
+from pathlib import Path
+
+import torch
+
+from ldm.checkpoint.keys import official_key
+from ldm.checkpoint.reading import read_checkpoint
+from ldm.diffusion.latent_diffusion import LatentDiffusion
+
+GROUPS = {
+    "unet cross-attention": r"model\.diffusion_model\..*\.(attn2|norm2)\.",
+    "unet self-attention": r"model\.diffusion_model\..*\.(attn1|norm1)\.",
+    "unet residual blocks": r"model\.diffusion_model\..*\.(in_layers|out_layers|emb_layers|skip_connection)\.",
+    "unet, the rest": r"model\.diffusion_model\.",
+    "text encoder": r"cond_stage_model\.",
+    "autoencoder": r"first_stage_model\.",
+}
+"""Each group of weights and the keys it takes; the first that fits counts."""
+
+
+@torch.inference_mode()
+def weight_movement(ldm: LatentDiffusion, base: Path) -> dict[str, float]:
+    """|w - w0| / |w0| (l2 norms over a group) against the base checkpoint's weights, by group."""
+    start = {official_key(key): tensor for key, tensor in read_checkpoint(base).tensors.items()}
+    moved: dict[str, float] = defaultdict(float)
+    size: dict[str, float] = defaultdict(float)
+    for name, weight in ldm.state_dict().items():
+        key = official_key(name)
+        group = next(group for group, pattern in GROUPS.items() if re.match(pattern, key))
+        w0 = start[key].to(weight.device, torch.float32)
+        moved[group] += (weight.float() - w0).square().sum().item()
+        size[group] += w0.square().sum().item()
+    return {group: (moved[group] / size[group]) ** 0.5 if size[group] else 0.0 for group in GROUPS if group in moved}

@@ -1,0 +1,78 @@
+"""Lightning's Trainer as this project uses it: no progress, files or checkpoints but our own."""
+
+import logging
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
+
+from ldm.checkpoint.discovery import RESUME_STATE
+from ldm.training.callbacks import FiniteGuard, GradientGuard, Progress, ResumeStateIO, SaveEvery, StopOnSignal
+from ldm.training.dreambooth import DreamBooth
+
+LOG_DIR = "log"
+PRECISIONS = {None: "32-true", torch.bfloat16: "bf16-mixed", torch.float16: "16-mixed"}
+
+
+@dataclass(frozen=True)
+class FitOptions:
+    """Where a run writes, on which devices it computes, and in which mixed type, if any."""
+
+    run_dir: Path
+    devices: list[torch.device]
+    autocast_dtype: torch.dtype | None
+    logger: str
+
+
+def fit(module: DreamBooth, options: FitOptions, save: Callable[[DreamBooth, int], None]) -> int | None:
+    """Trains to the last update, from the run's resume state if there is one; `save(module, step)` writes a checkpoint.
+
+    Returns the update at which the user stopped it, None if it ran to the end.
+    """
+    config = module.config
+    log_every = max(1, min(10, config.iterations // 50))
+    stop = StopOnSignal(options.run_dir)
+    first = options.devices[0]
+    trainer = pl.Trainer(
+        accelerator="gpu" if first.type == "cuda" else first.type,
+        devices=[device.index or 0 for device in options.devices] if first.type == "cuda" else len(options.devices),
+        strategy="ddp" if len(options.devices) > 1 else "auto",
+        precision=PRECISIONS[options.autocast_dtype],  # type: ignore[arg-type]
+        max_steps=config.iterations,
+        gradient_clip_val=config.max_grad_norm or None,
+        logger=_logger(options.logger, options.run_dir),
+        log_every_n_steps=log_every,
+        # The guards come before the saving, so that nothing broken is saved.
+        callbacks=[
+            GradientGuard(),
+            FiniteGuard(every=log_every),
+            Progress(every=log_every),
+            SaveEvery(options.run_dir, config.save_every, save),
+            stop,
+        ],
+        plugins=[ResumeStateIO()],
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+    )
+    state = options.run_dir / RESUME_STATE
+    with warnings.catch_warnings():
+        # Lightning's advice to use worker processes and the like: latents are in memory, and a run has no end of data.
+        warnings.filterwarnings("ignore", module="pytorch_lightning")
+        trainer.fit(module, ckpt_path=str(state) if state.exists() else None)
+    return stop.stopped_at
+
+
+def _logger(name: str, run_dir: Path) -> Logger | bool:
+    match name:
+        case "tensorboard":
+            logging.getLogger("tensorboard").setLevel(logging.ERROR)
+            return TensorBoardLogger(run_dir, name="", version=LOG_DIR)
+        case "csv":
+            return CSVLogger(run_dir, name="", version=LOG_DIR)
+    return False

@@ -1,0 +1,17 @@
+"""Draws pictures from prompts, or compares checkpoints: python txt2img.py --help."""
+
+import sys
+
+from ldm.commands.app import run
+from ldm.commands.options import txt2img_parser
+
+
+def main() -> None:
+    options = txt2img_parser().parse_args()
+    from ldm.commands.drawing import txt2img  # torch is not imported for --help
+
+    txt2img(options)
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))
