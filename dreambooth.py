@@ -7,6 +7,7 @@ from ldm.commands.options import dreambooth_parser
 
 
 def main() -> None:
+    """Parses the flags and runs the command."""
     options = dreambooth_parser().parse_args()
     from ldm.commands.dreambooth import dreambooth  # torch is not imported for --help
 

@@ -7,6 +7,7 @@ from ldm.commands.options import img2img_parser
 
 
 def main() -> None:
+    """Parses the flags and runs the command."""
     options = img2img_parser().parse_args()
     from ldm.commands.drawing import img2img  # torch is not imported for --help
 

@@ -7,6 +7,7 @@ from ldm.commands.options import txt2img_parser
 
 
 def main() -> None:
+    """Parses the flags and runs the command."""
     options = txt2img_parser().parse_args()
     from ldm.commands.drawing import txt2img  # torch is not imported for --help
 

@@ -21,7 +21,7 @@ POSITION_IDS = TEXT_TRANSFORMER + "text_model.embeddings.position_ids"
 
 TOLERATED = re.compile(
     r"model_ema\..+"  # a second, averaged UNet in the "full" files, and its counters in the pruned ones
-    r"|(log_one_minus_|sqrt_|sqrt_one_minus_)?alphas_cumprod(_prev)?|betas"  # the noise schedule, which the config gives
+    r"|(log_one_minus_|sqrt_|sqrt_one_minus_)?alphas_cumprod(_prev)?|betas"  # the noise schedule: in the config
     r"|sqrt_recip(m1)?_alphas_cumprod"
     r"|posterior_(variance|log_variance_clipped|mean_coef1|mean_coef2)"
     r"|" + re.escape(POSITION_IDS)  # 0, 1, ..., 76

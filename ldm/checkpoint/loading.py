@@ -34,7 +34,7 @@ def load_model(file: CheckpointFile | Path, config: LatentDiffusionConfig, place
 
 
 def assign_parts(model: LatentDiffusion, file: CheckpointFile, parts: Iterable[str], placement: Placement) -> None:
-    """Gives the named `PARTS` of the model the weights of a file. Raises `UserError` if the file doesn't fit the model."""
+    """Gives the named `PARTS` of the model a file's weights. Raises `UserError` if the file doesn't fit the model."""
     names = {official_key(name): name for name in model.state_dict()}
     found = {official_key(key): tensor for key, tensor in file.tensors.items()}
     report = compare_keys(

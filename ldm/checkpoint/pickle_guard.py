@@ -44,8 +44,10 @@ TENSORS = {
     "torch.Size",
     "torch.device",
     "torch.nn.parameter.Parameter",
-    *(f"torch.{kind}Storage" for kind in ["Double", "Float", "Half", "BFloat16", "Long", "Int", "Short", "Char", "Byte", "Bool"]),
-    *(f"torch.{dtype}" for dtype in ["float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool"]),
+    *(f"torch.{kind}Storage" for kind in ("Double", "Float", "Half", "BFloat16")),
+    *(f"torch.{kind}Storage" for kind in ("Long", "Int", "Short", "Char", "Byte", "Bool")),
+    *(f"torch.{dtype}" for dtype in ("float64", "float32", "float16", "bfloat16")),
+    *(f"torch.{dtype}" for dtype in ("int64", "int32", "int16", "int8", "uint8", "bool")),
 }
 """Names of which tensors and plain containers are made."""
 

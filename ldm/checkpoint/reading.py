@@ -29,7 +29,7 @@ class CheckpointFile:
 
 
 def read_checkpoint(path: Path) -> CheckpointFile:
-    """Reads a checkpoint file, told by its content. Raises `UserError` for a missing, truncated, foreign or unsafe one."""
+    """Reads a file by its content, not its name. Raises `UserError` for a missing, truncated, foreign or unsafe one."""
     try:
         with path.open("rb") as file:
             head = file.read(16)
@@ -107,6 +107,6 @@ def _refuse_pickle(path: Path) -> None:
 def _raise_if_refused(path: Path, refused: list[str]) -> None:
     if refused:
         raise UserError(
-            f"{path} was not opened: it is a pickle that asks to use {', '.join(refused)}, which could run code on this "
-            "machine. A checkpoint needs tensors only; get it as safetensors"
+            f"{path} was not opened: it is a pickle that asks to use {', '.join(refused)}, which could run code "
+            "here. A checkpoint needs tensors only; get it as safetensors"
         )

@@ -27,7 +27,7 @@ def official_state_dict(model: LatentDiffusion, dtype: torch.dtype) -> dict[str,
 
 
 def save_checkpoint(path: Path, model: LatentDiffusion, info: CheckpointInfo, dtype: torch.dtype) -> None:
-    """Writes a safetensors file in the official layout, atomically. Raises `UserError` if a weight overflows `dtype`."""
+    """Writes a safetensors file in the official layout, atomically. Raises `UserError` if a weight overflows."""
     tensors = official_state_dict(model, dtype)
     for key, tensor in tensors.items():
         if not tensor.isfinite().all():
@@ -45,7 +45,7 @@ def hash_part(tensors: dict[str, Tensor], part: str) -> str:
     for key in sorted(key for key in tensors if key.startswith(PARTS[part])):
         tensor = tensors[key]
         digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

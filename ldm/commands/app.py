@@ -2,7 +2,6 @@
 
 import logging
 import sys
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,8 +16,6 @@ def run(command: Callable[[], None]) -> int:
     handler.setFormatter(_Terminal())
     log.addHandler(handler)
     log.setLevel(logging.INFO)
-    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", module="pytorch_lightning")
     try:
         command()
     except UserError as error:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import torch
+from torch.multiprocessing.spawn import spawn
 from tqdm import tqdm
 
 from ldm.checkpoint.reading import read_checkpoint
@@ -19,7 +20,7 @@ def draw_class_images(
     if len(devices) == 1:
         _draw_share(0, *arguments)
     else:
-        torch.multiprocessing.spawn(_draw_share, arguments, nprocs=len(devices))  # type: ignore[no-untyped-call]
+        spawn(_draw_share, arguments, nprocs=len(devices))
 
 
 def _draw_share(
@@ -39,7 +40,7 @@ def _draw_share(
             total=cache.sampling.num_steps, desc="denoising", unit="step", leave=False, position=2 * rank + 1
         ) as steps,
     ):
-        for drawn, _ in enumerate(cache.draw(ldm, indices, batch_size, on_step=lambda: steps.update() and None), 1):
+        for drawn, _ in enumerate(cache.draw(ldm, indices, batch_size, on_step=steps.update), 1):
             bar.update()
             if drawn % batch_size == 0:
                 steps.reset()

@@ -15,7 +15,7 @@ from ldm.checkpoint.loading import checkpoint_info
 from ldm.checkpoint.reading import read_checkpoint
 from ldm.commands.grid import labelled_grid
 from ldm.commands.models import ModelSlot, SamplingDefaults, Settings, base_weights, settings_of, snapped_size
-from ldm.commands.placement import Compute, drawing_compute, parse_device
+from ldm.commands.placement import Compute, drawing_compute, explain_out_of_memory, parse_device
 from ldm.commands.record import write_record
 from ldm.data.images import fit, read_image, save_png, to_image, to_tensor
 from ldm.diffusion.sampling import InitImage, SamplingConfig, sample_images
@@ -52,7 +52,7 @@ def img2img(options: argparse.Namespace) -> None:
 def _draw(options: argparse.Namespace, name: str) -> None:
     compute = drawing_compute(parse_device(options.device), options.precision)
     checkpoints = _checkpoints(options.ckpt_path)
-    _, settings = settings_of(read_checkpoint(checkpoints[0].path), options.config)
+    checkpoints, settings = _same_shape(checkpoints, options.config)
     job = _job(options, settings)
 
     output_dir = make_numbered_dir(options.output_dir, name)
@@ -62,9 +62,8 @@ def _draw(options: argparse.Namespace, name: str) -> None:
         seeds=job.seeds,
         checkpoints=[str(found.path) for found in checkpoints],
     )
-    drawn = _draw_all(checkpoints, options.config, settings, job, compute, output_dir)
-    if not drawn:
-        raise UserError("none of the checkpoints could be used")
+    with explain_out_of_memory("a smaller --batch-size or --hw needs less"):
+        drawn = _draw_all(checkpoints, options.config, job, compute, output_dir)
     _save_grid(output_dir / "grid.png", drawn, job)
     log.info("%d pictures and grid.png in %s", sum(len(row.pictures) for row in drawn), output_dir)
 
@@ -81,6 +80,18 @@ def _checkpoints(path: Path | None) -> list[Found]:
         raise UserError(f"there is no checkpoint below {path}; dreambooth.py writes some")
     log.info("comparing %d checkpoints below %s", len(found), path)
     return found
+
+
+def _same_shape(checkpoints: list[Found], config: Path | None) -> tuple[list[Found], Settings]:
+    """Those with the shape of the first, and its settings; a model of another size is named and left out."""
+    settings = [settings_of(read_checkpoint(found.path), config)[1] for found in checkpoints]
+    kept = []
+    for found, its in zip(checkpoints, settings, strict=True):
+        if its.model == settings[0].model:
+            kept.append(found)
+        else:
+            log.warning("left out %s: a model of another shape than %s", found.path, checkpoints[0].path)
+    return kept, settings[0]
 
 
 def _job(options: argparse.Namespace, settings: Settings) -> Job:
@@ -129,9 +140,7 @@ class Row:
     pictures: dict[tuple[int, int], Path]
 
 
-def _draw_all(
-    checkpoints: list[Found], config: Path | None, first: Settings, job: Job, compute: Compute, output_dir: Path
-) -> list[Row]:
+def _draw_all(checkpoints: list[Found], config: Path | None, job: Job, compute: Compute, output_dir: Path) -> list[Row]:
     """Draws the job with each checkpoint in turn."""
     slot = ModelSlot(compute)
     rows = []
@@ -141,10 +150,6 @@ def _draw_all(
             label = _label(found) if len(checkpoints) > 1 else ""
             file = read_checkpoint(found.path)
             _, settings = settings_of(file, config)
-            if settings.model != first.model:
-                log.warning("left out %s: a model of another shape than %s", found.path, checkpoints[0].path)
-                bar.total -= per_checkpoint
-                continue
             slot.use(file, settings)
             prompts = job.prompts or [found.info.instance_prompt or settings.sampling.prompt]
             rows.append(Row(label, prompts, _draw_one(slot, found, prompts, job, compute, output_dir, label, bar)))
@@ -159,7 +164,7 @@ def _draw_one(
     compute: Compute,
     output_dir: Path,
     label: str,
-    bar: tqdm,  # type: ignore[type-arg]
+    bar: tqdm,
 ) -> dict[tuple[int, int], Path]:
     """Draws every prompt with every seed, in batches that cross prompts."""
     todo = [(index, seed) for index in range(len(prompts)) for seed in job.seeds]
@@ -188,12 +193,12 @@ def _sample(slot: ModelSlot, prompts: list[str], seeds: list[int], job: Job, com
                 seeds,
                 job.sampling,
                 job.init,
-                on_step=lambda: steps.update() and None,
+                on_step=steps.update,
             )
 
 
 def _label(found: Found) -> str:
-    """ "can-1 step 200" for a checkpoint of ours, else its name."""
+    """For a checkpoint of ours "can-1 step 200", else its name."""
     info = found.info
     return f"{found.path.parent.name} step {info.step}" if info.step else found.path.stem
 

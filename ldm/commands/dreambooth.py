@@ -19,7 +19,7 @@ from ldm.checkpoint.saving import SAVE_DTYPES, hash_file, save_checkpoint
 from ldm.commands.app import log_to_file
 from ldm.commands.class_images import draw_class_images
 from ldm.commands.drawing import sampling_from
-from ldm.commands.models import ModelSlot, Settings, base_weights, settings_of, snapped_size
+from ldm.commands.models import ModelSlot, Settings, base_weights, settings_of, snapped_size, tokenizer_dir
 from ldm.commands.options import dreambooth_parser
 from ldm.commands.placement import Compute, drawing_compute, explain_out_of_memory, parse_devices, training_compute
 from ldm.commands.previews import Previews
@@ -31,6 +31,7 @@ from ldm.data.images import read_directory, read_image, to_tensor
 from ldm.diffusion.sampling import SamplingConfig
 from ldm.errors import UserError
 from ldm.files import make_numbered_dir, slug, write_text
+from ldm.nn.tokenizer import copy_tokenizer
 from ldm.training.class_images import ClassImages
 from ldm.training.dreambooth import DreamBooth, DreamBoothConfig, Subject
 from ldm.training.movement import weight_movement
@@ -148,6 +149,7 @@ def _prepare(options: argparse.Namespace) -> Run:
         _check_disk_space(options.output_dir, file.tensors, config)
         directory = make_numbered_dir(options.output_dir, slug(options.class_name))
         write_record(directory / RECORD, resolved, base_sha256=base_sha256, config=yaml)
+        copy_tokenizer(tokenizer_dir(base, settings), directory / "tokenizer")
     if not _is_helper_process():
         log_to_file(directory / "run.log")
     return Run(

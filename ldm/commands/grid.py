@@ -55,5 +55,5 @@ def _wrapped(labels: Sequence[str], font: ImageFont.FreeTypeFont | ImageFont.Ima
 
 
 def _size(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> tuple[int, int]:
-    left, top, right, bottom = ImageDraw.Draw(Image.new("RGB", (1, 1))).multiline_textbbox((0, 0), text, font)
-    return int(right - left) + 1, int(bottom) + 1
+    _, _, right, bottom = ImageDraw.Draw(Image.new("RGB", (1, 1))).multiline_textbbox((0, 0), text, font)
+    return int(right) + 1, int(bottom) + 1

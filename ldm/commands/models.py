@@ -110,7 +110,7 @@ def tokenizer_dir(checkpoint: Path, settings: Settings) -> Path:
 
 
 def snapped_size(config: LatentDiffusionConfig, hw: list[int] | None, default: tuple[int, int]) -> tuple[int, int]:
-    """(height, width) in pixels as the networks can take them: rounded to their multiple, with a note if that changes."""
+    """(height, width) in pixels as the networks take them: rounded to their multiple, with a note if that changes."""
     if hw is not None and len(hw) > 2:
         raise UserError(f"--hw takes a height and a width, or one number for both; not {len(hw)} numbers")
     multiple = config.size_multiple

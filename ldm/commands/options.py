@@ -104,7 +104,7 @@ def _add_drawing(parser: argparse.ArgumentParser, what: str) -> None:
         "--ckpt-path",
         type=Path,
         metavar="PATH",
-        help="a checkpoint, or a directory: then all checkpoints below it are compared (default: the downloaded weights)",
+        help="a checkpoint, or a directory: all checkpoints below it are compared (default: the downloaded weights)",
     )
     group.add_argument(
         "--config",
@@ -129,7 +129,8 @@ def _add_drawing(parser: argparse.ArgumentParser, what: str) -> None:
         "--precision",
         choices=DRAWING_PRECISIONS,
         default="auto",
-        help="full: float32; bf16, fp16: weights of that type; autocast: float32 weights, mixed arithmetic (default: auto, half precision on CUDA)",
+        help="full: float32; bf16, fp16: weights of that type; autocast: float32 weights, mixed arithmetic "
+        "(default: auto, half precision on CUDA)",
     )
 
 
@@ -151,7 +152,8 @@ def img2img_parser() -> argparse.ArgumentParser:
     parser = _parser(
         "Redraws a picture after a prompt, with the base model or with fine-tuned checkpoints.",
         "example:\n"
-        '  python img2img.py -i sketch.png -p "a photo of sks can on a rock" -s 0.6 --ckpt-path ckpts/can-1/step-00600.safetensors\n',
+        '  python img2img.py -i sketch.png -p "a photo of sks can on a rock" -s 0.6 \\\n'
+        "      --ckpt-path ckpts/can-1/step-00600.safetensors\n",
     )
     group = parser.add_argument_group("from what")
     group.add_argument(

@@ -15,7 +15,9 @@ from ldm.files import atomic_path, natural_key
 
 log = logging.getLogger(__name__)
 
-IMAGE_SUFFIXES = frozenset([".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif", ".heic", ".heif"])
+IMAGE_SUFFIXES = frozenset(
+    [".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif", ".heic", ".heif"]
+)
 
 
 def read_image(path: Path) -> Image.Image:

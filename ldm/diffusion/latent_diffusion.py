@@ -67,7 +67,7 @@ class LatentDiffusion(nn.Module):
     @property
     def device(self) -> torch.device:
         """Where the UNet's weights lie."""
-        return self.unet.out[2].weight.device
+        return next(self.unet.parameters()).device
 
     def encode_prompts(self, prompts: list[str]) -> Tensor:
         """Prompts -> context (b 77 d)."""
@@ -86,5 +86,5 @@ class LatentDiffusion(nn.Module):
 
     def predict_eps(self, latents: Tensor, timesteps: Tensor, context: Tensor) -> Tensor:
         """The UNet's eps (b 4 h w) in the dtype of `latents`, computed in that of its weights."""
-        dtype = self.unet.out[2].weight.dtype
-        return self.unet(latents.to(dtype), timesteps, context.to(dtype)).to(latents.dtype)
+        eps = self.unet(latents.to(self.unet.dtype), timesteps, context.to(self.unet.dtype))
+        return eps.to(latents.dtype)

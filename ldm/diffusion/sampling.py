@@ -41,7 +41,7 @@ def sample_images(
     seeds: Sequence[int],
     config: SamplingConfig,
     init: InitImage | None = None,
-    on_step: Callable[[], None] | None = None,
+    on_step: Callable[[], object] | None = None,
 ) -> Tensor:
     """Draws one picture per seed: contexts (b m d) -> images (b 3 h w) float32 in [-1, 1], on the CPU.
 

@@ -30,8 +30,9 @@ class NoiseSchedule:
     def __init__(self, config: ScheduleConfig = ScheduleConfig()) -> None:
         self.config = config
         self.num_timesteps = config.num_timesteps
-        cpu64 = {"dtype": torch.float64, "device": "cpu"}  # explicit, also where weights are built on the meta device
-        self._betas = torch.linspace(config.linear_start**0.5, config.linear_end**0.5, self.num_timesteps, **cpu64) ** 2
+        start, end = config.linear_start**0.5, config.linear_end**0.5
+        # On the CPU also where the weights are built on the meta device.
+        self._betas = torch.linspace(start, end, self.num_timesteps, dtype=torch.float64, device="cpu") ** 2
         self._alphas_cumprod = torch.cumprod(1.0 - self._betas, dim=0)
         self.betas = self._betas.float()
         self.alphas_cumprod = self._alphas_cumprod.float()

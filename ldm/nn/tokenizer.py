@@ -1,6 +1,7 @@
 """CLIP's byte-pair tokenizer: prompts in, 77 ids out, and a warning that quotes what did not fit."""
 
 import logging
+import shutil
 from pathlib import Path
 
 import torch
@@ -41,11 +42,23 @@ class PromptTokenizer:
 
 def load_tokenizer(directory: Path, max_length: int = 77) -> PromptTokenizer:
     """Reads `vocab.json` and `merges.txt` from a directory."""
-    for name in FILES:
-        if not (directory / name).is_file():
-            raise UserError(f"the tokenizer's {name} is missing in {directory}; run: bash download/sd-weights.sh")
+    _raise_if_missing(directory)
     try:
         clip_tokenizer = CLIPTokenizer.from_pretrained(str(directory), local_files_only=True)
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise UserError(f"the tokenizer in {directory} can't be read: {error}") from error
     return PromptTokenizer(clip_tokenizer, max_length)
+
+
+def copy_tokenizer(source: Path, target: Path) -> None:
+    """Copies the tokenizer's files, so that checkpoints beside `target` are read with their own."""
+    _raise_if_missing(source)
+    target.mkdir(parents=True)
+    for name in FILES:
+        shutil.copyfile(source / name, target / name)
+
+
+def _raise_if_missing(directory: Path) -> None:
+    for name in FILES:
+        if not (directory / name).is_file():
+            raise UserError(f"the tokenizer's {name} is missing in {directory}; run: bash download/sd-weights.sh")

@@ -80,7 +80,7 @@ class Stage(nn.Sequential):
 
     def _run(self, layer: nn.Module, x: Tensor, condition: Tensor) -> Tensor:
         if self.gradient_checkpointing and torch.is_grad_enabled():
-            return checkpoint(layer, x, condition, use_reentrant=False)  # type: ignore[no-any-return]
+            return checkpoint(layer, x, condition, use_reentrant=False)
         return layer(x, condition)
 
 
@@ -132,7 +132,7 @@ class UNet(nn.Module):
 
     def forward(self, latents: Tensor, timesteps: Tensor, context: Tensor) -> Tensor:
         emb = timestep_embedding(timesteps, self.config.model_channels)
-        emb = self.time_embed(emb.to(self.time_embed[0].weight.dtype))
+        emb = self.time_embed(emb.to(self.dtype))
 
         h, skips = latents, []
         for block in self.input_blocks:
@@ -142,6 +142,11 @@ class UNet(nn.Module):
         for block in self.output_blocks:
             h = block(torch.cat([h, skips.pop()], dim=1), emb, context)
         return self.out(h)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the weights."""
+        return next(self.parameters()).dtype
 
     def set_gradient_checkpointing(self, enabled: bool) -> None:
         """Recomputes residual blocks and transformers in the backward pass instead of keeping their activations."""

@@ -1,4 +1,4 @@
-"""Pictures of the class for prior preservation, drawn once by the base model and kept for every run that may share them."""
+"""Pictures of the class for prior preservation, drawn once by the base model and kept for all runs that share them."""
 
 import hashlib
 import json
@@ -51,11 +51,11 @@ class ClassImages:
         return [self.path(index) for index in range(count)]
 
     def missing(self, count: int) -> list[int]:
-        """Which of the first `count` pictures are not there yet. Pictures are written whole, so one that is there is good."""
+        """Which of the first `count` pictures are not there yet. They are written whole: one that is there is good."""
         return [index for index in range(count) if not self.path(index).exists()]
 
     def draw(
-        self, ldm: LatentDiffusion, indices: list[int], batch_size: int, on_step: Callable[[], None] | None = None
+        self, ldm: LatentDiffusion, indices: list[int], batch_size: int, on_step: Callable[[], object] | None = None
     ) -> Iterator[Path]:
         """Draws the pictures of these indices in batches; yields each path when it is written."""
         write_text(self.directory / "settings.json", json.dumps(self.key, indent=2) + "\n")

@@ -14,6 +14,8 @@ from ldm.checkpoint.discovery import RESUME_STATE
 from ldm.training.callbacks import FiniteGuard, GradientGuard, Progress, ResumeStateIO, SaveEvery, StopOnSignal
 from ldm.training.dreambooth import DreamBooth
 
+logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)  # its own words are for its developers
+
 LOG_DIR = "log"
 PRECISIONS = {None: "32-true", torch.bfloat16: "bf16-mixed", torch.float16: "16-mixed"}
 
