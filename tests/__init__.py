@@ -1,0 +1,1 @@
+"""Tests of the package `ldm`; their folders mirror its own."""

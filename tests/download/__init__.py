@@ -1,0 +1,1 @@
+"""Tests of the download scripts, for real, against a server on this machine."""
