@@ -235,7 +235,7 @@ def _save_grid(path: Path, rows: list[Row], job: Job) -> None:
     columns = [(index, seed) for index in range(max(1, len(job.prompts))) for seed in job.seeds]
     grid = labelled_grid(
         [[Image.open(row.pictures[column]) if column in row.pictures else None for column in columns] for row in rows],
-        [f"{row.label} {row.prompts[0] if own_subject else ''}".strip() or path.parent.name for row in rows],
-        [f"{'' if own_subject else job.prompts[index]} seed {seed}".strip() for index, seed in columns],
+        ["\n".join([row.label, row.prompts[0] if own_subject else ""]).strip() or path.parent.name for row in rows],
+        ["\n".join(["" if own_subject else job.prompts[index], f"seed {seed}"]).strip() for index, seed in columns],
     )
     save_png(path, grid)

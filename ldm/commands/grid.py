@@ -1,13 +1,16 @@
 """A labelled grid of pictures: rows and columns with their names."""
 
+import math
 from collections.abc import Sequence
 from textwrap import wrap
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
+
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 MARGIN = 8
-MAX_SIDE = 8192
-"""Pictures are made smaller where the grid would be larger than this many pixels."""
+MIN_CELL, MAX_SHEET = 160, 8192
+"""Small pictures are enlarged to this many pixels, pixel by pixel; a sheet is never larger than that many on a side."""
 
 
 def labelled_grid(
@@ -16,12 +19,13 @@ def labelled_grid(
     """One picture of all `cells[row][column]`; a cell may be empty. Labels are wrapped to what they stand beside."""
     pictures = [cell for row in cells for cell in row if cell is not None]
     width, height = max(picture.width for picture in pictures), max(picture.height for picture in pictures)
-    shrink = min(1.0, MAX_SIDE / (width * len(column_labels)), MAX_SIDE / (height * len(row_labels)))
-    width, height = max(1, int(width * shrink)), max(1, int(height * shrink))
+    enlarge = max(1, math.ceil(MIN_CELL / max(width, height)))
+    scale = min(enlarge, MAX_SHEET / (width * len(column_labels)), MAX_SHEET / (height * len(row_labels)))
+    width, height = max(1, int(width * scale)), max(1, int(height * scale))
 
     font = ImageFont.load_default(size=max(11, min(20, width // 14)))
-    left = _wrapped(row_labels, font, max(120, min(width, 260)))
-    top = _wrapped(column_labels, font, max(width, 60))
+    left = [_wrapped(label, font, max(120, min(width, 260))) for label in row_labels]
+    top = [_wrapped(label, font, width) for label in column_labels]
     left_width = max(_size(text, font)[0] for text in left) + 2 * MARGIN
     top_height = max(_size(text, font)[1] for text in top) + 2 * MARGIN
 
@@ -35,7 +39,7 @@ def labelled_grid(
         draw.multiline_text((left_width + column * (width + MARGIN), MARGIN), text, "black", font)
     for row, text in enumerate(left):
         y = top_height + row * (height + MARGIN)
-        draw.multiline_text((MARGIN, y + MARGIN), text, "black", font)
+        draw.multiline_text((MARGIN, y), text, "black", font)
         for column, picture in enumerate(cells[row]):
             if picture is not None:
                 sheet.paste(_scaled(picture, width, height), (left_width + column * (width + MARGIN), y))
@@ -43,17 +47,17 @@ def labelled_grid(
 
 
 def _scaled(picture: Image.Image, width: int, height: int) -> Image.Image:
-    picture = picture.copy()
-    picture.thumbnail((width, height), Image.Resampling.LANCZOS)
-    return picture
+    """As large as fits into width x height; enlarged pixels stay squares."""
+    method = Image.Resampling.NEAREST if picture.width < width else Image.Resampling.LANCZOS
+    return ImageOps.contain(picture, (width, height), method)
 
 
-def _wrapped(labels: Sequence[str], font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> list[str]:
-    """Breaks each label into lines of at most `width` pixels, judged by the mean width of a letter."""
-    letters = max(4, int(width / font.getlength("abcdefghij") * 10))
-    return ["\n".join(wrap(label, letters)) for label in labels]
+def _wrapped(label: str, font: Font, width: int) -> str:
+    """Breaks a label's lines at `width` pixels, judged by the mean width of a letter."""
+    letters = max(8, int(10 * width / font.getlength("abcdefghij")))
+    return "\n".join(piece for line in label.splitlines() for piece in wrap(line, letters))
 
 
-def _size(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> tuple[int, int]:
+def _size(text: str, font: Font) -> tuple[int, int]:
     _, _, right, bottom = ImageDraw.Draw(Image.new("RGB", (1, 1))).multiline_textbbox((0, 0), text, font)
     return int(right) + 1, int(bottom) + 1
