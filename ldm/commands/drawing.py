@@ -143,11 +143,11 @@ class Row:
 def _draw_all(checkpoints: list[Found], config: Path | None, job: Job, compute: Compute, output_dir: Path) -> list[Row]:
     """Draws the job with each checkpoint in turn."""
     slot = ModelSlot(compute)
+    labels = _labels(checkpoints) if len(checkpoints) > 1 else [""]
     rows = []
     per_checkpoint = max(1, len(job.prompts)) * len(job.seeds)
     with tqdm(total=len(checkpoints) * per_checkpoint, desc="drawing", unit="img") as bar:
-        for found in checkpoints:
-            label = _label(found) if len(checkpoints) > 1 else ""
+        for found, label in zip(checkpoints, labels, strict=True):
             file = read_checkpoint(found.path)
             _, settings = settings_of(file, config)
             slot.use(file, settings)
@@ -197,10 +197,16 @@ def _sample(slot: ModelSlot, prompts: list[str], seeds: list[int], job: Job, com
             )
 
 
-def _label(found: Found) -> str:
-    """For a checkpoint of ours "can-1 step 200", else its name."""
-    info = found.info
-    return f"{found.path.parent.name} step {info.step}" if info.step else found.path.stem
+def _labels(checkpoints: list[Found]) -> list[str]:
+    """For a checkpoint of ours "can-1 step 200", else its name; the whole path where that is not unique."""
+    labels = [
+        f"{found.path.parent.name} step {found.info.step}" if found.info.step else found.path.stem
+        for found in checkpoints
+    ]
+    return [
+        label if labels.count(label) == 1 else str(found.path.with_suffix(""))
+        for label, found in zip(labels, checkpoints, strict=True)
+    ]
 
 
 def png_text(prompt: str, seed: int, job: Job, found: Found) -> dict[str, object]:

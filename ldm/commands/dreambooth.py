@@ -138,6 +138,7 @@ def _prepare(options: argparse.Namespace) -> Run:
         "instance_img_dir": options.instance_img_dir.resolve(),
         "output_dir": options.output_dir.resolve(),
     }
+    log.info("reading %s for its SHA-256", base)
     base_sha256 = hash_file(base)
     if options.resume_dir:
         directory = options.resume_dir

@@ -1,6 +1,8 @@
 """The commands' flags. Where a default is not given here, the model's YAML has it, so that each model has its own."""
 
 import argparse
+import math
+from collections.abc import Callable
 from pathlib import Path
 
 SAMPLER_NAMES = ("ddim", "plms", "dpm-solver")
@@ -9,39 +11,28 @@ TRAINING_PRECISIONS = ("auto", "full", "autocast", "bf16-mixed", "fp16-mixed")
 MODEL_DEFAULT = "default: the model's"
 
 
-def count(text: str) -> int:
-    """A whole number above 0."""
-    if (value := int(text)) < 1:
-        raise argparse.ArgumentTypeError(f"should be at least 1, not {value}")
-    return value
+def number(kind: type[int] | type[float], low: float, high: float = math.inf) -> Callable[[str], float]:
+    """A parser of finite numbers from `low` to `high`."""
+    bounds = f"at least {low}" if high == math.inf else f"from {low} to {high}"
+
+    def parse(text: str) -> float:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = math.nan
+        if not (low <= value <= high and math.isfinite(value)):
+            raise argparse.ArgumentTypeError(f"should be a {'whole ' * (kind is int)}number {bounds}, not '{text}'")
+        return value
+
+    return parse
 
 
-def natural(text: str) -> int:
-    """A whole number from 0."""
-    if (value := int(text)) < 0:
-        raise argparse.ArgumentTypeError(f"should be at least 0, not {value}")
-    return value
-
-
-def steps(text: str) -> int:
-    """A number of sampling steps."""
-    if not 1 <= (value := int(text)) <= 1000:
-        raise argparse.ArgumentTypeError(f"should be from 1 to 1000, not {value}")
-    return value
-
-
-def share(text: str) -> float:
-    """A number from 0 to 1."""
-    if not 0.0 <= (value := float(text)) <= 1.0:
-        raise argparse.ArgumentTypeError(f"should be from 0 to 1, not {value}")
-    return value
-
-
-def non_negative(text: str) -> float:
-    """A finite number from 0."""
-    if not 0.0 <= (value := float(text)) < float("inf"):
-        raise argparse.ArgumentTypeError(f"should be at least 0, not {value}")
-    return value
+COUNT = number(int, 1)
+NATURAL = number(int, 0)
+SEED = number(int, 0, 2**62)
+STEPS = number(int, 1, 1000)
+SHARE = number(float, 0, 1)
+NON_NEGATIVE = number(float, 0)
 
 
 def _parser(description: str, epilog: str) -> argparse.ArgumentParser:
@@ -53,23 +44,23 @@ def _parser(description: str, epilog: str) -> argparse.ArgumentParser:
 def _add_sampling(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--hw",
-        type=count,
+        type=COUNT,
         nargs="+",
         metavar="PX",
         help=f"height and width, or one number for a square; {MODEL_DEFAULT}",
     )
     group.add_argument("--sampler", choices=SAMPLER_NAMES, help=f"{MODEL_DEFAULT} (dpm-solver needs the fewest steps)")
     group.add_argument(
-        "--ddim-steps", type=steps, metavar="N", help=f"denoising steps of any sampler, 1 to 1000; {MODEL_DEFAULT}"
+        "--ddim-steps", type=STEPS, metavar="N", help=f"denoising steps of any sampler, 1 to 1000; {MODEL_DEFAULT}"
     )
     group.add_argument(
         "--scale",
-        type=float,
+        type=number(float, -100, 100),
         metavar="S",
         help=f"guidance: how strictly the prompt is followed; 1 is none; {MODEL_DEFAULT}",
     )
     group.add_argument(
-        "--ddim-eta", type=share, metavar="ETA", help=f"fresh noise in each DDIM step, 0 (none) to 1; {MODEL_DEFAULT}"
+        "--ddim-eta", type=SHARE, metavar="ETA", help=f"fresh noise in each DDIM step, 0 (none) to 1; {MODEL_DEFAULT}"
     )
 
 
@@ -87,14 +78,14 @@ def _add_drawing(parser: argparse.ArgumentParser, what: str) -> None:
     group.add_argument(
         "-v",
         "--variations",
-        type=count,
+        type=COUNT,
         default=4,
         metavar="N",
         help="pictures per prompt, with the seeds SEED, SEED+1, ... (default: 4)",
     )
     group.add_argument(
         "--seed",
-        type=natural,
+        type=SEED,
         default=42,
         help="the first picture's seed; the same seed gives the same picture whatever the batch size (default: 42)",
     )
@@ -123,7 +114,7 @@ def _add_drawing(parser: argparse.ArgumentParser, what: str) -> None:
         metavar="DIR",
         help=f"each call makes a new DIR/{what}-<n> (default: outputs)",
     )
-    group.add_argument("-b", "--batch-size", type=count, metavar="N", help=f"pictures at a time; {MODEL_DEFAULT}")
+    group.add_argument("-b", "--batch-size", type=COUNT, metavar="N", help=f"pictures at a time; {MODEL_DEFAULT}")
     group.add_argument("-d", "--device", default="auto", help="auto, cpu, mps, cuda, cuda:1 or just 1 (default: auto)")
     group.add_argument(
         "--precision",
@@ -167,7 +158,7 @@ def img2img_parser() -> argparse.ArgumentParser:
     group.add_argument(
         "-s",
         "--strength",
-        type=share,
+        type=SHARE,
         default=0.75,
         metavar="X",
         help="0 keeps the picture, 1 draws a new one (default: 0.75)",
@@ -197,26 +188,26 @@ def dreambooth_parser() -> argparse.ArgumentParser:
     )
 
     group = parser.add_argument_group("training")
-    group.add_argument("--iterations", type=count, metavar="N", help=f"updates of the weights; {MODEL_DEFAULT}")
+    group.add_argument("--iterations", type=COUNT, metavar="N", help=f"updates of the weights; {MODEL_DEFAULT}")
     group.add_argument(
         "-s",
         "--save-every",
-        type=count,
+        type=COUNT,
         metavar="N",
         help=f"write a checkpoint and previews every N updates; {MODEL_DEFAULT}",
     )
-    group.add_argument("--learning-rate", type=non_negative, metavar="LR", help=MODEL_DEFAULT)
+    group.add_argument("--learning-rate", type=NON_NEGATIVE, metavar="LR", help=MODEL_DEFAULT)
     group.add_argument("--lr-schedule", choices=("constant", "linear", "cosine"), help=MODEL_DEFAULT)
     group.add_argument(
-        "--warmup-steps", type=natural, metavar="N", help=f"updates until the learning rate is reached; {MODEL_DEFAULT}"
+        "--warmup-steps", type=NATURAL, metavar="N", help=f"updates until the learning rate is reached; {MODEL_DEFAULT}"
     )
-    group.add_argument("--weight-decay", type=non_negative, metavar="X", help=MODEL_DEFAULT)
+    group.add_argument("--weight-decay", type=NON_NEGATIVE, metavar="X", help=MODEL_DEFAULT)
     group.add_argument(
-        "--max-grad-norm", type=non_negative, metavar="X", help=f"clip the gradient's norm; 0: don't; {MODEL_DEFAULT}"
+        "--max-grad-norm", type=NON_NEGATIVE, metavar="X", help=f"clip the gradient's norm; 0: don't; {MODEL_DEFAULT}"
     )
     group.add_argument(
         "--batch-size",
-        type=count,
+        type=COUNT,
         metavar="N",
         help=f"photos, and as many class pictures, per update and device; {MODEL_DEFAULT}",
     )
@@ -236,22 +227,22 @@ def dreambooth_parser() -> argparse.ArgumentParser:
         action=argparse.BooleanOptionalAction,
         help=f"less memory, about a quarter slower; {MODEL_DEFAULT}",
     )
-    group.add_argument("--seed", type=natural, default=42, help="of everything random (default: 42)")
+    group.add_argument("--seed", type=SEED, default=42, help="of everything random (default: 42)")
 
     group = parser.add_argument_group("prior preservation")
     group.add_argument(
-        "-l", "--lamb", type=non_negative, metavar="X", help=f"weight of the class pictures' loss; {MODEL_DEFAULT}"
+        "-l", "--lamb", type=NON_NEGATIVE, metavar="X", help=f"weight of the class pictures' loss; {MODEL_DEFAULT}"
     )
     group.add_argument(
         "--class-img-count",
-        type=natural,
+        type=NATURAL,
         metavar="N",
         help=f"class pictures, drawn once and kept; 0: no prior preservation; {MODEL_DEFAULT}",
     )
     group.add_argument(
         "--generation-batch-size",
         "--gb",
-        type=count,
+        type=COUNT,
         metavar="N",
         help=f"class pictures drawn at a time; {MODEL_DEFAULT}",
     )

@@ -4,7 +4,7 @@ import platform
 import shlex
 import subprocess
 import sys
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,7 @@ def write_record(path: Path, options: dict[str, Any], **more: Any) -> None:
         to_yaml(
             {
                 "command": shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]]),
-                "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+                "started": datetime.now(UTC).isoformat(timespec="seconds"),
                 "options": {name: _plain(value) for name, value in options.items()},
                 "versions": versions(),
                 **more,

@@ -1,4 +1,6 @@
-"""Writes a checkpoint in the official sd-v1-4.ckpt's layout with random weights: python -m tests.full_size.make_ckpt OUT.
+"""Writes a checkpoint in the official sd-v1-4.ckpt's layout with random weights.
+
+    python -m tests.full_size.make_ckpt sd-v1-4.ckpt
 
 It is made from the list of the official keys and shapes alone, not with this project's networks, and pickled as
 pytorch-lightning 1.4.2 did: with the class ModelCheckpoint itself as a key among the callbacks.

@@ -1,0 +1,34 @@
+"""What tests of several rooms need: a whole tiny checkpoint and a few photos."""
+
+import os
+from pathlib import Path
+
+# Networks this small are faster on one thread, by far where processes share the cores. This holds in the commands that
+# tests start too, and has to stand before torch is imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import pytest
+from PIL import Image, ImageDraw
+
+from tests.tiny import write_tiny_checkpoint
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A float32 checkpoint of the tiny model with its tokenizer beside it. It is shared: don't write to it."""
+    return write_tiny_checkpoint(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """A directory of five pictures of a red shape, each of another size, in PNG and JPEG."""
+    directory = tmp_path / "photos"
+    directory.mkdir()
+    sizes = [(48, 48), (64, 40), (40, 64), (33, 57), (90, 70)]
+    for index, (width, height) in enumerate(sizes, 1):
+        photo = Image.new("RGB", (width, height), (40 * index, 120, 255 - 40 * index))
+        draw = ImageDraw.Draw(photo)
+        draw.ellipse((width // 4 - index, height // 5, width // 2 + 3 * index, height - 8), fill=(230, 30, 20))
+        draw.rectangle((2 * index, 3, 2 * index + 6, 9), fill=(250, 240, 80))
+        photo.save(directory / (f"photo-{index}.png" if index % 2 else f"photo-{index}.jpg"))
+    return directory

@@ -1,0 +1,195 @@
+"""Configs: from YAML to dataclasses and back, and errors that name the key."""
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from ldm.config import build_config, read_yaml, to_yaml
+from ldm.diffusion.latent_diffusion import LatentDiffusionConfig
+from ldm.diffusion.sampling import SamplingConfig
+from ldm.errors import UserError
+from tests.oracle import autoencoder_config, text_encoder_config, unet_config
+
+
+@dataclass(frozen=True)
+class Inner:
+    width: int = 4
+    rate: float = 0.5
+    factors: tuple[int, ...] = (1, 2)
+
+
+@dataclass(frozen=True)
+class Outer:
+    name: str
+    count: int
+    inner: Inner = field(default_factory=Inner)
+    scale: float = 1.0
+    enabled: bool = False
+    words: tuple[str, ...] = ()
+    inners: tuple[Inner, ...] = ()
+
+
+# Printable text and everything that YAML could misread; OmegaConf takes `${` for a reference to another key.
+text = st.text(st.characters(codec="utf-8")).filter(lambda value: "${" not in value)
+floats = st.floats(allow_nan=False)
+inners = st.builds(Inner, st.integers(), floats, st.lists(st.integers(), max_size=4).map(tuple))
+outers = st.builds(
+    Outer,
+    name=text,
+    count=st.integers(),
+    inner=inners,
+    scale=floats,
+    enabled=st.booleans(),
+    words=st.lists(text, max_size=3).map(tuple),
+    inners=st.lists(inners, max_size=2).map(tuple),
+)
+
+
+def written(tmp_path: Path, content: str | bytes) -> Path:
+    path = tmp_path / "some.yaml"
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(config=outers)
+def test_a_config_written_as_yaml_and_read_again_is_the_same(config: Outer, tmp_path: Path) -> None:
+    path = written(tmp_path, to_yaml(dataclasses.asdict(config)))
+    assert build_config(Outer, read_yaml(path), "here") == config
+
+
+@pytest.mark.parametrize(
+    "name", ["yes", "null", "1e3", "1e-5", "0x10", "12:30", "~", "", "- a", "a: b", "'", "2024-01-01"]
+)
+def test_text_that_yaml_could_take_for_something_else_stays_text(name: str, tmp_path: Path) -> None:
+    path = written(tmp_path, to_yaml({"name": name, "count": 1, "words": [name]}))
+    config = build_config(Outer, read_yaml(path), "here")
+    assert (config.name, config.words) == (name, (name,))
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        LatentDiffusionConfig(),
+        LatentDiffusionConfig(unet_config(), autoencoder_config(), text_encoder_config(), scale_factor=0.5),
+        SamplingConfig(sampler="plms", eta=0.5),
+    ],
+    ids=["full size", "small", "sampling"],
+)
+def test_the_models_own_configs_come_back_from_yaml(config: Any, tmp_path: Path) -> None:
+    path = written(tmp_path, to_yaml(dataclasses.asdict(config)))
+    assert build_config(type(config), read_yaml(path), "here") == config
+
+
+def test_yaml_keeps_the_keys_in_their_order() -> None:
+    assert to_yaml({"b": 1, "a": {"d": [1, 2], "c": "x"}}) == "b: 1\na:\n  d:\n  - 1\n  - 2\n  c: x\n"
+
+
+def test_keys_left_out_have_their_defaults() -> None:
+    assert build_config(Inner, {}, "here") == Inner()
+    assert build_config(Outer, {"name": "x", "count": 3, "inner": {"width": 9}}, "here") == Outer(
+        "x", 3, Inner(width=9)
+    )
+
+
+def test_an_empty_file_holds_no_keys(tmp_path: Path) -> None:
+    assert read_yaml(written(tmp_path, "")) == {}
+
+
+def test_references_between_keys_are_resolved(tmp_path: Path) -> None:
+    assert read_yaml(written(tmp_path, "a: 3\nb: ${a}\n")) == {"a": 3, "b": 3}
+
+
+def test_whole_numbers_do_where_a_float_is_wanted_and_become_one() -> None:
+    config = build_config(Inner, {"rate": 2}, "here")
+    assert config.rate == 2.0
+    assert isinstance(config.rate, float)
+
+
+def test_lists_become_tuples_of_converted_values() -> None:
+    config = build_config(Outer, {"name": "x", "count": 1, "inners": [{"width": 1}, {"factors": [3]}]}, "here")
+    assert config.inners == (Inner(width=1), Inner(factors=(3,)))
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"widht": 1}, "some.yaml: unknown key 'widht'; the nearest known one is 'width'"),
+        ({"xyz": 1}, "some.yaml: unknown key 'xyz'; the nearest known one is '"),
+        ({"factor": [1]}, "some.yaml: unknown key 'factor'; the nearest known one is 'factors'"),
+        ({7: 1}, "some.yaml: unknown key '7'; the nearest known one is '"),
+        ({"width": 1.5}, "some.yaml: width should be int, not 1.5"),
+        ({"width": "4"}, "some.yaml: width should be int, not '4'"),
+        ({"width": True}, "some.yaml: width should be int, not True"),
+        ({"width": None}, "some.yaml: width should be int, not None"),
+        ({"rate": "fast"}, "some.yaml: rate should be float, not 'fast'"),
+        ({"rate": False}, "some.yaml: rate should be float, not False"),
+        ({"factors": 3}, "some.yaml: factors should be a list, not 3"),
+        ({"factors": "12"}, "some.yaml: factors should be a list, not '12'"),
+        ({"factors": [1, 2.5]}, "some.yaml: factors should be int, not 2.5"),
+    ],
+)
+def test_a_wrong_key_or_value_is_named_with_its_file(values: dict[Any, Any], message: str) -> None:
+    with pytest.raises(UserError) as error:
+        build_config(Inner, values, "some.yaml")
+    assert str(error.value).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({}, "some.yaml: missing count, name"),
+        ({"name": "x"}, "some.yaml: missing count"),
+        ({"name": "x", "count": 1, "enabled": 1}, "some.yaml: enabled should be bool, not 1"),
+        ({"name": 5, "count": 1}, "some.yaml: name should be str, not 5"),
+        ({"name": "x", "count": 1, "inner": 3}, "some.yaml: inner should hold keys of its own, not 3"),
+        (
+            {"name": "x", "count": 1, "inner": {"wdith": 1}},
+            "some.yaml: inner: unknown key 'wdith'; the nearest known one is 'width'",
+        ),
+        ({"name": "x", "count": 1, "inner": {"rate": []}}, "some.yaml: inner: rate should be float, not []"),
+        ({"name": "x", "count": 1, "inners": [{"width": "w"}]}, "some.yaml: inners: width should be int, not 'w'"),
+    ],
+)
+def test_a_missing_or_nested_key_is_named_with_its_path(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError) as error:
+        build_config(Outer, values, "some.yaml")
+    assert str(error.value) == message
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"there is no config file .*nowhere\.yaml"):
+        read_yaml(tmp_path / "nowhere.yaml")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "a: [1, 2",
+        "a: b: c",
+        "\tx: 1",
+        "a: 1\na: 2",
+        "a: ${missing}",
+        b"a: \xff\xfe",
+        b"\x00",
+        "a: !!python/object:os.x {}",
+    ],
+)
+def test_an_unreadable_file_is_named(content: str | bytes, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"some\.yaml is not a readable YAML file: \S"):
+        read_yaml(written(tmp_path, content))
+
+
+def test_a_directory_is_not_a_readable_file(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="is not a readable YAML file"):
+        read_yaml(tmp_path)
+
+
+def test_a_list_is_not_a_config(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"some\.yaml should hold `key: value` lines, but holds a list"):
+        read_yaml(written(tmp_path, "- a\n- b\n"))

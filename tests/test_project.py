@@ -1,0 +1,45 @@
+"""What a stranger relies on before any code runs: equal requirements everywhere, documents that name real files."""
+
+import re
+import subprocess
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+def test_conda_and_pip_install_the_same_packages() -> None:
+    conda = yaml.safe_load((ROOT / "environment.yaml").read_text())["dependencies"]
+    pip = next(entry["pip"] for entry in conda if isinstance(entry, dict))
+    assert pip == PROJECT["dependencies"]
+
+
+def test_conda_installs_a_python_that_the_project_supports() -> None:
+    conda = yaml.safe_load((ROOT / "environment.yaml").read_text())["dependencies"]
+    python = next(entry for entry in conda if str(entry).startswith("python=")).removeprefix("python=")
+    lowest = PROJECT["requires-python"].removeprefix(">=")
+    assert tuple(map(int, python.split("."))) >= tuple(map(int, lowest.split(".")))
+
+
+@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", "docs/architecture.md"])
+def test_every_file_that_a_document_names_is_there(document: str) -> None:
+    text = (ROOT / document).read_text()
+    links = [link for link in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in link]
+    paths = re.findall(r"`((?:ldm|tests|configs|download|docs)/[\w./-]+)`", text)
+    scripts = re.findall(r"(?:python|bash) ([\w./-]+\.(?:py|sh)|\.ci/run)", text)
+    assert scripts or links, "the document names nothing; this test looks for the wrong thing"
+    missing = [path for path in paths + scripts if not (ROOT / path).exists()]
+    missing += [link for link in links if not (ROOT / document).parent.joinpath(link).exists()]
+    assert not missing
+
+
+def test_ci_runs_the_test_command_that_the_readme_gives() -> None:
+    extract = next(line for line in (ROOT / ".ci" / "run").read_text().splitlines() if line.startswith("sed -n"))
+    command = subprocess.run(
+        ["bash", "-c", extract.split(" | ")[0]], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    assert "pip install" in command and "pytest" in command
