@@ -176,7 +176,15 @@ def dreambooth_parser() -> argparse.ArgumentParser:
         "  python dreambooth.py -r ckpts/water-bottle-1             # continue an interrupted run\n"
         "  python txt2img.py --ckpt-path ckpts/                     # then compare the checkpoints\n",
     )
-    group = parser.add_argument_group("the subject")
+    _add_subject(parser.add_argument_group("the subject"))
+    _add_training(parser.add_argument_group("training"))
+    _add_prior_preservation(parser.add_argument_group("prior preservation"))
+    _add_pictures(parser.add_argument_group("class pictures and previews"))
+    _add_placement(parser.add_argument_group("where and how fast"))
+    return parser
+
+
+def _add_subject(group: argparse._ArgumentGroup) -> None:
     group.add_argument("-c", "--class-name", metavar="WORDS", help='what the subject is, such as "water bottle"')
     group.add_argument("-i", "--instance-img-dir", type=Path, metavar="DIR", help="photos of the subject, 3 to 30")
     group.add_argument(
@@ -187,7 +195,8 @@ def dreambooth_parser() -> argparse.ArgumentParser:
         help="continue the run of this directory exactly where it stopped, with its own options",
     )
 
-    group = parser.add_argument_group("training")
+
+def _add_training(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--iterations", type=COUNT, metavar="N", help=f"updates of the weights; {MODEL_DEFAULT}")
     group.add_argument(
         "-s",
@@ -229,7 +238,8 @@ def dreambooth_parser() -> argparse.ArgumentParser:
     )
     group.add_argument("--seed", type=SEED, default=42, help="of everything random (default: 42)")
 
-    group = parser.add_argument_group("prior preservation")
+
+def _add_prior_preservation(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "-l", "--lamb", type=NON_NEGATIVE, metavar="X", help=f"weight of the class pictures' loss; {MODEL_DEFAULT}"
     )
@@ -247,7 +257,8 @@ def dreambooth_parser() -> argparse.ArgumentParser:
         help=f"class pictures drawn at a time; {MODEL_DEFAULT}",
     )
 
-    group = parser.add_argument_group("class pictures and previews")
+
+def _add_pictures(group: argparse._ArgumentGroup) -> None:
     _add_sampling(group)
     group.add_argument(
         "--preview-prompt",
@@ -259,7 +270,8 @@ def dreambooth_parser() -> argparse.ArgumentParser:
     )
     group.add_argument("--no-previews", action="store_true", help="draw none")
 
-    group = parser.add_argument_group("where and how fast")
+
+def _add_placement(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--ckpt-path", type=Path, metavar="FILE", help="base weights (default: the downloaded ones)")
     group.add_argument(
         "--config",
@@ -293,4 +305,3 @@ def dreambooth_parser() -> argparse.ArgumentParser:
     group.add_argument(
         "--logger", choices=("tensorboard", "csv", "none"), default="tensorboard", help="(default: tensorboard)"
     )
-    return parser

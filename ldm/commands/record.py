@@ -37,7 +37,7 @@ def write_record(path: Path, options: dict[str, Any], **more: Any) -> None:
             {
                 "command": shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]]),
                 "started": datetime.now(UTC).isoformat(timespec="seconds"),
-                "options": {name: _plain(value) for name, value in options.items()},
+                "options": plain(options),
                 "versions": versions(),
                 **more,
             }
@@ -45,8 +45,12 @@ def write_record(path: Path, options: dict[str, Any], **more: Any) -> None:
     )
 
 
-def _plain(value: Any) -> Any:
-    return str(value) if isinstance(value, Path) else list(value) if isinstance(value, tuple) else value
+def plain(options: dict[str, Any]) -> dict[str, Any]:
+    """Options as YAML and JSON can hold them: paths as text, tuples as lists."""
+    return {
+        name: str(value) if isinstance(value, Path) else list(value) if isinstance(value, tuple) else value
+        for name, value in options.items()
+    }
 
 
 def _commit() -> str | None:

@@ -1,0 +1,171 @@
+"""Everything about a DreamBooth run that is decided and checked before anything is computed."""
+
+import argparse
+import logging
+import os
+import shutil
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ldm.checkpoint.reading import read_checkpoint
+from ldm.checkpoint.saving import hash_file
+from ldm.commands.drawing import sampling_from
+from ldm.commands.models import Settings, base_weights, settings_of, snapped_size, tokenizer_dir
+from ldm.commands.options import dreambooth_parser
+from ldm.commands.placement import Compute, parse_devices, training_compute
+from ldm.commands.record import write_record
+from ldm.config import read_yaml
+from ldm.data.images import read_directory
+from ldm.diffusion.sampling import SamplingConfig
+from ldm.errors import UserError
+from ldm.files import make_numbered_dir, slug
+from ldm.nn.tokenizer import copy_tokenizer
+from ldm.training.dreambooth import DreamBoothConfig, Subject
+
+log = logging.getLogger(__name__)
+
+RECORD = "run.yaml"
+RUN_DIR_VARIABLE = "LDM_RUN_DIR"
+"""Tells the processes of further devices which run they belong to."""
+MAY_CHANGE = ("resume_dir", "devices", "logger", "iterations", "no_previews", "save_every")
+"""Flags that a resumed run takes from the command line; the others are the run's own."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """Everything that is decided before anything is computed."""
+
+    directory: Path
+    options: argparse.Namespace
+    base: Path
+    base_sha256: str
+    yaml: dict[str, Any]
+    settings: Settings
+    subject: Subject
+    config: DreamBoothConfig
+    sampling: SamplingConfig
+    instance_images: Tensor
+    """(n 3 height width) in [-1, 1]"""
+    devices: list[torch.device]
+    compute: Compute
+
+
+def resumed_options(given: argparse.Namespace) -> argparse.Namespace:
+    """The options of the run in `--resume-dir`, with what `MAY_CHANGE` from the command line."""
+    record = given.resume_dir / RECORD
+    if not record.is_file():
+        raise UserError(f"{given.resume_dir} is no run of dreambooth.py: it has no {RECORD}")
+    saved = read_yaml(record).get("options", {})
+    defaults = vars(dreambooth_parser().parse_args([]))
+    options = {name: saved.get(name, default) for name, default in defaults.items()}
+    for name, value in vars(given).items():
+        if value == defaults[name]:
+            continue
+        if name not in MAY_CHANGE and str(value) != str(options[name]):
+            raise UserError(
+                f"--{name.replace('_', '-')} can't change in a resumed run: it is {options[name]} there. "
+                "Leave it out, or start a new run"
+            )
+        options[name] = value
+    for name in ("ckpt_path", "config", "instance_img_dir", "output_dir"):
+        options[name] = Path(options[name]) if options[name] else None
+    return argparse.Namespace(**options)
+
+
+def plan_run(options: argparse.Namespace) -> Run:
+    """Decides everything, checks what can be checked, makes the run's directory and writes its record."""
+    if not options.class_name or not options.instance_img_dir:
+        raise UserError('--class-name and --instance-img-dir are needed: -c "water bottle" -i data/bottle')
+    devices = parse_devices(options.devices)
+    compute = training_compute(devices[0], options.precision)
+    base = base_weights(options.ckpt_path)
+    if base.is_dir():
+        raise UserError(f"--ckpt-path takes one checkpoint to start from, and {base} is a directory")
+    file = read_checkpoint(base)
+    yaml, settings = settings_of(file, options.config)
+    height, width = snapped_size(settings.model, options.hw, (settings.sampling.height, settings.sampling.width))
+    sampling = sampling_from(options, settings.sampling, height, width)
+    config = _config_from(options, settings.dreambooth)
+    photos, instance_images = read_directory(options.instance_img_dir, height, width)
+    log.info("%d photos of '%s' from %s", len(photos), options.class_name, options.instance_img_dir)
+    log.info("reading %s for its SHA-256", base)
+    base_sha256 = hash_file(base)
+    resolved = _resolved(options, config, sampling, base)
+
+    if options.resume_dir:
+        directory = options.resume_dir
+        if (was := read_yaml(directory / RECORD).get("base_sha256")) != base_sha256:
+            raise UserError(f"{base} is not the file that this run began with: its SHA-256 is {base_sha256}, not {was}")
+    elif is_helper_process():
+        directory = Path(os.environ[RUN_DIR_VARIABLE])
+    else:
+        _check_disk_space(options.output_dir, file.tensors, config)
+        directory = make_numbered_dir(options.output_dir, slug(options.class_name))
+        write_record(directory / RECORD, resolved, base_sha256=base_sha256, config=yaml)
+        copy_tokenizer(tokenizer_dir(base, settings), directory / "tokenizer")
+    return Run(
+        directory=directory,
+        options=argparse.Namespace(**resolved),
+        base=base,
+        base_sha256=base_sha256,
+        yaml=yaml,
+        settings=settings,
+        subject=Subject(options.class_name),
+        config=config,
+        sampling=sampling,
+        instance_images=instance_images,
+        devices=devices,
+        compute=compute,
+    )
+
+
+def _resolved(
+    options: argparse.Namespace, config: DreamBoothConfig, sampling: SamplingConfig, base: Path
+) -> dict[str, Any]:
+    """Every flag with the value that is used: the run continues from any directory, also after defaults changed."""
+    return {
+        **vars(options),
+        **{name: value for name, value in asdict(config).items() if name in vars(options)},
+        "hw": [sampling.height, sampling.width],
+        "sampler": sampling.sampler,
+        "ddim_steps": sampling.num_steps,
+        "scale": sampling.guidance_scale,
+        "ddim_eta": sampling.eta,
+        "lamb": config.prior_loss_weight,
+        "ckpt_path": base.resolve(),
+        "config": options.config and options.config.resolve(),
+        "instance_img_dir": options.instance_img_dir.resolve(),
+        "output_dir": options.output_dir.resolve(),
+    }
+
+
+def _config_from(options: argparse.Namespace, defaults: DreamBoothConfig) -> DreamBoothConfig:
+    """The flags where they were given, the model's defaults elsewhere."""
+    given = {field.name: getattr(options, field.name, None) for field in fields(DreamBoothConfig)}
+    given["prior_loss_weight"] = options.lamb
+    given["preview_prompts"] = () if options.no_previews else options.preview_prompts and tuple(options.preview_prompts)
+    config = replace(defaults, **{name: value for name, value in given.items() if value is not None})
+    return replace(config, class_img_count=0) if config.prior_loss_weight == 0 else config
+
+
+def _check_disk_space(output_dir: Path, tensors: dict[str, Tensor], config: DreamBoothConfig) -> None:
+    """A run that would fill the disk fails before it begins."""
+    weights = sum(tensor.numel() for tensor in tensors.values())
+    checkpoints = -(-config.iterations // config.save_every)
+    needed = checkpoints * 2 * weights + 2 * 12 * weights  # half precision; two resume states while one is replaced
+    existing = next(parent for parent in [output_dir.resolve(), *output_dir.resolve().parents] if parent.exists())
+    free = shutil.disk_usage(existing).free
+    if free < needed:
+        raise UserError(
+            f"{checkpoints} checkpoints and the resume state need up to {needed / 1e9:.0f} GB, but {existing} has "
+            f"{free / 1e9:.0f} GB free. Save less often (--save-every) or elsewhere (--output-dir)"
+        )
+
+
+def is_helper_process() -> bool:
+    """Whether this process was started for a further device of a run."""
+    return os.environ.get("LOCAL_RANK", "0") != "0"
