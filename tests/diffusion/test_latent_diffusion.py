@@ -1,0 +1,146 @@
+"""The whole model: the official checkpoint's keys and shapes, and the ways between the three spaces."""
+
+import pytest
+import torch
+
+from ldm.diffusion.latent_diffusion import LatentDiffusion, LatentDiffusionConfig
+from ldm.nn.attention import CrossAttention
+from ldm.nn.text_encoder import TextEncoderConfig
+from ldm.nn.tokenizer import load_tokenizer
+from tests.oracle import (
+    BOUND,
+    TOKENIZER,
+    autoencoder_config,
+    facts,
+    new_ldm,
+    official_text_key,
+    rel,
+    small_ldm,
+    small_unet,
+    tensors,
+    text_encoder_config,
+    text_weights,
+    unet_config,
+)
+
+TEXT = "cond_stage_model.transformer."
+
+
+@pytest.fixture(scope="module")
+def full_size() -> LatentDiffusion:
+    with torch.device("meta"):
+        return LatentDiffusion(LatentDiffusionConfig())
+
+
+def test_every_key_shape_and_dtype_is_the_official_checkpoints(full_size: LatentDiffusion) -> None:
+    ours = {
+        f"{TEXT}{official_text_key(key.removeprefix(TEXT))}" if key.startswith(TEXT) else key: tensor
+        for key, tensor in full_size.state_dict().items()
+    }
+    ours |= full_size.schedule.official_buffers()
+    positions = next(m.position_ids for m in full_size.text_encoder.modules() if hasattr(m, "position_ids"))
+    ours[f"{TEXT}text_model.embeddings.position_ids"] = positions
+    described = {key: (list(tensor.shape), str(tensor.dtype).removeprefix("torch.")) for key, tensor in ours.items()}
+    official = {key: (shape, dtype) for key, shape, dtype in facts("sd-v1-keys")["keys"]}
+    assert len(official) == 1143
+    assert described == official
+
+
+def test_text_encoders_default_shape_is_the_official_one() -> None:
+    assert TextEncoderConfig() == TextEncoderConfig(**facts("sd-v1-keys")["clip_text_config"])
+
+
+def test_the_unets_attention_has_eight_heads(full_size: LatentDiffusion) -> None:
+    """No shape in the checkpoint tells."""
+    heads = {module.num_heads for module in full_size.unet.modules() if isinstance(module, CrossAttention)}
+    assert heads == {8}
+
+
+def test_built_on_the_meta_device_no_weight_takes_memory(full_size: LatentDiffusion) -> None:
+    assert sum(parameter.numel() for parameter in full_size.parameters()) > 1_000_000_000
+    assert all(tensor.is_meta for tensor in full_size.state_dict().values())
+    assert full_size.schedule.alphas_cumprod.device.type == "cpu"
+
+
+def test_full_size_geometry_is_stable_diffusions() -> None:
+    config = LatentDiffusionConfig()
+    assert config.autoencoder.downsampling_factor == 8
+    assert config.unet.size_multiple == 8
+    assert config.size_multiple == 64
+    assert config.latent_shape(512, 512) == (4, 64, 64)
+    assert config.latent_shape(384, 640) == (4, 48, 80)
+    assert config.scale_factor == facts("vae-small")["scale_factor"]
+
+
+@torch.inference_mode()
+def test_built_on_the_meta_device_and_loaded_by_assignment_it_predicts_the_same() -> None:
+    config = LatentDiffusionConfig(unet_config(), autoencoder_config(), text_encoder_config())
+    with torch.device("meta"):
+        ldm = LatentDiffusion(config)
+    ldm.unet.load_state_dict(tensors("unet-small"), assign=True)
+    ldm.autoencoder.load_state_dict(tensors("vae-small"), assign=True)
+    ldm.text_encoder.transformer.load_state_dict(text_weights(ldm.text_encoder), assign=True)
+    ldm.eval()
+    text, unet, images = tensors("text-tiny-io"), tensors("unet-small-io"), tensors("vae-small-io")
+    assert ldm.device.type == "cpu"
+    assert rel(ldm.text_encoder(text["input_ids"]), text["last_hidden_state"]) < BOUND
+    assert rel(ldm.predict_eps(unet["x"], unet["t"], unet["context"]), unet["out"]) < BOUND
+    assert rel(ldm.encode_images(images["image"], images["noise"]), images["scaled_sample"]) < BOUND
+    assert rel(ldm.decode_latents(0.18215 * images["latent"]), images["decoded"]) < BOUND
+
+
+def test_attribute_paths_lead_to_the_three_networks() -> None:
+    ldm = small_ldm()
+    assert ldm.unet is ldm.get_submodule("model.diffusion_model")
+    assert ldm.autoencoder is ldm.get_submodule("first_stage_model")
+    assert ldm.text_encoder is ldm.get_submodule("cond_stage_model")
+
+
+@torch.inference_mode()
+def test_encoded_pictures_are_the_originals_scaled_samples() -> None:
+    io = tensors("vae-small-io")
+    latents = small_ldm().encode_images(io["image"], io["noise"])
+    assert rel(latents, io["scaled_sample"]) < BOUND
+
+
+@torch.inference_mode()
+def test_decoding_undoes_the_scale() -> None:
+    io = tensors("vae-small-io")
+    decoded = small_ldm().decode_latents(0.18215 * io["latent"])
+    assert rel(decoded, io["decoded"]) < BOUND
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize(("weights", "latents"), [(torch.bfloat16, torch.float32), (torch.float32, torch.float16)])
+def test_eps_has_the_latents_dtype_and_is_computed_in_the_weights(weights: torch.dtype, latents: torch.dtype) -> None:
+    io = tensors("unet-small-io")
+    x = io["x"].to(latents)
+    eps = small_ldm(weights).predict_eps(x, io["t"], io["context"])
+    assert eps.dtype == latents
+    direct = small_unet(weights)(x.to(weights), io["t"], io["context"].to(weights))
+    assert torch.equal(eps, direct.to(latents))
+
+
+@torch.inference_mode()
+def test_half_precision_networks_take_float32_pictures_and_latents() -> None:
+    io, ldm = tensors("vae-small-io"), small_ldm(torch.bfloat16)
+    latents = ldm.encode_images(io["image"], io["noise"])
+    assert latents.dtype == torch.bfloat16
+    assert rel(latents, io["scaled_sample"]) < 0.1
+    assert rel(ldm.decode_latents(0.18215 * io["latent"]), io["decoded"]) < 0.1
+
+
+def test_prompts_cannot_be_encoded_without_a_tokenizer() -> None:
+    with pytest.raises(ValueError, match="without a tokenizer"):
+        new_ldm().encode_prompts(["a cat"])
+
+
+@torch.inference_mode()
+def test_prompts_are_tokenized_and_encoded() -> None:
+    text = TextEncoderConfig(hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=4)
+    config = LatentDiffusionConfig(unet_config(), autoencoder_config(), text)
+    ldm = LatentDiffusion(config, load_tokenizer(TOKENIZER)).eval()
+    context = ldm.encode_prompts(["a cat", "a photo of a dog"])
+    assert context.shape == (2, 77, 32)
+    assert torch.equal(context, ldm.text_encoder(load_tokenizer(TOKENIZER)(["a cat", "a photo of a dog"])))
+    assert not torch.equal(context[0], context[1])

@@ -1,0 +1,222 @@
+"""From ids to pictures: against the original's numbers, and what `sample_images` promises."""
+
+import dataclasses
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from ldm.diffusion import sampling
+from ldm.diffusion.guidance import guided_eps
+from ldm.diffusion.latent_diffusion import LatentDiffusion
+from ldm.diffusion.noise import image_generators
+from ldm.diffusion.samplers import SAMPLERS, img2img_start
+from ldm.diffusion.sampling import InitImage, SamplingConfig, sample_images
+from ldm.errors import UserError
+from tests.oracle import BOUND, facts, new_ldm, rel, small_ldm, tensors
+
+NAMES = sorted(SAMPLERS)
+SMALL = SamplingConfig(height=64, width=64, num_steps=3, guidance_scale=2.0)
+
+
+def contexts(count: int) -> tuple[Tensor, Tensor]:
+    """(context, uncond_context), a different one per picture and the same one for all."""
+    generator = torch.Generator().manual_seed(0)
+    context = torch.randn(count, 77, 32, generator=generator)
+    return context, torch.randn(1, 77, 32, generator=generator).expand(count, -1, -1)
+
+
+def a_picture(height: int = 64, width: int = 64) -> Tensor:
+    return torch.rand(3, height, width, generator=torch.Generator().manual_seed(1)) * 2 - 1
+
+
+def draw(seeds: list[int], config: SamplingConfig = SMALL, init: InitImage | None = None, **options: Any) -> Tensor:
+    return sample_images(options.pop("ldm", small_ldm()), *contexts(len(seeds)), seeds, config, init, **options)
+
+
+@torch.inference_mode()
+def test_contexts_are_the_originals() -> None:
+    io, ldm = tensors("end-to-end"), small_ldm()
+    assert rel(ldm.text_encoder(io["input_ids"]), io["context"]) < BOUND
+    assert rel(ldm.text_encoder(io["uncond_input_ids"]), io["uncond_context"]) < BOUND
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("name", ["ddim", "plms"])
+def test_ids_to_latents_to_pictures_is_the_original(name: str) -> None:
+    io, ldm, run = tensors("end-to-end"), small_ldm(), facts("end-to-end")
+    context, uncond_context = ldm.text_encoder(io["input_ids"]), ldm.text_encoder(io["uncond_input_ids"])
+    eps_fn = guided_eps(ldm.predict_eps, context, uncond_context, run["scale"])
+    latents = SAMPLERS[name].sample(eps_fn, io["x_T"], ldm.schedule, num_steps=run["S"])
+    assert rel(latents, io[f"{name}_latent"]) < BOUND
+    assert rel(ldm.decode_latents(latents), io[f"{name}_image"]) < BOUND
+
+
+@torch.inference_mode()
+def test_picture_and_ids_to_picture_is_the_original() -> None:
+    io, ldm, run = tensors("end-to-end"), small_ldm(), facts("end-to-end")
+    clean = ldm.encode_images(io["init_image"], io["posterior_noise"])
+    assert rel(clean, io["init_latent"]) < BOUND
+    start_step, alpha = img2img_start(SAMPLERS["ddim"], ldm.schedule, run["i2i_S"], run["strength"])
+    assert start_step == run["i2i_S"] - run["t_enc"]
+    latents = alpha**0.5 * clean + (1 - alpha) ** 0.5 * io["encode_noise"]
+    assert rel(latents, io["img2img_start"]) < BOUND
+    context, uncond_context = ldm.text_encoder(io["input_ids"]), ldm.text_encoder(io["uncond_input_ids"])
+    eps_fn = guided_eps(ldm.predict_eps, context, uncond_context, run["i2i_scale"])
+    latents = SAMPLERS["ddim"].sample(eps_fn, latents, ldm.schedule, num_steps=run["i2i_S"], start_step=start_step)
+    assert rel(latents, io["img2img_latent"]) < BOUND
+    assert rel(ldm.decode_latents(latents), io["img2img_image"]) < BOUND
+
+
+def feed_noise(monkeypatch: pytest.MonkeyPatch, *stored: Tensor) -> None:
+    """Lets `sample_images` draw these, in this order."""
+    left = list(stored)
+    monkeypatch.setattr(sampling, "draw_noise", lambda shape, generators, device: left.pop(0))
+
+
+@pytest.mark.parametrize("name", ["ddim", "plms"])
+def test_sample_images_from_the_originals_noise_gives_its_picture(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    io, run = tensors("end-to-end"), facts("end-to-end")
+    feed_noise(monkeypatch, io["x_T"])
+    config = SamplingConfig(128, 128, name, run["S"], run["scale"])
+    images = sample_images(small_ldm(), io["context"], io["uncond_context"], [0], config)
+    assert rel((images + 1) / 2, (io[f"{name}_image"].clamp(-1, 1) + 1) / 2) < BOUND
+    if name == "ddim":
+        assert rel((images + 1) / 2, io["ddim_image_01"]) < BOUND
+
+
+def test_sample_images_from_the_originals_picture_and_noise_gives_its_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    io, run = tensors("end-to-end"), facts("end-to-end")
+    feed_noise(monkeypatch, io["encode_noise"], io["posterior_noise"])
+    config = SamplingConfig(128, 128, "ddim", run["i2i_S"], run["i2i_scale"])
+    init = InitImage(io["init_image"][0], run["strength"])
+    images = sample_images(small_ldm(), io["context"], io["uncond_context"], [0], config, init)
+    assert rel((images + 1) / 2, io["img2img_image_01"]) < BOUND
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("init", [None, InitImage(a_picture(), 0.67)], ids=["txt2img", "img2img"])
+def test_a_picture_depends_on_its_seed_and_context_and_not_on_its_batch(name: str, init: InitImage | None) -> None:
+    config = dataclasses.replace(SMALL, sampler=name, eta=0.5)
+    together = draw([3, 4, 5], config, init)
+    context, uncond_context = contexts(3)
+    for i, seed in enumerate([3, 4, 5]):
+        one = slice(i, i + 1)
+        alone = sample_images(small_ldm(), context[one], uncond_context[one], [seed], config, init)
+        torch.testing.assert_close(alone[0], together[i], rtol=0, atol=2e-5)
+    assert (together[0] - together[1]).abs().max() > 0.1
+
+
+def test_another_seed_another_context_and_another_eta_change_the_picture() -> None:
+    picture = draw([3])
+    context, uncond_context = contexts(1)
+    others = [
+        draw([4]),
+        sample_images(small_ldm(), context.flip(1) * 1.5, uncond_context, [3], SMALL),
+        draw([3], dataclasses.replace(SMALL, eta=0.5)),
+        draw([3], dataclasses.replace(SMALL, guidance_scale=5.0)),
+    ]
+    assert all((other - picture).abs().max() > 1e-2 for other in others)
+
+
+@pytest.mark.parametrize(("height", "width"), [(64, 128), (128, 64)])
+def test_pictures_need_not_be_square(height: int, width: int) -> None:
+    config = dataclasses.replace(SMALL, height=height, width=width)
+    assert draw([0, 1], config).shape == (2, 3, height, width)
+    assert draw([0], config, InitImage(a_picture(height, width), 0.5)).shape == (1, 3, height, width)
+
+
+def test_pictures_are_float32_on_the_cpu_in_range_and_hold_no_graph() -> None:
+    ldm = new_ldm(torch.bfloat16)
+    with torch.no_grad():
+        ldm.autoencoder.decoder.conv_out.weight.mul_(100)
+    images = draw([0], ldm=ldm)
+    assert images.dtype == torch.float32
+    assert images.device.type == "cpu"
+    assert images.amin() == -1
+    assert images.amax() == 1
+    assert not images.requires_grad
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_strength_zero_gives_back_the_picture_encoded_and_decoded(name: str) -> None:
+    ldm, picture = small_ldm(), a_picture()
+    images = draw([3, 4], dataclasses.replace(SMALL, sampler=name), InitImage(picture, 0.0))
+    for image, generator in zip(images, image_generators([3, 4]), strict=True):
+        torch.randn(4, 8, 8, generator=generator)  # the noise that strength 0 does not use
+        posterior_noise = torch.randn(1, 4, 8, 8, generator=generator)
+        with torch.inference_mode():
+            expected = ldm.decode_latents(ldm.encode_images(picture[None], posterior_noise)).clamp(-1, 1)[0]
+        torch.testing.assert_close(image, expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_strength_one_draws_the_same_as_without_a_picture(name: str) -> None:
+    config = dataclasses.replace(SMALL, sampler=name)
+    assert torch.equal(draw([3, 4], config, InitImage(a_picture(), 1.0)), draw([3, 4], config))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_less_strength_leaves_more_of_the_picture(name: str) -> None:
+    config = dataclasses.replace(SMALL, sampler=name, num_steps=10)
+    untouched = draw([3], config, InitImage(a_picture(), 0.0))
+    distances = [(draw([3], config, InitImage(a_picture(), s)) - untouched).norm().item() for s in (0.1, 0.5, 1.0)]
+    assert 0 < distances[0] < distances[1] < distances[2]
+
+
+@pytest.mark.parametrize("strength", [-0.1, 1.5])
+def test_a_strength_out_of_range_is_refused(strength: float) -> None:
+    with pytest.raises(ValueError, match="strength should be from 0 to 1"):
+        draw([0], SMALL, InitImage(a_picture(), strength))
+
+
+@pytest.mark.parametrize(
+    ("init", "steps"), [(None, 3), (InitImage(a_picture(), 0.67), 2), (InitImage(a_picture(), 0), 0)]
+)
+def test_each_step_is_reported(init: InitImage | None, steps: int) -> None:
+    reported: list[None] = []
+    draw([0], SMALL, init, on_step=lambda: reported.append(None))
+    assert len(reported) == steps
+
+
+def broken_from_call(number: int, value: float = float("nan")) -> LatentDiffusion:
+    """A model whose eps holds one such value from that call of the UNet on."""
+    ldm, calls = new_ldm(), []
+    predict_eps = ldm.predict_eps
+
+    def broken(latents: Tensor, timesteps: Tensor, context: Tensor) -> Tensor:
+        calls.append(timesteps)
+        eps = predict_eps(latents, timesteps, context)
+        if len(calls) >= number:
+            eps[-1, -1, -1, -1] = value
+        return eps
+
+    ldm.predict_eps = broken  # type: ignore[method-assign]
+    return ldm
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize(
+    ("name", "call", "step"), [("ddim", 1, 1), ("ddim", 3, 3), ("plms", 3, 2), ("dpm-solver", 5, 5)]
+)
+def test_numbers_that_overflow_in_the_unet_are_an_error_that_names_the_step(
+    name: str, call: int, step: int, value: float
+) -> None:
+    config = dataclasses.replace(SMALL, sampler=name, num_steps=5)
+    with pytest.raises(UserError, match=rf"UNet.* step {step} of 5 .*--precision full"):
+        draw([0, 1], config, ldm=broken_from_call(call, value))
+
+
+def test_the_step_is_counted_from_the_first_of_all_in_img2img_too() -> None:
+    config = dataclasses.replace(SMALL, num_steps=5)
+    with pytest.raises(UserError, match="step 4 of 5"):
+        draw([0], config, InitImage(a_picture(), 0.6), ldm=broken_from_call(2))
+
+
+def test_numbers_that_overflow_in_the_decoder_are_an_error() -> None:
+    ldm = new_ldm()
+    with torch.no_grad():
+        ldm.autoencoder.decoder.conv_out.bias.fill_(float("nan"))
+    with pytest.raises(UserError, match=r"autoencoder.*--precision full"):
+        draw([0], ldm=ldm)

@@ -1,0 +1,128 @@
+"""The tokenizer: ids of known tokenizers, and the warning of a prompt that is cut."""
+
+import logging
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from ldm.errors import UserError
+from ldm.nn.tokenizer import PromptTokenizer, copy_tokenizer, load_tokenizer
+from tests.oracle import TOKENIZER, facts
+
+CASES = facts("tokenizer-cases")["cases"]
+REFERENCE = "sd_v1_reference"
+
+
+def accepted(case: dict[str, Any]) -> dict[str, list[int]]:
+    """The ids that may come out, by the name of the tokenizer they come from."""
+    return {REFERENCE: case["ids"], **case.get("differs", {})}
+
+
+@pytest.fixture
+def tokenizer() -> PromptTokenizer:
+    return load_tokenizer(TOKENIZER)
+
+
+@pytest.fixture(scope="module")
+def shared_tokenizer() -> PromptTokenizer:
+    return load_tokenizer(TOKENIZER)
+
+
+def text_of(name: str) -> str:
+    return next(case["text"] for case in CASES if case["name"] == name)
+
+
+def test_there_are_as_many_cases_as_the_readme_says() -> None:
+    assert len(CASES) == 56
+    assert sum(case["agree"] for case in CASES) == 38
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case['name']} as {' or '.join(accepted(case))}")
+def test_ids_are_those_of_a_known_tokenizer(
+    case: dict[str, Any], shared_tokenizer: PromptTokenizer, record_property: Any
+) -> None:
+    ids = shared_tokenizer([case["text"]])
+    assert ids.shape == (1, 77)
+    assert ids.dtype == torch.int64
+    same = [name for name, expected in accepted(case).items() if ids[0].tolist() == expected]
+    record_property("same_ids_as", ", ".join(same))
+    assert same, f"{case['text']!r} -> {ids[0].tolist()}: not what {' or '.join(accepted(case))} gives"
+
+
+def test_a_batch_is_each_of_its_prompts(tokenizer: PromptTokenizer) -> None:
+    prompts = [case["text"] for case in CASES]
+    assert torch.equal(tokenizer(prompts), torch.cat([tokenizer([prompt]) for prompt in prompts]))
+
+
+def test_another_length_cuts_and_pads_to_that(caplog: pytest.LogCaptureFixture) -> None:
+    tokenizer = load_tokenizer(TOKENIZER, max_length=5)
+    assert tokenizer(["a cat", "a photo of a cat"]).tolist() == [
+        [49406, 320, 2368, 49407, 49407],
+        [49406, 320, 1125, 539, 49407],
+    ]
+    assert "longer than 5 tokens" in caplog.text
+    assert "'a cat'" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["empty", "space", "plain", "artist list", "emoji", "exactly 75"])
+def test_nothing_is_cut_from_a_prompt_that_fits(
+    name: str, tokenizer: PromptTokenizer, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert tokenizer.cut_text(text_of(name)) == ""
+    tokenizer([text_of(name)])
+    assert not caplog.records
+
+
+def test_the_seventy_sixth_token_is_cut(tokenizer: PromptTokenizer) -> None:
+    assert tokenizer.cut_text(text_of("exactly 76")) == "cat"
+
+
+def test_the_warning_quotes_what_was_cut(tokenizer: PromptTokenizer, caplog: pytest.LogCaptureFixture) -> None:
+    kept = " ".join(["cat"] * 75)
+    tokenizer([kept + " in a red hat, oil painting"])
+    assert [record.levelno for record in caplog.records] == [logging.WARNING]
+    assert "'in a red hat , oil painting'" in caplog.text
+    assert torch.equal(tokenizer([kept]), tokenizer([kept + " in a red hat, oil painting"]))
+
+
+def test_what_is_cut_and_what_is_kept_are_the_whole_prompt(tokenizer: PromptTokenizer) -> None:
+    prompt = text_of("long")
+    kept = tokenizer.clip_tokenizer.decode(tokenizer([prompt])[0, 1:76].tolist())
+    assert (kept + tokenizer.cut_text(prompt)).replace(" ", "") == prompt.replace(" ", "")
+
+
+def test_each_long_prompt_is_warned_of_once(tokenizer: PromptTokenizer, caplog: pytest.LogCaptureFixture) -> None:
+    first, second = "cat " * 80, "dog " * 80
+    tokenizer([first, first, "short"])
+    tokenizer([first])
+    assert len(caplog.records) == 1
+    tokenizer([second, first])
+    assert len(caplog.records) == 2
+    assert "dog" in caplog.records[1].getMessage()
+
+
+@pytest.mark.parametrize("missing", ["vocab.json", "merges.txt"])
+def test_a_missing_file_is_named(missing: str, tmp_path: Path) -> None:
+    shutil.copytree(TOKENIZER, tmp_path, dirs_exist_ok=True)
+    (tmp_path / missing).unlink()
+    with pytest.raises(UserError) as error:
+        load_tokenizer(tmp_path)
+    assert missing in str(error.value)
+    assert str(tmp_path) in str(error.value)
+
+
+def test_a_copy_is_a_whole_tokenizer(tmp_path: Path) -> None:
+    copy_tokenizer(TOKENIZER, tmp_path / "deep" / "tokenizer")
+    assert sorted(path.name for path in (tmp_path / "deep" / "tokenizer").iterdir()) == ["merges.txt", "vocab.json"]
+    assert load_tokenizer(tmp_path / "deep" / "tokenizer")(["a cat"])[0, :4].tolist() == [49406, 320, 2368, 49407]
+
+
+def test_nothing_is_copied_of_a_tokenizer_that_is_not_whole(tmp_path: Path) -> None:
+    (tmp_path / "source").mkdir()
+    shutil.copy(TOKENIZER / "vocab.json", tmp_path / "source")
+    with pytest.raises(UserError, match=r"merges\.txt is missing in .*source"):
+        copy_tokenizer(tmp_path / "source", tmp_path / "target")
+    assert not (tmp_path / "target").exists()
