@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import re
 import typing
 from collections.abc import Mapping
 from pathlib import Path
@@ -31,7 +32,16 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 def to_yaml(values: Mapping[str, Any]) -> str:
     """The values as YAML text, in their order."""
-    return OmegaConf.to_yaml(OmegaConf.create(dict(values)))
+    return OmegaConf.to_yaml(OmegaConf.create(_escaped(dict(values))))
+
+
+def _escaped(value: Any) -> Any:
+    """Keeps "${" in a text from being read as a reference to another value."""
+    if isinstance(value, str):
+        return re.sub(r"(\\*)\$\{", lambda match: match[1] * 2 + r"\${", value)
+    if isinstance(value, Mapping):
+        return {key: _escaped(item) for key, item in value.items()}
+    return [_escaped(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def build_config(cls: type[Config], values: Mapping[str, Any], where: str) -> Config:
@@ -67,5 +77,5 @@ def _convert(kind: Any, value: Any, where: str) -> Any:
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-        raise UserError(f"{where} should be {kind.__name__}, not {value!r}")
+        raise UserError(f"{where} should be {getattr(kind, '__name__', kind)}, not {value!r}")
     return value

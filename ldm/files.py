@@ -1,5 +1,6 @@
 """Writing files whole: under a temporary name, flushed to the disk, then renamed. A half-written file is never seen."""
 
+import contextlib
 import os
 import re
 from collections.abc import Iterator
@@ -17,9 +18,9 @@ PARTIAL_SUFFIX = ".partial"
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yields a temporary path beside `path`; it becomes `path` when the block ends without an error."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}{PARTIAL_SUFFIX}")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield partial
         with partial.open("rb") as file:
             os.fsync(file.fileno())
@@ -28,7 +29,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
     except OSError as error:
         raise UserError(f"could not write {path}: {error.strerror or error}") from error
     finally:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink()
 
 
 def _umask() -> int:
@@ -46,12 +48,13 @@ def write_text(path: Path, text: str) -> None:
 
 def natural_key(path: Path) -> list[tuple[int, str]]:
     """A sorting key by which `run-2` comes before `run-10`."""
-    return [(int(piece) if piece.isdigit() else 0, piece) for piece in re.split(r"(\d+)", str(path).lower())]
+    return [(int(piece) if piece.isdecimal() else 0, piece) for piece in re.split(r"(\d+)", str(path).lower())]
 
 
-def slug(text: str, max_length: int = 60) -> str:
-    """Letters, digits and dashes: "a photo of sks can!" -> "a-photo-of-sks-can". Never empty."""
-    return re.sub(r"[^\w]+", "-", text.lower()).strip("-")[:max_length].strip("-") or "untitled"
+def slug(text: str, max_bytes: int = 60) -> str:
+    """A name for files: "a photo of sks can!" -> "a-photo-of-sks-can". Never empty; letters of any script."""
+    dashed = re.sub(r"[^\w]+", "-", text.lower()).strip("-")
+    return dashed.encode()[:max_bytes].decode(errors="ignore").strip("-") or "untitled"
 
 
 def make_numbered_dir(parent: Path, stem: str) -> Path:

@@ -83,6 +83,19 @@ def test_the_bytes_are_on_the_disk_before_the_name_is(tmp_path: Path, monkeypatc
     assert seen[0] == (5, False)
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such modes")
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
+def test_a_file_is_as_private_as_the_umask_says_whoever_wrote_it(umask: int, mode: int, tmp_path: Path) -> None:
+    before = os.umask(umask)
+    try:
+        with atomic_path(tmp_path / "a.txt") as partial:
+            partial.touch(mode=0o600)
+        assert os.umask(umask) == umask
+    finally:
+        os.umask(before)
+    assert (tmp_path / "a.txt").stat().st_mode & 0o777 == mode
+
+
 @given(text=st.text(st.characters(codec="utf-8", exclude_characters="\r")))
 def test_text_is_written_as_utf8(text: str, tmp_path_factory: pytest.TempPathFactory) -> None:
     path = tmp_path_factory.getbasetemp() / "text.txt"
@@ -139,7 +152,7 @@ def test_a_file_of_that_name_counts_too(tmp_path: Path) -> None:
 
 
 def test_other_names_do_not_count(tmp_path: Path) -> None:
-    for name in ("cat", "cat-x", "cat-7-old", "a-cat-8", "catty-9", "c.t-5", "dog-6"):
+    for name in ("cat", "cat-x", "cat-7-old", "a-cat-8", "catty-9", "c.t-5", "cot-6"):
         (tmp_path / name).mkdir()
     assert make_numbered_dir(tmp_path, "cat").name == "cat-1"
     assert make_numbered_dir(tmp_path, "c.t").name == "c.t-6"
@@ -165,3 +178,25 @@ def test_a_place_where_no_directory_can_be_is_an_error_that_names_it(tmp_path: P
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"could not create .*file.cat-1"):
         make_numbered_dir(tmp_path / "file", "cat")
+
+
+def test_a_directory_that_cannot_be_made_is_an_error_that_names_the_file(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(UserError, match=r"file/a\.txt"):
+        write_text(tmp_path / "file" / "a.txt", "x")
+
+
+def test_a_name_that_is_too_long_is_an_error_that_names_the_file(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="could not write"):
+        write_text(tmp_path / ("a" * 300), "x")
+
+
+def test_digits_of_any_script_sort_without_an_error() -> None:
+    names = ["run-10", "run1²2", "run-2", "run٣"]
+    ordered = [path.name for path in sorted(map(Path, names), key=natural_key)]
+    assert ordered.index("run-2") < ordered.index("run-10")
+
+
+@given(st.text(min_size=1, max_size=200))
+def test_a_slug_fits_into_a_file_name(text: str) -> None:
+    assert 0 < len(slug(text).encode()) <= 60

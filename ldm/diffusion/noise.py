@@ -25,5 +25,5 @@ def draw_noise(shape: Sequence[int], generator: Generators, device: torch.device
 
 def derived_generator(*entropy: int) -> torch.Generator:
     """A CPU generator seeded by a mix of non-negative integers, such as (seed, step): any change changes all."""
-    state = np.random.SeedSequence(entropy).generate_state(2, np.uint32)
+    state = np.random.SeedSequence((len(entropy), *entropy)).generate_state(2, np.uint32)
     return torch.Generator("cpu").manual_seed(int(state[0]) << 31 ^ int(state[1]))

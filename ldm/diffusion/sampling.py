@@ -81,7 +81,7 @@ def sample_images(
         raise UserError(
             f"the UNet's output is not finite from step {step + 1} of {config.num_steps} on; try --precision full"
         )
-    images = ldm.decode_latents(latents).float().clamp(-1.0, 1.0).cpu()
+    images = ldm.decode_latents(latents).float().cpu()
     if not images.isfinite().all():
         raise UserError("the autoencoder's pictures are not finite; try --precision full")
-    return images
+    return images.clamp(-1.0, 1.0)

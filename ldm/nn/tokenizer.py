@@ -13,6 +13,8 @@ from ldm.errors import UserError
 log = logging.getLogger(__name__)
 
 FILES = ("vocab.json", "merges.txt")
+BYTES_ONLY = 514
+"""Size of a vocabulary without merges: 256 bytes within a word, 256 at its end, begin and end of text."""
 
 
 class PromptTokenizer:
@@ -45,8 +47,11 @@ def load_tokenizer(directory: Path, max_length: int = 77) -> PromptTokenizer:
     _raise_if_missing(directory)
     try:
         clip_tokenizer = CLIPTokenizer.from_pretrained(str(directory), local_files_only=True)
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except Exception as error:  # the tokenizers library raises no narrower class
         raise UserError(f"the tokenizer in {directory} can't be read: {error}") from error
+    merges = sum(1 for line in (directory / "merges.txt").open(encoding="utf-8") if not line.startswith("#version"))
+    if merges == 0 and clip_tokenizer.vocab_size > BYTES_ONLY:
+        raise UserError(f"{directory / 'merges.txt'} is empty, but vocab.json has merged tokens; fetch both again")
     return PromptTokenizer(clip_tokenizer, max_length)
 
 

@@ -214,9 +214,10 @@ def test_the_step_is_counted_from_the_first_of_all_in_img2img_too() -> None:
         draw([0], config, InitImage(a_picture(), 0.6), ldm=broken_from_call(2))
 
 
-def test_numbers_that_overflow_in_the_decoder_are_an_error() -> None:
+@pytest.mark.parametrize("broken", [float("nan"), float("inf")])
+def test_numbers_that_overflow_in_the_decoder_are_an_error(broken: float) -> None:
     ldm = new_ldm()
     with torch.no_grad():
-        ldm.autoencoder.decoder.conv_out.bias.fill_(float("nan"))
+        ldm.autoencoder.decoder.conv_out.bias.fill_(broken)
     with pytest.raises(UserError, match=r"autoencoder.*--precision full"):
         draw([0], ldm=ldm)

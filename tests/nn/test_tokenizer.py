@@ -1,6 +1,7 @@
 """The tokenizer: ids of known tokenizers, and the warning of a prompt that is cut."""
 
 import logging
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -126,3 +127,14 @@ def test_nothing_is_copied_of_a_tokenizer_that_is_not_whole(tmp_path: Path) -> N
     with pytest.raises(UserError, match=r"merges\.txt is missing in .*source"):
         copy_tokenizer(tmp_path / "source", tmp_path / "target")
     assert not (tmp_path / "target").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "content"), [("vocab.json", "{"), ("merges.txt", ""), ("merges.txt", "#version: 0.2\n")]
+)
+def test_a_damaged_file_is_an_error_that_names_the_directory(tmp_path: Path, name: str, content: str) -> None:
+    for file in ("vocab.json", "merges.txt"):
+        (tmp_path / file).write_text((TOKENIZER / file).read_text(encoding="utf-8"), encoding="utf-8")
+    (tmp_path / name).write_text(content)
+    with pytest.raises(UserError, match=re.escape(str(tmp_path))):
+        load_tokenizer(tmp_path)
