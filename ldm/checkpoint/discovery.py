@@ -34,7 +34,8 @@ def find_checkpoints(directory: Path) -> tuple[list[Found], list[Skipped]]:
     """Looks at every file below `directory` with a checkpoint's suffix. No weights are read, only their index."""
     found, skipped = [], []
     for path in sorted(directory.rglob("*"), key=natural_key):
-        if not path.is_file() or path.suffix not in SUFFIXES or path.name.startswith("."):
+        hidden = any(part.startswith(".") for part in path.relative_to(directory).parts)
+        if hidden or path.suffix not in SUFFIXES or not path.is_file():
             continue
         if path.name == RESUME_STATE:
             skipped.append(Skipped(path, "the state of a training run, not a checkpoint"))

@@ -21,9 +21,10 @@ POSITION_IDS = TEXT_TRANSFORMER + "text_model.embeddings.position_ids"
 
 TOLERATED = re.compile(
     r"model_ema\..+"  # a second, averaged UNet in the "full" files, and its counters in the pruned ones
-    r"|(log_one_minus_|sqrt_|sqrt_one_minus_)?alphas_cumprod(_prev)?|betas"  # the noise schedule: in the config
-    r"|sqrt_recip(m1)?_alphas_cumprod"
-    r"|posterior_(variance|log_variance_clipped|mean_coef1|mean_coef2)"
+    r"|betas|alphas_cumprod|alphas_cumprod_prev"  # the noise schedule, which the config gives
+    r"|sqrt_alphas_cumprod|sqrt_one_minus_alphas_cumprod|log_one_minus_alphas_cumprod"
+    r"|sqrt_recip_alphas_cumprod|sqrt_recipm1_alphas_cumprod"
+    r"|posterior_variance|posterior_log_variance_clipped|posterior_mean_coef1|posterior_mean_coef2"
     r"|" + re.escape(POSITION_IDS)  # 0, 1, ..., 76
 )
 """Keys that a file may hold although the model has no weight of that name. Every other unexpected key is an error."""

@@ -53,8 +53,8 @@ def checkpoint_info(file: CheckpointFile) -> CheckpointInfo:
     """What the file says of itself."""
     try:
         return CheckpointInfo.from_metadata(file.metadata)
-    except ValueError as error:
-        raise UserError(f"{file.path}: its metadata are damaged: {error}") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{file.path}: its metadata are damaged: {str(error)[:200]}") from error
 
 
 def _set_parameter(model: torch.nn.Module, name: str, tensor: Tensor) -> None:

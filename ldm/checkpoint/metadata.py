@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import typing
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,11 +36,12 @@ class CheckpointInfo:
 
     @classmethod
     def from_metadata(cls, metadata: dict[str, str]) -> "CheckpointInfo":
-        """Fields that are absent or that this version doesn't know are passed over."""
-        known = {f.name for f in dataclasses.fields(cls)}
-        values = {
-            name: json.loads(text)
-            for key, text in metadata.items()
-            if key.startswith(PREFIX) and (name := key.removeprefix(PREFIX)) in known
-        }
+        """Fields that are absent or unknown to this version are passed over. Raises `ValueError` for damaged ones."""
+        values = {}
+        for field_ in dataclasses.fields(cls):
+            if (text := metadata.get(PREFIX + field_.name)) is not None:
+                values[field_.name] = value = json.loads(text)
+                kind = typing.get_origin(field_.type) or field_.type
+                if not isinstance(value, kind) or isinstance(value, bool):  # type: ignore[arg-type]
+                    raise ValueError(f"{PREFIX}{field_.name} should be {kind}, not {value!r:.60}")
         return cls(**values)

@@ -18,22 +18,18 @@ class Inert:
     def __setstate__(self, state: Any) -> None:
         pass
 
-    def __setitem__(self, key: Any, value: Any) -> None:
-        pass
-
 
 KNOWN_INERT = (
     "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint",
     "pytorch_lightning.callbacks.early_stopping.EarlyStopping",
     "lightning.pytorch.callbacks.model_checkpoint.ModelCheckpoint",
     "lightning.pytorch.callbacks.early_stopping.EarlyStopping",
-    "pytorch_lightning.utilities.parsing.AttributeDict",
     "numpy.core.multiarray.scalar",
     "numpy._core.multiarray.scalar",
     "numpy.dtype",
     "_codecs.encode",
 )
-"""Names that are replaced by `Inert`: the real ones are never imported."""
+"""Harmless names that `Inert` stands in for: the real ones are never imported."""
 
 TENSORS = {
     "collections.OrderedDict",

@@ -3,7 +3,7 @@
 Tensors come mapped from the file, so that reading costs nothing until they are used and memory holds them once.
 """
 
-import pickle
+import warnings
 import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,9 +39,9 @@ def read_checkpoint(path: Path) -> CheckpointFile:
         raise UserError(f"could not read {path}: {error.strerror}") from error
 
     if head[8:9] == b"{":
-        return _read_safetensors(path)
+        return _with_tensors(_read_safetensors(path))
     if head.startswith(b"PK\x03\x04"):
-        return CheckpointFile(path, _read_torch_zip(path))
+        return _with_tensors(CheckpointFile(path, _read_torch_zip(path)))
     if head.startswith(b"version https://"):
         raise UserError(f"{path} is a Git LFS pointer, not the file itself; fetch it with 'git lfs pull'")
     if head.lstrip().lower().startswith((b"<!doctype", b"<html")):
@@ -51,13 +51,10 @@ def read_checkpoint(path: Path) -> CheckpointFile:
     raise UserError(f"{path} is neither a safetensors file nor a torch checkpoint")
 
 
-def read_metadata(path: Path) -> dict[str, str]:
-    """The metadata of a safetensors file; only its header is read."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            return dict(file.metadata() or {})
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{path} is damaged or cut off: {error}") from error
+def _with_tensors(file: CheckpointFile) -> CheckpointFile:
+    if not file.tensors:
+        raise UserError(f"{file.path} holds no tensors")
+    return file
 
 
 def _read_safetensors(path: Path) -> CheckpointFile:
@@ -70,33 +67,37 @@ def _read_safetensors(path: Path) -> CheckpointFile:
 
 
 def _read_torch_zip(path: Path) -> dict[str, Tensor]:
+    if path.suffix == ".safetensors":  # torch.load goes by the name
+        raise UserError(f"{path} is a torch checkpoint by its content; rename it to {path.with_suffix('.ckpt').name}")
     try:
         with zipfile.ZipFile(path) as archive:
             pickles = [name for name in archive.namelist() if name.endswith("data.pkl")]
-            if len(pickles) != 1:
-                raise UserError(f"{path} is a zip file, but no torch checkpoint")
-            refused = refused_names(archive.read(pickles[0]))
-    except (zipfile.BadZipFile, ValueError, EOFError) as error:
+            refused = refused_names(archive.read(pickles[0])) if len(pickles) == 1 else []
+    except Exception as error:  # whatever a damaged file makes the zip and pickle libraries raise
         raise UserError(f"{path} is damaged or cut off: {error}") from error
+    if len(pickles) != 1:
+        raise UserError(f"{path} is a zip file, but no torch checkpoint")
     _raise_if_refused(path, refused)
 
-    stand_ins: list[Any] = [(type("Inert", (Inert,), {}), name) for name in KNOWN_INERT]
+    stand_ins: list[Any] = [(Inert, name) for name in KNOWN_INERT]
     try:
-        with torch.serialization.safe_globals(stand_ins):
+        with torch.serialization.safe_globals(stand_ins), warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of unusual pickle protocols
             content = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise UserError(f"{path} can't be read as a torch checkpoint: {error}") from error
+    except Exception as error:  # torch's own words would recommend to switch its safety off
+        raise UserError(
+            f"{path} can't be read as a torch checkpoint: it is damaged, or pickled in an unusual way. "
+            "Get it as safetensors, or save it again with torch.save's defaults"
+        ) from error
     state_dict = content.get("state_dict", content) if isinstance(content, dict) else {}
-    tensors = {str(key): value for key, value in state_dict.items() if isinstance(value, Tensor)}
-    if not tensors:
-        raise UserError(f"{path} holds no tensors")
-    return tensors
+    items = state_dict.items() if isinstance(state_dict, dict) else ()
+    return {str(key): value for key, value in items if isinstance(value, Tensor)}
 
 
 def _refuse_pickle(path: Path) -> None:
     try:
         refused = refused_names(path.read_bytes())
-    except (ValueError, EOFError) as error:
+    except Exception as error:  # whatever damaged bytes make the pickle library raise
         raise UserError(f"{path} is damaged or cut off: {error}") from error
     _raise_if_refused(path, refused)
     raise UserError(

@@ -5,6 +5,7 @@ import hashlib
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -35,8 +36,11 @@ def save_checkpoint(path: Path, model: LatentDiffusion, info: CheckpointInfo, dt
                 f"{path} was not written: {key} is not finite as {dtype}; save as bf16 or fp32, or train slower"
             )
     info = dataclasses.replace(info, parts={part: hash_part(tensors, part) for part in PARTS})
-    with atomic_path(path) as partial:
-        save_file(tensors, partial, metadata=info.to_metadata())
+    try:
+        with atomic_path(path) as partial:
+            save_file(tensors, partial, metadata=info.to_metadata())
+    except SafetensorError as error:  # such as a full disk
+        raise UserError(f"could not write {path}: {error}") from error
 
 
 def hash_part(tensors: dict[str, Tensor], part: str) -> str:

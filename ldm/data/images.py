@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
@@ -19,12 +19,24 @@ IMAGE_SUFFIXES = frozenset(
     [".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif", ".heic", ".heif"]
 )
 
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What makes a photo upright that its camera stored with this EXIF orientation; 1 is upright."""
+
 
 def read_image(path: Path) -> Image.Image:
     """Opens an image file upright and as RGB; transparency becomes white. Raises `UserError` if it can't be read."""
     try:
         with Image.open(path) as file:
-            image = ImageOps.exif_transpose(file)
+            turn = UPRIGHT.get(file.getexif().get(ExifTags.Base.Orientation, 1))
+            image = file.transpose(turn) if turn is not None else file
             if image.mode.startswith("I"):  # 16-bit greyscale; PIL would cut off instead of scaling down
                 image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
             if image.has_transparency_data:
@@ -32,7 +44,7 @@ def read_image(path: Path) -> Image.Image:
             return image.convert("RGB")
     except FileNotFoundError:
         raise UserError(f"there is no image {path}") from None
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except Exception as error:  # whatever a damaged file makes the decoders raise
         raise UserError(f"{path} is not a readable image: {error}") from error
 
 

@@ -25,8 +25,11 @@ class ResumeStateIO(CheckpointIO):
     """Writes Lightning's state straight to a temporary file and renames it; reads tensors only."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        with atomic_path(Path(path)) as partial:
-            torch.save(checkpoint, partial)
+        try:
+            with atomic_path(Path(path)) as partial:
+                torch.save(checkpoint, partial)
+        except RuntimeError as error:  # torch's word for a full disk
+            raise UserError(f"could not write {path}: {error}") from error
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
         try:
