@@ -8,9 +8,13 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
+from hypothesis import settings
 from PIL import Image, ImageDraw
 
 from tests.tiny import write_tiny_checkpoint
+
+settings.register_profile("patient", deadline=None)  # a busy machine makes no test fail
+settings.load_profile("patient")
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,176 @@
+"""Finding checkpoints: all of them, in the order of their runs and steps, and a reason for what is left out."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from ldm.checkpoint.discovery import RESUME_STATE, find_checkpoints
+from ldm.checkpoint.metadata import CheckpointInfo
+from tests.checkpoint.files import ATTACKS, few_tensors
+
+
+def write(path: Path, step: int = 0, **info: str) -> Path:
+    """A file with something of a UNet in it, and what it says of itself."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file(few_tensors(), path, CheckpointInfo(step=step, **info).to_metadata())
+    return path
+
+
+def found_names(directory: Path) -> list[str]:
+    return [found.path.relative_to(directory).as_posix() for found in find_checkpoints(directory)[0]]
+
+
+def only_reason(directory: Path) -> str:
+    found, skipped = find_checkpoints(directory)
+    assert not found
+    assert len(skipped) == 1
+    return skipped[0].reason
+
+
+def test_a_checkpoint_of_the_tiny_model(tiny_checkpoint: Path) -> None:
+    found, skipped = find_checkpoints(tiny_checkpoint.parent)
+    assert [one.path for one in found] == [tiny_checkpoint]
+    assert found[0].info.config["tokenizer"]
+    assert not skipped
+
+
+def test_runs_come_in_natural_order_and_steps_by_their_number(tmp_path: Path) -> None:
+    names = [f"{run}/step-{step:05d}.safetensors" for run in ("can-1", "can-2", "can-10") for step in (200, 400, 1000)]
+    for name in reversed(names):
+        write(tmp_path / name, step=int(name[-17:-12]))
+    assert found_names(tmp_path) == names
+
+
+def test_what_a_file_says_of_its_step_goes_before_its_name(tmp_path: Path) -> None:
+    for name, step in {"a": 300, "last": 100, "z-9": 200, "z-10": 200, "base": 0}.items():
+        write(tmp_path / f"{name}.safetensors", step)
+    expected = ["base.safetensors", "last.safetensors", "z-9.safetensors", "z-10.safetensors", "a.safetensors"]
+    assert found_names(tmp_path) == expected
+
+
+def test_it_tells_what_each_says_of_itself(tmp_path: Path) -> None:
+    write(tmp_path / "a.safetensors", step=7, class_name="can", instance_prompt="a photo of sks can")
+    (found,), _ = find_checkpoints(tmp_path)
+    assert found.path == tmp_path / "a.safetensors"
+    assert (found.info.step, found.info.class_name) == (7, "can")
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".ckpt", ".pt", ".pth"])
+def test_every_kind_of_file_is_found_at_every_depth(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / "a" / "b" / "c" / f"x{suffix}"
+    path.parent.mkdir(parents=True)
+    if suffix == ".safetensors":
+        write(path)
+    else:
+        torch.save({"state_dict": few_tensors()}, path)
+    assert found_names(tmp_path) == [f"a/b/c/x{suffix}"]
+
+
+def test_files_that_are_no_checkpoints_are_not_spoken_of(tmp_path: Path) -> None:
+    write(tmp_path / "run-1" / "step-00003.safetensors", 3)
+    for name in ("train.log", "options.yaml", "preview.png", "tokenizer/vocab.json", "notes.txt", "x.safetensors.bak"):
+        (tmp_path / "run-1" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "run-1" / name).write_text("x")
+    (tmp_path / "folder.safetensors").mkdir()
+    found, skipped = find_checkpoints(tmp_path)
+    assert len(found) == 1
+    assert not skipped
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        ".hidden.safetensors",
+        "._step-00200.safetensors",
+        ".step-00200.safetensors.4711.partial",
+        "step-00200.safetensors.partial",
+        ".trash/step-00200.safetensors",
+        "run-1/.ipynb_checkpoints/step-00200.safetensors",
+    ],
+)
+def test_hidden_and_half_written_files_are_not_spoken_of(name: str, tmp_path: Path) -> None:
+    write(tmp_path / name)
+    assert find_checkpoints(tmp_path) == ([], [])
+
+
+def test_a_directory_below_a_hidden_one_is_searched(tmp_path: Path) -> None:
+    """What the user asks for by name isn't hidden."""
+    write(tmp_path / ".cache" / "runs" / "a.safetensors")
+    assert found_names(tmp_path / ".cache" / "runs") == ["a.safetensors"]
+
+
+def test_the_state_of_a_run_is_left_out(tmp_path: Path) -> None:
+    torch.save({"state_dict": few_tensors()}, tmp_path / RESUME_STATE)
+    assert "state of a training run" in only_reason(tmp_path)
+
+
+def test_a_truncated_file_is_left_out(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.safetensors")
+    path.write_bytes(path.read_bytes()[:-10])
+    assert "damaged or cut off" in only_reason(tmp_path)
+    assert find_checkpoints(tmp_path)[1][0].path == path
+
+
+def test_an_empty_file_is_left_out(tmp_path: Path) -> None:
+    (tmp_path / "a.ckpt").touch()
+    assert "a.ckpt" in only_reason(tmp_path)
+
+
+def test_another_kind_of_model_is_left_out(tmp_path: Path) -> None:
+    save_file({"down_blocks.0.resnets.0.norm1.bias": torch.ones(3)}, tmp_path / "unet.safetensors")
+    assert "no UNet in the official layout" in only_reason(tmp_path)
+
+
+def test_a_lora_is_left_out(tmp_path: Path) -> None:
+    save_file({"lora_unet_mid_block_attentions_0_proj_in.alpha": torch.ones(())}, tmp_path / "lora.safetensors")
+    assert "no UNet in the official layout" in only_reason(tmp_path)
+
+
+def test_a_file_without_tensors_is_left_out(tmp_path: Path) -> None:
+    save_file({}, tmp_path / "a.safetensors")
+    assert "a.safetensors" in only_reason(tmp_path)
+
+
+def test_an_unsafe_file_is_left_out_and_not_carried_out(tmp_path: Path) -> None:
+    marker = tmp_path / "marker"
+    torch.save({"state_dict": few_tensors(), "x": ATTACKS["posix.system"](marker)}, tmp_path / "a.ckpt")
+    assert "posix.system" in only_reason(tmp_path)
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize("values", [{"ldm.config": "{"}, {"ldm.step": '"200"'}, {"ldm.step": "null"}], ids=str)
+def test_damaged_metadata_are_left_out(values: dict[str, str], tmp_path: Path) -> None:
+    write(tmp_path / "good.safetensors", 3)
+    save_file(few_tensors(), tmp_path / "bad.safetensors", values)
+    found, skipped = find_checkpoints(tmp_path)
+    assert [one.path.name for one in found] == ["good.safetensors"]
+    assert [one.path.name for one in skipped] == ["bad.safetensors"]
+    assert "metadata" in skipped[0].reason
+
+
+def test_a_broken_link_is_not_spoken_of_and_a_good_one_is_followed(tmp_path: Path) -> None:
+    target = write(tmp_path / "elsewhere" / "a.safetensors", 3)
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "good.safetensors").symlink_to(target)
+    (tmp_path / "runs" / "bad.safetensors").symlink_to(tmp_path / "nowhere")
+    found, skipped = find_checkpoints(tmp_path / "runs")
+    assert [one.path.name for one in found] == ["good.safetensors"]
+    assert not skipped
+
+
+def test_one_bad_file_does_not_hide_the_good_ones(tmp_path: Path) -> None:
+    good = write(tmp_path / "run-1" / "step-00003.safetensors", 3)
+    shutil.copy(good, tmp_path / "run-1" / "step-00006.safetensors")
+    (tmp_path / "run-1" / "step-00004.safetensors").write_bytes(good.read_bytes()[:50])
+    (tmp_path / "run-1" / "web.ckpt").write_text("<!DOCTYPE html>")
+    found, skipped = find_checkpoints(tmp_path)
+    assert [one.path.name for one in found] == ["step-00003.safetensors", "step-00006.safetensors"]
+    assert [one.path.name for one in skipped] == ["step-00004.safetensors", "web.ckpt"]
+
+
+def test_in_an_empty_directory_there_is_nothing(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    assert find_checkpoints(tmp_path) == ([], [])

@@ -1,0 +1,170 @@
+"""Names of tensors: one name for each weight, what a file may hold beside the weights, and what it can't."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ldm.checkpoint.keys import PARTS, POSITION_IDS, TOLERATED, KeyReport, compare_keys, official_key
+from ldm.errors import UserError
+from tests.oracle import facts
+
+TEXT = "cond_stage_model.transformer."
+OFFICIAL = [key for key, _, _ in facts("sd-v1-keys")["keys"]]
+SCHEDULE = [key for key in OFFICIAL if not key.startswith(tuple(PARTS.values()))]
+
+keys = st.sampled_from(["", TEXT, f"{TEXT}text_model.", "model.diffusion_model.", "cond_stage_model."]).flatmap(
+    lambda prefix: st.text("abc._", max_size=12).map(prefix.__add__)
+)
+
+
+def sizes(*names: str) -> dict[str, torch.Size]:
+    return {name: torch.Size([2, 3]) for name in names}
+
+
+def test_official_names_stay_as_they_are() -> None:
+    assert len(OFFICIAL) == 1143
+    assert [official_key(key) for key in OFFICIAL] == OFFICIAL
+
+
+def test_names_without_text_model_become_the_official_ones() -> None:
+    text_keys = [key for key in OFFICIAL if key.startswith(TEXT)]
+    assert len(text_keys) == 197
+    assert [official_key(key.replace("text_model.", "", 1)) for key in text_keys] == text_keys
+
+
+@given(key=keys)
+def test_the_official_name_of_an_official_name_is_itself(key: str) -> None:
+    assert official_key(official_key(key)) == official_key(key)
+
+
+@given(key=keys)
+def test_only_names_of_the_text_transformer_change(key: str) -> None:
+    assert (official_key(key) == key) == (not key.startswith(TEXT) or key.startswith(f"{TEXT}text_model."))
+
+
+def test_the_same_names_and_shapes_leave_nothing_to_report() -> None:
+    report = compare_keys(sizes("a", "b"), sizes("b", "a"))
+    assert report == KeyReport()
+    report.raise_if_any(Path("x.ckpt"))
+
+
+def test_each_difference_is_told_apart() -> None:
+    found = {**sizes("b", "d"), "c": torch.Size([3, 2])}
+    report = compare_keys(sizes("a", "b", "c"), found)
+    assert report == KeyReport(missing=["a"], unexpected=["d"], wrong_shape=["c (3, 2) instead of (2, 3)"])
+
+
+@given(needed=st.sets(st.sampled_from("abcdef")), found=st.sets(st.sampled_from("abcdef")))
+def test_missing_and_unexpected_are_the_two_differences_of_the_sets(needed: set[str], found: set[str]) -> None:
+    report = compare_keys(sizes(*needed), sizes(*found))
+    assert set(report.missing) == needed - found
+    assert set(report.unexpected) == found - needed
+    assert not report.wrong_shape
+
+
+@pytest.mark.parametrize(
+    ("report", "kind"),
+    [
+        (KeyReport(missing=["a.weight"]), "1 missing: a.weight"),
+        (KeyReport(unexpected=["a.weight", "b"]), "2 unexpected: a.weight, b"),
+        (KeyReport(wrong_shape=["a (1,) instead of (2,)"]), "1 of another shape: a (1,) instead of (2,)"),
+    ],
+)
+def test_the_error_names_the_file_and_the_keys_of_each_kind(report: KeyReport, kind: str) -> None:
+    with pytest.raises(UserError) as error:
+        report.raise_if_any(Path("some") / "x.ckpt")
+    assert "x.ckpt" in str(error.value)
+    assert kind in str(error.value)
+    assert sum(word in str(error.value) for word in (" missing:", " unexpected:", " of another shape:")) == 1
+
+
+def test_of_very_many_keys_the_first_are_named_and_all_are_counted() -> None:
+    with pytest.raises(UserError) as error:
+        KeyReport(missing=[f"key-{i}" for i in range(1000)]).raise_if_any(Path("x.ckpt"))
+    assert "1000 missing: key-0, key-1, key-2, key-3 and 996 more" in str(error.value)
+    assert "key-4" not in str(error.value)
+
+
+def test_there_are_twelve_schedule_buffers() -> None:
+    assert len(SCHEDULE) == 12
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        *SCHEDULE,
+        POSITION_IDS,
+        "model_ema.decay",
+        "model_ema.num_updates",
+        "model_ema.diffusion_modeltime_embed0weight",
+        "model_ema.diffusion_modelinput_blocks11transformer_blocks0attn1to_qweight",
+    ],
+)
+def test_what_official_files_hold_beside_the_weights_is_passed_over(key: str) -> None:
+    assert compare_keys({}, sizes(key)) == KeyReport()
+
+
+def test_no_weight_is_among_what_is_passed_over() -> None:
+    weights = [key for key in OFFICIAL if key.startswith(tuple(PARTS.values())) and key != POSITION_IDS]
+    assert len(weights) == 1130
+    assert not [key for key in weights if TOLERATED.fullmatch(key)]
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "foo",
+        "",
+        "model_ema",
+        "model_ema.",
+        "model_emaX",
+        "model_emaXdecay",
+        "x.model_ema.decay",
+        "betasX",
+        "Xbetas",
+        "model.betas",
+        "alphas",
+        "log_one_minus_alphas_cumprod_prev",
+        "sqrt_alphas_cumprod_prev",
+        "sqrt_one_minus_alphas_cumprod_prev",
+        "posterior_mean_coef3",
+        "lvlb_weights",
+        "logvar",
+        f"{TEXT}text_modelXembeddings.position_ids",
+        f"{TEXT}text_model.embeddings.position_idsX",
+        f"{TEXT}text_model.encoder.position_ids",
+        "model.diffusion_model.position_ids",
+    ],
+)
+def test_anything_else_is_unexpected(key: str) -> None:
+    assert compare_keys({}, sizes(key)).unexpected == [key]
+
+
+def test_what_may_be_passed_over_is_compared_where_it_is_needed() -> None:
+    assert compare_keys(sizes("betas"), {}).missing == ["betas"]
+    assert compare_keys(sizes("betas"), {"betas": torch.Size([9])}).wrong_shape
+
+
+@pytest.mark.parametrize(
+    ("key", "kind"),
+    [
+        ("conditioner.embedders.0.transformer.text_model.embeddings.position_ids", "Stable Diffusion XL"),
+        ("cond_stage_model.model.transformer.resblocks.0.ln_1.bias", "Stable Diffusion 2"),
+        ("down_blocks.0.attentions.0.norm.bias", "diffusers"),
+        ("lora_unet_down_blocks_0_attentions_0_proj_in.alpha", "LoRA"),
+        ("lora_te_text_model_encoder_layers_0_mlp_fc1.alpha", "LoRA"),
+    ],
+)
+def test_another_kind_of_file_is_recognized(key: str, kind: str) -> None:
+    report = compare_keys(sizes("model.diffusion_model.out.2.bias"), sizes("other", key))
+    with pytest.raises(UserError, match=f"it looks like .*{kind}"):
+        report.raise_if_any(Path("x.ckpt"))
+
+
+def test_an_unknown_kind_of_file_is_not_guessed_at() -> None:
+    with pytest.raises(UserError) as error:
+        compare_keys({}, sizes("other")).raise_if_any(Path("x.ckpt"))
+    assert "looks like" not in str(error.value)

@@ -1,0 +1,258 @@
+"""From a file to a model: all of it or nothing, in the asked type, ready to draw."""
+
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ldm.checkpoint.keys import PARTS, POSITION_IDS, official_key
+from ldm.checkpoint.loading import Placement, assign_parts, checkpoint_info, load_model
+from ldm.checkpoint.metadata import CheckpointInfo
+from ldm.checkpoint.reading import CheckpointFile, read_checkpoint
+from ldm.checkpoint.saving import official_state_dict
+from ldm.diffusion.latent_diffusion import LatentDiffusion
+from ldm.errors import UserError
+from tests.oracle import facts
+from tests.tiny import TINY_YAML, build_tiny_model, tiny_config
+
+CPU = Placement(torch.device("cpu"))
+SOME_WEIGHT = "model.diffusion_model.out.2.weight"
+SOME_NORM = "cond_stage_model.transformer.text_model.final_layer_norm.weight"
+
+
+@cache
+def contents(seed: int = 0, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
+    """What a file of the tiny model holds. It is shared: don't write to it."""
+    return official_state_dict(build_tiny_model(seed), dtype)
+
+
+def file_of(tensors: dict[str, Tensor]) -> CheckpointFile:
+    return CheckpointFile(Path("some") / "model.safetensors", tensors)
+
+
+def weights(model: LatentDiffusion) -> dict[str, Tensor]:
+    return {official_key(name): tensor for name, tensor in model.state_dict().items()}
+
+
+def same_weights(model: LatentDiffusion, expected: dict[str, Tensor]) -> bool:
+    return all(torch.equal(tensor, expected[key]) for key, tensor in weights(model).items())
+
+
+@torch.inference_mode()
+def outputs(model: LatentDiffusion) -> list[Tensor]:
+    """Of each of the networks."""
+    generator = torch.Generator().manual_seed(0)
+    dtype = model.unet.dtype
+    latents, images = torch.randn(2, 4, 4, 4, generator=generator), torch.rand(1, 3, 32, 32, generator=generator)
+    context = model.text_encoder(torch.arange(2 * 77).view(2, 77))
+    return [
+        context,
+        model.predict_eps(latents.to(dtype), torch.tensor([3, 800]), context),
+        model.decode_latents(latents.to(dtype)),
+        model.encode_images(images, latents[:1]),
+    ]
+
+
+def test_a_loaded_model_computes_what_the_saved_one_did(tiny_checkpoint: Path) -> None:
+    loaded, saved = load_model(tiny_checkpoint, tiny_config(), CPU), build_tiny_model().eval()
+    for actual, expected in zip(outputs(loaded), outputs(saved), strict=True):
+        assert torch.equal(actual, expected)
+        assert expected.std() > 0
+
+
+def test_a_path_and_what_was_read_from_it_give_the_same(tiny_checkpoint: Path) -> None:
+    by_path = load_model(tiny_checkpoint, tiny_config(), CPU)
+    assert same_weights(load_model(read_checkpoint(tiny_checkpoint), tiny_config(), CPU), weights(by_path))
+
+
+def test_a_loaded_model_is_for_drawing(tiny_checkpoint: Path) -> None:
+    model = load_model(tiny_checkpoint, tiny_config(), CPU)
+    assert not any(module.training for module in model.modules())
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+    assert model.tokenizer is None
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
+def test_weights_come_in_the_asked_type_and_nothing_is_left_without_values(
+    dtype: torch.dtype, tiny_checkpoint: Path
+) -> None:
+    model = load_model(tiny_checkpoint, tiny_config(), Placement(torch.device("cpu"), dtype))
+    assert {parameter.dtype for parameter in model.parameters()} == {dtype}
+    everything = [*model.parameters(), *model.buffers(), model.schedule.alphas_cumprod, model.schedule.betas]
+    assert {tensor.device.type for tensor in everything} == {"cpu"}
+    expected = contents()
+    assert same_weights(model, {key: tensor.to(dtype) for key, tensor in expected.items()})
+    if dtype != torch.float16:  # not every processor computes in it
+        assert all(output.isfinite().all() for output in outputs(model))
+
+
+def test_weights_come_to_the_asked_device(tiny_checkpoint: Path) -> None:
+    model = load_model(tiny_checkpoint, tiny_config(), Placement(torch.device("meta"), torch.float16))
+    assert {parameter.device.type for parameter in model.parameters()} == {"meta"}
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float16}
+
+
+@pytest.mark.parametrize("stored", [torch.float16, torch.bfloat16])
+def test_a_half_precision_file_fits_a_float32_model(stored: torch.dtype) -> None:
+    model = load_model(file_of(contents(dtype=stored)), tiny_config(), CPU)
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    assert same_weights(model, {key: tensor.to(stored).float() for key, tensor in contents().items()})
+
+
+def without_text_model(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {key.replace(".transformer.text_model.", ".transformer."): tensor for key, tensor in tensors.items()}
+
+
+def test_both_names_of_the_text_encoders_weights_are_known() -> None:
+    short = without_text_model(contents())
+    assert not any("text_model" in key for key in short)
+    assert same_weights(load_model(file_of(short), tiny_config(), CPU), contents())
+
+
+EXTRAS: dict[str, Callable[[dict[str, Tensor]], dict[str, Tensor]]] = {
+    "nothing but weights": lambda tensors: weights(build_tiny_model()),
+    "the schedule": lambda tensors: tensors,
+    "half precision position ids": lambda tensors: {**tensors, POSITION_IDS: tensors[POSITION_IDS].half()},
+    "int64 position ids under the short name": without_text_model,
+    "half precision position ids under the short name": lambda tensors: without_text_model(
+        {**tensors, POSITION_IDS: tensors[POSITION_IDS].half()}
+    ),
+    "all in half precision": lambda tensors: {key: tensor.half() for key, tensor in tensors.items()},
+    "the counters of averaged weights": lambda tensors: {
+        **tensors,
+        "model_ema.decay": torch.tensor(0.9999),
+        "model_ema.num_updates": torch.tensor(470000, dtype=torch.int32),
+    },
+    "averaged weights": lambda tensors: {
+        **tensors,
+        **{
+            "model_ema." + key.removeprefix("model.").replace(".", ""): tensor + 1
+            for key, tensor in tensors.items()
+            if key.startswith(PARTS["unet"])
+        },
+    },
+}
+
+
+@pytest.mark.parametrize("change", EXTRAS.values(), ids=list(EXTRAS))
+def test_what_official_files_hold_beside_the_weights_changes_nothing(
+    change: Callable[[dict[str, Tensor]], dict[str, Tensor]],
+) -> None:
+    tensors = change(contents())
+    model = load_model(file_of(tensors), tiny_config(), CPU)
+    assert same_weights(model, {official_key(key): tensor.float() for key, tensor in tensors.items()})
+
+
+def test_a_pretend_official_file_loads(tmp_path: Path) -> None:
+    """Every kind of key that the official file has, in a Lightning file's frame."""
+    kinds = {key.split(".")[0] for key, _, _ in facts("sd-v1-keys")["keys"]}
+    tensors = EXTRAS["averaged weights"](EXTRAS["the counters of averaged weights"](contents()))
+    assert {key.split(".")[0] for key in tensors} == kinds | {"model_ema"}
+    torch.save({"epoch": 0, "global_step": 470000, "state_dict": tensors}, tmp_path / "model.ckpt")
+    assert same_weights(load_model(tmp_path / "model.ckpt", tiny_config(), CPU), contents())
+
+
+def drop(key: str) -> Callable[[dict[str, Tensor]], dict[str, Tensor]]:
+    return lambda tensors: {name: tensor for name, tensor in tensors.items() if name != key}
+
+
+BAD: dict[str, tuple[Callable[[dict[str, Tensor]], dict[str, Tensor]], str]] = {
+    "missing in the UNet": (drop(SOME_WEIGHT), f"1 missing: {SOME_WEIGHT}"),
+    "missing in the text encoder": (drop(SOME_NORM), f"1 missing: {SOME_NORM}"),
+    "unexpected": (lambda tensors: {**tensors, "foo.weight": torch.ones(1)}, "1 unexpected: foo.weight"),
+    "unexpected in the UNet": (
+        lambda tensors: {**tensors, "model.diffusion_model.out.3.weight": torch.ones(1)},
+        "1 unexpected: model.diffusion_model.out.3.weight",
+    ),
+    "of another shape": (
+        lambda tensors: {**tensors, SOME_WEIGHT: tensors[SOME_WEIGHT][:, :16]},
+        f"1 of another shape: {SOME_WEIGHT} (4, 16, 3, 3) instead of (4, 32, 3, 3)",
+    ),
+    "a scalar": (lambda tensors: {**tensors, SOME_NORM: torch.tensor(1.0)}, f"{SOME_NORM} () instead of (32,)"),
+    "empty": (lambda tensors: {}, "missing: "),
+    "only the schedule": (lambda tensors: {key: tensors[key] for key in tensors if "." not in key}, "missing: "),
+    "without the autoencoder": (
+        lambda tensors: {key: tensors[key] for key in tensors if not key.startswith("first_stage_model.")},
+        "missing: first_stage_model.",
+    ),
+    "of Stable Diffusion XL": (
+        lambda tensors: {**tensors, "conditioner.embedders.0.transformer.x": torch.ones(1)},
+        "Stable Diffusion XL",
+    ),
+}
+
+
+@pytest.mark.parametrize(("change", "word"), BAD.values(), ids=list(BAD))
+def test_a_file_that_does_not_fit_is_refused(
+    change: Callable[[dict[str, Tensor]], dict[str, Tensor]], word: str
+) -> None:
+    file = file_of(change(contents()))
+    with pytest.raises(UserError) as error:
+        load_model(file, tiny_config(), CPU)
+    assert str(file.path) in str(error.value)
+    assert word in str(error.value)
+
+
+@pytest.mark.parametrize(("change", "word"), BAD.values(), ids=list(BAD))
+@pytest.mark.parametrize("parts", [list(PARTS), ["text_encoder"]], ids=["all", "one"])
+def test_of_a_file_that_does_not_fit_nothing_is_taken(
+    parts: list[str], change: Callable[[dict[str, Tensor]], dict[str, Tensor]], word: str
+) -> None:
+    model = build_tiny_model(1)
+    before = dict(model.named_parameters())
+    with pytest.raises(UserError):
+        assign_parts(model, file_of(change(contents(2))), parts, CPU)
+    assert all(before[name] is parameter for name, parameter in model.named_parameters())
+    assert same_weights(model, contents(1))
+
+
+@pytest.mark.parametrize(
+    "parts", [["unet"], ["autoencoder"], ["text_encoder"], ["unet", "text_encoder"], [], list(PARTS)]
+)
+def test_only_the_named_parts_are_replaced(parts: list[str]) -> None:
+    model, first, second = build_tiny_model(1), contents(1), contents(2)
+    before = {official_key(name): parameter for name, parameter in model.named_parameters()}
+    assign_parts(model, file_of(second), parts, CPU)
+    after = {official_key(name): parameter for name, parameter in model.named_parameters()}
+    assert list(after) == list(before)
+    for key, parameter in after.items():
+        if key.startswith(tuple(PARTS[part] for part in parts)):
+            assert torch.equal(parameter, second[key])
+        else:
+            assert parameter is before[key]
+            assert torch.equal(parameter, first[key])
+    assert sum(parameter is not before[key] for key, parameter in after.items()) == sum(
+        key.startswith(tuple(PARTS[part] for part in parts)) for key in after
+    )
+
+
+def test_replaced_weights_train_as_the_old_ones_did() -> None:
+    model = build_tiny_model(1).requires_grad_(False)
+    model.unet.requires_grad_(True)
+    assign_parts(model, file_of(contents(2)), PARTS, CPU)
+    assert all(parameter.requires_grad for parameter in model.unet.parameters())
+    assert not any(p.requires_grad for part in (model.autoencoder, model.text_encoder) for p in part.parameters())
+
+
+def test_every_key_of_the_model_belongs_to_a_part() -> None:
+    model = build_tiny_model()
+    parts = {"unet": model.unet, "autoencoder": model.autoencoder, "text_encoder": model.text_encoder}
+    assert parts.keys() == PARTS.keys()
+    for part, network in parts.items():
+        assert sum(key.startswith(PARTS[part]) for key in model.state_dict()) == len(network.state_dict())
+    assert sum(len(network.state_dict()) for network in parts.values()) == len(model.state_dict())
+
+
+def test_what_the_file_says_of_itself(tiny_checkpoint: Path) -> None:
+    info = checkpoint_info(read_checkpoint(tiny_checkpoint))
+    assert info.config == TINY_YAML
+    assert info.parts.keys() == PARTS.keys()
+
+
+def test_a_file_made_elsewhere_says_nothing(tmp_path: Path) -> None:
+    save_file(contents(), tmp_path / "a.safetensors", {"format": "pt", "modelspec.title": "x", "ldmx.step": "3"})
+    assert checkpoint_info(read_checkpoint(tmp_path / "a.safetensors")) == CheckpointInfo()
