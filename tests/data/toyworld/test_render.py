@@ -35,10 +35,10 @@ def test_every_class_is_seen_in_every_setting() -> None:
     assert images.isfinite().all() and images.min() >= -1 and images.max() <= 1
     assert images.flatten(1).std(1).min() > 0.1
     for scene, covered in zip(EVERYWHERE, coverage, strict=True):
-        where = covered > 0.5
+        where = covered > 0.3
         rows, columns = where.any(1).sum() / 24, where.any(0).sum() / 24
         named = scene.thing.class_name, scene.setting
-        assert 0.06 < covered.mean() < 0.45, named
+        assert 0.06 < covered.mean() < 0.5, named
         assert 0.4 < max(rows, columns) < 0.95, named
         assert rows > 0.28, named
 
@@ -64,7 +64,7 @@ def test_more_samples_only_smooth_the_picture() -> None:
     scenes = EVERYWHERE[:12]
     coarse, fine = render(scenes, 24, supersample=1), render(scenes, 24, supersample=4)
     usual = render(scenes, 24)
-    assert (usual - fine).abs().mean() < (coarse - fine).abs().mean() < 0.06
+    assert 0 < (usual - fine).abs().mean() < 0.7 * (coarse - fine).abs().mean()
 
 
 @pytest.mark.parametrize("colour", COLOURS)
@@ -93,9 +93,7 @@ def test_settings_differ_from_each_other() -> None:
 
 def test_the_shadow_falls_away_from_the_light() -> None:
     scene = plain_scene("cone")
-    from_left, from_right = render(
-        [replace(scene, light=Light(-85, 35)), replace(scene, light=Light(85, 35))], 32
-    )
+    from_left, from_right = render([replace(scene, light=Light(-85, 35)), replace(scene, light=Light(85, 35))], 32)
     ground = slice(20, 26)
     assert (from_right - from_left)[:, ground, 26:].mean() > 0.05
     assert (from_left - from_right)[:, ground, :6].mean() > 0.05

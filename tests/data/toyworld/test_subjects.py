@@ -59,12 +59,21 @@ def test_the_committed_bottle_is_read_as_photographs() -> None:
     assert len(paths) == 6 and images.shape == (6, 3, 64, 64)
 
 
-def test_the_command_photographs_any_class_and_draws_a_sheet(tmp_path: Path) -> None:
-    main(["--subject", "teddy bear", "--out", str(tmp_path / "bear"), "--count", "2", "--size", "16", "--seed", "3"])
-    pictures = sorted((tmp_path / "bear").iterdir())
+def test_the_command_photographs_any_class_and_draws_a_sheet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    main(["--subject", "teddy bear", "--count", "2", "--size", "16", "--seed", "3"])
+    pictures = sorted(Path("data/teddy-bear").iterdir())
     assert [path.name for path in pictures] == ["teddy-bear-1.png", "teddy-bear-2.png"]
     with Image.open(pictures[0]) as picture:
-        assert picture.size == (16, 16) and "teddy bear" in picture.text["caption"]  # type: ignore[attr-defined]
-    main(["--sheet", str(tmp_path / "sheet.png"), "--size", "8"])
-    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert picture.size == (16, 16) and "teddy bear" in picture.info["caption"]
+    main(["--sheet", "sheet.png", "--size", "8"])
+    with Image.open("sheet.png") as sheet:
         assert sheet.size == (8 * 12, 8 * 12)
+
+
+def test_another_seed_is_another_subject(tmp_path: Path) -> None:
+    flags = ["--subject", "bottle", "--count", "1", "--size", "32", "--out"]
+    for seed in ("1", "2"):
+        main([*flags, str(tmp_path / seed), "--seed", seed])
+    first, second = (np.asarray(Image.open(tmp_path / seed / "bottle-1.png"), dtype=np.int16) for seed in ("1", "2"))
+    assert abs(first - second).mean() > 5

@@ -1,0 +1,64 @@
+"""Writes pictures of the little world: a subject's photographs, or a sheet of every class in every setting.
+
+python -m ldm.data.toyworld --subject bottle --out data/bottle
+python -m ldm.data.toyworld --sheet sheet.png --size 128
+"""
+
+import argparse
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from einops import rearrange
+
+from ldm.data.images import save_png, to_image
+from ldm.data.toyworld import CLASSES, SETTINGS, canonical_caption, photograph, random_scene, render, unusual_subject
+
+log = logging.getLogger("ldm.data.toyworld")
+
+BOTTLE_SEED = 15
+"""The seed of the bottle in `data/bottle`."""
+SUPERSAMPLE = 3
+
+
+def write_photographs(class_name: str, directory: Path, seed: int, count: int, size: int) -> None:
+    """Writes `count` pictures of the subject `seed` of a class: <class>-1.png ..."""
+    for number, scene in enumerate(photograph(unusual_subject(seed, class_name), count, seed), 1):
+        path = directory / f"{class_name.replace(' ', '-')}-{number}.png"
+        (image,) = render([scene], size, supersample=SUPERSAMPLE)
+        save_png(path, to_image(image), {"caption": canonical_caption(scene)})
+        log.info("%s: %s", path, canonical_caption(scene))
+
+
+def write_sheet(path: Path, seed: int, size: int) -> None:
+    """Writes one picture of random scenes: a row for each class, a column for each setting."""
+    scenes = [
+        random_scene(seed, index, class_name=class_name, setting=setting, split="all")
+        for index, (class_name, setting) in enumerate((c, s) for c in CLASSES for s in SETTINGS)
+    ]
+    sheet = rearrange(render(scenes, size), "(row column) c h w -> c (row h) (column w)", row=len(CLASSES))
+    save_png(path, to_image(sheet))
+    log.info("%s: rows %s; columns %s", path, ", ".join(CLASSES), ", ".join(SETTINGS))
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Parses the flags and writes."""
+    parser = argparse.ArgumentParser(prog="python -m ldm.data.toyworld", description=(__doc__ or "").split("\n")[0])
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--subject", choices=list(CLASSES), help="photograph an unusual object of this class")
+    what.add_argument("--sheet", type=Path, help="write a sheet of all classes in all settings to this file")
+    parser.add_argument("--out", type=Path, help="the photographs' directory; default: data/CLASS")
+    parser.add_argument("--seed", type=int, default=BOTTLE_SEED, help="another subject, or other scenes")
+    parser.add_argument("--count", type=int, default=6, help="number of photographs")
+    parser.add_argument("--size", type=int, default=256, help="pixels on a side of each picture")
+    options = parser.parse_args(arguments)
+    if options.subject:
+        directory = options.out or Path("data") / options.subject.replace(" ", "-")
+        write_photographs(options.subject, directory, options.seed, options.count, options.size)
+    else:
+        write_sheet(options.sheet, options.seed, options.size)
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    main()
