@@ -27,26 +27,39 @@ def load_model(file: CheckpointFile | Path, config: LatentDiffusionConfig, place
 
     On the CPU and without a change of type the weights stay mapped from the file.
     """
-    with torch.device("meta"):
-        model = LatentDiffusion(config)
+    model = _build_empty(config)
     assign_parts(model, file if isinstance(file, CheckpointFile) else read_checkpoint(file), PARTS, placement)
     return model.eval().requires_grad_(False)
 
 
 def assign_parts(model: LatentDiffusion, file: CheckpointFile, parts: Iterable[str], placement: Placement) -> None:
     """Gives the named `PARTS` of the model a file's weights. Raises `UserError` if the file doesn't fit the model."""
-    names = {official_key(name): name for name in model.state_dict()}
-    found = {official_key(key): tensor for key, tensor in file.tensors.items()}
-    report = compare_keys(
-        {key: model.get_parameter(name).shape for key, name in names.items()},
-        {key: tensor.shape for key, tensor in found.items()},
-    )
-    report.raise_if_any(file.path)
-
+    found = _fitting_tensors(model, file)
     prefixes = tuple(PARTS[part] for part in parts)
-    for key, name in names.items():
-        if key.startswith(prefixes):
+    for name in model.state_dict():
+        if (key := official_key(name)).startswith(prefixes):
             _set_parameter(model, name, found[key].to(placement.device, placement.dtype))
+
+
+def raise_unless_whole(file: CheckpointFile, config: LatentDiffusionConfig) -> None:
+    """Raises `UserError` if the file doesn't hold all weights of such a model; reads none of them."""
+    _fitting_tensors(_build_empty(config), file)
+
+
+def _build_empty(config: LatentDiffusionConfig) -> LatentDiffusion:
+    """The model with shapes but no weights."""
+    with torch.device("meta"):
+        return LatentDiffusion(config)
+
+
+def _fitting_tensors(model: LatentDiffusion, file: CheckpointFile) -> dict[str, Tensor]:
+    """The file's tensors by official name, after a strict comparison with those of the model."""
+    found = {official_key(key): tensor for key, tensor in file.tensors.items()}
+    compare_keys(
+        {official_key(name): tensor.shape for name, tensor in model.state_dict().items()},
+        {key: tensor.shape for key, tensor in found.items()},
+    ).raise_if_any(file.path)
+    return found
 
 
 def checkpoint_info(file: CheckpointFile) -> CheckpointInfo:

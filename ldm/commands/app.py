@@ -2,7 +2,8 @@
 
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from ldm.errors import UserError
@@ -29,11 +30,17 @@ def run(command: Callable[[], None]) -> int:
     return 0
 
 
-def log_to_file(path: Path) -> None:
-    """Writes what is said from now on to a file as well, with the time."""
+@contextmanager
+def logging_to(path: Path) -> Iterator[None]:
+    """Writes what is said meanwhile to a file as well, with the time."""
     handler = logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     log.addHandler(handler)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        handler.close()
 
 
 class _Terminal(logging.Formatter):

@@ -2,8 +2,9 @@
 
 import argparse
 import logging
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
@@ -11,13 +12,14 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ldm.checkpoint.discovery import Found, find_checkpoints
-from ldm.checkpoint.loading import checkpoint_info
+from ldm.checkpoint.loading import checkpoint_info, raise_unless_whole
 from ldm.checkpoint.reading import read_checkpoint
 from ldm.commands.grid import labelled_grid
 from ldm.commands.models import ModelSlot, SamplingDefaults, Settings, base_weights, settings_of, snapped_size
 from ldm.commands.placement import Compute, drawing_compute, explain_out_of_memory, parse_device
 from ldm.commands.record import write_record
 from ldm.data.images import fit, read_image, save_png, to_image, to_tensor
+from ldm.diffusion.samplers import SAMPLERS
 from ldm.diffusion.sampling import InitImage, SamplingConfig, sample_images
 from ldm.errors import UserError
 from ldm.files import make_numbered_dir, slug
@@ -52,13 +54,13 @@ def img2img(options: argparse.Namespace) -> None:
 def _draw(options: argparse.Namespace, name: str) -> None:
     compute = drawing_compute(parse_device(options.device), options.precision)
     checkpoints = _checkpoints(options.ckpt_path)
-    checkpoints, settings = _same_shape(checkpoints, options.config)
+    checkpoints, settings = _usable(checkpoints, options.config)
     job = _job(options, settings)
 
     output_dir = make_numbered_dir(options.output_dir, name)
     write_record(
         output_dir / "run.yaml",
-        vars(options) | asdict(job.sampling) | {"batch_size": job.batch_size, "device": str(compute.device)},
+        vars(options) | sampling_flags(job.sampling) | {"batch_size": job.batch_size, "device": str(compute.device)},
         seeds=job.seeds,
         checkpoints=[str(found.path) for found in checkpoints],
     )
@@ -82,22 +84,31 @@ def _checkpoints(path: Path | None) -> list[Found]:
     return found
 
 
-def _same_shape(checkpoints: list[Found], config: Path | None) -> tuple[list[Found], Settings]:
-    """Those with the shape of the first, and its settings; a model of another size is named and left out."""
-    settings = [settings_of(read_checkpoint(found.path), config)[1] for found in checkpoints]
-    kept = []
-    for found, its in zip(checkpoints, settings, strict=True):
-        if its.model == settings[0].model:
-            kept.append(found)
-        else:
-            log.warning("left out %s: a model of another shape than %s", found.path, checkpoints[0].path)
-    return kept, settings[0]
+def _usable(checkpoints: list[Found], config: Path | None) -> tuple[list[Found], Settings]:
+    """Those that hold a whole model of the first one's shape, and its settings; the others are named and left out."""
+    kept: list[Found] = []
+    first: Settings | None = None
+    for found in checkpoints:
+        try:
+            file = read_checkpoint(found.path)
+            _, settings = settings_of(file, config)
+            if first is not None and settings.model != first.model:
+                raise UserError(f"a model of another shape than {kept[0].path}")
+            raise_unless_whole(file, settings.model)
+        except UserError as error:
+            if len(checkpoints) == 1:
+                raise
+            log.warning("left out %s: %s", found.path, error)
+            continue
+        kept.append(found)
+        first = first or settings
+    if first is None:
+        raise UserError("none of the checkpoints can be used")
+    return kept, first
 
 
 def _job(options: argparse.Namespace, settings: Settings) -> Job:
     defaults = settings.sampling
-    if options.sampler not in (None, "ddim") and options.ddim_eta:
-        raise UserError(f"--ddim-eta is for the ddim sampler; {options.sampler} adds no noise")
     init_path = getattr(options, "init_img", None)
     photo = read_image(init_path) if init_path else None
     default_size = (defaults.height, defaults.width) if photo is None else _size_like(photo, defaults)
@@ -122,7 +133,23 @@ def sampling_from(options: argparse.Namespace, defaults: SamplingConfig, height:
         "eta": options.ddim_eta,
     }
     base = SamplingConfig(height, width, defaults.sampler, defaults.num_steps, defaults.guidance_scale, defaults.eta)
-    return replace(base, **{name: value for name, value in given.items() if value is not None})
+    sampling = replace(base, **{name: value for name, value in given.items() if value is not None})
+    if not SAMPLERS[sampling.sampler].takes_eta:
+        if options.ddim_eta:
+            raise UserError(f"--ddim-eta is for the ddim sampler; {sampling.sampler} adds no noise")
+        sampling = replace(sampling, eta=0.0)
+    return sampling
+
+
+def sampling_flags(sampling: SamplingConfig) -> dict[str, Any]:
+    """The flags that mean this."""
+    return {
+        "hw": [sampling.height, sampling.width],
+        "sampler": sampling.sampler,
+        "ddim_steps": sampling.num_steps,
+        "scale": sampling.guidance_scale,
+        "ddim_eta": sampling.eta,
+    }
 
 
 def _size_like(photo: Image.Image, defaults: SamplingDefaults) -> tuple[int, int]:
@@ -147,12 +174,12 @@ def _draw_all(checkpoints: list[Found], config: Path | None, job: Job, compute: 
     rows = []
     per_checkpoint = max(1, len(job.prompts)) * len(job.seeds)
     with tqdm(total=len(checkpoints) * per_checkpoint, desc="drawing", unit="img") as bar:
-        for found, label in zip(checkpoints, labels, strict=True):
+        for found, label, prefix in zip(checkpoints, labels, _prefixes(labels), strict=True):
             file = read_checkpoint(found.path)
             _, settings = settings_of(file, config)
             slot.use(file, settings)
             prompts = job.prompts or [found.info.instance_prompt or settings.sampling.prompt]
-            rows.append(Row(label, prompts, _draw_one(slot, found, prompts, job, compute, output_dir, label, bar)))
+            rows.append(Row(label, prompts, _draw_one(slot, found, prompts, job, compute, output_dir, prefix, bar)))
     return rows
 
 
@@ -163,7 +190,7 @@ def _draw_one(
     job: Job,
     compute: Compute,
     output_dir: Path,
-    label: str,
+    prefix: str,
     bar: tqdm,
 ) -> dict[tuple[int, int], Path]:
     """Draws every prompt with every seed, in batches that cross prompts."""
@@ -173,8 +200,7 @@ def _draw_one(
         batch = todo[start : start + job.batch_size]
         images = _sample(slot, [prompts[index] for index, _ in batch], [seed for _, seed in batch], job, compute)
         for (index, seed), image in zip(batch, images, strict=True):
-            name = "_".join(filter(None, [label and slug(label), f"{index:02d}-{slug(prompts[index], 40)}", str(seed)]))
-            pictures[index, seed] = output_dir / f"{name}.png"
+            pictures[index, seed] = output_dir / f"{prefix}{index:02d}-{slug(prompts[index], 40)}_{seed}.png"
             save_png(pictures[index, seed], to_image(image), png_text(prompts[index], seed, job, found))
             bar.update()
     return pictures
@@ -206,6 +232,15 @@ def _labels(checkpoints: list[Found]) -> list[str]:
     return [
         label if labels.count(label) == 1 else str(found.path.with_suffix(""))
         for label, found in zip(labels, checkpoints, strict=True)
+    ]
+
+
+def _prefixes(labels: list[str]) -> list[str]:
+    """Beginnings of file names, one per checkpoint; numbered where labels read alike as file names."""
+    slugs = [slug(label) for label in labels]
+    return [
+        f"{number:02d}-{one}_" if slugs.count(one) > 1 else f"{one}_" if label else ""
+        for number, (one, label) in enumerate(zip(slugs, labels, strict=True))
     ]
 
 

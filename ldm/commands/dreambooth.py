@@ -1,6 +1,7 @@
 """DreamBooth from photos to checkpoints: class pictures, encoding, training, previews, report."""
 
 import argparse
+import contextlib
 import gc
 import logging
 import os
@@ -14,7 +15,7 @@ from tqdm import tqdm
 from ldm.checkpoint.metadata import CheckpointInfo
 from ldm.checkpoint.reading import read_checkpoint
 from ldm.checkpoint.saving import SAVE_DTYPES, save_checkpoint
-from ldm.commands.app import log_to_file
+from ldm.commands.app import logging_to
 from ldm.commands.class_images import draw_class_images
 from ldm.commands.dreambooth_plan import RUN_DIR_VARIABLE, Run, is_helper_process, plan_run, resumed_options
 from ldm.commands.models import ModelSlot
@@ -39,21 +40,17 @@ def dreambooth(options: argparse.Namespace) -> None:
     if options.resume_dir:
         options = resumed_options(options)
     run = plan_run(options)
-    if not is_helper_process():
-        log_to_file(run.directory / "run.log")
-    log.info("run: %s", run.directory)
-    with explain_out_of_memory("--gradient-checkpointing, a smaller --hw or --batch-size 1 need less"):
-        module = _build_module(run, _class_images(run))
-        os.environ[RUN_DIR_VARIABLE] = str(run.directory)
-        stopped_at = fit(
-            module,
-            FitOptions(run.directory, run.devices, run.compute.autocast_dtype, options.logger),
-            _saver(run),
-        )
-    if stopped_at is not None:
-        log.info("stopped after update %d; continue with\n  python dreambooth.py -r %s", stopped_at, run.directory)
-    elif module.global_rank == 0:
-        _report(run, module)
+    with contextlib.nullcontext() if is_helper_process() else logging_to(run.directory / "run.log"):
+        log.info("run: %s", run.directory)
+        with explain_out_of_memory("--gradient-checkpointing, a smaller --hw or --batch-size 1 need less"):
+            module = _build_module(run, _class_images(run))
+            os.environ[RUN_DIR_VARIABLE] = str(run.directory)
+            where = FitOptions(run.directory, run.devices, run.compute.autocast_dtype, options.logger)
+            stopped_at = fit(module, where, _saver(run))
+        if stopped_at is not None:
+            log.info("stopped after update %d; continue with\n  python dreambooth.py -r %s", stopped_at, run.directory)
+        elif not is_helper_process():
+            _report(run, module)
 
 
 def _class_images(run: Run) -> list[Path]:

@@ -12,10 +12,9 @@ import torch
 from torch import Tensor
 
 from ldm.checkpoint.reading import read_checkpoint
-from ldm.checkpoint.saving import hash_file
-from ldm.commands.drawing import sampling_from
+from ldm.checkpoint.saving import SAVE_DTYPES, hash_file
+from ldm.commands.drawing import sampling_flags, sampling_from
 from ldm.commands.models import Settings, base_weights, settings_of, snapped_size, tokenizer_dir
-from ldm.commands.options import dreambooth_parser
 from ldm.commands.placement import Compute, parse_devices, training_compute
 from ldm.commands.record import write_record
 from ldm.config import read_yaml
@@ -59,21 +58,30 @@ def resumed_options(given: argparse.Namespace) -> argparse.Namespace:
     record = given.resume_dir / RECORD
     if not record.is_file():
         raise UserError(f"{given.resume_dir} is no run of dreambooth.py: it has no {RECORD}")
-    saved = read_yaml(record).get("options", {})
-    defaults = vars(dreambooth_parser().parse_args([]))
-    options = {name: saved.get(name, default) for name, default in defaults.items()}
-    for name, value in vars(given).items():
-        if value == defaults[name]:
-            continue
-        if name not in MAY_CHANGE and str(value) != str(options[name]):
+    saved = read_yaml(record).get("options")
+    if not isinstance(saved, dict) or "class_name" not in saved:
+        raise UserError(f"{given.resume_dir} is no run of dreambooth.py: its {RECORD} is another command's")
+    options = {name: saved.get(name) for name in vars(given)}
+    for name in given.typed:
+        value = getattr(given, name)
+        if name not in MAY_CHANGE and not _same(value, options[name]):
             raise UserError(
                 f"--{name.replace('_', '-')} can't change in a resumed run: it is {options[name]} there. "
                 "Leave it out, or start a new run"
             )
         options[name] = value
     for name in ("ckpt_path", "config", "instance_img_dir", "output_dir"):
-        options[name] = Path(options[name]) if options[name] else None
+        options[name] = Path(str(options[name])) if options[name] else None
     return argparse.Namespace(**options)
+
+
+def _same(typed: Any, saved: Any) -> bool:
+    """Whether a flag as typed means what the record says."""
+    if isinstance(typed, Path):
+        typed = typed.resolve()
+    if isinstance(typed, list) and typed and isinstance(typed[0], int):
+        typed = [typed[0], typed[-1]]  # --hw 512
+    return str(typed) == str(saved)
 
 
 def plan_run(options: argparse.Namespace) -> Run:
@@ -103,7 +111,7 @@ def plan_run(options: argparse.Namespace) -> Run:
     elif is_helper_process():
         directory = Path(os.environ[RUN_DIR_VARIABLE])
     else:
-        _check_disk_space(options.output_dir, file.tensors, config)
+        _check_disk_space(options.output_dir, file.tensors, config, SAVE_DTYPES[options.save_dtype].itemsize)
         directory = make_numbered_dir(options.output_dir, slug(options.class_name))
         write_record(directory / RECORD, resolved, base_sha256=base_sha256, config=yaml)
         copy_tokenizer(tokenizer_dir(base, settings), directory / "tokenizer")
@@ -128,13 +136,9 @@ def _resolved(
 ) -> dict[str, Any]:
     """Every flag with the value that is used: the run continues from any directory, also after defaults changed."""
     return {
-        **vars(options),
+        **{name: value for name, value in vars(options).items() if name != "typed"},
         **{name: value for name, value in asdict(config).items() if name in vars(options)},
-        "hw": [sampling.height, sampling.width],
-        "sampler": sampling.sampler,
-        "ddim_steps": sampling.num_steps,
-        "scale": sampling.guidance_scale,
-        "ddim_eta": sampling.eta,
+        **sampling_flags(sampling),
         "lamb": config.prior_loss_weight,
         "ckpt_path": base.resolve(),
         "config": options.config and options.config.resolve(),
@@ -152,11 +156,14 @@ def _config_from(options: argparse.Namespace, defaults: DreamBoothConfig) -> Dre
     return replace(config, class_img_count=0) if config.prior_loss_weight == 0 else config
 
 
-def _check_disk_space(output_dir: Path, tensors: dict[str, Tensor], config: DreamBoothConfig) -> None:
+def _check_disk_space(
+    output_dir: Path, tensors: dict[str, Tensor], config: DreamBoothConfig, bytes_per_weight: int
+) -> None:
     """A run that would fill the disk fails before it begins."""
     weights = sum(tensor.numel() for tensor in tensors.values())
     checkpoints = -(-config.iterations // config.save_every)
-    needed = checkpoints * 2 * weights + 2 * 12 * weights  # half precision; two resume states while one is replaced
+    needed = checkpoints * bytes_per_weight * weights
+    needed += 2 * 12 * weights  # float32 weights and two moments; two resume states while one is replaced
     existing = next(parent for parent in [output_dir.resolve(), *output_dir.resolve().parents] if parent.exists())
     free = shutil.disk_usage(existing).free
     if free < needed:

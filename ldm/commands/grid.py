@@ -43,6 +43,7 @@ def labelled_grid(
         for column, picture in enumerate(cells[row]):
             if picture is not None:
                 sheet.paste(_scaled(picture, width, height), (left_width + column * (width + MARGIN), y))
+    sheet.thumbnail((MAX_SHEET, MAX_SHEET))  # labels and margins came on top
     return sheet
 
 

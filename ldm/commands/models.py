@@ -80,17 +80,18 @@ class ModelSlot:
     def use(self, file: CheckpointFile, settings: Settings) -> LatentDiffusion:
         """The model with the weights of this file."""
         parts = checkpoint_info(file).parts
+        tokenizer = load_tokenizer(
+            tokenizer_dir(file.path, settings), settings.model.text_encoder.max_position_embeddings
+        )
         if self.ldm is None:
             self.ldm = load_model(file, settings.model, self.placement)
-            self.ldm.tokenizer = load_tokenizer(
-                tokenizer_dir(file.path, settings), settings.model.text_encoder.max_position_embeddings
-            )
             changed = set(PARTS)
         else:
             changed = {part for part in PARTS if not parts.get(part) or parts[part] != self._parts.get(part)}
             assign_parts(self.ldm, file, changed, self.placement)
-        if "text_encoder" in changed:
+        if "text_encoder" in changed or self.ldm.tokenizer is None or tokenizer.digest != self.ldm.tokenizer.digest:
             self._contexts.clear()
+            self.ldm.tokenizer = tokenizer
         self._parts = parts
         return self.ldm
 

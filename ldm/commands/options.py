@@ -4,6 +4,7 @@ import argparse
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 SAMPLER_NAMES = ("ddim", "plms", "dpm-solver")
 DRAWING_PRECISIONS = ("auto", "full", "autocast", "bf16", "fp16")
@@ -35,10 +36,26 @@ SHARE = number(float, 0, 1)
 NON_NEGATIVE = number(float, 0)
 
 
-def _parser(description: str, epilog: str) -> argparse.ArgumentParser:
-    return argparse.ArgumentParser(
-        description=description, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+class TypedParser(argparse.ArgumentParser):
+    """Also tells in `options.typed` which options were given on the command line and are not defaults."""
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> argparse.Namespace:  # type: ignore[override]
+        """Parses once with the defaults and once without."""
+        options = super().parse_args(args, namespace)
+        defaults = {action: action.default for action in self._actions}
+        for action in defaults:
+            action.default = argparse.SUPPRESS
+        typed = sorted(vars(super().parse_args(args)))
+        for action, default in defaults.items():
+            action.default = default
+        options.typed = typed
+        return options
+
+
+def _parser(
+    description: str, epilog: str, kind: type[argparse.ArgumentParser] = argparse.ArgumentParser
+) -> argparse.ArgumentParser:
+    return kind(description=description, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter)
 
 
 def _add_sampling(group: argparse._ArgumentGroup) -> None:
@@ -175,6 +192,7 @@ def dreambooth_parser() -> argparse.ArgumentParser:
         '  python dreambooth.py -c "water bottle" -i data/bottle -s 200\n'
         "  python dreambooth.py -r ckpts/water-bottle-1             # continue an interrupted run\n"
         "  python txt2img.py --ckpt-path ckpts/                     # then compare the checkpoints\n",
+        TypedParser,
     )
     _add_subject(parser.add_argument_group("the subject"))
     _add_training(parser.add_argument_group("training"))

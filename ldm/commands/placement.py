@@ -29,9 +29,9 @@ def parse_devices(text: str) -> list[torch.device]:
     if text == "auto":
         return [torch.device("cuda" if torch.cuda.is_available() else "mps" if _has_mps() else "cpu")]
     devices = []
-    for name in text.split(","):
+    for name in map(str.strip, text.split(",")):
         try:
-            device = torch.device(f"cuda:{name}" if name.strip().isdigit() else name.strip())
+            device = torch.device(f"cuda:{name}" if name.isdecimal() else name)
         except RuntimeError:
             raise UserError(f"'{name}' is no device; use auto, cpu, mps, cuda, cuda:1 or 0,1") from None
         if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
@@ -40,6 +40,8 @@ def parse_devices(text: str) -> list[torch.device]:
             raise UserError("there is no MPS device here; use --device cpu")
         if device.type not in ("cuda", "mps", "cpu"):
             raise UserError(f"'{name}' is not supported; use auto, cpu, mps, cuda, cuda:1 or 0,1")
+        if device in devices and device.type != "cpu":
+            raise UserError(f"'{name}' is named twice")
         devices.append(device)
     return devices
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
@@ -44,6 +44,8 @@ def read_image(path: Path) -> Image.Image:
             return image.convert("RGB")
     except FileNotFoundError:
         raise UserError(f"there is no image {path}") from None
+    except UnidentifiedImageError:
+        raise UserError(f"{path} is not a readable image") from None
     except Exception as error:  # whatever a damaged file makes the decoders raise
         raise UserError(f"{path} is not a readable image: {error}") from error
 
@@ -72,8 +74,12 @@ def read_directory(directory: Path, height: int, width: int) -> tuple[list[Path]
     """
     if not directory.is_dir():
         raise UserError(f"there is no directory {directory}")
+    try:
+        entries = sorted(directory.iterdir(), key=natural_key)
+    except OSError as error:
+        raise UserError(f"could not read the directory {directory}: {error.strerror}") from error
     paths, pictures = [], []
-    for path in sorted(directory.iterdir(), key=natural_key):
+    for path in entries:
         if path.suffix.lower() not in IMAGE_SUFFIXES or path.name.startswith("."):
             continue
         try:
@@ -90,6 +96,6 @@ def save_png(path: Path, image: Image.Image, text: Mapping[str, object] | None =
     """Writes a PNG atomically, with `text` in its text chunks."""
     info = PngInfo()
     for key, value in (text or {}).items():
-        info.add_itxt(key, str(value))
+        info.add_itxt(key, str(value).encode("utf-8", "replace").decode())
     with atomic_path(path) as partial:
         image.save(partial, format="PNG", pnginfo=info, compress_level=4)

@@ -1,5 +1,6 @@
 """CLIP's byte-pair tokenizer: prompts in, 77 ids out, and a warning that quotes what did not fit."""
 
+import hashlib
 import logging
 import shutil
 from pathlib import Path
@@ -18,10 +19,14 @@ BYTES_ONLY = 514
 
 
 class PromptTokenizer:
-    """`tokenizer(prompts) -> input_ids (b max_length) int64`: begin, at most 75 tokens, end, padded with end."""
+    """`tokenizer(prompts) -> input_ids (b max_length) int64`: begin, at most 75 tokens, end, padded with end.
 
-    def __init__(self, clip_tokenizer: CLIPTokenizer, max_length: int = 77) -> None:
+    `digest` is the SHA-256 of its files: equal ones give equal ids.
+    """
+
+    def __init__(self, clip_tokenizer: CLIPTokenizer, max_length: int = 77, digest: str = "") -> None:
         self.clip_tokenizer = clip_tokenizer
+        self.digest = digest
         self.max_length = max_length
         self._warned: set[str] = set()
 
@@ -52,7 +57,8 @@ def load_tokenizer(directory: Path, max_length: int = 77) -> PromptTokenizer:
     merges = sum(1 for line in (directory / "merges.txt").open(encoding="utf-8") if not line.startswith("#version"))
     if merges == 0 and clip_tokenizer.vocab_size > BYTES_ONLY:
         raise UserError(f"{directory / 'merges.txt'} is empty, but vocab.json has merged tokens; fetch both again")
-    return PromptTokenizer(clip_tokenizer, max_length)
+    digest = hashlib.sha256(b"".join((directory / name).read_bytes() for name in FILES)).hexdigest()
+    return PromptTokenizer(clip_tokenizer, max_length, digest)
 
 
 def copy_tokenizer(source: Path, target: Path) -> None:

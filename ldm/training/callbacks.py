@@ -2,7 +2,8 @@
 
 import logging
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -34,8 +35,8 @@ class ResumeStateIO(CheckpointIO):
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
         try:
             state: dict[str, Any] = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
-        except (OSError, RuntimeError, ValueError) as error:
-            raise UserError(f"the resume state {path} can't be read: {error}") from error
+        except Exception as error:  # whatever a damaged file makes torch raise
+            raise UserError(f"the resume state {path} can't be read: it is damaged, or not one of ours") from error
         return state
 
     def remove_checkpoint(self, path: Any) -> None:
@@ -64,26 +65,32 @@ class SaveEvery(pl.Callback):
 class StopOnSignal(pl.Callback):
     """On Ctrl-C or SIGTERM: finishes the step, saves the resume state and stops. A second signal stops at once."""
 
+    SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
     def __init__(self, run_dir: Path) -> None:
         self.run_dir = run_dir
         self.stopped_at: int | None = None
         self._asked = False
-        self._previous: dict[signal.Signals, Any] = {}
+
+    @contextmanager
+    def restoring_handlers(self) -> Iterator[None]:
+        """Around a training: puts the signal handlers back that Lightning and this callback replace."""
+        before = {number: signal.getsignal(number) for number in self.SIGNALS}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._previous[number] = signal.signal(number, self._ask)
+        for number in self.SIGNALS:
+            signal.signal(number, self._ask)
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, *args: Any) -> None:
         if self._asked and trainer.global_step < trainer.max_steps:
             trainer.save_checkpoint(self.run_dir / RESUME_STATE)
             self.stopped_at = trainer.global_step
             trainer.should_stop = True
-
-    def teardown(self, trainer: pl.Trainer, pl_module: Any, stage: str) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-        self._previous.clear()
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         if self._asked:
@@ -110,10 +117,10 @@ class GradientGuard(pl.Callback):
 class FiniteGuard(pl.Callback):
     """Stops the run when the loss is no longer finite, naming the step and the networks whose weights are broken.
 
-    The flag stays on the device and is looked at every `every` steps, so that no step waits for it.
+    The flag stays on the device and is looked at every so many steps, so that no other step waits for it.
     """
 
-    def __init__(self, every: int) -> None:
+    def __init__(self, *every: int) -> None:
         self.every = every
         self._first_bad: Tensor | None = None
 
@@ -123,7 +130,8 @@ class FiniteGuard(pl.Callback):
         never = torch.full_like(loss, torch.inf)
         bad_now = torch.where(loss.isfinite(), never, torch.full_like(loss, step))
         self._first_bad = bad_now if self._first_bad is None else torch.minimum(self._first_bad, bad_now)
-        if (step % self.every == 0 or step == trainer.max_steps) and (first := self._first_bad.item()) != torch.inf:
+        due = step == trainer.max_steps or any(step % every == 0 for every in self.every)
+        if due and (first := self._first_bad.item()) != torch.inf:
             broken = [
                 name
                 for name, part in pl_module.trained_parts().items()

@@ -130,13 +130,19 @@ class DreamBooth(pl.LightningModule):
             (parameter for parameter in self.parameters() if parameter.requires_grad),
             lr=config.learning_rate,
             weight_decay=config.weight_decay,
-            # Lightning clips gradients of scaled float16 losses only with an optimizer that is not fused.
+            # A fused optimizer unscales float16's gradients by itself, too late for clipping.
             fused=self.device.type in ("cpu", "cuda") and self.trainer.precision != "16-mixed",
         )
         scheduler = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: lr_factor(step, config.lr_schedule, config.warmup_steps, config.iterations)
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def configure_gradient_clipping(self, optimizer: Any, gradient_clip_val: Any = None, *args: Any, **kw: Any) -> None:
+        """Clips the norm of all trained weights' gradients together; Lightning's own refuses fused optimizers."""
+        if gradient_clip_val:
+            trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
+            torch.nn.utils.clip_grad_norm_(trained, gradient_clip_val)
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Batches from the step that training stands at, which is not 0 in a resumed run."""

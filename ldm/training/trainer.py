@@ -8,15 +8,14 @@ from pathlib import Path
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
 
 from ldm.checkpoint.discovery import RESUME_STATE
 from ldm.training.callbacks import FiniteGuard, GradientGuard, Progress, ResumeStateIO, SaveEvery, StopOnSignal
 from ldm.training.dreambooth import DreamBooth
+from ldm.training.logs import build_logger
 
 logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)  # its own words are for its developers
 
-LOG_DIR = "log"
 PRECISIONS = {None: "32-true", torch.bfloat16: "bf16-mixed", torch.float16: "16-mixed"}
 
 
@@ -46,12 +45,12 @@ def fit(module: DreamBooth, options: FitOptions, save: Callable[[DreamBooth, int
         precision=PRECISIONS[options.autocast_dtype],  # type: ignore[arg-type]
         max_steps=config.iterations,
         gradient_clip_val=config.max_grad_norm or None,
-        logger=_logger(options.logger, options.run_dir),
+        logger=build_logger(options.logger, options.run_dir),
         log_every_n_steps=log_every,
         # The guards come before the saving, so that nothing broken is saved.
         callbacks=[
             GradientGuard(),
-            FiniteGuard(every=log_every),
+            FiniteGuard(log_every, config.save_every),
             Progress(every=log_every),
             SaveEvery(options.run_dir, config.save_every, save),
             stop,
@@ -63,18 +62,8 @@ def fit(module: DreamBooth, options: FitOptions, save: Callable[[DreamBooth, int
         use_distributed_sampler=False,
     )
     state = options.run_dir / RESUME_STATE
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), stop.restoring_handlers():
         # Lightning's advice to use worker processes and the like: latents are in memory, and a run has no end of data.
         warnings.filterwarnings("ignore", module="pytorch_lightning")
         trainer.fit(module, ckpt_path=str(state) if state.exists() else None)
     return stop.stopped_at
-
-
-def _logger(name: str, run_dir: Path) -> Logger | bool:
-    match name:
-        case "tensorboard":
-            logging.getLogger("tensorboard").setLevel(logging.ERROR)
-            return TensorBoardLogger(run_dir, name="", version=LOG_DIR)
-        case "csv":
-            return CSVLogger(run_dir, name="", version=LOG_DIR)
-    return False

@@ -1,0 +1,237 @@
+"""The flags: all that the original had with their names and short forms, help without torch, errors that name them."""
+
+import argparse
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ldm.commands.options import SAMPLER_NAMES, dreambooth_parser, img2img_parser, txt2img_parser
+from ldm.diffusion.samplers import SAMPLERS
+from ldm.files import ROOT
+from tests.commands.calls import call, refused
+
+PARSERS = {"txt2img": txt2img_parser, "img2img": img2img_parser, "dreambooth": dreambooth_parser}
+
+SAMPLING: dict[str, tuple[list[str], str, Any]] = {
+    "--hw": (["32", "48"], "hw", [32, 48]),
+    "--sampler": (["plms"], "sampler", "plms"),
+    "--ddim-steps": (["7"], "ddim_steps", 7),
+    "--scale": (["1.5"], "scale", 1.5),
+    "--ddim-eta": (["0.5"], "ddim_eta", 0.5),
+}
+DRAWING: dict[str, tuple[list[str], str, Any]] = {
+    "-p": (["a cat", "a dog"], "prompt", ["a cat", "a dog"]),
+    "--prompt": (["a cat"], "prompt", ["a cat"]),
+    "-n": (["blurry"], "negative_prompt", "blurry"),
+    "--negative-prompt": (["blurry"], "negative_prompt", "blurry"),
+    "-v": (["3"], "variations", 3),
+    "--variations": (["3"], "variations", 3),
+    "--seed": (["9"], "seed", 9),
+    "-c": (["ckpts"], "ckpt_path", Path("ckpts")),
+    "--ckpt-path": (["ckpts"], "ckpt_path", Path("ckpts")),
+    "--config": (["a.yaml"], "config", Path("a.yaml")),
+    **SAMPLING,
+    "-o": (["out"], "output_dir", Path("out")),
+    "--output-dir": (["out"], "output_dir", Path("out")),
+    "-b": (["2"], "batch_size", 2),
+    "--batch-size": (["2"], "batch_size", 2),
+    "-d": (["cuda:1"], "device", "cuda:1"),
+    "--device": (["cpu"], "device", "cpu"),
+    "--precision": (["autocast"], "precision", "autocast"),
+}
+FLAGS: dict[str, dict[str, tuple[list[str], str, Any]]] = {
+    "txt2img": DRAWING,
+    "img2img": {
+        **DRAWING,
+        "-i": (["a.png"], "init_img", Path("a.png")),
+        "--init-img": (["a.png"], "init_img", Path("a.png")),
+        "-s": (["0.5"], "strength", 0.5),
+        "--strength": (["1"], "strength", 1.0),
+    },
+    "dreambooth": {
+        "-c": (["water bottle"], "class_name", "water bottle"),
+        "--class-name": (["water bottle"], "class_name", "water bottle"),
+        "-i": (["data/bottle"], "instance_img_dir", Path("data/bottle")),
+        "--instance-img-dir": (["data/bottle"], "instance_img_dir", Path("data/bottle")),
+        "-d": (["0,1"], "devices", "0,1"),
+        "--devices": (["cpu"], "devices", "cpu"),
+        "-o": (["out"], "output_dir", Path("out")),
+        "--output-dir": (["out"], "output_dir", Path("out")),
+        "-r": (["ckpts/can-1"], "resume_dir", Path("ckpts/can-1")),
+        "--resume-dir": (["ckpts/can-1"], "resume_dir", Path("ckpts/can-1")),
+        "--precision": (["bf16-mixed"], "precision", "bf16-mixed"),
+        "--generation-batch-size": (["8"], "generation_batch_size", 8),
+        "--gb": (["8"], "generation_batch_size", 8),
+        **SAMPLING,
+        "--class-img-count": (["0"], "class_img_count", 0),
+        "--learning-rate": (["1e-5"], "learning_rate", 1e-5),
+        "-l": (["1.5"], "lamb", 1.5),
+        "--lamb": (["0"], "lamb", 0.0),
+        "--iterations": (["3000"], "iterations", 3000),
+        "-s": (["200"], "save_every", 200),
+        "--save-every": (["200"], "save_every", 200),
+        "-t": ([], "train_text_encoder", True),
+        "--train-text-encoder": ([], "train_text_encoder", True),
+        "--no-train-text-encoder": ([], "train_text_encoder", False),
+        "--ckpt-path": (["a.ckpt"], "ckpt_path", Path("a.ckpt")),
+        "--config": (["a.yaml"], "config", Path("a.yaml")),
+        "--seed": (["9"], "seed", 9),
+        "--batch-size": (["2"], "batch_size", 2),
+        "--logger": (["csv"], "logger", "csv"),
+        "--lr-schedule": (["cosine"], "lr_schedule", "cosine"),
+        "--warmup-steps": (["0"], "warmup_steps", 0),
+        "--weight-decay": (["0.1"], "weight_decay", 0.1),
+        "--max-grad-norm": (["0"], "max_grad_norm", 0.0),
+        "--flip": ([], "flip", True),
+        "--no-flip": ([], "flip", False),
+        "--gradient-checkpointing": ([], "gradient_checkpointing", True),
+        "--no-gradient-checkpointing": ([], "gradient_checkpointing", False),
+        "--preview-prompt": (["sks {class}", "a {class}"], "preview_prompts", ["sks {class}", "a {class}"]),
+        "--no-previews": ([], "no_previews", True),
+        "--save-dtype": (["bf16"], "save_dtype", "bf16"),
+    },
+}
+"""Every flag, words that it takes, and what they come to."""
+
+ORIGINAL = {
+    "dreambooth": "-c --class-name -i --instance-img-dir -d --devices -o --output-dir -r --resume-dir --precision "
+    "--generation-batch-size --gb --hw --ddim-steps --scale --ddim-eta --class-img-count --learning-rate -l --lamb "
+    "--iterations -s --save-every -t --train-text-encoder",
+    "txt2img": "-p --prompt -d --device -b --batch-size -c --ckpt-path -v --variations -o --output-dir --precision "
+    "--hw --ddim-steps --scale --ddim-eta",
+    "img2img": "-d --device -p --prompt -v --variations -i --init-img -o --output-dir --precision -s --strength",
+}
+"""The flags of the original project."""
+
+EACH_FLAG = [(command, flag) for command, flags in FLAGS.items() for flag in flags]
+
+
+def parse(command: str, *arguments: str) -> argparse.Namespace:
+    required = ["-i", "a.png"] if command == "img2img" else []
+    return PARSERS[command]().parse_args([*required, *arguments])
+
+
+@pytest.mark.parametrize(("command", "flag"), EACH_FLAG)
+def test_flag_is_parsed(command: str, flag: str) -> None:
+    words, name, expected = FLAGS[command][flag]
+    value = getattr(parse(command, flag, *words), name)
+    assert value == expected
+    assert type(value) is type(expected)
+    if flag not in ("-i", "--init-img"):
+        assert getattr(parse(command), name) != expected or expected == "cpu"
+
+
+@pytest.mark.parametrize("command", PARSERS)
+def test_every_flag_of_the_original_is_there(command: str) -> None:
+    assert set(ORIGINAL[command].split()) <= set(FLAGS[command])
+
+
+def test_img2img_has_everything_that_txt2img_has() -> None:
+    assert set(FLAGS["txt2img"]) <= set(FLAGS["img2img"])
+    txt2img, img2img = vars(parse("txt2img")), vars(parse("img2img"))
+    assert {name: img2img[name] for name in txt2img} == txt2img
+
+
+def test_prompts_add_up() -> None:
+    assert parse("txt2img", "-p", "a", "b", "-p", "c").prompt == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("command", PARSERS)
+def test_help_names_exactly_these_flags_and_imports_no_torch(command: str, tmp_path: Path) -> None:
+    process = subprocess.run(
+        [sys.executable, "-X", "importtime", str(ROOT / f"{command}.py"), "--help"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert process.returncode == 0
+    flags = set(
+        re.findall(r"(?<![\w-])--?[a-z][a-z-]*", process.stdout.partition("\noptions:")[2].partition("\nex")[0])
+    )
+    assert flags - {"-h", "--help"} == set(FLAGS[command])
+    imported = set(re.findall(r"\|\s+([\w.]+)$", process.stderr, re.MULTILINE))
+    assert "argparse" in imported
+    assert not {"torch", "numpy", "transformers", "pytorch_lightning"} & imported
+
+
+def test_sampler_names_are_those_of_the_samplers() -> None:
+    assert list(SAMPLERS) == list(SAMPLER_NAMES)
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments", "flag"),
+    [
+        ("txt2img", ["--hw", "0"], "--hw"),
+        ("txt2img", ["--hw", "wide"], "--hw"),
+        ("txt2img", ["--hw", "32", "32", "32"], "--hw"),
+        ("txt2img", ["--sampler", "euler"], "--sampler"),
+        ("txt2img", ["--ddim-steps", "0"], "--ddim-steps"),
+        ("txt2img", ["--ddim-steps", "1001"], "--ddim-steps"),
+        ("txt2img", ["--scale", "much"], "--scale"),
+        ("txt2img", ["--scale", "nan"], "--scale"),
+        ("txt2img", ["--scale", "inf"], "--scale"),
+        ("txt2img", ["--ddim-eta", "1.1"], "--ddim-eta"),
+        ("txt2img", ["--ddim-eta", "nan"], "--ddim-eta"),
+        ("txt2img", ["--ddim-eta", "0.5", "--sampler", "plms"], "--ddim-eta"),
+        ("txt2img", ["-v", "0"], "--variations"),
+        ("txt2img", ["-b", "-1"], "--batch-size"),
+        ("txt2img", ["--seed", "-1"], "--seed"),
+        ("txt2img", ["--seed", "99999999999999999999"], "--seed"),
+        ("txt2img", ["--precision", "bf16-mixed"], "--precision"),
+        ("txt2img", ["-d", "cpu", "--precision", "fp16"], "--precision"),
+        ("txt2img", ["-d", "cpu,cpu"], "--device"),
+        ("txt2img", ["--variation-count", "2"], "--variation-count"),
+        ("img2img", ["-s", "1.01"], "--strength"),
+        ("img2img", ["-s", "nan"], "--strength"),
+        ("dreambooth", ["--iterations", "0"], "--iterations"),
+        ("dreambooth", ["-s", "0"], "--save-every"),
+        ("dreambooth", ["--learning-rate", "-1e-5"], "--learning-rate"),
+        ("dreambooth", ["--learning-rate", "nan"], "--learning-rate"),
+        ("dreambooth", ["--lr-schedule", "cosin"], "--lr-schedule"),
+        ("dreambooth", ["--warmup-steps", "-1"], "--warmup-steps"),
+        ("dreambooth", ["--weight-decay", "inf"], "--weight-decay"),
+        ("dreambooth", ["--max-grad-norm", "-1"], "--max-grad-norm"),
+        ("dreambooth", ["--batch-size", "0"], "--batch-size"),
+        ("dreambooth", ["-l", "-0.5"], "--lamb"),
+        ("dreambooth", ["--class-img-count", "-1"], "--class-img-count"),
+        ("dreambooth", ["--gb", "0"], "--gb"),
+        ("dreambooth", ["--precision", "fp16"], "--precision"),
+        ("dreambooth", ["--precision", "fp16-mixed", "-d", "cpu"], "--precision"),
+        ("dreambooth", ["--save-dtype", "fp8"], "--save-dtype"),
+        ("dreambooth", ["--logger", "wandb"], "--logger"),
+        ("dreambooth", ["--hw", "32", "32", "32"], "--hw"),
+        ("dreambooth", ["--seed", "99999999999999999999"], "--seed"),
+        ("dreambooth", ["--scale", "nan"], "--scale"),
+        ("dreambooth", ["--ddim-eta", "0.5", "--sampler", "plms"], "--ddim-eta"),
+    ],
+)
+def test_a_value_that_makes_no_sense_is_refused_by_the_name_of_its_flag(
+    command: str,
+    arguments: list[str],
+    flag: str,
+    tiny_checkpoint: Path,
+    subject_dir: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    needed = {
+        "txt2img": ["-v", 1],
+        "img2img": ["-i", subject_dir / "0.png"],
+        "dreambooth": ["-c", "can", "-i", subject_dir, "--iterations", 1, "--class-img-count", 1],
+    }[command]
+    refused(call(command, *needed, "--ckpt-path", tiny_checkpoint, *arguments), flag)
+
+
+def test_img2img_needs_a_picture() -> None:
+    refused(call("img2img"), "--init-img")
+
+
+@pytest.mark.parametrize("arguments", [[], ["-c", "can"], ["-i", "photos"]])
+def test_dreambooth_needs_a_class_and_photos(arguments: list[str]) -> None:
+    refused(call("dreambooth", *arguments), "--class-name", "--instance-img-dir")

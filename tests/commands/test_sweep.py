@@ -1,0 +1,333 @@
+"""txt2img.py on a directory: all checkpoints below it, from the same noise, in one labelled grid."""
+
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ldm.checkpoint.reading import CheckpointFile
+from ldm.commands import drawing, models
+from ldm.config import to_yaml
+from tests.commands.calls import call, difference, metadata_of, refused, tensors_of
+from tests.commands.conftest import Draw, Trained
+from tests.tiny import TINY_YAML, build_tiny_model, write_tiny_checkpoint, write_tokenizer
+
+
+@pytest.fixture
+def assigned(monkeypatch: pytest.MonkeyPatch) -> list[set[str]]:
+    """The parts that each checkpoint after the first replaced."""
+    seen: list[set[str]] = []
+    assign_parts = models.assign_parts
+
+    def watched(ldm: Any, file: CheckpointFile, parts: Iterable[str], placement: Any) -> None:
+        seen.append(set(parts))
+        assign_parts(ldm, file, seen[-1], placement)
+
+    monkeypatch.setattr(models, "assign_parts", watched)
+    return seen
+
+
+@pytest.fixture
+def contexts(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Tensor]]:
+    """Each prompt that was asked for, and its context."""
+    seen: list[tuple[str, Tensor]] = []
+    context = models.ModelSlot.context
+
+    def watched(self: models.ModelSlot, prompt: str) -> Tensor:
+        seen.append((prompt, context(self, prompt)))
+        return seen[-1][1]
+
+    monkeypatch.setattr(models.ModelSlot, "context", watched)
+    return seen
+
+
+def mug(directory: Path, seed: int = 3, **info: Any) -> Path:
+    """A checkpoint of another subject, as of a run in `directory`."""
+    info = {
+        "class_name": "mug",
+        "instance_prompt": "a photo of sks mug",
+        "step": 5,
+        "name": "step-00005.safetensors",
+    } | info
+    return write_tiny_checkpoint(directory, model=build_tiny_model(seed), **info)
+
+
+def test_all_checkpoints_of_two_runs_are_drawn_in_order_each_with_its_own_subject(
+    txt2img: Draw, trained: Trained, tmp_path: Path
+) -> None:
+    root = tmp_path / "ckpts"
+    shutil.copytree(trained.directory, root / "tin-can-1")
+    mug(root / "mug-1")
+    mug(root / "mug-1", seed=4, step=10, name="step-00010.safetensors")
+    drawn = txt2img("--ckpt-path", root, "-v", 2)
+    runs = [("mug-1", "mug", step) for step in (5, 10)] + [("tin-can-1", "tin-can", step) for step in (3, 6, 7)]
+    assert [path.name for path in drawn.paths] == sorted(
+        (
+            f"{run}-step-{step}_00-a-photo-of-sks-{subject}_{seed}.png"
+            for run, subject, step in runs
+            for seed in (42, 43)
+        ),
+        key=lambda name: [int(piece) if piece.isdigit() else piece for piece in name.replace("_", "-").split("-")],
+    )
+    assert drawn.record["checkpoints"] == [
+        str(root / name)
+        for name in (
+            "mug-1/step-00005.safetensors",
+            "mug-1/step-00010.safetensors",
+            "tin-can-1/step-00003.safetensors",
+            "tin-can-1/step-00006.safetensors",
+            "tin-can-1/step-00007.safetensors",
+        )
+    ]
+    infos = [Image.open(path).info for path in drawn.paths]
+    assert {info["prompt"] for info in infos} == {"a photo of sks mug", "a photo of sks Tin Can"}
+    for info in infos:
+        assert info["checkpoint"].endswith(f"step-{int(info['checkpoint_step']):05d}.safetensors")
+
+
+def test_every_picture_is_the_one_its_checkpoint_draws_alone(
+    txt2img: Draw, uninterrupted: Trained, contexts: list[tuple[str, Tensor]]
+) -> None:
+    """These were trained with their text encoder: each prompt is encoded by each checkpoint's own."""
+    swept = txt2img("-c", uninterrupted.root, "-v", 2)
+    assert len(swept.paths) == 8
+    by_step = {step: swept.pictures[2 * index : 2 * index + 2] for index, step in enumerate((3, 6, 9, 12))}
+    subject = [context for prompt, context in contexts if prompt == "a photo of sks can"]
+    assert len({context.sum().item() for context in subject}) == 4
+    for step, pictures in by_step.items():
+        alone = txt2img("-c", uninterrupted.step(step), "-v", 2).pictures
+        assert all(difference(one, other) <= 1 for one, other in zip(alone, pictures, strict=True))
+    assert difference(by_step[3][0], by_step[12][0]) > 1
+
+
+def test_the_negative_prompt_is_encoded_by_each_checkpoints_own_text_encoder(
+    txt2img: Draw, uninterrupted: Trained, contexts: list[tuple[str, Tensor]]
+) -> None:
+    txt2img("-c", uninterrupted.root, "-v", 1, "-n", "blurry")
+    assert len({context.sum().item() for prompt, context in contexts if prompt == "blurry"}) == 4
+
+
+def test_one_checkpoint_under_two_names_draws_identical_pictures(txt2img: Draw, tmp_path: Path) -> None:
+    mug(tmp_path / "ckpts" / "a")
+    mug(tmp_path / "ckpts" / "b")
+    drawn = txt2img("-c", tmp_path / "ckpts", "-v", 3)
+    assert len(drawn.paths) == 6
+    for seed in range(3):
+        assert difference(drawn.pictures[seed], drawn.pictures[seed + 3]) == 0
+    assert difference(drawn.pictures[0], drawn.pictures[1]) > 1
+
+
+def test_with_prompts_every_checkpoint_draws_each_of_them(txt2img: Draw, trained: Trained) -> None:
+    drawn = txt2img("-c", trained.root, "-v", 1, "-p", "a cat", "a dog")
+    assert [path.name for path in drawn.paths] == [
+        f"tin-can-1-step-{step}_0{index}-{name}_42.png"
+        for step in (3, 6, 7)
+        for index, name in enumerate(["a-cat", "a-dog"])
+    ]
+
+
+def test_only_parts_that_differ_are_loaded(txt2img: Draw, trained: Trained, assigned: list[set[str]]) -> None:
+    txt2img("-c", trained.root, "-v", 1)
+    assert assigned == [{"unet"}, {"unet"}]
+
+
+def test_a_text_encoder_that_differs_is_loaded(txt2img: Draw, uninterrupted: Trained, assigned: list[set[str]]) -> None:
+    txt2img("-c", uninterrupted.root, "-v", 1)
+    assert assigned == [{"unet", "text_encoder"}] * 3
+
+
+def test_equal_checkpoints_are_loaded_once(txt2img: Draw, tmp_path: Path, assigned: list[set[str]]) -> None:
+    mug(tmp_path / "ckpts" / "a")
+    mug(tmp_path / "ckpts" / "b")
+    txt2img("-c", tmp_path / "ckpts", "-v", 1)
+    assert assigned == [set()]
+
+
+def test_a_file_that_does_not_name_its_parts_is_loaded_whole(
+    txt2img: Draw, tmp_path: Path, assigned: list[set[str]]
+) -> None:
+    mug(tmp_path / "ckpts" / "a")
+    other = mug(tmp_path / "ckpts" / "b")
+    metadata = {key: value for key, value in metadata_of(other).items() if key != "ldm.parts"}
+    tensors = {key: tensor.clone() for key, tensor in tensors_of(other).items()}
+    save_file(tensors, other, metadata=metadata)
+    txt2img("-c", tmp_path / "ckpts", "-v", 1)
+    assert assigned == [{"unet", "autoencoder", "text_encoder"}]
+
+
+# Stray files
+
+
+def stray_files(root: Path, tiny_checkpoint: Path) -> dict[str, str]:
+    """Fills a directory with what lies about; each file to be warned about, with a word of the reason."""
+    whole = tiny_checkpoint.read_bytes()
+    (root / "notes.txt").write_text("steps 3 and 6 are good")
+    (root / ".DS_Store").write_bytes(b"\0\0\0\1Bud1")
+    (root / ".step-00009.safetensors.1234.partial").write_bytes(whole[:1000])
+    (root / ".hidden.safetensors").write_bytes(whole[:1000])
+    (root / "cut.safetensors").write_bytes(whole[: len(whole) // 2])
+    (root / "empty.ckpt").touch()
+    (root / "page.pt").write_text("<!DOCTYPE html><html>not found</html>")
+    save_file({"weight": torch.zeros(3)}, root / "embedding.safetensors")
+    return {
+        "cut.safetensors": "cut off",
+        "empty.ckpt": "neither",
+        "page.pt": "web page",
+        "embedding.safetensors": "UNet",
+    }
+
+
+def test_stray_files_are_left_out_and_named(txt2img: Draw, tiny_checkpoint: Path, tmp_path: Path) -> None:
+    root = tmp_path / "ckpts"
+    mug(root / "mug-1")
+    expected = stray_files(root, tiny_checkpoint)
+    drawn = txt2img("-c", root, "-v", 1)
+    assert len(drawn.paths) == 1
+    warnings = [line for line in drawn.said.splitlines() if line.startswith("warning: left out")]
+    for name, reason in expected.items():
+        assert any(str(root / name) in line and reason in line for line in warnings), name
+    for name in ("notes.txt", ".DS_Store", "partial", ".hidden"):
+        assert name not in drawn.said
+
+
+def test_a_runs_resume_state_is_no_checkpoint_and_no_reason_to_worry(txt2img: Draw, trained: Trained) -> None:
+    drawn = txt2img("-c", trained.root, "-v", 1)
+    assert len(drawn.paths) == 3
+    assert (trained.directory / "resume.ckpt").exists()
+
+
+def test_only_stray_files_is_an_error(tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "ckpts").mkdir()
+    stray_files(tmp_path / "ckpts", tiny_checkpoint)
+    refused(call("txt2img", "-c", tmp_path / "ckpts"), "no checkpoint below", "cut.safetensors")
+
+
+def narrow(directory: Path) -> Path:
+    """A model of another shape: its text encoder has one layer."""
+    shape = {**TINY_YAML["model"], "text_encoder": {**TINY_YAML["model"]["text_encoder"], "num_hidden_layers": 1}}
+    model = build_tiny_model()
+    del model.text_encoder.transformer.encoder.layers[1]  # type: ignore[union-attr, operator]
+    return write_tiny_checkpoint(
+        directory, name="narrow.safetensors", model=model, config={**TINY_YAML, "model": shape}, step=1
+    )
+
+
+def test_a_model_of_another_shape_is_left_out_and_named(txt2img: Draw, tmp_path: Path) -> None:
+    root = tmp_path / "ckpts"
+    mug(root / "mug-1")
+    path = narrow(root / "narrow-1")
+    drawn = txt2img("-c", root, "-v", 1)
+    assert [path.name for path in drawn.paths] == ["00-a-photo-of-sks-mug_42.png"]
+    assert f"warning: left out {path}" in drawn.said
+    assert "another shape" in drawn.said
+    assert drawn.record["checkpoints"] == [str(root / "mug-1" / "step-00005.safetensors")]
+
+
+def test_a_file_that_lacks_weights_is_left_out_and_named(txt2img: Draw, tmp_path: Path) -> None:
+    """It has the shape in its metadata and a UNet, but no text encoder."""
+    root = tmp_path / "ckpts"
+    mug(root / "a-1")
+    whole = mug(root / "b-1", seed=4)
+    mug(root / "c-1", seed=5)
+    tensors = {key: value for key, value in tensors_of(whole).items() if not key.startswith("cond_stage_model")}
+    metadata = metadata_of(whole)
+    whole.unlink()
+    save_file(tensors, whole, metadata=metadata)
+    drawn = txt2img("-c", root, "-v", 1)
+    assert [path.name.split("_")[0] for path in drawn.paths] == ["a-1-step-5", "c-1-step-5"]
+    assert f"warning: left out {whole}" in drawn.said
+
+
+def test_a_file_with_a_config_nobody_knows_is_left_out_and_named(txt2img: Draw, tmp_path: Path) -> None:
+    root = tmp_path / "ckpts"
+    mug(root / "mug-1")
+    path = mug(root / "new-1", config={**TINY_YAML, "lora": {"rank": 4}})
+    drawn = txt2img("-c", root, "-v", 1)
+    assert len(drawn.paths) == 1
+    assert f"warning: left out {path}" in drawn.said
+
+
+# Names
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("a/model.safetensors", "b/model.safetensors"),
+        ("run.one.safetensors", "run-one.safetensors"),
+        (f"{'long' * 20}/a/model.safetensors", f"{'long' * 20}/b/model.safetensors"),
+    ],
+    ids=["two directories", "spelt alike", "long paths"],
+)
+def test_checkpoints_of_like_names_do_not_overwrite_each_others_pictures(
+    names: tuple[str, str], txt2img: Draw, tmp_path: Path
+) -> None:
+    root = tmp_path / "ckpts"
+    for seed, name in enumerate(names):
+        path = root / name
+        write_tiny_checkpoint(path.parent, name=path.name, model=build_tiny_model(seed))
+    drawn = txt2img("-c", root, "-v", 1)
+    assert len(drawn.paths) == 2
+    assert difference(*drawn.pictures) > 1
+
+
+def test_a_checkpoint_in_two_formats_gives_two_pictures(txt2img: Draw, tmp_path: Path) -> None:
+    checkpoint = write_tiny_checkpoint(tmp_path / "ckpts", name="model.safetensors")
+    torch.save({"state_dict": tensors_of(checkpoint)}, tmp_path / "ckpts" / "model.ckpt")
+    (tmp_path / "tiny.yaml").write_text(to_yaml(TINY_YAML))
+    drawn = txt2img("-c", tmp_path / "ckpts", "-v", 1, "--config", tmp_path / "tiny.yaml")
+    one, other = drawn.pictures
+    assert difference(one, other) == 0
+
+
+# The grid
+
+
+def test_the_grid_has_a_row_per_checkpoint_and_a_column_per_prompt_and_seed(
+    txt2img: Draw, trained: Trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Any] = []
+    labelled_grid = drawing.labelled_grid
+    monkeypatch.setattr(drawing, "labelled_grid", lambda *args: seen.append(args) or labelled_grid(*args))
+    drawn = txt2img("-c", trained.root, "-v", 2, "-p", "a cat", "a dog", "--hw", 32, 48)
+    cells, rows, columns = seen[0]
+    assert rows == ["tin-can-1 step 3", "tin-can-1 step 6", "tin-can-1 step 7"]
+    assert columns == ["a cat\nseed 42", "a cat\nseed 43", "a dog\nseed 42", "a dog\nseed 43"]
+    assert [[cell.filename for cell in row] for row in cells] == [
+        [str(path) for path in drawn.paths[start : start + 4]] for start in (0, 4, 8)
+    ]
+    width, height = Image.open(drawn.directory / "grid.png").size
+    assert width > 4 * 48
+    assert height > 3 * 32
+
+
+def test_without_prompts_rows_are_labelled_with_each_checkpoints_subject(
+    txt2img: Draw, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Any] = []
+    labelled_grid = drawing.labelled_grid
+    monkeypatch.setattr(drawing, "labelled_grid", lambda *args: seen.append(args) or labelled_grid(*args))
+    mug(tmp_path / "ckpts" / "mug-1")
+    mug(tmp_path / "ckpts" / "cup-1", seed=4, instance_prompt="a photo of sks cup")
+    txt2img("-c", tmp_path / "ckpts", "-v", 1)
+    assert seen[0][1:] == (["cup-1 step 5\na photo of sks cup", "mug-1 step 5\na photo of sks mug"], ["seed 42"])
+
+
+def test_each_checkpoint_is_read_with_the_tokenizer_beside_it(
+    txt2img: Draw, tmp_path: Path, contexts: list[tuple[str, Tensor]]
+) -> None:
+    """The second checkpoint holds the first one's weights, and a tokenizer that gives two letters other numbers."""
+    mug(tmp_path / "ckpts" / "a")
+    mug(tmp_path / "ckpts" / "b")
+    vocabulary = write_tokenizer(tmp_path / "ckpts" / "b" / "tokenizer") / "vocab.json"
+    vocabulary.write_text(vocabulary.read_text().replace('"a"', '"?"').replace('"o"', '"a"').replace('"?"', '"o"'))
+    txt2img("-c", tmp_path / "ckpts", "-v", 1)
+    first, second = (context for prompt, context in contexts if prompt == "a photo of sks mug")
+    assert not torch.equal(first, second)

@@ -1,0 +1,428 @@
+"""txt2img.py as a user types it: one picture per prompt and seed, each the same whatever it is drawn with."""
+
+import re
+import shutil
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from ldm.commands import models
+from ldm.config import read_yaml, to_yaml
+from ldm.files import ROOT
+from tests.commands.calls import call, difference, metadata_of, pixels, refused, shell, tensors_of
+from tests.commands.conftest import Draw, UNetCall
+from tests.tiny import TINY_YAML, build_tiny_model, write_tiny_checkpoint
+
+# Prompts and seeds
+
+
+def test_without_any_flag_four_pictures_of_the_models_prompt_come_out(txt2img: Draw, tmp_path: Path) -> None:
+    drawn = txt2img()
+    assert drawn.directory == Path("outputs/txt2img-1")
+    assert [path.name for path in drawn.paths] == [f"00-a-photo-of-a-cat_{seed}.png" for seed in (42, 43, 44, 45)]
+    assert {picture.shape for picture in drawn.pictures} == {(32, 32, 3)}
+    assert (drawn.directory / "grid.png").is_file()
+    assert "4 pictures" in drawn.said
+
+
+def test_each_call_has_a_directory_of_its_own(txt2img: Draw) -> None:
+    assert [txt2img("-v", 1).directory.name for _ in range(3)] == ["txt2img-1", "txt2img-2", "txt2img-3"]
+
+
+def test_output_dir_is_where_pictures_go(txt2img: Draw, tmp_path: Path) -> None:
+    drawn = txt2img("-v", 1, "-o", tmp_path / "here" / "and there")
+    assert drawn.directory == tmp_path / "here" / "and there" / "txt2img-1"
+    assert len(drawn.paths) == 1
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_several_prompts_are_each_drawn_with_every_seed(txt2img: Draw) -> None:
+    drawn = txt2img("-p", "a cat", "a dog", "-p", "Ein Bär!", "-v", 2, "--seed", 7)
+    assert [path.name for path in drawn.paths] == [
+        f"0{index}-{name}_{seed}.png" for index, name in enumerate(["a-cat", "a-dog", "ein-bär"]) for seed in (7, 8)
+    ]
+    cat, other_cat, dog, *_ = drawn.pictures
+    assert difference(cat, other_cat) > 1
+    assert difference(cat, dog) > 1
+    assert difference(cat, txt2img("-p", "a cat", "-v", 1, "--seed", 7).pictures[0]) <= 1
+
+
+def test_the_same_prompt_twice_gives_two_files(txt2img: Draw) -> None:
+    drawn = txt2img("-p", "a cat", "a cat", "-v", 1)
+    one, two = drawn.pictures
+    assert difference(one, two) <= 1
+
+
+def test_an_empty_prompt_is_a_prompt(txt2img: Draw) -> None:
+    drawn = txt2img("-p", "", "-v", 1)
+    assert Image.open(drawn.paths[0]).info["prompt"] == ""
+    assert difference(drawn.pictures[0], txt2img("-p", "a cat", "-v", 1).pictures[0]) > 1
+
+
+def test_picture_i_depends_on_seed_plus_i_alone(txt2img: Draw) -> None:
+    from_5, from_6 = txt2img("--seed", 5, "-v", 3).pictures, txt2img("--seed", 6, "-v", 1).pictures
+    assert difference(from_6[0], from_5[1]) <= 1
+    assert difference(from_6[0], from_5[0]) > 1
+
+
+def test_the_same_call_draws_the_same_pixels(txt2img: Draw) -> None:
+    for one, two in zip(txt2img("-v", 2).pictures, txt2img("-v", 2).pictures, strict=True):
+        assert difference(one, two) == 0
+
+
+@pytest.mark.parametrize("options", [(), ("--ddim-eta", 1.0), ("--sampler", "dpm-solver")], ids=["ddim", "eta", "dpm"])
+def test_batch_size_changes_the_batches_and_not_the_pictures(
+    options: tuple[Any, ...], txt2img: Draw, unet_calls: list[UNetCall]
+) -> None:
+    drawn, batches = [], []
+    for size in (1, 3, 8):
+        unet_calls.clear()
+        drawn.append(txt2img("-p", "a cat", "a dog", "-v", 2, "-b", size, *options).pictures)
+        batches.append([one.batch for one in unet_calls])
+    assert batches == [[2] * 12, [6] * 3 + [2] * 3, [8] * 3]
+    for alone, *together in zip(*drawn, strict=True):
+        assert all(difference(alone, other) <= 1 for other in together)
+
+
+# How to sample
+
+
+@pytest.mark.parametrize("steps", [1, 3, 7, 30])
+def test_ddim_steps_is_the_number_of_unet_passes(steps: int, txt2img: Draw, unet_calls: list[UNetCall]) -> None:
+    txt2img("-v", 1, "--ddim-steps", steps)
+    assert len(unet_calls) == steps
+
+
+@pytest.mark.parametrize(("sampler", "passes"), [("ddim", 4), ("plms", 5), ("dpm-solver", 4)])
+def test_sampler_is_used(sampler: str, passes: int, txt2img: Draw, unet_calls: list[UNetCall]) -> None:
+    picture = txt2img("-v", 1, "--ddim-steps", 4, "--sampler", sampler)
+    assert len(unet_calls) == passes
+    assert Image.open(picture.paths[0]).info["sampler"] == sampler
+    default = txt2img("-v", 1, "--ddim-steps", 4).pictures[0]
+    assert (difference(picture.pictures[0], default) > 1) is (sampler != "ddim")
+
+
+def test_scale_1_makes_no_unconditional_pass(txt2img: Draw, unet_calls: list[UNetCall]) -> None:
+    drawn = txt2img("-v", 2, "--scale", 1)
+    assert [one.batch for one in unet_calls] == [2, 2, 2]
+    unet_calls.clear()
+    guided = txt2img("-v", 2, "--scale", 3)
+    assert [one.batch for one in unet_calls] == [4, 4, 4]
+    assert difference(drawn.pictures[0], guided.pictures[0]) > 1
+
+
+def test_scale_0_follows_the_negative_prompt_alone(txt2img: Draw) -> None:
+    negative = txt2img("-v", 1, "--scale", 0, "-p", "a cat", "-n", "a dog").pictures[0]
+    assert difference(negative, txt2img("-v", 1, "--scale", 1, "-p", "a dog").pictures[0]) <= 1
+
+
+def test_a_negative_prompt_changes_the_picture(txt2img: Draw) -> None:
+    assert difference(txt2img("-v", 1, "-n", "blurry").pictures[0], txt2img("-v", 1).pictures[0]) > 1
+
+
+def test_eta_adds_noise_that_the_seed_decides(txt2img: Draw) -> None:
+    noisy = txt2img("-v", 1, "--ddim-eta", 1).pictures[0]
+    assert difference(noisy, txt2img("-v", 1).pictures[0]) > 1
+    assert difference(noisy, txt2img("-v", 1, "--ddim-eta", 1).pictures[0]) == 0
+
+
+@pytest.mark.parametrize("sampler", ["plms", "dpm-solver"])
+def test_eta_is_refused_by_samplers_that_add_no_noise(
+    sampler: str, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    refused(call("txt2img", "-c", tiny_checkpoint, "--sampler", sampler, "--ddim-eta", 0.5), "--ddim-eta", sampler)
+    assert not list(tmp_path.iterdir())
+
+
+def test_eta_is_refused_also_if_the_models_own_sampler_adds_no_noise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    values = {**TINY_YAML, "sampling": {**TINY_YAML["sampling"], "sampler": "plms"}}
+    checkpoint = write_tiny_checkpoint(tmp_path / "tiny", config=values)
+    refused(call("txt2img", "-c", checkpoint, "--ddim-eta", 0.5, "-v", 1), "--ddim-eta", "plms")
+
+
+@pytest.mark.parametrize(
+    ("words", "size", "noted"),
+    [
+        ((32, 48), (48, 32), False),
+        ((48,), (48, 48), False),
+        ((33,), (32, 32), True),
+        ((1, 57), (64, 16), True),
+    ],
+)
+def test_hw_is_height_and_width_as_the_unet_takes_them(
+    words: tuple[int, ...], size: tuple[int, int], noted: bool, txt2img: Draw, unet_calls: list[UNetCall]
+) -> None:
+    drawn = txt2img("-v", 1, "--hw", *words)
+    assert Image.open(drawn.paths[0]).size == size
+    assert unet_calls[0].latents == (4, size[1] // 8, size[0] // 8)
+    assert ("needs multiples of 16" in drawn.said) is noted
+
+
+# Where and how fast
+
+
+@pytest.mark.parametrize(
+    ("precision", "weights", "arithmetic"),
+    [
+        ("auto", torch.float32, torch.float32),
+        ("full", torch.float32, torch.float32),
+        ("bf16", torch.bfloat16, torch.bfloat16),
+        ("autocast", torch.float32, torch.bfloat16),
+    ],
+)
+def test_precision_decides_what_weights_are_and_what_is_computed_in(
+    precision: str, weights: torch.dtype, arithmetic: torch.dtype, txt2img: Draw, unet_calls: list[UNetCall]
+) -> None:
+    drawn = txt2img("-v", 1, "--precision", precision, "-d", "cpu")
+    assert {(one.weight_dtype, one.conv_dtype) for one in unet_calls} == {(weights, arithmetic)}
+    full = txt2img("-v", 1).pictures[0]
+    assert (difference(drawn.pictures[0], full) > 0) is (arithmetic != torch.float32)
+    assert abs(drawn.pictures[0] - full).mean() < 8
+
+
+def test_fp16_is_not_for_the_cpu(tiny_checkpoint: Path) -> None:
+    refused(call("txt2img", "-c", tiny_checkpoint, "--precision", "fp16", "-d", "cpu"), "--precision fp16", "bf16")
+
+
+def test_device_is_recorded(txt2img: Draw) -> None:
+    assert txt2img("-v", 1, "-d", "cpu").record["options"]["device"] == "cpu"
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:99", "77", "meta", "", "cpu,cpu"])
+def test_a_device_that_is_not_there_is_refused(device: str, tiny_checkpoint: Path) -> None:
+    refused(call("txt2img", "-c", tiny_checkpoint, "-d", device), "error:")
+
+
+# With what
+
+
+def test_config_stands_in_for_a_checkpoint_without_its_own(txt2img: Draw, tmp_path: Path) -> None:
+    bare = write_tiny_checkpoint(tmp_path / "bare", config={})
+    values = {**TINY_YAML, "sampling": {**TINY_YAML["sampling"], "num_steps": 2, "prompt": "a dog"}}
+    (tmp_path / "tiny.yaml").write_text(to_yaml(values))
+    drawn = txt2img("-v", 1, "-c", bare, "--config", tmp_path / "tiny.yaml")
+    assert Image.open(drawn.paths[0]).info["prompt"] == "a dog"
+    assert Image.open(drawn.paths[0]).info["steps"] == "2"
+    expected = txt2img("-v", 1, "-p", "a dog", "--ddim-steps", 2).pictures[0]
+    assert difference(drawn.pictures[0], expected) == 0
+
+
+def test_config_goes_before_the_checkpoints_own(txt2img: Draw, tmp_path: Path) -> None:
+    values = {**TINY_YAML, "sampling": {**TINY_YAML["sampling"], "prompt": "a dog"}}
+    (tmp_path / "tiny.yaml").write_text(to_yaml(values))
+    drawn = txt2img("-v", 1, "--config", tmp_path / "tiny.yaml")
+    assert Image.open(drawn.paths[0]).info["prompt"] == "a dog"
+
+
+def test_a_checkpoint_in_half_precision_and_as_ckpt_draws_the_same(txt2img: Draw, tmp_path: Path) -> None:
+    expected = txt2img("-v", 1).pictures[0]
+    half = write_tiny_checkpoint(tmp_path / "half", torch.float16)
+    assert abs(txt2img("-v", 1, "-c", half).pictures[0] - expected).mean() < 2
+    whole = write_tiny_checkpoint(tmp_path / "ckpt")
+    torch.save({"state_dict": tensors_of(whole)}, tmp_path / "ckpt" / "tiny.ckpt")
+    (tmp_path / "tiny.yaml").write_text(to_yaml(TINY_YAML))
+    pickled = txt2img("-v", 1, "-c", tmp_path / "ckpt" / "tiny.ckpt", "--config", tmp_path / "tiny.yaml")
+    assert difference(pickled.pictures[0], expected) == 0
+
+
+def test_a_checkpoint_draws_its_own_subject(txt2img: Draw, tmp_path: Path) -> None:
+    mug = write_tiny_checkpoint(tmp_path / "mug", class_name="mug", instance_prompt="a photo of sks mug", step=5)
+    drawn = txt2img("-v", 1, "-c", mug)
+    info = Image.open(drawn.paths[0]).info
+    assert info["prompt"] == "a photo of sks mug"
+    assert info["checkpoint_step"] == "5"
+
+
+def test_without_weights_the_message_says_how_to_get_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(models, "DOWNLOADED", tmp_path / "empty")
+    for command in ("txt2img", "img2img", "dreambooth"):
+        more = {"txt2img": [], "img2img": ["-i", "a.png"], "dreambooth": ["-c", "can", "-i", "photos"]}[command]
+        refused(call(command, *more), "bash download/sd-weights.sh", "--ckpt-path")
+
+
+def test_downloaded_weights_are_used_and_named(
+    txt2img: Draw, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(models, "ROOT", tmp_path)
+    monkeypatch.setattr(models, "DOWNLOADED", tmp_path / "weights" / "sd-v1")
+    shutil.copytree(tiny_checkpoint.parent, tmp_path / "weights" / "sd-v1")
+    outcome = call("txt2img", "-v", 1)
+    assert outcome.status == 0
+    assert "weights: weights/sd-v1/tiny.safetensors (downloaded" in outcome.said
+
+
+# What is written beside the pictures
+
+
+def test_a_pictures_text_says_how_to_draw_it_again(txt2img: Draw, tiny_checkpoint: Path) -> None:
+    options = ("--ddim-steps", 4, "--scale", 2.5, "--ddim-eta", 0.5, "--hw", 32, 48, "-n", "blurry — grau")
+    drawn = txt2img("-p", "a cat", "ein Bär", "-v", 2, "--seed", 9, *options)
+    info = Image.open(drawn.paths[3]).info
+    assert {key: info[key] for key in info if key != "parameters"} == {
+        "prompt": "ein Bär",
+        "negative_prompt": "blurry — grau",
+        "seed": "10",
+        "sampler": "ddim",
+        "steps": "4",
+        "scale": "2.5",
+        "eta": "0.5",
+        "size": "48x32",
+        "checkpoint": str(tiny_checkpoint),
+        "checkpoint_step": "0",
+    }
+    assert info["parameters"].splitlines() == [
+        "ein Bär",
+        "Negative prompt: blurry — grau",
+        "Steps: 4, Sampler: ddim, CFG scale: 2.5, Seed: 10, Size: 48x32, Model: tiny",
+    ]
+    again = txt2img("-p", info["prompt"], "--seed", info["seed"], "-v", 1, *options)
+    assert difference(again.pictures[0], drawn.pictures[3]) <= 1
+
+
+def test_the_record_holds_the_resolved_options_versions_and_commit(txt2img: Draw, tiny_checkpoint: Path) -> None:
+    record = txt2img("-p", "a cat", "-v", 2, "--seed", 9, "--hw", 33).record
+    assert record["command"] == f"python txt2img.py -p 'a cat' -v 2 --seed 9 --hw 33 -c {tiny_checkpoint}"
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", record["started"])
+    assert record["seeds"] == [9, 10]
+    assert record["checkpoints"] == [str(tiny_checkpoint)]
+    assert record["versions"]["torch"] == version("torch")
+    assert record["versions"].keys() >= {"ldm", "python", "transformers", "safetensors"}
+    if (ROOT / ".git").exists():
+        assert re.fullmatch(r"[0-9a-f]{12}(\+changes)?", record["versions"]["commit"])
+    resolved = {
+        "prompt": ["a cat"],
+        "negative_prompt": "",
+        "variations": 2,
+        "seed": 9,
+        "hw": [32, 32],
+        "sampler": "ddim",
+        "ddim_steps": 3,
+        "scale": 7.5,
+        "ddim_eta": 0.0,
+        "batch_size": 4,
+        "device": "cpu",
+    }
+    assert {name: record["options"][name] for name in resolved} == resolved
+
+
+def test_progress_is_shown(txt2img: Draw) -> None:
+    said = txt2img("-v", 2).said
+    assert re.search(r"drawing: 100%.* 2/2 ", said)
+    assert re.search(r"denoising: .* 0/3 ", said)
+
+
+def test_a_prompt_that_is_too_long_is_cut_with_a_warning_that_quotes_the_end(txt2img: Draw) -> None:
+    drawn = txt2img("-v", 1, "-p", "x" * 75 + " and a hat")
+    assert "warning: the prompt is longer than 77 tokens" in drawn.said
+    assert "'and a hat'" in drawn.said or "'andahat'" in drawn.said
+    assert difference(drawn.pictures[0], txt2img("-v", 1, "-p", "x" * 75).pictures[0]) == 0
+    assert "warning" not in txt2img("-v", 1, "-p", "x" * 75).said
+
+
+# Mistakes
+
+
+def cut_off(checkpoint: Path, tmp_path: Path) -> Path:
+    (tmp_path / "cut.safetensors").write_bytes(checkpoint.read_bytes()[: checkpoint.stat().st_size // 2])
+    return tmp_path / "cut.safetensors"
+
+
+def missing(checkpoint: Path, tmp_path: Path) -> Path:
+    return tmp_path / "nowhere.safetensors"
+
+
+def text(checkpoint: Path, tmp_path: Path) -> Path:
+    (tmp_path / "notes.txt").write_text("no checkpoint")
+    return tmp_path / "notes.txt"
+
+
+def empty_directory(checkpoint: Path, tmp_path: Path) -> Path:
+    (tmp_path / "empty").mkdir()
+    return tmp_path / "empty"
+
+
+def empty_file(checkpoint: Path, tmp_path: Path) -> Path:
+    (tmp_path / "empty.ckpt").touch()
+    return tmp_path / "empty.ckpt"
+
+
+@pytest.mark.parametrize("mistake", [cut_off, missing, text, empty_directory, empty_file])
+def test_a_checkpoint_that_is_none_is_named(
+    mistake: Callable[[Path, Path], Path], tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = mistake(tiny_checkpoint, tmp_path)
+    refused(call("txt2img", "-c", path), str(path))
+    assert not (tmp_path / "outputs").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (None, ["no config file"]),
+        ("tokenizer: [", ["not a readable YAML file"]),
+        ("tokenizer: a\nmodel: {unet: {model_chanels: 32}}", ["model_chanels", "'model_channels'"]),
+        ("model: {}", ["missing tokenizer"]),
+    ],
+)
+def test_a_config_that_is_none_is_named(
+    content: str | None, words: list[str], tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "model.yaml"
+    if content is not None:
+        path.write_text(content)
+    refused(call("txt2img", "-c", tiny_checkpoint, "--config", path), "model.yaml", *words)
+
+
+def test_an_output_dir_that_is_a_file_is_named(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    refused(call("txt2img", "-c", tiny_checkpoint, "-o", tmp_path / "file"), str(tmp_path / "file"))
+
+
+def test_a_tokenizer_that_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    checkpoint = write_tiny_checkpoint(tmp_path / "tiny")
+    shutil.rmtree(tmp_path / "tiny" / "tokenizer")
+    refused(call("txt2img", "-c", checkpoint, "-v", 1), "vocab.json", "bash download/sd-weights.sh")
+
+
+def test_weights_that_are_broken_give_an_error_and_not_a_black_picture(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    checkpoint = write_tiny_checkpoint(tmp_path / "tiny")
+    tensors, metadata = tensors_of(checkpoint), metadata_of(checkpoint)
+    tensors["model.diffusion_model.out.2.bias"] = torch.full_like(
+        tensors["model.diffusion_model.out.2.bias"], torch.nan
+    )
+    save_file(tensors, tmp_path / "tiny" / "nan.safetensors", metadata=metadata)
+    refused(call("txt2img", "-c", tmp_path / "tiny" / "nan.safetensors", "-v", 1), "not finite", "step 1")
+
+
+@pytest.mark.slow
+def test_as_a_process_of_its_own(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    outcome = shell("txt2img", "-c", tiny_checkpoint, "-v", 2, cwd=tmp_path)
+    assert outcome.status == 0, outcome.said
+    assert "2 pictures and grid.png in outputs/txt2img-1" in outcome.said
+    assert pixels(tmp_path / "outputs" / "txt2img-1" / "00-a-photo-of-a-cat_43.png").shape == (32, 32, 3)
+    assert read_yaml(tmp_path / "outputs" / "txt2img-1" / "run.yaml")["seeds"] == [42, 43]
+
+
+def test_a_mistake_in_a_process_of_its_own(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    path = cut_off(tiny_checkpoint, tmp_path)
+    refused(shell("txt2img", "-c", path, cwd=tmp_path), str(path), "damaged or cut off")
+
+
+def test_models_of_other_weights_draw_other_pictures(txt2img: Draw, tmp_path: Path) -> None:
+    other = write_tiny_checkpoint(tmp_path / "other", model=build_tiny_model(seed=3))
+    assert difference(txt2img("-v", 1, "-c", other).pictures[0], txt2img("-v", 1).pictures[0]) > 8

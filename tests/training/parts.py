@@ -1,0 +1,98 @@
+"""A DreamBooth module on the tiny model, with moments drawn at random in place of encoded photos."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
+
+from ldm.data.dreambooth import Batch, BatchPlan, DreamBoothBatches
+from ldm.nn.tokenizer import PromptTokenizer, load_tokenizer
+from ldm.training.dreambooth import DreamBooth, DreamBoothConfig, Subject
+from ldm.training.trainer import FitOptions, fit
+from tests.tiny import build_tiny_model, write_tokenizer
+
+SHORT = DreamBoothConfig(iterations=4, save_every=2, learning_rate=1e-3, batch_size=1)
+SUBJECT = Subject("can")
+SEED = 7
+
+
+@cache
+def tokenizer() -> PromptTokenizer:
+    """The tiny model's tokenizer."""
+    with TemporaryDirectory() as directory:
+        return load_tokenizer(write_tokenizer(Path(directory)))
+
+
+def moments(count: int, views: int = 2, seed: int = 1) -> Tensor:
+    """Posterior parameters (count views 8 4 4)."""
+    return torch.randn(count, views, 8, 4, 4, generator=torch.Generator().manual_seed(seed))
+
+
+def build_module(
+    config: DreamBoothConfig = SHORT,
+    *,
+    cls: type[DreamBooth] = DreamBooth,
+    with_class: bool = True,
+    **changes: Any,
+) -> DreamBooth:
+    """A module of three photos and, unless `with_class` is off, four class pictures. `changes` are to the config."""
+    ldm = build_tiny_model()
+    ldm.tokenizer = tokenizer()
+    class_moments = moments(4, seed=2) if with_class else None
+    return cls(ldm, SUBJECT, moments(3), class_moments, replace(config, **changes), SEED)
+
+
+def batch_of(module: DreamBooth, step: int) -> Batch:
+    """What the module sees in this step of a run on one device."""
+    class_moments = moments(4, seed=2) if module._moments[1] is not None else None
+    return DreamBoothBatches(moments(3), class_moments, BatchPlan(SEED, module.config.batch_size, 1000)).batch(step)
+
+
+def train(
+    module: DreamBooth,
+    run_dir: Path,
+    save: Callable[[DreamBooth, int], None] = lambda module, step: None,
+    *,
+    logger: str = "none",
+    autocast_dtype: torch.dtype | None = None,
+) -> int | None:
+    """Trains on the CPU; returns where a signal stopped it."""
+    return fit(module, FitOptions(run_dir, [torch.device("cpu")], autocast_dtype, logger), save)
+
+
+def weights(module: DreamBooth) -> dict[str, Tensor]:
+    """A copy of all weights."""
+    return {name: tensor.detach().clone() for name, tensor in module.ldm.state_dict().items()}
+
+
+def saved_step(run_dir: Path) -> int:
+    """The number of updates of which the resume state is."""
+    state = torch.load(run_dir / "resume.ckpt", weights_only=True)
+    updates = {int(one["step"]) for one in state["optimizer_states"][0]["state"].values()}
+    assert updates == {state["global_step"]}
+    return int(state["global_step"])
+
+
+@contextmanager
+def each_update() -> Iterator[list[dict[str, float]]]:
+    """Collects, for every update made inside, the optimizer's settings and the norm of the gradient it used."""
+    seen: list[dict[str, float]] = []
+
+    def look(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        group = optimizer.param_groups[0]
+        gradients = [parameter.grad.norm() for parameter in group["params"] if parameter.grad is not None]
+        norm = torch.stack(gradients).norm().item()
+        seen.append({"lr": group["lr"], "weight_decay": group["weight_decay"], "grad_norm": norm})
+
+    handle = register_optimizer_step_post_hook(look)
+    try:
+        yield seen
+    finally:
+        handle.remove()

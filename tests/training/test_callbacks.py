@@ -1,0 +1,299 @@
+"""What happens around the training steps: guards, checkpoints, signals, the resume state."""
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from ldm.errors import UserError
+from ldm.training.callbacks import ResumeStateIO
+from ldm.training.dreambooth import DreamBooth
+from tests.training.parts import build_module, saved_step, train, weights
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+@pytest.fixture(autouse=True)
+def signal_handlers() -> Iterator[list[Any]]:
+    """The handlers before the test; they are put back after it."""
+    handlers = [signal.getsignal(number) for number in SIGNALS]
+    yield handlers
+    for number, handler in zip(SIGNALS, handlers, strict=True):
+        signal.signal(number, handler)
+
+
+class Steps(DreamBooth):
+    """Counts its steps; `then(module, loss, update)` may replace the loss of a step."""
+
+    then: Callable[[Any, Tensor, int], Tensor]
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        vars(self).setdefault("steps", []).append(self.global_step + 1)
+        return type(self).then(self, super().training_step(batch, batch_idx), self.global_step + 1)
+
+
+def steps_that(then: Callable[[Any, Tensor, int], Tensor]) -> type[Steps]:
+    """A module whose losses pass through `then`."""
+    return type("Changed", (Steps,), {"then": staticmethod(then)})
+
+
+# GradientGuard
+
+
+class Detached(Steps):
+    """Forgets the text encoder's gradient, as the original did."""
+
+    then = staticmethod(lambda module, loss, update: loss)
+
+    def _encode_prompts(self) -> Tensor:
+        return super()._encode_prompts().detach()
+
+
+class Zeroed(Detached):
+    """Its text encoder has gradients, and all of them are zero."""
+
+    def _encode_prompts(self) -> Tensor:
+        context = DreamBooth._encode_prompts(self)
+        return context.detach() + 0.0 * context
+
+
+class TextOnly(Detached):
+    """Its loss doesn't depend on the UNet."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        super().training_step(batch, batch_idx)
+        return DreamBooth._encode_prompts(self).square().mean()
+
+
+@pytest.mark.parametrize(("cls", "part"), [(Detached, "text encoder"), (Zeroed, "text encoder"), (TextOnly, "unet")])
+def test_a_part_without_gradient_is_named_in_the_first_step(cls: type[Steps], part: str, tmp_path: Path) -> None:
+    module = build_module(cls=cls, train_text_encoder=True, save_every=1)
+    saved: list[int] = []
+    before = weights(module)
+    with pytest.raises(UserError, match=f"the {part} should train but gets no gradient"):
+        train(module, tmp_path, lambda module, step: saved.append(step))
+    assert vars(module)["steps"] == [1]
+    assert all(torch.equal(tensor, before[name]) for name, tensor in weights(module).items())
+    assert not saved
+    assert not (tmp_path / "resume.ckpt").exists()
+
+
+def test_parts_with_gradients_pass_the_guard(tmp_path: Path) -> None:
+    module = build_module(cls=steps_that(lambda module, loss, update: loss), train_text_encoder=True)
+    train(module, tmp_path)
+    assert vars(module)["steps"] == [1, 2, 3, 4]
+
+
+# FiniteGuard
+
+
+def broken_from(update: int, change: Callable[[Tensor], Tensor]) -> type[Steps]:
+    """A module whose loss is changed in this update."""
+    return steps_that(lambda module, loss, now: change(loss) if now == update else loss)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_naming_the_update_and_the_broken_part(tmp_path: Path) -> None:
+    module = build_module(cls=broken_from(3, lambda loss: loss * torch.nan), iterations=6, save_every=2)
+    saved: list[int] = []
+    with pytest.raises(UserError, match=r"not finite from update 3 on; the weights of the unet are broken"):
+        train(module, tmp_path, lambda module, step: saved.append(step))
+    assert saved == [2]
+    assert saved_step(tmp_path) == 2
+    assert vars(module)["steps"] == [1, 2, 3]
+
+
+def test_both_broken_parts_are_named(tmp_path: Path) -> None:
+    module = build_module(cls=broken_from(1, lambda loss: loss * torch.nan), train_text_encoder=True)
+    with pytest.raises(UserError, match=r"from update 1 on; the weights of the unet and the text_encoder are broken"):
+        train(module, tmp_path)
+
+
+def test_weights_that_are_still_good_are_not_called_broken(tmp_path: Path) -> None:
+    module = build_module(cls=broken_from(2, lambda loss: loss + torch.inf))
+    with pytest.raises(UserError, match=r"not finite from update 2 on\. Checkpoints before it are good"):
+        train(module, tmp_path)
+    assert all(bool(tensor.isfinite().all()) for tensor in weights(module).values())
+
+
+def test_nothing_is_saved_after_a_broken_update_that_is_looked_for_only_now_and_then(tmp_path: Path) -> None:
+    """In a run of 100 updates the loss is looked at in every second one, and this one saves in every third."""
+    module = build_module(cls=broken_from(3, lambda loss: loss * torch.nan), iterations=100, save_every=3)
+    saved: list[int] = []
+    with pytest.raises(UserError, match=r"not finite from update 3 on"):
+        train(module, tmp_path, lambda module, step: saved.append(step))
+    assert not saved
+    assert not (tmp_path / "resume.ckpt").exists()
+
+
+def test_a_broken_update_between_two_looks_is_named(tmp_path: Path) -> None:
+    module = build_module(cls=broken_from(5, lambda loss: loss + torch.inf), iterations=200, save_every=200)
+    with pytest.raises(UserError, match=r"not finite from update 5 on"):
+        train(module, tmp_path)
+    assert vars(module)["steps"] == [1, 2, 3, 4, 5, 6, 7, 8]
+
+
+# SaveEvery
+
+
+@pytest.mark.parametrize(
+    ("iterations", "every", "expected"), [(6, 3, [3, 6]), (7, 3, [3, 6, 7]), (2, 5, [2]), (3, 1, [1, 2, 3])]
+)
+def test_checkpoints_come_at_multiples_and_after_the_last_update(
+    iterations: int, every: int, expected: list[int], tmp_path: Path
+) -> None:
+    module = build_module(iterations=iterations, save_every=every)
+    saved: list[tuple[int, int, int]] = []
+
+    def save(module: DreamBooth, step: int) -> None:
+        updates = {int(state["step"]) for state in module.trainer.optimizers[0].state.values()}
+        before = saved_step(tmp_path) if (tmp_path / "resume.ckpt").exists() else 0
+        saved.append((step, *updates, before))
+
+    train(module, tmp_path, save)
+    # Each step's number is the number of updates, and its files come before its resume state.
+    assert saved == [(step, step, before) for step, before in zip(expected, [0, *expected], strict=False)]
+    assert saved_step(tmp_path) == iterations
+
+
+def test_a_save_that_fails_keeps_the_resume_state_before_it(tmp_path: Path) -> None:
+    def save(module: DreamBooth, step: int) -> None:
+        if step == 4:
+            raise UserError("the disk is full")
+
+    with pytest.raises(UserError, match="the disk is full"):
+        train(build_module(iterations=6, save_every=2), tmp_path, save)
+    assert saved_step(tmp_path) == 2
+
+
+# StopOnSignal
+
+
+def kill_in(update: int, number: int = signal.SIGINT, times: int = 1) -> type[Steps]:
+    """A module that sends its own process a signal in the middle of this update."""
+
+    def then(module: Any, loss: Tensor, now: int) -> Tensor:
+        for _ in range(times if now == update else 0):
+            os.kill(os.getpid(), number)
+        return loss
+
+    return steps_that(then)
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_stops_after_its_step_and_keeps_its_state(
+    number: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    module = build_module(cls=kill_in(3, number), iterations=8, save_every=5)
+    saved: list[int] = []
+    assert train(module, tmp_path, lambda module, step: saved.append(step)) == 3
+    assert saved_step(tmp_path) == 3
+    assert not saved
+    assert "stopping after this step" in caplog.text
+
+
+def test_a_run_stopped_by_a_signal_continues_to_the_weights_it_would_have_had(tmp_path: Path) -> None:
+    options: dict[str, Any] = {
+        "iterations": 8,
+        "save_every": 5,
+        "train_text_encoder": True,
+        "lr_schedule": "linear",
+        "warmup_steps": 2,
+    }
+    whole = build_module(**options)
+    train(whole, tmp_path / "whole")
+    train(build_module(cls=kill_in(3), **options), tmp_path / "stopped")
+    continued = build_module(cls=kill_in(0), **options)
+    assert train(continued, tmp_path / "stopped") is None
+    assert vars(continued)["steps"] == [4, 5, 6, 7, 8]
+    expected = weights(whole)
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in weights(continued).items())
+
+
+def test_a_signal_in_the_last_update_lets_the_run_end(tmp_path: Path) -> None:
+    saved: list[int] = []
+    assert train(build_module(cls=kill_in(4)), tmp_path, lambda module, step: saved.append(step)) is None
+    assert saved == [2, 4]
+
+
+def test_a_second_signal_stops_at_once(tmp_path: Path) -> None:
+    module = build_module(cls=kill_in(2, times=2))
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        train(module, tmp_path)
+    assert vars(module)["steps"] == [1, 2]
+    assert not (tmp_path / "resume.ckpt").exists()
+
+
+def test_signal_handlers_are_put_back_after_training(tmp_path: Path, signal_handlers: list[Any]) -> None:
+    train(build_module(cls=kill_in(2)), tmp_path)
+    assert [signal.getsignal(number) for number in SIGNALS] == signal_handlers
+
+
+def test_signal_handlers_are_put_back_after_an_error(tmp_path: Path, signal_handlers: list[Any]) -> None:
+    with pytest.raises(UserError):
+        train(build_module(cls=Detached, train_text_encoder=True), tmp_path)
+    assert [signal.getsignal(number) for number in SIGNALS] == signal_handlers
+
+
+# Progress
+
+
+def test_progress_shows_updates_and_losses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train(build_module(), tmp_path)
+    last = capsys.readouterr().err.rstrip().replace("\n", "\r").split("\r")[-1]
+    assert "training: 100%" in last
+    assert "4/4" in last
+    for name in ("instance=", "class=", "total="):
+        assert name in last
+
+
+# ResumeStateIO
+
+
+def test_a_resume_state_is_read_as_it_was_written(tmp_path: Path) -> None:
+    path = tmp_path / "resume.ckpt"
+    ResumeStateIO().save_checkpoint({"weights": torch.arange(5), "step": 3}, path)
+    state = ResumeStateIO().load_checkpoint(path)
+    assert state["step"] == 3
+    assert torch.equal(state["weights"], torch.arange(5))
+    assert [entry.name for entry in tmp_path.iterdir()] == ["resume.ckpt"]
+
+
+def test_a_resume_state_that_can_not_be_written_leaves_the_last_one(tmp_path: Path) -> None:
+    path = tmp_path / "resume.ckpt"
+    ResumeStateIO().save_checkpoint({"step": 3}, path)
+    with pytest.raises(Exception, match="pickle"):
+        ResumeStateIO().save_checkpoint({"step": lambda: 4}, path)
+    assert ResumeStateIO().load_checkpoint(path) == {"step": 3}
+    assert [entry.name for entry in tmp_path.iterdir()] == ["resume.ckpt"]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [lambda whole: whole[: len(whole) // 2], lambda whole: b"", lambda whole: b"not a checkpoint at all"],
+    ids=["cut off", "empty", "text"],
+)
+def test_a_damaged_resume_state_is_the_users_error_and_named(damage: Callable[[bytes], bytes], tmp_path: Path) -> None:
+    path = tmp_path / "resume.ckpt"
+    ResumeStateIO().save_checkpoint({"weights": torch.arange(5000)}, path)
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(UserError, match=r"resume\.ckpt can't be read"):
+        ResumeStateIO().load_checkpoint(path)
+
+
+class Evil:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, ("evil",)
+
+
+def test_a_resume_state_executes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "resume.ckpt"
+    torch.save({"step": Evil()}, path)
+    with pytest.raises(UserError, match=r"resume\.ckpt can't be read"):
+        ResumeStateIO().load_checkpoint(path)
+    assert not (tmp_path / "evil").exists()

@@ -1,0 +1,136 @@
+"""Class pictures: a cache that no other prompt, model or setting shares, and that continues picture by picture."""
+
+import json
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ldm.diffusion.latent_diffusion import LatentDiffusion
+from ldm.diffusion.sampling import SamplingConfig
+from ldm.training.class_images import ClassImages
+from tests.tiny import build_tiny_model
+from tests.training.parts import tokenizer
+
+SAMPLING = SamplingConfig(height=32, width=32, num_steps=2)
+
+
+@pytest.fixture(scope="module")
+def ldm() -> LatentDiffusion:
+    model = build_tiny_model().eval()
+    model.tokenizer = tokenizer()
+    return model
+
+
+def cache_in(root: Path, **changes: Any) -> ClassImages:
+    cache = ClassImages(root, "a photo of a can", "0" * 64, SAMPLING, seed=5, precision="float32")
+    return replace(cache, **changes)
+
+
+def pixels(path: Path) -> np.ndarray:
+    return np.asarray(Image.open(path).convert("RGB")).astype(int)
+
+
+OTHER: dict[str, Any] = {
+    "prompt": "a photo of a cat",
+    "base_sha256": "1" * 64,
+    "seed": 6,
+    "precision": "bfloat16",
+    **{
+        f"sampling.{name}": replace(SAMPLING, **{name: value})
+        for name, value in {
+            "height": 48,
+            "width": 48,
+            "sampler": "plms",
+            "num_steps": 3,
+            "guidance_scale": 7.0,
+            "eta": 0.5,
+        }.items()
+    },
+}
+
+
+@pytest.mark.parametrize("field", OTHER)
+def test_another_value_is_another_directory(field: str, tmp_path: Path) -> None:
+    cache = cache_in(tmp_path)
+    other = replace(cache, **{field.split(".")[0]: OTHER[field]})
+    assert other.directory != cache.directory
+    assert other.directory.parent == cache.directory.parent == tmp_path
+
+
+def test_every_field_that_a_picture_depends_on_is_tried_above() -> None:
+    tried = {f"sampling.{field.name}" for field in fields(SamplingConfig)} | {
+        field.name for field in fields(ClassImages) if field.name not in ("root", "sampling")
+    }
+    assert tried == set(OTHER)
+
+
+def test_equal_values_share_their_directory_named_by_the_prompt(tmp_path: Path) -> None:
+    cache = cache_in(tmp_path)
+    assert cache_in(tmp_path).directory == cache.directory
+    assert cache.directory.name.startswith("a-photo-of-a-can-")
+
+
+def test_prompts_that_are_spelt_alike_in_a_file_name_have_directories_of_their_own(tmp_path: Path) -> None:
+    assert cache_in(tmp_path, prompt="a can!").directory != cache_in(tmp_path, prompt="a can?").directory
+
+
+def test_pictures_are_written_with_their_prompt_and_seed(ldm: LatentDiffusion, tmp_path: Path) -> None:
+    cache = cache_in(tmp_path)
+    assert cache.missing(3) == [0, 1, 2]
+    assert list(cache.draw(ldm, [0, 1, 2], batch_size=2)) == cache.paths(3)
+    assert cache.missing(3) == []
+    assert cache.missing(4) == [3]
+    for index, path in enumerate(cache.paths(3)):
+        picture = Image.open(path)
+        assert picture.size == (32, 32)
+        assert picture.format == "PNG"
+        assert picture.info["prompt"] == "a photo of a can"
+        assert picture.info["seed"] == str(5 + index)
+    assert json.loads((cache.directory / "settings.json").read_text()) == cache.key
+
+
+def test_pictures_differ_from_one_another(ldm: LatentDiffusion, tmp_path: Path) -> None:
+    first, second = cache_in(tmp_path).draw(ldm, [0, 1], batch_size=2)
+    assert np.abs(pixels(first) - pixels(second)).max() > 8
+
+
+def test_only_deleted_pictures_are_drawn_again_and_come_out_the_same(ldm: LatentDiffusion, tmp_path: Path) -> None:
+    cache = cache_in(tmp_path)
+    list(cache.draw(ldm, cache.missing(5), batch_size=5))
+    before = [pixels(path) for path in cache.paths(5)]
+    written = [path.stat().st_mtime_ns for path in cache.paths(5)]
+    for index in (1, 4):
+        cache.path(index).unlink()
+    assert cache.missing(5) == [1, 4]
+    drawn = list(cache.draw(ldm, cache.missing(5), batch_size=5))
+    assert drawn == [cache.path(1), cache.path(4)]
+    for index, path in enumerate(cache.paths(5)):
+        assert np.abs(pixels(path) - before[index]).max() <= 1
+        assert index in (1, 4) or path.stat().st_mtime_ns == written[index]
+
+
+def test_each_picture_is_on_the_disk_when_it_is_yielded(ldm: LatentDiffusion, tmp_path: Path) -> None:
+    cache = cache_in(tmp_path)
+    drawing = cache.draw(ldm, [0, 1, 2], batch_size=1)
+    next(drawing)
+    drawing.close()  # as an interruption does
+    assert cache.missing(3) == [1, 2]
+
+
+@pytest.mark.parametrize("eta", [0.0, 1.0])
+def test_batches_of_one_and_of_three_give_equal_pictures(eta: float, ldm: LatentDiffusion, tmp_path: Path) -> None:
+    caches = [cache_in(tmp_path / str(size), sampling=replace(SAMPLING, eta=eta)) for size in (1, 3)]
+    for cache, size in zip(caches, (1, 3), strict=True):
+        list(cache.draw(ldm, cache.missing(3), batch_size=size))
+    for one, three in zip(*(cache.paths(3) for cache in caches), strict=True):
+        assert np.abs(pixels(one) - pixels(three)).max() <= 1
+
+
+def test_each_batch_reports_its_steps(ldm: LatentDiffusion, tmp_path: Path) -> None:
+    calls: list[int] = []
+    list(cache_in(tmp_path).draw(ldm, [0, 1, 2], batch_size=2, on_step=lambda: calls.append(1)))
+    assert len(calls) == 2 * SAMPLING.num_steps

@@ -1,0 +1,166 @@
+"""Lightning's Trainer as it is used here: what it logs, where it writes, how it continues."""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from ldm.errors import UserError
+from ldm.training.dreambooth import DreamBooth
+from tests.training.parts import batch_of, build_module, each_update, saved_step, train, weights
+
+
+class Seen(DreamBooth):
+    """Keeps the timesteps of each batch, and its losses."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        vars(self).setdefault("timesteps", []).append(batch["timesteps"].tolist())
+        return super().training_step(batch, batch_idx)
+
+    def log(self, name: str, value: Any, *args: Any, **kwargs: Any) -> None:
+        vars(self).setdefault("losses", {}).setdefault(name, []).append(value.item())
+        super().log(name, value, *args, **kwargs)
+
+
+def csv_rows(run_dir: Path) -> list[dict[str, str]]:
+    with (run_dir / "log" / "metrics.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_run_makes_exactly_its_iterations_of_updates(tmp_path: Path) -> None:
+    with each_update() as updates:
+        assert train(build_module(iterations=5), tmp_path) is None
+    assert len(updates) == 5
+
+
+def test_steps_see_the_batches_of_their_number(tmp_path: Path) -> None:
+    module = build_module(cls=Seen, batch_size=2)
+    train(module, tmp_path)
+    assert vars(module)["timesteps"] == [batch_of(module, step)["timesteps"].tolist() for step in range(4)]
+
+
+def test_nothing_is_written_but_the_resume_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    train(build_module(), tmp_path / "run")
+    assert [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()] == [
+        "run/resume.ckpt"
+    ]
+
+
+def test_the_csv_log_holds_each_loss_by_step(tmp_path: Path) -> None:
+    module = build_module(cls=Seen, prior_loss_weight=0.5)
+    train(module, tmp_path, logger="csv")
+    rows = csv_rows(tmp_path)
+    for name, losses in vars(module)["losses"].items():
+        assert [float(row[name]) for row in rows] == pytest.approx(losses, rel=1e-5)
+    for row in rows:
+        assert float(row["loss/total"]) == pytest.approx(
+            float(row["loss/instance"]) + 0.5 * float(row["loss/class"]), rel=1e-5
+        )
+
+
+def test_the_tensorboard_log_holds_each_loss_apart(tmp_path: Path) -> None:
+    module = build_module(cls=Seen)
+    train(module, tmp_path, logger="tensorboard")
+    events = EventAccumulator(str(tmp_path / "log"))
+    events.Reload()
+    for name, losses in vars(module)["losses"].items():
+        scalars = events.Scalars(name)
+        assert [scalar.value for scalar in scalars] == pytest.approx(losses, rel=1e-5)
+
+
+def test_without_class_pictures_no_class_loss_is_logged(tmp_path: Path) -> None:
+    train(build_module(with_class=False), tmp_path, logger="csv")
+    assert csv_rows(tmp_path)[0].keys() & {"loss/class"} == set()
+
+
+def test_a_long_run_logs_every_tenth_update(tmp_path: Path) -> None:
+    module = build_module(iterations=1000, save_every=1000)
+
+    def stop_after_30(step: int) -> None:
+        if step == 30:
+            module.trainer.should_stop = True
+
+    module.on_train_batch_end = lambda *args: stop_after_30(module.global_step)  # type: ignore[method-assign]
+    train(module, tmp_path, logger="csv")
+    assert len(csv_rows(tmp_path)) == 3
+
+
+# Continuing
+
+
+def fail_at(broken: int) -> Any:
+    """A save that raises, as a full disk does."""
+
+    def save(module: DreamBooth, step: int) -> None:
+        if step == broken:
+            raise UserError("the disk is full")
+
+    return save
+
+
+@pytest.mark.parametrize(("lr_schedule", "train_text_encoder"), [("constant", False), ("cosine", True)])
+def test_an_interrupted_run_continues_to_the_very_same_weights(
+    lr_schedule: str, train_text_encoder: bool, tmp_path: Path
+) -> None:
+    options: dict[str, Any] = {
+        "iterations": 7,
+        "save_every": 2,
+        "batch_size": 2,
+        "warmup_steps": 3,
+        "lr_schedule": lr_schedule,
+        "train_text_encoder": train_text_encoder,
+    }
+    whole = build_module(cls=Seen, **options)
+    train(whole, tmp_path / "whole")
+    with pytest.raises(UserError):
+        train(build_module(**options), tmp_path / "run", fail_at(4))
+    assert saved_step(tmp_path / "run") == 2
+    continued = build_module(cls=Seen, **options)
+    with each_update() as updates:
+        train(continued, tmp_path / "run")
+    assert len(updates) == 5
+    assert vars(continued)["timesteps"] == vars(whole)["timesteps"][2:]
+    assert vars(continued)["losses"] == {name: losses[2:] for name, losses in vars(whole)["losses"].items()}
+    expected = weights(whole)
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in weights(continued).items())
+
+
+def test_a_finished_run_makes_no_further_update(tmp_path: Path) -> None:
+    module = build_module()
+    train(module, tmp_path)
+    again = build_module()
+    saved: list[int] = []
+    with each_update() as updates:
+        assert train(again, tmp_path, lambda module, step: saved.append(step)) is None
+    assert not updates
+    assert not saved
+    expected = weights(module)
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in weights(again).items())
+
+
+def test_a_finished_run_can_be_given_more_iterations(tmp_path: Path) -> None:
+    whole = build_module(iterations=6)
+    train(whole, tmp_path / "whole")
+    train(build_module(iterations=4), tmp_path / "run")
+    longer = build_module(iterations=6)
+    train(longer, tmp_path / "run")
+    expected = weights(whole)
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in weights(longer).items())
+
+
+@pytest.mark.parametrize("logger", ["csv", "tensorboard"])
+def test_a_continued_run_keeps_what_was_logged_before(logger: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError):
+        train(build_module(iterations=6), tmp_path, fail_at(4), logger=logger)
+    train(build_module(iterations=6), tmp_path, logger=logger)
+    if logger == "csv":
+        steps = {int(row["step"]) for row in csv_rows(tmp_path)}
+    else:
+        events = EventAccumulator(str(tmp_path / "log"))
+        events.Reload()
+        steps = {scalar.step for scalar in events.Scalars("loss/total")}
+    assert steps == {0, 1, 2, 3, 4, 5}
