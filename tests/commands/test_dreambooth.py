@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from ldm.checkpoint.reading import read_checkpoint
@@ -36,6 +37,7 @@ from tests.commands.calls import (
     difference,
     equal,
     info_of,
+    metadata_of,
     pixels,
     refused,
     shell,
@@ -944,6 +946,19 @@ def test_a_run_on_two_devices_is_continued(on_two_devices: tuple[Path, Outcome],
     outcome = shell("dreambooth", "-r", run, "--iterations", 4, cwd=tmp_path, timeout=600)
     assert outcome.status == 0, outcome.said
     assert (run / "step-00004.safetensors").exists()
+
+
+@pytest.mark.slow
+def test_an_error_in_one_of_two_processes_is_told_as_in_one(
+    subject_dir: Path, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    """The base weights are broken, which shows when class pictures are drawn."""
+    shutil.copytree(tiny_checkpoint.parent, tmp_path / "base")
+    base, key = tmp_path / "base" / tiny_checkpoint.name, "model.diffusion_model.out.2.bias"
+    tensors = tensors_of(tiny_checkpoint)
+    save_file(tensors | {key: torch.full_like(tensors[key], torch.nan)}, base, metadata=metadata_of(tiny_checkpoint))
+    words = ("-c", "can", "-i", subject_dir, "--ckpt-path", base, "-d", "cpu,cpu")
+    refused(shell("dreambooth", *words, "--class-img-count", 2, cwd=tmp_path), "not finite")
 
 
 def stop_two_devices(
