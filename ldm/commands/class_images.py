@@ -1,14 +1,18 @@
 """Draws class pictures on one device or several; picture i has the same seed whichever device draws it."""
 
+import sys
+from multiprocessing.queues import SimpleQueue
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch.multiprocessing.spawn import spawn
+from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException, spawn
 from tqdm import tqdm
 
 from ldm.checkpoint.reading import read_checkpoint
 from ldm.commands.models import ModelSlot, Settings
 from ldm.commands.placement import drawing_compute
+from ldm.errors import UserError
 from ldm.training.class_images import ClassImages
 
 
@@ -19,8 +23,23 @@ def draw_class_images(
     arguments = (cache, missing, batch_size, base, settings, devices)
     if len(devices) == 1:
         _draw_share(0, *arguments)
-    else:
-        spawn(_draw_share, arguments, nprocs=len(devices))
+        return
+    errors = torch.multiprocessing.get_context("spawn").SimpleQueue()
+    try:
+        spawn(_draw_share_in_process, (errors, *arguments), nprocs=len(devices))
+    except (ProcessExitedException, ProcessRaisedException) as error:
+        if errors.empty():
+            raise
+        raise UserError(errors.get()) from error
+
+
+def _draw_share_in_process(rank: int, errors: "SimpleQueue[str]", *arguments: Any) -> None:
+    """Sends a user's error to the process that will tell it."""
+    try:
+        _draw_share(rank, *arguments)
+    except UserError as error:
+        errors.put(str(error))
+        sys.exit(2)
 
 
 def _draw_share(

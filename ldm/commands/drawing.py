@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -85,26 +86,26 @@ def _checkpoints(path: Path | None) -> list[Found]:
 
 
 def _usable(checkpoints: list[Found], config: Path | None) -> tuple[list[Found], Settings]:
-    """Those that hold a whole model of the first one's shape, and its settings; the others are named and left out."""
-    kept: list[Found] = []
-    first: Settings | None = None
+    """Those that hold a whole model of the shape most of them share, and its settings; the others are named."""
+    whole: list[tuple[Found, Settings]] = []
     for found in checkpoints:
         try:
             file = read_checkpoint(found.path)
             _, settings = settings_of(file, config)
-            if first is not None and settings.model != first.model:
-                raise UserError(f"a model of another shape than {kept[0].path}")
             raise_unless_whole(file, settings.model)
+            whole.append((found, settings))
         except UserError as error:
             if len(checkpoints) == 1:
                 raise
             log.warning("left out %s: %s", found.path, error)
-            continue
-        kept.append(found)
-        first = first or settings
-    if first is None:
+    if not whole:
         raise UserError("none of the checkpoints can be used")
-    return kept, first
+    (shape, _), *_ = Counter(settings.model for _, settings in whole).most_common(1)
+    for found, settings in whole:
+        if settings.model != shape:
+            log.warning("left out %s: a model of another shape than most of the others", found.path)
+    kept = [(found, settings) for found, settings in whole if settings.model == shape]
+    return [found for found, _ in kept], kept[0][1]
 
 
 def _job(options: argparse.Namespace, settings: Settings) -> Job:

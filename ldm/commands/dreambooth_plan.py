@@ -21,7 +21,7 @@ from ldm.config import read_yaml
 from ldm.data.images import read_directory
 from ldm.diffusion.sampling import SamplingConfig
 from ldm.errors import UserError
-from ldm.files import make_numbered_dir, slug
+from ldm.files import PARTIAL_SUFFIX, make_numbered_dir, slug
 from ldm.nn.tokenizer import copy_tokenizer
 from ldm.training.dreambooth import DreamBoothConfig, Subject
 
@@ -106,6 +106,8 @@ def plan_run(options: argparse.Namespace) -> Run:
 
     if options.resume_dir:
         directory = options.resume_dir
+        for partial in directory.glob(f".*{PARTIAL_SUFFIX}"):  # left by a process that was killed while writing
+            partial.unlink()
         if (was := read_yaml(directory / RECORD).get("base_sha256")) != base_sha256:
             raise UserError(f"{base} is not the file that this run began with: its SHA-256 is {base_sha256}, not {was}")
     elif is_helper_process():

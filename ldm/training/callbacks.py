@@ -87,7 +87,10 @@ class StopOnSignal(pl.Callback):
             signal.signal(number, self._ask)
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, *args: Any) -> None:
-        if self._asked and trainer.global_step < trainer.max_steps:
+        asked = self._asked
+        if trainer.world_size > 1:  # a signal may reach one process only, and all have to stop after the same step
+            asked = trainer.strategy.reduce_boolean_decision(asked, all=False)
+        if asked and trainer.global_step < trainer.max_steps:
             trainer.save_checkpoint(self.run_dir / RESUME_STATE)
             self.stopped_at = trainer.global_step
             trainer.should_stop = True
