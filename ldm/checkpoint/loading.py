@@ -29,7 +29,7 @@ def load_model(file: CheckpointFile | Path, config: LatentDiffusionConfig, place
     """
     model = _build_empty(config)
     assign_parts(model, file if isinstance(file, CheckpointFile) else read_checkpoint(file), PARTS, placement)
-    return model.eval().requires_grad_(False)
+    return model.to(placement.device).eval().requires_grad_(False)  # buffers go where the weights are
 
 
 def assign_parts(model: LatentDiffusion, file: CheckpointFile, parts: Iterable[str], placement: Placement) -> None:

@@ -230,6 +230,16 @@ def test_a_model_of_another_shape_is_left_out_and_named(txt2img: Draw, tmp_path:
     assert drawn.record["checkpoints"] == [str(root / "mug-1" / "step-00005.safetensors")]
 
 
+def test_the_shape_that_most_share_is_compared_whichever_comes_first(txt2img: Draw, tmp_path: Path) -> None:
+    root = tmp_path / "ckpts"
+    path = narrow(root / "a-stray-1")
+    mug(root / "mug-1")
+    mug(root / "mug-2", seed=4)
+    drawn = txt2img("-c", root, "-v", 1)
+    assert len(drawn.paths) == 2
+    assert f"warning: left out {path}" in drawn.said
+
+
 def test_a_file_that_lacks_weights_is_left_out_and_named(txt2img: Draw, tmp_path: Path) -> None:
     """It has the shape in its metadata and a UNet, but no text encoder."""
     root = tmp_path / "ckpts"
