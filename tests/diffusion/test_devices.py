@@ -1,7 +1,7 @@
 """Every tensor of a computation is on the model's device.
 
-The meta device stands in for an accelerator: it computes no numbers, but its sums, norms and attention refuse to mix with
-tensors on the CPU. Its matrix products don't, so this finds most mistakes and not all.
+The meta device stands in for an accelerator. It computes no numbers, but its sums, norms and attention refuse to mix
+with tensors on the CPU; its matrix products do not, so this finds most mistakes and not all.
 """
 
 from pathlib import Path
