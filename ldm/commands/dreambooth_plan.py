@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ldm.checkpoint.reading import read_checkpoint
 from ldm.checkpoint.saving import SAVE_DTYPES, hash_file
-from ldm.commands.drawing import sampling_flags, sampling_from
+from ldm.commands.job import sampling_flags, sampling_from
 from ldm.commands.models import Settings, base_weights, settings_of, snapped_size, tokenizer_dir
 from ldm.commands.placement import Compute, parse_devices, training_compute
 from ldm.commands.record import write_record

@@ -1,0 +1,107 @@
+"""What is to be drawn: flags and model defaults made into one description, and the text a picture carries of it."""
+
+import argparse
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from ldm.checkpoint.discovery import Found
+from ldm.commands.models import SamplingDefaults, Settings, snapped_size
+from ldm.data.images import fit, read_image, to_tensor
+from ldm.diffusion.samplers import SAMPLERS
+from ldm.diffusion.sampling import InitImage, SamplingConfig
+from ldm.errors import UserError
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything that the pictures of one call share."""
+
+    prompts: list[str]
+    """Empty: each checkpoint draws its own subject."""
+    negative_prompt: str
+    seeds: list[int]
+    sampling: SamplingConfig
+    batch_size: int
+    init: InitImage | None = None
+    init_path: Path | None = None
+
+
+def job_from(options: argparse.Namespace, settings: Settings) -> Job:
+    """The job that the flags of txt2img or img2img ask for, with the model's defaults."""
+    defaults = settings.sampling
+    init_path = getattr(options, "init_img", None)
+    photo = read_image(init_path) if init_path else None
+    default_size = (defaults.height, defaults.width) if photo is None else _size_like(photo, defaults)
+    height, width = snapped_size(settings.model, options.hw, default_size)
+    return Job(
+        prompts=options.prompt or [],
+        negative_prompt=options.negative_prompt,
+        seeds=[options.seed + i for i in range(options.variations)],
+        sampling=sampling_from(options, defaults, height, width),
+        batch_size=options.batch_size or defaults.batch_size,
+        init=InitImage(to_tensor(fit(photo, height, width)), options.strength) if photo else None,
+        init_path=init_path,
+    )
+
+
+def sampling_from(options: argparse.Namespace, defaults: SamplingConfig, height: int, width: int) -> SamplingConfig:
+    """The flags where they were given, the model's defaults elsewhere."""
+    given = {
+        "sampler": options.sampler,
+        "num_steps": options.ddim_steps,
+        "guidance_scale": options.scale,
+        "eta": options.ddim_eta,
+    }
+    base = SamplingConfig(height, width, defaults.sampler, defaults.num_steps, defaults.guidance_scale, defaults.eta)
+    sampling = replace(base, **{name: value for name, value in given.items() if value is not None})
+    if not SAMPLERS[sampling.sampler].takes_eta:
+        if options.ddim_eta:
+            raise UserError(f"--ddim-eta is for the ddim sampler; {sampling.sampler} adds no noise")
+        sampling = replace(sampling, eta=0.0)
+    return sampling
+
+
+def sampling_flags(sampling: SamplingConfig) -> dict[str, Any]:
+    """The flags that mean this."""
+    return {
+        "hw": [sampling.height, sampling.width],
+        "sampler": sampling.sampler,
+        "ddim_steps": sampling.num_steps,
+        "scale": sampling.guidance_scale,
+        "ddim_eta": sampling.eta,
+    }
+
+
+def _size_like(photo: Image.Image, defaults: SamplingDefaults) -> tuple[int, int]:
+    """The photo's shape at about the area the model draws best."""
+    scale = (defaults.height * defaults.width / (photo.height * photo.width)) ** 0.5
+    return round(photo.height * scale), round(photo.width * scale)
+
+
+def png_text(prompt: str, seed: int, job: Job, found: Found) -> dict[str, object]:
+    """The text chunks of a picture: one key each, and `parameters` as other tools write and read it."""
+    sampling = job.sampling
+    size = f"{sampling.width}x{sampling.height}"
+    negative = f"Negative prompt: {job.negative_prompt}\n" if job.negative_prompt else ""
+    text: dict[str, object] = {
+        "prompt": prompt,
+        "negative_prompt": job.negative_prompt,
+        "seed": seed,
+        "sampler": sampling.sampler,
+        "steps": sampling.num_steps,
+        "scale": sampling.guidance_scale,
+        "eta": sampling.eta,
+        "size": size,
+        "checkpoint": found.path,
+        "checkpoint_step": found.info.step,
+    }
+    if job.init is not None:
+        text |= {"init_img": job.init_path, "strength": job.init.strength}
+    parameters = (
+        f"{prompt}\n{negative}Steps: {sampling.num_steps}, Sampler: {sampling.sampler}, "
+        f"CFG scale: {sampling.guidance_scale}, Seed: {seed}, Size: {size}, Model: {found.path.stem}"
+    )
+    return {**text, "parameters": parameters}
