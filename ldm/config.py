@@ -62,7 +62,10 @@ def build_config(cls: type[Config], values: Mapping[str, Any], where: str) -> Co
     }
     if missing := sorted(required - set(values)):
         raise UserError(f"{where}: missing {', '.join(missing)}")
-    return cls(**{key: _convert(hints[key], value, f"{where}: {key}") for key, value in values.items()})
+    try:
+        return cls(**{key: _convert(hints[key], value, f"{where}: {key}") for key, value in values.items()})
+    except ValueError as error:  # from the dataclass's own checks
+        raise UserError(f"{where}: {error}") from error
 
 
 def _convert(kind: Any, value: Any, where: str) -> Any:

@@ -11,18 +11,27 @@ from tqdm import tqdm
 
 from ldm.checkpoint.reading import read_checkpoint
 from ldm.commands.models import ModelSlot, Settings
-from ldm.commands.placement import drawing_compute
+from ldm.commands.placement import drawing_compute, explain_out_of_memory
 from ldm.errors import UserError
 from ldm.training.class_images import ClassImages
 
+ADVICE = "a smaller --generation-batch-size or --hw needs less"
+
 
 def draw_class_images(
-    cache: ClassImages, missing: list[int], batch_size: int, base: Path, settings: Settings, devices: list[torch.device]
+    cache: ClassImages,
+    missing: list[int],
+    batch_size: int,
+    base: Path,
+    settings: Settings,
+    devices: list[torch.device],
+    precision: str,
 ) -> None:
     """Draws the missing pictures; each further device gets a process of its own."""
-    arguments = (cache, missing, batch_size, base, settings, devices)
+    arguments = (cache, missing, batch_size, base, settings, devices, precision)
     if len(devices) == 1:
-        _draw_share(0, *arguments)
+        with explain_out_of_memory(ADVICE):
+            _draw_share(0, *arguments)
         return
     errors = torch.multiprocessing.get_context("spawn").SimpleQueue()
     try:
@@ -36,7 +45,8 @@ def draw_class_images(
 def _draw_share_in_process(rank: int, errors: "SimpleQueue[str]", *arguments: Any) -> None:
     """Sends a user's error to the process that will tell it."""
     try:
-        _draw_share(rank, *arguments)
+        with explain_out_of_memory(ADVICE):
+            _draw_share(rank, *arguments)
     except UserError as error:
         errors.put(str(error))
         sys.exit(2)
@@ -50,8 +60,9 @@ def _draw_share(
     base: Path,
     settings: Settings,
     devices: list[torch.device],
+    precision: str,
 ) -> None:
-    ldm = ModelSlot(drawing_compute(devices[rank], "auto")).use(read_checkpoint(base), settings)
+    ldm = ModelSlot(drawing_compute(devices[rank], precision)).use(read_checkpoint(base), settings)
     indices = missing[rank :: len(devices)]
     with (
         tqdm(total=len(indices), desc="class pictures", unit="img", position=2 * rank) as bar,

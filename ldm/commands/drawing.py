@@ -124,8 +124,15 @@ def _save_grid(path: Path, rows: list[Row], job: Job) -> None:
     own_subject = not job.prompts
     columns = [(index, seed) for index in range(max(1, len(job.prompts))) for seed in job.seeds]
     grid = labelled_grid(
-        [[Image.open(row.pictures[column]) if column in row.pictures else None for column in columns] for row in rows],
+        [[_loaded(row.pictures[column]) if column in row.pictures else None for column in columns] for row in rows],
         ["\n".join([row.label, row.prompts[0] if own_subject else ""]).strip() or path.parent.name for row in rows],
         ["\n".join(["" if own_subject else job.prompts[index], f"seed {seed}"]).strip() for index, seed in columns],
     )
     save_png(path, grid)
+
+
+def _loaded(path: Path) -> Image.Image:
+    """The picture, with its file closed again."""
+    with Image.open(path) as file:
+        file.load()
+        return file

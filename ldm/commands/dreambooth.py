@@ -6,7 +6,7 @@ import gc
 import logging
 import os
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -42,8 +42,9 @@ def dreambooth(options: argparse.Namespace) -> None:
     run = plan_run(options)
     with contextlib.nullcontext() if is_helper_process() else logging_to(run.directory / "run.log"):
         log.info("run: %s", run.directory)
+        class_images = _class_images(run)
         with explain_out_of_memory("--gradient-checkpointing, a smaller --hw or --batch-size 1 need less"):
-            module = _build_module(run, _class_images(run))
+            module = _build_module(run, class_images)
             os.environ[RUN_DIR_VARIABLE] = str(run.directory)
             where = FitOptions(run.directory, run.devices, run.compute.autocast_dtype, options.logger)
             stopped_at = fit(module, where, _saver(run))
@@ -58,7 +59,8 @@ def _class_images(run: Run) -> list[Path]:
     count = run.config.class_img_count
     if count == 0:
         return []
-    compute = drawing_compute(run.devices[0], "auto")
+    precision = "full" if run.options.precision == "full" else "auto"
+    compute = drawing_compute(run.devices[0], precision)
     cache = ClassImages(
         root=run.options.output_dir / "class-images",
         prompt=run.subject.class_prompt,
@@ -66,12 +68,13 @@ def _class_images(run: Run) -> list[Path]:
         sampling=run.sampling,
         seed=run.options.seed,
         precision=str(compute.dtype).removeprefix("torch."),
+        model=asdict(run.settings.model),
     )
     missing = cache.missing(count)
     if missing and not is_helper_process():
         batch_size = run.options.generation_batch_size or run.settings.sampling.batch_size
         log.info("drawing %d of %d class pictures '%s' into %s", len(missing), count, cache.prompt, cache.directory)
-        draw_class_images(cache, missing, batch_size, run.base, run.settings, run.devices)
+        draw_class_images(cache, missing, batch_size, run.base, run.settings, run.devices, precision)
     else:
         log.info("%d class pictures '%s' from %s", count, cache.prompt, cache.directory)
     return cache.paths(count)
@@ -107,7 +110,7 @@ def _saver(run: Run) -> Callable[[DreamBooth, int], None]:
         seed=run.options.seed,
         base=run.base.name,
         base_sha256=run.base_sha256,
-        options=plain(vars(run.options)),
+        options=plain({name: _shareable(value) for name, value in vars(run.options).items()}),
         versions=versions(),
     )
 
@@ -120,10 +123,15 @@ def _saver(run: Run) -> Callable[[DreamBooth, int], None]:
     return save
 
 
+def _shareable(value: object) -> object:
+    """A path's last name: whoever is given the checkpoint needn't know whose directory it came from."""
+    return value.name if isinstance(value, Path) else value
+
+
 def _report(run: Run, module: DreamBooth) -> None:
     """Says how far each part moved, and how to compare the checkpoints."""
-    moved = weight_movement(module.ldm, run.base)
-    write_text(run.directory / "report.yaml", to_yaml({"updates": run.config.iterations, "relative_movement": moved}))
+    moved, updates = weight_movement(module.ldm, run.base), run.config.iterations
+    write_text(run.directory / "report.yaml", to_yaml({"updates": updates, "relative_movement": moved}))
     lines = "\n".join(f"  {group:24s} {100 * share:8.4f} %" for group, share in moved.items())
-    log.info("%d updates made. The weights moved by\n%s", run.config.iterations, lines)
+    log.info("%d updates made. The weights moved by\n%s", updates, lines)
     log.info("compare the checkpoints with\n  python txt2img.py --ckpt-path %s", run.directory)

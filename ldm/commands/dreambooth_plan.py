@@ -11,17 +11,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ldm.checkpoint.keys import PARTS
 from ldm.checkpoint.reading import read_checkpoint
 from ldm.checkpoint.saving import SAVE_DTYPES, hash_file
 from ldm.commands.job import sampling_flags, sampling_from
 from ldm.commands.models import Settings, base_weights, settings_of, snapped_size, tokenizer_dir
 from ldm.commands.placement import Compute, parse_devices, training_compute
-from ldm.commands.record import write_record
-from ldm.config import read_yaml
+from ldm.commands.record import plain, write_record
+from ldm.config import read_yaml, to_yaml
 from ldm.data.images import read_directory
 from ldm.diffusion.sampling import SamplingConfig
 from ldm.errors import UserError
-from ldm.files import PARTIAL_SUFFIX, make_numbered_dir, slug
+from ldm.files import PARTIAL_SUFFIX, make_numbered_dir, slug, write_text
 from ldm.nn.tokenizer import copy_tokenizer
 from ldm.training.dreambooth import DreamBoothConfig, Subject
 
@@ -98,7 +99,8 @@ def plan_run(options: argparse.Namespace) -> Run:
     height, width = snapped_size(settings.model, options.hw, (settings.sampling.height, settings.sampling.width))
     sampling = sampling_from(options, settings.sampling, height, width)
     config = _config_from(options, settings.dreambooth)
-    photos, instance_images = read_directory(options.instance_img_dir, height, width)
+    paths, instance_images = read_directory(options.instance_img_dir, height, width)
+    photos = {path.name: hash_file(path) for path in paths}
     log.info("%d photos of '%s' from %s", len(photos), options.class_name, options.instance_img_dir)
     log.info("reading %s for its SHA-256", base)
     base_sha256 = hash_file(base)
@@ -108,14 +110,21 @@ def plan_run(options: argparse.Namespace) -> Run:
         directory = options.resume_dir
         for partial in directory.glob(f".*{PARTIAL_SUFFIX}"):  # left by a process that was killed while writing
             partial.unlink()
-        if (was := read_yaml(directory / RECORD).get("base_sha256")) != base_sha256:
+        record = read_yaml(directory / RECORD)
+        if (was := record.get("base_sha256")) != base_sha256:
             raise UserError(f"{base} is not the file that this run began with: its SHA-256 is {base_sha256}, not {was}")
+        if changed := sorted(dict(record.get("photos", {}).items() ^ photos.items())):
+            raise UserError(f"the photos are not those that this run began with: look at {', '.join(changed)}")
+        done = max((int(path.stem.removeprefix("step-")) for path in directory.glob("step-*.safetensors")), default=0)
+        if config.iterations < done:
+            raise UserError(f"--iterations {config.iterations} is less than the {done} updates this run has made")
+        write_text(directory / RECORD, to_yaml({**record, "options": plain(resolved)}))
     elif is_helper_process():
         directory = Path(os.environ[RUN_DIR_VARIABLE])
     else:
         _check_disk_space(options.output_dir, file.tensors, config, SAVE_DTYPES[options.save_dtype].itemsize)
         directory = make_numbered_dir(options.output_dir, slug(options.class_name))
-        write_record(directory / RECORD, resolved, base_sha256=base_sha256, config=yaml)
+        write_record(directory / RECORD, resolved, base_sha256=base_sha256, photos=photos, config=yaml)
         copy_tokenizer(tokenizer_dir(base, settings), directory / "tokenizer")
     return Run(
         directory=directory,
@@ -162,10 +171,14 @@ def _check_disk_space(
     output_dir: Path, tensors: dict[str, Tensor], config: DreamBoothConfig, bytes_per_weight: int
 ) -> None:
     """A run that would fill the disk fails before it begins."""
-    weights = sum(tensor.numel() for tensor in tensors.values())
+    sizes = dict.fromkeys(PARTS, 0)
+    for key, tensor in tensors.items():
+        for part, prefix in PARTS.items():
+            sizes[part] += tensor.numel() if key.startswith(prefix) else 0
+    trained = sizes["unet"] + sizes["text_encoder"] * config.train_text_encoder
     checkpoints = -(-config.iterations // config.save_every)
-    needed = checkpoints * bytes_per_weight * weights
-    needed += 2 * 12 * weights  # float32 weights and two moments; two resume states while one is replaced
+    needed = checkpoints * bytes_per_weight * sum(sizes.values())
+    needed += 2 * 12 * trained  # float32 weights and two moments; two resume states while one is replaced
     existing = next(parent for parent in [output_dir.resolve(), *output_dir.resolve().parents] if parent.exists())
     free = shutil.disk_usage(existing).free
     if free < needed:

@@ -32,6 +32,11 @@ class SamplingDefaults(SamplingConfig):
     prompt: str = ""
     batch_size: int = 4
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.batch_size < 1:
+            raise ValueError("batch_size should be at least 1")
+
 
 @dataclass(frozen=True)
 class Settings:

@@ -19,9 +19,10 @@ def number(kind: type[int] | type[float], low: float, high: float = math.inf) ->
     def parse(text: str) -> float:
         try:
             value = kind(text)
-        except ValueError:
-            value = math.nan
-        if not (low <= value <= high and math.isfinite(value)):
+            fits = low <= value <= high and math.isfinite(value)
+        except (ValueError, OverflowError):
+            fits = False
+        if not fits:
             raise argparse.ArgumentTypeError(f"should be a {'whole ' * (kind is int)}number {bounds}, not '{text}'")
         return value
 

@@ -40,7 +40,7 @@ def encode_moments(autoencoder: AutoencoderKL, images: Tensor, flip: bool) -> Te
         return autoencoder.encode(image[None].to(weight)).parameters.float().cpu()
 
     views = [images, images.flip(-1)] if flip else [images]
-    return torch.stack([torch.cat([encode(view[i]) for view in views]) for i in range(len(images))]).clone()
+    return torch.stack([torch.cat([encode(view[i]) for view in views]) for i in range(len(images))])
 
 
 @dataclass(frozen=True)

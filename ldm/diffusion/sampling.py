@@ -24,6 +24,12 @@ class SamplingConfig:
     guidance_scale: float = 7.5
     eta: float = 0.0
 
+    def __post_init__(self) -> None:
+        if self.sampler not in SAMPLERS:
+            raise ValueError(f"sampler should be one of {', '.join(SAMPLERS)}, not '{self.sampler}'")
+        if min(self.height, self.width) < 1 or not 1 <= self.num_steps <= 1000 or not 0.0 <= self.eta <= 1.0:
+            raise ValueError("height and width should be at least 1, num_steps from 1 to 1000, eta from 0 to 1")
+
 
 @dataclass(frozen=True)
 class InitImage:

@@ -33,7 +33,7 @@ class CrossAttention(nn.Module):
 
 
 class GEGLU(nn.Module):
-    """A gated linear unit with GELU as its gate (arXiv 2002.05202, table 1): (b n c) -> (b n out)."""
+    """A gated linear unit with GELU as its gate (arXiv 2002.05202, eq. 5): (b n c) -> (b n out)."""
 
     def __init__(self, in_dim: int, out_dim: int) -> None:
         super().__init__()

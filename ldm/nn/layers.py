@@ -46,7 +46,9 @@ def timestep_embedding(timesteps: Tensor, dim: int, max_period: float = 10000.0)
     Attention Is All You Need (arXiv 1706.03762), section 3.5, with frequencies max_period^(-i / (dim/2)).
     """
     half = dim // 2
-    frequencies = torch.exp(-math.log(max_period) * torch.arange(half, dtype=torch.float32) / half)
-    angles = timesteps[:, None].float() * frequencies.to(timesteps.device)
+    frequencies = torch.exp(
+        -math.log(max_period) * torch.arange(half, dtype=torch.float32, device=timesteps.device) / half
+    )
+    angles = timesteps[:, None].float() * frequencies
     embedding = torch.cat([angles.cos(), angles.sin()], dim=-1)
     return F.pad(embedding, (0, dim % 2))

@@ -67,8 +67,9 @@ class StopOnSignal(pl.Callback):
 
     SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
-    def __init__(self, run_dir: Path) -> None:
+    def __init__(self, run_dir: Path, guard: "FiniteGuard | None" = None) -> None:
         self.run_dir = run_dir
+        self.guard = guard
         self.stopped_at: int | None = None
         self._asked = False
 
@@ -91,6 +92,8 @@ class StopOnSignal(pl.Callback):
         if trainer.world_size > 1:  # a signal may reach one process only, and all have to stop after the same step
             asked = trainer.strategy.reduce_boolean_decision(asked, all=False)
         if asked and trainer.global_step < trainer.max_steps:
+            if self.guard:
+                self.guard.raise_if_bad(pl_module)
             trainer.save_checkpoint(self.run_dir / RESUME_STATE)
             self.stopped_at = trainer.global_step
             trainer.should_stop = True
@@ -133,8 +136,12 @@ class FiniteGuard(pl.Callback):
         never = torch.full_like(loss, torch.inf)
         bad_now = torch.where(loss.isfinite(), never, torch.full_like(loss, step))
         self._first_bad = bad_now if self._first_bad is None else torch.minimum(self._first_bad, bad_now)
-        due = step == trainer.max_steps or any(step % every == 0 for every in self.every)
-        if due and (first := self._first_bad.item()) != torch.inf:
+        if step == trainer.max_steps or any(step % every == 0 for every in self.every):
+            self.raise_if_bad(pl_module)
+
+    def raise_if_bad(self, pl_module: Any) -> None:
+        """Raises `UserError` if any loss so far was not finite; to be called before anything is saved."""
+        if self._first_bad is not None and (first := self._first_bad.item()) != torch.inf:
             broken = [
                 name
                 for name, part in pl_module.trained_parts().items()

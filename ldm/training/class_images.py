@@ -3,8 +3,9 @@
 import hashlib
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -24,6 +25,7 @@ class ClassImages:
     sampling: SamplingConfig
     seed: int
     precision: str
+    model: dict[str, Any] = field(default_factory=dict)
 
     @property
     def key(self) -> dict[str, object]:
@@ -34,6 +36,7 @@ class ClassImages:
             "sampling": asdict(self.sampling),
             "seed": self.seed,
             "precision": self.precision,
+            "model": self.model,
         }
 
     @property

@@ -18,6 +18,7 @@ from ldm.diffusion.latent_diffusion import LatentDiffusion
 from ldm.diffusion.loss import dreambooth_loss, eps_loss
 from ldm.nn.autoencoder import DiagonalGaussian
 
+LR_SCHEDULES = ("constant", "linear", "cosine")
 TOKEN = "sks"
 """The rare word that names the subject."""
 
@@ -40,6 +41,12 @@ class DreamBoothConfig:
     flip: bool = True
     gradient_checkpointing: bool = False
     preview_prompts: tuple[str, ...] = ("a photo of sks {class}",)
+
+    def __post_init__(self) -> None:
+        if self.lr_schedule not in LR_SCHEDULES:
+            raise ValueError(f"lr_schedule should be one of {', '.join(LR_SCHEDULES)}, not '{self.lr_schedule}'")
+        if min(self.iterations, self.save_every, self.batch_size) < 1:
+            raise ValueError("iterations, save_every and batch_size should be at least 1")
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,8 @@ def fit(module: DreamBooth, options: FitOptions, save: Callable[[DreamBooth, int
     """
     config = module.config
     log_every = max(1, min(10, config.iterations // 50))
-    stop = StopOnSignal(options.run_dir)
+    finite = FiniteGuard(log_every, config.save_every)
+    stop = StopOnSignal(options.run_dir, finite)
     first = options.devices[0]
     trainer = pl.Trainer(
         accelerator="gpu" if first.type == "cuda" else first.type,
@@ -50,7 +51,7 @@ def fit(module: DreamBooth, options: FitOptions, save: Callable[[DreamBooth, int
         # The guards come before the saving, so that nothing broken is saved.
         callbacks=[
             GradientGuard(),
-            FiniteGuard(log_every, config.save_every),
+            finite,
             Progress(every=log_every),
             SaveEvery(options.run_dir, config.save_every, save),
             stop,

@@ -724,6 +724,62 @@ def test_the_length_of_a_run_may_change(stopped: Path) -> None:
     assert steps == [f"step-0000{step}.safetensors" for step in (2, 3, 6)]
 
 
+def test_a_changed_length_is_remembered_by_the_next_resume(stopped: Path) -> None:
+    assert call("dreambooth", "-r", stopped, "--iterations", 5, "-s", 5, "--logger", "none").status == 0
+    assert call("dreambooth", "-r", stopped).status == 0
+    assert read_yaml(stopped / "run.yaml")["options"]["iterations"] == 5
+
+
+def test_a_length_that_is_already_passed_is_refused(stopped: Path) -> None:
+    refused(call("dreambooth", "-r", stopped, "--iterations", 1), "--iterations 1", "2 updates")
+
+
+def test_other_photos_than_the_runs_own_are_refused(
+    teach: Teach, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photos = tmp_path / "photos"
+    shutil.copytree(teach.subject_dir, photos)
+    directory = interrupted(Teach(teach.root, photos, teach.checkpoint), monkeypatch, 4, *STOPPED)
+    gone = sorted(photos.iterdir())[0]
+    gone.unlink()
+    refused(call("dreambooth", "-r", directory), "photos", gone.name)
+
+
+def test_a_checkpoint_names_no_directory_of_this_machine(trained: Trained) -> None:
+    options = read_checkpoint(trained.directory / "step-00003.safetensors").metadata["ldm.options"]
+    assert str(trained.directory.parents[1]) not in options
+
+
+@pytest.mark.parametrize(
+    ("section", "values", "words"),
+    [
+        ("sampling", {"sampler": "euler"}, "sampler should be one of"),
+        ("sampling", {"num_steps": 2000}, "num_steps"),
+        ("sampling", {"batch_size": 0}, "batch_size"),
+        ("dreambooth", {"lr_schedule": "poly"}, "lr_schedule should be one of"),
+        ("dreambooth", {"save_every": 0}, "save_every"),
+    ],
+)
+def test_a_value_of_the_yaml_that_makes_no_sense_is_named(
+    section: str, values: dict[str, Any], words: str, teach: Teach, tmp_path: Path
+) -> None:
+    content = {**TINY_YAML, section: {**TINY_YAML[section], **values}}
+    odd = tmp_path / "odd.yaml"
+    odd.write_text(to_yaml(content))
+    outcome = call(
+        "dreambooth",
+        "-c",
+        "can",
+        "-i",
+        teach.subject_dir,
+        "--ckpt-path",
+        teach.checkpoint,
+        "--config",
+        tmp_path / "odd.yaml",
+    )
+    refused(outcome, "odd.yaml", words)
+
+
 def test_another_base_under_the_same_name_is_refused(
     teach: Teach, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,6 +4,7 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ldm.errors import UserError
-from ldm.training.callbacks import ResumeStateIO
+from ldm.training.callbacks import FiniteGuard, ResumeStateIO, StopOnSignal
 from ldm.training.dreambooth import DreamBooth
 from tests.training.parts import build_module, saved_step, train, weights
 
@@ -297,3 +298,15 @@ def test_a_resume_state_executes_nothing(tmp_path: Path, monkeypatch: pytest.Mon
     with pytest.raises(UserError, match=r"resume\.ckpt can't be read"):
         ResumeStateIO().load_checkpoint(path)
     assert not (tmp_path / "evil").exists()
+
+
+def test_a_stop_saves_nothing_broken(tmp_path: Path) -> None:
+    """A signal that comes after a broken loss and before the guard's next look."""
+    guard = FiniteGuard(1000)
+    stop = StopOnSignal(tmp_path, guard)
+    stop._asked = True
+    trainer = SimpleNamespace(global_step=5, max_steps=100, world_size=1, should_stop=False)
+    guard.on_train_batch_end(trainer, None, {"loss": torch.tensor(float("nan"))})  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="from update 5"):
+        stop.on_train_batch_end(trainer, SimpleNamespace(trained_parts=dict))  # type: ignore[arg-type]
+    assert list(tmp_path.iterdir()) == []

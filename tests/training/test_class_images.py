@@ -39,6 +39,7 @@ OTHER: dict[str, Any] = {
     "base_sha256": "1" * 64,
     "seed": 6,
     "precision": "bfloat16",
+    "model": {"scale_factor": 1.0},
     **{
         f"sampling.{name}": replace(SAMPLING, **{name: value})
         for name, value in {

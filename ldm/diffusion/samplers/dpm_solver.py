@@ -21,7 +21,7 @@ from ldm.diffusion.samplers.ddim import Callback
 from ldm.diffusion.schedule import NoiseSchedule
 
 FIRST_ORDER_END_BELOW = 15
-"""With fewer steps than this the last one is of first order, which is steadier (the paper's section 6)."""
+"""With fewer steps than this the last one is of first order, which is steadier; as the authors' code does."""
 
 
 class Point(NamedTuple):
@@ -55,9 +55,9 @@ def dpm_solver_step(
     h = to.log_snr - here.log_snr
     d = pred_x0
     if before is not None:
-        # algorithm 2, line 7, with r = (lambda_here - lambda_last) / h
+        # algorithm 2, line 8, with r = (lambda_here - lambda_last) / h
         d = pred_x0 + (pred_x0 - before) * (h / (2 * (here.log_snr - last.log_snr)))
-    # algorithm 2, line 8
+    # algorithm 2, line 9
     return (to.sigma / here.sigma) * latents - to.alpha * math.expm1(-h) * d
 
 
