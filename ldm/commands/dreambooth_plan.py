@@ -24,7 +24,7 @@ from ldm.diffusion.sampling import SamplingConfig
 from ldm.errors import UserError
 from ldm.files import PARTIAL_SUFFIX, make_numbered_dir, slug, write_text
 from ldm.nn.tokenizer import copy_tokenizer
-from ldm.training.dreambooth import DreamBoothConfig, Subject
+from ldm.training.config import DreamBoothConfig, Subject
 
 log = logging.getLogger(__name__)
 

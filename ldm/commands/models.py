@@ -17,7 +17,7 @@ from ldm.diffusion.sampling import SamplingConfig
 from ldm.errors import UserError
 from ldm.files import ROOT
 from ldm.nn.tokenizer import load_tokenizer
-from ldm.training.dreambooth import DreamBoothConfig
+from ldm.training.config import DreamBoothConfig
 
 log = logging.getLogger(__name__)
 

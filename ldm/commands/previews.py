@@ -9,7 +9,8 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from ldm.commands.grid import labelled_grid
 from ldm.data.images import save_png, to_image
 from ldm.diffusion.sampling import SamplingConfig, sample_images
-from ldm.training.dreambooth import DreamBooth, Subject
+from ldm.training.config import Subject
+from ldm.training.dreambooth import DreamBooth
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,6 @@ from tqdm import tqdm
 from ldm.checkpoint.discovery import RESUME_STATE
 from ldm.errors import UserError
 from ldm.files import atomic_path
-from ldm.training.dreambooth import DreamBooth
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +48,7 @@ class SaveEvery(pl.Callback):
     A step's files are there before the resume state is, so a run killed in between draws them again.
     """
 
-    def __init__(self, run_dir: Path, every: int, save: Callable[[DreamBooth, int], None]) -> None:
+    def __init__(self, run_dir: Path, every: int, save: Callable[[Any, int], None]) -> None:
         self.run_dir = run_dir
         self.every = every
         self.save = save

@@ -5,16 +5,19 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import pytorch_lightning as pl
 import torch
 
 from ldm.checkpoint.discovery import RESUME_STATE
 from ldm.training.callbacks import FiniteGuard, GradientGuard, Progress, ResumeStateIO, SaveEvery, StopOnSignal
-from ldm.training.dreambooth import DreamBooth
 from ldm.training.logs import build_logger
+from ldm.training.module import TrainingModule
 
 logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)  # its own words are for its developers
+
+Module = TypeVar("Module", bound=TrainingModule)
 
 PRECISIONS = {None: "32-true", torch.bfloat16: "bf16-mixed", torch.float16: "16-mixed"}
 
@@ -29,7 +32,7 @@ class FitOptions:
     logger: str
 
 
-def fit(module: DreamBooth, options: FitOptions, save: Callable[[DreamBooth, int], None]) -> int | None:
+def fit(module: Module, options: FitOptions, save: Callable[[Module, int], None]) -> int | None:
     """Trains to the last update, from the run's resume state if there is one; `save(module, step)` writes a checkpoint.
 
     Returns the update at which the user stopped it, None if it ran to the end.

@@ -14,7 +14,8 @@ from ldm.diffusion.guidance import guided_eps
 from ldm.diffusion.latent_diffusion import LatentDiffusion
 from ldm.diffusion.samplers import SAMPLERS
 from ldm.nn.tokenizer import load_tokenizer
-from ldm.training.dreambooth import DreamBooth, DreamBoothConfig, Subject
+from ldm.training.config import DreamBoothConfig, Subject
+from ldm.training.dreambooth import DreamBooth
 from tests.tiny import tiny_config
 
 META = torch.device("meta")

@@ -14,7 +14,8 @@ from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 
 from ldm.data.dreambooth import Batch, BatchPlan, DreamBoothBatches
 from ldm.nn.tokenizer import PromptTokenizer, load_tokenizer
-from ldm.training.dreambooth import DreamBooth, DreamBoothConfig, Subject
+from ldm.training.config import DreamBoothConfig, Subject
+from ldm.training.dreambooth import DreamBooth
 from ldm.training.trainer import FitOptions, fit
 from tests.tiny import build_tiny_model, write_tokenizer
 

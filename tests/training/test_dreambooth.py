@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from ldm.diffusion.latent_diffusion import LatentDiffusion
-from ldm.training.dreambooth import TOKEN, DreamBooth, Subject, lr_factor
+from ldm.training.config import TOKEN, Subject
+from ldm.training.dreambooth import DreamBooth
+from ldm.training.module import lr_factor
 from tests.training.parts import SUBJECT, batch_of, build_module, each_update, train, weights
 
 SCHEDULES = ("constant", "linear", "cosine")

@@ -1,7 +1,9 @@
-"""Writes pictures of the little world: a subject's photographs, or a sheet of every class in every setting.
+"""Writes pictures of the little world: a subject's photographs, a sheet of all it has, or a dataset to train on.
 
 python -m ldm.data.toyworld --subject bottle --out data/bottle
 python -m ldm.data.toyworld --sheet sheet.png --size 128
+python -m ldm.data.toyworld --dataset data/toyworld --count 60000 --size 64
+python -m ldm.data.toyworld --dataset data/toyworld-judge --count 24000 --size 64 --views 3
 """
 
 import argparse
@@ -13,6 +15,7 @@ from einops import rearrange
 
 from ldm.data.images import save_png, to_image
 from ldm.data.toyworld import CLASSES, SETTINGS, canonical_caption, photograph, random_scene, render, unusual_subject
+from ldm.data.toyworld.dataset import write_dataset
 
 log = logging.getLogger("ldm.data.toyworld")
 
@@ -47,14 +50,28 @@ def main(arguments: Sequence[str] | None = None) -> None:
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--subject", choices=list(CLASSES), help="photograph an unusual object of this class")
     what.add_argument("--sheet", type=Path, help="write a sheet of all classes in all settings to this file")
+    what.add_argument("--dataset", type=Path, help="write captioned pictures to this directory, or finish writing them")
     parser.add_argument("--out", type=Path, help="the photographs' directory; default: data/CLASS")
     parser.add_argument("--seed", type=int, default=BOTTLE_SEED, help="another subject, or other scenes")
-    parser.add_argument("--count", type=int, default=6, help="number of photographs")
+    parser.add_argument("--count", type=int, default=6, help="number of photographs or of the dataset's pictures")
     parser.add_argument("--size", type=int, default=256, help="pixels on a side of each picture")
+    parser.add_argument("--split", choices=("train", "held_out", "all"), default="train", help="of a dataset")
+    parser.add_argument("--views", type=int, default=1, help="a dataset's pictures of each thing; with several, of all")
+    parser.add_argument("--device", default="cpu", help="where a dataset is rendered: cpu, cuda")
     options = parser.parse_args(arguments)
     if options.subject:
         directory = options.out or Path("data") / options.subject.replace(" ", "-")
         write_photographs(options.subject, directory, options.seed, options.count, options.size)
+    elif options.dataset:
+        write_dataset(
+            options.dataset,
+            seed=options.seed,
+            count=options.count,
+            size=options.size,
+            split=options.split,
+            views=options.views,
+            device=options.device,
+        )
     else:
         write_sheet(options.sheet, options.seed, options.size)
 

@@ -1,0 +1,136 @@
+"""The little world as a folder of pictures with captions, the form in which `train.py` takes any dataset.
+
+Either every picture shows another thing (`random_scene`), or each thing is photographed several times, so that one can
+learn to know it again (`view_scene`); every other one of those is as unusual as a person's own.
+"""
+
+import json
+import logging
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from ldm.data.images import save_png, to_image
+from ldm.data.toyworld.captions import canonical_caption, caption
+from ldm.data.toyworld.patterns import PATTERN_NAMES
+from ldm.data.toyworld.render import render
+from ldm.data.toyworld.scene import Dice, Scene, Split, labels, random_scene, random_thing
+from ldm.data.toyworld.subjects import photograph, unusual_subject
+from ldm.data.toyworld.words import CLASSES, COLOURS, PATTERNS, SETTINGS
+from ldm.diffusion.noise import derived_generator
+from ldm.files import write_text
+
+log = logging.getLogger(__name__)
+
+METADATA = "metadata.jsonl"
+PER_FOLDER = 500
+VARIED_CAPTIONS = 5
+"""Captions of a picture besides the canonical one."""
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A part of the dataset: pictures `first` ... `first + count - 1` of the world `seed`, in a folder of their own."""
+
+    directory: Path
+    seed: int
+    first: int
+    count: int
+    size: int
+    split: Split
+    views: int
+    device: str
+
+
+def write_dataset(
+    directory: Path,
+    *,
+    seed: int,
+    count: int,
+    size: int,
+    split: Split = "train",
+    views: int = 1,
+    device: str = "cpu",
+    workers: int = 0,
+) -> None:
+    """Renders `count` pictures with captions and labels; what an interrupted call has finished is not done again.
+
+    `views`: pictures of each thing; with several, a "subject" column says which one it is and `split` has no effect.
+    `workers`: processes that render, 0 for one per processor on the CPU and one on a GPU.
+    """
+    folders = [
+        Folder(directory / f"{first:07d}", seed, first, min(PER_FOLDER, count - first), size, split, views, device)
+        for first in range(0, count, PER_FOLDER)
+    ]
+    missing = [folder for folder in folders if not (folder.directory / METADATA).exists()]
+    workers = workers or ((os.cpu_count() or 1) if device == "cpu" else 1)
+    with tqdm(total=count, initial=count - sum(f.count for f in missing), desc="rendering", unit="img") as bar:
+        for rendered in _each_done(missing, workers):
+            bar.update(rendered)
+    log.info("%s: %d pictures of %d x %d pixels", directory, count, size, size)
+
+
+def view_scene(seed: int, index: int, views: int) -> Scene:
+    """Picture `index` of a world in which each thing is photographed `views` times, in other settings of all there are.
+
+    Every other thing is an `unusual_subject`.
+    """
+    thing, view = divmod(index, views)
+    own_seed = (seed + 1) << 32 | thing  # far from the small numbers that people give their subjects
+    dice = Dice(derived_generator(own_seed))
+    class_name, colour = dice.choice(list(CLASSES)), dice.choice(list(COLOURS))
+    shown = unusual_subject(own_seed, class_name) if thing % 2 else random_thing(dice, class_name, colour)
+    return photograph(shown, views, own_seed, list(SETTINGS))[view]
+
+
+def _each_done(folders: list[Folder], workers: int) -> Iterator[int]:
+    """Renders the folders, in this process or in several; the number of pictures of each as it is done."""
+    if min(workers, len(folders)) <= 1:
+        yield from map(_write_folder, folders)
+        return
+    with get_context("spawn").Pool(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        yield from pool.imap_unordered(_write_folder, folders)
+
+
+def _write_folder(folder: Folder) -> int:
+    """The pictures, then the list of them: a folder with a list is whole."""
+    indices = range(folder.first, folder.first + folder.count)
+    scenes = [_scene(folder, index) for index in indices]
+    passes = {} if folder.device == "cpu" else {"samples_per_pass": 1 << 24}
+    images = render(scenes, folder.size, folder.device, **passes).cpu()
+    folder.directory.mkdir(parents=True, exist_ok=True)
+    lines = []
+    for index, scene, image in zip(indices, scenes, images, strict=True):
+        name = f"{index:07d}.png"
+        save_png(folder.directory / name, to_image(image))
+        subject = {"subject": index // folder.views} if folder.views > 1 else {}
+        lines.append(json.dumps({"file_name": name, **_description(scene, folder.seed, index), **subject}) + "\n")
+    write_text(folder.directory / METADATA, "".join(lines))
+    return folder.count
+
+
+def _scene(folder: Folder, index: int) -> Scene:
+    if folder.views > 1:
+        return view_scene(folder.seed, index, folder.views)
+    return random_scene(folder.seed, index, split=folder.split)
+
+
+def _description(scene: Scene, seed: int, index: int) -> dict[str, Any]:
+    """Captions, each once, and what there is to see. What is unusual has no colour: its shades lie between the names."""
+    generator = derived_generator(seed, index, 1)
+    varied = [caption(scene, generator) for _ in range(VARIED_CAPTIONS)]
+    what = labels(scene)
+    colour = {"colour": list(COLOURS)[what.colour]} if scene.thing.pattern in PATTERNS else {}
+    return {
+        "text": list(dict.fromkeys([canonical_caption(scene), *varied])),
+        "class": list(CLASSES)[what.class_name],
+        **colour,
+        "pattern": PATTERN_NAMES[what.pattern],
+        "setting": list(SETTINGS)[what.setting],
+    }

@@ -1,0 +1,87 @@
+"""How long and how fast each training learns; the values of a model stand in its YAML. Nothing here needs Lightning."""
+
+from dataclasses import dataclass
+
+LR_SCHEDULES = ("constant", "linear", "cosine", "cooldown")
+TOKEN = "sks"
+"""The rare word that names the subject."""
+
+
+@dataclass(frozen=True)
+class OptimizationConfig:
+    """What every training has."""
+
+    iterations: int = 1000
+    save_every: int = 200
+    learning_rate: float = 5e-6
+    lr_schedule: str = "constant"
+    """`cooldown` is constant and falls to zero in the last quarter."""
+    warmup_steps: int = 0
+    weight_decay: float = 0.01
+    max_grad_norm: float = 1.0
+    batch_size: int = 1
+
+    def __post_init__(self) -> None:
+        if self.lr_schedule not in LR_SCHEDULES:
+            raise ValueError(f"lr_schedule should be one of {', '.join(LR_SCHEDULES)}, not '{self.lr_schedule}'")
+        if min(self.iterations, self.save_every, self.batch_size) < 1:
+            raise ValueError("iterations, save_every and batch_size should be at least 1")
+
+
+@dataclass(frozen=True)
+class DreamBoothConfig(OptimizationConfig):
+    """Teaching a subject."""
+
+    prior_loss_weight: float = 1.0
+    class_img_count: int = 200
+    train_text_encoder: bool = False
+    flip: bool = True
+    gradient_checkpointing: bool = False
+    preview_prompts: tuple[str, ...] = ("a photo of sks {class}",)
+
+
+@dataclass(frozen=True)
+class AutoencoderTrainingConfig(OptimizationConfig):
+    """The first stage from scratch: reconstruction, gradients of the picture, and a little KL."""
+
+    size: int = 256
+    """Pixels on a side of the pictures it is trained on."""
+    flip: bool = True
+    absolute_weight: float = 1.0
+    square_weight: float = 1.0
+    edge_weight: float = 0.0
+    kl_weight: float = 1e-6
+    ema_decay: float = 0.999
+
+
+@dataclass(frozen=True)
+class DiffusionTrainingConfig(OptimizationConfig):
+    """The second stage from scratch: text encoder and UNet on latents encoded beforehand."""
+
+    size: int = 256
+    flip: bool = True
+    caption_dropout: float = 0.1
+    """How often a caption is left empty, so that the model also learns to draw without one, for guidance."""
+    min_snr_gamma: float = 0.0
+    """Weights the loss of a timestep by min(SNR, gamma) / SNR (arXiv 2303.09556); 0: all alike."""
+    train_text_encoder: bool = True
+    ema_decay: float = 0.9999
+    sample_prompts: tuple[str, ...] = ()
+    """Drawn at every save with the same noise."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is taught: "water bottle" gives "a photo of sks water bottle" and "a photo of a water bottle"."""
+
+    class_name: str
+
+    @property
+    def instance_prompt(self) -> str:
+        """Names the subject."""
+        return f"a photo of {TOKEN} {self.class_name}"
+
+    @property
+    def class_prompt(self) -> str:
+        """Names any member of its class."""
+        return f"a photo of a {self.class_name}"

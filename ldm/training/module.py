@@ -1,0 +1,77 @@
+"""What all trainings share: the weights that move, their optimizer, and a resume state of these alone."""
+
+import math
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import nn
+
+from ldm.training.config import OptimizationConfig
+
+
+def lr_factor(step: int, schedule: str, warmup_steps: int, iterations: int) -> float:
+    """What the learning rate of update `step` (from 0) is multiplied with: linear warm-up, then the schedule."""
+    if step < warmup_steps:
+        return (step + 1) / (warmup_steps + 1)
+    progress = (step - warmup_steps) / max(1, iterations - warmup_steps)
+    match schedule:
+        case "linear":
+            return 1.0 - progress
+        case "cosine":
+            return 0.5 * (1.0 + math.cos(math.pi * progress))
+        case "cooldown":
+            return min(1.0, 4.0 * (1.0 - progress))
+    return 1.0
+
+
+class TrainingModule(pl.LightningModule):
+    """A training of some networks. Weights that don't require a gradient are fixed and not part of the resume state."""
+
+    def __init__(self, config: OptimizationConfig, seed: int) -> None:
+        super().__init__()
+        self.config = config
+        self.seed = seed
+
+    def trained_parts(self) -> dict[str, nn.Module]:
+        """The networks whose weights move, by a name for people."""
+        raise NotImplementedError
+
+    def train_only_trained_parts(self) -> None:
+        """Fixes every weight but those of the `trained_parts`."""
+        self.requires_grad_(False)
+        for part in self.trained_parts().values():
+            part.requires_grad_(True)
+
+    def trained_parameters(self) -> list[nn.Parameter]:
+        """All weights that move."""
+        return [parameter for parameter in self.parameters() if parameter.requires_grad]
+
+    def configure_optimizers(self) -> Any:
+        """AdamW with the learning rate's schedule, stepped once per update."""
+        config = self.config
+        optimizer = torch.optim.AdamW(
+            self.trained_parameters(),
+            lr=config.learning_rate,
+            weight_decay=config.weight_decay,
+            # A fused optimizer unscales float16's gradients by itself, too late for clipping.
+            fused=self.device.type in ("cpu", "cuda") and self.trainer.precision != "16-mixed",
+        )
+        scheduler = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: lr_factor(step, config.lr_schedule, config.warmup_steps, config.iterations)
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def configure_gradient_clipping(self, optimizer: Any, gradient_clip_val: Any = None, *args: Any, **kw: Any) -> None:
+        """Clips the norm of all trained weights' gradients together; Lightning's own refuses fused optimizers."""
+        if gradient_clip_val:
+            torch.nn.utils.clip_grad_norm_(self.trained_parameters(), gradient_clip_val)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keeps fixed weights out of the resume state: they are the base checkpoint's."""
+        fixed = {name for name, parameter in self.named_parameters() if not parameter.requires_grad}
+        checkpoint["state_dict"] = {key: value for key, value in checkpoint["state_dict"].items() if key not in fixed}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Puts the fixed weights back beside the trained ones, so that loading stays strict."""
+        checkpoint["state_dict"] = {**self.state_dict(), **checkpoint["state_dict"]}
