@@ -71,6 +71,23 @@ class DiffusionTrainingConfig(OptimizationConfig):
 
 
 @dataclass(frozen=True)
+class JudgeTrainingConfig(OptimizationConfig):
+    """The judge from scratch, on renders; the defaults made the one in `ldm/assets`."""
+
+    iterations: int = 2300
+    save_every: int = 1150
+    learning_rate: float = 1.5e-3
+    lr_schedule: str = "cosine"
+    warmup_steps: int = 100
+    weight_decay: float = 0.05
+    batch_size: int = 32
+    """Things, each seen twice; as many lone pictures come on top."""
+    caption_weight: float = 1.0
+    subject_weight: float = 1.0
+    subject_temperature: float = 0.1
+
+
+@dataclass(frozen=True)
 class Subject:
     """What is taught: "water bottle" gives "a photo of sks water bottle" and "a photo of a water bottle"."""
 

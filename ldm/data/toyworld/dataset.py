@@ -122,7 +122,7 @@ def _scene(folder: Folder, index: int) -> Scene:
 
 
 def _description(scene: Scene, seed: int, index: int) -> dict[str, Any]:
-    """Captions, each once, and what there is to see. An unusual thing has no colour: its shades lie between the names."""
+    """Captions, each once, and what there is to see. An unusual thing has no colour: its shades lie between names."""
     generator = derived_generator(seed, index, 1)
     varied = [caption(scene, generator) for _ in range(VARIED_CAPTIONS)]
     what = labels(scene)

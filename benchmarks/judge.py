@@ -1,0 +1,179 @@
+"""Can the judge be trusted? How often it is right about renders that it never saw, and about what is left of them.
+
+    python -m ldm.data.toyworld --dataset data/toyworld-64-val --count 2000 --size 64 --seed 1 --split all
+    python -m ldm.data.toyworld --dataset data/toyworld-judge-val --count 600 --size 64 --seed 3 --views 3
+    python benchmarks/judge.py --ckpt-path MODEL
+
+Asked about the pictures as they are, at half their resolution, and, with a model, after its autoencoder has encoded and
+decoded them. Prints tables in Markdown; exits with status 1 if any head is right less often than `--required`.
+"""
+
+import argparse
+import math
+import platform
+import sys
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from ldm.checkpoint.loading import load_part  # noqa: E402
+from ldm.checkpoint.reading import read_checkpoint  # noqa: E402
+from ldm.commands.models import settings_of  # noqa: E402
+from ldm.commands.record import versions  # noqa: E402
+from ldm.data.captioned import CaptionedImage, find_captioned  # noqa: E402
+from ldm.data.judge import NO_LABEL, SUBJECT, label_indices, read_images  # noqa: E402
+from ldm.errors import UserError  # noqa: E402
+from ldm.evaluation.judge import SHIPPED, SHIPPED_TOKENIZER, Evaluator, load_evaluator  # noqa: E402
+from ldm.nn.autoencoder import AutoencoderKL  # noqa: E402
+
+Change = Callable[[Tensor], Tensor]
+
+
+def wilson(successes: int, trials: int, z: float = 1.96) -> tuple[float, float]:
+    """The 95 % interval of a share."""
+    share, spread = successes / trials, z * z / trials
+    half = z * math.sqrt(share * (1 - share) / trials + spread / trials / 4)
+    return (share + spread / 2 - half) / (1 + spread), (share + spread / 2 + half) / (1 + spread)
+
+
+def percent(successes: int, trials: int) -> str:
+    """Such as `97.1 (96.3 to 97.8)`."""
+    low, high = wilson(successes, trials)
+    return f"{100 * successes / trials:.1f} ({100 * low:.1f} to {100 * high:.1f})"
+
+
+def halved(images: Tensor) -> Tensor:
+    """At half the resolution, and back."""
+    small = F.interpolate(images, scale_factor=0.5, mode="bilinear", antialias=True)
+    return F.interpolate(small, images.shape[-2:], mode="bilinear", align_corners=False)
+
+
+def reconstruction(path: Path, device: torch.device) -> Change:
+    """The autoencoder of a checkpoint, a whole model's or a first stage alone: there and back."""
+    file = read_checkpoint(path)
+    autoencoder = AutoencoderKL(settings_of(file, None)[1].model.autoencoder)
+    load_part(autoencoder, "autoencoder", file)
+    autoencoder.to(device).eval()
+
+    @torch.inference_mode()
+    def there_and_back(images: Tensor) -> Tensor:
+        parts = [autoencoder.decode(autoencoder.encode(part.to(device)).mean).cpu() for part in images.split(32)]
+        return torch.cat(parts).clamp(-1, 1)
+
+    return there_and_back
+
+
+def answers(evaluator: Evaluator, images: Tensor, rows: list[CaptionedImage]) -> tuple[dict[str, Any], list[str]]:
+    """By head: (right, asked); and the most frequent mistakes as lines."""
+    counts, mistakes = {}, []
+    labels = label_indices(rows)
+    for head, probabilities in evaluator.probabilities(images).items():
+        asked = labels[head] != NO_LABEL
+        said, truth = probabilities.argmax(1)[asked], labels[head][asked]
+        counts[head] = (int((said == truth).sum()), len(truth))
+        names = evaluator.labels[head]
+        wrong = Counter((names[t], names[s]) for t, s in zip(truth.tolist(), said.tolist(), strict=True) if t != s)
+        listed = ", ".join(f"{true} taken for {found} ({count})" for (true, found), count in wrong.most_common(5))
+        mistakes.append(f"- {head}: {listed or 'none'}")
+    return counts, mistakes
+
+
+def retrieval(evaluator: Evaluator, images: Tensor, rows: list[CaptionedImage]) -> tuple[int, int, int]:
+    """How many pictures find their caption among all, and captions their picture; equal captions count as right."""
+    captions = [row.captions[0] for row in rows]
+    similarity = evaluator.caption_similarity(images, captions)
+    found = [similarity.argmax(dim).tolist() for dim in (1, 0)]
+    return *(sum(captions[i] == captions[j] for i, j in enumerate(one)) for one in found), len(rows)
+
+
+def subjects(evaluator: Evaluator, images: Tensor, rows: list[CaptionedImage]) -> dict[str, str]:
+    """Mean cosines, and how often a thing is known again."""
+    similarity = evaluator.subject_similarity(images, images)
+    thing = torch.tensor([row.columns[SUBJECT] for row in rows])
+    kind = label_indices(rows)["class"]
+    itself = torch.eye(len(rows), dtype=torch.bool)
+    same_thing = (thing[:, None] == thing) & ~itself
+    same_class = (kind[:, None] == kind) & (thing[:, None] != thing)
+    other = kind[:, None] != kind
+    nearest = similarity.masked_fill(itself, -1.0).argmax(1)
+    # Whether another photograph of a thing is nearer than one of another thing of its class, over all such triples.
+    nearer = [
+        (similarity[i, same_thing[i]][:, None] > similarity[i, same_class[i]]).float().mean().item()
+        for i in range(len(rows))
+    ]
+    values = {name: similarity[pairs] for name, pairs in
+              {"same thing": same_thing, "same class": same_class, "other class": other}.items()}  # fmt: skip
+    return {
+        **{name: f"{value.mean():.3f} ± {value.std():.3f}" for name, value in values.items()},
+        "nearer than its class, %": f"{100 * sum(nearer) / len(nearer):.1f}",
+        f"nearest of {len(rows) - 1} is the thing, %": percent(int((thing[nearest] == thing).sum()), len(rows)),
+    }
+
+
+def table(header: list[str], rows: list[list[str]]) -> str:
+    """In Markdown."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def main() -> int:
+    """Measures and prints."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pictures", type=Path, default=Path("data/toyworld-64-val"), help="captioned, held out")
+    parser.add_argument("--things", type=Path, default=Path("data/toyworld-judge-val"), help="each seen several times")
+    parser.add_argument("--ckpt-path", type=Path, help="a model whose autoencoder is to reconstruct the pictures")
+    parser.add_argument("--judge", type=Path, default=SHIPPED)
+    parser.add_argument("--tokenizer", type=Path, default=SHIPPED_TOKENIZER)
+    parser.add_argument("--required", type=float, default=0.95, help="share of right answers, in every head")
+    parser.add_argument("--device", default="cpu")
+    options = parser.parse_args()
+
+    device = torch.device(options.device)
+    evaluator = load_evaluator(device, options.judge, options.tokenizer)
+    changes: dict[str, Change] = {"renders": lambda images: images, "at half resolution": halved}
+    if options.ckpt_path:
+        changes["reconstructed"] = reconstruction(options.ckpt_path, device)
+    size = evaluator.judge.config.size
+    rows, things = find_captioned(options.pictures), find_captioned(options.things)
+    images, photographs = read_images(rows, size), read_images(things, size)
+
+    accuracy, similarity, mistakes, failures = [], [], [], []
+    for name, change in changes.items():
+        changed = change(images)
+        counts, wrong = answers(evaluator, changed, rows)
+        to_caption, to_picture, total = retrieval(evaluator, changed, rows)
+        shares = [percent(right, asked) for right, asked in counts.values()]
+        accuracy.append([name, *shares, percent(to_caption, total), percent(to_picture, total)])
+        found = subjects(evaluator, change(photographs), things)
+        similarity.append([name, *found.values()])
+        mistakes += [f"{name}:\n", *wrong, ""]
+        failures += [
+            f"{head}, {name}: {right / asked:.1%}"
+            for head, (right, asked) in counts.items()
+            if right / asked < options.required
+        ]
+    sys.stdout.write(f"Right answers of {len(rows)} pictures, in percent (95 % Wilson interval):\n\n")
+    sys.stdout.write(table(["", *counts, "picture to caption", "caption to picture"], accuracy))
+    sys.stdout.write(f"\nCosines of {len(things)} photographs, mean ± standard deviation:\n\n")
+    sys.stdout.write(table(["", *found], similarity))
+    sys.stdout.write("\nMost frequent mistakes, " + "\n".join(mistakes))
+    sys.stdout.write(f"\n{platform.processor() or platform.machine()}, {platform.system()}, {versions()}\n")
+    if failures:
+        sys.stderr.write(f"less than {options.required:.0%} right, may not judge: {'; '.join(failures)}\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except UserError as error:
+        sys.exit(f"error: {error}")

@@ -1,0 +1,63 @@
+"""The judge's file: safetensors in half precision that hold its questions and shape in their metadata."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+
+from ldm.checkpoint.keys import compare_keys
+from ldm.checkpoint.metadata import PREFIX
+from ldm.checkpoint.reading import CheckpointFile, read_checkpoint
+from ldm.config import build_config
+from ldm.errors import UserError
+from ldm.files import atomic_path
+from ldm.nn.judge import Judge, JudgeConfig
+
+CONFIG, TOKENIZER = PREFIX + "judge", PREFIX + "judge_tokenizer"
+
+
+def save_judge(path: Path, judge: Judge, tokenizer_digest: str) -> None:
+    """Writes the judge, atomically. `tokenizer_digest` is the SHA-256 of the tokenizer that it was trained with."""
+    tensors = {
+        name: tensor.detach().to("cpu", torch.float16 if tensor.is_floating_point() else tensor.dtype).contiguous()
+        for name, tensor in judge.state_dict().items()
+    }
+    for name, tensor in tensors.items():
+        if not tensor.isfinite().all():
+            raise UserError(f"{path} was not written: {name} is not finite as float16")
+    metadata = {"format": "pt", CONFIG: json.dumps(dataclasses.asdict(judge.config)), TOKENIZER: tokenizer_digest}
+    try:
+        with atomic_path(path) as partial:
+            save_file(tensors, partial, metadata=metadata)
+    except SafetensorError as error:  # such as a full disk
+        raise UserError(f"could not write {path}: {error}") from error
+
+
+def load_judge(path: Path) -> tuple[Judge, str]:
+    """The judge in float32 on the CPU, ready to judge, and the digest of its tokenizer.
+
+    Raises `UserError` if the file is damaged or no judge's.
+    """
+    file = read_checkpoint(path)
+    judge = Judge(_config(file))
+    compare_keys(
+        {name: tensor.shape for name, tensor in judge.state_dict().items()},
+        {name: tensor.shape for name, tensor in file.tensors.items()},
+    ).raise_if_any(path)
+    judge.load_state_dict(file.tensors)
+    return judge.eval().requires_grad_(False), file.metadata.get(TOKENIZER, "")
+
+
+def _config(file: CheckpointFile) -> JudgeConfig:
+    if CONFIG not in file.metadata:
+        raise UserError(f"{file.path} is no judge: its metadata have no {CONFIG}")
+    try:
+        values = json.loads(file.metadata[CONFIG])
+        if not isinstance(values, dict):
+            raise ValueError("not a mapping")
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{file.path}: its metadata are damaged: {str(error)[:200]}") from error
+    return build_config(JudgeConfig, values, f"{file.path}: metadata")

@@ -1,0 +1,114 @@
+"""What the judge learns from: pictures of things seen several times, and lone ones, with captions and labels."""
+
+import logging
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TypedDict, TypeVar
+
+import torch
+from torch import Tensor
+
+from ldm.data.batches import Share, StepBatches
+from ldm.data.captioned import CaptionedImage, find_captioned
+from ldm.data.degradation import degrade
+from ldm.data.images import fit, read_image, to_tensor
+from ldm.data.toyworld import CLASSES, COLOURS, SETTINGS
+from ldm.data.toyworld.words import PATTERNS
+from ldm.errors import UserError
+from ldm.nn.judge import Head
+from ldm.nn.tokenizer import PromptTokenizer
+
+log = logging.getLogger(__name__)
+
+HEADS = (
+    Head("class", tuple(CLASSES)),
+    Head("setting", tuple(SETTINGS)),
+    Head("colour", tuple(COLOURS)),
+    Head("pattern", tuple(PATTERNS)),
+)
+"""What the judge is asked; the names are columns of the little world's datasets."""
+
+NO_LABEL = -100
+"""Where a picture has no answer to a question; cross entropy passes over it."""
+
+SUBJECT = "subject"
+"""The column that tells which pictures show the same thing."""
+
+Option = TypeVar("Option")
+
+
+class JudgeBatch(TypedDict):
+    """The first `pairs` pictures and the next `pairs` show the same things, in this order; the others stand alone."""
+
+    images: Tensor
+    """(b 3 size size) in [-1, 1], degraded."""
+    input_ids: Tensor
+    """One of each picture's captions: (b max_length) int64."""
+    labels: dict[str, Tensor]
+    """By head: (b,) int64, NO_LABEL where there is none."""
+    pairs: int
+
+
+class Pictures:
+    """Those of one or several folders, sorted: `things` with two or more pictures each, and `lone` ones."""
+
+    def __init__(self, directories: Sequence[Path]) -> None:
+        by_thing: dict[object, list[CaptionedImage]] = defaultdict(list)
+        for directory in directories:
+            for image in find_captioned(directory):
+                thing = image.columns.get(SUBJECT)
+                by_thing[image.path if thing is None else (directory, thing)].append(image)
+        self.things = [images for images in by_thing.values() if len(images) > 1]
+        self.lone = [images[0] for images in by_thing.values() if len(images) == 1]
+        if not self.things:
+            raise UserError(
+                f"{', '.join(map(str, directories))}: no thing is seen twice, so the judge can't learn to know one "
+                "again; write such pictures with python -m ldm.data.toyworld --dataset data/toyworld-judge --views 3"
+            )
+        log.info("%d things with several pictures, %d lone pictures", len(self.things), len(self.lone))
+
+
+class JudgeBatches(StepBatches[JudgeBatch]):
+    """Two pictures each of `share.batch_size` things, and as many lone pictures, if there are any."""
+
+    def __init__(self, pictures: Pictures, tokenizer: PromptTokenizer, size: int, share: Share) -> None:
+        super().__init__(len(pictures.things), share)
+        self.pictures = pictures
+        self.tokenizer = tokenizer
+        self.size = size
+
+    def batch(self, indices: list[int], generator: torch.Generator) -> JudgeBatch:
+        things = [self.pictures.things[index] for index in indices]
+        first, second = zip(*(_two_of(images, generator) for images in things), strict=True)
+        lone = [_one_of(self.pictures.lone, generator) for _ in range(2 * len(indices)) if self.pictures.lone]
+        chosen = [*first, *second, *lone]
+        return JudgeBatch(
+            images=degrade(read_images(chosen, self.size), generator),
+            input_ids=self.tokenizer([_one_of(image.captions, generator) for image in chosen]),
+            labels=label_indices(chosen),
+            pairs=len(indices),
+        )
+
+
+def read_images(images: Iterable[CaptionedImage], size: int) -> Tensor:
+    """The pictures (b 3 size size) in [-1, 1]."""
+    return torch.stack([to_tensor(fit(read_image(image.path), size, size)) for image in images])
+
+
+def label_indices(images: Iterable[CaptionedImage]) -> dict[str, Tensor]:
+    """By head: the answer that each picture's column gives, (b,) int64, NO_LABEL where it gives none of them."""
+    return {head.name: torch.tensor([_index(head, image.columns.get(head.name)) for image in images]) for head in HEADS}
+
+
+def _index(head: Head, label: object) -> int:
+    return head.labels.index(label) if label in head.labels else NO_LABEL
+
+
+def _one_of(options: Sequence[Option], generator: torch.Generator) -> Option:
+    return options[int(torch.randint(len(options), (), generator=generator))]
+
+
+def _two_of(options: Sequence[Option], generator: torch.Generator) -> tuple[Option, Option]:
+    first, second = torch.randperm(len(options), generator=generator)[:2].tolist()
+    return options[first], options[second]

@@ -1,0 +1,104 @@
+"""The shipped judge of the little world at work: what a picture shows, does it fit a caption, is it the same thing.
+
+It was trained on renders, never on drawn pictures. A made-up word such as "sks" means nothing to it: leave it out of
+captions. It looks at 64 x 64 pixels; larger pictures are made smaller first.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ldm.checkpoint.judge import load_judge
+from ldm.errors import UserError
+from ldm.files import ROOT
+from ldm.nn.judge import Judge
+from ldm.nn.tokenizer import PromptTokenizer, load_tokenizer
+
+ASSETS = ROOT / "ldm" / "assets"
+SHIPPED, SHIPPED_TOKENIZER = ASSETS / "judge.safetensors", ASSETS / "tokenizer"
+AT_A_TIME = 256
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a picture shows, and how sure the judge is, in [0, 1]."""
+
+    label: str
+    probability: float
+
+
+class Evaluator:
+    """Asks a judge about pictures (b 3 h w) in [-1, 1] of any size; results are on the CPU."""
+
+    def __init__(self, judge: Judge, tokenizer: PromptTokenizer, device: torch.device) -> None:
+        self.judge = judge.to(device).eval()
+        self.tokenizer = tokenizer
+        self.device = device
+
+    @property
+    def labels(self) -> dict[str, tuple[str, ...]]:
+        """By head, such as "class": the possible answers."""
+        return {head.name: head.labels for head in self.judge.config.heads}
+
+    def name(self, images: Tensor) -> list[dict[str, Answer]]:
+        """For each picture and head the most probable answer."""
+        found: list[dict[str, Answer]] = [{} for _ in images]
+        for head, probabilities in self.probabilities(images).items():
+            best, index = probabilities.max(dim=1)
+            for answers, probability, i in zip(found, best.tolist(), index.tolist(), strict=True):
+                answers[head] = Answer(self.labels[head][i], probability)
+        return found
+
+    def probabilities(self, images: Tensor) -> dict[str, Tensor]:
+        """By head: the probability of each answer (b labels)."""
+        sizes = [len(labels) for labels in self.labels.values()]
+        logits = self._each(images, lambda part: torch.cat([*self.judge(part).logits.values()], dim=1))
+        return {head: part.softmax(1) for head, part in zip(self.labels, logits.split(sizes, dim=1), strict=True)}
+
+    def caption_similarity(self, images: Tensor, captions: list[str]) -> Tensor:
+        """Cosines of b pictures and c captions (b c): CLIP-T's stand-in."""
+        return self.embed_images(images) @ self.embed_captions(captions).mT
+
+    def subject_similarity(self, images: Tensor, others: Tensor) -> Tensor:
+        """Cosines (b c) of the things in b and in c pictures, whatever is around them: DINO's stand-in."""
+        return self.embed_subjects(images) @ self.embed_subjects(others).mT
+
+    def embed_images(self, images: Tensor) -> Tensor:
+        """Unit vectors (b d), near those of fitting captions."""
+        return self._each(images, self.judge.embed_images)
+
+    def embed_subjects(self, images: Tensor) -> Tensor:
+        """Unit vectors (b d), near those of other photographs of the same thing."""
+        return self._each(images, self.judge.embed_subjects)
+
+    @torch.inference_mode()
+    def embed_captions(self, captions: list[str]) -> Tensor:
+        """Unit vectors (c d)."""
+        ids = self.tokenizer(captions)
+        return torch.cat([self.judge.embed_captions(part.to(self.device)).cpu() for part in ids.split(AT_A_TIME)])
+
+    @torch.inference_mode()
+    def _each(self, images: Tensor, look: Callable[[Tensor], Tensor]) -> Tensor:
+        return torch.cat([look(self._seen(part)).cpu() for part in images.split(AT_A_TIME)])
+
+    def _seen(self, images: Tensor) -> Tensor:
+        size = (self.judge.config.size,) * 2
+        images = images.to(self.device, torch.float32)
+        if images.shape[-2:] != size:
+            images = F.interpolate(images, size, mode="bilinear", antialias=True)
+        return images
+
+
+def load_evaluator(
+    device: torch.device, path: Path = SHIPPED, tokenizer_directory: Path = SHIPPED_TOKENIZER
+) -> Evaluator:
+    """The shipped judge, or another one. Raises `UserError` if its file is bad or the tokenizer is not the judge's."""
+    judge, digest = load_judge(path)
+    tokenizer = load_tokenizer(tokenizer_directory, judge.config.max_length)
+    if digest != tokenizer.digest:
+        raise UserError(f"{path} was trained with another tokenizer than the one in {tokenizer_directory}")
+    return Evaluator(judge, tokenizer, device)

@@ -1,0 +1,93 @@
+"""Trains the judge on renders: four questions, captions, and which photographs show the same thing."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from ldm.data.batches import Share
+from ldm.data.judge import HEADS, NO_LABEL, JudgeBatch, JudgeBatches, Pictures
+from ldm.nn.judge import Judge, JudgeConfig
+from ldm.nn.tokenizer import PromptTokenizer
+from ldm.training.config import JudgeTrainingConfig
+from ldm.training.contrastive import caption_loss, pair_loss
+from ldm.training.module import TrainingModule
+
+
+def build_judge_training(
+    directories: Sequence[Path], tokenizer: PromptTokenizer, config: JudgeTrainingConfig, seed: int, workers: int = 0
+) -> "JudgeTraining":
+    """The training of a new judge on all pictures below the directories; some things have to be seen twice.
+
+    The tokenizer should be loaded for captions of `JudgeConfig.max_length` tokens. `workers` processes read pictures.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        judge = Judge(JudgeConfig(HEADS, vocab_size=len(tokenizer.clip_tokenizer), max_length=tokenizer.max_length))
+    return JudgeTraining(judge, tokenizer, Pictures(directories), config, seed, workers)
+
+
+class JudgeTraining(TrainingModule):
+    """Everything at once, on the features of one pass."""
+
+    config: JudgeTrainingConfig
+
+    def __init__(
+        self,
+        judge: Judge,
+        tokenizer: PromptTokenizer,
+        pictures: Pictures,
+        config: JudgeTrainingConfig,
+        seed: int,
+        workers: int = 0,
+    ) -> None:
+        super().__init__(config, seed)
+        self.workers = workers
+        self.judge = judge
+        self.tokenizer = tokenizer
+        self.pictures = pictures
+
+    def trained_parts(self) -> dict[str, nn.Module]:
+        """All of it."""
+        return {"judge": self.judge}
+
+    @property
+    def pictures_per_step(self) -> int:
+        """Two of each thing, and as many lone ones if there are any."""
+        return self.config.batch_size * (4 if self.pictures.lone else 2)
+
+    def training_step(self, batch: JudgeBatch, batch_idx: int) -> Tensor:
+        """Cross entropies of the answers, the captions' and the things' contrastive losses; returns their sum."""
+        config, pairs = self.config, batch["pairs"]
+        opinion = self.judge(batch["images"])
+        captions = self.judge.embed_captions(batch["input_ids"])
+        answers = {name: answer_loss(opinion.logits[name], labels) for name, labels in batch["labels"].items()}
+        caption = caption_loss(opinion.image, captions, self.judge.scale())
+        subject = pair_loss(
+            opinion.subject[:pairs], opinion.subject[pairs : 2 * pairs], temperature=config.subject_temperature
+        )
+        total = sum(answers.values()) + config.caption_weight * caption + config.subject_weight * subject
+        for name, loss in {**answers, "caption": caption, "subject": subject, "total": total}.items():
+            self.log(f"loss/{name}", loss)
+        return total
+
+    def train_dataloader(self) -> DataLoader[JudgeBatch]:
+        """Batches from the step that training stands at, which is not 0 in a resumed run."""
+        share = Share(
+            self.seed,
+            self.config.batch_size,
+            start_step=self.trainer.global_step,
+            rank=self.trainer.global_rank,
+            world_size=self.trainer.world_size,
+        )
+        batches = JudgeBatches(self.pictures, self.tokenizer, self.judge.config.size, share)
+        return DataLoader(batches, batch_size=None, num_workers=self.workers)
+
+
+def answer_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean cross entropy of (b n) over the pictures that have a label; zero if none has."""
+    answered = (labels != NO_LABEL).sum().clamp(min=1)
+    return F.cross_entropy(logits, labels, ignore_index=NO_LABEL, reduction="sum") / answered
