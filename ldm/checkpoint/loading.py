@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ldm.checkpoint.keys import PARTS, compare_keys, official_key
 from ldm.checkpoint.metadata import CheckpointInfo
@@ -41,6 +41,23 @@ def assign_parts(model: LatentDiffusion, file: CheckpointFile, parts: Iterable[s
             _set_parameter(model, name, found[key].to(placement.device, placement.dtype))
 
 
+def load_part(network: nn.Module, part: str, file: CheckpointFile) -> None:
+    """Gives a network the weights of one of the `PARTS`, in its own type; what else the file holds is passed over.
+
+    Raises `UserError` if the part is not there or doesn't fit.
+    """
+    prefix = PARTS[part]
+    found = {official_key(key): tensor for key, tensor in file.tensors.items()}
+    weights = {official_key(prefix + name): weight for name, weight in network.state_dict().items()}
+    compare_keys(
+        {key: weight.shape for key, weight in weights.items()},
+        {key: tensor.shape for key, tensor in found.items() if key.startswith(prefix)},
+    ).raise_if_any(file.path)
+    with torch.no_grad():
+        for key, weight in weights.items():
+            weight.copy_(found[key])
+
+
 def raise_unless_whole(file: CheckpointFile, config: LatentDiffusionConfig) -> None:
     """Raises `UserError` if the file doesn't hold all weights of such a model; reads none of them."""
     _fitting_tensors(_build_empty(config), file)
@@ -70,7 +87,7 @@ def checkpoint_info(file: CheckpointFile) -> CheckpointInfo:
         raise UserError(f"{file.path}: its metadata are damaged: {str(error)[:200]}") from error
 
 
-def _set_parameter(model: torch.nn.Module, name: str, tensor: Tensor) -> None:
+def _set_parameter(model: nn.Module, name: str, tensor: Tensor) -> None:
     owner, _, leaf = name.rpartition(".")
     trains = model.get_parameter(name).requires_grad
-    setattr(model.get_submodule(owner), leaf, torch.nn.Parameter(tensor, requires_grad=trains))
+    setattr(model.get_submodule(owner), leaf, nn.Parameter(tensor, requires_grad=trains))

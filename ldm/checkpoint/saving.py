@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from ldm.checkpoint.keys import PARTS, POSITION_IDS, official_key
 from ldm.checkpoint.metadata import CheckpointInfo
@@ -29,13 +29,26 @@ def official_state_dict(model: LatentDiffusion, dtype: torch.dtype) -> dict[str,
 
 def save_checkpoint(path: Path, model: LatentDiffusion, info: CheckpointInfo, dtype: torch.dtype) -> None:
     """Writes a safetensors file in the official layout, atomically. Raises `UserError` if a weight overflows."""
-    tensors = official_state_dict(model, dtype)
+    _save(path, official_state_dict(model, dtype), info, dtype)
+
+
+def save_part(path: Path, network: nn.Module, part: str, info: CheckpointInfo, dtype: torch.dtype) -> None:
+    """Writes one of the `PARTS` alone, under its official keys; otherwise as `save_checkpoint`."""
+    tensors = {
+        official_key(PARTS[part] + name): tensor.detach().to("cpu", dtype).contiguous()
+        for name, tensor in network.state_dict().items()
+    }
+    _save(path, tensors, info, dtype)
+
+
+def _save(path: Path, tensors: dict[str, Tensor], info: CheckpointInfo, dtype: torch.dtype) -> None:
     for key, tensor in tensors.items():
         if not tensor.isfinite().all():
             raise UserError(
                 f"{path} was not written: {key} is not finite as {dtype}; save as bf16 or fp32, or train slower"
             )
-    info = dataclasses.replace(info, parts={part: hash_part(tensors, part) for part in PARTS})
+    present = [part for part, prefix in PARTS.items() if any(key.startswith(prefix) for key in tensors)]
+    info = dataclasses.replace(info, parts={part: hash_part(tensors, part) for part in present})
     try:
         with atomic_path(path) as partial:
             save_file(tensors, partial, metadata=info.to_metadata())

@@ -17,11 +17,12 @@ from ldm.checkpoint.reading import read_checkpoint
 from ldm.checkpoint.saving import SAVE_DTYPES, save_checkpoint
 from ldm.commands.app import logging_to
 from ldm.commands.class_images import draw_class_images
-from ldm.commands.dreambooth_plan import RUN_DIR_VARIABLE, Run, is_helper_process, plan_run, resumed_options
+from ldm.commands.dreambooth_plan import Run, is_helper_process, plan_run, resumed_run_options
 from ldm.commands.models import ModelSlot
 from ldm.commands.placement import Compute, drawing_compute, explain_out_of_memory
 from ldm.commands.previews import Previews
 from ldm.commands.record import plain, versions
+from ldm.commands.resuming import RUN_DIR_VARIABLE
 from ldm.config import to_yaml
 from ldm.data.dreambooth import encode_moments
 from ldm.data.images import fit as fit_image
@@ -38,7 +39,7 @@ log = logging.getLogger(__name__)
 def dreambooth(options: argparse.Namespace) -> None:
     """Runs or continues a training."""
     if options.resume_dir:
-        options = resumed_options(options)
+        options = resumed_run_options(options)
     run = plan_run(options)
     with contextlib.nullcontext() if is_helper_process() else logging_to(run.directory / "run.log"):
         log.info("run: %s", run.directory)

@@ -18,6 +18,7 @@ from ldm.commands.job import sampling_flags, sampling_from
 from ldm.commands.models import Settings, base_weights, settings_of, snapped_size, tokenizer_dir
 from ldm.commands.placement import Compute, parse_devices, training_compute
 from ldm.commands.record import plain, write_record
+from ldm.commands.resuming import RECORD, RUN_DIR_VARIABLE, resumed_options
 from ldm.config import read_yaml, to_yaml
 from ldm.data.images import read_directory
 from ldm.diffusion.sampling import SamplingConfig
@@ -28,9 +29,6 @@ from ldm.training.config import DreamBoothConfig, Subject
 
 log = logging.getLogger(__name__)
 
-RECORD = "run.yaml"
-RUN_DIR_VARIABLE = "LDM_RUN_DIR"
-"""Tells the processes of further devices which run they belong to."""
 MAY_CHANGE = ("resume_dir", "devices", "logger", "iterations", "no_previews", "save_every")
 """Flags that a resumed run takes from the command line; the others are the run's own."""
 
@@ -54,35 +52,15 @@ class Run:
     compute: Compute
 
 
-def resumed_options(given: argparse.Namespace) -> argparse.Namespace:
-    """The options of the run in `--resume-dir`, with what `MAY_CHANGE` from the command line."""
-    record = given.resume_dir / RECORD
-    if not record.is_file():
-        raise UserError(f"{given.resume_dir} is no run of dreambooth.py: it has no {RECORD}")
-    saved = read_yaml(record).get("options")
-    if not isinstance(saved, dict) or "class_name" not in saved:
-        raise UserError(f"{given.resume_dir} is no run of dreambooth.py: its {RECORD} is another command's")
-    options = {name: saved.get(name) for name in vars(given)}
-    for name in given.typed:
-        value = getattr(given, name)
-        if name not in MAY_CHANGE and not _same(value, options[name]):
-            raise UserError(
-                f"--{name.replace('_', '-')} can't change in a resumed run: it is {options[name]} there. "
-                "Leave it out, or start a new run"
-            )
-        options[name] = value
-    for name in ("ckpt_path", "config", "instance_img_dir", "output_dir"):
-        options[name] = Path(str(options[name])) if options[name] else None
-    return argparse.Namespace(**options)
-
-
-def _same(typed: Any, saved: Any) -> bool:
-    """Whether a flag as typed means what the record says."""
-    if isinstance(typed, Path):
-        typed = typed.resolve()
-    if isinstance(typed, list) and typed and isinstance(typed[0], int):
-        typed = [typed[0], typed[-1]]  # --hw 512
-    return str(typed) == str(saved)
+def resumed_run_options(given: argparse.Namespace) -> argparse.Namespace:
+    """The options of the run in `--resume-dir`."""
+    return resumed_options(
+        given,
+        script="dreambooth.py",
+        has="class_name",
+        may_change=MAY_CHANGE,
+        paths=("ckpt_path", "config", "instance_img_dir", "output_dir"),
+    )
 
 
 def plan_run(options: argparse.Namespace) -> Run:

@@ -17,7 +17,7 @@ from ldm.diffusion.sampling import SamplingConfig
 from ldm.errors import UserError
 from ldm.files import ROOT
 from ldm.nn.tokenizer import load_tokenizer
-from ldm.training.config import DreamBoothConfig
+from ldm.training.config import AutoencoderTrainingConfig, DiffusionTrainingConfig, DreamBoothConfig
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +46,8 @@ class Settings:
     model: LatentDiffusionConfig
     sampling: SamplingDefaults = field(default_factory=SamplingDefaults)
     dreambooth: DreamBoothConfig = field(default_factory=DreamBoothConfig)
+    autoencoder_training: AutoencoderTrainingConfig = field(default_factory=AutoencoderTrainingConfig)
+    diffusion_training: DiffusionTrainingConfig = field(default_factory=DiffusionTrainingConfig)
 
 
 def base_weights(ckpt_path: Path | None) -> Path:

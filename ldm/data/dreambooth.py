@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset
 
+from ldm.data.order import ShuffledOrder
 from ldm.diffusion.noise import derived_generator
 from ldm.nn.autoencoder import AutoencoderKL
 
@@ -64,6 +65,7 @@ class DreamBoothBatches(IterableDataset[Batch]):
         self, instance_moments: Tensor, class_moments: Tensor | None, plan: BatchPlan, start_step: int = 0
     ) -> None:
         self.sets = [instance_moments] if class_moments is None else [instance_moments, class_moments]
+        self.orders = [ShuffledOrder(len(moments), plan.seed, which) for which, moments in enumerate(self.sets)]
         self.plan = plan
         self.start_step = start_step
 
@@ -80,8 +82,8 @@ class DreamBoothBatches(IterableDataset[Batch]):
         first = (step * plan.world_size + plan.rank) * plan.batch_size
         moments = torch.stack(
             [
-                moments[self._shuffled(which, position, len(moments)), self._draw(moments.shape[1], generator)]
-                for which, moments in enumerate(self.sets)
+                moments[order(position), self._draw(moments.shape[1], generator)]
+                for order, moments in zip(self.orders, self.sets, strict=True)
                 for position in range(first, first + plan.batch_size)
             ]
         )
@@ -92,11 +94,6 @@ class DreamBoothBatches(IterableDataset[Batch]):
             noise=torch.randn(mean.shape, generator=generator),
             timesteps=torch.randint(plan.num_timesteps, (len(moments),), generator=generator),
         )
-
-    def _shuffled(self, which: int, position: int, size: int) -> int:
-        """Each picture comes up once before any comes up again, in a new order every time round."""
-        epoch, index = divmod(position, size)
-        return int(torch.randperm(size, generator=derived_generator(self.plan.seed, 1 + which, epoch, size))[index])
 
     @staticmethod
     def _draw(count: int, generator: torch.Generator) -> int:

@@ -10,6 +10,15 @@ def eps_loss(eps: Tensor, noise: Tensor) -> Tensor:
     return (eps.float() - noise.float()).square().flatten(start_dim=1).mean(dim=1)
 
 
+def min_snr_weight(alphas_cumprod: Tensor, gamma: float) -> Tensor:
+    """min(SNR, gamma) / SNR of noise levels (b,): what the eps loss is weighted with (arXiv 2303.09556, section 3.4).
+
+    Nearly clean latents, whose noise can hardly be seen, then don't outweigh the others.
+    """
+    snr = alphas_cumprod / (1.0 - alphas_cumprod)
+    return snr.clamp(max=gamma) / snr
+
+
 class DreamBoothLoss(NamedTuple):
     """Scalars: `total` = `instance` + lambda * `prior`."""
 

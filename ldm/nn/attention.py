@@ -76,9 +76,9 @@ class BasicTransformerBlock(nn.Module):
 class SpatialTransformer(nn.Module):
     """Treats a feature map as a sequence of pixels: (b c h w), context (b m d) -> (b c h w)."""
 
-    def __init__(self, channels: int, context_dim: int, num_heads: int, depth: int) -> None:
+    def __init__(self, channels: int, context_dim: int, num_heads: int, depth: int, num_groups: int = 32) -> None:
         super().__init__()
-        self.norm = group_norm(channels, eps=1e-6)
+        self.norm = group_norm(channels, 1e-6, num_groups)
         self.proj_in = conv1x1(channels, channels)
         self.transformer_blocks = nn.ModuleList(
             BasicTransformerBlock(channels, context_dim, num_heads) for _ in range(depth)

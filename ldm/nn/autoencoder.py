@@ -27,6 +27,8 @@ class AutoencoderConfig:
     num_res_blocks: int = 2
     z_channels: int = 4
     embed_dim: int = 4
+    num_groups: int = 32
+    """Of every group normalisation."""
 
     @property
     def downsampling_factor(self) -> int:
@@ -59,11 +61,11 @@ class DiagonalGaussian:
 class ResnetBlock(nn.Module):
     """GroupNorm, SiLU, convolution, twice, around a residual: (b in h w) -> (b out h w)."""
 
-    def __init__(self, in_channels: int, out_channels: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int, num_groups: int = 32) -> None:
         super().__init__()
-        self.norm1 = group_norm(in_channels, eps=1e-6)
+        self.norm1 = group_norm(in_channels, 1e-6, num_groups)
         self.conv1 = conv3x3(in_channels, out_channels)
-        self.norm2 = group_norm(out_channels, eps=1e-6)
+        self.norm2 = group_norm(out_channels, 1e-6, num_groups)
         self.conv2 = conv3x3(out_channels, out_channels)
         self.nin_shortcut = nn.Identity() if in_channels == out_channels else conv1x1(in_channels, out_channels)
 
@@ -76,9 +78,9 @@ class ResnetBlock(nn.Module):
 class AttnBlock(nn.Module):
     """Self-attention of one head over all pixels, around a residual: (b c h w) -> (b c h w)."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, num_groups: int = 32) -> None:
         super().__init__()
-        self.norm = group_norm(channels, eps=1e-6)
+        self.norm = group_norm(channels, 1e-6, num_groups)
         self.q = conv1x1(channels, channels)
         self.k = conv1x1(channels, channels)
         self.v = conv1x1(channels, channels)
@@ -105,11 +107,11 @@ class Downsample(nn.Module):
 class MidBlock(nn.Module):
     """The lowest resolution: residual block, attention, residual block."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, num_groups: int = 32) -> None:
         super().__init__()
-        self.block_1 = ResnetBlock(channels, channels)
-        self.attn_1 = AttnBlock(channels)
-        self.block_2 = ResnetBlock(channels, channels)
+        self.block_1 = ResnetBlock(channels, channels, num_groups)
+        self.attn_1 = AttnBlock(channels, num_groups)
+        self.block_2 = ResnetBlock(channels, channels, num_groups)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.block_2(self.attn_1(self.block_1(x)))
@@ -123,12 +125,13 @@ class Level(nn.Module):
         in_channels: int,
         out_channels: int,
         num_blocks: int,
+        num_groups: int,
         downsample: nn.Module | None = None,
         upsample: nn.Module | None = None,
     ) -> None:
         super().__init__()
         widths = [in_channels] + [out_channels] * num_blocks
-        self.block = nn.ModuleList(ResnetBlock(a, b) for a, b in pairwise(widths))
+        self.block = nn.ModuleList(ResnetBlock(a, b, num_groups) for a, b in pairwise(widths))
         self.downsample = downsample
         self.upsample = upsample
 
@@ -151,11 +154,11 @@ class Encoder(nn.Module):
         last = len(config.ch_mult) - 1
         self.conv_in = conv3x3(config.in_channels, config.ch)
         self.down = nn.ModuleList(
-            Level(a, b, config.num_res_blocks, downsample=Downsample(b) if level < last else None)
+            Level(a, b, config.num_res_blocks, config.num_groups, downsample=Downsample(b) if level < last else None)
             for level, (a, b) in enumerate(pairwise(widths))
         )
-        self.mid = MidBlock(widths[-1])
-        self.norm_out = group_norm(widths[-1], eps=1e-6)
+        self.mid = MidBlock(widths[-1], config.num_groups)
+        self.norm_out = group_norm(widths[-1], 1e-6, config.num_groups)
         self.conv_out = conv3x3(widths[-1], 2 * config.z_channels)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -170,14 +173,14 @@ class Decoder(nn.Module):
 
     def __init__(self, config: AutoencoderConfig) -> None:
         super().__init__()
-        widths = [config.ch * mult for mult in config.ch_mult]
+        widths, blocks = [config.ch * mult for mult in config.ch_mult], config.num_res_blocks + 1
         self.conv_in = conv3x3(config.z_channels, widths[-1])
-        self.mid = MidBlock(widths[-1])
+        self.mid = MidBlock(widths[-1], config.num_groups)
         self.up = nn.ModuleList(
-            Level(above, width, config.num_res_blocks + 1, upsample=Upsample(width) if level > 0 else None)
+            Level(above, width, blocks, config.num_groups, upsample=Upsample(width) if level > 0 else None)
             for level, (width, above) in enumerate(pairwise([*widths, widths[-1]]))
         )
-        self.norm_out = group_norm(widths[0], eps=1e-6)
+        self.norm_out = group_norm(widths[0], 1e-6, config.num_groups)
         self.conv_out = conv3x3(widths[0], config.out_ch)
 
     def forward(self, h: Tensor) -> Tensor:

@@ -28,6 +28,8 @@ class UNetConfig:
     num_heads: int = 8
     transformer_depth: int = 1
     context_dim: int = 768
+    num_groups: int = 32
+    """Of every group normalisation."""
 
     @property
     def size_multiple(self) -> int:
@@ -38,12 +40,17 @@ class UNetConfig:
 class ResBlock(nn.Module):
     """GroupNorm, SiLU, convolution, twice; the time embedding is added between: (b c h w), (b e) -> (b out h w)."""
 
-    def __init__(self, channels: int, emb_channels: int, out_channels: int) -> None:
+    def __init__(self, channels: int, emb_channels: int, out_channels: int, num_groups: int = 32) -> None:
         super().__init__()
-        self.in_layers = nn.Sequential(group_norm(channels, eps=1e-5), nn.SiLU(), conv3x3(channels, out_channels))
+        self.in_layers = nn.Sequential(
+            group_norm(channels, 1e-5, num_groups), nn.SiLU(), conv3x3(channels, out_channels)
+        )
         self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(emb_channels, out_channels))
         self.out_layers = nn.Sequential(
-            group_norm(out_channels, eps=1e-5), nn.SiLU(), nn.Identity(), zero_init(conv3x3(out_channels, out_channels))
+            group_norm(out_channels, 1e-5, num_groups),
+            nn.SiLU(),
+            nn.Identity(),
+            zero_init(conv3x3(out_channels, out_channels)),
         )
         self.skip_connection = nn.Identity() if channels == out_channels else conv1x1(channels, out_channels)
 
@@ -97,13 +104,18 @@ class UNet(nn.Module):
         self.time_embed = nn.Sequential(nn.Linear(width, emb_dim), nn.SiLU(), nn.Linear(emb_dim, emb_dim))
 
         def stage(in_channels: int, channels: int, level: int, resample: nn.Module | None = None) -> Stage:
-            layers: list[nn.Module] = [ResBlock(in_channels, emb_dim, channels)]
+            layers: list[nn.Module] = [res_block(in_channels, channels)]
             if 2**level in config.attention_resolutions:
                 layers.append(transformer(channels))
             return Stage(*layers, *([resample] if resample else []))
 
         def transformer(channels: int) -> SpatialTransformer:
-            return SpatialTransformer(channels, config.context_dim, config.num_heads, config.transformer_depth)
+            return SpatialTransformer(
+                channels, config.context_dim, config.num_heads, config.transformer_depth, config.num_groups
+            )
+
+        def res_block(in_channels: int, channels: int) -> ResBlock:
+            return ResBlock(in_channels, emb_dim, channels, config.num_groups)
 
         channels = width
         self.input_blocks = nn.ModuleList([Stage(conv3x3(config.in_channels, width))])
@@ -116,9 +128,7 @@ class UNet(nn.Module):
                 self.input_blocks.append(Stage(Downsample(channels)))
                 skips.append(channels)
 
-        self.middle_block = Stage(
-            ResBlock(channels, emb_dim, channels), transformer(channels), ResBlock(channels, emb_dim, channels)
-        )
+        self.middle_block = Stage(res_block(channels, channels), transformer(channels), res_block(channels, channels))
 
         self.output_blocks = nn.ModuleList()
         for level, mult in reversed(list(enumerate(config.channel_mult))):
@@ -127,7 +137,7 @@ class UNet(nn.Module):
                 self.output_blocks.append(stage(channels + skips.pop(), channels := mult * width, level, upsample))
 
         self.out = nn.Sequential(
-            group_norm(channels, eps=1e-5), nn.SiLU(), zero_init(conv3x3(channels, config.out_channels))
+            group_norm(channels, 1e-5, config.num_groups), nn.SiLU(), zero_init(conv3x3(channels, config.out_channels))
         )
 
     def forward(self, latents: Tensor, timesteps: Tensor, context: Tensor) -> Tensor:

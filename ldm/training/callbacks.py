@@ -2,6 +2,7 @@
 
 import logging
 import signal
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -105,18 +106,29 @@ class StopOnSignal(pl.Callback):
 
 
 class GradientGuard(pl.Callback):
-    """Fails in the first step if a network that should train gets no gradient."""
+    """Fails in the first steps if a network that should train gets no gradient.
 
-    _checked = False
+    From scratch, what lies behind layers that start at zero gets one only after these have moved.
+    """
+
+    PATIENCE = 4
+    """Steps: the UNet's last layer, then its transformers, then the text encoder."""
+
+    def __init__(self) -> None:
+        self._waiting: set[str] | None = None
+        self._steps = 0
 
     def on_after_backward(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        if self._checked:
-            return
-        self._checked = True
-        for name, part in pl_module.trained_parts().items():
-            gradients = [parameter.grad for parameter in part.parameters() if parameter.grad is not None]
-            if not any(bool(gradient.any()) for gradient in gradients):
-                raise UserError(f"the {name.replace('_', ' ')} should train but gets no gradient; nothing was trained")
+        if self._waiting is None:
+            self._waiting = set(pl_module.trained_parts())
+        for name in list(self._waiting):
+            parameters = pl_module.trained_parts()[name].parameters()
+            if any(bool(parameter.grad.any()) for parameter in parameters if parameter.grad is not None):
+                self._waiting.discard(name)
+        self._steps += 1
+        if self._waiting and self._steps == min(self.PATIENCE, trainer.max_steps):
+            names = " and the ".join(sorted(self._waiting)).replace("_", " ")
+            raise UserError(f"the {names} should train but gets no gradient; nothing was saved")
 
 
 class FiniteGuard(pl.Callback):
@@ -154,7 +166,7 @@ class FiniteGuard(pl.Callback):
 
 
 class Progress(pl.Callback):
-    """One line that grows: updates, speed, the latest losses."""
+    """One line that grows: updates, speed, pictures a second, the latest losses."""
 
     def __init__(self, every: int) -> None:
         self.every = every
@@ -168,12 +180,18 @@ class Progress(pl.Callback):
             unit="step",
             disable=not trainer.is_global_zero,
         )
+        self._pictures = pl_module.pictures_per_step * trainer.world_size
+        self._last = time.perf_counter(), trainer.global_step
 
     def on_train_batch_end(self, trainer: pl.Trainer, *args: Any) -> None:
-        self._bar.update(trainer.global_step - self._bar.n)
-        if trainer.global_step % self.every == 0:
+        step = trainer.global_step
+        self._bar.update(step - self._bar.n)
+        if step % self.every == 0:
             losses = {k.removeprefix("loss/"): v for k, v in trainer.callback_metrics.items() if k.startswith("loss/")}
-            self._bar.set_postfix({name: f"{value.item():.4f}" for name, value in losses.items()})
+            now, (then, before) = time.perf_counter(), self._last
+            self._last = now, step
+            speed = {"img/s": f"{(step - before) * self._pictures / (now - then):.1f}"}
+            self._bar.set_postfix(speed | {name: f"{value.item():.4f}" for name, value in losses.items()})
 
     def teardown(self, trainer: pl.Trainer, pl_module: Any, stage: str) -> None:
         if self._bar is not None:

@@ -51,6 +51,8 @@ class AutoencoderTrainingConfig(OptimizationConfig):
     square_weight: float = 1.0
     edge_weight: float = 0.0
     kl_weight: float = 1e-6
+    teacher_iterations: int = 0
+    """Updates in which the encoder learns the principal components of patches and the decoder reads them."""
     ema_decay: float = 0.999
 
 

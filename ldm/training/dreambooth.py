@@ -46,6 +46,11 @@ class DreamBooth(TrainingModule):
             parts["text_encoder"] = self.ldm.text_encoder
         return parts
 
+    @property
+    def pictures_per_step(self) -> int:
+        """Photos, and as many class pictures."""
+        return self.config.batch_size * (1 if self._moments[1] is None else 2)
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """One forward pass of instance and class samples together; returns the weighted sum of their losses."""
         latents = self.ldm.config.scale_factor * DiagonalGaussian(batch["moments"]).sample(batch["posterior_noise"])

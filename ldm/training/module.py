@@ -37,6 +37,11 @@ class TrainingModule(pl.LightningModule):
         """The networks whose weights move, by a name for people."""
         raise NotImplementedError
 
+    @property
+    def pictures_per_step(self) -> int:
+        """How many go through the networks in an update on one device."""
+        return self.config.batch_size
+
     def train_only_trained_parts(self) -> None:
         """Fixes every weight but those of the `trained_parts`."""
         self.requires_grad_(False)

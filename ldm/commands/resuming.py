@@ -1,0 +1,49 @@
+"""A run that goes on: its own options, and from the command line only what may change."""
+
+import argparse
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+from ldm.config import read_yaml
+from ldm.errors import UserError
+
+RECORD = "run.yaml"
+RUN_DIR_VARIABLE = "LDM_RUN_DIR"
+"""Tells the processes of further devices which run they belong to."""
+
+
+def resumed_options(
+    given: argparse.Namespace, *, script: str, has: str, may_change: Collection[str], paths: Collection[str]
+) -> argparse.Namespace:
+    """The options of the run in `--resume-dir`, with what `may_change` from the command line.
+
+    `has`: an option that only runs of this script record. `paths`: the options that are paths.
+    """
+    record = given.resume_dir / RECORD
+    if not record.is_file():
+        raise UserError(f"{given.resume_dir} is no run of {script}: it has no {RECORD}")
+    saved = read_yaml(record).get("options")
+    if not isinstance(saved, dict) or has not in saved:
+        raise UserError(f"{given.resume_dir} is no run of {script}: its {RECORD} is another command's")
+    options = {name: saved.get(name) for name in vars(given)}
+    for name in given.typed:
+        value = getattr(given, name)
+        if name not in may_change and not _same(value, options[name]):
+            raise UserError(
+                f"--{name.replace('_', '-')} can't change in a resumed run: it is {options[name]} there. "
+                "Leave it out, or start a new run"
+            )
+        options[name] = value
+    for name in paths:
+        options[name] = Path(str(options[name])) if options[name] else None
+    return argparse.Namespace(**options)
+
+
+def _same(typed: Any, saved: Any) -> bool:
+    """Whether a flag as typed means what the record says."""
+    if isinstance(typed, Path):
+        typed = typed.resolve()
+    if isinstance(typed, list) and typed and isinstance(typed[0], int):
+        typed = [typed[0], typed[-1]]  # --hw 512
+    return str(typed) == str(saved)

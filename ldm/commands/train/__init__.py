@@ -1,0 +1,32 @@
+"""Training from scratch, stage by stage: the tokenizer, the autoencoder, the text encoder and the UNet, the judge."""
+
+import argparse
+import contextlib
+import logging
+
+from ldm.commands.app import logging_to
+from ldm.commands.dreambooth_plan import is_helper_process
+from ldm.commands.train.autoencoder import train_autoencoder
+from ldm.commands.train.diffusion import train_diffusion
+from ldm.commands.train.run import open_run, resumed_training_options
+from ldm.commands.train.tokenizer import write_tokenizer
+
+log = logging.getLogger(__name__)
+
+STAGES = {"autoencoder": train_autoencoder, "diffusion": train_diffusion}
+
+
+def train(options: argparse.Namespace) -> None:
+    """Runs or continues a stage."""
+    if options.stage == "tokenizer":
+        write_tokenizer(options)
+        return
+    if options.resume_dir:
+        options = resumed_training_options(options)
+    run = open_run(options)
+    with contextlib.nullcontext() if is_helper_process() else logging_to(run.directory / "run.log"):
+        log.info("run: %s", run.directory)
+        stopped_at = STAGES[options.stage](run)
+        if stopped_at is not None:
+            again = f"python train.py {options.stage} -r {run.directory}"
+            log.info("stopped after update %d; continue with\n  %s", stopped_at, again)

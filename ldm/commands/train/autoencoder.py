@@ -1,0 +1,71 @@
+"""The first stage: pictures to latents and back."""
+
+import logging
+import os
+
+import torch
+from pytorch_lightning.loggers import TensorBoardLogger
+
+from ldm.checkpoint.loading import load_part
+from ldm.checkpoint.reading import read_checkpoint
+from ldm.checkpoint.saving import SAVE_DTYPES, save_part
+from ldm.commands.placement import explain_out_of_memory
+from ldm.commands.resuming import RUN_DIR_VARIABLE
+from ldm.commands.train.run import TrainingRun
+from ldm.data.captioned import find_captioned
+from ldm.data.images import fit as fit_image
+from ldm.data.images import read_image, save_png, to_image, to_tensor
+from ldm.nn.autoencoder import AutoencoderKL
+from ldm.training.autoencoder import AutoencoderTraining, initialise, psnr
+from ldm.training.trainer import FitOptions, fit
+
+log = logging.getLogger(__name__)
+
+SHOWN = 12
+"""Pictures on a sheet: the originals above, what comes back below."""
+
+
+def train_autoencoder(run: TrainingRun) -> int | None:
+    """Trains it; the update at which the user stopped, None if it ran to the end."""
+    config = run.configured(run.settings.autoencoder_training)
+    paths = [image.path for image in find_captioned(run.options.image_dir, need_captions=False)]
+    log.info("%d pictures in %s", len(paths), run.options.image_dir)
+    torch.manual_seed(run.options.seed)
+    autoencoder = AutoencoderKL(run.settings.model.autoencoder)
+    initialise(autoencoder)
+    if run.options.ckpt_path:
+        load_part(autoencoder, "autoencoder", read_checkpoint(run.options.ckpt_path))
+    module = AutoencoderTraining(autoencoder, paths, config, run.options.seed, run.options.workers)
+    shown = torch.stack([to_tensor(fit_image(read_image(p), config.size, config.size)) for p in paths[:SHOWN]])
+
+    def save(module: AutoencoderTraining, step: int) -> None:
+        with module.average.swapped_in():
+            info = run.info(step, run.yaml)
+            dtype = SAVE_DTYPES[run.options.save_dtype]
+            save_part(run.checkpoint_path(step), module.autoencoder, "autoencoder", info, dtype)
+            _show(run, module, shown, step)
+
+    os.environ[RUN_DIR_VARIABLE] = str(run.directory)
+    with explain_out_of_memory("a smaller --batch-size needs less"):
+        stopped_at = fit(
+            module, FitOptions(run.directory, run.devices, run.compute.autocast_dtype, run.options.logger), save
+        )
+    if stopped_at is None:
+        last = run.checkpoint_path(config.iterations)
+        log.info("the next stage:\n  python train.py diffusion --autoencoder %s -i %s", last, run.options.image_dir)
+    return stopped_at
+
+
+@torch.no_grad()
+def _show(run: TrainingRun, module: AutoencoderTraining, shown: torch.Tensor, step: int) -> None:
+    """Writes `samples/step-<n>.png` and logs how near the decoded pictures are to the originals."""
+    images = shown.to(module.device)
+    with run.compute.autocast():
+        decoded = module.autoencoder.decode(module.autoencoder.encode(images).mean).float()
+    similarity = psnr(decoded.clamp(-1, 1) - images).mean()
+    sheet = torch.cat([torch.cat(list(row), dim=2) for row in (images, decoded)], dim=1)
+    save_png(run.directory / "samples" / f"step-{step:06d}.png", to_image(sheet))
+    if isinstance(module.logger, TensorBoardLogger):
+        module.logger.experiment.add_image("originals and reconstructions", ((sheet + 1) / 2).clamp(0, 1), step)
+        module.logger.experiment.add_scalar("psnr of the shown", similarity, step)
+    log.info("step %d: the sheet's pictures come back with %.2f dB", step, similarity)

@@ -1,0 +1,132 @@
+"""The second stage: text encoder and UNet on the latents of a trained autoencoder."""
+
+import copy
+import logging
+import os
+from typing import Any
+
+import numpy as np
+import torch
+from pytorch_lightning.loggers import TensorBoardLogger
+
+from ldm.checkpoint.loading import load_part
+from ldm.checkpoint.reading import CheckpointFile, read_checkpoint
+from ldm.checkpoint.saving import SAVE_DTYPES, hash_part, save_checkpoint
+from ldm.commands.dreambooth_plan import is_helper_process
+from ldm.commands.grid import labelled_grid
+from ldm.commands.models import tokenizer_dir
+from ldm.commands.placement import explain_out_of_memory
+from ldm.commands.resuming import RUN_DIR_VARIABLE
+from ldm.commands.train.run import TrainingRun
+from ldm.config import build_config
+from ldm.data.captioned import CaptionedImage, find_captioned
+from ldm.data.images import save_png, to_image
+from ldm.data.latents import latents_key, measure_scale_factor, open_moments, write_moments
+from ldm.diffusion.latent_diffusion import LatentDiffusion, LatentDiffusionConfig
+from ldm.diffusion.sampling import sample_images
+from ldm.errors import UserError
+from ldm.nn.autoencoder import AutoencoderKL
+from ldm.nn.tokenizer import copy_tokenizer, load_tokenizer
+from ldm.training.config import DiffusionTrainingConfig
+from ldm.training.latent_diffusion import LatentDiffusionTraining, initialise
+from ldm.training.trainer import FitOptions, fit
+
+log = logging.getLogger(__name__)
+
+SEEDS = 6
+"""Pictures of each prompt on a sheet."""
+
+
+def train_diffusion(run: TrainingRun) -> int | None:
+    """Trains it; the update at which the user stopped, None if it ran to the end."""
+    config = run.configured(run.settings.diffusion_training)
+    images = find_captioned(run.options.image_dir)
+    log.info("%d pictures with captions in %s", len(images), run.options.image_dir)
+    file = _first_stage(run)
+    moments = _moments(run, file, images, config)
+    yaml = _with_scale_factor(run, moments)
+    ldm = _build_model(run, file, build_config(LatentDiffusionConfig, yaml["model"], "model"))
+    captions = [image.captions for image in images]
+    module = LatentDiffusionTraining(ldm, moments, captions, config, run.options.seed, run.options.workers)
+
+    def save(module: LatentDiffusionTraining, step: int) -> None:
+        with module.average.swapped_in():
+            dtype = SAVE_DTYPES[run.options.save_dtype]
+            save_checkpoint(run.checkpoint_path(step), module.ldm, run.info(step, yaml), dtype)
+            _show(run, module, step)
+
+    os.environ[RUN_DIR_VARIABLE] = str(run.directory)
+    with explain_out_of_memory("a smaller --batch-size needs less"):
+        stopped_at = fit(
+            module, FitOptions(run.directory, run.devices, run.compute.autocast_dtype, run.options.logger), save
+        )
+    if stopped_at is None:
+        log.info("try it:\n  python txt2img.py --ckpt-path %s", run.checkpoint_path(config.iterations))
+    return stopped_at
+
+
+def _first_stage(run: TrainingRun) -> CheckpointFile:
+    """The file with the autoencoder."""
+    path = run.options.autoencoder or run.options.ckpt_path
+    if path is None:
+        raise UserError("--autoencoder is needed: a checkpoint of `python train.py autoencoder`, or of a whole model")
+    return read_checkpoint(path)
+
+
+def _moments(
+    run: TrainingRun, file: CheckpointFile, images: list[CaptionedImage], config: DiffusionTrainingConfig
+) -> np.ndarray:
+    """All pictures encoded, from an earlier run's file where there is one."""
+    paths = [image.path for image in images]
+    key = latents_key(hash_part(file.tensors, "autoencoder"), paths, config.size, config.flip)
+    path = run.options.output_dir / "latents" / f"{key}.npy"
+    if not path.exists() and not is_helper_process():
+        log.info("encoding %d pictures into %s", len(paths), path)
+        autoencoder = AutoencoderKL(run.settings.model.autoencoder)
+        load_part(autoencoder, "autoencoder", file)
+        write_moments(path, autoencoder.to(run.device), paths, config.size, config.flip)
+    return open_moments(path)
+
+
+def _with_scale_factor(run: TrainingRun, moments: np.ndarray) -> dict[str, Any]:
+    """The model's YAML with the scale factor of these latents; a model to start from keeps its own."""
+    if run.options.ckpt_path:
+        return run.yaml
+    yaml = copy.deepcopy(run.yaml)
+    yaml["model"]["scale_factor"] = round(measure_scale_factor(moments), 5)
+    log.info("scale factor: %g", yaml["model"]["scale_factor"])
+    return yaml
+
+
+def _build_model(run: TrainingRun, file: CheckpointFile, config: LatentDiffusionConfig) -> LatentDiffusion:
+    """The model to train, with random weights or those of `--ckpt-path`, and its tokenizer."""
+    torch.manual_seed(run.options.seed)
+    beside = run.options.ckpt_path or file.path
+    source = tokenizer_dir(beside, run.settings)
+    ldm = LatentDiffusion(config, load_tokenizer(source, config.text_encoder.max_position_embeddings))
+    initialise(ldm)
+    load_part(ldm.autoencoder, "autoencoder", file)
+    if run.options.ckpt_path:
+        start = read_checkpoint(run.options.ckpt_path)
+        load_part(ldm.unet, "unet", start)
+        load_part(ldm.text_encoder, "text_encoder", start)
+    if not is_helper_process() and not (target := run.directory / "tokenizer").exists():
+        copy_tokenizer(source, target)
+    return ldm
+
+
+@torch.no_grad()
+def _show(run: TrainingRun, module: LatentDiffusionTraining, step: int) -> None:
+    """Writes `samples/step-<n>.png`: a row for each prompt, the same noise at every step."""
+    prompts = module.config.sample_prompts
+    if not prompts:
+        return
+    ldm, sampling, seeds = module.ldm, run.settings.sampling, list(range(SEEDS))
+    with run.compute.autocast():
+        uncond_context, *contexts = (ldm.encode_prompts([prompt] * len(seeds)) for prompt in ("", *prompts))
+        rows = [sample_images(ldm, context, uncond_context, seeds, sampling) for context in contexts]
+    cells = [[to_image(picture) for picture in row] for row in rows]
+    sheet = labelled_grid(cells, prompts, [f"seed {seed}" for seed in seeds])
+    save_png(run.directory / "samples" / f"step-{step:06d}.png", sheet)
+    if isinstance(module.logger, TensorBoardLogger):
+        module.logger.experiment.add_image("samples", np.asarray(sheet), step, dataformats="HWC")

@@ -1,0 +1,27 @@
+"""The tokenizer of a model, learned from the captions of a dataset."""
+
+import argparse
+
+from ldm.commands.models import Settings
+from ldm.config import build_config, read_yaml
+from ldm.data.captioned import find_captioned
+from ldm.errors import UserError
+from ldm.files import ROOT
+from ldm.nn.tokenizer import FILES
+from ldm.training.tokenizer import train_tokenizer
+
+
+def write_tokenizer(options: argparse.Namespace) -> None:
+    """Writes it where the model's YAML says that it is. Raises `UserError` rather than replace one."""
+    if options.image_dir is None:
+        raise UserError("--image-dir is needed: a folder of pictures with captions")
+    settings = build_config(Settings, read_yaml(options.config), str(options.config))
+    directory = ROOT / settings.tokenizer
+    if taken := [name for name in FILES if (directory / name).exists()]:
+        raise UserError(
+            f"there is a {taken[0]} in {directory} already, and models that were trained with it need it; "
+            f"name another `tokenizer` in {options.config}, or move it away"
+        )
+    images = find_captioned(options.image_dir)
+    captions = (caption for image in images for caption in image.captions)
+    train_tokenizer(captions, settings.model.text_encoder.vocab_size, directory)

@@ -1,0 +1,72 @@
+"""Folders of pictures with captions, in the two usual forms: `metadata.jsonl`, or a .txt beside each picture."""
+
+import json
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ldm.data.images import IMAGE_SUFFIXES
+from ldm.errors import UserError
+from ldm.files import natural_key
+
+log = logging.getLogger(__name__)
+
+METADATA = "metadata.jsonl"
+
+
+@dataclass(frozen=True)
+class CaptionedImage:
+    """A picture's file, what may be said of it (one caption of several is drawn each time), and its other columns."""
+
+    path: Path
+    captions: tuple[str, ...] = ()
+    columns: dict[str, Any] = field(default_factory=dict)
+
+
+def find_captioned(directory: Path, *, need_captions: bool = True) -> list[CaptionedImage]:
+    """All pictures below a directory in natural order.
+
+    A `metadata.jsonl` has a line for each picture in its folder: `{"file_name": "1.png", "text": "a cat"}`, where
+    `text` may be a list; or `1.txt` beside `1.png` has a caption on each line. With `need_captions`, pictures without
+    one are left out with a warning. Raises `UserError` if none is left.
+    """
+    if not directory.is_dir():
+        raise UserError(f"there is no directory {directory}")
+    listed = {image.path: image for list_ in sorted(directory.rglob(METADATA)) for image in _read_list(list_)}
+    paths = [path for path in directory.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.name[0] != "."]
+    images = [listed.get(path) or CaptionedImage(path, _read_text(path)) for path in sorted(paths, key=natural_key)]
+    if missing := [path for path in listed if not path.is_file()]:
+        raise UserError(f"{len(missing)} pictures that {METADATA} lists are not there, such as {missing[0]}")
+    if need_captions and (bare := [image.path for image in images if not image.captions]):
+        log.warning("left out: %d pictures without a caption, such as %s", len(bare), bare[0])
+        images = [image for image in images if image.captions]
+    if not images:
+        raise UserError(
+            f"{directory} holds no pictures{' with captions' * need_captions}; "
+            f"each needs a line in a {METADATA} or a .txt file beside it"
+        )
+    return images
+
+
+def _read_list(path: Path) -> Iterator[CaptionedImage]:
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        try:
+            row = json.loads(line)
+            name, text = row.pop("file_name"), row.pop("text", ())
+            captions = (text,) if isinstance(text, str) else tuple(map(str, text))
+            yield CaptionedImage(path.parent / name, captions, row)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(
+                f'{path}, line {number} should be {{"file_name": "1.png", "text": "a caption"}}, not {line[:60]!r}'
+            ) from error
+
+
+def _read_text(image: Path) -> tuple[str, ...]:
+    """The lines of the .txt file beside a picture, if there is one."""
+    try:
+        lines = image.with_suffix(".txt").read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        return ()
+    return tuple(line.strip() for line in lines if line.strip())

@@ -1,0 +1,93 @@
+"""The second stage from scratch: a text encoder and a UNet learn to denoise the latents of captioned pictures.
+
+"High-Resolution Image Synthesis with Latent Diffusion Models" (arXiv 2112.10752), eq. 3. Leaving out captions now and
+then teaches the model without and with them at once (classifier-free guidance, arXiv 2207.12598, algorithm 1).
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from ldm.data.batches import LatentBatch, LatentBatches, Share
+from ldm.diffusion.latent_diffusion import LatentDiffusion
+from ldm.diffusion.loss import eps_loss, min_snr_weight
+from ldm.nn.autoencoder import DiagonalGaussian
+from ldm.training.config import DiffusionTrainingConfig
+from ldm.training.ema import WeightAverage
+from ldm.training.module import TrainingModule
+
+
+class LatentDiffusionTraining(TrainingModule):
+    """Trains `ldm` on moments (n v 2c h w) and captions of n pictures; `average` holds the weights that are saved."""
+
+    config: DiffusionTrainingConfig
+
+    def __init__(
+        self,
+        ldm: LatentDiffusion,
+        moments: np.ndarray,
+        captions: Sequence[Sequence[str]],
+        config: DiffusionTrainingConfig,
+        seed: int,
+        workers: int = 0,
+    ) -> None:
+        super().__init__(config, seed)
+        self.ldm = ldm
+        self.moments = moments
+        self.captions = captions
+        self.workers = workers
+        self.train_only_trained_parts()
+        self.average = WeightAverage(self.trained_parts(), config.ema_decay)
+
+    def trained_parts(self) -> dict[str, nn.Module]:
+        """The networks whose weights move."""
+        parts: dict[str, nn.Module] = {"unet": self.ldm.unet}
+        if self.config.train_text_encoder:
+            parts["text_encoder"] = self.ldm.text_encoder
+        return parts
+
+    def training_step(self, batch: LatentBatch, batch_idx: int) -> Tensor:
+        """The loss of a batch, each sample at a timestep of its own."""
+        schedule, timesteps = self.ldm.schedule, batch["timesteps"]
+        latents = self.ldm.config.scale_factor * DiagonalGaussian(batch["moments"]).sample(batch["posterior_noise"])
+        noisy = schedule.add_noise(latents, batch["noise"], timesteps)
+        context = self.ldm.text_encoder(batch["input_ids"])
+        per_sample = eps_loss(self.ldm.unet(noisy, timesteps, context), batch["noise"])
+        self.log("loss/eps", per_sample.mean())
+        if self.config.min_snr_gamma:
+            alphas_cumprod = schedule.alphas_cumprod.to(per_sample.device)[timesteps]
+            per_sample = per_sample * min_snr_weight(alphas_cumprod, self.config.min_snr_gamma)
+        total = per_sample.mean()
+        self.log("loss/total", total)
+        return total
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Moves the average towards the new weights."""
+        self.average.update(self.trainer.global_step)
+
+    def train_dataloader(self) -> DataLoader[LatentBatch]:
+        """Batches from the step that training stands at."""
+        trainer, config = self.trainer, self.config
+        tokenizer = self.ldm.tokenizer
+        assert tokenizer is not None, "a model to train has a tokenizer"
+        share = Share(self.seed, config.batch_size, trainer.global_step, trainer.global_rank, trainer.world_size)
+        batches = LatentBatches(
+            self.moments, self.captions, tokenizer, self.ldm.schedule.num_timesteps, config.caption_dropout, share
+        )
+        return DataLoader(batches, batch_size=None, num_workers=self.workers)
+
+
+@torch.no_grad()
+def initialise(ldm: LatentDiffusion) -> None:
+    """Random weights for a text encoder and a UNet that learn from nothing.
+
+    transformers draws CLIP's weights for its own loss; torch's default for the embeddings (N(0, 1)) would drown
+    everything else. The UNet's residual branches and its output start at zero by construction.
+    """
+    embeddings = (m for m in ldm.text_encoder.modules() if isinstance(m, nn.Embedding))
+    for embedding in embeddings:
+        nn.init.normal_(embedding.weight, std=0.02)

@@ -1,0 +1,18 @@
+"""Trains a model from nothing, stage by stage: python train.py --help."""
+
+import sys
+
+from ldm.commands.app import run
+from ldm.commands.options import train_parser
+
+
+def main() -> None:
+    """Parses the flags and runs the command."""
+    options = train_parser().parse_args()
+    from ldm.commands.train import train  # torch is not imported for --help
+
+    train(options)
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))
