@@ -22,6 +22,7 @@ from ldm.training.config import AutoencoderTrainingConfig, DiffusionTrainingConf
 log = logging.getLogger(__name__)
 
 DOWNLOADED = ROOT / "weights" / "sd-v1"
+EMBEDDED = ROOT / "ldm" / "assets" / "tiny.safetensors"
 DEFAULT_CONFIG = ROOT / "configs" / "sd-v1.yaml"
 
 
@@ -51,18 +52,18 @@ class Settings:
 
 
 def base_weights(ckpt_path: Path | None) -> Path:
-    """`--ckpt-path`, else the downloaded weights. Raises `UserError` that says how to get some."""
+    """`--ckpt-path`, else the downloaded weights, else the embedded tiny model; which and why is said."""
     if ckpt_path is not None:
         return ckpt_path
     downloaded = [path for path in sorted(DOWNLOADED.glob("*")) if path.suffix in SUFFIXES]
-    if not downloaded:
-        raise UserError(
-            "there are no weights yet. Fetch Stable Diffusion v1-4 (4.3 GB) with\n"
-            "  bash download/sd-weights.sh\n"
-            "or name a checkpoint that you have with --ckpt-path"
-        )
-    log.info("weights: %s (downloaded; --ckpt-path takes others)", downloaded[0].relative_to(ROOT))
-    return downloaded[0]
+    if downloaded:
+        log.info("weights: %s (downloaded; --ckpt-path takes others)", downloaded[0].relative_to(ROOT))
+        return downloaded[0]
+    log.info(
+        "weights: the embedded tiny model, which knows a little rendered world only: nothing else is here yet.\n"
+        "  `bash download/sd-weights.sh` fetches Stable Diffusion v1-4 (4.3 GB); --ckpt-path takes any other"
+    )
+    return EMBEDDED
 
 
 def settings_of(file: CheckpointFile, config_path: Path | None) -> tuple[dict[str, Any], Settings]:

@@ -113,7 +113,8 @@ def _add_drawing(parser: argparse.ArgumentParser, what: str) -> None:
         "--ckpt-path",
         type=Path,
         metavar="PATH",
-        help="a checkpoint, or a directory: all checkpoints below it are compared (default: the downloaded weights)",
+        help="a checkpoint, or a directory: all checkpoints below it are compared "
+        "(default: the downloaded weights, else the embedded tiny model)",
     )
     group.add_argument(
         "--config",
@@ -194,10 +195,11 @@ def train_parser() -> argparse.ArgumentParser:
         "  python train.py tokenizer -i data/toyworld\n"
         "  python train.py autoencoder -i data/toyworld\n"
         "  python train.py diffusion -i data/toyworld --autoencoder runs/autoencoder-1/step-006000.safetensors\n"
-        "  python train.py diffusion -r runs/diffusion-1            # continue an interrupted run\n",
+        "  python train.py diffusion -r runs/diffusion-1            # continue an interrupted run\n"
+        "  python train.py publish --ckpt-path runs/diffusion-1/step-006000.safetensors   # into ldm/assets\n",
         TypedParser,
     )
-    parser.add_argument("stage", choices=("tokenizer", "autoencoder", "diffusion"), help="what to train")
+    parser.add_argument("stage", choices=("tokenizer", "autoencoder", "diffusion", "publish"), help="what to do")
     group = parser.add_argument_group("from what")
     group.add_argument(
         "-i",
@@ -360,7 +362,12 @@ def _add_pictures(group: argparse._ArgumentGroup) -> None:
 
 
 def _add_placement(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--ckpt-path", type=Path, metavar="FILE", help="base weights (default: the downloaded ones)")
+    group.add_argument(
+        "--ckpt-path",
+        type=Path,
+        metavar="FILE",
+        help="base weights (default: the downloaded ones, else the tiny model)",
+    )
     group.add_argument(
         "--config",
         type=Path,

@@ -43,7 +43,7 @@ def write_moments(path: Path, autoencoder: AutoencoderKL, images: Sequence[Path]
                 views = torch.stack([pictures, pictures.flip(-1)], dim=1) if flip else pictures[:, None]
                 encoded = autoencoder.encode(rearrange(views, "b v c h w -> (b v) c h w")).parameters
                 moments[start : start + len(batch)] = rearrange(
-                    encoded.cpu().numpy(), "(b v) c h w -> b v c h w", v=1 + flip
+                    encoded.float().cpu().numpy(), "(b v) c h w -> b v c h w", v=1 + flip
                 )
             moments.flush()
     except ValueError as error:

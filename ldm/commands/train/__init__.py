@@ -8,18 +8,21 @@ from ldm.commands.app import logging_to
 from ldm.commands.dreambooth_plan import is_helper_process
 from ldm.commands.train.autoencoder import train_autoencoder
 from ldm.commands.train.diffusion import train_diffusion
+from ldm.commands.train.publish import publish
 from ldm.commands.train.run import open_run, resumed_training_options
 from ldm.commands.train.tokenizer import write_tokenizer
 
 log = logging.getLogger(__name__)
 
+AT_ONCE = {"tokenizer": write_tokenizer, "publish": publish}
+"""What is done in seconds."""
 STAGES = {"autoencoder": train_autoencoder, "diffusion": train_diffusion}
 
 
 def train(options: argparse.Namespace) -> None:
     """Runs or continues a stage."""
-    if options.stage == "tokenizer":
-        write_tokenizer(options)
+    if options.stage in AT_ONCE:
+        AT_ONCE[options.stage](options)
         return
     if options.resume_dir:
         options = resumed_training_options(options)

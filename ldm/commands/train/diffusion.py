@@ -84,7 +84,8 @@ def _moments(
         log.info("encoding %d pictures into %s", len(paths), path)
         autoencoder = AutoencoderKL(run.settings.model.autoencoder)
         load_part(autoencoder, "autoencoder", file)
-        write_moments(path, autoencoder.to(run.device), paths, config.size, config.flip)
+        with run.compute.autocast():
+            write_moments(path, autoencoder.to(run.device), paths, config.size, config.flip)
     return open_moments(path)
 
 

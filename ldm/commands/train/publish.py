@@ -1,0 +1,36 @@
+"""From a training's checkpoint to a model that others use: the same weights, with the YAML as it is now."""
+
+import argparse
+import copy
+import logging
+
+import torch
+
+from ldm.checkpoint.loading import Placement, checkpoint_info, load_model
+from ldm.checkpoint.metadata import CheckpointInfo
+from ldm.checkpoint.reading import read_checkpoint
+from ldm.checkpoint.saving import SAVE_DTYPES, save_checkpoint
+from ldm.commands.models import Settings
+from ldm.commands.record import plain, versions
+from ldm.config import build_config, read_yaml
+from ldm.errors import UserError
+from ldm.files import ROOT
+
+log = logging.getLogger(__name__)
+
+
+def publish(options: argparse.Namespace) -> None:
+    """Writes `ldm/assets/<the YAML's name>.safetensors`: the defaults may have been tuned since the training began."""
+    if options.ckpt_path is None:
+        raise UserError("--ckpt-path is needed: the checkpoint of `python train.py diffusion` to publish")
+    file = read_checkpoint(options.ckpt_path)
+    info = checkpoint_info(file)
+    yaml = copy.deepcopy(read_yaml(options.config))
+    yaml["model"]["scale_factor"] = info.config["model"]["scale_factor"]
+    settings = build_config(Settings, yaml, str(options.config))
+    model = load_model(file, settings.model, Placement(torch.device("cpu")))
+    trained = {"updates": info.step, "run": info.options, "versions": info.versions}
+    path = ROOT / "ldm" / "assets" / f"{options.config.stem}.safetensors"
+    published = CheckpointInfo(config=yaml, seed=info.seed, options=plain(trained), versions=versions())
+    save_checkpoint(path, model, published, SAVE_DTYPES[options.save_dtype])
+    log.info("%s: %.1f MB, %d updates", path, path.stat().st_size / 1e6, info.step)
