@@ -243,11 +243,15 @@ def test_a_checkpoint_draws_its_own_subject(txt2img: Draw, tmp_path: Path) -> No
     assert info["checkpoint_step"] == "5"
 
 
-def test_without_weights_the_message_says_how_to_get_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_other_weights_the_embedded_model_draws_and_is_named(
+    txt2img: Draw, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(models, "DOWNLOADED", tmp_path / "empty")
-    for command in ("txt2img", "img2img", "dreambooth"):
-        more = {"txt2img": [], "img2img": ["-i", "a.png"], "dreambooth": ["-c", "can", "-i", "photos"]}[command]
-        refused(call(command, *more), "bash download/sd-weights.sh", "--ckpt-path")
+    monkeypatch.setattr(models, "EMBEDDED", tiny_checkpoint)
+    outcome = call("txt2img", "-v", 1)
+    assert outcome.status == 0
+    for words in ("embedded tiny model", "bash download/sd-weights.sh", "--ckpt-path"):
+        assert words in outcome.said
 
 
 def test_downloaded_weights_are_used_and_named(
