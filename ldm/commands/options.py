@@ -53,9 +53,10 @@ class TypedParser(argparse.ArgumentParser):
         return options
 
 
-def _parser(
+def command_parser(
     description: str, epilog: str, kind: type[argparse.ArgumentParser] = argparse.ArgumentParser
 ) -> argparse.ArgumentParser:
+    """A parser whose help keeps the lines of the epilog."""
     return kind(description=description, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter)
 
 
@@ -146,7 +147,7 @@ def _add_drawing(parser: argparse.ArgumentParser, what: str) -> None:
 
 def txt2img_parser() -> argparse.ArgumentParser:
     """Flags of txt2img.py."""
-    parser = _parser(
+    parser = command_parser(
         "Draws pictures from prompts, or compares all checkpoints below a directory with the same noise.",
         "examples:\n"
         '  python txt2img.py -p "a photo of a corgi"\n'
@@ -159,7 +160,7 @@ def txt2img_parser() -> argparse.ArgumentParser:
 
 def img2img_parser() -> argparse.ArgumentParser:
     """Flags of img2img.py: those of txt2img.py and the picture to start from."""
-    parser = _parser(
+    parser = command_parser(
         "Redraws a picture after a prompt, with the base model or with fine-tuned checkpoints.",
         "example:\n"
         '  python img2img.py -i sketch.png -p "a photo of sks can on a rock" -s 0.6 \\\n'
@@ -186,79 +187,9 @@ def img2img_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def train_parser() -> argparse.ArgumentParser:
-    """Flags of train.py."""
-    parser = _parser(
-        "Trains a model from nothing, stage by stage; the YAML of --config has its shape and its recipe.",
-        "the stages, as for the embedded tiny model (docs/tiny-model.md):\n"
-        "  python -m ldm.data.toyworld --dataset data/toyworld --count 64000 --size 64\n"
-        "  python train.py tokenizer -i data/toyworld\n"
-        "  python train.py autoencoder -i data/toyworld\n"
-        "  python train.py diffusion -i data/toyworld --autoencoder runs/autoencoder-1/step-006000.safetensors\n"
-        "  python train.py diffusion -r runs/diffusion-1            # continue an interrupted run\n"
-        "  python train.py publish --ckpt-path runs/diffusion-1/step-006000.safetensors   # into ldm/assets\n",
-        TypedParser,
-    )
-    parser.add_argument("stage", choices=("tokenizer", "autoencoder", "diffusion", "publish"), help="what to do")
-    group = parser.add_argument_group("from what")
-    group.add_argument(
-        "-i",
-        "--image-dir",
-        type=Path,
-        metavar="DIR",
-        help="pictures, in folders of any depth, with captions in metadata.jsonl or in a .txt beside each",
-    )
-    group.add_argument(
-        "--config", type=Path, default=Path("configs/tiny.yaml"), metavar="YAML", help="(default: configs/tiny.yaml)"
-    )
-    group.add_argument(
-        "--autoencoder", type=Path, metavar="FILE", help="for the stage `diffusion`: the checkpoint of the stage before"
-    )
-    group.add_argument("--ckpt-path", type=Path, metavar="FILE", help="start from these weights, not from random ones")
-    group.add_argument(
-        "-r",
-        "--resume-dir",
-        type=Path,
-        metavar="DIR",
-        help="continue the run of this directory exactly where it stopped, with its own options",
-    )
-    group = parser.add_argument_group("training")
-    from_yaml = "default: the recipe's in the YAML"
-    group.add_argument("--iterations", type=COUNT, metavar="N", help=f"updates of the weights; {from_yaml}")
-    group.add_argument(
-        "-s", "--save-every", type=COUNT, metavar="N", help=f"write weights and samples every N updates; {from_yaml}"
-    )
-    group.add_argument("--learning-rate", type=NON_NEGATIVE, metavar="LR", help=from_yaml)
-    group.add_argument("--batch-size", type=COUNT, metavar="N", help=f"per update and device; {from_yaml}")
-    group.add_argument("--seed", type=SEED, default=42, help="of everything random (default: 42)")
-    group = parser.add_argument_group("where and how fast")
-    group.add_argument(
-        "-o",
-        "--output-dir",
-        type=Path,
-        default=Path("runs"),
-        metavar="DIR",
-        help="each run makes a new DIR/<stage>-<n>; encoded pictures are kept in DIR/latents (default: runs)",
-    )
-    group.add_argument(
-        "-d", "--devices", default="auto", help="auto, cpu, mps, cuda, several GPUs such as 0,1, or cpu,cpu"
-    )
-    group.add_argument(
-        "--precision",
-        choices=TRAINING_PRECISIONS,
-        default="auto",
-        help="full: float32; autocast: the better mixed one (default: auto, bf16-mixed where the hardware has it)",
-    )
-    group.add_argument(
-        "--workers", type=NATURAL, default=0, metavar="N", help="processes that read pictures; 4 to 8 for a GPU"
-    )
-    _add_saving(group)
-    return parser
-
-
 def dreambooth_parser() -> argparse.ArgumentParser:
     """Flags of dreambooth.py."""
-    parser = _parser(
+    parser = command_parser(
         'Teaches the model a subject from a few photos of it: after training, "sks <class>" means this subject.',
         "examples:\n"
         '  python dreambooth.py -c "water bottle" -i data/bottle -s 200\n'
@@ -391,10 +322,11 @@ def _add_placement(group: argparse._ArgumentGroup) -> None:
         default="auto",
         help="full: float32; autocast: the better mixed one (default: auto, bf16-mixed where the hardware has it)",
     )
-    _add_saving(group)
+    add_saving(group)
 
 
-def _add_saving(group: argparse._ArgumentGroup) -> None:
+def add_saving(group: argparse._ArgumentGroup) -> None:
+    """What all trainings write."""
     group.add_argument(
         "--save-dtype",
         choices=("fp16", "bf16", "fp32"),

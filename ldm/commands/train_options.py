@@ -1,0 +1,106 @@
+"""The flags of train.py, and which of them each stage takes."""
+
+import argparse
+from pathlib import Path
+
+from ldm.commands.options import (
+    COUNT,
+    NATURAL,
+    NON_NEGATIVE,
+    SEED,
+    TRAINING_PRECISIONS,
+    TypedParser,
+    add_saving,
+    command_parser,
+)
+from ldm.errors import UserError
+from ldm.files import ROOT
+
+DEFAULT_CONFIG = ROOT / "configs" / "tiny.yaml"
+HEEDED = {
+    "tokenizer": ("image_dir", "config"),
+    "publish": ("ckpt_path", "config", "save_dtype"),
+}
+"""The flags of the stages that are done at once; the trainings heed all, but for `--autoencoder` of the first."""
+
+
+def refuse_flags_without_effect(options: argparse.Namespace) -> None:
+    """Raises `UserError` for a flag that was typed and that its stage doesn't look at."""
+    heeded = HEEDED.get(options.stage, set(vars(options)) - {options.stage})
+    for name in options.typed:
+        if name != "stage" and name not in heeded:
+            raise UserError(f"--{name.replace('_', '-')} has no effect on `train.py {options.stage}`; leave it out")
+
+
+def train_parser() -> argparse.ArgumentParser:
+    """Flags of train.py."""
+    parser = command_parser(
+        "Trains a model from nothing, stage by stage; the YAML of --config has its shape and its recipe.",
+        "the stages, as for the embedded tiny model (docs/tiny-model.md):\n"
+        "  python -m ldm.data.toyworld --dataset data/toyworld --count 64000 --size 64\n"
+        "  python train.py tokenizer -i data/toyworld\n"
+        "  python train.py autoencoder -i data/toyworld\n"
+        "  python train.py diffusion -i data/toyworld --autoencoder runs/autoencoder-1/step-006000.safetensors\n"
+        "  python train.py diffusion -r runs/diffusion-1            # continue an interrupted run\n"
+        "  python train.py publish --ckpt-path runs/diffusion-1/step-006000.safetensors   # into ldm/assets\n",
+        TypedParser,
+    )
+    parser.add_argument("stage", choices=("tokenizer", "autoencoder", "diffusion", "publish"), help="what to do")
+    group = parser.add_argument_group("from what")
+    group.add_argument(
+        "-i",
+        "--image-dir",
+        type=Path,
+        metavar="DIR",
+        help="pictures, in folders of any depth, with captions in metadata.jsonl or in a .txt beside each",
+    )
+    group.add_argument(
+        "--config",
+        type=Path,
+        default=DEFAULT_CONFIG,
+        metavar="YAML",
+        help="the model's shape, and how each stage learns (default: configs/tiny.yaml, or what --ckpt-path carries)",
+    )
+    group.add_argument(
+        "--autoencoder", type=Path, metavar="FILE", help="for the stage `diffusion`: the checkpoint of the stage before"
+    )
+    group.add_argument("--ckpt-path", type=Path, metavar="FILE", help="start from these weights, not from random ones")
+    group.add_argument(
+        "-r",
+        "--resume-dir",
+        type=Path,
+        metavar="DIR",
+        help="continue the run of this directory exactly where it stopped, with its own options",
+    )
+    group = parser.add_argument_group("training")
+    from_yaml = "default: the recipe's in the YAML"
+    group.add_argument("--iterations", type=COUNT, metavar="N", help=f"updates of the weights; {from_yaml}")
+    group.add_argument(
+        "-s", "--save-every", type=COUNT, metavar="N", help=f"write weights and samples every N updates; {from_yaml}"
+    )
+    group.add_argument("--learning-rate", type=NON_NEGATIVE, metavar="LR", help=from_yaml)
+    group.add_argument("--batch-size", type=COUNT, metavar="N", help=f"per update and device; {from_yaml}")
+    group.add_argument("--seed", type=SEED, default=42, help="of everything random (default: 42)")
+    group = parser.add_argument_group("where and how fast")
+    group.add_argument(
+        "-o",
+        "--output-dir",
+        type=Path,
+        default=Path("runs"),
+        metavar="DIR",
+        help="each run makes a new DIR/<stage>-<n>; encoded pictures are kept in DIR/latents (default: runs)",
+    )
+    group.add_argument(
+        "-d", "--devices", default="auto", help="auto, cpu, mps, cuda, several GPUs such as 0,1, or cpu,cpu"
+    )
+    group.add_argument(
+        "--precision",
+        choices=TRAINING_PRECISIONS,
+        default="auto",
+        help="full: float32; autocast: the better mixed one (default: auto, bf16-mixed where the hardware has it)",
+    )
+    group.add_argument(
+        "--workers", type=NATURAL, default=0, metavar="N", help="processes that read pictures; 4 to 8 for a GPU"
+    )
+    add_saving(group)
+    return parser
