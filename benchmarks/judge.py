@@ -29,7 +29,7 @@ from ldm.checkpoint.reading import read_checkpoint  # noqa: E402
 from ldm.commands.models import settings_of  # noqa: E402
 from ldm.commands.record import versions  # noqa: E402
 from ldm.data.captioned import CaptionedImage, find_captioned  # noqa: E402
-from ldm.data.judge import NO_LABEL, SUBJECT, label_indices, read_images  # noqa: E402
+from ldm.data.judge import HEADS, SUBJECT, label_indices, read_images, right_answers  # noqa: E402
 from ldm.errors import UserError  # noqa: E402
 from ldm.evaluation.judge import SHIPPED, SHIPPED_TOKENIZER, Evaluator, load_evaluator  # noqa: E402
 from ldm.nn.autoencoder import AutoencoderKL  # noqa: E402
@@ -74,24 +74,27 @@ def reconstruction(path: Path, device: torch.device) -> Change:
 def answers(evaluator: Evaluator, images: Tensor, rows: list[CaptionedImage]) -> tuple[dict[str, Any], list[str]]:
     """By head: (right, asked); and the most frequent mistakes as lines."""
     counts, mistakes = {}, []
-    labels = label_indices(rows)
-    for head, probabilities in evaluator.probabilities(images).items():
-        asked = labels[head] != NO_LABEL
-        said, truth = probabilities.argmax(1)[asked], labels[head][asked]
-        counts[head] = (int((said == truth).sum()), len(truth))
-        names = evaluator.labels[head]
-        wrong = Counter((names[t], names[s]) for t, s in zip(truth.tolist(), said.tolist(), strict=True) if t != s)
+    said = evaluator.name(images)
+    for head in HEADS:
+        asked = [(one[head.name].label, right) for one, row in zip(said, rows, strict=True)
+                 if (right := right_answers(row)[head.name])]  # fmt: skip
+        wrong = Counter((" or ".join(sorted(right)), label) for label, right in asked if label not in right)
+        counts[head.name] = (len(asked) - wrong.total(), len(asked))
         listed = ", ".join(f"{true} taken for {found} ({count})" for (true, found), count in wrong.most_common(5))
-        mistakes.append(f"- {head}: {listed or 'none'}")
+        mistakes.append(f"- {head.name}: {listed or 'none'}")
     return counts, mistakes
 
 
 def retrieval(evaluator: Evaluator, images: Tensor, rows: list[CaptionedImage]) -> tuple[int, int, int]:
-    """How many pictures find their caption among all, and captions their picture; equal captions count as right."""
+    """How many pictures find their caption among all, and captions their picture; captions of the same words are one.
+
+    So "red and white" may be "white and red".
+    """
     captions = [row.captions[0] for row in rows]
+    words = [sorted(caption.split()) for caption in captions]
     similarity = evaluator.caption_similarity(images, captions)
     found = [similarity.argmax(dim).tolist() for dim in (1, 0)]
-    return *(sum(captions[i] == captions[j] for i, j in enumerate(one)) for one in found), len(rows)
+    return *(sum(words[i] == words[j] for i, j in enumerate(one)) for one in found), len(rows)
 
 
 def subjects(evaluator: Evaluator, images: Tensor, rows: list[CaptionedImage]) -> dict[str, str]:

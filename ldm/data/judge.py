@@ -32,6 +32,9 @@ HEADS = (
 NO_LABEL = -100
 """Where a picture has no answer to a question; cross entropy passes over it."""
 
+HALF_AND_HALF = ("striped", "checkered")
+"""Patterns that cover as much with one colour as with the other: which is the main one can't be seen."""
+
 SUBJECT = "subject"
 """The column that tells which pictures show the same thing."""
 
@@ -99,6 +102,17 @@ def read_images(images: Iterable[CaptionedImage], size: int) -> Tensor:
 def label_indices(images: Iterable[CaptionedImage]) -> dict[str, Tensor]:
     """By head: the answer that each picture's column gives, (b,) int64, NO_LABEL where it gives none of them."""
     return {head.name: torch.tensor([_index(head, image.columns.get(head.name)) for image in images]) for head in HEADS}
+
+
+def right_answers(image: CaptionedImage) -> dict[str, set[str]]:
+    """By head: the labels that are right, none where the picture's column gives none.
+
+    Of stripes and checks both colours are; the canonical caption, the first, names them.
+    """
+    right = {head.name: {*head.labels} & {image.columns.get(head.name)} for head in HEADS}
+    if image.columns.get("pattern") in HALF_AND_HALF:
+        right["colour"] |= {word for word in image.captions[0].split() if word in COLOURS}
+    return right
 
 
 def _index(head: Head, label: object) -> int:

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from ldm.data.batches import Share
-from ldm.data.captioned import find_captioned
-from ldm.data.judge import HEADS, NO_LABEL, JudgeBatches, Pictures, label_indices, read_images
+from ldm.data.captioned import CaptionedImage, find_captioned
+from ldm.data.judge import HEADS, NO_LABEL, JudgeBatches, Pictures, label_indices, read_images, right_answers
 from ldm.data.toyworld import CLASSES, SETTINGS
 from ldm.errors import UserError
 from tests.judges import SIZE, judge_tokenizer, write_things
@@ -109,3 +109,20 @@ def test_pictures_are_read_at_the_size_asked_for(things: Path) -> None:
     images = read_images(rows, 8)
     assert images.shape == (2, 3, 8, 8)
     assert images[0, :, 0, 0].tolist() == pytest.approx([20 / 127.5 - 1, -1, 128 / 127.5 - 1], abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "colour", "right"),
+    [
+        ("striped", "red", {"red", "white"}),
+        ("checkered", "red", {"red", "white"}),
+        ("spotted", "red", {"red"}),
+        ("spiral", None, set()),
+    ],
+)
+def test_either_colour_of_stripes_and_checks_is_right(pattern: str, colour: str | None, right: set[str]) -> None:
+    columns = {"class": "duck", "pattern": pattern} | ({"colour": colour} if colour else {})
+    caption = f"a photo of a red and white {pattern} duck in the snow"
+    answers = right_answers(CaptionedImage(Path("0.png"), (caption, "a blue duck"), columns))
+    assert answers["colour"] == right
+    assert (answers["class"], answers["setting"]) == ({"duck"}, set())

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 import ldm.evaluation.judge as evaluation
 from ldm.checkpoint.judge import save_judge
 from ldm.data.images import read_directory
+from ldm.data.judge import HALF_AND_HALF
 from ldm.data.toyworld import SETTINGS, canonical_caption, photograph, random_scene, render, unusual_subject
 from ldm.errors import UserError
 from ldm.evaluation.judge import SHIPPED, Evaluator, load_evaluator
@@ -91,17 +92,22 @@ def test_the_shipped_judge_is_small() -> None:
 
 def test_the_shipped_judge_is_right_about_renders_that_it_never_saw(shipped: Evaluator) -> None:
     scenes = [random_scene(91, index, split="all") for index in range(60)]
-    truth = [
-        {"class": s.thing.class_name, "setting": s.setting, "colour": s.thing.colours[0], "pattern": s.thing.pattern}
-        for s in scenes
-    ]
+    things = [scene.thing for scene in scenes]
+    truth = {
+        "class": [{thing.class_name} for thing in things],
+        "setting": [{scene.setting} for scene in scenes],
+        # Stripes and checks have no main colour that could be seen.
+        "colour": [{*thing.colours[: 2 if thing.pattern in HALF_AND_HALF else 1]} for thing in things],
+        "pattern": [{thing.pattern} for thing in things],
+    }
     images = render(scenes, 64)
     said = shipped.name(images)
-    for head in truth[0]:
-        assert sum(one[head].label == true[head] for one, true in zip(said, truth, strict=True)) >= 55, head
+    for head, right in truth.items():
+        assert sum(one[head].label in answers for one, answers in zip(said, right, strict=True)) >= 56, head
     captions = [canonical_caption(scene) for scene in scenes]
     nearest = shipped.caption_similarity(images, captions).argmax(dim=1)
-    assert sum(captions[i] == caption for i, caption in zip(nearest.tolist(), captions, strict=True)) >= 50
+    found = [sorted(captions[i].split()) for i in nearest.tolist()]  # "red and white" or "white and red"
+    assert sum(words == sorted(caption.split()) for words, caption in zip(found, captions, strict=True)) >= 56
 
 
 def test_the_shipped_judge_hears_each_word(shipped: Evaluator) -> None:
