@@ -1,5 +1,6 @@
 """Batches for training from scratch; each is a function of (seed, step, device) alone."""
 
+import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,12 +9,13 @@ from typing import Generic, TypedDict, TypeVar
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import IterableDataset, get_worker_info
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from ldm.data.images import fit, read_image, to_tensor
 from ldm.data.latents import moments_at
 from ldm.data.order import ShuffledOrder
 from ldm.diffusion.noise import derived_generator
+from ldm.errors import UserError
 from ldm.nn.tokenizer import PromptTokenizer
 
 Item = TypeVar("Item")
@@ -33,7 +35,8 @@ class Share:
 class StepBatches(IterableDataset[Item], Generic[Item]):
     """Yields `batch(indices, generator)` for the steps from `share.start_step` on, without end.
 
-    Worker processes of a DataLoader take turns, so that the order is the same with any number of them.
+    Worker processes of a DataLoader take turns, so that the order is the same with any number of them. A `UserError` in
+    one of them comes in place of the batch; torch would bury it in a traceback.
     """
 
     def __init__(self, size: int, share: Share) -> None:
@@ -46,8 +49,14 @@ class StepBatches(IterableDataset[Item], Generic[Item]):
         if worker is not None:
             step, stride = step + worker.id, worker.num_workers
         while True:
-            yield self.step(step)
+            yield self.step(step) if worker is None else self._step_or_error(step)
             step += stride
+
+    def _step_or_error(self, step: int) -> Item:
+        try:
+            return self.step(step)
+        except UserError as error:
+            return error  # type: ignore[return-value]
 
     def step(self, step: int) -> Item:
         """The batch of one step on this device."""
@@ -59,6 +68,17 @@ class StepBatches(IterableDataset[Item], Generic[Item]):
     def batch(self, indices: list[int], generator: torch.Generator) -> Item:
         """A batch of these items; all chance comes from the generator."""
         raise NotImplementedError
+
+
+def batch_loader(batches: StepBatches[Item], workers: int) -> DataLoader[Item]:
+    """Prepares the batches in this process, or ahead in `workers` others."""
+    return DataLoader(batches, batch_size=None, num_workers=workers, worker_init_fn=_leave_signals_to_the_trainer)
+
+
+def _leave_signals_to_the_trainer(worker: int) -> None:
+    """Ctrl-C reaches all processes of a terminal, and the training needs its workers until it has stopped by itself."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))  # a second one ends it
 
 
 class ImageBatch(TypedDict):

@@ -7,30 +7,27 @@ loss, whose network would have to come from somewhere, edges keep sharp by it.
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from ldm.data.batches import ImageBatch, ImageBatches, Share
+from ldm.data.batches import ImageBatch, ImageBatches, Share, batch_loader
 from ldm.data.images import fit, read_image, to_tensor
 from ldm.nn.autoencoder import AutoencoderKL, ResnetBlock
 from ldm.nn.layers import zero_init
 from ldm.training.config import AutoencoderTrainingConfig
-from ldm.training.ema import WeightAverage
-from ldm.training.module import TrainingModule
+from ldm.training.module import AveragedTraining
 from ldm.training.patch_pca import PatchPCA
 
 FIRST_LOGVAR = -6.0
 """Log-variance of the untrained posterior: with 0 the decoder would see little but noise."""
 
-
 TEACHER_IMAGES = 2048
 """How many pictures the principal components are taken from."""
 
 
-class AutoencoderTraining(TrainingModule):
+class AutoencoderTraining(AveragedTraining):
     """Trains an autoencoder on picture files; `average` holds the weights that are saved."""
 
     config: AutoencoderTrainingConfig
@@ -47,14 +44,13 @@ class AutoencoderTraining(TrainingModule):
         self.autoencoder = autoencoder
         self.paths = paths
         self.workers = workers
-        self.train_only_trained_parts()
-        self.average = WeightAverage(self.trained_parts(), config.ema_decay)
+        self.start_average(config.ema_decay)
         shape = autoencoder.config
         self.teacher = PatchPCA(shape.downsampling_factor, shape.embed_dim)
 
     def on_fit_start(self) -> None:
         """Shows the teacher some pictures; a resumed run has it from its state."""
-        if self.config.teacher_iterations and self.trainer.global_step == 0:
+        if self.config.teacher_iterations and not self.teacher.fitted:
             size = self.config.size
             images = [to_tensor(fit(read_image(path), size, size)) for path in self.paths[:TEACHER_IMAGES]]
             self.teacher.fit(torch.stack(images).to(self.device))
@@ -89,10 +85,6 @@ class AutoencoderTraining(TrainingModule):
         self.log("psnr", psnr(error.detach()).mean())
         return total
 
-    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Moves the average towards the new weights."""
-        self.average.update(self.trainer.global_step)
-
     def train_dataloader(self) -> DataLoader[ImageBatch]:
         """Batches from the step that training stands at."""
         config = self.config
@@ -101,11 +93,7 @@ class AutoencoderTraining(TrainingModule):
         share = Share(
             self.seed, config.batch_size, self.trainer.global_step, self.trainer.global_rank, self.trainer.world_size
         )
-        return DataLoader(
-            ImageBatches(self.paths, config.size, latent_shape, config.flip, share),
-            batch_size=None,
-            num_workers=self.workers,
-        )
+        return batch_loader(ImageBatches(self.paths, config.size, latent_shape, config.flip, share), self.workers)
 
 
 def initialise(autoencoder: AutoencoderKL) -> None:

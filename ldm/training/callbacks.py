@@ -106,13 +106,7 @@ class StopOnSignal(pl.Callback):
 
 
 class GradientGuard(pl.Callback):
-    """Fails in the first steps if a network that should train gets no gradient.
-
-    From scratch, what lies behind layers that start at zero gets one only after these have moved.
-    """
-
-    PATIENCE = 4
-    """Steps: the UNet's last layer, then its transformers, then the text encoder."""
+    """Fails if a network that should train gets no gradient within the module's `gradient_patience` steps."""
 
     def __init__(self) -> None:
         self._waiting: set[str] | None = None
@@ -126,9 +120,9 @@ class GradientGuard(pl.Callback):
             if any(bool(parameter.grad.any()) for parameter in parameters if parameter.grad is not None):
                 self._waiting.discard(name)
         self._steps += 1
-        if self._waiting and self._steps == min(self.PATIENCE, trainer.max_steps):
+        if self._waiting and self._steps == min(pl_module.gradient_patience, trainer.max_steps):
             names = " and the ".join(sorted(self._waiting)).replace("_", " ")
-            raise UserError(f"the {names} should train but gets no gradient; nothing was saved")
+            raise UserError(f"the {names} should train but gets no gradient")
 
 
 class FiniteGuard(pl.Callback):

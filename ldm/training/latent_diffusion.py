@@ -5,23 +5,21 @@ then teaches the model without and with them at once (classifier-free guidance, 
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from ldm.data.batches import LatentBatch, LatentBatches, Share
+from ldm.data.batches import LatentBatch, LatentBatches, Share, batch_loader
 from ldm.diffusion.latent_diffusion import LatentDiffusion
 from ldm.diffusion.loss import eps_loss, min_snr_weight
 from ldm.nn.autoencoder import DiagonalGaussian
 from ldm.training.config import DiffusionTrainingConfig
-from ldm.training.ema import WeightAverage
-from ldm.training.module import TrainingModule
+from ldm.training.module import AveragedTraining
 
 
-class LatentDiffusionTraining(TrainingModule):
+class LatentDiffusionTraining(AveragedTraining):
     """Trains `ldm` on moments (n v 2c h w) and captions of n pictures; `average` holds the weights that are saved."""
 
     config: DiffusionTrainingConfig
@@ -40,8 +38,7 @@ class LatentDiffusionTraining(TrainingModule):
         self.moments = moments
         self.captions = captions
         self.workers = workers
-        self.train_only_trained_parts()
-        self.average = WeightAverage(self.trained_parts(), config.ema_decay)
+        self.start_average(config.ema_decay)
 
     def trained_parts(self) -> dict[str, nn.Module]:
         """The networks whose weights move."""
@@ -65,10 +62,6 @@ class LatentDiffusionTraining(TrainingModule):
         self.log("loss/total", total)
         return total
 
-    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Moves the average towards the new weights."""
-        self.average.update(self.trainer.global_step)
-
     def train_dataloader(self) -> DataLoader[LatentBatch]:
         """Batches from the step that training stands at."""
         trainer, config = self.trainer, self.config
@@ -78,7 +71,7 @@ class LatentDiffusionTraining(TrainingModule):
         batches = LatentBatches(
             self.moments, self.captions, tokenizer, self.ldm.schedule.num_timesteps, config.caption_dropout, share
         )
-        return DataLoader(batches, batch_size=None, num_workers=self.workers)
+        return batch_loader(batches, self.workers)
 
 
 @torch.no_grad()

@@ -7,7 +7,9 @@ import pytorch_lightning as pl
 import torch
 from torch import nn
 
+from ldm.errors import UserError
 from ldm.training.config import OptimizationConfig
+from ldm.training.ema import WeightAverage
 
 
 def lr_factor(step: int, schedule: str, warmup_steps: int, iterations: int) -> float:
@@ -27,6 +29,9 @@ def lr_factor(step: int, schedule: str, warmup_steps: int, iterations: int) -> f
 
 class TrainingModule(pl.LightningModule):
     """A training of some networks. Weights that don't require a gradient are fixed and not part of the resume state."""
+
+    gradient_patience = 1
+    """The step by which all trained parts should have got a gradient."""
 
     def __init__(self, config: OptimizationConfig, seed: int) -> None:
         super().__init__()
@@ -72,6 +77,12 @@ class TrainingModule(pl.LightningModule):
         if gradient_clip_val:
             torch.nn.utils.clip_grad_norm_(self.trained_parameters(), gradient_clip_val)
 
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Raises the error that a worker process has sent in place of a batch."""
+        if isinstance(batch, UserError):
+            raise batch
+        return batch
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keeps fixed weights out of the resume state: they are the base checkpoint's."""
         fixed = {name for name, parameter in self.named_parameters() if not parameter.requires_grad}
@@ -80,3 +91,26 @@ class TrainingModule(pl.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Puts the fixed weights back beside the trained ones, so that loading stays strict."""
         checkpoint["state_dict"] = {**self.state_dict(), **checkpoint["state_dict"]}
+
+
+class AveragedTraining(TrainingModule):
+    """A training from random weights; the moving average of the weights is what is saved.
+
+    A subclass calls `start_average` once it has its networks.
+    """
+
+    gradient_patience = 4
+    """What lies behind layers that start at zero gets one after these have moved: first the UNet's last layer, then its
+    transformers, then the text encoder."""
+
+    average: WeightAverage
+
+    def start_average(self, decay: float) -> None:
+        """Fixes all weights but the trained ones, whose average begins with their values."""
+        self.train_only_trained_parts()
+        self.average = WeightAverage(self.trained_parts(), decay)
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Moves the average towards the new weights; a callback that saves comes after this."""
+        super().optimizer_step(*args, **kwargs)
+        self.average.update(self.trainer.global_step + 1)

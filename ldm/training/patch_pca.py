@@ -10,6 +10,9 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+SMALLEST_VARIANCE = 1e-8
+"""Of a component; below is rounding."""
+
 
 class PatchPCA(nn.Module):
     """`pca(images (b 3 h w)) -> codes (b c h/f w/f)` of zero mean and unit variance; all zero until `fit`."""
@@ -23,6 +26,11 @@ class PatchPCA(nn.Module):
         self.register_buffer("mean", torch.zeros(3 * patch**2))
         self.register_buffer("components", torch.zeros(channels, 3 * patch**2))
 
+    @property
+    def fitted(self) -> bool:
+        """Whether it has been shown pictures, now or before a training was interrupted."""
+        return bool(self.components.any())
+
     def fit(self, images: Tensor) -> None:
         """Finds the components of these pictures (n 3 h w)."""
         patches = rearrange(self._patches(images), "b d p -> (b p) d")
@@ -30,8 +38,9 @@ class PatchPCA(nn.Module):
         covariance = (patches - mean).T @ (patches - mean) / len(patches)
         variances, directions = torch.linalg.eigh(covariance)  # in ascending order
         largest = slice(-len(self.components), None)
+        deviations = variances[largest].clamp(min=SMALLEST_VARIANCE).sqrt()  # flat pictures have none
         self.mean.copy_(mean)
-        self.components.copy_((directions[:, largest] * variances[largest].rsqrt()).T)
+        self.components.copy_((directions[:, largest] / deviations).T)
 
     def forward(self, images: Tensor) -> Tensor:
         codes = self.components @ (self._patches(images) - self.mean[:, None])
