@@ -68,15 +68,12 @@ def text_encoder_config() -> TextEncoderConfig:
     return TextEncoderConfig(**_known(TextEncoderConfig, facts("text-tiny")["config"]))
 
 
-def official_text_key(key: str) -> str:
-    """The checkpoint's name of a key of `TextEncoder.transformer`: transformers 5.6 dropped the prefix."""
-    return key if key.startswith("text_model.") else f"text_model.{key}"
+POSITION_IDS = "text_model.embeddings.position_ids"
 
 
-def text_weights(encoder: TextEncoder) -> dict[str, Tensor]:
-    """The weights of `text-tiny` under the keys that `encoder.transformer` has."""
-    stored = tensors("text-tiny")
-    return {key: stored[official_text_key(key)] for key in encoder.transformer.state_dict()}
+def text_weights() -> dict[str, Tensor]:
+    """The weights of `text-tiny`; position ids are a constant."""
+    return {key: tensor for key, tensor in tensors("text-tiny").items() if key != POSITION_IDS}
 
 
 def new_unet(dtype: torch.dtype = torch.float32) -> UNet:
@@ -96,7 +93,7 @@ def new_autoencoder(dtype: torch.dtype = torch.float32) -> AutoencoderKL:
 def new_text_encoder(dtype: torch.dtype = torch.float32) -> TextEncoder:
     """A copy of `text-tiny` to train or change."""
     encoder = TextEncoder(text_encoder_config())
-    encoder.transformer.load_state_dict(text_weights(encoder))
+    encoder.transformer.load_state_dict(text_weights())
     return encoder.eval().to(dtype)
 
 
@@ -105,7 +102,7 @@ def new_ldm(dtype: torch.dtype = torch.float32) -> LatentDiffusion:
     ldm = LatentDiffusion(LatentDiffusionConfig(unet_config(), autoencoder_config(), text_encoder_config()))
     ldm.unet.load_state_dict(tensors("unet-small"))
     ldm.autoencoder.load_state_dict(tensors("vae-small"))
-    ldm.text_encoder.transformer.load_state_dict(text_weights(ldm.text_encoder))
+    ldm.text_encoder.transformer.load_state_dict(text_weights())
     return ldm.eval().to(dtype)
 
 

@@ -1,15 +1,25 @@
 """CLIP's text transformer as Stable Diffusion v1 uses it: the hidden states after the final LayerNorm are the context.
 
-"Learning Transferable Visual Models From Natural Language Supervision" (arXiv 2103.00020), section 2.4. The network is
-transformers' `CLIPTextModel`; pad tokens are attended to, as in the original.
+"Learning Transferable Visual Models From Natural Language Supervision" (arXiv 2103.00020), section 2.4: GPT-2's
+transformer (pre-norm, causal) with an activation of its own. Pad tokens are attended to, as in the original. The
+attribute paths are the official keys below `cond_stage_model.`.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
-from transformers import CLIPTextConfig
-from transformers.models.clip.modeling_clip import CLIPTextModel
+
+
+def quick_gelu(x: Tensor) -> Tensor:
+    """x * sigmoid(1.702 x), OpenAI's approximation of the GELU (arXiv 1606.08415, section 2)."""
+    return x * torch.sigmoid(1.702 * x)
+
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"quick_gelu": quick_gelu, "gelu": F.gelu}
 
 
 @dataclass(frozen=True)
@@ -25,6 +35,89 @@ class TextEncoderConfig:
     hidden_act: str = "quick_gelu"
     layer_norm_eps: float = 1e-5
 
+    def __post_init__(self) -> None:
+        if self.hidden_act not in ACTIVATIONS:
+            raise ValueError(f"hidden_act should be one of {', '.join(ACTIVATIONS)}, not '{self.hidden_act}'")
+
+
+class Embeddings(nn.Module):
+    """Token ids (b n) -> vectors (b n d): the token's plus the position's."""
+
+    def __init__(self, config: TextEncoderConfig) -> None:
+        super().__init__()
+        self.token_embedding = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.position_embedding = nn.Embedding(config.max_position_embeddings, config.hidden_size)
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        positions = torch.arange(input_ids.shape[1], device=input_ids.device)
+        return self.token_embedding(input_ids) + self.position_embedding(positions)
+
+
+class SelfAttention(nn.Module):
+    """Each token looks at itself and those before it: (b n d) -> (b n d)."""
+
+    def __init__(self, config: TextEncoderConfig) -> None:
+        super().__init__()
+        width = config.hidden_size
+        self.num_heads = config.num_attention_heads
+        self.k_proj = nn.Linear(width, width)
+        self.v_proj = nn.Linear(width, width)
+        self.q_proj = nn.Linear(width, width)
+        self.out_proj = nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (
+            rearrange(project(x), "b n (heads d) -> b heads n d", heads=self.num_heads)
+            for project in (self.q_proj, self.k_proj, self.v_proj)
+        )
+        out = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        return self.out_proj(rearrange(out, "b heads n d -> b n (heads d)"))
+
+
+class MLP(nn.Module):
+    """Two layers at each token: (b n d) -> (b n d)."""
+
+    def __init__(self, config: TextEncoderConfig) -> None:
+        super().__init__()
+        self.activation = ACTIVATIONS[config.hidden_act]
+        self.fc1 = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(self.activation(self.fc1(x)))
+
+
+class Layer(nn.Module):
+    """Attention and MLP, each around a residual and after a LayerNorm: (b n d) -> (b n d)."""
+
+    def __init__(self, config: TextEncoderConfig) -> None:
+        super().__init__()
+        self.self_attn = SelfAttention(config)
+        self.layer_norm1 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.mlp = MLP(config)
+        self.layer_norm2 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.self_attn(self.layer_norm1(x))
+        return x + self.mlp(self.layer_norm2(x))
+
+
+class TextTransformer(nn.Module):
+    """Token ids (b n) -> hidden states (b n d)."""
+
+    def __init__(self, config: TextEncoderConfig) -> None:
+        super().__init__()
+        self.embeddings = Embeddings(config)
+        layers = nn.ModuleList(Layer(config) for _ in range(config.num_hidden_layers))
+        self.encoder = nn.ModuleDict({"layers": layers})
+        self.final_layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        x = self.embeddings(input_ids)
+        for layer in self.encoder["layers"]:  # type: ignore[attr-defined]
+            x = layer(x)
+        return self.final_layer_norm(x)
+
 
 class TextEncoder(nn.Module):
     """`text_encoder(input_ids (b 77) int64) -> context (b 77 hidden_size)`."""
@@ -32,16 +125,7 @@ class TextEncoder(nn.Module):
     def __init__(self, config: TextEncoderConfig) -> None:
         super().__init__()
         self.config = config
-        end_of_text = config.vocab_size - 1
-        self.transformer = CLIPTextModel(
-            CLIPTextConfig(
-                **vars(config), bos_token_id=end_of_text - 1, eos_token_id=end_of_text, pad_token_id=end_of_text
-            )
-        )
-        # A constant, not a weight. It is made here so that it has values also where the weights are on the meta device.
-        for module in self.transformer.modules():
-            if hasattr(module, "position_ids"):
-                module.position_ids = torch.arange(config.max_position_embeddings, device="cpu")[None]
+        self.transformer = nn.ModuleDict({"text_model": TextTransformer(config)})
 
     def forward(self, input_ids: Tensor) -> Tensor:
-        return self.transformer(input_ids=input_ids).last_hidden_state
+        return self.transformer["text_model"](input_ids)

@@ -78,9 +78,9 @@ class LatentDiffusionTraining(AveragedTraining):
 def initialise(ldm: LatentDiffusion) -> None:
     """Random weights for a text encoder and a UNet that learn from nothing.
 
-    transformers draws CLIP's weights for its own loss; torch's default for the embeddings (N(0, 1)) would drown
-    everything else. The UNet's residual branches and its output start at zero by construction.
+    Embeddings start small, as GPT-2's: torch's N(0, 1) would drown what the layers add. The UNet's residual branches
+    and its output start at zero by construction.
     """
-    embeddings = (m for m in ldm.text_encoder.modules() if isinstance(m, nn.Embedding))
-    for embedding in embeddings:
-        nn.init.normal_(embedding.weight, std=0.02)
+    for module in ldm.text_encoder.modules():
+        if isinstance(module, nn.Embedding):
+            nn.init.normal_(module.weight, std=0.02)

@@ -213,7 +213,7 @@ def narrow(directory: Path) -> Path:
     """A model of another shape: its text encoder has one layer."""
     shape = {**TINY_YAML["model"], "text_encoder": {**TINY_YAML["model"]["text_encoder"], "num_hidden_layers": 1}}
     model = build_tiny_model()
-    del model.text_encoder.transformer.encoder.layers[1]  # type: ignore[union-attr, operator]
+    del model.text_encoder.transformer["text_model"].encoder["layers"][1]  # type: ignore[union-attr, index, operator]
     return write_tiny_checkpoint(
         directory, name="narrow.safetensors", model=model, config={**TINY_YAML, "model": shape}, step=1
     )

@@ -1,15 +1,18 @@
 """The text encoder: the original's numbers, what each token sees, and how it is built without memory."""
 
+from dataclasses import replace
+
 import pytest
 import torch
+from transformers import CLIPTextConfig, CLIPTextModel
 
-from ldm.nn.text_encoder import TextEncoder
+from ldm.nn.text_encoder import TextEncoder, TextEncoderConfig
 from tests.oracle import (
     BOUND,
     BOUND_F64,
+    POSITION_IDS,
     facts,
     new_text_encoder,
-    official_text_key,
     rel,
     small_text_encoder,
     tensors,
@@ -18,9 +21,8 @@ from tests.oracle import (
 )
 
 
-def test_weights_are_the_checkpoints_but_for_the_prefix_and_position_ids() -> None:
-    keys = {official_text_key(key) for key in small_text_encoder().transformer.state_dict()}
-    assert keys | {"text_model.embeddings.position_ids"} == tensors("text-tiny").keys()
+def test_weights_are_the_checkpoints_but_for_the_position_ids() -> None:
+    assert small_text_encoder().transformer.state_dict().keys() | {POSITION_IDS} == tensors("text-tiny").keys()
 
 
 @torch.inference_mode()
@@ -41,10 +43,7 @@ def test_gradient_norms_are_the_originals() -> None:
     io, expected = tensors("text-tiny-io"), facts("text-tiny")
     encoder = new_text_encoder()
     (encoder(io["input_ids"]) - io["target"]).square().mean().backward()
-    norms = {
-        official_text_key(name): parameter.grad.double().norm().item()
-        for name, parameter in encoder.transformer.named_parameters()
-    }
+    norms = {name: parameter.grad.double().norm().item() for name, parameter in encoder.transformer.named_parameters()}
     assert norms.keys() == expected["grad_norms"].keys()
     for name, norm in expected["grad_norms"].items():
         if name in expected["zero"]:
@@ -72,14 +71,32 @@ def test_pad_tokens_are_attended_to() -> None:
 
 
 @torch.inference_mode()
-def test_built_on_the_meta_device_only_the_position_ids_have_values() -> None:
+def test_built_on_the_meta_device_it_has_weights_only_and_takes_them_by_assignment() -> None:
     with torch.device("meta"):
         encoder = TextEncoder(text_encoder_config())
     assert all(parameter.is_meta for parameter in encoder.parameters())
-    positions = [module.position_ids for module in encoder.modules() if hasattr(module, "position_ids")]
-    assert len(positions) == 1
-    assert torch.equal(positions[0], torch.arange(77)[None])
-    assert positions[0].device.type == "cpu"
-    encoder.transformer.load_state_dict(text_weights(encoder), assign=True)
+    assert not list(encoder.buffers())
+    encoder.transformer.load_state_dict(text_weights(), assign=True)
     io = tensors("text-tiny-io")
     assert rel(encoder.eval()(io["input_ids"]), io["last_hidden_state"]) < BOUND
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("hidden_act", ["quick_gelu", "gelu"])
+def test_it_is_transformers_network(hidden_act: str) -> None:
+    config = replace(text_encoder_config(), hidden_act=hidden_act)
+    encoder = TextEncoder(config).eval()
+    end = config.vocab_size - 1
+    peer = CLIPTextModel(CLIPTextConfig(**vars(config), bos_token_id=end - 1, eos_token_id=end, pad_token_id=end))
+    ours = encoder.transformer.state_dict()
+    official = {
+        key: key if key in ours else f"text_model.{key}" for key in peer.state_dict()
+    }
+    peer.load_state_dict({key: ours[name] for key, name in official.items()})
+    ids = torch.randint(config.vocab_size, (3, 77), generator=torch.Generator().manual_seed(0))
+    assert rel(encoder(ids), peer.eval()(input_ids=ids).last_hidden_state) < BOUND
+
+
+def test_an_unknown_activation_is_refused() -> None:
+    with pytest.raises(ValueError, match="quick_gelu, gelu, not 'relu'"):
+        TextEncoderConfig(hidden_act="relu")
