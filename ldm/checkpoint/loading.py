@@ -46,16 +46,21 @@ def load_part(network: nn.Module, part: str, file: CheckpointFile) -> None:
 
     Raises `UserError` if the part is not there or doesn't fit.
     """
-    prefix = PARTS[part]
+    raise_unless_part(network, part, file)
     found = {official_key(key): tensor for key, tensor in file.tensors.items()}
-    weights = {official_key(prefix + name): weight for name, weight in network.state_dict().items()}
-    compare_keys(
-        {key: weight.shape for key, weight in weights.items()},
-        {key: tensor.shape for key, tensor in found.items() if key.startswith(prefix)},
-    ).raise_if_any(file.path)
     with torch.no_grad():
-        for key, weight in weights.items():
-            weight.copy_(found[key])
+        for name, weight in network.state_dict().items():
+            weight.copy_(found[official_key(PARTS[part] + name)])
+
+
+def raise_unless_part(network: nn.Module, part: str, file: CheckpointFile) -> None:
+    """Raises `UserError` if the file doesn't hold the weights of one of the `PARTS`; reads none of them."""
+    prefix = PARTS[part]
+    found = {official_key(key): tensor.shape for key, tensor in file.tensors.items()}
+    compare_keys(
+        {official_key(prefix + name): weight.shape for name, weight in network.state_dict().items()},
+        {key: shape for key, shape in found.items() if key.startswith(prefix)},
+    ).raise_if_any(file.path)
 
 
 def raise_unless_whole(file: CheckpointFile, config: LatentDiffusionConfig) -> None:

@@ -1,8 +1,10 @@
 """Folders of pictures with captions, in the two usual forms: `metadata.jsonl`, or a .txt beside each picture."""
 
+import hashlib
 import json
 import logging
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,33 +32,46 @@ def find_captioned(directory: Path, *, need_captions: bool = True) -> list[Capti
 
     A `metadata.jsonl` has a line for each picture in its folder: `{"file_name": "1.png", "text": "a cat"}`, where
     `text` may be a list; or `1.txt` beside `1.png` has a caption on each line. With `need_captions`, pictures without
-    one are left out with a warning. Raises `UserError` if none is left.
+    one are left out with a warning. What is hidden (`.name`) is passed over. Raises `UserError` if no picture is left.
     """
     if not directory.is_dir():
         raise UserError(f"there is no directory {directory}")
-    listed = {image.path: image for list_ in sorted(directory.rglob(METADATA)) for image in _read_list(list_)}
-    paths = [path for path in directory.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.name[0] != "."]
-    images = [listed.get(path) or CaptionedImage(path, _read_text(path)) for path in sorted(paths, key=natural_key)]
+    files = [path for path in directory.rglob("*") if not _is_hidden(path, directory)]
+    lists = sorted(path for path in files if path.name == METADATA)
+    listed = {image.path: image for path in lists for image in _read_list(path)}
+    paths = sorted({path for path in files if path.suffix.lower() in IMAGE_SUFFIXES} | set(listed), key=natural_key)
+    images = [listed.get(path) or CaptionedImage(path, _read_text(path)) for path in paths]
     if missing := [path for path in listed if not path.is_file()]:
         raise UserError(f"{len(missing)} pictures that {METADATA} lists are not there, such as {missing[0]}")
     if need_captions and (bare := [image.path for image in images if not image.captions]):
         log.warning("left out: %d pictures without a caption, such as %s", len(bare), bare[0])
         images = [image for image in images if image.captions]
     if not images:
-        raise UserError(
-            f"{directory} holds no pictures{' with captions' * need_captions}; "
-            f"each needs a line in a {METADATA} or a .txt file beside it"
-        )
+        needed = f" with captions; each needs a line in a {METADATA} or a .txt file beside it"
+        raise UserError(f"{directory} holds no pictures" + needed * need_captions)
     return images
 
 
+def digest(images: Sequence[CaptionedImage], directory: Path) -> str:
+    """Tells datasets apart by the names and sizes of their files and by what is said of them; they may be moved."""
+    rows = [(os.path.relpath(image.path, directory), image.path.stat().st_size, image.captions) for image in images]
+    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+
+
+def _is_hidden(path: Path, directory: Path) -> bool:
+    return any(part.startswith(".") for part in path.relative_to(directory).parts)
+
+
 def _read_list(path: Path) -> Iterator[CaptionedImage]:
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(_read_utf8(path).split("\n"), 1):
+        if not line.strip():
+            continue
         try:
             row = json.loads(line)
             name, text = row.pop("file_name"), row.pop("text", ())
             captions = (text,) if isinstance(text, str) else tuple(map(str, text))
-            yield CaptionedImage(path.parent / name, captions, row)
+            captions = tuple(caption for caption in captions if caption.strip())
+            yield CaptionedImage(Path(os.path.normpath(path.parent / name)), captions, row)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(
                 f'{path}, line {number} should be {{"file_name": "1.png", "text": "a caption"}}, not {line[:60]!r}'
@@ -66,7 +81,14 @@ def _read_list(path: Path) -> Iterator[CaptionedImage]:
 def _read_text(image: Path) -> tuple[str, ...]:
     """The lines of the .txt file beside a picture, if there is one."""
     try:
-        lines = image.with_suffix(".txt").read_text(encoding="utf-8").splitlines()
+        lines = _read_utf8(image.with_suffix(".txt")).splitlines()
     except FileNotFoundError:
         return ()
     return tuple(line.strip() for line in lines if line.strip())
+
+
+def _read_utf8(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not text in UTF-8: {error}") from error

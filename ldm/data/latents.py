@@ -41,9 +41,12 @@ def write_moments(path: Path, autoencoder: AutoencoderKL, images: Sequence[Path]
                 batch = [to_tensor(fit(read_image(file), size, size)) for file in images[start : start + BATCH_SIZE]]
                 pictures = torch.stack(batch).to(weight)
                 views = torch.stack([pictures, pictures.flip(-1)], dim=1) if flip else pictures[:, None]
-                encoded = autoencoder.encode(rearrange(views, "b v c h w -> (b v) c h w")).parameters
+                encoded = autoencoder.encode(rearrange(views, "b v c h w -> (b v) c h w")).parameters.half()
+                if not encoded.isfinite().all():
+                    names = f"{images[start].name} to {images[start + len(batch) - 1].name}"
+                    raise UserError(f"the autoencoder's latents of {names} are not finite in half precision")
                 moments[start : start + len(batch)] = rearrange(
-                    encoded.float().cpu().numpy(), "(b v) c h w -> b v c h w", v=1 + flip
+                    encoded.cpu().numpy(), "(b v) c h w -> b v c h w", v=1 + flip
                 )
             moments.flush()
     except ValueError as error:

@@ -26,6 +26,15 @@ class LatentDiffusionConfig:
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     scale_factor: float = 0.18215
 
+    def __post_init__(self) -> None:
+        channels = {self.unet.in_channels, self.unet.out_channels, self.autoencoder.embed_dim}
+        if len(channels) > 1:
+            raise ValueError("unet.in_channels, unet.out_channels and autoencoder.embed_dim should be the same")
+        if self.unet.context_dim != self.text_encoder.hidden_size:
+            raise ValueError("unet.context_dim and text_encoder.hidden_size should be the same")
+        if self.text_encoder.hidden_size % self.text_encoder.num_attention_heads:
+            raise ValueError("text_encoder.hidden_size should be a multiple of text_encoder.num_attention_heads")
+
     @property
     def size_multiple(self) -> int:
         """Height and width of a picture must be multiples of this many pixels."""

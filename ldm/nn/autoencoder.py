@@ -30,6 +30,10 @@ class AutoencoderConfig:
     num_groups: int = 32
     """Of every group normalisation."""
 
+    def __post_init__(self) -> None:
+        if self.num_groups < 1 or self.ch % self.num_groups:
+            raise ValueError(f"ch should be a multiple of num_groups: {self.ch} channels, {self.num_groups} groups")
+
     @property
     def downsampling_factor(self) -> int:
         """f: pixels per latent on each side."""

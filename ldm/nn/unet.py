@@ -31,6 +31,18 @@ class UNetConfig:
     num_groups: int = 32
     """Of every group normalisation."""
 
+    def __post_init__(self) -> None:
+        width, groups, heads = self.model_channels, self.num_groups, self.num_heads
+        if groups < 1 or width % groups:
+            raise ValueError(f"model_channels should be a multiple of num_groups: {width} channels, {groups} groups")
+        attentive = {level for level in range(len(self.channel_mult)) if 2**level in self.attention_resolutions}
+        for level in sorted(attentive | {len(self.channel_mult) - 1}):
+            if heads < 1 or self.channel_mult[level] * width % heads:
+                raise ValueError(
+                    f"the channels of level {level}, {self.channel_mult[level]} * model_channels, should be a multiple "
+                    f"of num_heads: {self.channel_mult[level] * width} channels, {heads} heads"
+                )
+
     @property
     def size_multiple(self) -> int:
         """Height and width of the latents must be multiples of this: one halving per level but the first."""

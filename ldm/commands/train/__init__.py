@@ -11,6 +11,7 @@ from ldm.commands.train.diffusion import train_diffusion
 from ldm.commands.train.publish import publish
 from ldm.commands.train.run import open_run, resumed_training_options
 from ldm.commands.train.tokenizer import write_tokenizer
+from ldm.commands.train_options import refuse_flags_without_effect
 
 log = logging.getLogger(__name__)
 
@@ -21,6 +22,7 @@ STAGES = {"autoencoder": train_autoencoder, "diffusion": train_diffusion}
 
 def train(options: argparse.Namespace) -> None:
     """Runs or continues a stage."""
+    refuse_flags_without_effect(options)
     if options.stage in AT_ONCE:
         AT_ONCE[options.stage](options)
         return

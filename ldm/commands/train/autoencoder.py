@@ -12,7 +12,6 @@ from ldm.checkpoint.saving import SAVE_DTYPES, save_part
 from ldm.commands.placement import explain_out_of_memory
 from ldm.commands.resuming import RUN_DIR_VARIABLE
 from ldm.commands.train.run import TrainingRun
-from ldm.data.captioned import find_captioned
 from ldm.data.images import fit as fit_image
 from ldm.data.images import read_image, save_png, to_image, to_tensor
 from ldm.nn.autoencoder import AutoencoderKL
@@ -28,7 +27,7 @@ SHOWN = 12
 def train_autoencoder(run: TrainingRun) -> int | None:
     """Trains it; the update at which the user stopped, None if it ran to the end."""
     config = run.configured(run.settings.autoencoder_training)
-    paths = [image.path for image in find_captioned(run.options.image_dir, need_captions=False)]
+    paths = [image.path for image in run.images]
     log.info("%d pictures in %s", len(paths), run.options.image_dir)
     torch.manual_seed(run.options.seed)
     autoencoder = AutoencoderKL(run.settings.model.autoencoder)

@@ -3,6 +3,7 @@
 import copy
 import logging
 import os
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,17 +15,15 @@ from ldm.checkpoint.reading import CheckpointFile, read_checkpoint
 from ldm.checkpoint.saving import SAVE_DTYPES, hash_part, save_checkpoint
 from ldm.commands.dreambooth_plan import is_helper_process
 from ldm.commands.grid import labelled_grid
-from ldm.commands.models import tokenizer_dir
+from ldm.commands.models import snapped_size
 from ldm.commands.placement import explain_out_of_memory
 from ldm.commands.resuming import RUN_DIR_VARIABLE
-from ldm.commands.train.run import TrainingRun
+from ldm.commands.train.run import TrainingRun, tokenizer_source
 from ldm.config import build_config
-from ldm.data.captioned import CaptionedImage, find_captioned
 from ldm.data.images import save_png, to_image
 from ldm.data.latents import latents_key, measure_scale_factor, open_moments, write_moments
 from ldm.diffusion.latent_diffusion import LatentDiffusion, LatentDiffusionConfig
-from ldm.diffusion.sampling import sample_images
-from ldm.errors import UserError
+from ldm.diffusion.sampling import SamplingConfig, sample_images
 from ldm.nn.autoencoder import AutoencoderKL
 from ldm.nn.tokenizer import copy_tokenizer, load_tokenizer
 from ldm.training.config import DiffusionTrainingConfig
@@ -40,20 +39,22 @@ SEEDS = 6
 def train_diffusion(run: TrainingRun) -> int | None:
     """Trains it; the update at which the user stopped, None if it ran to the end."""
     config = run.configured(run.settings.diffusion_training)
-    images = find_captioned(run.options.image_dir)
-    log.info("%d pictures with captions in %s", len(images), run.options.image_dir)
-    file = _first_stage(run)
-    moments = _moments(run, file, images, config)
+    log.info("%d pictures with captions in %s", len(run.images), run.options.image_dir)
+    file = read_checkpoint(run.options.autoencoder or run.options.ckpt_path)
+    moments = _moments(run, file, config)
     yaml = _with_scale_factor(run, moments)
     ldm = _build_model(run, file, build_config(LatentDiffusionConfig, yaml["model"], "model"))
-    captions = [image.captions for image in images]
+    captions = [image.captions for image in run.images]
+    sampling = run.settings.sampling
+    height, width = snapped_size(ldm.config, None, (sampling.height, sampling.width))
+    sampling = replace(sampling, height=height, width=width)
     module = LatentDiffusionTraining(ldm, moments, captions, config, run.options.seed, run.options.workers)
 
     def save(module: LatentDiffusionTraining, step: int) -> None:
         with module.average.swapped_in():
             dtype = SAVE_DTYPES[run.options.save_dtype]
             save_checkpoint(run.checkpoint_path(step), module.ldm, run.info(step, yaml), dtype)
-            _show(run, module, step)
+            _show(run, module, sampling, step)
 
     os.environ[RUN_DIR_VARIABLE] = str(run.directory)
     with explain_out_of_memory("a smaller --batch-size needs less"):
@@ -65,19 +66,9 @@ def train_diffusion(run: TrainingRun) -> int | None:
     return stopped_at
 
 
-def _first_stage(run: TrainingRun) -> CheckpointFile:
-    """The file with the autoencoder."""
-    path = run.options.autoencoder or run.options.ckpt_path
-    if path is None:
-        raise UserError("--autoencoder is needed: a checkpoint of `python train.py autoencoder`, or of a whole model")
-    return read_checkpoint(path)
-
-
-def _moments(
-    run: TrainingRun, file: CheckpointFile, images: list[CaptionedImage], config: DiffusionTrainingConfig
-) -> np.ndarray:
+def _moments(run: TrainingRun, file: CheckpointFile, config: DiffusionTrainingConfig) -> np.ndarray:
     """All pictures encoded, from an earlier run's file where there is one."""
-    paths = [image.path for image in images]
+    paths = [image.path for image in run.images]
     key = latents_key(hash_part(file.tensors, "autoencoder"), paths, config.size, config.flip)
     path = run.options.output_dir / "latents" / f"{key}.npy"
     if not path.exists() and not is_helper_process():
@@ -102,8 +93,7 @@ def _with_scale_factor(run: TrainingRun, moments: np.ndarray) -> dict[str, Any]:
 def _build_model(run: TrainingRun, file: CheckpointFile, config: LatentDiffusionConfig) -> LatentDiffusion:
     """The model to train, with random weights or those of `--ckpt-path`, and its tokenizer."""
     torch.manual_seed(run.options.seed)
-    beside = run.options.ckpt_path or file.path
-    source = tokenizer_dir(beside, run.settings)
+    source = tokenizer_source(run.options, run.settings)
     ldm = LatentDiffusion(config, load_tokenizer(source, config.text_encoder.max_position_embeddings))
     initialise(ldm)
     load_part(ldm.autoencoder, "autoencoder", file)
@@ -117,12 +107,12 @@ def _build_model(run: TrainingRun, file: CheckpointFile, config: LatentDiffusion
 
 
 @torch.no_grad()
-def _show(run: TrainingRun, module: LatentDiffusionTraining, step: int) -> None:
+def _show(run: TrainingRun, module: LatentDiffusionTraining, sampling: SamplingConfig, step: int) -> None:
     """Writes `samples/step-<n>.png`: a row for each prompt, the same noise at every step."""
     prompts = module.config.sample_prompts
     if not prompts:
         return
-    ldm, sampling, seeds = module.ldm, run.settings.sampling, list(range(SEEDS))
+    ldm, seeds = module.ldm, list(range(SEEDS))
     with run.compute.autocast():
         uncond_context, *contexts = (ldm.encode_prompts([prompt] * len(seeds)) for prompt in ("", *prompts))
         rows = [sample_images(ldm, context, uncond_context, seeds, sampling) for context in contexts]

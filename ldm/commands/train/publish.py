@@ -25,8 +25,9 @@ def publish(options: argparse.Namespace) -> None:
         raise UserError("--ckpt-path is needed: the checkpoint of `python train.py diffusion` to publish")
     file = read_checkpoint(options.ckpt_path)
     info = checkpoint_info(file)
+    measured = build_config(Settings, info.config, f"{file.path}: metadata").model.scale_factor
     yaml = copy.deepcopy(read_yaml(options.config))
-    yaml["model"]["scale_factor"] = info.config["model"]["scale_factor"]
+    yaml["model"]["scale_factor"] = measured
     settings = build_config(Settings, yaml, str(options.config))
     model = load_model(file, settings.model, Placement(torch.device("cpu")))
     trained = {"updates": info.step, "run": info.options, "versions": info.versions}

@@ -9,16 +9,21 @@ from typing import Any, TypeVar
 
 import torch
 
+from ldm.checkpoint.loading import raise_unless_part
 from ldm.checkpoint.metadata import CheckpointInfo
 from ldm.checkpoint.reading import read_checkpoint
+from ldm.checkpoint.saving import hash_file
 from ldm.commands.dreambooth_plan import is_helper_process
-from ldm.commands.models import Settings, settings_of
+from ldm.commands.models import Settings, settings_of, tokenizer_dir
 from ldm.commands.placement import Compute, parse_devices, training_compute
 from ldm.commands.record import plain, versions, write_record
 from ldm.commands.resuming import RECORD, RUN_DIR_VARIABLE, resumed_options
 from ldm.config import build_config, read_yaml, to_yaml
+from ldm.data.captioned import CaptionedImage, digest, find_captioned
+from ldm.diffusion.latent_diffusion import LatentDiffusion
 from ldm.errors import UserError
 from ldm.files import PARTIAL_SUFFIX, make_numbered_dir, write_text
+from ldm.nn.tokenizer import load_tokenizer
 from ldm.training.config import OptimizationConfig
 
 log = logging.getLogger(__name__)
@@ -27,6 +32,9 @@ MAY_CHANGE = ("resume_dir", "devices", "logger", "iterations", "save_every", "wo
 """Flags that a resumed run takes from the command line; the others are the run's own."""
 OVERRIDES = ("iterations", "save_every", "learning_rate", "batch_size")
 """Flags that go before the values in the YAML."""
+PATHS = ("image_dir", "config", "output_dir", "ckpt_path", "autoencoder")
+WEIGHTS = ("ckpt_path", "autoencoder")
+"""The paths of files that a run starts from."""
 
 Config = TypeVar("Config", bound=OptimizationConfig)
 
@@ -41,6 +49,7 @@ class TrainingRun:
     settings: Settings
     devices: list[torch.device]
     compute: Compute
+    images: list[CaptionedImage]
 
     @property
     def device(self) -> torch.device:
@@ -55,7 +64,7 @@ class TrainingRun:
 
     def info(self, step: int, yaml: dict[str, Any]) -> CheckpointInfo:
         """What a checkpoint of this run says of itself."""
-        options = {k: v.name if isinstance(v, Path) else v for k, v in vars(self.options).items()}
+        options = {k: v.name if isinstance(v, Path) else v for k, v in recorded_options(self.options).items()}
         return CheckpointInfo(
             config=yaml, step=step, seed=self.options.seed, options=plain(options), versions=versions()
         )
@@ -67,35 +76,63 @@ class TrainingRun:
 
 def resumed_training_options(given: argparse.Namespace) -> argparse.Namespace:
     """The options of the run in `--resume-dir`."""
-    paths = ("image_dir", "config", "output_dir", "ckpt_path", "autoencoder")
-    return resumed_options(given, script="train.py", has="stage", may_change=MAY_CHANGE, paths=paths)
+    typed = [name for name in given.typed if name != "stage"]
+    options = resumed_options(
+        argparse.Namespace(**vars(given) | {"typed": typed}),
+        script="train.py",
+        has="stage",
+        may_change=MAY_CHANGE,
+        paths=PATHS,
+    )
+    if options.stage != given.stage:
+        raise UserError(
+            f"{given.resume_dir} is a run of another stage: python train.py {options.stage} -r {given.resume_dir}"
+        )
+    return options
 
 
 def open_run(options: argparse.Namespace) -> TrainingRun:
-    """Makes the run's directory and writes its record, or finds those of the run to continue."""
+    """Decides and checks everything that can be; then makes the run's directory, or finds the one to continue."""
     if options.image_dir is None:
         raise UserError("--image-dir is needed: a folder of pictures, with captions for all but the autoencoder")
+    if options.stage == "diffusion" and not (options.autoencoder or options.ckpt_path):
+        raise UserError("--autoencoder is needed: a checkpoint of `python train.py autoencoder`, or of a whole model")
     devices = parse_devices(options.devices)
     compute = training_compute(devices[0], options.precision)
-    for name in ("image_dir", "config", "output_dir", "ckpt_path", "autoencoder"):
+    for name in PATHS:
         if (path := getattr(options, name)) is not None:
             setattr(options, name, path.resolve())
+    yaml, settings = _resumed_yaml(options) if options.resume_dir else _model_yaml(options)
+    images = find_captioned(options.image_dir, need_captions=options.stage == "diffusion")
+    data = {"pictures": len(images), "sha256": digest(images, options.image_dir)}
+    files = {name: hash_file(path) for name in WEIGHTS if (path := getattr(options, name))}
     if options.resume_dir:
         directory = options.resume_dir
         for partial in directory.glob(f".*{PARTIAL_SUFFIX}"):  # left by a process that was killed while writing
             partial.unlink()
-        record = read_yaml(directory / RECORD)
-        yaml = record["config"]
-        settings = build_config(Settings, yaml, str(directory / RECORD))
-        write_text(directory / RECORD, to_yaml({**record, "options": plain(_recorded(options))}))
+        _raise_if_changed(options, data, files)
+        write_text(
+            directory / RECORD, to_yaml({**read_yaml(directory / RECORD), "options": plain(recorded_options(options))})
+        )
+    elif is_helper_process():
+        directory = Path(os.environ[RUN_DIR_VARIABLE])
     else:
-        yaml, settings = _model_yaml(options)
-        if is_helper_process():
-            directory = Path(os.environ[RUN_DIR_VARIABLE])
-        else:
-            directory = make_numbered_dir(options.output_dir, options.stage)
-            write_record(directory / RECORD, _recorded(options), config=yaml)
-    return TrainingRun(directory, options, yaml, settings, devices, compute)
+        _raise_unless_possible(options, settings)
+        directory = make_numbered_dir(options.output_dir, options.stage)
+        write_record(directory / RECORD, recorded_options(options), config=yaml, data=data, files=files)
+    return TrainingRun(directory, options, yaml, settings, devices, compute, images)
+
+
+def recorded_options(options: argparse.Namespace) -> dict[str, Any]:
+    """What is worth remembering of the command line."""
+    return {name: value for name, value in vars(options).items() if name not in ("typed", "resume_dir")}
+
+
+def tokenizer_source(options: argparse.Namespace, settings: Settings) -> Path:
+    """The run's own tokenizer if it goes on, else that of the weights it starts from, else the YAML's."""
+    if options.resume_dir and (own := options.resume_dir / "tokenizer").is_dir():
+        return own
+    return tokenizer_dir(options.ckpt_path or options.autoencoder, settings)
 
 
 def _model_yaml(options: argparse.Namespace) -> tuple[dict[str, Any], Settings]:
@@ -107,5 +144,42 @@ def _model_yaml(options: argparse.Namespace) -> tuple[dict[str, Any], Settings]:
     return values, build_config(Settings, values, str(options.config))
 
 
-def _recorded(options: argparse.Namespace) -> dict[str, Any]:
-    return {name: value for name, value in vars(options).items() if name not in ("typed", "resume_dir")}
+def _resumed_yaml(options: argparse.Namespace) -> tuple[dict[str, Any], Settings]:
+    """The one that the run began with."""
+    record = options.resume_dir / RECORD
+    if not isinstance(values := read_yaml(record).get("config"), dict):
+        raise UserError(f"{record} is damaged: it has no `config`")
+    return values, build_config(Settings, values, str(record))
+
+
+def _raise_if_changed(options: argparse.Namespace, data: dict[str, Any], files: dict[str, str]) -> None:
+    """A run that goes on needs what it began with."""
+    record = read_yaml(options.resume_dir / RECORD)
+    if record.get("data", data) != data:
+        raise UserError(f"the pictures or captions in {options.image_dir} are not those that this run began with")
+    for name, sha256 in files.items():
+        if record.get("files", files).get(name) != sha256:
+            raise UserError(f"{getattr(options, name)} is not the file that this run began with")
+    done = max((int(p.stem.removeprefix("step-")) for p in options.resume_dir.glob("step-*.safetensors")), default=0)
+    if options.iterations is not None and options.iterations < done:
+        raise UserError(f"--iterations {options.iterations} is less than the {done} updates this run has made")
+
+
+def _raise_unless_possible(options: argparse.Namespace, settings: Settings) -> None:
+    """Pictures of a size that the networks take, weights that fit them, a tokenizer that the text encoder knows."""
+    first = options.stage == "autoencoder"
+    model, stage = settings.model, f"{options.stage}_training"
+    multiple = model.autoencoder.downsampling_factor if first else model.size_multiple
+    if (size := getattr(settings, stage).size) < 1 or size % multiple:
+        raise UserError(f"{options.config}: {stage}.size should be a multiple of {multiple} pixels, not {size}")
+    with torch.device("meta"):
+        ldm = LatentDiffusion(model)
+    if start := options.ckpt_path and read_checkpoint(options.ckpt_path):
+        for part in ("autoencoder",) if first else ("unet", "text_encoder"):
+            raise_unless_part(getattr(ldm, part), part, start)
+    if not first:
+        raise_unless_part(ldm.autoencoder, "autoencoder", read_checkpoint(options.autoencoder or options.ckpt_path))
+        source = tokenizer_source(options, settings)
+        tokens, rows = len(load_tokenizer(source).clip_tokenizer), model.text_encoder.vocab_size
+        if tokens != rows:
+            raise UserError(f"the tokenizer in {source} has {tokens} tokens, but text_encoder.vocab_size is {rows}")
