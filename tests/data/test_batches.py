@@ -1,0 +1,253 @@
+"""Batches for training from scratch: functions of (seed, step, device), with any number of worker processes."""
+
+import os
+import pickle
+import signal
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.utils.data import get_worker_info
+
+from ldm.data.batches import ImageBatches, LatentBatches, Share, StepBatches, batch_loader
+from ldm.data.captioned import find_captioned
+from ldm.data.images import fit, read_image, to_tensor
+from ldm.errors import UserError
+from tests.scratch import write_captioned
+from tests.training.parts import tokenizer
+
+SHARE = Share(seed=3, batch_size=4)
+
+
+@pytest.fixture(scope="module")
+def paths(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Ten pictures. They are shared: don't write to them."""
+    directory = write_captioned(tmp_path_factory.mktemp("captioned") / "pictures", 10)
+    return [image.path for image in find_captioned(directory)]
+
+
+def image_batches(paths: list[Path], share: Share = SHARE, *, flip: bool = True) -> ImageBatches:
+    return ImageBatches(paths, 8, (4, 2, 2), flip, share)
+
+
+CAPTIONS = [("a cat", "the cat"), ("a dog",), ("a cow", "the cow", "one cow"), ("a hen",), ("a pig", "a sow")]
+
+
+def latent_batches(share: Share = SHARE, *, views: int = 2, dropout: float = 0.25) -> LatentBatches:
+    """Moments of picture n in view v are all 10 n + v."""
+    values = 10 * np.arange(len(CAPTIONS))[:, None] + np.arange(views)
+    moments = np.broadcast_to(values[:, :, None, None, None], (len(CAPTIONS), views, 8, 2, 3)).astype(np.float16)
+    return LatentBatches(moments, CAPTIONS, tokenizer(), 1000, dropout, share)
+
+
+def assert_same(one: Any, other: Any) -> None:
+    assert one.keys() == other.keys()
+    for name in one:
+        assert torch.equal(one[name], other[name]), name
+
+
+def first(batches: StepBatches[Any], count: int, workers: int = 0) -> list[Any]:
+    return list(islice(batch_loader(batches, workers), count))
+
+
+def text(input_ids: Tensor) -> str:
+    return str(tokenizer().clip_tokenizer.decode(input_ids, skip_special_tokens=True)).strip()
+
+
+# Both kinds
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_any_number_of_workers_gives_the_same_batches(workers: int, paths: list[Path]) -> None:
+    share = replace(SHARE, start_step=2)
+    for batches in (image_batches(paths, share), latent_batches(share)):
+        expected = [batches.step(step) for step in range(2, 9)]
+        for one, other in zip(first(batches, 7, workers), expected, strict=True):
+            assert_same(one, other)
+
+
+def test_a_step_is_the_same_wherever_training_begins(paths: list[Path]) -> None:
+    for make in (lambda share: image_batches(paths, share), latent_batches):
+        whole, continued = first(make(SHARE), 6), first(make(replace(SHARE, start_step=4)), 2)
+        assert_same(whole[4], continued[0])
+        assert_same(whole[5], continued[1])
+
+
+def test_steps_seeds_and_devices_differ(paths: list[Path]) -> None:
+    shares = [SHARE, replace(SHARE, seed=4), replace(SHARE, rank=1, world_size=2)]
+    noises = [image_batches(paths, share).step(step)["noise"] for share in shares for step in (0, 1)]
+    assert not any(torch.equal(a, b) for index, a in enumerate(noises) for b in noises[:index])
+
+
+def test_two_devices_share_the_pictures_of_a_step(paths: list[Path]) -> None:
+    """Each round of ten pictures is seen once by both together: five steps of two."""
+    shares = [Share(seed=3, batch_size=1, rank=rank, world_size=2) for rank in (0, 1)]
+    seen = Counter()
+    for share in shares:
+        batches = image_batches(paths, share, flip=False)
+        originals = [to_tensor(fit(read_image(path), 8, 8)) for path in paths]
+        for step in range(5):
+            image = batches.step(step)["images"][0]
+            seen.update(index for index, original in enumerate(originals) if torch.equal(image, original))
+    assert seen == dict.fromkeys(range(10), 1)
+
+
+def test_batches_can_be_sent_to_other_processes(paths: list[Path]) -> None:
+    """As where processes are spawned, not forked."""
+    for batches in (image_batches(paths), latent_batches()):
+        batches.step(0)
+        assert_same(pickle.loads(pickle.dumps(batches)).step(5), batches.step(5))
+
+
+# Pictures
+
+
+def test_pictures_are_the_files_cropped_or_their_mirror_images(paths: list[Path]) -> None:
+    originals = [to_tensor(fit(read_image(path), 8, 8)) for path in paths]
+    batches = image_batches(paths)
+    straight = mirrored = 0
+    for step in range(50):
+        batch = batches.step(step)
+        assert batch["images"].shape == (4, 3, 8, 8)
+        assert batch["noise"].shape == (4, 4, 2, 2)
+        for place, image in enumerate(batch["images"]):
+            original = originals[batches.order(4 * step + place)]
+            straight += torch.equal(image, original)
+            mirrored += torch.equal(image, original.flip(-1))
+    assert straight + mirrored == 200
+    assert 70 < mirrored < 130
+
+
+def test_without_flip_no_picture_is_mirrored(paths: list[Path]) -> None:
+    originals = [to_tensor(fit(read_image(path), 8, 8)) for path in paths]
+    batches = image_batches(paths, flip=False)
+    for step in range(10):
+        for place, image in enumerate(batches.step(step)["images"]):
+            assert torch.equal(image, originals[batches.order(4 * step + place)])
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_unreadable_picture_is_named_after_the_batches_before_it(workers: int, tmp_path: Path) -> None:
+    directory = write_captioned(tmp_path / "pictures", 6)
+    batches = image_batches([image.path for image in find_captioned(directory)], Share(seed=0, batch_size=1))
+    broken = batches.paths[batches.order(4)]
+    broken.write_bytes(broken.read_bytes()[:60])
+    seen: list[Any] = []
+    try:
+        seen.extend(islice(batch_loader(batches, workers), 5))
+    except UserError as error:
+        seen.append(error)
+    if workers == 0:
+        assert str(seen[-1]).startswith(f"{broken} is not a readable image")
+    else:  # in place of the batch: torch would wrap it in a traceback
+        *good, error = seen
+        assert len(good) == 4
+        assert all("images" in batch for batch in good)
+        assert isinstance(error, UserError)
+        assert str(error).startswith(f"{broken} is not a readable image")
+
+
+# Latents
+
+
+def test_a_batch_of_latents_has_these_shapes() -> None:
+    batch = latent_batches().step(0)
+    assert {name: (tuple(value.shape), value.dtype) for name, value in batch.items()} == {  # type: ignore[attr-defined]
+        "moments": ((4, 8, 2, 3), torch.float32),
+        "posterior_noise": ((4, 4, 2, 3), torch.float32),
+        "noise": ((4, 4, 2, 3), torch.float32),
+        "timesteps": ((4,), torch.int64),
+        "input_ids": ((4, 77), torch.int64),
+    }
+
+
+def test_captions_are_the_pictures_own_each_about_as_often() -> None:
+    batches, seen = latent_batches(dropout=0.0), Counter()
+    for step in range(250):
+        batch = batches.step(step)
+        for moments, input_ids in zip(batch["moments"], batch["input_ids"], strict=True):
+            seen[int(moments[0, 0, 0]) // 10, text(input_ids)] += 1
+    assert set(seen) == {(index, caption) for index, captions in enumerate(CAPTIONS) for caption in captions}
+    for (index, caption), count in seen.items():  # each picture 200 times
+        share = 200 / len(CAPTIONS[index])
+        assert abs(count - share) < 4 * share**0.5, caption
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.25, 1.0])
+def test_this_share_of_captions_is_left_empty(dropout: float) -> None:
+    batches = latent_batches(dropout=dropout)
+    empty = sum(text(ids) == "" for step in range(250) for ids in batches.step(step)["input_ids"])
+    assert abs(empty / 1000 - dropout) <= 4 * (dropout * (1 - dropout) / 1000) ** 0.5
+
+
+@pytest.mark.parametrize("views", [1, 2])
+def test_views_are_drawn_evenly(views: int) -> None:
+    batches = latent_batches(views=views)
+    seen = Counter(int(m[0, 0, 0]) % 10 for step in range(250) for m in batches.step(step)["moments"])
+    assert set(seen) == set(range(views))
+    assert all(abs(count - 1000 / views) < 70 for count in seen.values())
+
+
+def test_timesteps_and_noise_are_drawn_from_their_distributions() -> None:
+    batches = latent_batches()
+    drawn = [batches.step(step) for step in range(250)]
+    timesteps = torch.cat([batch["timesteps"] for batch in drawn])
+    assert 0 <= timesteps.min() < 20
+    assert 980 <= timesteps.max() < 1000
+    assert timesteps.float().mean().item() == pytest.approx(499.5, abs=40)
+    for name in ("noise", "posterior_noise"):
+        noise = torch.cat([batch[name] for batch in drawn])  # type: ignore[literal-required]
+        assert noise.mean().item() == pytest.approx(0, abs=0.03)
+        assert noise.std().item() == pytest.approx(1, abs=0.03)
+    assert not torch.equal(drawn[0]["noise"], drawn[0]["posterior_noise"])
+
+
+# Signals
+
+
+class WorkerIds(StepBatches[int]):
+    """Yields the process that prepared the batch, slowly."""
+
+    def __init__(self) -> None:
+        super().__init__(1, Share(0, 1))
+
+    def batch(self, indices: list[int], generator: torch.Generator) -> int:
+        assert get_worker_info() is not None
+        time.sleep(0.01)
+        return os.getpid()
+
+
+@pytest.fixture
+def signalled() -> Iterator[tuple[Iterator[int], int]]:
+    """Batches that a worker process prepares, and its id."""
+    batches = iter(batch_loader(WorkerIds(), 1))
+    yield batches, next(batches)
+    del batches
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_worker_outlives_the_signal_that_stops_the_training(
+    number: int, signalled: tuple[Iterator[int], int]
+) -> None:
+    """A terminal sends Ctrl-C to all processes, and a batch system its SIGTERM."""
+    batches, worker = signalled
+    os.kill(worker, number)
+    assert list(islice(batches, 8)) == [worker] * 8
+
+
+def test_a_second_sigterm_ends_a_worker(signalled: tuple[Iterator[int], int]) -> None:
+    """So that none is left behind by a training that crashed."""
+    batches, worker = signalled
+    os.kill(worker, signal.SIGTERM)
+    list(islice(batches, 8))
+    os.kill(worker, signal.SIGTERM)
+    with pytest.raises(RuntimeError, match="DataLoader worker"):
+        list(islice(batches, 100))
