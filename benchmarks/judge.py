@@ -9,8 +9,6 @@ decoded them. Prints tables in Markdown; exits with status 1 if any head is righ
 """
 
 import argparse
-import math
-import platform
 import sys
 from collections import Counter
 from collections.abc import Callable
@@ -24,10 +22,10 @@ from torch import Tensor
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.common import Count, machine, table  # noqa: E402
 from ldm.checkpoint.loading import load_part  # noqa: E402
 from ldm.checkpoint.reading import read_checkpoint  # noqa: E402
 from ldm.commands.models import settings_of  # noqa: E402
-from ldm.commands.record import versions  # noqa: E402
 from ldm.data.captioned import CaptionedImage, find_captioned  # noqa: E402
 from ldm.data.judge import HEADS, SUBJECT, label_indices, read_images, right_answers  # noqa: E402
 from ldm.errors import UserError  # noqa: E402
@@ -35,19 +33,6 @@ from ldm.evaluation.judge import SHIPPED, SHIPPED_TOKENIZER, Evaluator, load_eva
 from ldm.nn.autoencoder import AutoencoderKL  # noqa: E402
 
 Change = Callable[[Tensor], Tensor]
-
-
-def wilson(successes: int, trials: int, z: float = 1.96) -> tuple[float, float]:
-    """The 95 % interval of a share."""
-    share, spread = successes / trials, z * z / trials
-    half = z * math.sqrt(share * (1 - share) / trials + spread / trials / 4)
-    return (share + spread / 2 - half) / (1 + spread), (share + spread / 2 + half) / (1 + spread)
-
-
-def percent(successes: int, trials: int) -> str:
-    """Such as `97.1 (96.3 to 97.8)`."""
-    low, high = wilson(successes, trials)
-    return f"{100 * successes / trials:.1f} ({100 * low:.1f} to {100 * high:.1f})"
 
 
 def halved(images: Tensor) -> Tensor:
@@ -117,14 +102,8 @@ def subjects(evaluator: Evaluator, images: Tensor, rows: list[CaptionedImage]) -
     return {
         **{name: f"{value.mean():.3f} ± {value.std():.3f}" for name, value in values.items()},
         "nearer than its class, %": f"{100 * sum(nearer) / len(nearer):.1f}",
-        f"nearest of {len(rows) - 1} is the thing, %": percent(int((thing[nearest] == thing).sum()), len(rows)),
+        f"nearest of {len(rows) - 1} is the thing, %": str(Count(int((thing[nearest] == thing).sum()), len(rows))),
     }
-
-
-def table(header: list[str], rows: list[list[str]]) -> str:
-    """In Markdown."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def main() -> int:
@@ -153,8 +132,8 @@ def main() -> int:
         changed = change(images)
         counts, wrong = answers(evaluator, changed, rows)
         to_caption, to_picture, total = retrieval(evaluator, changed, rows)
-        shares = [percent(right, asked) for right, asked in counts.values()]
-        accuracy.append([name, *shares, percent(to_caption, total), percent(to_picture, total)])
+        shares = [Count(right, asked) for right, asked in counts.values()]
+        accuracy.append([name, *shares, Count(to_caption, total), Count(to_picture, total)])
         found = subjects(evaluator, change(photographs), things)
         similarity.append([name, *found.values()])
         mistakes += [f"{name}:\n", *wrong, ""]
@@ -168,7 +147,7 @@ def main() -> int:
     sys.stdout.write(f"\nCosines of {len(things)} photographs, mean ± standard deviation:\n\n")
     sys.stdout.write(table(["", *found], similarity))
     sys.stdout.write("\nMost frequent mistakes, " + "\n".join(mistakes))
-    sys.stdout.write(f"\n{platform.processor() or platform.machine()}, {platform.system()}, {versions()}\n")
+    sys.stdout.write(f"\n{machine()}\n")
     if failures:
         sys.stderr.write(f"less than {options.required:.0%} right, may not judge: {'; '.join(failures)}\n")
         return 1

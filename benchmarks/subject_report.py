@@ -1,0 +1,207 @@
+"""Of `tiny_subjects.py`: what is measured of each subject, and the tables of it."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from benchmarks.common import ALL, Count, Goal, Mean, mean, table
+from ldm.data.toyworld import SETTINGS, photograph, unusual_subject
+from ldm.data.toyworld.subjects import DAYLIGHT
+from ldm.files import slug
+
+PHOTOS = 6
+SIMILARITY_GOAL, SETTING_GOAL = 80.0, 85.0
+PRIOR, NO_PRIOR = "with", "without"
+DARK_OR_WET = ("snow", "night", "sunset", "water")
+"""Settings of no photograph of any subject."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One unusual object; the bottle of the quick start is in the repository, others are photographed when needed."""
+
+    class_name: str
+    seed: int
+
+    @property
+    def words(self) -> str:
+        """What the user calls it."""
+        return "water bottle" if self.class_name == "bottle" else self.class_name
+
+    @property
+    def name(self) -> str:
+        """For files."""
+        return slug(f"{self.class_name}-{self.seed}")
+
+    @property
+    def new_settings(self) -> list[str]:
+        """Five that its photographs don't have."""
+        taken = {scene.setting for scene in photograph(unusual_subject(self.seed, self.class_name), PHOTOS, self.seed)}
+        return [*DARK_OR_WET, next(setting for setting in DAYLIGHT if setting not in taken)]
+
+    def prompt(self, setting: str | None = None) -> str:
+        """Of the subject itself."""
+        return " ".join(["a photo of sks", self.words, *(SETTINGS[setting][:1] if setting else ())])
+
+    @property
+    def class_prompt(self) -> str:
+        """Of any of its class."""
+        return f"a photo of a {self.words}"
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What the judge says of them."""
+
+    step: int
+    similarity: float
+    share: float
+    """In percent of the photographs' own similarity; so is the next."""
+    share_elsewhere: float
+    settings: dict[str, Count]
+    """How often each is seen."""
+    recognised: Count
+    """How often the subject is seen to be of its class, in all settings."""
+    leakage: list[float]
+    """Of each picture of the class."""
+    class_right: Count
+    same: float
+    """Mean cosine of the things in pictures of the class and those that the base model drew from the same noise."""
+    variety: float
+    """One minus the mean cosine of the things in pictures of the class."""
+    others: dict[str, Count]
+
+    @property
+    def setting_right(self) -> Count:
+        """In all of them."""
+        return total(self.settings.values())
+
+
+@dataclass(frozen=True)
+class Result:
+    """One run of dreambooth.py; the first of its steps is the base model."""
+
+    subject: Subject
+    prior: str
+    own: float
+    """Mean cosine of the photographs among themselves."""
+    seconds: float
+    steps: list[Figures]
+
+
+def total(parts: Iterable[Count]) -> Count:
+    """All of them."""
+    return sum(parts, Count(0, 0))
+
+
+def learned_table(results: list[Result]) -> str:
+    """Of the last checkpoints: is it the subject, and where it should be?"""
+    header = ["subject", "prior preservation", "photographs among themselves", "sks X", "share, %"]
+    header += ["share in other settings, %", "class right, %", "setting right, %", "seconds"]
+    rows = [
+        [
+            result.subject.words,
+            result.prior,
+            f"{result.own:.3f}",
+            f"{last.similarity:.3f}",
+            f"{last.share:.1f}",
+            f"{last.share_elsewhere:.1f}",
+            last.recognised,
+            last.setting_right,
+            f"{result.seconds:.0f}",
+        ]
+        for result in results
+        for last in result.steps[-1:]
+    ]
+    return table(header, rows)
+
+
+def kept_table(results: list[Result]) -> str:
+    """Of the last checkpoints, and of the base model before: is a thing of the class still any thing of the class?"""
+    header = ["subject", "prior preservation", "leakage before", "after", "class right before, %", "after, %"]
+    header += ["variety before", "after", "as before", "other prompts: class before, %", "after, %"]
+    header += ["all four before, %", "after, %"]
+    rows = []
+    for result in results:
+        base, last = result.steps[0], result.steps[-1]
+        row = [result.subject.words, result.prior]
+        row += [f"{mean(base.leakage).value:.3f}", f"{mean(last.leakage).value:.3f}"]
+        row += [f"{base.class_right.percent:.1f}", f"{last.class_right.percent:.1f}"]
+        row += [f"{base.variety:.3f}", f"{last.variety:.3f}", f"{last.same:.3f}"]
+        row += [f"{one.others[head].percent:.1f}" for head in ("class", ALL) for one in (base, last)]
+        rows.append(row)
+    return table(header, rows)
+
+
+def steps_table(results: list[Result]) -> str:
+    """Means over the subjects at each step that all of them have; counts are of all together."""
+    header = ["prior preservation", "step", "share, %", "share in other settings, %", "class right, %"]
+    header += [
+        "setting right, %",
+        "leakage",
+        "a X: class right, %",
+        "as before",
+        "other prompts: class, %",
+        "all four, %",
+    ]
+    rows = []
+    for prior in dict.fromkeys(result.prior for result in results):
+        runs = [result.steps for result in results if result.prior == prior]
+        for same_step in zip(*runs, strict=False):
+            rows.append(
+                [
+                    prior if same_step[0].step else "-",
+                    same_step[0].step,
+                    f"{mean([one.share for one in same_step]).value:.1f}",
+                    f"{mean([one.share_elsewhere for one in same_step]).value:.1f}",
+                    total(one.recognised for one in same_step),
+                    total(one.setting_right for one in same_step),
+                    f"{mean([mean(one.leakage).value for one in same_step]).value:.3f}",
+                    total(one.class_right for one in same_step),
+                    f"{mean([one.same for one in same_step]).value:.3f}",
+                    *(total(one.others[head] for one in same_step) for head in ("class", ALL)),
+                ]
+            )
+    return table(header, [row for i, row in enumerate(rows) if i == 0 or row[1]])
+
+
+def settings_table(results: list[Result]) -> str:
+    """How often each setting is right at the last checkpoints, with prior preservation."""
+    by_setting: dict[str, Count] = {}
+    for result in results:
+        for setting, count in result.steps[-1].settings.items():
+            if result.prior == PRIOR:
+                by_setting[setting] = by_setting.get(setting, Count(0, 0)) + count
+    return table([*by_setting], [[*by_setting.values()]])
+
+
+def more_leakage(results: list[Result]) -> Mean | None:
+    """How much more of the subjects is in pictures of their class without prior preservation; None if not measured.
+
+    The mean difference of pictures from the same noise, by the last checkpoints.
+    """
+    last = {(result.subject, result.prior): result.steps[-1].leakage for result in results}
+    differences = [
+        without - with_
+        for (subject, prior), leakage in last.items()
+        if prior == NO_PRIOR
+        for with_, without in zip(last[subject, PRIOR], leakage, strict=True)
+    ]
+    return mean(differences) if differences else None
+
+
+def goals_of(results: list[Result]) -> list[Goal]:
+    """Every subject's similarity, all settings together, and what prior preservation prevents."""
+    taught = [result for result in results if result.prior == PRIOR]
+    goals = [
+        Goal(
+            f"{result.subject.words}: similarity, share of the photographs' own",
+            result.steps[-1].share,
+            SIMILARITY_GOAL,
+        )
+        for result in taught
+    ]
+    right = total(result.steps[-1].setting_right for result in taught)
+    goals.append(Goal("setting right", right.percent, SETTING_GOAL))
+    if more := more_leakage(results):
+        goals.append(Goal("more leakage without prior preservation, at least", more.value - more.half, 0.0, "cosine"))
+    return goals

@@ -1,0 +1,78 @@
+"""How long does the quick start take with the embedded tiny model? Whole processes, with their start-up.
+
+    taskset -c 0,1 python benchmarks/tiny_speed.py
+
+Runs what a user types, with the output in a temporary directory: `txt2img.py` for four pictures (the median of a few
+times), `dreambooth.py` with its class pictures, once, and the comparison of its checkpoints. `taskset` holds a larger
+machine to two cores.
+"""
+
+import argparse
+import statistics
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.common import Goal, machine, say, table, timed_run, verdict, weights_flags, write_json  # noqa: E402
+from ldm.errors import UserError  # noqa: E402
+
+PROMPT = "a photo of a red and white striped ball on the beach"
+DRAWING_GOAL, QUICK_START_GOAL = 10.0, 240.0
+SAVE_EVERY = 200
+
+
+def measure(output: Path, weights: list[str], runs: int) -> dict[str, list[float]]:
+    """By what is typed: the seconds of each time."""
+    draw = ["txt2img.py", "-p", PROMPT]
+    teach = ["dreambooth.py", "-c", "water bottle", "-i", "data/bottle", "-s", SAVE_EVERY]
+    compare = ["txt2img.py", "--ckpt-path"]
+    return {
+        f'`python txt2img.py -p "{PROMPT}"`': [
+            timed_run(*draw, "-o", output / "drawn", *weights) for _ in range(runs)
+        ],
+        f'`python dreambooth.py -c "water bottle" -i data/bottle -s {SAVE_EVERY}`': [
+            timed_run(*teach, "-o", output / "ckpts", *weights)
+        ],
+        "`python txt2img.py --ckpt-path ckpts/`": [
+            timed_run(*compare, output / "ckpts", "-o", output / "compared")
+        ],
+    }  # fmt: skip
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measures and prints."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--ckpt-path", type=Path, help="default: the embedded tiny model")
+    parser.add_argument("--runs", type=int, default=3, help="of the drawing")
+    parser.add_argument("--json", type=Path, help="write all figures to this file")
+    parser.add_argument("--strict", action="store_true", help="exit with status 1 if a goal is missed")
+    options = parser.parse_args(arguments)
+
+    say(machine() + "\n")
+    with tempfile.TemporaryDirectory() as directory:
+        seconds = measure(Path(directory), weights_flags(options.ckpt_path), options.runs)
+    limits = [DRAWING_GOAL, QUICK_START_GOAL, None]
+    medians = {command: statistics.median(times) for command, times in seconds.items()}
+    rows = [
+        [command, f"{medians[command]:.1f}", f"{min(times):.1f} to {max(times):.1f}", len(times), limit or "-"]
+        for (command, times), limit in zip(seconds.items(), limits, strict=True)
+    ]
+    say(table(["command", "seconds, median", "range", "runs", "goal: at most"], rows))
+    write_json(options.json, {"machine": machine(), "seconds": seconds})
+    goals = [
+        Goal(command.strip("`"), medians[command], limit, "s", at_most=True)
+        for command, limit in zip(seconds, limits, strict=True)
+        if limit
+    ]
+    return verdict(goals, options.strict)
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except UserError as error:
+        sys.exit(f"error: {error}")

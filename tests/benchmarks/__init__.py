@@ -1,0 +1,1 @@
+"""Tests of `benchmarks`: that they run, and what they compute."""
