@@ -84,6 +84,8 @@ class Result:
     prior: str
     own: float
     """Mean cosine of the photographs among themselves."""
+    ceiling: float
+    """Mean cosine of the photographs and what the autoencoder makes of the others, in percent of that."""
     seconds: float
     steps: list[Figures]
 
@@ -96,6 +98,7 @@ def total(parts: Iterable[Count]) -> Count:
 def learned_table(results: list[Result]) -> str:
     """Of the last checkpoints: is it the subject, and where it should be?"""
     header = ["subject", "prior preservation", "photographs among themselves", "sks X", "share, %"]
+    header += ["share of the photographs through the autoencoder, %"]
     header += ["share in other settings, %", "class right, %", "setting right, %", "seconds"]
     rows = [
         [
@@ -104,6 +107,7 @@ def learned_table(results: list[Result]) -> str:
             f"{result.own:.3f}",
             f"{last.similarity:.3f}",
             f"{last.share:.1f}",
+            f"{result.ceiling:.1f}",
             f"{last.share_elsewhere:.1f}",
             last.recognised,
             last.setting_right,

@@ -201,6 +201,7 @@ def measure(
     base = draw_pictures(drawer, subject, others, options.pictures)
     rows, results = {"base model": base}, []
     own = pair_similarity(evaluator.subject_similarity(photos, photos))
+    ceiling = 100 * pair_similarity(evaluator.subject_similarity(drawer.reconstruct(photos), photos)) / own
     for prior in (PRIOR, NO_PRIOR) if options.without_prior else (PRIOR,):
         steps = [judge(base, base, 0)]
         checkpoints, seconds = train(subject, directory, prior, work, flags)
@@ -209,7 +210,7 @@ def measure(
             pictures = draw_pictures(drawer, subject, others, options.pictures)
             steps.append(judge(pictures, base, step))
             rows[f"step {step}" + ", without prior preservation" * (prior == NO_PRIOR)] = pictures
-        results.append(Result(subject, prior, own, seconds, steps))
+        results.append(Result(subject, prior, own, ceiling, seconds, steps))
     if options.sheets:
         save_png(options.sheets / f"{subject.name}.png", sheet(rows, photos, subject))
     return results

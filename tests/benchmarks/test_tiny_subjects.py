@@ -79,8 +79,8 @@ def test_figures_by_hand() -> None:
 
 def results(*without: float) -> list[Result]:
     base = replace(FIGURES, step=0, leakage=[0.0, 0.0])
-    taught = Result(BOTTLE, PRIOR, 0.8, 100.0, [base, FIGURES])
-    forgetful = Result(BOTTLE, NO_PRIOR, 0.8, 60.0, [base, replace(FIGURES, leakage=list(without))])
+    taught = Result(BOTTLE, PRIOR, 0.8, 95.0, 100.0, [base, FIGURES])
+    forgetful = Result(BOTTLE, NO_PRIOR, 0.8, 95.0, 60.0, [base, replace(FIGURES, leakage=list(without))])
     return [taught, forgetful] if without else [taught]
 
 
