@@ -17,7 +17,12 @@ from ldm.diffusion.sampling import SamplingConfig
 from ldm.errors import UserError
 from ldm.files import ROOT
 from ldm.nn.tokenizer import load_tokenizer
-from ldm.training.config import AutoencoderTrainingConfig, DiffusionTrainingConfig, DreamBoothConfig
+from ldm.training.config import (
+    AutoencoderTrainingConfig,
+    DiffusionTrainingConfig,
+    DreamBoothConfig,
+    JudgeTrainingConfig,
+)
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +54,7 @@ class Settings:
     dreambooth: DreamBoothConfig = field(default_factory=DreamBoothConfig)
     autoencoder_training: AutoencoderTrainingConfig = field(default_factory=AutoencoderTrainingConfig)
     diffusion_training: DiffusionTrainingConfig = field(default_factory=DiffusionTrainingConfig)
+    judge_training: JudgeTrainingConfig = field(default_factory=JudgeTrainingConfig)
 
 
 def base_weights(ckpt_path: Path | None) -> Path:

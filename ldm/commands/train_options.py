@@ -21,12 +21,18 @@ HEEDED = {
     "tokenizer": ("image_dir", "config"),
     "publish": ("ckpt_path", "config", "save_dtype"),
 }
-"""The flags of the stages that are done at once; the trainings heed all, but for `--autoencoder` of the first."""
+"""The flags of the stages that are done at once."""
+WITHOUT_EFFECT = {
+    "autoencoder": {"autoencoder"},
+    "diffusion": set(),
+    "judge": {"autoencoder", "ckpt_path", "save_dtype"},
+}
+"""Flags that a training doesn't heed."""
 
 
 def refuse_flags_without_effect(options: argparse.Namespace) -> None:
     """Raises `UserError` for a flag that was typed and that its stage doesn't look at."""
-    heeded = HEEDED.get(options.stage, set(vars(options)) - {options.stage})
+    heeded = HEEDED.get(options.stage, set(vars(options)) - WITHOUT_EFFECT[options.stage])
     for name in options.typed:
         if name != "stage" and name not in heeded:
             raise UserError(f"--{name.replace('_', '-')} has no effect on `train.py {options.stage}`; leave it out")
@@ -37,15 +43,17 @@ def train_parser() -> argparse.ArgumentParser:
     parser = command_parser(
         "Trains a model from nothing, stage by stage; the YAML of --config has its shape and its recipe.",
         "the stages, as for the embedded tiny model (docs/tiny-model.md):\n"
-        "  python -m ldm.data.toyworld --dataset data/toyworld --count 64000 --size 64\n"
-        "  python train.py tokenizer -i data/toyworld\n"
-        "  python train.py autoencoder -i data/toyworld\n"
-        "  python train.py diffusion -i data/toyworld --autoencoder runs/autoencoder-1/step-006000.safetensors\n"
+        "  python -m ldm.data.toyworld --dataset data/toyworld/pictures --count 64000 --size 64 --seed 0\n"
+        "  python train.py tokenizer -i data/toyworld/pictures\n"
+        "  python train.py autoencoder -i data/toyworld/pictures\n"
+        "  python train.py diffusion -i data/toyworld/pictures "
+        "--autoencoder runs/autoencoder-1/step-004400.safetensors\n"
         "  python train.py diffusion -r runs/diffusion-1            # continue an interrupted run\n"
         "  python train.py publish --ckpt-path runs/diffusion-1/step-006000.safetensors   # into ldm/assets\n",
         TypedParser,
     )
-    parser.add_argument("stage", choices=("tokenizer", "autoencoder", "diffusion", "publish"), help="what to do")
+    stages = ("tokenizer", "autoencoder", "diffusion", "judge", "publish")
+    parser.add_argument("stage", choices=stages, help="what to do")
     group = parser.add_argument_group("from what")
     group.add_argument(
         "-i",

@@ -190,3 +190,6 @@ class Progress(pl.Callback):
     def teardown(self, trainer: pl.Trainer, pl_module: Any, stage: str) -> None:
         if self._bar is not None:
             self._bar.close()
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: Any, exception: BaseException) -> None:
+        self.teardown(trainer, pl_module, "fit")  # an error is told on a line of its own

@@ -8,6 +8,7 @@ from ldm.commands.app import logging_to
 from ldm.commands.dreambooth_plan import is_helper_process
 from ldm.commands.train.autoencoder import train_autoencoder
 from ldm.commands.train.diffusion import train_diffusion
+from ldm.commands.train.judge import train_judge
 from ldm.commands.train.publish import publish
 from ldm.commands.train.run import open_run, resumed_training_options
 from ldm.commands.train.tokenizer import write_tokenizer
@@ -17,7 +18,7 @@ log = logging.getLogger(__name__)
 
 AT_ONCE = {"tokenizer": write_tokenizer, "publish": publish}
 """What is done in seconds."""
-STAGES = {"autoencoder": train_autoencoder, "diffusion": train_diffusion}
+STAGES = {"autoencoder": train_autoencoder, "diffusion": train_diffusion, "judge": train_judge}
 
 
 def train(options: argparse.Namespace) -> None:

@@ -22,7 +22,7 @@ from ldm.config import build_config, read_yaml, to_yaml
 from ldm.data.captioned import CaptionedImage, digest, find_captioned
 from ldm.diffusion.latent_diffusion import LatentDiffusion
 from ldm.errors import UserError
-from ldm.files import PARTIAL_SUFFIX, make_numbered_dir, write_text
+from ldm.files import PARTIAL_SUFFIX, ROOT, make_numbered_dir, write_text
 from ldm.nn.tokenizer import load_tokenizer
 from ldm.training.config import OptimizationConfig
 
@@ -103,7 +103,7 @@ def open_run(options: argparse.Namespace) -> TrainingRun:
         if (path := getattr(options, name)) is not None:
             setattr(options, name, path.resolve())
     yaml, settings = _resumed_yaml(options) if options.resume_dir else _model_yaml(options)
-    images = find_captioned(options.image_dir, need_captions=options.stage == "diffusion")
+    images = find_captioned(options.image_dir, need_captions=options.stage != "autoencoder")
     data = {"pictures": len(images), "sha256": digest(images, options.image_dir)}
     files = {name: hash_file(path) for name in WEIGHTS if (path := getattr(options, name))}
     if options.resume_dir:
@@ -132,7 +132,8 @@ def tokenizer_source(options: argparse.Namespace, settings: Settings) -> Path:
     """The run's own tokenizer if it goes on, else that of the weights it starts from, else the YAML's."""
     if options.resume_dir and (own := options.resume_dir / "tokenizer").is_dir():
         return own
-    return tokenizer_dir(options.ckpt_path or options.autoencoder, settings)
+    beside = options.ckpt_path or options.autoencoder
+    return tokenizer_dir(beside, settings) if beside else ROOT / settings.tokenizer
 
 
 def _model_yaml(options: argparse.Namespace) -> tuple[dict[str, Any], Settings]:
@@ -167,6 +168,8 @@ def _raise_if_changed(options: argparse.Namespace, data: dict[str, Any], files: 
 
 def _raise_unless_possible(options: argparse.Namespace, settings: Settings) -> None:
     """Pictures of a size that the networks take, weights that fit them, a tokenizer that the text encoder knows."""
+    if options.stage == "judge":
+        return
     first = options.stage == "autoencoder"
     model, stage = settings.model, f"{options.stage}_training"
     multiple = model.autoencoder.downsampling_factor if first else model.size_multiple

@@ -1,0 +1,37 @@
+"""The judge of the little world, on renders of it."""
+
+import logging
+import os
+
+from ldm.checkpoint.judge import save_judge
+from ldm.commands.placement import explain_out_of_memory
+from ldm.commands.resuming import RUN_DIR_VARIABLE
+from ldm.commands.train.run import TrainingRun, tokenizer_source
+from ldm.data.judge import HEADS
+from ldm.nn.judge import JudgeConfig
+from ldm.nn.tokenizer import load_tokenizer
+from ldm.training.judge import JudgeTraining, build_judge_training
+from ldm.training.trainer import FitOptions, fit
+
+log = logging.getLogger(__name__)
+
+
+def train_judge(run: TrainingRun) -> int | None:
+    """Trains it; the update at which the user stopped, None if it ran to the end."""
+    options = run.options
+    config = run.configured(run.settings.judge_training)
+    tokenizer = load_tokenizer(tokenizer_source(options, run.settings), JudgeConfig(HEADS).max_length)
+    module = build_judge_training([options.image_dir], tokenizer, config, options.seed, options.workers)
+
+    def save(module: JudgeTraining, step: int) -> None:
+        save_judge(run.checkpoint_path(step), module.judge, module.tokenizer.digest)
+
+    os.environ[RUN_DIR_VARIABLE] = str(run.directory)
+    with explain_out_of_memory("a smaller --batch-size needs less"):
+        stopped_at = fit(
+            module, FitOptions(run.directory, run.devices, run.compute.autocast_dtype, options.logger), save
+        )
+    if stopped_at is None:
+        last = run.checkpoint_path(config.iterations)
+        log.info("can it be trusted?\n  python benchmarks/judge.py --judge %s", last)
+    return stopped_at
