@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from PIL import Image, ImageDraw
 
-from ldm.config import to_yaml
+from ldm.config import build_config, to_yaml
+from ldm.diffusion.latent_diffusion import LatentDiffusion, LatentDiffusionConfig
 
 SCRATCH_YAML: dict[str, Any] = {
     "model": {
@@ -22,7 +24,7 @@ SCRATCH_YAML: dict[str, Any] = {
             "context_dim": 16,
             "num_groups": 4,
         },
-        "autoencoder": {"ch": 8, "ch_mult": [1, 2], "num_res_blocks": 1, "num_groups": 4},
+        "autoencoder": {"ch": 8, "ch_mult": [1, 2], "num_res_blocks": 1, "num_groups": 2},
         "text_encoder": {
             "vocab_size": 524,
             "hidden_size": 16,
@@ -87,3 +89,10 @@ def write_captioned(directory: Path, count: int = 12) -> Path:
         rows.append({"file_name": f"{index}.png", "text": [f"a {colour} disc", f"a photo of a {colour} disc"]})
     (directory / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return directory
+
+
+def build_scratch_model(seed: int = 0) -> LatentDiffusion:
+    """The YAML's model without a tokenizer, with random weights as torch draws them."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return LatentDiffusion(build_config(LatentDiffusionConfig, SCRATCH_YAML["model"], "scratch"))

@@ -1,6 +1,7 @@
 """What happens around the training steps: guards, checkpoints, signals, the resume state."""
 
 import os
+import re
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -82,6 +83,33 @@ def test_a_part_without_gradient_is_named_in_the_first_step(cls: type[Steps], pa
     assert all(torch.equal(tensor, before[name]) for name, tensor in weights(module).items())
     assert not saved
     assert not (tmp_path / "resume.ckpt").exists()
+
+
+@pytest.mark.parametrize("patience", [2, 3])
+def test_a_part_that_gets_its_gradient_later_is_waited_for(patience: int, tmp_path: Path) -> None:
+    """As behind layers that start at zero: here the text encoder has a gradient from the third step on."""
+
+    class Late(Zeroed):
+        gradient_patience = patience
+
+        def _encode_prompts(self) -> Tensor:
+            context = DreamBooth._encode_prompts(self)
+            return context if self.global_step >= 2 else context.detach() + 0.0 * context
+
+    module = build_module(cls=Late, train_text_encoder=True)
+    if patience == 2:
+        with pytest.raises(UserError, match="the text encoder should train but gets no gradient"):
+            train(module, tmp_path)
+    else:
+        train(module, tmp_path)
+    assert vars(module)["steps"] == ([1, 2] if patience == 2 else [1, 2, 3, 4])
+
+
+def test_a_run_shorter_than_the_patience_is_judged_at_its_end(tmp_path: Path) -> None:
+    module = build_module(cls=type("Patient", (Zeroed,), {"gradient_patience": 9}), train_text_encoder=True)
+    with pytest.raises(UserError, match="gets no gradient"):
+        train(module, tmp_path)
+    assert vars(module)["steps"] == [1, 2, 3, 4]
 
 
 def test_parts_with_gradients_pass_the_guard(tmp_path: Path) -> None:
@@ -250,6 +278,26 @@ def test_progress_shows_updates_and_losses(tmp_path: Path, capsys: pytest.Captur
     assert "4/4" in last
     for name in ("instance=", "class=", "total="):
         assert name in last
+
+
+@pytest.mark.parametrize(("with_class", "pictures"), [(True, 6), (False, 3)])
+def test_progress_shows_pictures_a_second(
+    with_class: bool, pictures: int, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of all updates since the line was last written, by a clock that shows half a second more each time."""
+    ticks = iter(range(10**6))
+    monkeypatch.setattr("ldm.training.callbacks.time", SimpleNamespace(perf_counter=lambda: next(ticks) / 2))
+    module = build_module(with_class=with_class, batch_size=3, iterations=100, save_every=100)  # each second update
+    module.on_train_batch_end = lambda *args: setattr(module.trainer, "should_stop", module.global_step == 4)  # type: ignore[method-assign]
+    train(module, tmp_path)
+    assert set(re.findall(r"img/s=([\d.]+)", capsys.readouterr().err)) == {f"{2 * pictures / 0.5:.1f}"}
+
+
+def test_an_error_is_told_on_a_line_of_its_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    module = build_module(cls=broken_from(2, lambda loss: loss + torch.inf))
+    with pytest.raises(UserError):
+        train(module, tmp_path)
+    assert capsys.readouterr().err.endswith("\n")
 
 
 # ResumeStateIO

@@ -1,0 +1,155 @@
+"""The second stage from scratch: its loss by hand, which weights move, that it learns and continues exactly."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from ldm.config import build_config
+from ldm.data.batches import LatentBatch, LatentBatches, Share
+from ldm.errors import UserError
+from ldm.nn.autoencoder import DiagonalGaussian
+from ldm.nn.tokenizer import load_tokenizer
+from ldm.training.config import DiffusionTrainingConfig
+from ldm.training.latent_diffusion import LatentDiffusionTraining, initialise
+from ldm.training.trainer import FitOptions, fit
+from tests.scratch import SCRATCH_YAML, build_scratch_model
+from tests.tiny import write_tokenizer
+
+CAPTIONS = [("a red disc",), ("a blue disc", "a disc"), ("a green disc",)]
+
+
+class Seen(LatentDiffusionTraining):
+    """Keeps what it logs."""
+
+    def log(self, name: str, value: Any, *args: Any, **kwargs: Any) -> None:
+        vars(self).setdefault("logged", {}).setdefault(name, []).append(value.item())
+        if self._trainer is not None:
+            super().log(name, value, *args, **kwargs)
+
+
+def moments() -> np.ndarray:
+    """Of three pictures, each a quarter darker than the other, without much noise."""
+    mean = np.array([-1.0, 0.0, 1.0])[:, None, None, None, None] * np.linspace(0.5, 1.5, 8)[:, None]
+    mean = np.broadcast_to(mean, (3, 1, 4, 8, 8))
+    return np.concatenate([mean, np.full_like(mean, -6.0)], axis=2).astype(np.float16)
+
+
+@pytest.fixture(scope="module")
+def tokenizer_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tokenizer(tmp_path_factory.mktemp("tokenizer") / "tokenizer")
+
+
+class Build:
+    """Makes trainings that differ in nothing but what is named."""
+
+    def __init__(self, tokenizer_files: Path) -> None:
+        self.tokenizer_files = tokenizer_files
+
+    def __call__(self, *, workers: int = 0, **changes: Any) -> Seen:
+        ldm = build_scratch_model()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(1)
+            initialise(ldm)
+        ldm.tokenizer = load_tokenizer(self.tokenizer_files, 40)
+        values = {**SCRATCH_YAML["diffusion_training"], **changes}
+        config = build_config(DiffusionTrainingConfig, values, "scratch")
+        return Seen(ldm, moments(), CAPTIONS, config, seed=7, workers=workers)
+
+
+@pytest.fixture
+def build(tokenizer_files: Path) -> Build:
+    return Build(tokenizer_files)
+
+
+def train(module: LatentDiffusionTraining, run_dir: Path, save: Any = lambda module, step: None) -> int | None:
+    return fit(module, FitOptions(run_dir, [torch.device("cpu")], None, "none"), save)
+
+
+def batch_of(module: LatentDiffusionTraining, size: int = 4) -> LatentBatch:
+    tokenizer = module.ldm.tokenizer
+    assert tokenizer is not None
+    return LatentBatches(moments(), CAPTIONS, tokenizer, 1000, 0.25, Share(5, size)).step(0)
+
+
+@pytest.mark.parametrize("gamma", [0.0, 5.0])
+@torch.no_grad()
+def test_the_loss_by_hand(gamma: float, build: Build) -> None:
+    """Of scaled latents drawn from their posterior, each sample at its own timestep, weighted by min(SNR, 5) / SNR."""
+    module = build(min_snr_gamma=gamma)
+    torch.nn.init.normal_(module.ldm.unet.out[2].weight, std=0.1)
+    object.__setattr__(module.ldm.config, "scale_factor", 1.7)
+    batch = batch_of(module)
+    batch["timesteps"] = torch.tensor([3, 200, 600, 999])
+    total = module.training_step(batch, 0).item()
+    latents = 1.7 * DiagonalGaussian(batch["moments"]).sample(batch["posterior_noise"])
+    context = module.ldm.text_encoder(batch["input_ids"])
+    plain, weighted = [], []
+    for index, timestep in enumerate(batch["timesteps"].tolist()):
+        kept = module.ldm.schedule.alphas_cumprod[timestep].item()
+        noisy = kept**0.5 * latents[index] + (1 - kept) ** 0.5 * batch["noise"][index]
+        eps = module.ldm.unet(noisy[None], torch.tensor([timestep]), context[index : index + 1])[0]
+        plain.append((eps - batch["noise"][index]).square().mean().item())
+        snr = kept / (1 - kept)
+        weighted.append(plain[-1] * (min(snr, gamma) / snr if gamma else 1.0))
+    assert total == pytest.approx(sum(weighted) / 4, rel=1e-4)
+    assert (total == pytest.approx(sum(plain) / 4, rel=1e-3)) == (gamma == 0.0)
+    assert {name: values[0] for name, values in vars(module)["logged"].items()} == pytest.approx(
+        {"loss/eps": sum(plain) / 4, "loss/total": sum(weighted) / 4}, rel=1e-4
+    )
+
+
+def test_it_begins_by_predicting_no_noise(build: Build) -> None:
+    """The last layer is zero, so that the loss begins with the noise's variance."""
+    module = build(min_snr_gamma=0.0)
+    assert module.training_step(batch_of(module, 64), 0).item() == pytest.approx(1.0, abs=0.05)
+    embeddings = [m for m in module.ldm.text_encoder.modules() if isinstance(m, torch.nn.Embedding)]
+    assert [round(embedding.weight.std().item(), 2) for embedding in embeddings] == [0.02] * len(embeddings)
+    assert embeddings
+
+
+@pytest.mark.parametrize("train_text_encoder", [True, False])
+def test_these_parts_move_and_no_others(train_text_encoder: bool, build: Build, tmp_path: Path) -> None:
+    module = build(train_text_encoder=train_text_encoder)
+    before = {name: weight.clone() for name, weight in module.ldm.state_dict().items()}
+    train(module, tmp_path)
+    moved = {
+        name.split(".")[0] for name, weight in module.ldm.state_dict().items() if not torch.equal(weight, before[name])
+    }
+    assert moved == {"model"} | ({"cond_stage_model"} if train_text_encoder else set())
+    kept = torch.load(tmp_path / "resume.ckpt", weights_only=True)["state_dict"]
+    assert not [name for name in kept if "first_stage_model" in name]
+    assert any("text_encoder" in name for name in kept) == train_text_encoder
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_interrupted_training_continues_to_the_very_same_weights(workers: int, build: Build, tmp_path: Path) -> None:
+    def full_disk(module: LatentDiffusionTraining, step: int) -> None:
+        if step == 6:
+            raise UserError("the disk is full")
+
+    whole = build(workers=workers)
+    train(whole, tmp_path / "whole")
+    with pytest.raises(UserError, match="the disk is full"):
+        train(build(workers=workers), tmp_path / "run", full_disk)
+    continued = build(workers=workers)
+    train(continued, tmp_path / "run")
+    assert vars(continued)["logged"]["loss/eps"] == vars(whole)["logged"]["loss/eps"][3:]
+    expected = whole.state_dict()
+    for name, value in continued.state_dict().items():
+        assert torch.equal(value, expected[name]), name
+
+
+def test_it_learns(build: Build, tmp_path: Path) -> None:
+    """The averaged weights predict a fixed batch's noise with less than 0.6 of the error that they began with."""
+    module = build(iterations=60, save_every=60, learning_rate=1e-2, batch_size=8, min_snr_gamma=0.0, ema_decay=0.8)
+    batch = batch_of(module, 32)
+    with torch.no_grad():
+        before = module.training_step(batch, 0).item()
+    train(module, tmp_path)
+    module._trainer = None
+    with torch.no_grad(), module.average.swapped_in():
+        after = module.training_step(batch, 0).item()
+    assert after < 0.6 * before

@@ -1,0 +1,189 @@
+"""What all trainings share: learning rates by hand, what moves and what doesn't, the state that is kept."""
+
+import multiprocessing
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from ldm.data.batches import Share, StepBatches, batch_loader
+from ldm.errors import UserError
+from ldm.training.config import OptimizationConfig
+from ldm.training.module import AveragedTraining, TrainingModule, lr_factor
+from ldm.training.trainer import FitOptions, fit
+from tests.training.parts import each_update, saved_step
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [
+        ("constant", {0: 1, 50: 1, 99: 1}),
+        ("linear", {0: 1, 25: 0.75, 50: 0.5, 99: 0.01}),
+        ("cosine", {0: 1, 50: 0.5, 75: 0.5 - 2**-1.5, 99: 0.000246720}),
+        ("cooldown", {0: 1, 50: 1, 75: 1, 80: 0.8, 90: 0.4, 99: 0.04}),
+    ],
+)
+def test_schedules_by_hand(schedule: str, expected: dict[int, float]) -> None:
+    found = {step: lr_factor(step, schedule, 0, 100) for step in expected}
+    assert found == pytest.approx(expected, abs=1e-9)
+
+
+@pytest.mark.parametrize("schedule", ["constant", "linear", "cosine", "cooldown"])
+def test_warm_up_is_linear_and_then_the_schedule_begins(schedule: str) -> None:
+    assert [lr_factor(step, schedule, 3, 103) for step in range(4)] == [0.25, 0.5, 0.75, 1.0]
+    assert lr_factor(53, schedule, 3, 103) == lr_factor(50, schedule, 0, 100)
+
+
+def test_a_schedule_that_is_not_known_is_refused() -> None:
+    with pytest.raises(ValueError, match="lr_schedule should be one of constant, linear, cosine, cooldown"):
+        OptimizationConfig(lr_schedule="cool-down")
+
+
+class Numbers(StepBatches[Tensor]):
+    """Step n is the number n; `broken` is a step that can't be read."""
+
+    def __init__(self, share: Share, broken: int = -1) -> None:
+        super().__init__(1, share)
+        self.broken = broken
+
+    def step(self, step: int) -> Tensor:
+        if step == self.broken:
+            raise UserError("4.png is not a readable image")
+        return torch.tensor([[float(step)]])
+
+
+class Line(AveragedTraining):
+    """A line that should be 3 x, and a fixed offset before it."""
+
+    def __init__(self, *, workers: int = 0, broken: int = -1, decay: float = 0.9, **config: Any) -> None:
+        super().__init__(OptimizationConfig(**{"iterations": 6, "save_every": 2, "learning_rate": 0.1} | config), 0)
+        self.offset = nn.Linear(1, 1)
+        self.line = nn.Linear(1, 1)
+        for parameter in self.parameters():
+            nn.init.constant_(parameter, 0.5)
+        self.workers = workers
+        self.broken = broken
+        self.start_average(decay)
+
+    def trained_parts(self) -> dict[str, nn.Module]:
+        return {"line": self.line}
+
+    def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
+        return (self.line(self.offset(batch)) - 3 * batch).square().mean()
+
+    def train_dataloader(self) -> DataLoader[Tensor]:
+        share = Share(0, 1, self.trainer.global_step)
+        return batch_loader(Numbers(share, self.broken), self.workers)
+
+
+def train(module: TrainingModule, run_dir: Path, save: Any = lambda module, step: None) -> int | None:
+    return fit(module, FitOptions(run_dir, [torch.device("cpu")], None, "none"), save)
+
+
+def state_of(run_dir: Path) -> dict[str, Any]:
+    state: dict[str, Any] = torch.load(run_dir / "resume.ckpt", weights_only=True)
+    return state
+
+
+def test_only_the_trained_parts_move_and_the_optimizer_has_no_others(tmp_path: Path) -> None:
+    module = Line()
+    train(module, tmp_path)
+    assert [parameter.item() for parameter in module.offset.parameters()] == [0.5, 0.5]
+    assert all(parameter.item() != 0.5 for parameter in module.line.parameters())
+    assert len(state_of(tmp_path)["optimizer_states"][0]["state"]) == 2
+
+
+def test_fixed_weights_are_not_in_the_resume_state(tmp_path: Path) -> None:
+    train(Line(), tmp_path)
+    assert set(state_of(tmp_path)["state_dict"]) == {
+        "line.weight",
+        "line.bias",
+        "average.line/weight",
+        "average.line/bias",
+    }
+
+
+@pytest.mark.parametrize("max_grad_norm", [0.0, 0.01])
+def test_gradients_are_clipped_together_or_not_at_all(max_grad_norm: float, tmp_path: Path) -> None:
+    with each_update() as updates:
+        train(Line(max_grad_norm=max_grad_norm), tmp_path)
+    norms = [update["grad_norm"] for update in updates]
+    assert norms == pytest.approx([0.01] * 6, rel=1e-3) if max_grad_norm else max(norms) > 1
+
+
+def test_the_learning_rate_follows_the_schedule(tmp_path: Path) -> None:
+    with each_update() as updates:
+        train(Line(lr_schedule="linear", warmup_steps=2, weight_decay=0.2), tmp_path)
+    expected = [0.1 * lr_factor(step, "linear", 2, 6) for step in range(6)]
+    assert [update["lr"] for update in updates] == pytest.approx(expected)
+    assert {update["weight_decay"] for update in updates} == {0.2}
+
+
+# The average
+
+
+def averages(module: AveragedTraining) -> list[float]:
+    with module.average.swapped_in():
+        return [parameter.item() for parameter in module.trained_parameters()]
+
+
+def test_the_average_moves_after_every_update(tmp_path: Path) -> None:
+    """By hand: after update n with a decay of at most (1 + n) / (10 + n)."""
+    seen: list[tuple[float, float]] = []
+    module = Line(save_every=1, decay=0.25)
+    train(module, tmp_path, lambda module, step: seen.append((module.line.weight.item(), averages(module)[0])))
+    expected = 0.5
+    for step, (weight, average) in enumerate(seen, 1):
+        decay = min(0.25, (1 + step) / (10 + step))
+        expected = decay * expected + (1 - decay) * weight
+        assert average == pytest.approx(expected, rel=1e-6), step
+
+
+def test_what_is_saved_has_the_average_of_its_own_update(tmp_path: Path) -> None:
+    module = Line(iterations=2)
+    train(module, tmp_path)
+    state = state_of(tmp_path)["state_dict"]
+    assert state["line.weight"].item() == module.line.weight.item()
+    assert [state["average.line/weight"].item(), state["average.line/bias"].item()] == averages(module)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_continued_training_ends_with_the_same_weights_and_average(workers: int, tmp_path: Path) -> None:
+    whole = Line(workers=workers)
+    train(whole, tmp_path / "whole")
+
+    def full_disk(module: Line, step: int) -> None:
+        if step == 4:
+            raise UserError("the disk is full")
+
+    with pytest.raises(UserError, match="the disk is full"):
+        train(Line(workers=workers), tmp_path / "run", full_disk)
+    assert saved_step(tmp_path / "run") == 2
+    continued = Line(workers=workers)
+    train(continued, tmp_path / "run")
+    assert averages(continued) == averages(whole)
+    assert averages(whole) != [parameter.item() for parameter in whole.trained_parameters()]
+    expected = whole.state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in continued.state_dict().items())
+
+
+# Errors in other processes
+
+
+@pytest.fixture
+def no_workers_left() -> Iterator[None]:
+    yield
+    assert not multiprocessing.active_children()
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_error_while_reading_comes_through_as_it_is(workers: int, tmp_path: Path, no_workers_left: None) -> None:
+    module = Line(workers=workers, broken=4)
+    with pytest.raises(UserError) as error:
+        train(module, tmp_path)
+    assert str(error.value) == "4.png is not a readable image"
+    assert saved_step(tmp_path) in (2, 4)  # a batch is asked for before the one ahead of it is done
