@@ -164,7 +164,7 @@ def _wrapped(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, widt
 def save_sheet(path: Path, drawn: Tensor, scenes: list[Scene]) -> None:
     """The first 64, whatever they are; a star marks combinations that training never saw."""
     chosen = scenes[:SHEET_COUNT]
-    captions = [canonical_caption(one).removeprefix("a photo of ") + " *" * held_out(one) for one in chosen]
+    captions = ["* " * held_out(one) + canonical_caption(one).removeprefix("a photo of ") for one in chosen]
     sheet = captioned_sheet([to_image(image) for image in drawn[:SHEET_COUNT]], captions)
     if path.suffix == ".png":
         save_png(path, sheet)
