@@ -18,6 +18,7 @@ def resumed_options(
 ) -> argparse.Namespace:
     """The options of the run in `--resume-dir`, with what `may_change` from the command line.
 
+    An option that is newer than the run has its default.
     `has`: an option that only runs of this script record. `paths`: the options that are paths.
     """
     record = given.resume_dir / RECORD
@@ -26,7 +27,7 @@ def resumed_options(
     saved = read_yaml(record).get("options")
     if not isinstance(saved, dict) or has not in saved:
         raise UserError(f"{given.resume_dir} is no run of {script}: its {RECORD} is another command's")
-    options = {name: saved.get(name) for name in vars(given)}
+    options = {name: saved.get(name, value) for name, value in vars(given).items()}
     for name in given.typed:
         value = getattr(given, name)
         if name not in may_change and not _same(value, options[name]):

@@ -17,24 +17,24 @@ from ldm.errors import UserError
 from ldm.files import ROOT
 
 DEFAULT_CONFIG = ROOT / "configs" / "tiny.yaml"
+TRAINING = {
+    *("image_dir", "config", "resume_dir", "iterations", "save_every", "learning_rate", "batch_size", "seed"),
+    *("output_dir", "devices", "precision", "workers", "logger"),
+}
 HEEDED = {
-    "tokenizer": ("image_dir", "config"),
-    "publish": ("ckpt_path", "config", "save_dtype"),
+    "tokenizer": {"image_dir", "config"},
+    "autoencoder": {*TRAINING, "ckpt_path", "save_dtype"},
+    "diffusion": {*TRAINING, "ckpt_path", "save_dtype", "autoencoder"},
+    "judge": TRAINING,
+    "publish": {"ckpt_path", "config", "save_dtype"},
 }
-"""The flags of the stages that are done at once."""
-WITHOUT_EFFECT = {
-    "autoencoder": {"autoencoder"},
-    "diffusion": set(),
-    "judge": {"autoencoder", "ckpt_path", "save_dtype"},
-}
-"""Flags that a training doesn't heed."""
+"""The stages, and the flags that each looks at."""
 
 
 def refuse_flags_without_effect(options: argparse.Namespace) -> None:
     """Raises `UserError` for a flag that was typed and that its stage doesn't look at."""
-    heeded = HEEDED.get(options.stage, set(vars(options)) - WITHOUT_EFFECT[options.stage])
     for name in options.typed:
-        if name != "stage" and name not in heeded:
+        if name != "stage" and name not in HEEDED[options.stage]:
             raise UserError(f"--{name.replace('_', '-')} has no effect on `train.py {options.stage}`; leave it out")
 
 
@@ -52,8 +52,7 @@ def train_parser() -> argparse.ArgumentParser:
         "  python train.py publish --ckpt-path runs/diffusion-1/step-006000.safetensors   # into ldm/assets\n",
         TypedParser,
     )
-    stages = ("tokenizer", "autoencoder", "diffusion", "judge", "publish")
-    parser.add_argument("stage", choices=stages, help="what to do")
+    parser.add_argument("stage", choices=tuple(HEEDED), help="what to do")
     group = parser.add_argument_group("from what")
     group.add_argument(
         "-i",

@@ -120,7 +120,7 @@ class GradientGuard(pl.Callback):
             if any(bool(parameter.grad.any()) for parameter in parameters if parameter.grad is not None):
                 self._waiting.discard(name)
         self._steps += 1
-        if self._waiting and self._steps == min(pl_module.gradient_patience, trainer.max_steps):
+        if self._waiting and self._steps == pl_module.gradient_patience:
             names = " and the ".join(sorted(self._waiting)).replace("_", " ")
             raise UserError(f"the {names} should train but gets no gradient")
 

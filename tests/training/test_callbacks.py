@@ -105,10 +105,9 @@ def test_a_part_that_gets_its_gradient_later_is_waited_for(patience: int, tmp_pa
     assert vars(module)["steps"] == ([1, 2] if patience == 2 else [1, 2, 3, 4])
 
 
-def test_a_run_shorter_than_the_patience_is_judged_at_its_end(tmp_path: Path) -> None:
-    module = build_module(cls=type("Patient", (Zeroed,), {"gradient_patience": 9}), train_text_encoder=True)
-    with pytest.raises(UserError, match="gets no gradient"):
-        train(module, tmp_path)
+def test_a_run_shorter_than_the_patience_is_not_judged(tmp_path: Path) -> None:
+    module = build_module(cls=type("Patient", (Zeroed,), {"gradient_patience": 5}), train_text_encoder=True)
+    train(module, tmp_path)
     assert vars(module)["steps"] == [1, 2, 3, 4]
 
 

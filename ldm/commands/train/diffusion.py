@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from pytorch_lightning.loggers import TensorBoardLogger
 
-from ldm.checkpoint.loading import load_part
+from ldm.checkpoint.loading import checkpoint_info, load_part
 from ldm.checkpoint.reading import CheckpointFile, read_checkpoint
 from ldm.checkpoint.saving import SAVE_DTYPES, hash_part, save_checkpoint
 from ldm.commands.dreambooth_plan import is_helper_process
 from ldm.commands.grid import labelled_grid
-from ldm.commands.models import snapped_size
+from ldm.commands.models import Settings, snapped_size
 from ldm.commands.placement import explain_out_of_memory
 from ldm.commands.resuming import RUN_DIR_VARIABLE
 from ldm.commands.train.run import TrainingRun, tokenizer_source
@@ -82,11 +82,14 @@ def _moments(run: TrainingRun, file: CheckpointFile, config: DiffusionTrainingCo
 
 def _with_scale_factor(run: TrainingRun, moments: np.ndarray) -> dict[str, Any]:
     """The model's YAML with the scale factor of these latents; a model to start from keeps its own."""
-    if run.options.ckpt_path:
-        return run.yaml
     yaml = copy.deepcopy(run.yaml)
-    yaml["model"]["scale_factor"] = round(measure_scale_factor(moments), 5)
-    log.info("scale factor: %g", yaml["model"]["scale_factor"])
+    if run.options.ckpt_path is None:
+        yaml["model"]["scale_factor"] = round(measure_scale_factor(moments), 5)
+    elif own := checkpoint_info(read_checkpoint(run.options.ckpt_path)).config:
+        yaml["model"]["scale_factor"] = build_config(
+            Settings, own, f"{run.options.ckpt_path}: metadata"
+        ).model.scale_factor
+    log.info("scale factor: %g", build_config(Settings, yaml, "YAML").model.scale_factor)
     return yaml
 
 

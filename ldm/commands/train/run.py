@@ -105,7 +105,7 @@ def open_run(options: argparse.Namespace) -> TrainingRun:
     yaml, settings = _resumed_yaml(options) if options.resume_dir else _model_yaml(options)
     images = find_captioned(options.image_dir, need_captions=options.stage != "autoencoder")
     data = {"pictures": len(images), "sha256": digest(images, options.image_dir)}
-    files = {name: hash_file(path) for name in WEIGHTS if (path := getattr(options, name))}
+    files = {name: hash_file(read_checkpoint(path).path) for name in WEIGHTS if (path := getattr(options, name))}
     if options.resume_dir:
         directory = options.resume_dir
         for partial in directory.glob(f".*{PARTIAL_SUFFIX}"):  # left by a process that was killed while writing
