@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from ldm.data.batches import Share
+from ldm.data.batches import Share, batch_loader
 from ldm.data.judge import HEADS, NO_LABEL, JudgeBatch, JudgeBatches, Pictures
 from ldm.nn.judge import Judge, JudgeConfig
 from ldm.nn.tokenizer import PromptTokenizer
@@ -84,7 +84,7 @@ class JudgeTraining(TrainingModule):
             world_size=self.trainer.world_size,
         )
         batches = JudgeBatches(self.pictures, self.tokenizer, self.judge.config.size, share)
-        return DataLoader(batches, batch_size=None, num_workers=self.workers)
+        return batch_loader(batches, self.workers)
 
 
 def answer_loss(logits: Tensor, labels: Tensor) -> Tensor:

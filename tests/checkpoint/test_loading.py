@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ldm.checkpoint.keys import PARTS, POSITION_IDS, official_key
-from ldm.checkpoint.loading import Placement, assign_parts, checkpoint_info, load_model
+from ldm.checkpoint.loading import Placement, assign_parts, checkpoint_info, load_model, load_part, raise_unless_part
 from ldm.checkpoint.metadata import CheckpointInfo
 from ldm.checkpoint.reading import CheckpointFile, read_checkpoint
 from ldm.checkpoint.saving import official_state_dict
@@ -256,3 +256,78 @@ def test_what_the_file_says_of_itself(tiny_checkpoint: Path) -> None:
 def test_a_file_made_elsewhere_says_nothing(tmp_path: Path) -> None:
     save_file(contents(), tmp_path / "a.safetensors", {"format": "pt", "modelspec.title": "x", "ldmx.step": "3"})
     assert checkpoint_info(read_checkpoint(tmp_path / "a.safetensors")) == CheckpointInfo()
+
+
+# One part alone
+
+
+def of_part(part: str, seed: int = 0, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
+    """What a file of this part alone holds."""
+    return {key: tensor for key, tensor in contents(seed, dtype).items() if key.startswith(PARTS[part])}
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_part_is_loaded_from_a_file_of_it_or_of_the_whole_model(part: str) -> None:
+    for tensors in (of_part(part, seed=3), contents(seed=3)):
+        model = build_tiny_model(seed=0)
+        load_part(getattr(model, part), part, file_of(tensors))
+        for key, tensor in weights(model).items():
+            assert torch.equal(tensor, contents(3 if key.startswith(PARTS[part]) else 0)[key]), key
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_part_keeps_its_own_type_and_its_gradients(dtype: torch.dtype) -> None:
+    autoencoder = build_tiny_model(seed=0).autoencoder
+    load_part(autoencoder, "autoencoder", file_of(of_part("autoencoder", 3, dtype)))
+    for name, parameter in autoencoder.named_parameters():
+        assert parameter.dtype == torch.float32
+        assert parameter.requires_grad
+        assert torch.equal(parameter, contents(3, dtype)[PARTS["autoencoder"] + name].float())
+
+
+def test_a_loaded_part_is_no_view_of_the_file() -> None:
+    """It is trained, and the file stays what it is."""
+    tensors = {key: tensor.clone() for key, tensor in of_part("autoencoder").items()}
+    autoencoder = build_tiny_model(seed=1).autoencoder
+    load_part(autoencoder, "autoencoder", file_of(tensors))
+    with torch.no_grad():
+        autoencoder.quant_conv.weight.zero_()
+    assert tensors["first_stage_model.quant_conv.weight"].any()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (
+            lambda tensors: tensors.pop("first_stage_model.quant_conv.bias"),
+            "1 missing: first_stage_model.quant_conv.bias",
+        ),
+        (lambda tensors: tensors.clear(), "missing: first_stage_model."),
+        (
+            lambda tensors: tensors.update({"first_stage_model.loss.logvar": torch.zeros(())}),
+            "1 unexpected: first_stage_model.loss.logvar",
+        ),
+        (
+            lambda tensors: tensors.update({"first_stage_model.quant_conv.bias": torch.zeros(4)}),
+            r"1 of another shape: first_stage_model.quant_conv.bias \(4,\) instead of \(8,\)",
+        ),
+    ],
+)
+def test_a_part_that_does_not_fit_is_refused_and_nothing_is_loaded(
+    change: Callable[[dict[str, Tensor]], object], words: str
+) -> None:
+    tensors = dict(of_part("autoencoder", seed=3))
+    change(tensors)
+    autoencoder = build_tiny_model(seed=0).autoencoder
+    with pytest.raises(UserError, match=words):
+        load_part(autoencoder, "autoencoder", file_of(tensors))
+    for name, weight in autoencoder.state_dict().items():
+        assert torch.equal(weight, contents()[PARTS["autoencoder"] + name])
+
+
+def test_whether_a_part_fits_is_told_without_memory() -> None:
+    with torch.device("meta"):
+        model = LatentDiffusion(tiny_config())
+    raise_unless_part(model.autoencoder, "autoencoder", file_of(of_part("autoencoder")))
+    with pytest.raises(UserError, match=r"missing: model\.diffusion_model\."):
+        raise_unless_part(model.unet, "unet", file_of(of_part("autoencoder")))

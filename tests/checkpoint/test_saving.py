@@ -17,7 +17,7 @@ from ldm.checkpoint.keys import PARTS, POSITION_IDS, official_key
 from ldm.checkpoint.loading import Placement, checkpoint_info, load_model
 from ldm.checkpoint.metadata import CheckpointInfo
 from ldm.checkpoint.reading import read_checkpoint
-from ldm.checkpoint.saving import SAVE_DTYPES, hash_file, hash_part, official_state_dict, save_checkpoint
+from ldm.checkpoint.saving import SAVE_DTYPES, hash_file, hash_part, official_state_dict, save_checkpoint, save_part
 from ldm.errors import UserError
 from tests.checkpoint.files import same_tensors
 from tests.oracle import facts, tensors
@@ -263,3 +263,28 @@ def test_a_files_hash_is_the_published_kind(tmp_path: Path) -> None:
     content = bytes(range(256)) * 70_000  # more than one block
     path.write_bytes(content)
     assert hash_file(path) == hashlib.sha256(content).hexdigest()
+
+
+# One part alone
+
+
+@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_a_part_alone_is_what_the_whole_checkpoint_has_of_it(part: str, dtype: torch.dtype, tmp_path: Path) -> None:
+    model = build_tiny_model()
+    save_part(tmp_path / "part.safetensors", getattr(model, part), part, CheckpointInfo(step=3), dtype)
+    whole = {k: t for k, t in official_state_dict(model, dtype).items() if k.startswith(PARTS[part])}
+    whole.pop(POSITION_IDS, None)
+    file = read_checkpoint(tmp_path / "part.safetensors")
+    assert file.tensors.keys() == whole.keys()
+    assert all(tensor.dtype == dtype and torch.equal(tensor, whole[key]) for key, tensor in file.tensors.items())
+    info = checkpoint_info(file)
+    assert (info.step, info.parts) == (3, {part: hash_part(whole, part)})
+
+
+def test_a_part_that_is_not_finite_is_not_written(tmp_path: Path) -> None:
+    autoencoder = build_tiny_model().autoencoder
+    torch.nn.init.constant_(autoencoder.quant_conv.weight, 1e6)
+    with pytest.raises(UserError, match=r"first_stage_model\.quant_conv\.weight is not finite as torch\.float16"):
+        save_part(tmp_path / "part.safetensors", autoencoder, "autoencoder", CheckpointInfo(), torch.float16)
+    assert not list(tmp_path.iterdir())

@@ -10,11 +10,17 @@ from typing import Any
 import pytest
 
 from ldm.commands.options import SAMPLER_NAMES, dreambooth_parser, img2img_parser, txt2img_parser
+from ldm.commands.train_options import HEEDED, train_parser
 from ldm.diffusion.samplers import SAMPLERS
 from ldm.files import ROOT
 from tests.commands.calls import call, refused
 
-PARSERS = {"txt2img": txt2img_parser, "img2img": img2img_parser, "dreambooth": dreambooth_parser}
+PARSERS = {
+    "txt2img": txt2img_parser,
+    "img2img": img2img_parser,
+    "dreambooth": dreambooth_parser,
+    "train": train_parser,
+}
 
 SAMPLING: dict[str, tuple[list[str], str, Any]] = {
     "--hw": (["32", "48"], "hw", [32, 48]),
@@ -94,6 +100,29 @@ FLAGS: dict[str, dict[str, tuple[list[str], str, Any]]] = {
         "--no-previews": ([], "no_previews", True),
         "--save-dtype": (["bf16"], "save_dtype", "bf16"),
     },
+    "train": {
+        "-i": (["pictures"], "image_dir", Path("pictures")),
+        "--image-dir": (["pictures"], "image_dir", Path("pictures")),
+        "--config": (["a.yaml"], "config", Path("a.yaml")),
+        "--autoencoder": (["a.safetensors"], "autoencoder", Path("a.safetensors")),
+        "--ckpt-path": (["a.ckpt"], "ckpt_path", Path("a.ckpt")),
+        "-r": (["runs/autoencoder-1"], "resume_dir", Path("runs/autoencoder-1")),
+        "--resume-dir": (["runs/autoencoder-1"], "resume_dir", Path("runs/autoencoder-1")),
+        "--iterations": (["3000"], "iterations", 3000),
+        "-s": (["200"], "save_every", 200),
+        "--save-every": (["200"], "save_every", 200),
+        "--learning-rate": (["1e-5"], "learning_rate", 1e-5),
+        "--batch-size": (["2"], "batch_size", 2),
+        "--seed": (["9"], "seed", 9),
+        "-o": (["out"], "output_dir", Path("out")),
+        "--output-dir": (["out"], "output_dir", Path("out")),
+        "-d": (["0,1"], "devices", "0,1"),
+        "--devices": (["cpu"], "devices", "cpu"),
+        "--precision": (["bf16-mixed"], "precision", "bf16-mixed"),
+        "--workers": (["4"], "workers", 4),
+        "--save-dtype": (["bf16"], "save_dtype", "bf16"),
+        "--logger": (["csv"], "logger", "csv"),
+    },
 }
 """Every flag, words that it takes, and what they come to."""
 
@@ -111,7 +140,7 @@ EACH_FLAG = [(command, flag) for command, flags in FLAGS.items() for flag in fla
 
 
 def parse(command: str, *arguments: str) -> argparse.Namespace:
-    required = ["-i", "a.png"] if command == "img2img" else []
+    required = {"img2img": ["-i", "a.png"], "train": ["diffusion"]}.get(command, [])
     return PARSERS[command]().parse_args([*required, *arguments])
 
 
@@ -125,7 +154,7 @@ def test_flag_is_parsed(command: str, flag: str) -> None:
         assert getattr(parse(command), name) != expected or expected == "cpu"
 
 
-@pytest.mark.parametrize("command", PARSERS)
+@pytest.mark.parametrize("command", ORIGINAL)
 def test_every_flag_of_the_original_is_there(command: str) -> None:
     assert set(ORIGINAL[command].split()) <= set(FLAGS[command])
 
@@ -150,9 +179,8 @@ def test_help_names_exactly_these_flags_and_imports_no_torch(command: str, tmp_p
         check=False,
     )
     assert process.returncode == 0
-    flags = set(
-        re.findall(r"(?<![\w-])--?[a-z][a-z-]*", process.stdout.partition("\noptions:")[2].partition("\nex")[0])
-    )
+    described = re.split(r"\nexamples?:|\nthe stages", process.stdout.partition("\noptions:")[2])[0]
+    flags = set(re.findall(r"(?<![\w-])--?[a-z][a-z-]*", described))
     assert flags - {"-h", "--help"} == set(FLAGS[command])
     imported = set(re.findall(r"\|\s+([\w.]+)$", process.stderr, re.MULTILINE))
     assert "argparse" in imported
@@ -235,3 +263,17 @@ def test_img2img_needs_a_picture() -> None:
 @pytest.mark.parametrize("arguments", [[], ["-c", "can"], ["-i", "photos"]])
 def test_dreambooth_needs_a_class_and_photos(arguments: list[str]) -> None:
     refused(call("dreambooth", *arguments), "--class-name", "--instance-img-dir")
+
+
+@pytest.mark.parametrize("stage", HEEDED)
+def test_stages_heed_flags_that_there_are(stage: str) -> None:
+    assert HEEDED[stage] <= {name for _, name, _ in FLAGS["train"].values()}
+
+
+def test_every_flag_of_train_is_for_some_stage() -> None:
+    assert set.union(*HEEDED.values()) == {name for _, name, _ in FLAGS["train"].values()}
+
+
+def test_the_stages_that_the_help_shows_can_be_typed() -> None:
+    examples = re.findall(r"python train\.py (.*?)(?: +#.*)?$", train_parser().format_help(), re.MULTILINE)
+    assert {train_parser().parse_args(example.split()).stage for example in examples} >= {"tokenizer", "diffusion"}

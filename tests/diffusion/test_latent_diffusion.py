@@ -1,12 +1,16 @@
 """The whole model: the official checkpoint's keys and shapes, and the ways between the three spaces."""
 
+from typing import Any
+
 import pytest
 import torch
 
 from ldm.diffusion.latent_diffusion import LatentDiffusion, LatentDiffusionConfig
 from ldm.nn.attention import CrossAttention
+from ldm.nn.autoencoder import AutoencoderConfig
 from ldm.nn.text_encoder import TextEncoderConfig
 from ldm.nn.tokenizer import load_tokenizer
+from ldm.nn.unet import UNetConfig
 from tests.oracle import (
     BOUND,
     POSITION_IDS,
@@ -139,3 +143,17 @@ def test_prompts_are_tokenized_and_encoded() -> None:
     assert context.shape == (2, 77, 32)
     assert torch.equal(context, ldm.text_encoder(load_tokenizer(TOKENIZER)(["a cat", "a photo of a dog"])))
     assert not torch.equal(context[0], context[1])
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"unet": UNetConfig(in_channels=3)}, r"unet\.in_channels, unet\.out_channels and autoencoder\.embed_dim"),
+        ({"autoencoder": AutoencoderConfig(embed_dim=8)}, r"autoencoder\.embed_dim should be the same"),
+        ({"unet": UNetConfig(context_dim=512)}, r"unet\.context_dim and text_encoder\.hidden_size should be the same"),
+        ({"text_encoder": TextEncoderConfig(num_attention_heads=7)}, r"multiple of text_encoder\.num_attention_heads"),
+    ],
+)
+def test_parts_that_do_not_fit_together_are_refused(changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        LatentDiffusionConfig(**changes)

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from ldm.diffusion.loss import DreamBoothLoss, dreambooth_loss, eps_loss
+from ldm.diffusion.loss import DreamBoothLoss, dreambooth_loss, eps_loss, min_snr_weight
 from ldm.diffusion.schedule import NoiseSchedule
 from ldm.nn.unet import UNet
 from tests.oracle import BOUND, facts, new_unet, rel, small_unet, tensors
@@ -103,3 +103,20 @@ def test_dreambooths_sum_weighs_the_means_of_its_two_parts(
 def test_without_class_samples_the_sum_is_the_instances_loss() -> None:
     loss = dreambooth_loss(torch.tensor([1.0, 3.0]), 2, prior_loss_weight=1.0)
     assert [part.item() for part in loss] == [2.0, 2.0, 0.0]
+
+
+def test_min_snr_weights_by_hand() -> None:
+    """Signal to noise 99, 5, 1 and 1/9: min(SNR, 5) / SNR."""
+    alphas_cumprod = torch.tensor([0.99, 5 / 6, 0.5, 0.1])
+    assert min_snr_weight(alphas_cumprod, 5.0).tolist() == pytest.approx([5 / 99, 1.0, 1.0, 1.0], rel=1e-4)
+    assert min_snr_weight(alphas_cumprod, 0.5).tolist() == pytest.approx([0.5 / 99, 0.1, 0.5, 1.0], rel=1e-4)
+
+
+@given(gamma=st.floats(0.01, 100))
+def test_min_snr_weights_fall_with_the_noise_and_are_never_above_one(gamma: float) -> None:
+    """Of Stable Diffusion's own schedule, whose first timestep is nearly clean."""
+    weights = min_snr_weight(NoiseSchedule().alphas_cumprod, gamma)
+    assert weights.isfinite().all()
+    assert weights.min() > 0
+    assert weights.max() <= 1
+    assert (weights.diff() >= 0).all()

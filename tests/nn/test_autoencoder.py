@@ -1,5 +1,7 @@
 """The autoencoder: the original's numbers, its posterior and its geometry."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -110,3 +112,20 @@ def test_built_on_the_meta_device_it_holds_nothing_and_weights_can_be_assigned()
     autoencoder.load_state_dict(tensors("vae-small"), assign=True)
     io = tensors("vae-small-io")
     assert rel(autoencoder.decode(io["latent"]), io["decoded"]) < BOUND
+
+
+@torch.inference_mode()
+def test_num_groups_changes_every_normalisation_and_no_weight() -> None:
+    io, config = tensors("vae-small-io"), autoencoder_config()
+    assert config.num_groups == 32
+    fewer = AutoencoderKL(replace(config, num_groups=8)).eval()
+    fewer.load_state_dict(small_autoencoder().state_dict())
+    assert {m.num_groups for m in fewer.modules() if isinstance(m, torch.nn.GroupNorm)} == {8}
+    assert rel(fewer.encode(io["image"]).parameters, io["moments"]) > 100 * BOUND
+    assert rel(fewer.decode(io["latent"]), io["decoded"]) > 100 * BOUND
+
+
+@pytest.mark.parametrize("num_groups", [0, 24])
+def test_groups_that_do_not_divide_the_channels_are_refused(num_groups: int) -> None:
+    with pytest.raises(ValueError, match=f"ch should be a multiple of num_groups: 128 channels, {num_groups} groups"):
+        AutoencoderConfig(num_groups=num_groups)

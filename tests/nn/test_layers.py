@@ -48,6 +48,22 @@ def test_group_norm_is_over_32_groups_and_adds_its_eps_to_the_variance(eps: floa
     torch.testing.assert_close(group_norm(64, eps).double()(x), expected)
 
 
+@pytest.mark.parametrize("num_groups", [1, 2, 4, 8])
+def test_group_norm_is_over_as_many_groups_as_are_asked_for(num_groups: int) -> None:
+    x = torch.randn(2, 8, 4, 6, generator=torch.Generator().manual_seed(0)) + torch.arange(8.0)[:, None, None]
+    normed = group_norm(8, 1e-6, num_groups)(x).view(2, num_groups, -1)
+    torch.testing.assert_close(normed.mean(dim=-1), torch.zeros(2, num_groups), atol=1e-5, rtol=0)
+    torch.testing.assert_close(normed.var(dim=-1, correction=0), torch.ones(2, num_groups), atol=1e-4, rtol=0)
+
+
+def test_a_channel_that_is_a_group_of_its_own_loses_its_mean() -> None:
+    """As its docstring warns: two flat colours come out the same, unless a group has several channels."""
+    colours = torch.tensor([[0.1, 0.5, 0.3, 0.9], [0.7, 0.2, 0.8, 0.4]])[:, :, None, None].expand(2, 4, 3, 3)
+    alone, together = group_norm(4, 1e-6, 4)(colours), group_norm(4, 1e-6, 1)(colours)
+    assert alone.abs().max() < 1e-3
+    assert (together[0] - together[1]).abs().max() > 0.5
+
+
 def test_upsample_repeats_each_pixel_before_it_convolves() -> None:
     upsample = Upsample(2)
     torch.nn.init.dirac_(upsample.conv.weight)

@@ -1,7 +1,8 @@
 """The UNet: the original's output, blocks and gradients; checkpointing; its geometry."""
 
 from collections import Counter
-from typing import NamedTuple
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -211,3 +212,27 @@ def test_built_on_the_meta_device_it_holds_nothing_and_weights_can_be_assigned()
     io = tensors("unet-small-io")
     assert unet.out[2].weight.data_ptr() == tensors("unet-small")["out.2.weight"].data_ptr()
     assert rel(unet(io["x"], io["t"], io["context"]), io["out"]) < BOUND
+
+
+@torch.inference_mode()
+def test_num_groups_changes_every_normalisation_and_no_weight() -> None:
+    io, config = tensors("unet-small-io"), unet_config()
+    assert config.num_groups == 32
+    fewer = UNet(replace(config, num_groups=8)).eval()
+    fewer.load_state_dict(small_unet().state_dict())
+    assert {m.num_groups for m in fewer.modules() if isinstance(m, torch.nn.GroupNorm)} == {8}
+    assert rel(fewer(io["x"], io["t"], io["context"]), io["out"]) > 100 * BOUND
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"num_groups": 24}, "model_channels should be a multiple of num_groups: 320 channels, 24 groups"),
+        ({"num_groups": 0}, "model_channels should be a multiple of num_groups"),
+        ({"num_heads": 7}, "the channels of level 0, 1 \\* model_channels, should be a multiple of num_heads"),
+        ({"num_heads": 7, "attention_resolutions": ()}, "the channels of level 3, 4 \\* model_channels"),
+    ],
+)
+def test_shapes_that_are_not_possible_are_refused(changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        UNetConfig(**changes)
