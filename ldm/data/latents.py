@@ -22,10 +22,10 @@ log = logging.getLogger(__name__)
 BATCH_SIZE = 16
 
 
-def latents_key(autoencoder_sha256: str, paths: Sequence[Path], size: int, flip: bool) -> str:
-    """A name for the latents of these files: others come with another autoencoder, other files or another size."""
+def latents_key(autoencoder_sha256: str, paths: Sequence[Path], size: int, flip: bool, precision: str) -> str:
+    """A name for the latents of these files: another autoencoder, other files, size or precision give others."""
     files = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
-    return hashlib.sha256(json.dumps([autoencoder_sha256, files, size, flip]).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps([autoencoder_sha256, files, size, flip, precision]).encode()).hexdigest()[:16]
 
 
 @torch.inference_mode()

@@ -73,20 +73,21 @@ def test_latents_that_overflow_are_the_users_error(value: float, paths: list[Pat
 
 
 def test_the_same_files_have_the_same_name(paths: list[Path]) -> None:
-    assert latents_key("abc", paths, 16, True) == latents_key("abc", list(paths), 16, True)
+    assert latents_key("abc", paths, 16, True, "float32") == latents_key("abc", list(paths), 16, True, "float32")
 
 
 def test_other_weights_sizes_views_and_files_have_other_names(paths: list[Path]) -> None:
     keys = [
-        latents_key("abc", paths, 16, True),
-        latents_key("abd", paths, 16, True),
-        latents_key("abc", paths, 32, True),
-        latents_key("abc", paths, 16, False),
-        latents_key("abc", paths[1:], 16, True),
-        latents_key("abc", paths[::-1], 16, True),
+        latents_key("abc", paths, 16, True, "float32"),
+        latents_key("abd", paths, 16, True, "float32"),
+        latents_key("abc", paths, 32, True, "float32"),
+        latents_key("abc", paths, 16, False, "float32"),
+        latents_key("abc", paths, 16, True, "bfloat16"),
+        latents_key("abc", paths[1:], 16, True, "float32"),
+        latents_key("abc", paths[::-1], 16, True, "float32"),
     ]
     os.utime(paths[0], (1, 1))
-    keys.append(latents_key("abc", paths, 16, True))
+    keys.append(latents_key("abc", paths, 16, True, "float32"))
     assert len(set(keys)) == len(keys)
 
 

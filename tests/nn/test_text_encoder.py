@@ -89,9 +89,7 @@ def test_it_is_transformers_network(hidden_act: str) -> None:
     end = config.vocab_size - 1
     peer = CLIPTextModel(CLIPTextConfig(**vars(config), bos_token_id=end - 1, eos_token_id=end, pad_token_id=end))
     ours = encoder.transformer.state_dict()
-    official = {
-        key: key if key in ours else f"text_model.{key}" for key in peer.state_dict()
-    }
+    official = {key: key if key in ours else f"text_model.{key}" for key in peer.state_dict()}
     peer.load_state_dict({key: ours[name] for key, name in official.items()})
     ids = torch.randint(config.vocab_size, (3, 77), generator=torch.Generator().manual_seed(0))
     assert rel(encoder(ids), peer.eval()(input_ids=ids).last_hidden_state) < BOUND

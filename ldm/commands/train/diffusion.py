@@ -69,7 +69,8 @@ def train_diffusion(run: TrainingRun) -> int | None:
 def _moments(run: TrainingRun, file: CheckpointFile, config: DiffusionTrainingConfig) -> np.ndarray:
     """All pictures encoded, from an earlier run's file where there is one."""
     paths = [image.path for image in run.images]
-    key = latents_key(hash_part(file.tensors, "autoencoder"), paths, config.size, config.flip)
+    precision = str(run.compute.autocast_dtype or run.compute.dtype)
+    key = latents_key(hash_part(file.tensors, "autoencoder"), paths, config.size, config.flip, precision)
     path = run.options.output_dir / "latents" / f"{key}.npy"
     if not path.exists() and not is_helper_process():
         log.info("encoding %d pictures into %s", len(paths), path)
