@@ -1,7 +1,7 @@
 """Can the judge be trusted? How often it is right about renders that it never saw, and about what is left of them.
 
-    python -m ldm.data.toyworld --dataset data/toyworld-64-val --count 2000 --size 64 --seed 1 --split all
-    python -m ldm.data.toyworld --dataset data/toyworld-judge-val --count 600 --size 64 --seed 3 --views 3
+    python -m ldm.data.toyworld --dataset data/toyworld-held-out/pictures --count 2000 --size 64 --seed 1 --split all
+    python -m ldm.data.toyworld --dataset data/toyworld-held-out/views --count 600 --size 64 --seed 3 --views 3
     python benchmarks/judge.py --ckpt-path MODEL
 
 Asked about the pictures as they are, at half their resolution, and, with a model, after its autoencoder has encoded and
@@ -109,8 +109,9 @@ def subjects(evaluator: Evaluator, images: Tensor, rows: list[CaptionedImage]) -
 def main() -> int:
     """Measures and prints."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pictures", type=Path, default=Path("data/toyworld-64-val"), help="captioned, held out")
-    parser.add_argument("--things", type=Path, default=Path("data/toyworld-judge-val"), help="each seen several times")
+    held_out = Path("data/toyworld-held-out")
+    parser.add_argument("--pictures", type=Path, default=held_out / "pictures", help="captioned, held out")
+    parser.add_argument("--things", type=Path, default=held_out / "views", help="each seen several times")
     parser.add_argument("--ckpt-path", type=Path, help="a model whose autoencoder is to reconstruct the pictures")
     parser.add_argument("--judge", type=Path, default=SHIPPED)
     parser.add_argument("--tokenizer", type=Path, default=SHIPPED_TOKENIZER)

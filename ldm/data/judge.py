@@ -67,7 +67,7 @@ class Pictures:
         if not self.things:
             raise UserError(
                 f"{', '.join(map(str, directories))}: no thing is seen twice, so the judge can't learn to know one "
-                "again; write such pictures with python -m ldm.data.toyworld --dataset data/toyworld-judge --views 3"
+                "again; write such pictures with python -m ldm.data.toyworld --dataset data/toyworld/views --views 3"
             )
         log.info("%d things with several pictures, %d lone pictures", len(self.things), len(self.lone))
 
