@@ -1,0 +1,70 @@
+"""What is shipped in `ldm/assets`: the embedded tiny model, its tokenizer and the judge, as a user meets them."""
+
+import copy
+
+import pytest
+import torch
+
+from ldm.checkpoint.loading import checkpoint_info
+from ldm.checkpoint.reading import read_checkpoint
+from ldm.commands.models import EMBEDDED, ModelSlot, settings_of
+from ldm.commands.placement import Compute
+from ldm.config import read_yaml
+from ldm.diffusion.latent_diffusion import LatentDiffusion
+from ldm.diffusion.sampling import sample_images
+from ldm.evaluation.judge import SHIPPED, Evaluator, load_evaluator
+from ldm.files import ROOT
+
+CPU = torch.device("cpu")
+MEGABYTE = 1_000_000
+
+
+@pytest.fixture(scope="module")
+def judge() -> Evaluator:
+    return load_evaluator(CPU)
+
+
+@pytest.fixture(scope="module")
+def model() -> LatentDiffusion:
+    file = read_checkpoint(EMBEDDED)
+    return ModelSlot(Compute(CPU)).use(file, settings_of(file, None)[1])
+
+
+def test_they_are_small() -> None:
+    assert EMBEDDED.stat().st_size <= 25 * MEGABYTE
+    assert SHIPPED.stat().st_size <= 4 * MEGABYTE
+
+
+def test_the_model_carries_the_yaml_in_configs() -> None:
+    shipped = copy.deepcopy(checkpoint_info(read_checkpoint(EMBEDDED)).config)
+    expected = read_yaml(ROOT / "configs" / "tiny.yaml")
+    expected["model"]["scale_factor"] = shipped["model"]["scale_factor"]  # measured
+    assert shipped == expected
+
+
+def test_sks_can_be_spelled(model: LatentDiffusion) -> None:
+    assert model.tokenizer is not None
+    clip_tokenizer = model.tokenizer.clip_tokenizer
+    ids = clip_tokenizer("sks")["input_ids"][1:-1]
+    assert clip_tokenizer.unk_token_id not in ids
+    assert clip_tokenizer.decode(ids).strip() == "sks"
+
+
+@pytest.mark.parametrize(
+    ("prompt", "shown"),
+    [
+        ("a photo of a red ball on the beach", {"class": "ball", "colour": "red", "setting": "beach"}),
+        ("a photo of a blue mug in the snow", {"class": "mug", "colour": "blue", "setting": "snow"}),
+        ("a photo of a yellow duck floating on water", {"class": "duck", "colour": "yellow", "setting": "water"}),
+    ],
+)
+def test_what_is_asked_for_is_seen(
+    model: LatentDiffusion, judge: Evaluator, prompt: str, shown: dict[str, str]
+) -> None:
+    settings = settings_of(read_checkpoint(EMBEDDED), None)[1]
+    contexts = [model.encode_prompts([text] * 4) for text in (prompt, "")]
+    pictures = sample_images(model, *contexts, [0, 1, 2, 3], settings.sampling)
+    seen = [
+        {head: answer.label for head, answer in answers.items() if head in shown} for answers in judge.name(pictures)
+    ]
+    assert seen.count(shown) >= 3
