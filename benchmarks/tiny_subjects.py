@@ -61,7 +61,7 @@ from benchmarks.subject_report import (  # noqa: E402
 )
 from benchmarks.tiny_model import prompt_scenes  # noqa: E402
 from ldm.checkpoint.discovery import find_checkpoints  # noqa: E402
-from ldm.commands.grid import labelled_grid  # noqa: E402
+from ldm.commands.drawing.grid import labelled_grid  # noqa: E402
 from ldm.commands.models import EMBEDDED  # noqa: E402
 from ldm.data.images import read_directory, save_png, to_image  # noqa: E402
 from ldm.data.toyworld import CLASSES, Scene, canonical_caption  # noqa: E402

@@ -1,6 +1,7 @@
 """A run that goes on: its own options, and from the command line only what may change."""
 
 import argparse
+import os
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,11 @@ from ldm.errors import UserError
 RECORD = "run.yaml"
 RUN_DIR_VARIABLE = "LDM_RUN_DIR"
 """Tells the processes of further devices which run they belong to."""
+
+
+def is_helper_process() -> bool:
+    """Whether this process was started for a further device of a run."""
+    return os.environ.get("LOCAL_RANK", "0") != "0"
 
 
 def resumed_options(

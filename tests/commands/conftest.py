@@ -34,7 +34,7 @@ class Trained:
 def no_garbage_collection() -> Iterator[None]:
     """Takes long among everything that a test session has imported, and the tiny model is no burden."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("ldm.commands.dreambooth.gc", SimpleNamespace(collect=lambda: 0))
+        patch.setattr("ldm.commands.dreambooth.run.gc", SimpleNamespace(collect=lambda: 0))
         yield
 
 

@@ -22,8 +22,8 @@ from safetensors.torch import save_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from ldm.checkpoint.reading import read_checkpoint
-from ldm.commands import dreambooth as command
-from ldm.commands import dreambooth_plan
+from ldm.commands.dreambooth import plan as dreambooth_plan
+from ldm.commands.dreambooth import run as command
 from ldm.commands.options import dreambooth_parser, txt2img_parser
 from ldm.config import read_yaml, to_yaml
 from ldm.errors import UserError

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from ldm.commands.grid import MARGIN, MAX_SHEET, MIN_CELL, labelled_grid
+from ldm.commands.drawing.grid import MARGIN, MAX_SHEET, MIN_CELL, labelled_grid
 
 COLORS = ["red", "lime", "blue", "yellow", "magenta", "cyan"]
 

@@ -12,7 +12,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ldm.checkpoint.reading import CheckpointFile
-from ldm.commands import drawing, models
+from ldm.commands import models
+from ldm.commands.drawing import run as drawing
 from ldm.config import to_yaml
 from tests.commands.calls import call, difference, metadata_of, refused, tensors_of
 from tests.commands.conftest import Draw, Trained

@@ -5,7 +5,7 @@ import contextlib
 import logging
 
 from ldm.commands.app import logging_to
-from ldm.commands.dreambooth_plan import is_helper_process
+from ldm.commands.resuming import is_helper_process
 from ldm.commands.train.autoencoder import train_autoencoder
 from ldm.commands.train.diffusion import train_diffusion
 from ldm.commands.train.judge import train_judge

@@ -13,11 +13,10 @@ from ldm.checkpoint.loading import raise_unless_part
 from ldm.checkpoint.metadata import CheckpointInfo
 from ldm.checkpoint.reading import read_checkpoint
 from ldm.checkpoint.saving import hash_file
-from ldm.commands.dreambooth_plan import is_helper_process
 from ldm.commands.models import Settings, settings_of, tokenizer_dir
 from ldm.commands.placement import Compute, parse_devices, training_compute
 from ldm.commands.record import plain, versions, write_record
-from ldm.commands.resuming import RECORD, RUN_DIR_VARIABLE, resumed_options
+from ldm.commands.resuming import RECORD, RUN_DIR_VARIABLE, is_helper_process, resumed_options
 from ldm.config import build_config, read_yaml, to_yaml
 from ldm.data.captioned import CaptionedImage, digest, find_captioned
 from ldm.diffusion.latent_diffusion import LatentDiffusion

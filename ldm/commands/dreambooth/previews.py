@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from pytorch_lightning.loggers import TensorBoardLogger
 
-from ldm.commands.grid import labelled_grid
+from ldm.commands.drawing.grid import labelled_grid
 from ldm.data.images import save_png, to_image
 from ldm.diffusion.sampling import SamplingConfig, sample_images
 from ldm.training.config import Subject

@@ -16,13 +16,13 @@ from ldm.checkpoint.metadata import CheckpointInfo
 from ldm.checkpoint.reading import read_checkpoint
 from ldm.checkpoint.saving import SAVE_DTYPES, save_checkpoint
 from ldm.commands.app import logging_to
-from ldm.commands.class_images import draw_class_images
-from ldm.commands.dreambooth_plan import Run, is_helper_process, plan_run, resumed_run_options
+from ldm.commands.dreambooth.class_images import draw_class_images
+from ldm.commands.dreambooth.plan import Run, plan_run, resumed_run_options
+from ldm.commands.dreambooth.previews import Previews
 from ldm.commands.models import ModelSlot
 from ldm.commands.placement import Compute, drawing_compute, explain_out_of_memory
-from ldm.commands.previews import Previews
 from ldm.commands.record import plain, versions
-from ldm.commands.resuming import RUN_DIR_VARIABLE
+from ldm.commands.resuming import RUN_DIR_VARIABLE, is_helper_process
 from ldm.config import to_yaml
 from ldm.data.dreambooth import encode_moments
 from ldm.data.images import fit as fit_image

@@ -12,9 +12,9 @@ from tqdm import tqdm
 
 from ldm.checkpoint.discovery import Found
 from ldm.checkpoint.reading import read_checkpoint
-from ldm.commands.comparison import find_to_draw, labels_of, prefixes_of, usable
-from ldm.commands.grid import labelled_grid
-from ldm.commands.job import Job, job_from, png_text, sampling_flags
+from ldm.commands.drawing.checkpoints import find_to_draw, labels_of, prefixes_of, usable
+from ldm.commands.drawing.grid import labelled_grid
+from ldm.commands.drawing.job import Job, job_from, png_text, sampling_flags
 from ldm.commands.models import ModelSlot, settings_of
 from ldm.commands.placement import Compute, drawing_compute, explain_out_of_memory, parse_device
 from ldm.commands.record import write_record

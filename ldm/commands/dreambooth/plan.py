@@ -14,11 +14,11 @@ from torch import Tensor
 from ldm.checkpoint.keys import PARTS
 from ldm.checkpoint.reading import read_checkpoint
 from ldm.checkpoint.saving import SAVE_DTYPES, hash_file
-from ldm.commands.job import sampling_flags, sampling_from
+from ldm.commands.drawing.job import sampling_flags, sampling_from
 from ldm.commands.models import Settings, base_weights, settings_of, snapped_size, tokenizer_dir
 from ldm.commands.placement import Compute, parse_devices, training_compute
 from ldm.commands.record import plain, write_record
-from ldm.commands.resuming import RECORD, RUN_DIR_VARIABLE, resumed_options
+from ldm.commands.resuming import RECORD, RUN_DIR_VARIABLE, is_helper_process, resumed_options
 from ldm.config import read_yaml, to_yaml
 from ldm.data.images import read_directory
 from ldm.diffusion.sampling import SamplingConfig
@@ -164,8 +164,3 @@ def _check_disk_space(
             f"{checkpoints} checkpoints and the resume state need up to {needed / 1e9:.0f} GB, but {existing} has "
             f"{free / 1e9:.0f} GB free. Save less often (--save-every) or elsewhere (--output-dir)"
         )
-
-
-def is_helper_process() -> bool:
-    """Whether this process was started for a further device of a run."""
-    return os.environ.get("LOCAL_RANK", "0") != "0"
