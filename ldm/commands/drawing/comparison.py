@@ -1,0 +1,125 @@
+"""What a call drew and how it scored: the table that the grid, `pictures.csv`, `comparison.json` and the page are made from.
+
+Rows are checkpoints, columns are prompts x seeds. Rows of one subject on one base model form a group: they share their
+photos, their base row and their recommendation. File names are relative to the output directory, with "/" between parts.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+SUBJECT, CLASS, OTHER = "subject", "class", "other"
+"""What a column's prompt asks for: the subject ("sks bottle"), any thing of its class ("a bottle"), something else."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """A prompt and a seed: all pictures of a column began as the same noise."""
+
+    prompt: str
+    """As it was asked for; "{class}" stands for each row's class."""
+    prompt_index: int
+    seed: int
+    kind: str = OTHER
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One picture."""
+
+    file: str
+    prompt: str
+    """With the class filled in."""
+    scores: dict[str, float] = field(default_factory=dict)
+    """By the name of a score; a score that says nothing about this picture is absent."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean over pictures and its 95 % bootstrap interval."""
+
+    mean: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Row:
+    """What one checkpoint drew."""
+
+    label: str
+    group: int
+    run: str
+    """The run's directory name; empty for the base model."""
+    step: int
+    checkpoint: str
+    is_base: bool
+    cells: list[Cell | None]
+    """One per column."""
+    scores: dict[str, Interval] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """Which row to use, in words, and the words' reasons, one sentence each."""
+
+    row: int | None
+    """Index into all rows; None where nothing can be recommended."""
+    verdict: str
+    reasons: list[str]
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What a score can be at best and was before training, for one group."""
+
+    ceiling: float | None = None
+    base: float | None = None
+
+
+@dataclass(frozen=True)
+class Group:
+    """The rows of one subject on one base model."""
+
+    subject: str
+    """The class name, empty for a model that was taught none."""
+    photos: list[str] = field(default_factory=list)
+    references: dict[str, Reference] = field(default_factory=dict)
+    recommendation: Recommendation | None = None
+
+
+@dataclass(frozen=True)
+class Score:
+    """A number per picture or row: its name in the tables, and how people read it."""
+
+    name: str
+    title: str
+    higher_is_better: bool
+    explanation: str
+    """One or two sentences."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run of dreambooth.py and its options."""
+
+    name: str
+    options: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Everything that one call drew."""
+
+    title: str
+    command: str
+    created: str
+    columns: list[Column]
+    rows: list[Row]
+    groups: list[Group]
+    runs: list[Run] = field(default_factory=list)
+    scores: list[Score] = field(default_factory=list)
+    rule: str = ""
+    """How the recommendation was made, in words; empty where nothing was scored."""
+    sampling: dict[str, Any] = field(default_factory=dict)
+    """The flags that the pictures were drawn with."""
+    versions: dict[str, str] = field(default_factory=dict)
