@@ -1,7 +1,7 @@
-"""What a call drew and how it scored: the table that the grid, `pictures.csv`, `comparison.json` and the page are made from.
+"""What a call drew and how it scored: what the grid, `pictures.csv`, `comparison.json` and the page are made from.
 
 Rows are checkpoints, columns are prompts x seeds. Rows of one subject on one base model form a group: they share their
-photos, their base row and their recommendation. File names are relative to the output directory, with "/" between parts.
+photos, their base row and their recommendation. File names are relative to the output directory, with "/" in between.
 """
 
 from dataclasses import dataclass, field
