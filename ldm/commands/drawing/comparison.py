@@ -7,8 +7,23 @@ photos, their base row and their recommendation. File names are relative to the 
 from dataclasses import dataclass, field
 from typing import Any
 
-SUBJECT, CLASS, OTHER = "subject", "class", "other"
-"""What a column's prompt asks for: the subject ("sks bottle"), any thing of its class ("a bottle"), something else."""
+from ldm.evaluation.results import CLASS, OTHER, SUBJECT, Interval, Recommendation, Reference, Score
+
+__all__ = [
+    "CLASS",
+    "OTHER",
+    "SUBJECT",
+    "Cell",
+    "Column",
+    "Comparison",
+    "Group",
+    "Interval",
+    "Recommendation",
+    "Reference",
+    "Row",
+    "Run",
+    "Score",
+]
 
 
 @dataclass(frozen=True)
@@ -34,15 +49,6 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Interval:
-    """A mean over pictures and its 95 % bootstrap interval."""
-
-    mean: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True)
 class Row:
     """What one checkpoint drew."""
 
@@ -59,24 +65,6 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Recommendation:
-    """Which row to use, in words, and the words' reasons, one sentence each."""
-
-    row: int | None
-    """Index into all rows; None where nothing can be recommended."""
-    verdict: str
-    reasons: list[str]
-
-
-@dataclass(frozen=True)
-class Reference:
-    """What a score can be at best and was before training, for one group."""
-
-    ceiling: float | None = None
-    base: float | None = None
-
-
-@dataclass(frozen=True)
 class Group:
     """The rows of one subject on one base model."""
 
@@ -85,17 +73,6 @@ class Group:
     photos: list[str] = field(default_factory=list)
     references: dict[str, Reference] = field(default_factory=dict)
     recommendation: Recommendation | None = None
-
-
-@dataclass(frozen=True)
-class Score:
-    """A number per picture or row: its name in the tables, and how people read it."""
-
-    name: str
-    title: str
-    higher_is_better: bool
-    explanation: str
-    """One or two sentences."""
 
 
 @dataclass(frozen=True)
