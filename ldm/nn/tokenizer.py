@@ -57,8 +57,13 @@ def load_tokenizer(directory: Path, max_length: int = 77) -> PromptTokenizer:
     merges = sum(1 for line in (directory / "merges.txt").open(encoding="utf-8") if not line.startswith("#version"))
     if merges == 0 and clip_tokenizer.vocab_size > BYTES_ONLY:
         raise UserError(f"{directory / 'merges.txt'} is empty, but vocab.json has merged tokens; fetch both again")
-    digest = hashlib.sha256(b"".join((directory / name).read_bytes() for name in FILES)).hexdigest()
-    return PromptTokenizer(clip_tokenizer, max_length, digest)
+    return PromptTokenizer(clip_tokenizer, max_length, tokenizer_digest(directory))
+
+
+def tokenizer_digest(directory: Path) -> str:
+    """SHA-256 of a tokenizer's files."""
+    _raise_if_missing(directory)
+    return hashlib.sha256(b"".join((directory / name).read_bytes() for name in FILES)).hexdigest()
 
 
 def copy_tokenizer(source: Path, target: Path) -> None:

@@ -25,6 +25,8 @@ class ClassImages:
     sampling: SamplingConfig
     seed: int
     precision: str
+    tokenizer: str
+    """SHA-256 of its files."""
     model: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -36,6 +38,7 @@ class ClassImages:
             "sampling": asdict(self.sampling),
             "seed": self.seed,
             "precision": self.precision,
+            "tokenizer": self.tokenizer,
             "model": self.model,
         }
 

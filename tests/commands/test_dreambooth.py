@@ -24,11 +24,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from ldm.checkpoint.reading import read_checkpoint
 from ldm.commands.dreambooth import plan as dreambooth_plan
 from ldm.commands.dreambooth import run as command
+from ldm.commands.dreambooth.class_images import Drawing
 from ldm.commands.options import dreambooth_parser, txt2img_parser
 from ldm.config import read_yaml, to_yaml
 from ldm.errors import UserError
 from ldm.files import ROOT
-from ldm.training.class_images import ClassImages
 from ldm.training.dreambooth import DreamBooth
 from ldm.training.trainer import FitOptions
 from tests.commands.calls import (
@@ -460,8 +460,8 @@ def test_another_class_base_or_setting_never_shares_class_pictures(
 ) -> None:
     directories: list[Path] = []
 
-    def draw(cache: ClassImages, *arguments: Any) -> None:
-        directories.append(cache.directory)
+    def draw(drawing: Drawing) -> None:
+        directories.append(drawing.cache.directory)
         raise UserError("enough")
 
     monkeypatch.setattr(command, "draw_class_images", draw)

@@ -26,7 +26,7 @@ def ldm() -> LatentDiffusion:
 
 
 def cache_in(root: Path, **changes: Any) -> ClassImages:
-    cache = ClassImages(root, "a photo of a can", "0" * 64, SAMPLING, seed=5, precision="float32")
+    cache = ClassImages(root, "a photo of a can", "0" * 64, SAMPLING, seed=5, precision="float32", tokenizer="1" * 64)
     return replace(cache, **changes)
 
 
@@ -39,6 +39,7 @@ OTHER: dict[str, Any] = {
     "base_sha256": "1" * 64,
     "seed": 6,
     "precision": "bfloat16",
+    "tokenizer": "2" * 64,
     "model": {"scale_factor": 1.0},
     **{
         f"sampling.{name}": replace(SAMPLING, **{name: value})

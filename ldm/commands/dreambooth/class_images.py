@@ -1,9 +1,9 @@
 """Draws class pictures on one device or several; picture i has the same seed whichever device draws it."""
 
 import sys
+from dataclasses import dataclass
 from multiprocessing.queues import SimpleQueue
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException, spawn
@@ -18,52 +18,50 @@ from ldm.training.class_images import ClassImages
 ADVICE = "a smaller --generation-batch-size or --hw needs less"
 
 
-def draw_class_images(
-    cache: ClassImages,
-    missing: list[int],
-    batch_size: int,
-    base: Path,
-    settings: Settings,
-    devices: list[torch.device],
-    precision: str,
-) -> None:
+@dataclass(frozen=True)
+class Drawing:
+    """What is to be drawn, with which weights, on which devices."""
+
+    cache: ClassImages
+    missing: list[int]
+    batch_size: int
+    base: Path
+    settings: Settings
+    devices: list[torch.device]
+    precision: str
+
+
+def draw_class_images(drawing: Drawing) -> None:
     """Draws the missing pictures; each further device gets a process of its own."""
-    arguments = (cache, missing, batch_size, base, settings, devices, precision)
-    if len(devices) == 1:
+    if len(drawing.devices) == 1:
         with explain_out_of_memory(ADVICE):
-            _draw_share(0, *arguments)
+            _draw_share(0, drawing)
         return
     errors = torch.multiprocessing.get_context("spawn").SimpleQueue()
     try:
-        spawn(_draw_share_in_process, (errors, *arguments), nprocs=len(devices))
+        spawn(_draw_share_in_process, (errors, drawing), nprocs=len(drawing.devices))
     except (ProcessExitedException, ProcessRaisedException) as error:
         if errors.empty():
             raise
         raise UserError(errors.get()) from error
 
 
-def _draw_share_in_process(rank: int, errors: "SimpleQueue[str]", *arguments: Any) -> None:
+def _draw_share_in_process(rank: int, errors: "SimpleQueue[str]", drawing: Drawing) -> None:
     """Sends a user's error to the process that will tell it."""
     try:
         with explain_out_of_memory(ADVICE):
-            _draw_share(rank, *arguments)
+            _draw_share(rank, drawing)
     except UserError as error:
         errors.put(str(error))
         sys.exit(2)
 
 
-def _draw_share(
-    rank: int,
-    cache: ClassImages,
-    missing: list[int],
-    batch_size: int,
-    base: Path,
-    settings: Settings,
-    devices: list[torch.device],
-    precision: str,
-) -> None:
-    ldm = ModelSlot(drawing_compute(devices[rank], precision)).use(read_checkpoint(base), settings)
-    indices = missing[rank :: len(devices)]
+def _draw_share(rank: int, drawing: Drawing) -> None:
+    """Device `rank` draws every n-th picture of n devices."""
+    cache, batch_size = drawing.cache, drawing.batch_size
+    compute = drawing_compute(drawing.devices[rank], drawing.precision)
+    ldm = ModelSlot(compute).use(read_checkpoint(drawing.base), drawing.settings)
+    indices = drawing.missing[rank :: len(drawing.devices)]
     with (
         tqdm(total=len(indices), desc="class pictures", unit="img", position=2 * rank) as bar,
         tqdm(

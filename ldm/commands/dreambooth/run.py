@@ -16,10 +16,10 @@ from ldm.checkpoint.metadata import CheckpointInfo
 from ldm.checkpoint.reading import read_checkpoint
 from ldm.checkpoint.saving import SAVE_DTYPES, save_checkpoint
 from ldm.commands.app import logging_to
-from ldm.commands.dreambooth.class_images import draw_class_images
+from ldm.commands.dreambooth.class_images import Drawing, draw_class_images
 from ldm.commands.dreambooth.plan import Run, plan_run, resumed_run_options
 from ldm.commands.dreambooth.previews import Previews
-from ldm.commands.models import ModelSlot
+from ldm.commands.models import ModelSlot, tokenizer_dir
 from ldm.commands.placement import Compute, drawing_compute, explain_out_of_memory
 from ldm.commands.record import plain, versions
 from ldm.commands.resuming import RUN_DIR_VARIABLE, is_helper_process
@@ -28,6 +28,7 @@ from ldm.data.dreambooth import encode_moments
 from ldm.data.images import fit as fit_image
 from ldm.data.images import read_image, to_tensor
 from ldm.files import write_text
+from ldm.nn.tokenizer import tokenizer_digest
 from ldm.training.class_images import ClassImages
 from ldm.training.dreambooth import DreamBooth
 from ldm.training.movement import weight_movement
@@ -69,13 +70,14 @@ def _class_images(run: Run) -> list[Path]:
         sampling=run.sampling,
         seed=run.options.seed,
         precision=str(compute.dtype).removeprefix("torch."),
+        tokenizer=tokenizer_digest(tokenizer_dir(run.base, run.settings)),
         model=asdict(run.settings.model),
     )
     missing = cache.missing(count)
     if missing and not is_helper_process():
         batch_size = run.options.generation_batch_size or run.settings.sampling.batch_size
         log.info("drawing %d of %d class pictures '%s' into %s", len(missing), count, cache.prompt, cache.directory)
-        draw_class_images(cache, missing, batch_size, run.base, run.settings, run.devices, precision)
+        draw_class_images(Drawing(cache, missing, batch_size, run.base, run.settings, run.devices, precision))
     else:
         log.info("%d class pictures '%s' from %s", count, cache.prompt, cache.directory)
     return cache.paths(count)

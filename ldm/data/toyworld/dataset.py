@@ -24,11 +24,12 @@ from ldm.data.toyworld.scene import Dice, Scene, Split, labels, random_scene, ra
 from ldm.data.toyworld.subjects import photograph, unusual_subject
 from ldm.data.toyworld.words import CLASSES, COLOURS, PATTERNS, SETTINGS
 from ldm.diffusion.noise import derived_generator
+from ldm.errors import UserError
 from ldm.files import write_text
 
 log = logging.getLogger(__name__)
 
-METADATA = "metadata.jsonl"
+METADATA, RECORD = "metadata.jsonl", "dataset.json"
 PER_FOLDER = 500
 VARIED_CAPTIONS = 5
 """Captions of a picture besides the canonical one."""
@@ -61,9 +62,11 @@ def write_dataset(
 ) -> None:
     """Renders `count` pictures with captions and labels; what an interrupted call has finished is not done again.
 
+    Raises `UserError` if `directory` holds pictures of another seed, size, split or number of views.
     `views`: pictures of each thing; with several, a "subject" column says which one it is and `split` has no effect.
     `workers`: processes that render, 0 for one per processor on the CPU and one on a GPU.
     """
+    _raise_if_another(directory, {"seed": seed, "size": size, "split": split, "views": views})
     folders = [
         Folder(directory / f"{first:07d}", seed, first, min(PER_FOLDER, count - first), size, split, views, device)
         for first in range(0, count, PER_FOLDER)
@@ -74,6 +77,20 @@ def write_dataset(
         for rendered in _each_done(missing, workers):
             bar.update(rendered)
     log.info("%s: %d pictures of %d x %d pixels", directory, count, size, size)
+
+
+def _raise_if_another(directory: Path, settings: dict[str, Any]) -> None:
+    """Keeps two datasets from being mixed in one directory; how many pictures there are may change."""
+    record = directory / RECORD
+    if not record.exists():
+        write_text(record, json.dumps(settings, indent=2) + "\n")
+        return
+    try:
+        there = json.loads(record.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{record} is damaged: {error}. Delete it and the folders beside it") from error
+    if there != settings:
+        raise UserError(f"{directory} holds another dataset, {there}; this one is {settings}. Give another directory")
 
 
 def view_scene(seed: int, index: int, views: int) -> Scene:

@@ -25,6 +25,7 @@ from ldm.data.toyworld.__main__ import main
 from ldm.data.toyworld.dataset import METADATA, view_scene, write_dataset
 from ldm.data.toyworld.subjects import photograph
 from ldm.data.toyworld.words import PATTERNS
+from ldm.errors import UserError
 
 SIZE = 8
 
@@ -52,7 +53,7 @@ def content(directory: Path) -> dict[str, bytes]:
 
 def test_a_row_says_what_its_picture_shows(tmp_path: Path) -> None:
     rows = write(tmp_path)
-    assert [path.name for path in sorted(tmp_path.iterdir())] == ["0000000", "0000006", "0000012"]
+    assert [path.name for path in sorted(tmp_path.iterdir())] == ["0000000", "0000006", "0000012", "dataset.json"]
     assert [row["file_name"] for row in rows] == [f"{index:07d}.png" for index in range(14)]
     for index, row in enumerate(rows):
         scene = random_scene(3, index)
@@ -106,6 +107,15 @@ def test_an_interrupted_folder_is_done_again_and_a_whole_one_is_not(tmp_path: Pa
     write(tmp_path)
     assert content(tmp_path) == whole
     assert untouched.stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize("change", [{"seed": 4}, {"size": 16}, {"split": "held_out"}, {"views": 2}], ids=str)
+def test_two_datasets_are_not_mixed_in_one_directory(change: dict[str, Any], tmp_path: Path) -> None:
+    write(tmp_path, 2)
+    before = content(tmp_path)
+    with pytest.raises(UserError, match="holds another dataset"):
+        write(tmp_path, 8, **change)
+    assert content(tmp_path) == before
 
 
 def test_several_processes_write_what_one_does(tmp_path: Path) -> None:
