@@ -3,7 +3,7 @@
 import sys
 
 from ldm.commands.app import run
-from ldm.commands.options import dreambooth_parser
+from ldm.commands.options.dreambooth import dreambooth_parser
 
 
 def main() -> None:

@@ -3,7 +3,7 @@
 import sys
 
 from ldm.commands.app import run
-from ldm.commands.train_options import train_parser
+from ldm.commands.options.train import train_parser
 
 
 def main() -> None:

@@ -3,7 +3,7 @@
 import sys
 
 from ldm.commands.app import run
-from ldm.commands.options import txt2img_parser
+from ldm.commands.options.drawing import txt2img_parser
 
 
 def main() -> None:

@@ -20,6 +20,8 @@ WITHOUT_LIGHTNING = {"nn", "diffusion", "checkpoint", "data"}
 
 LIBRARY = sorted((ROOT / "ldm").rglob("*.py"))
 SCRIPTS = sorted(ROOT.glob("*.py"))
+OPTIONS = [f"ldm.commands.options.{path.stem}" for path in sorted((ROOT / "ldm/commands/options").glob("[a-z]*.py"))]
+"""The modules of flags."""
 
 
 def module_name(path: Path) -> str:
@@ -156,7 +158,7 @@ def test_no_file_is_longer_than_one_idea(paths: list[Path], limit: int) -> None:
     assert {name: length for name, length in lengths.items() if length > limit} == {}
 
 
-@pytest.mark.parametrize("module", ["ldm", "ldm.commands.options", "ldm.commands.app"])
+@pytest.mark.parametrize("module", ["ldm", "ldm.commands.app", *OPTIONS])
 def test_flags_are_read_before_anything_heavy_is_imported(module: str) -> None:
     code = f"import sys, {module}; print([name for name in ('torch', 'transformers', 'numpy') if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)

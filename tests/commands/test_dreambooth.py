@@ -25,7 +25,8 @@ from ldm.checkpoint.reading import read_checkpoint
 from ldm.commands.dreambooth import plan as dreambooth_plan
 from ldm.commands.dreambooth import run as command
 from ldm.commands.dreambooth.class_images import Drawing
-from ldm.commands.options import dreambooth_parser, txt2img_parser
+from ldm.commands.options.drawing import txt2img_parser
+from ldm.commands.options.dreambooth import dreambooth_parser
 from ldm.config import read_yaml, to_yaml
 from ldm.errors import UserError
 from ldm.files import ROOT

@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 
-from ldm.commands.options import SAMPLER_NAMES, dreambooth_parser, img2img_parser, txt2img_parser
-from ldm.commands.train_options import HEEDED, train_parser
+from ldm.commands.options.common import SAMPLER_NAMES
+from ldm.commands.options.drawing import img2img_parser, txt2img_parser
+from ldm.commands.options.dreambooth import dreambooth_parser
+from ldm.commands.options.train import HEEDED, train_parser
 from ldm.diffusion.samplers import SAMPLERS
 from ldm.files import ROOT
 from tests.commands.calls import call, refused

@@ -5,6 +5,7 @@ import contextlib
 import logging
 
 from ldm.commands.app import logging_to
+from ldm.commands.options.train import refuse_flags_without_effect
 from ldm.commands.resuming import is_helper_process
 from ldm.commands.train.autoencoder import train_autoencoder
 from ldm.commands.train.diffusion import train_diffusion
@@ -12,7 +13,6 @@ from ldm.commands.train.judge import train_judge
 from ldm.commands.train.publish import publish
 from ldm.commands.train.run import open_run, resumed_training_options
 from ldm.commands.train.tokenizer import write_tokenizer
-from ldm.commands.train_options import refuse_flags_without_effect
 
 log = logging.getLogger(__name__)
 

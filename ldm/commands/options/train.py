@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from ldm.commands.options import (
+from ldm.commands.options.common import (
     COUNT,
     NATURAL,
     NON_NEGATIVE,

@@ -1,0 +1,1 @@
+"""The commands' flags, one file a command; nothing here imports torch, so that --help is quick."""

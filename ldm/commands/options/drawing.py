@@ -1,0 +1,118 @@
+"""The flags of the commands that draw. Where a default is not given here, the model's YAML has it."""
+
+import argparse
+from pathlib import Path
+
+from ldm.commands.options.common import (
+    COUNT,
+    DRAWING_PRECISIONS,
+    MODEL_DEFAULT,
+    SEED,
+    SHARE,
+    add_sampling,
+    command_parser,
+)
+
+
+def _add_drawing(parser: argparse.ArgumentParser, what: str) -> None:
+    group = parser.add_argument_group("what to draw")
+    group.add_argument(
+        "-p",
+        "--prompt",
+        action="extend",
+        nargs="+",
+        metavar="TEXT",
+        help='one or several; default: a checkpoint\'s own subject, "a photo of sks <class>"',
+    )
+    group.add_argument("-n", "--negative-prompt", default="", metavar="TEXT", help="what to stay away from")
+    group.add_argument(
+        "-v",
+        "--variations",
+        type=COUNT,
+        default=4,
+        metavar="N",
+        help="pictures per prompt, with the seeds SEED, SEED+1, ... (default: 4)",
+    )
+    group.add_argument(
+        "--seed",
+        type=SEED,
+        default=42,
+        help="the first picture's seed; the same seed gives the same picture whatever the batch size (default: 42)",
+    )
+    group = parser.add_argument_group("with what")
+    group.add_argument(
+        "-c",
+        "--ckpt-path",
+        type=Path,
+        metavar="PATH",
+        help="a checkpoint, or a directory: all checkpoints below it are compared "
+        "(default: the downloaded weights, else the embedded tiny model)",
+    )
+    group.add_argument(
+        "--config",
+        type=Path,
+        metavar="YAML",
+        help="the model's YAML, for a checkpoint that doesn't carry its own (default: configs/sd-v1.yaml)",
+    )
+    group = parser.add_argument_group("how to sample")
+    add_sampling(group)
+    group = parser.add_argument_group("where and how fast")
+    group.add_argument(
+        "-o",
+        "--output-dir",
+        type=Path,
+        default=Path("outputs"),
+        metavar="DIR",
+        help=f"each call makes a new DIR/{what}-<n> (default: outputs)",
+    )
+    group.add_argument("-b", "--batch-size", type=COUNT, metavar="N", help=f"pictures at a time; {MODEL_DEFAULT}")
+    group.add_argument("-d", "--device", default="auto", help="auto, cpu, mps, cuda, cuda:1 or just 1 (default: auto)")
+    group.add_argument(
+        "--precision",
+        choices=DRAWING_PRECISIONS,
+        default="auto",
+        help="full: float32; bf16, fp16: weights of that type; autocast: float32 weights, mixed arithmetic "
+        "(default: auto, half precision on CUDA)",
+    )
+
+
+def txt2img_parser() -> argparse.ArgumentParser:
+    """Flags of txt2img.py."""
+    parser = command_parser(
+        "Draws pictures from prompts, or compares all checkpoints below a directory with the same noise.",
+        "examples:\n"
+        '  python txt2img.py -p "a photo of a corgi"\n'
+        "  python txt2img.py --ckpt-path ckpts/                     # compare: one row per checkpoint\n"
+        '  python txt2img.py --ckpt-path ckpts/can-1 -p "sks can on the moon" "sks can in the snow" -v 2\n',
+    )
+    _add_drawing(parser, "txt2img")
+    return parser
+
+
+def img2img_parser() -> argparse.ArgumentParser:
+    """Flags of img2img.py: those of txt2img.py and the picture to start from."""
+    parser = command_parser(
+        "Redraws a picture after a prompt, with the base model or with fine-tuned checkpoints.",
+        "example:\n"
+        '  python img2img.py -i sketch.png -p "a photo of sks can on a rock" -s 0.6 \\\n'
+        "      --ckpt-path ckpts/can-1/step-00600.safetensors\n",
+    )
+    group = parser.add_argument_group("from what")
+    group.add_argument(
+        "-i",
+        "--init-img",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="the picture to start from; without --hw its shape is kept, at about the model's size",
+    )
+    group.add_argument(
+        "-s",
+        "--strength",
+        type=SHARE,
+        default=0.75,
+        metavar="X",
+        help="0 keeps the picture, 1 draws a new one (default: 0.75)",
+    )
+    _add_drawing(parser, "img2img")
+    return parser

@@ -1,0 +1,155 @@
+"""The flags of dreambooth.py. Where a default is not given here, the model's YAML has it."""
+
+import argparse
+from pathlib import Path
+
+from ldm.commands.options.common import (
+    COUNT,
+    MODEL_DEFAULT,
+    NATURAL,
+    NON_NEGATIVE,
+    SEED,
+    TRAINING_PRECISIONS,
+    TypedParser,
+    add_sampling,
+    add_saving,
+    command_parser,
+)
+
+
+def dreambooth_parser() -> argparse.ArgumentParser:
+    """Flags of dreambooth.py."""
+    parser = command_parser(
+        'Teaches the model a subject from a few photos of it: after training, "sks <class>" means this subject.',
+        "examples:\n"
+        '  python dreambooth.py -c "water bottle" -i data/bottle -s 200\n'
+        "  python dreambooth.py -r ckpts/water-bottle-1             # continue an interrupted run\n"
+        "  python txt2img.py --ckpt-path ckpts/                     # then compare the checkpoints\n",
+        TypedParser,
+    )
+    _add_subject(parser.add_argument_group("the subject"))
+    _add_training(parser.add_argument_group("training"))
+    _add_prior_preservation(parser.add_argument_group("prior preservation"))
+    _add_pictures(parser.add_argument_group("class pictures and previews"))
+    _add_placement(parser.add_argument_group("where and how fast"))
+    return parser
+
+
+def _add_subject(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("-c", "--class-name", metavar="WORDS", help='what the subject is, such as "water bottle"')
+    group.add_argument("-i", "--instance-img-dir", type=Path, metavar="DIR", help="photos of the subject, 3 to 30")
+    group.add_argument(
+        "-r",
+        "--resume-dir",
+        type=Path,
+        metavar="DIR",
+        help="continue the run of this directory exactly where it stopped, with its own options",
+    )
+
+
+def _add_training(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--iterations", type=COUNT, metavar="N", help=f"updates of the weights; {MODEL_DEFAULT}")
+    group.add_argument(
+        "-s",
+        "--save-every",
+        type=COUNT,
+        metavar="N",
+        help=f"write a checkpoint and previews every N updates; {MODEL_DEFAULT}",
+    )
+    group.add_argument("--learning-rate", type=NON_NEGATIVE, metavar="LR", help=MODEL_DEFAULT)
+    group.add_argument("--lr-schedule", choices=("constant", "linear", "cosine"), help=MODEL_DEFAULT)
+    group.add_argument(
+        "--warmup-steps", type=NATURAL, metavar="N", help=f"updates until the learning rate is reached; {MODEL_DEFAULT}"
+    )
+    group.add_argument("--weight-decay", type=NON_NEGATIVE, metavar="X", help=MODEL_DEFAULT)
+    group.add_argument(
+        "--max-grad-norm", type=NON_NEGATIVE, metavar="X", help=f"clip the gradient's norm; 0: don't; {MODEL_DEFAULT}"
+    )
+    group.add_argument(
+        "--batch-size",
+        type=COUNT,
+        metavar="N",
+        help=f"photos, and as many class pictures, per update and device; {MODEL_DEFAULT}",
+    )
+    group.add_argument(
+        "-t",
+        "--train-text-encoder",
+        action=argparse.BooleanOptionalAction,
+        help=f"train the text encoder too; {MODEL_DEFAULT}",
+    )
+    group.add_argument(
+        "--flip",
+        action=argparse.BooleanOptionalAction,
+        help=f"also show mirrored pictures; off for lettering and faces; {MODEL_DEFAULT}",
+    )
+    group.add_argument(
+        "--gradient-checkpointing",
+        action=argparse.BooleanOptionalAction,
+        help=f"less memory, about a quarter slower; {MODEL_DEFAULT}",
+    )
+    group.add_argument("--seed", type=SEED, default=42, help="of everything random (default: 42)")
+
+
+def _add_prior_preservation(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "-l", "--lamb", type=NON_NEGATIVE, metavar="X", help=f"weight of the class pictures' loss; {MODEL_DEFAULT}"
+    )
+    group.add_argument(
+        "--class-img-count",
+        type=NATURAL,
+        metavar="N",
+        help=f"class pictures, drawn once and kept; 0: no prior preservation; {MODEL_DEFAULT}",
+    )
+    group.add_argument(
+        "--generation-batch-size",
+        "--gb",
+        type=COUNT,
+        metavar="N",
+        help=f"class pictures drawn at a time; {MODEL_DEFAULT}",
+    )
+
+
+def _add_pictures(group: argparse._ArgumentGroup) -> None:
+    add_sampling(group)
+    group.add_argument(
+        "--preview-prompt",
+        action="extend",
+        nargs="+",
+        dest="preview_prompts",
+        metavar="TEXT",
+        help=f"drawn at every save with the same noise; {{class}} is replaced; {MODEL_DEFAULT}",
+    )
+    group.add_argument("--no-previews", action="store_true", help="draw none")
+
+
+def _add_placement(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--ckpt-path",
+        type=Path,
+        metavar="FILE",
+        help="base weights (default: the downloaded ones, else the tiny model)",
+    )
+    group.add_argument(
+        "--config",
+        type=Path,
+        metavar="YAML",
+        help="the model's YAML, for weights that don't carry their own (default: configs/sd-v1.yaml)",
+    )
+    group.add_argument(
+        "-o",
+        "--output-dir",
+        type=Path,
+        default=Path("ckpts"),
+        metavar="DIR",
+        help="each run makes a new DIR/<class>-<n>; class pictures are kept in DIR/class-images (default: ckpts)",
+    )
+    group.add_argument(
+        "-d", "--devices", default="auto", help="auto, cpu, mps, cuda, or several GPUs such as 0,1 (default: auto)"
+    )
+    group.add_argument(
+        "--precision",
+        choices=TRAINING_PRECISIONS,
+        default="auto",
+        help="full: float32; autocast: the better mixed one (default: auto, bf16-mixed where the hardware has it)",
+    )
+    add_saving(group)
