@@ -1,0 +1,184 @@
+"""The two networks of the paper, small and random, in the Hub's own layout."""
+
+import json
+import logging
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import CLIPModel, CLIPTokenizer, ViTModel
+
+import ldm.evaluation.clip_dino as clip_dino
+from ldm.errors import UserError
+from ldm.evaluation.clip_dino import CLIP, DINO, ClipDino, load_clip_dino
+from tests.evaluation.networks import write_networks
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_networks(tmp_path_factory.mktemp("eval"))
+
+
+@pytest.fixture(scope="module")
+def networks(original: Path) -> ClipDino:
+    return load_clip_dino(CPU, original)
+
+
+@pytest.fixture
+def folder(original: Path, tmp_path: Path) -> Path:
+    """A copy, to damage."""
+    return Path(shutil.copytree(original, tmp_path / "eval"))
+
+
+def pictures(count: int) -> Tensor:
+    return torch.rand(count, 3, 48, 40, generator=torch.Generator().manual_seed(0)) * 2 - 1
+
+
+def test_embeddings_are_those_of_transformers(networks: ClipDino, original: Path) -> None:
+    images = pictures(3)
+    with torch.inference_mode():
+        dino = ViTModel.from_pretrained(original / DINO, add_pooling_layer=False)
+        seen = dino(networks.dino_preprocessing(images)).last_hidden_state[:, 0]
+        clip = CLIPModel.from_pretrained(original / CLIP)
+        captions = ["a dog", "a photo of a dog in the snow"]
+        tokens = CLIPTokenizer.from_pretrained(original / CLIP)(captions, padding=True, return_tensors="pt")
+        both = clip(**tokens, pixel_values=networks.clip_preprocessing(images))
+    assert torch.allclose(networks.embed_subjects(images), F.normalize(seen, dim=-1), atol=1e-5)
+    assert torch.allclose(networks.embed_images(images), F.normalize(both.image_embeds, dim=-1), atol=1e-5)
+    assert torch.allclose(networks.embed_captions(captions), F.normalize(both.text_embeds, dim=-1), atol=1e-5)
+    assert (networks.embed_captions(captions) @ networks.embed_captions(captions).mT)[0, 1] < 0.999
+
+
+def test_results_are_unit_vectors_on_the_cpu_whatever_the_type(networks: ClipDino) -> None:
+    for images in (pictures(2), pictures(2).half(), pictures(2).double()):
+        for vectors in (networks.embed_subjects(images), networks.embed_images(images)):
+            assert vectors.dtype == torch.float32 and vectors.device == CPU
+            assert torch.allclose(vectors.norm(dim=-1), torch.ones(2), atol=1e-5)
+
+
+def test_many_pictures_are_looked_at_in_parts(networks: ClipDino, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = networks.embed_images(pictures(5)), networks.embed_subjects(pictures(5))
+    monkeypatch.setattr(clip_dino, "AT_A_TIME", 2)
+    assert torch.allclose(networks.embed_images(pictures(5)), whole[0], atol=1e-5)
+    assert torch.allclose(networks.embed_subjects(pictures(5)), whole[1], atol=1e-5)
+
+
+def test_a_caption_that_does_not_fit_is_cut_with_a_warning(
+    networks: ClipDino, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        vectors = networks.embed_captions(["a dog " * 50])
+    assert vectors.shape == (1, 8)
+    assert "longer than 77 tokens" in caplog.text
+
+
+def test_a_pickle_is_read_where_there_is_no_safetensors_file(folder: Path, networks: ClipDino) -> None:
+    for name in (DINO, CLIP):
+        tensors = load_file(folder / name / "model.safetensors")
+        torch.save(tensors, folder / name / "pytorch_model.bin")
+        (folder / name / "model.safetensors").unlink()
+    again = load_clip_dino(CPU, folder)
+    assert torch.equal(again.embed_subjects(pictures(2)), networks.embed_subjects(pictures(2)))
+    assert torch.equal(again.embed_images(pictures(2)), networks.embed_images(pictures(2)))
+
+
+class Trap:
+    """What unpickling would run."""
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return Path.touch, (Path("/tmp/never"),)  # type: ignore[return-value]
+
+
+def test_nothing_in_a_pickle_is_executed(folder: Path) -> None:
+    (folder / DINO / "model.safetensors").unlink()
+    torch.save({"embeddings.cls_token": Trap()}, folder / DINO / "pytorch_model.bin")
+    with pytest.raises(UserError, match="could run code"):
+        load_clip_dino(CPU, folder)
+
+
+def test_half_precision_files_are_computed_with_in_full(folder: Path, networks: ClipDino) -> None:
+    path = folder / DINO / "model.safetensors"
+    save_file({name: tensor.half() for name, tensor in load_file(path).items()}, path)
+    vectors = load_clip_dino(CPU, folder).embed_subjects(pictures(2))
+    assert torch.allclose(vectors, networks.embed_subjects(pictures(2)), atol=1e-2)
+
+
+def test_a_pooler_and_counted_positions_are_no_matter(folder: Path, networks: ClipDino) -> None:
+    for name, extra in ((DINO, "pooler.dense.weight"), (CLIP, "text_model.embeddings.position_ids")):
+        path = folder / name / "model.safetensors"
+        save_file(load_file(path) | {extra: torch.zeros(16, 16)}, path)
+    again = load_clip_dino(CPU, folder)
+    assert torch.equal(again.embed_subjects(pictures(1)), networks.embed_subjects(pictures(1)))
+
+
+@pytest.mark.parametrize(
+    "missing",
+    [
+        "",
+        DINO,
+        CLIP,
+        f"{DINO}/config.json",
+        f"{DINO}/model.safetensors",
+        f"{DINO}/preprocessor_config.json",
+        f"{CLIP}/vocab.json",
+        f"{CLIP}/merges.txt",
+    ],
+)
+def test_what_is_missing_is_named_with_the_command_that_brings_it(folder: Path, missing: str) -> None:
+    path = folder / missing
+    path.unlink() if path.is_file() else shutil.rmtree(path)
+    with pytest.raises(UserError, match=r"bash download/eval-weights\.sh") as error:
+        load_clip_dino(CPU, folder)
+    assert (path.name if path.suffix else missing) in str(error.value)
+
+
+@pytest.mark.parametrize("name", [DINO, CLIP])
+def test_a_weight_that_is_missing_is_never_random(folder: Path, name: str) -> None:
+    path = folder / name / "model.safetensors"
+    tensors = load_file(path)
+    gone = sorted(tensors)[3]
+    del tensors[gone]
+    save_file(tensors, path)
+    with pytest.raises(UserError, match="1 missing"):
+        load_clip_dino(CPU, folder)
+
+
+def test_a_weight_that_nobody_asked_for_is_an_error(folder: Path) -> None:
+    path = folder / DINO / "model.safetensors"
+    save_file(load_file(path) | {"encoder.layer.7.junk": torch.zeros(1)}, path)
+    with pytest.raises(UserError, match="unexpected"):
+        load_clip_dino(CPU, folder)
+
+
+def test_weights_of_another_shape_are_an_error(folder: Path) -> None:
+    path = folder / DINO / "model.safetensors"
+    save_file(load_file(path) | {"layernorm.weight": torch.zeros(3)}, path)
+    with pytest.raises(UserError, match="does not hold the weights that"):
+        load_clip_dino(CPU, folder)
+
+
+def test_a_cut_off_file_is_an_error(folder: Path) -> None:
+    path = folder / CLIP / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(UserError, match="damaged or cut off"):
+        load_clip_dino(CPU, folder)
+
+
+def test_the_one_in_the_folder_of_the_other_is_an_error(folder: Path) -> None:
+    shutil.copy(folder / CLIP / "config.json", folder / DINO / "config.json")
+    with pytest.raises(UserError, match="'clip', not of a 'vit'"):
+        load_clip_dino(CPU, folder)
+
+
+@pytest.mark.parametrize("change", [{"hidden_size": "wide"}, {"num_attention_heads": 3}, {"patch_size": 0}])
+def test_an_impossible_shape_is_an_error(folder: Path, change: dict[str, object]) -> None:
+    path = folder / DINO / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(UserError, match="does not hold the weights that"):
+        load_clip_dino(CPU, folder)

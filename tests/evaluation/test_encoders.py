@@ -1,0 +1,50 @@
+"""One interface, two implementations."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import ldm.evaluation.encoders as encoders
+from ldm.errors import UserError
+from ldm.evaluation.clip_dino import DIRECTORY, load_clip_dino
+from ldm.evaluation.encoders import CLIP_DINO, ENCODERS, TOYWORLD_JUDGE, Encoder, load_encoder
+from ldm.evaluation.judge import load_evaluator
+from tests.evaluation.networks import write_networks
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(params=ENCODERS)
+def encoder(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Encoder:
+    monkeypatch.setattr(encoders, "load_clip_dino", lambda device: load_clip_dino(device, write_networks(tmp_path)))
+    return load_encoder(request.param, CPU)
+
+
+def test_each_says_who_it_is_and_gives_unit_vectors(encoder: Encoder) -> None:
+    assert encoder.name in ENCODERS
+    images = torch.rand(2, 3, 50, 70, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    captions = encoder.embed_captions(["a photo of a bottle", "a photo of a duck", "a ball"])
+    shown, things = encoder.embed_images(images), encoder.embed_subjects(images)
+    assert (len(shown), len(things), len(captions)) == (2, 2, 3)
+    assert shown.shape[1] == captions.shape[1]
+    for vectors in (captions, shown, things):
+        assert vectors.dtype == torch.float32
+        assert torch.allclose(vectors.norm(dim=-1), torch.ones(len(vectors)), atol=1e-5)
+
+
+def test_the_judge_sees_what_it_sees_without_the_interface() -> None:
+    images = torch.rand(2, 3, 64, 64) * 2 - 1
+    assert torch.equal(load_encoder(TOYWORLD_JUDGE, CPU).embed_images(images), load_evaluator(CPU).embed_images(images))
+
+
+def test_another_name_is_refused_with_the_ones_there_are() -> None:
+    with pytest.raises(UserError, match="no encoder 'dino'; there are: toyworld-judge, clip-dino"):
+        load_encoder("dino", CPU)
+
+
+def test_without_the_downloaded_weights_their_script_is_named() -> None:
+    if DIRECTORY.exists():
+        pytest.skip("they are there")
+    with pytest.raises(UserError, match=r"bash download/eval-weights\.sh"):
+        load_encoder(CLIP_DINO, CPU)
