@@ -113,7 +113,11 @@ def pixels(path: Path) -> np.ndarray:
 
 
 def difference(one: np.ndarray, other: np.ndarray) -> int:
-    """The largest difference of two pictures' values."""
+    """The largest difference of two pictures' values.
+
+    Sums in another order, as in a batch of another size or on another CPU, move a value by under a thousandth of a
+    level. That can tip one that lies between two levels: the same pictures differ by 1 at most, others by more.
+    """
     assert one.shape == other.shape
     return int(np.abs(one - other).max())
 

@@ -295,7 +295,7 @@ def test_a_checkpoint_in_two_formats_gives_two_pictures(txt2img: Draw, tmp_path:
     (tmp_path / "tiny.yaml").write_text(to_yaml(TINY_YAML))
     drawn = txt2img("-c", tmp_path / "ckpts", "-v", 1, "--config", tmp_path / "tiny.yaml")
     one, other = drawn.pictures
-    assert difference(one, other) == 0
+    assert difference(one, other) <= 1
 
 
 # The grid
