@@ -7,6 +7,18 @@ SUBJECT, CLASS, OTHER = "subject", "class", "other"
 
 
 @dataclass(frozen=True)
+class Asked:
+    """What a column's pictures were asked for; they all began as the same noise."""
+
+    prompt_index: int
+    seed: int
+    kind: str
+    """SUBJECT, CLASS or OTHER."""
+    prompt: str
+    """With the class filled in."""
+
+
+@dataclass(frozen=True)
 class Interval:
     """A mean over pictures and its 95 % bootstrap interval."""
 

@@ -1,0 +1,81 @@
+"""How well two pictures agree as pixels, once one is moved, mirrored and scaled to lie on the other as well as it can.
+
+Both are small and soft by then: of a copy that a model drew from memory, edges and textures differ first. The measure
+is the normalised cross-correlation over the region where the two overlap: with p and q the pixels' deviations from each
+colour's mean in that region, sum(p q) / sqrt(sum(p p) sum(q q)). It doesn't see brightness and contrast. All shifts are
+computed at once by Fourier transforms ("Masked Object Registration in the Fourier Domain", Padfield, 2012).
+"""
+
+import torch
+import torch.nn.functional as F
+from einops import einsum
+from torch import Tensor
+
+SIDE = 32
+"""Pixels on a side of what is compared."""
+SCALES = (0.8, 0.9, 1.0, 1.1, 1.25)
+"""Sizes of the photo, compared with the picture."""
+LARGEST_SHIFT = 6
+"""Pixels, either way, between the two middles."""
+SMALLEST_OVERLAP = 0.6
+"""Of the picture's area; less says too little."""
+FLAT = 0.02
+"""A region whose values in [-1, 1] vary by less, as a standard deviation, agrees with nothing."""
+PERIOD = 80
+"""Of the transforms: at least a picture and the largest photo side by side."""
+AT_A_TIME = 32
+
+
+def thumbnails(images: Tensor) -> Tensor:
+    """(b 3 SIDE SIDE) float32 of pictures (b 3 h w) in [-1, 1]: averaged over small areas, not sampled."""
+    return F.interpolate(images.float(), (SIDE, SIDE), mode="bilinear", antialias=True).cpu()
+
+
+@torch.inference_mode()
+def aligned_correlation(pictures: Tensor, photos: Tensor) -> Tensor:
+    """The best correlation of thumbnails (b 3 SIDE SIDE) with thumbnails (n 3 SIDE SIDE): (b n) in [-1, 1]."""
+    either_way = torch.cat([photos, photos.flip(-1)])
+    best = pictures.new_full((len(pictures), len(either_way)), -1.0)
+    for scale in SCALES:
+        side = round(SIDE * scale)
+        scaled = F.interpolate(either_way, (side, side), mode="bilinear", antialias=True)
+        for part, found in zip(pictures.split(AT_A_TIME), best.split(AT_A_TIME), strict=True):
+            torch.maximum(found, _best_shift(part, scaled), out=found)
+    plain, mirrored = best.chunk(2, dim=1)
+    return torch.maximum(plain, mirrored).clamp(-1.0, 1.0)
+
+
+def _best_shift(pictures: Tensor, photos: Tensor) -> Tensor:
+    """The largest correlation over all shifts of pictures (b 3 SIDE SIDE) and photos (n 3 side side): (b n)."""
+    side = photos.shape[-1]
+    # The deviations of a region don't depend on it, but rounding errors grow with the mean.
+    p, q = (images - images.mean(dim=(-2, -1), keepdim=True) for images in (pictures, photos))
+    here, there = (_transform(torch.ones(1, 1, size, size)) for size in (SIDE, side))
+    p_hat, q_hat = _transform(p), _transform(q)
+
+    area = _correlate(here, there, side)[0, 0]
+    p_sum, q_sum = _correlate(p_hat, there, side), _correlate(here, q_hat, side)
+    p_variation = _correlate(_transform(p.square()), there, side) - p_sum.square() / area
+    q_variation = _correlate(here, _transform(q.square()), side) - q_sum.square() / area
+    products = _correlate(einsum(p_hat, q_hat.conj(), "b c y x, n c y x -> b n y x"), None, side)
+    covariation = products - einsum(p_sum, q_sum / area, "b c y x, n c y x -> b n y x")
+
+    flat = FLAT**2 * 3 * area
+    p_total, q_total = p_variation.sum(dim=1)[:, None], q_variation.sum(dim=1)[None]
+    varied = (p_total > flat) & (q_total > flat)
+    correlation = covariation / (p_total * q_total).clamp_min(1e-12).sqrt()
+    correlation = torch.where(varied, correlation, 0.0)
+    return correlation[..., area.round() >= SMALLEST_OVERLAP * SIDE**2].amax(dim=-1)
+
+
+def _transform(values: Tensor) -> Tensor:
+    return torch.fft.rfft2(values, (PERIOD, PERIOD))
+
+
+def _correlate(here: Tensor, there: Tensor | None, side: int) -> Tensor:
+    """Sums of products of transformed pictures with photos of `side` pixels, by the shift of the middles (... s s)."""
+    product = here if there is None else here * there.conj()
+    sums = torch.fft.irfft2(product, (PERIOD, PERIOD))
+    middle = (SIDE - side) // 2
+    offsets = torch.arange(middle - LARGEST_SHIFT, middle + LARGEST_SHIFT + 1) % PERIOD
+    return sums[..., offsets[:, None], offsets]

@@ -1,0 +1,159 @@
+"""A recommendation in words: the verdict in a sentence, then the reasons, each with the figures that it rests on."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from ldm.evaluation.results import Recommendation
+from ldm.evaluation.scores import GroupScores
+
+THERE, NEARLY = 0.8, 0.5
+"""Shares from which on something is there, or nearly."""
+NOTICED = 0.25
+"""The share of copies from which on a checkpoint is said to copy."""
+FEW = 4
+"""With fewer pictures of the subject per checkpoint, the words say that they are few."""
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What is known of the rows. Shares are (rows) in [0, 1], as `recommendation.RULE` defines them."""
+
+    names: Sequence[str]
+    order: Sequence[int]
+    """Rows, the earliest first."""
+    runs: Sequence[str]
+    base: int | None
+    subject: Tensor
+    prompt: Tensor
+    copied: Tensor
+    leaked: Tensor
+    scores: GroupScores
+
+    def mean(self, row: int, name: str) -> float:
+        """Of a score that the row has."""
+        return self.scores.rows[row][name].mean
+
+    def subject_words(self, row: int) -> str:
+        """Such as "0.71 of 0.78 possible"."""
+        ceiling = self.scores.references["subject"].ceiling
+        possible = f" of {ceiling:.2f} possible" if ceiling is not None else ""
+        return f"{self.mean(row, 'subject'):.2f}{possible}"
+
+    def pictures(self, row: int) -> int:
+        """How many pictures of the subject the row has."""
+        return int((~self.scores.cells["copy"][row].isnan()).sum())
+
+    def copies(self, row: int) -> int:
+        """How many of them are copies."""
+        return int(self.scores.cells["copy"][row].nansum())
+
+    def copied_photo(self, row: int) -> int:
+        """The photo that most copies are of, counted from 1."""
+        copies = self.scores.cells["copy"][row] == 1
+        return int(self.scores.cells["copy_photo"][row][copies].mode().values) + 1
+
+
+def known_at_best(found: Findings, drawn: Sequence[int]) -> Recommendation:
+    """No checkpoint has learned the subject."""
+    best = max(drawn, key=lambda row: found.subject[row].item())
+    verdict = (
+        f"No checkpoint has learned the subject yet: at best it is {found.subject_words(best)}, at {found.names[best]}."
+        " Train longer, or with a higher learning rate."
+    )
+    return Recommendation(None, verdict, _reasons(found, best))
+
+
+def none_useful(found: Findings, learned: Sequence[int], mostly: float) -> Recommendation:
+    """All that have learned the subject draw copies, or nothing of what prompts ask for."""
+    best = max(learned, key=lambda row: (1.0 - found.copied[row].item(), found.prompt[row].item()))
+    if all(found.copied[row] > mostly for row in learned):
+        verdict = (
+            f"Every checkpoint that knows the subject copies photos ({found.copies(best)} of {found.pictures(best)} "
+            f"pictures at {found.names[best]}). Save earlier and more often, or train with more photos, more class "
+            "pictures or a lower learning rate."
+        )
+    else:
+        verdict = (
+            "Every checkpoint that knows the subject has forgotten what prompts ask for. Save earlier and more often, "
+            "or train with a lower learning rate."
+        )
+    return Recommendation(None, verdict, _reasons(found, best))
+
+
+def copying_from(found: Findings, chosen: int) -> list[int]:
+    """The later rows of the chosen one's run from the first that copies on, if there is one that does."""
+    after = found.order[found.order.index(chosen) + 1 :]
+    later = [row for row in after if found.runs[row] == found.runs[chosen] and row != found.base]
+    first = next((i for i, row in enumerate(later) if found.copied[row] >= NOTICED), None)
+    return later[first:] if first is not None else []
+
+
+def explain(found: Findings, chosen: int, best: int, alike: Sequence[int], copying: Sequence[int]) -> Recommendation:
+    """`alike` can't be told apart from the `best`; `copying` are later rows that copy photos."""
+    verdict = (
+        f"{_capital(found.names[chosen])}: the subject is {_how_much(found.subject[chosen])}there "
+        f"({found.subject_words(chosen)}), prompts are {_how_well(found.prompt[chosen])}"
+    )
+    if found.copied[chosen] >= NOTICED:
+        verdict += (
+            f"; {found.copies(chosen)} of {found.pictures(chosen)} pictures copy photo {found.copied_photo(chosen)}"
+        )
+    elif copying:
+        verdict += f"; from {found.names[copying[0]]} on, pictures copy photo {found.copied_photo(copying[0])}"
+    verdict += "."
+    reasons = _reasons(found, chosen)
+    if len(alike) > 1:
+        names = [found.names[row] for row in alike]
+        span = f"{names[0]} and {names[1]}" if len(names) == 2 else f"{', '.join(names[:-1])} and {names[-1]}"
+        verdict += f" No clear difference between {span}."
+        reasons.append(
+            "Their utilities differ by less than what other prompts and seeds could change, so the earliest that is "
+            "about as good goes first."
+        )
+    elif chosen == best:
+        reasons.append("No other checkpoint is as good, whichever of the prompts and seeds are looked at.")
+    if copying and found.copied[chosen] < NOTICED:
+        first = copying[0]
+        reasons.append(
+            f"At {found.names[first]}, {found.copies(first)} of {found.pictures(first)} pictures of the subject are "
+            "copies."
+        )
+    if found.pictures(chosen) < FEW:
+        reasons.append(
+            f"There are only {found.pictures(chosen)} pictures of the subject per checkpoint: draw more to be sure."
+        )
+    return Recommendation(chosen, verdict, reasons)
+
+
+def _reasons(found: Findings, row: int) -> list[str]:
+    """What speaks for a row and against it."""
+    references, reasons = found.scores.references, []
+    before = references["subject"].base
+    way = f" ({found.subject[row]:.0%} of the way from the base model's {before:.2f})" if before is not None else ""
+    reasons.append(f"Subject: {found.subject_words(row)}{way}.")
+    spoken = references["prompt"].base
+    compared = f", the base model's {spoken:.2f}" if spoken is not None else ""
+    reasons.append(f"Prompts: {found.mean(row, 'prompt'):.2f}{compared} ({found.prompt[row]:.0%} kept).")
+    reasons.append(f"Copies: {found.copies(row) or 'none'} of {found.pictures(row)} pictures of the subject.")
+    if "leakage" in found.scores.rows[row] and found.base is not None:
+        reasons.append(f"Class: {found.leaked[row]:.0%} of the subject shows in pictures that only ask for its class.")
+    photos_known = references["subject"].ceiling is not None
+    if not photos_known:
+        reasons.append(
+            "With one photo nobody knows how near to it the subject can be; the nearest checkpoint counts as 1."
+        )
+    return reasons
+
+
+def _how_much(share: Tensor) -> str:
+    return "" if share >= THERE else "nearly " if share >= NEARLY else "partly "
+
+
+def _how_well(share: Tensor) -> str:
+    return "still followed" if share >= THERE else "mostly followed" if share >= NEARLY else "hardly followed"
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
