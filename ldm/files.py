@@ -3,6 +3,7 @@
 import contextlib
 import os
 import re
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,8 @@ ROOT = Path(__file__).resolve().parent.parent
 """The repository's root, where `configs/` and `weights/` lie."""
 
 PARTIAL_SUFFIX = ".partial"
+
+_UMASK = threading.Lock()
 
 
 @contextmanager
@@ -34,9 +37,10 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 def _umask() -> int:
-    """The process's umask, which can only be read by setting it."""
-    mask = os.umask(0)
-    os.umask(mask)
+    """The process's umask, which can only be read by setting it: by one thread at a time, or 0 might stay."""
+    with _UMASK:
+        mask = os.umask(0)
+        os.umask(mask)
     return mask
 
 
