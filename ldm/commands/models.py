@@ -10,13 +10,15 @@ from torch import Tensor
 
 from ldm.checkpoint.keys import PARTS
 from ldm.checkpoint.loading import Placement, assign_parts, checkpoint_info, load_model
+from ldm.checkpoint.metadata import CheckpointInfo
 from ldm.checkpoint.reading import SUFFIXES, CheckpointFile
 from ldm.config import build_config, read_yaml
 from ldm.diffusion.latent_diffusion import LatentDiffusion, LatentDiffusionConfig
 from ldm.diffusion.sampling import SamplingConfig
 from ldm.errors import UserError
+from ldm.evaluation.config import EvaluationConfig
 from ldm.files import ROOT
-from ldm.nn.tokenizer import load_tokenizer
+from ldm.nn.tokenizer import PromptTokenizer, load_tokenizer, tokenizer_digest
 from ldm.training.config import (
     AutoencoderTrainingConfig,
     DiffusionTrainingConfig,
@@ -52,6 +54,7 @@ class Settings:
     model: LatentDiffusionConfig
     sampling: SamplingDefaults = field(default_factory=SamplingDefaults)
     dreambooth: DreamBoothConfig = field(default_factory=DreamBoothConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     autoencoder_training: AutoencoderTrainingConfig = field(default_factory=AutoencoderTrainingConfig)
     diffusion_training: DiffusionTrainingConfig = field(default_factory=DiffusionTrainingConfig)
     judge_training: JudgeTrainingConfig = field(default_factory=JudgeTrainingConfig)
@@ -82,6 +85,13 @@ def settings_of(file: CheckpointFile, config_path: Path | None) -> tuple[dict[st
     return values, build_config(Settings, values, str(path))
 
 
+def part_digests(path: Path, info: CheckpointInfo) -> dict[str, str]:
+    """What tells each part's weights from others: their SHA-256, or where the file names none, the file itself."""
+    stat = path.stat()
+    whole = f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns}"
+    return {part: info.parts.get(part) or f"{part} of {whole}" for part in PARTS}
+
+
 class ModelSlot:
     """Holds one model in memory; another checkpoint of the same shape replaces only the parts that differ."""
 
@@ -89,33 +99,34 @@ class ModelSlot:
         self.placement = placement
         self.ldm: LatentDiffusion | None = None
         self._parts: dict[str, str] = {}
-        self._contexts: dict[str, Tensor] = {}
+        self._tokenizers: dict[str, PromptTokenizer] = {}
+        self._contexts: dict[tuple[str, str, str], Tensor] = {}
 
-    def use(self, file: CheckpointFile, settings: Settings) -> LatentDiffusion:
-        """The model with the weights of this file."""
-        parts = checkpoint_info(file).parts
-        tokenizer = load_tokenizer(
-            tokenizer_dir(file.path, settings), settings.model.text_encoder.max_position_embeddings
-        )
+    def use(self, file: CheckpointFile, settings: Settings, tokenizer: Path | None = None) -> LatentDiffusion:
+        """The model with the weights of this file; `tokenizer` is a directory, by default the checkpoint's own."""
+        parts = part_digests(file.path, checkpoint_info(file))
+        directory = tokenizer or tokenizer_dir(file.path, settings)
+        if (digest := tokenizer_digest(directory)) not in self._tokenizers:
+            length = settings.model.text_encoder.max_position_embeddings
+            self._tokenizers[digest] = load_tokenizer(directory, length)
         if self.ldm is None:
             self.ldm = load_model(file, settings.model, self.placement)
-            changed = set(PARTS)
         else:
-            changed = {part for part in PARTS if not parts.get(part) or parts[part] != self._parts.get(part)}
+            changed = {part for part in PARTS if parts[part] != self._parts.get(part)}
+            self._parts = {}  # half changed, if this goes wrong
             assign_parts(self.ldm, file, changed, self.placement)
-        if "text_encoder" in changed or self.ldm.tokenizer is None or tokenizer.digest != self.ldm.tokenizer.digest:
-            self._contexts.clear()
-            self.ldm.tokenizer = tokenizer
+        self.ldm.tokenizer = self._tokenizers[digest]
         self._parts = parts
         return self.ldm
 
     @torch.inference_mode()
     def context(self, prompt: str) -> Tensor:
-        """The context (1 77 d) of a prompt by the current text encoder; each prompt is encoded once."""
-        assert self.ldm is not None, "use() comes first"
-        if prompt not in self._contexts:
-            self._contexts[prompt] = self.ldm.encode_prompts([prompt])
-        return self._contexts[prompt]
+        """The context (1 77 d) of a prompt by the current text encoder; each encodes a prompt once."""
+        assert self.ldm is not None and self.ldm.tokenizer is not None, "use() comes first"
+        key = (self._parts["text_encoder"], self.ldm.tokenizer.digest, prompt)
+        if key not in self._contexts:
+            self._contexts[key] = self.ldm.encode_prompts([prompt])
+        return self._contexts[key]
 
 
 def tokenizer_dir(checkpoint: Path, settings: Settings) -> Path:

@@ -5,6 +5,7 @@ import importlib
 import io
 import logging
 import os
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -43,7 +44,8 @@ class Drawn:
     @property
     def paths(self) -> list[Path]:
         """The single pictures in their natural order."""
-        return sorted((path for path in self.directory.glob("*.png") if path.name != "grid.png"), key=natural_key)
+        pictures = (path for path in self.directory.glob("*.png") if not re.fullmatch(r"grid(-\d+)?\.png", path.name))
+        return sorted(pictures, key=natural_key)
 
     @property
     def pictures(self) -> list[np.ndarray]:

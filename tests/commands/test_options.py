@@ -42,6 +42,11 @@ DRAWING: dict[str, tuple[list[str], str, Any]] = {
     "-c": (["ckpts"], "ckpt_path", Path("ckpts")),
     "--ckpt-path": (["ckpts"], "ckpt_path", Path("ckpts")),
     "--config": (["a.yaml"], "config", Path("a.yaml")),
+    "-r": (["outputs/txt2img-1"], "resume_dir", Path("outputs/txt2img-1")),
+    "--resume-dir": (["outputs/txt2img-1"], "resume_dir", Path("outputs/txt2img-1")),
+    "--base": (["a.ckpt"], "base", Path("a.ckpt")),
+    "--no-base": ([], "no_base", True),
+    "--photos": (["photos"], "photos", Path("photos")),
     **SAMPLING,
     "-o": (["out"], "output_dir", Path("out")),
     "--output-dir": (["out"], "output_dir", Path("out")),
@@ -164,6 +169,7 @@ def test_every_flag_of_the_original_is_there(command: str) -> None:
 def test_img2img_has_everything_that_txt2img_has() -> None:
     assert set(FLAGS["txt2img"]) <= set(FLAGS["img2img"])
     txt2img, img2img = vars(parse("txt2img")), vars(parse("img2img"))
+    del txt2img["typed"]
     assert {name: img2img[name] for name in txt2img} == txt2img
 
 

@@ -1,17 +1,36 @@
-"""Which checkpoints are drawn with, and what each is called."""
+"""Which checkpoints are drawn with."""
 
 import logging
 from collections import Counter
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from ldm.checkpoint.discovery import Found, find_checkpoints
 from ldm.checkpoint.loading import checkpoint_info, raise_unless_whole
+from ldm.checkpoint.metadata import CheckpointInfo
 from ldm.checkpoint.reading import read_checkpoint
-from ldm.commands.models import Settings, base_weights, settings_of
+from ldm.commands.models import Settings, base_weights, part_digests, settings_of, tokenizer_dir
 from ldm.errors import UserError
-from ldm.files import slug
+from ldm.nn.tokenizer import tokenizer_digest
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Usable:
+    """A checkpoint that holds a whole model, and everything that belongs to it."""
+
+    path: Path
+    info: CheckpointInfo
+    settings: Settings
+    tokenizer: Path
+    tokenizer_digest: str
+
+    @cached_property
+    def parts(self) -> dict[str, str]:
+        """What tells each part's weights from others."""
+        return part_digests(self.path, self.info)
 
 
 def find_to_draw(path: Path | None) -> list[Found]:
@@ -24,49 +43,36 @@ def find_to_draw(path: Path | None) -> list[Found]:
         log.warning("left out %s: %s", one.path, one.reason)
     if not found:
         raise UserError(f"there is no checkpoint below {path}; dreambooth.py writes some")
-    log.info("comparing %d checkpoints below %s", len(found), path)
     return found
 
 
-def usable(checkpoints: list[Found], config: Path | None) -> tuple[list[Found], Settings]:
-    """Those that hold a whole model of the shape most of them share, and its settings; the others are named."""
-    whole: list[tuple[Found, Settings]] = []
+def usable(checkpoints: list[Found], config: Path | None) -> list[Usable]:
+    """Those that hold a whole model of the shape most of them share; the others are named."""
+    whole: list[Usable] = []
+    known: set[object] = set()
     for found in checkpoints:
         try:
-            file = read_checkpoint(found.path)
-            _, settings = settings_of(file, config)
-            raise_unless_whole(file, settings.model)
-            whole.append((found, settings))
+            whole.append(_whole(found, config, known))
         except UserError as error:
             if len(checkpoints) == 1:
                 raise
             log.warning("left out %s: %s", found.path, error)
     if not whole:
         raise UserError("none of the checkpoints can be used")
-    (shape, _), *_ = Counter(settings.model for _, settings in whole).most_common(1)
-    for found, settings in whole:
-        if settings.model != shape:
-            log.warning("left out %s: a model of another shape than most of the others", found.path)
-    kept = [(found, settings) for found, settings in whole if settings.model == shape]
-    return [found for found, _ in kept], kept[0][1]
+    (shape, _), *_ = Counter(one.settings.model for one in whole).most_common(1)
+    for one in whole:
+        if one.settings.model != shape:
+            log.warning("left out %s: a model of another shape than most of the others", one.path)
+    return [one for one in whole if one.settings.model == shape]
 
 
-def labels_of(checkpoints: list[Found]) -> list[str]:
-    """For a checkpoint of ours "can-1 step 200", else its name; the whole path where that is not unique."""
-    labels = [
-        f"{found.path.parent.name} step {found.info.step}" if found.info.step else found.path.stem
-        for found in checkpoints
-    ]
-    return [
-        label if labels.count(label) == 1 else str(found.path.with_suffix(""))
-        for label, found in zip(labels, checkpoints, strict=True)
-    ]
-
-
-def prefixes_of(labels: list[str]) -> list[str]:
-    """Beginnings of file names, one per checkpoint; numbered where labels read alike as file names."""
-    slugs = [slug(label) for label in labels]
-    return [
-        f"{number:02d}-{one}_" if slugs.count(one) > 1 else f"{one}_" if label else ""
-        for number, (one, label) in enumerate(zip(slugs, labels, strict=True))
-    ]
+def _whole(found: Found, config: Path | None, known: set[object]) -> Usable:
+    """Raises `UserError` if this is no whole model. `known` are the contents that are one, to be compared quickly."""
+    file = read_checkpoint(found.path)
+    _, settings = settings_of(file, config)
+    content = (settings.model, frozenset((key, tensor.shape) for key, tensor in file.tensors.items()))
+    if content not in known:
+        raise_unless_whole(file, settings.model)
+        known.add(content)
+    tokenizer = tokenizer_dir(found.path, settings)
+    return Usable(found.path, found.info, settings, tokenizer, tokenizer_digest(tokenizer))

@@ -35,6 +35,8 @@ class Column:
     prompt_index: int
     seed: int
     kind: str = OTHER
+    noise: str = ""
+    """SHA-256 of the noise that the seed begins with, in float32 (1 c h/8 w/8)."""
 
 
 @dataclass(frozen=True)

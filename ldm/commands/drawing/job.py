@@ -7,7 +7,7 @@ from typing import Any
 
 from PIL import Image
 
-from ldm.checkpoint.discovery import Found
+from ldm.commands.drawing.checkpoints import Usable
 from ldm.commands.models import SamplingDefaults, Settings, snapped_size
 from ldm.data.images import fit, read_image, to_tensor
 from ldm.diffusion.samplers import SAMPLERS
@@ -20,7 +20,7 @@ class Job:
     """Everything that the pictures of one call share."""
 
     prompts: list[str]
-    """Empty: each checkpoint draws its own subject."""
+    """"{class}" in them is each checkpoint's class. Empty: each checkpoint draws its own subject."""
     negative_prompt: str
     seeds: list[int]
     sampling: SamplingConfig
@@ -81,7 +81,7 @@ def _size_like(photo: Image.Image, defaults: SamplingDefaults) -> tuple[int, int
     return round(photo.height * scale), round(photo.width * scale)
 
 
-def png_text(prompt: str, seed: int, job: Job, found: Found) -> dict[str, object]:
+def png_text(prompt: str, seed: int, job: Job, checkpoint: Usable) -> dict[str, object]:
     """The text chunks of a picture: one key each, and `parameters` as other tools write and read it."""
     sampling = job.sampling
     size = f"{sampling.width}x{sampling.height}"
@@ -95,13 +95,13 @@ def png_text(prompt: str, seed: int, job: Job, found: Found) -> dict[str, object
         "scale": sampling.guidance_scale,
         "eta": sampling.eta,
         "size": size,
-        "checkpoint": found.path,
-        "checkpoint_step": found.info.step,
+        "checkpoint": checkpoint.path,
+        "checkpoint_step": checkpoint.info.step,
     }
     if job.init is not None:
         text |= {"init_img": job.init_path, "strength": job.init.strength}
     parameters = (
         f"{prompt}\n{negative}Steps: {sampling.num_steps}, Sampler: {sampling.sampler}, "
-        f"CFG scale: {sampling.guidance_scale}, Seed: {seed}, Size: {size}, Model: {found.path.stem}"
+        f"CFG scale: {sampling.guidance_scale}, Seed: {seed}, Size: {size}, Model: {checkpoint.path.stem}"
     )
     return {**text, "parameters": parameters}

@@ -9,6 +9,7 @@ from ldm.commands.options.common import (
     MODEL_DEFAULT,
     SEED,
     SHARE,
+    TypedParser,
     add_sampling,
     command_parser,
 )
@@ -22,7 +23,8 @@ def _add_drawing(parser: argparse.ArgumentParser, what: str) -> None:
         action="extend",
         nargs="+",
         metavar="TEXT",
-        help='one or several; default: a checkpoint\'s own subject, "a photo of sks <class>"',
+        help='one or several, with {class} for each checkpoint\'s class; default: "a photo of sks {class}", '
+        "or what the model draws by default",
     )
     group.add_argument("-n", "--negative-prompt", default="", metavar="TEXT", help="what to stay away from")
     group.add_argument(
@@ -49,6 +51,27 @@ def _add_drawing(parser: argparse.ArgumentParser, what: str) -> None:
         "(default: the downloaded weights, else the embedded tiny model)",
     )
     group.add_argument(
+        "-r",
+        "--resume-dir",
+        type=Path,
+        metavar="DIR",
+        help="continue the call of this directory with its own options: draws what is missing or no longer valid, "
+        "and with checkpoints that have come since",
+    )
+    group.add_argument(
+        "--base",
+        type=Path,
+        metavar="FILE",
+        help="the base model of compared checkpoints, their first row (default: what their run says, if it is here)",
+    )
+    group.add_argument("--no-base", action="store_true", help="compare without the base model")
+    group.add_argument(
+        "--photos",
+        type=Path,
+        metavar="DIR",
+        help="photos of the subject to show beside the pictures (default: those its run was taught with)",
+    )
+    group.add_argument(
         "--config",
         type=Path,
         metavar="YAML",
@@ -65,7 +88,14 @@ def _add_drawing(parser: argparse.ArgumentParser, what: str) -> None:
         metavar="DIR",
         help=f"each call makes a new DIR/{what}-<n> (default: outputs)",
     )
-    group.add_argument("-b", "--batch-size", type=COUNT, metavar="N", help=f"pictures at a time; {MODEL_DEFAULT}")
+    group.add_argument(
+        "-b",
+        "--batch-size",
+        type=COUNT,
+        metavar="N",
+        help="pictures at a time on a GPU; the CPU draws each alone, so that no bit depends on the batch; "
+        + MODEL_DEFAULT,
+    )
     group.add_argument("-d", "--device", default="auto", help="auto, cpu, mps, cuda, cuda:1 or just 1 (default: auto)")
     group.add_argument(
         "--precision",
@@ -83,7 +113,9 @@ def txt2img_parser() -> argparse.ArgumentParser:
         "examples:\n"
         '  python txt2img.py -p "a photo of a corgi"\n'
         "  python txt2img.py --ckpt-path ckpts/                     # compare: one row per checkpoint\n"
-        '  python txt2img.py --ckpt-path ckpts/can-1 -p "sks can on the moon" "sks can in the snow" -v 2\n',
+        '  python txt2img.py --ckpt-path ckpts/can-1 -p "sks {class} on the moon" "a {class} on the moon" -v 2\n'
+        "  python txt2img.py -r outputs/txt2img-3                   # continue an interrupted call\n",
+        TypedParser,
     )
     _add_drawing(parser, "txt2img")
     return parser
@@ -96,13 +128,13 @@ def img2img_parser() -> argparse.ArgumentParser:
         "example:\n"
         '  python img2img.py -i sketch.png -p "a photo of sks can on a rock" -s 0.6 \\\n'
         "      --ckpt-path ckpts/can-1/step-00600.safetensors\n",
+        TypedParser,
     )
     group = parser.add_argument_group("from what")
     group.add_argument(
         "-i",
         "--init-img",
         type=Path,
-        required=True,
         metavar="FILE",
         help="the picture to start from; without --hw its shape is kept, at about the model's size",
     )

@@ -1,0 +1,68 @@
+"""The base model of each comparison: the file that a training began with, known by its SHA-256."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from ldm.checkpoint.reading import read_checkpoint
+from ldm.checkpoint.saving import hash_file
+from ldm.commands import models
+from ldm.commands.drawing.checkpoints import Usable
+from ldm.commands.drawing.runs import RunRecords
+from ldm.errors import UserError
+
+log = logging.getLogger(__name__)
+
+
+class BaseFinder:
+    """Looks for base weights where they may be; each file is hashed once."""
+
+    def __init__(self, checkpoints: Sequence[Usable], records: RunRecords, given: Path | None) -> None:
+        self.checkpoints = checkpoints
+        self.records = records
+        self.given = given
+        self._hashes: dict[Path, str] = {}
+
+    def find(self, tuned: Sequence[Usable]) -> Path | None:
+        """The file that these checkpoints of one training began with; None with a warning if it is nowhere."""
+        sha256, name = tuned[0].info.base_sha256, tuned[0].info.base
+        looked_at = []
+        for path in self._candidates(tuned, name):
+            if path.is_file() and path.resolve() not in looked_at:
+                looked_at.append(path.resolve())
+                if self._hash(path) == sha256:
+                    return path
+        others = ", ".join(map(str, looked_at))
+        log.warning(
+            "the base model of %s is not compared: %s with the SHA-256 %s... was not found%s; --base FILE gives it",
+            tuned[0].path,
+            name or "a file",
+            sha256[:12],
+            f" (looked at {others})" if others else "",
+        )
+        return None
+
+    def raise_if_given_in_vain(self, wanted: Sequence[str]) -> None:
+        """Raises `UserError` if no training began with the file of `--base`."""
+        if self.given is None:
+            return
+        read_checkpoint(self.given)
+        if self._hash(self.given) not in wanted:
+            raise UserError(
+                f"--base {self.given}: none of the checkpoints began with this file, whose SHA-256 is "
+                f"{self._hash(self.given)}; they began with {', '.join(wanted) or 'a file that they do not name'}"
+            )
+
+    def _candidates(self, tuned: Sequence[Usable], name: str) -> list[Path]:
+        """Files that may be it, the likely ones first."""
+        recorded = [self.records.option(one.path, "ckpt_path") for one in tuned]
+        beside = [one.path for one in self.checkpoints if one.path.name == name]
+        downloaded = [models.DOWNLOADED / name] if name else []
+        embedded = [models.EMBEDDED] if models.EMBEDDED.name == name else []
+        return [path for path in [self.given, *recorded, *beside, *downloaded, *embedded] if path is not None]
+
+    def _hash(self, path: Path) -> str:
+        if (real := path.resolve()) not in self._hashes:
+            log.info("reading %s for its SHA-256", path)
+            self._hashes[real] = hash_file(real)
+        return self._hashes[real]

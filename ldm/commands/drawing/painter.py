@@ -1,0 +1,96 @@
+"""The drawing loop: each checkpoint in turn draws what is missing in its row."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from ldm.commands.drawing.job import Job, png_text
+from ldm.commands.drawing.reading import ReadAhead
+from ldm.commands.drawing.rows import Picture, PlannedRow
+from ldm.commands.drawing.validity import KEY, is_valid
+from ldm.commands.drawing.writing import PictureWriter
+from ldm.commands.models import ModelSlot
+from ldm.commands.placement import Compute
+from ldm.diffusion.sampling import sample_images
+from ldm.errors import UserError
+
+log = logging.getLogger(__name__)
+
+BATCHES_WAITING = 3
+"""So many batches at most are in memory for being written."""
+
+
+def paint(rows: Sequence[PlannedRow], job: Job, compute: Compute, directory: Path) -> None:
+    """Draws every picture that is missing in `directory` or no longer valid; a checkpoint without any isn't read.
+
+    In a comparison a checkpoint that can't draw is named, and the others go on.
+    """
+    batch_size = pictures_at_a_time(job, compute)
+    work = [(row, _missing(row, directory)) for row in rows]
+    work = [(row, missing) for row, missing in work if missing]
+    slot = ModelSlot(compute)
+    with (
+        tqdm(total=sum(len(missing) for _, missing in work), desc="drawing", unit="img") as bar,
+        PictureWriter(BATCHES_WAITING * batch_size) as writer,
+        ReadAhead([row.checkpoint for row, _ in work]) as reader,
+    ):
+        for row, missing in work:
+            slot.use(reader.take(), row.checkpoint.settings, row.checkpoint.tokenizer)
+            for batch in _batches(row, missing, batch_size):
+                try:
+                    images = _sample(slot, batch, job, compute)
+                except UserError as error:
+                    if len(rows) == 1:
+                        raise
+                    log.warning("left out the rest of %s: %s", row.checkpoint.path, error)
+                    break
+                for picture, image in zip(batch, images, strict=True):
+                    if picture.file in missing:
+                        text = png_text(picture.prompt, picture.seed, job, row.checkpoint) | {KEY: picture.key}
+                        writer.put(directory / picture.file, image, text)
+                        bar.update()
+
+
+def pictures_at_a_time(job: Job, compute: Compute) -> int:
+    """How many pictures go through the networks together.
+
+    On the CPU each goes alone: libraries choose their kernels by the size of a batch and round differently, so that
+    pixels would depend on the batch. In a comparison they may not.
+    """
+    return 1 if compute.device.type == "cpu" else job.batch_size
+
+
+def _missing(row: PlannedRow, directory: Path) -> set[str]:
+    """The files of a row that are to be drawn."""
+    return {one.file for one in row.pictures if one and not is_valid(directory / one.file, one.key)}
+
+
+def _batches(row: PlannedRow, missing: set[str], size: int) -> list[list[Picture]]:
+    """A row's pictures in batches that cross prompts, without those of which nothing is missing.
+
+    They are cut as if all were missing: what is drawn later is drawn in the same company, and rounds alike.
+    """
+    pictures = [one for one in row.pictures if one]
+    batches = [pictures[start : start + size] for start in range(0, len(pictures), size)]
+    return [batch for batch in batches if any(one.file in missing for one in batch)]
+
+
+def _sample(slot: ModelSlot, batch: Sequence[Picture], job: Job, compute: Compute) -> Tensor:
+    assert slot.ldm is not None
+    with compute.autocast():
+        context = torch.cat([slot.context(picture.prompt) for picture in batch])
+        uncond_context = slot.context(job.negative_prompt).expand(len(batch), -1, -1)
+        with tqdm(total=job.sampling.num_steps, desc="denoising", unit="step", leave=False, position=1) as steps:
+            return sample_images(
+                slot.ldm,
+                context,
+                uncond_context,
+                [picture.seed for picture in batch],
+                job.sampling,
+                job.init,
+                on_step=steps.update,
+            )

@@ -1,0 +1,50 @@
+"""The photos that a subject was taught with, as small copies beside the pictures."""
+
+import logging
+from pathlib import Path
+
+from ldm.commands.drawing.grouping import Family
+from ldm.commands.drawing.runs import RunRecords
+from ldm.data.images import IMAGE_SUFFIXES, read_image, save_png
+from ldm.errors import UserError
+from ldm.files import natural_key, slug
+
+log = logging.getLogger(__name__)
+
+DIRECTORY = "photos"
+MAX_SIDE = 512
+
+
+def photos_of(family: Family, records: RunRecords, given: Path | None) -> list[Path]:
+    """The image files of `--photos`, else those of the first run whose photos are still where they were."""
+    if given:
+        if not (photos := _images(given)):
+            raise UserError(f"--photos {given} is no directory with images ({', '.join(sorted(IMAGE_SUFFIXES))})")
+        return photos
+    directories = [records.option(one.path, "instance_img_dir") for one in family.tuned]
+    photos = next((photos for directory in directories if directory and (photos := _images(directory))), [])
+    if family.subject and not photos:
+        log.info("no photos of '%s' were found; --photos DIR shows them beside the pictures", family.subject)
+    return photos
+
+
+def copy_photos(photos: list[Path], name: str, output_dir: Path) -> list[str]:
+    """Writes the photos upright and small into `photos/<name>/`; returns their names relative to `output_dir`."""
+    copies = []
+    for index, path in enumerate(photos):
+        try:
+            photo = read_image(path)
+        except UserError as error:
+            log.warning("left out: %s", error)
+            continue
+        photo.thumbnail((MAX_SIDE, MAX_SIDE))
+        copy = output_dir / DIRECTORY / name / f"{index:02d}-{slug(path.stem, 40)}.png"
+        save_png(copy, photo)
+        copies.append(copy.relative_to(output_dir).as_posix())
+    return copies
+
+
+def _images(directory: Path) -> list[Path]:
+    """The image files of a directory in their natural order; none if there is no such directory."""
+    entries = sorted(directory.iterdir(), key=natural_key) if directory.is_dir() else []
+    return [path for path in entries if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")]

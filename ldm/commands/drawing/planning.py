@@ -1,0 +1,142 @@
+"""Everything about a drawing that is decided and checked before anything is drawn."""
+
+import argparse
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ldm.commands.drawing.base import BaseFinder
+from ldm.commands.drawing.checkpoints import Usable, find_to_draw, usable
+from ldm.commands.drawing.grouping import Family, families_of, with_bases
+from ldm.commands.drawing.job import Job, job_from, sampling_flags
+from ldm.commands.drawing.photos import copy_photos, photos_of
+from ldm.commands.drawing.rows import Plan, plan_rows
+from ldm.commands.drawing.runs import RunRecords, run_names
+from ldm.commands.models import base_weights
+from ldm.commands.placement import Compute, drawing_compute, parse_device
+from ldm.commands.record import plain, write_record
+from ldm.commands.resuming import RECORD, resumed_options
+from ldm.config import read_yaml, to_yaml
+from ldm.errors import UserError
+from ldm.files import PARTIAL_SUFFIX, make_numbered_dir, slug, write_text
+
+log = logging.getLogger(__name__)
+
+MAY_CHANGE = ("resume_dir", "device", "batch_size", "base", "no_base", "photos")
+"""Flags that a continued call takes from the command line; the others are its own."""
+
+COMPARING = ("base", "no_base", "photos")
+"""Flags that are about directories of checkpoints."""
+
+PATHS = ("ckpt_path", "config", "output_dir", "base", "photos", "init_img")
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of txt2img or img2img."""
+
+    command: str
+    directory: Path
+    root: Path | None
+    """The directory that is compared; None for a single checkpoint."""
+    weights: Path
+    plan: Plan
+    job: Job
+    compute: Compute
+    photos: list[list[Path]]
+    """Of each family, where they are."""
+    copies: list[list[str]]
+    """Their small copies, relative to the directory."""
+    record: dict[str, Any]
+
+
+def plan_call(options: argparse.Namespace, command: str) -> Call:
+    """Decides everything, makes the directory, writes its record and the copies of the photos."""
+    if options.resume_dir:
+        options = _resumed(options, command)
+    elif command == "img2img" and not options.init_img:
+        raise UserError("--init-img is needed: the picture to start from")
+    compute = drawing_compute(parse_device(options.device), options.precision)
+    weights = base_weights(options.ckpt_path)
+    root = weights if weights.is_dir() else None
+    if root is None and (given := [name for name in COMPARING if getattr(options, name)]):
+        raise UserError(f"--{given[0].replace('_', '-')} is for comparing a directory, and {weights} is a file")
+    checkpoints = usable(find_to_draw(weights), options.config)
+    job = job_from(options, checkpoints[0].settings)
+    records = RunRecords()
+    families = _families(checkpoints, records, options) if root else [Family(checkpoints)]
+    plan = plan_rows(families, root, job, compute)
+    photos = [photos_of(family, records, options.photos) if root else [] for family in families]
+
+    directory = options.resume_dir or make_numbered_dir(options.output_dir, command)
+    record = _write_record(directory, options, weights, plan, job, compute)
+    if root:
+        log.info("comparing %d checkpoints below %s in %s", len(plan.rows), root, directory)
+    return Call(
+        command=command,
+        directory=directory,
+        root=root,
+        weights=weights,
+        plan=plan,
+        job=job,
+        compute=compute,
+        photos=photos,
+        copies=_copies(families, photos, root, directory),
+        record=record,
+    )
+
+
+def _resumed(given: argparse.Namespace, command: str) -> argparse.Namespace:
+    """The options of the call in `--resume-dir`."""
+    options = resumed_options(
+        given,
+        script=f"{command}.py",
+        has="variations",
+        may_change=MAY_CHANGE,
+        paths=[name for name in PATHS if hasattr(given, name)],
+    )
+    recorded = read_yaml(given.resume_dir / RECORD)["options"]
+    if ("init_img" in recorded) != (command == "img2img"):
+        other = {"txt2img": "img2img", "img2img": "txt2img"}[command]
+        raise UserError(
+            f"{given.resume_dir} is {other}.py's; continue it with: python {other}.py -r {given.resume_dir}"
+        )
+    for partial in given.resume_dir.glob(f".*{PARTIAL_SUFFIX}"):  # left by a process that was killed while writing
+        partial.unlink()
+    return options
+
+
+def _families(checkpoints: list[Usable], records: RunRecords, options: argparse.Namespace) -> list[Family]:
+    families = families_of(checkpoints, records)
+    if options.no_base:
+        return families
+    return with_bases(families, BaseFinder(checkpoints, records, options.base))
+
+
+def _write_record(
+    directory: Path, options: argparse.Namespace, weights: Path, plan: Plan, job: Job, compute: Compute
+) -> dict[str, Any]:
+    """Every flag with the value that is used: the call continues from any directory, also after defaults changed."""
+    resolved = {name: value for name, value in vars(options).items() if name not in ("typed", "resume_dir")}
+    resolved |= sampling_flags(job.sampling)
+    resolved |= {"batch_size": job.batch_size, "device": str(compute.device), "ckpt_path": weights}
+    resolved |= {name: resolved[name].resolve() for name in PATHS if resolved.get(name)}
+    checkpoints = [str(row.checkpoint.path) for row in plan.rows]
+    path = directory / RECORD
+    if options.resume_dir:
+        write_text(path, to_yaml({**read_yaml(path), "options": plain(resolved), "checkpoints": checkpoints}))
+    else:
+        write_record(path, resolved, seeds=job.seeds, checkpoints=checkpoints)
+    return read_yaml(path)
+
+
+def _copies(families: list[Family], photos: list[list[Path]], root: Path | None, directory: Path) -> list[list[str]]:
+    """The small copies of each family's photos, in a folder named by its first run."""
+    if root is None:
+        return [[]]
+    runs = run_names([one.path for family in families for one in family.tuned], root)
+    return [
+        copy_photos(paths, slug(runs[family.tuned[0].path.parent]), directory)
+        for family, paths in zip(families, photos, strict=True)
+    ]

@@ -1,0 +1,55 @@
+"""What a picture depends on, as one digest in its file: while that is the same, it need not be drawn again."""
+
+import hashlib
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+from PIL import Image
+
+from ldm.commands.drawing.checkpoints import Usable
+from ldm.commands.drawing.job import Job
+from ldm.commands.placement import Compute
+
+KEY = "key"
+"""The name of the text chunk."""
+
+PNG_END = b"IEND\xae\x42\x60\x82"
+
+
+class PictureKeys:
+    """SHA-256 over everything that determines a picture."""
+
+    def __init__(self, job: Job, compute: Compute) -> None:
+        self._shared = {
+            "negative_prompt": job.negative_prompt,
+            "sampling": asdict(job.sampling),
+            "init": job.init and hashlib.sha256(job.init.image.numpy().tobytes()).hexdigest(),
+            "strength": job.init and job.init.strength,
+            "device": compute.device.type,
+            "precision": [str(compute.dtype), str(compute.autocast_dtype)],
+        }
+
+    def of(self, checkpoint: Usable, prompt: str, seed: int) -> str:
+        """The key of what a checkpoint draws."""
+        content = {
+            **self._shared,
+            "parts": checkpoint.parts,
+            "tokenizer": checkpoint.tokenizer_digest,
+            "model": asdict(checkpoint.settings.model),
+            "prompt": prompt,
+            "seed": seed,
+        }
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def is_valid(path: Path, key: str) -> bool:
+    """Whether a picture is there, whole, and of this key."""
+    try:
+        with path.open("rb") as file:
+            with Image.open(file) as image:
+                found = image.info.get(KEY)
+            file.seek(-len(PNG_END), 2)
+            return bool(found == key and file.read() == PNG_END)
+    except OSError:  # not there, or no picture
+        return False
