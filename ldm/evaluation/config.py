@@ -1,0 +1,26 @@
+"""How a model's checkpoints are evaluated: a section of its YAML."""
+
+from dataclasses import dataclass
+
+from ldm.evaluation.clip_dino import CLIP_DINO
+from ldm.evaluation.encoders import ENCODERS
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """Who looks at the pictures, and the short list of prompts; "{class}" stands for the subject's class."""
+
+    encoder: str = CLIP_DINO
+    prompts: tuple[str, ...] = (
+        "a photo of sks {class}",
+        "a photo of sks {class} in the snow",
+        "a photo of sks {class} on the beach",
+        "a photo of sks {class} on a wooden floor",
+        "a photo of sks {class} with a city in the background",
+    )
+
+    def __post_init__(self) -> None:
+        if self.encoder not in ENCODERS:
+            raise ValueError(f"encoder should be one of {', '.join(ENCODERS)}, not '{self.encoder}'")
+        if not self.prompts:
+            raise ValueError("prompts should be at least one")
