@@ -9,17 +9,19 @@ from typing import Any
 
 import pytest
 
-from ldm.commands.options.common import SAMPLER_NAMES
-from ldm.commands.options.drawing import img2img_parser, txt2img_parser
+from ldm.commands.options.common import ENCODER_NAMES, SAMPLER_NAMES
+from ldm.commands.options.drawing import evaluate_parser, img2img_parser, txt2img_parser
 from ldm.commands.options.dreambooth import dreambooth_parser
 from ldm.commands.options.train import HEEDED, train_parser
 from ldm.diffusion.samplers import SAMPLERS
+from ldm.evaluation.encoders import ENCODERS
 from ldm.files import ROOT
 from tests.commands.calls import call, refused
 
 PARSERS = {
     "txt2img": txt2img_parser,
     "img2img": img2img_parser,
+    "evaluate": evaluate_parser,
     "dreambooth": dreambooth_parser,
     "train": train_parser,
 }
@@ -39,14 +41,14 @@ DRAWING: dict[str, tuple[list[str], str, Any]] = {
     "-v": (["3"], "variations", 3),
     "--variations": (["3"], "variations", 3),
     "--seed": (["9"], "seed", 9),
-    "-c": (["ckpts"], "ckpt_path", Path("ckpts")),
-    "--ckpt-path": (["ckpts"], "ckpt_path", Path("ckpts")),
+    "-c": (["runs"], "ckpt_path", Path("runs")),
+    "--ckpt-path": (["runs"], "ckpt_path", Path("runs")),
     "--config": (["a.yaml"], "config", Path("a.yaml")),
     "-r": (["outputs/txt2img-1"], "resume_dir", Path("outputs/txt2img-1")),
     "--resume-dir": (["outputs/txt2img-1"], "resume_dir", Path("outputs/txt2img-1")),
     "--base": (["a.ckpt"], "base", Path("a.ckpt")),
     "--no-base": ([], "no_base", True),
-    "--photos": (["photos"], "photos", Path("photos")),
+    "--instance-img-dir": (["photos"], "instance_img_dir", Path("photos")),
     **SAMPLING,
     "-o": (["out"], "output_dir", Path("out")),
     "--output-dir": (["out"], "output_dir", Path("out")),
@@ -57,7 +59,13 @@ DRAWING: dict[str, tuple[list[str], str, Any]] = {
     "--precision": (["autocast"], "precision", "autocast"),
 }
 FLAGS: dict[str, dict[str, tuple[list[str], str, Any]]] = {
-    "txt2img": DRAWING,
+    "txt2img": {**DRAWING, "--score": ([], "score", True)},
+    "evaluate": {
+        **DRAWING,
+        "-i": (["photos"], "instance_img_dir", Path("photos")),
+        "--protocol": (["dreambooth"], "protocol", "dreambooth"),
+        "--encoder": (["clip-dino"], "encoder", "clip-dino"),
+    },
     "img2img": {
         **DRAWING,
         "-i": (["a.png"], "init_img", Path("a.png")),
@@ -167,9 +175,9 @@ def test_every_flag_of_the_original_is_there(command: str) -> None:
 
 
 def test_img2img_has_everything_that_txt2img_has() -> None:
-    assert set(FLAGS["txt2img"]) <= set(FLAGS["img2img"])
+    assert set(FLAGS["txt2img"]) - {"--score"} <= set(FLAGS["img2img"])
     txt2img, img2img = vars(parse("txt2img")), vars(parse("img2img"))
-    del txt2img["typed"]
+    del txt2img["typed"], txt2img["score"]
     assert {name: img2img[name] for name in txt2img} == txt2img
 
 
@@ -195,8 +203,9 @@ def test_help_names_exactly_these_flags_and_imports_no_torch(command: str, tmp_p
     assert not {"torch", "numpy", "transformers", "pytorch_lightning"} & imported
 
 
-def test_sampler_names_are_those_of_the_samplers() -> None:
+def test_names_are_those_of_the_samplers_and_encoders() -> None:
     assert list(SAMPLERS) == list(SAMPLER_NAMES)
+    assert list(ENCODERS) == list(ENCODER_NAMES)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,5 @@
-"""txt2img and img2img: pictures from one checkpoint, or many checkpoints compared."""
+"""txt2img, img2img and evaluate: pictures from one checkpoint, or many checkpoints compared and scored."""
 
-from ldm.commands.drawing.run import img2img, txt2img
+from ldm.commands.drawing.run import evaluate, img2img, txt2img
 
-__all__ = ["img2img", "txt2img"]
+__all__ = ["evaluate", "img2img", "txt2img"]

@@ -1,6 +1,7 @@
 """The photos that a subject was taught with, as small copies beside the pictures."""
 
 import logging
+from dataclasses import dataclass
 from pathlib import Path
 
 from ldm.commands.drawing.grouping import Family
@@ -16,21 +17,31 @@ MAX_SIDE = 512
 
 
 def photos_of(family: Family, records: RunRecords, given: Path | None) -> list[Path]:
-    """The image files of `--photos`, else those of the first run whose photos are still where they were."""
+    """The image files of `--instance-img-dir`, else those of the first run whose photos are still where they were."""
     if given:
         if not (photos := _images(given)):
-            raise UserError(f"--photos {given} is no directory with images ({', '.join(sorted(IMAGE_SUFFIXES))})")
+            raise UserError(
+                f"--instance-img-dir {given} is no directory with images ({', '.join(sorted(IMAGE_SUFFIXES))})"
+            )
         return photos
     directories = [records.option(one.path, "instance_img_dir") for one in family.tuned]
     photos = next((photos for directory in directories if directory and (photos := _images(directory))), [])
     if family.subject and not photos:
-        log.info("no photos of '%s' were found; --photos DIR shows them beside the pictures", family.subject)
+        log.info("no photos of '%s' were found; --instance-img-dir DIR shows them beside the pictures", family.subject)
     return photos
 
 
-def copy_photos(photos: list[Path], name: str, output_dir: Path) -> list[str]:
-    """Writes the photos upright and small into `photos/<name>/`; returns their names relative to `output_dir`."""
-    copies = []
+@dataclass(frozen=True)
+class Photo:
+    """A photo that can be read, and its small copy, relative to the output directory."""
+
+    path: Path
+    copy: str
+
+
+def copy_photos(photos: list[Path], name: str, output_dir: Path) -> list[Photo]:
+    """Writes the photos upright and small into `photos/<name>/`; those that can't be read are named and left out."""
+    copied = []
     for index, path in enumerate(photos):
         try:
             photo = read_image(path)
@@ -40,8 +51,8 @@ def copy_photos(photos: list[Path], name: str, output_dir: Path) -> list[str]:
         photo.thumbnail((MAX_SIDE, MAX_SIDE))
         copy = output_dir / DIRECTORY / name / f"{index:02d}-{slug(path.stem, 40)}.png"
         save_png(copy, photo)
-        copies.append(copy.relative_to(output_dir).as_posix())
-    return copies
+        copied.append(Photo(path, copy.relative_to(output_dir).as_posix()))
+    return copied
 
 
 def _images(directory: Path) -> list[Path]:

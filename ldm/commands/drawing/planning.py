@@ -10,7 +10,8 @@ from ldm.commands.drawing.base import BaseFinder
 from ldm.commands.drawing.checkpoints import Usable, find_to_draw, usable
 from ldm.commands.drawing.grouping import Family, families_of, with_bases
 from ldm.commands.drawing.job import Job, job_from, sampling_flags
-from ldm.commands.drawing.photos import copy_photos, photos_of
+from ldm.commands.drawing.photos import Photo, copy_photos, photos_of
+from ldm.commands.drawing.protocols import prompts_to_score
 from ldm.commands.drawing.rows import Plan, plan_rows
 from ldm.commands.drawing.runs import RunRecords, run_names
 from ldm.commands.models import base_weights
@@ -23,31 +24,34 @@ from ldm.files import PARTIAL_SUFFIX, make_numbered_dir, slug, write_text
 
 log = logging.getLogger(__name__)
 
-MAY_CHANGE = ("resume_dir", "device", "batch_size", "base", "no_base", "photos")
+MAY_CHANGE = ("resume_dir", "device", "batch_size", "base", "no_base", "instance_img_dir", "score")
 """Flags that a continued call takes from the command line; the others are its own."""
 
-COMPARING = ("base", "no_base", "photos")
+COMPARING = ("base", "no_base", "instance_img_dir")
 """Flags that are about directories of checkpoints."""
 
-PATHS = ("ckpt_path", "config", "output_dir", "base", "photos", "init_img")
+OWN_FLAGS = {"img2img": "init_img", "evaluate": "protocol"}
+"""By which a call's record tells whose it is."""
+
+PATHS = ("ckpt_path", "config", "output_dir", "base", "instance_img_dir", "init_img")
 
 
 @dataclass(frozen=True)
 class Call:
-    """One call of txt2img or img2img."""
+    """One call of txt2img, img2img or evaluate."""
 
     command: str
     directory: Path
     root: Path | None
-    """The directory that is compared; None for a single checkpoint."""
+    """The directory that is compared; None for a single checkpoint that is neither compared nor scored."""
     weights: Path
     plan: Plan
     job: Job
     compute: Compute
-    photos: list[list[Path]]
-    """Of each family, where they are."""
-    copies: list[list[str]]
-    """Their small copies, relative to the directory."""
+    photos: list[list[Photo]]
+    """Of each family."""
+    encoder: str | None
+    """Who is to score the pictures; None if they aren't to be scored."""
     record: dict[str, Any]
 
 
@@ -59,15 +63,19 @@ def plan_call(options: argparse.Namespace, command: str) -> Call:
         raise UserError("--init-img is needed: the picture to start from")
     compute = drawing_compute(parse_device(options.device), options.precision)
     weights = base_weights(options.ckpt_path)
-    root = weights if weights.is_dir() else None
+    scores = command == "evaluate" or getattr(options, "score", False)
+    root = weights if weights.is_dir() else weights.parent if scores else None
     if root is None and (given := [name for name in COMPARING if getattr(options, name)]):
         raise UserError(f"--{given[0].replace('_', '-')} is for comparing a directory, and {weights} is a file")
     checkpoints = usable(find_to_draw(weights), options.config)
+    if scores:
+        protocol = getattr(options, "protocol", "default")
+        options.prompt = prompts_to_score(options.prompt, protocol, checkpoints)
     job = job_from(options, checkpoints[0].settings)
     records = RunRecords()
     families = _families(checkpoints, records, options) if root else [Family(checkpoints)]
     plan = plan_rows(families, root, job, compute)
-    photos = [photos_of(family, records, options.photos) if root else [] for family in families]
+    photos = [photos_of(family, records, options.instance_img_dir) if root else [] for family in families]
 
     directory = options.resume_dir or make_numbered_dir(options.output_dir, command)
     record = _write_record(directory, options, weights, plan, job, compute)
@@ -81,8 +89,8 @@ def plan_call(options: argparse.Namespace, command: str) -> Call:
         plan=plan,
         job=job,
         compute=compute,
-        photos=photos,
-        copies=_copies(families, photos, root, directory),
+        photos=_copies(families, photos, root, directory),
+        encoder=(getattr(options, "encoder", None) or checkpoints[0].settings.evaluation.encoder) if scores else None,
         record=record,
     )
 
@@ -97,8 +105,8 @@ def _resumed(given: argparse.Namespace, command: str) -> argparse.Namespace:
         paths=[name for name in PATHS if hasattr(given, name)],
     )
     recorded = read_yaml(given.resume_dir / RECORD)["options"]
-    if ("init_img" in recorded) != (command == "img2img"):
-        other = {"txt2img": "img2img", "img2img": "txt2img"}[command]
+    other = next((name for name, flag in OWN_FLAGS.items() if flag in recorded), "txt2img")
+    if other != command:
         raise UserError(
             f"{given.resume_dir} is {other}.py's; continue it with: python {other}.py -r {given.resume_dir}"
         )
@@ -131,7 +139,7 @@ def _write_record(
     return read_yaml(path)
 
 
-def _copies(families: list[Family], photos: list[list[Path]], root: Path | None, directory: Path) -> list[list[str]]:
+def _copies(families: list[Family], photos: list[list[Path]], root: Path | None, directory: Path) -> list[list[Photo]]:
     """The small copies of each family's photos, in a folder named by its first run."""
     if root is None:
         return [[]]

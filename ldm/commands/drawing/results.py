@@ -32,7 +32,10 @@ def comparison_of(call: Call) -> Comparison:
         created=str(call.record["started"]),
         columns=call.plan.columns,
         rows=[row for row in rows if any(row.cells)],
-        groups=[Group(family.subject, copies) for family, copies in zip(call.plan.families, call.copies, strict=True)],
+        groups=[
+            Group(family.subject, [photo.copy for photo in photos])
+            for family, photos in zip(call.plan.families, call.photos, strict=True)
+        ],
         runs=[Run(name, options) for name, options in runs.items()],
         sampling={**asdict(call.job.sampling), "negative_prompt": call.job.negative_prompt},
         versions={name: str(version) for name, version in call.record["versions"].items()},

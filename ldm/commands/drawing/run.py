@@ -1,4 +1,4 @@
-"""txt2img and img2img: draws with one checkpoint or compares many, each column of the grid from the same noise."""
+"""txt2img, img2img and evaluate: draws with one checkpoint or compares many, each column from the same noise."""
 
 import argparse
 import logging
@@ -11,8 +11,11 @@ from types import FrameType
 from ldm.commands.drawing.painter import paint
 from ldm.commands.drawing.planning import Call, plan_call
 from ldm.commands.drawing.results import comparison_of, write_results
+from ldm.commands.drawing.scoring import scored
+from ldm.commands.drawing.summary import summary
 from ldm.commands.placement import explain_out_of_memory
 from ldm.errors import UserError
+from ldm.evaluation.encoders import Encoder, load_encoder
 
 log = logging.getLogger(__name__)
 
@@ -27,8 +30,14 @@ def img2img(options: argparse.Namespace) -> None:
     _draw(options, "img2img")
 
 
+def evaluate(options: argparse.Namespace) -> None:
+    """Draws what scores need, scores the checkpoints and recommends one."""
+    _draw(options, "evaluate")
+
+
 def _draw(options: argparse.Namespace, command: str) -> None:
     call = plan_call(options, command)
+    encoder = load_encoder(call.encoder, call.compute.device) if call.encoder else None  # before hours of drawing
     try:
         with _sigterm_as_ctrl_c(), explain_out_of_memory("a smaller --batch-size or --hw needs less"):
             paint(call.plan.rows, call.job, call.compute, call.directory)
@@ -40,15 +49,20 @@ def _draw(options: argparse.Namespace, command: str) -> None:
     except UserError:
         _say_how_to_continue(call)
         raise
-    log.info("%s", _finish(call))
+    log.info("%s", _finish(call, encoder))
 
 
-def _finish(call: Call) -> str:
-    """Writes the results; says what was written and where, or nothing if there is no picture."""
+def _finish(call: Call, encoder: Encoder | None = None) -> str:
+    """Scores and writes the results; says what was written and where, or nothing if there is no picture."""
     comparison = comparison_of(call)
     count = sum(cell is not None for row in comparison.rows for cell in row.cells)
     if not count:
         return ""
+    if encoder:
+        size = call.job.sampling.height, call.job.sampling.width
+        photos = [[photo.path for photo in group] for group in call.photos]
+        comparison = scored(comparison, call.directory, photos, size, encoder)
+        log.info("%s", summary(comparison))
     files = write_results(call.directory, comparison, is_sweep=call.root is not None)
     return f"{count} pictures and {files} in {call.directory}"
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 SAMPLER_NAMES = ("ddim", "plms", "dpm-solver")
+ENCODER_NAMES = ("toyworld-judge", "clip-dino")
 DRAWING_PRECISIONS = ("auto", "full", "autocast", "bf16", "fp16")
 TRAINING_PRECISIONS = ("auto", "full", "autocast", "bf16-mixed", "fp16-mixed")
 MODEL_DEFAULT = "default: the model's"

@@ -6,6 +6,7 @@ from pathlib import Path
 from ldm.commands.options.common import (
     COUNT,
     DRAWING_PRECISIONS,
+    ENCODER_NAMES,
     MODEL_DEFAULT,
     SEED,
     SHARE,
@@ -14,8 +15,13 @@ from ldm.commands.options.common import (
     command_parser,
 )
 
+OWN_SUBJECT = '"a photo of sks {class}", or what the model draws by default'
 
-def _add_drawing(parser: argparse.ArgumentParser, what: str) -> None:
+
+def _add_drawing(
+    parser: argparse.ArgumentParser, what: str, own_prompts: str = OWN_SUBJECT, weights: Path | None = None
+) -> None:
+    """Flags of all commands that draw, and how this one differs: its prompts and its weights by default."""
     group = parser.add_argument_group("what to draw")
     group.add_argument(
         "-p",
@@ -23,8 +29,7 @@ def _add_drawing(parser: argparse.ArgumentParser, what: str) -> None:
         action="extend",
         nargs="+",
         metavar="TEXT",
-        help='one or several, with {class} for each checkpoint\'s class; default: "a photo of sks {class}", '
-        "or what the model draws by default",
+        help=f"one or several, with {{class}} for each checkpoint's class; default: {own_prompts}",
     )
     group.add_argument("-n", "--negative-prompt", default="", metavar="TEXT", help="what to stay away from")
     group.add_argument(
@@ -46,9 +51,10 @@ def _add_drawing(parser: argparse.ArgumentParser, what: str) -> None:
         "-c",
         "--ckpt-path",
         type=Path,
+        default=weights,
         metavar="PATH",
         help="a checkpoint, or a directory: all checkpoints below it are compared "
-        "(default: the downloaded weights, else the embedded tiny model)",
+        f"(default: {f'{weights}/' if weights else 'the downloaded weights, else the embedded tiny model'})",
     )
     group.add_argument(
         "-r",
@@ -66,10 +72,11 @@ def _add_drawing(parser: argparse.ArgumentParser, what: str) -> None:
     )
     group.add_argument("--no-base", action="store_true", help="compare without the base model")
     group.add_argument(
-        "--photos",
+        *(["-i"] if weights else []),
+        "--instance-img-dir",
         type=Path,
         metavar="DIR",
-        help="photos of the subject to show beside the pictures (default: those its run was taught with)",
+        help="photos of the subject, to show beside the pictures and to score by (default: those its run learned from)",
     )
     group.add_argument(
         "--config",
@@ -118,6 +125,41 @@ def txt2img_parser() -> argparse.ArgumentParser:
         TypedParser,
     )
     _add_drawing(parser, "txt2img")
+    parser.add_argument_group("scores").add_argument(
+        "--score",
+        action="store_true",
+        help="score the checkpoints and recommend one; without -p with the model's short list of prompts",
+    )
+    return parser
+
+
+def evaluate_parser() -> argparse.ArgumentParser:
+    """Flags of evaluate.py: those of txt2img.py and what to ask for."""
+    parser = command_parser(
+        "Scores checkpoints and recommends one: is it the subject, are prompts followed, are photos copied, what has\n"
+        "become of the class? Draws what that takes, the same noise for every checkpoint.",
+        "examples:\n"
+        "  python evaluate.py                                       # all below ckpts/, the short list of prompts\n"
+        "  python evaluate.py --ckpt-path ckpts/water-bottle-1 -i data/bottle\n"
+        "  python evaluate.py --protocol dreambooth                 # the paper's 25 prompts\n"
+        "  python evaluate.py -r outputs/evaluate-3                 # continue, and with newer checkpoints\n"
+        "how to read the scores: docs/compare.md\n",
+        TypedParser,
+    )
+    group = parser.add_argument_group("what to ask, and whom")
+    group.add_argument(
+        "--protocol",
+        choices=("default", "dreambooth"),
+        default="default",
+        help="default: the short list in the model's YAML; dreambooth: the paper's 25 prompts for objects, or for cats "
+        "and dogs (default: default)",
+    )
+    group.add_argument(
+        "--encoder",
+        choices=ENCODER_NAMES,
+        help=f"who looks at the pictures: the little rendered world's judge, or CLIP and DINO; {MODEL_DEFAULT}",
+    )
+    _add_drawing(parser, "evaluate", "the protocol's", Path("ckpts"))
     return parser
 
 

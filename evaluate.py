@@ -1,0 +1,18 @@
+"""Scores checkpoints and recommends one: python evaluate.py --help."""
+
+import sys
+
+from ldm.commands.app import run
+from ldm.commands.options.drawing import evaluate_parser
+
+
+def main() -> None:
+    """Parses the flags and runs the command."""
+    options = evaluate_parser().parse_args()
+    from ldm.commands.drawing import evaluate  # torch is not imported for --help
+
+    evaluate(options)
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))
