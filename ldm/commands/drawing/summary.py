@@ -10,7 +10,7 @@ def summary(comparison: Comparison) -> str:
     """A line for each checkpoint with the means of its scores; for each subject the verdict and its reasons."""
     scores = [score for score in comparison.scores if any(score.name in row.scores for row in comparison.rows)]
     chosen = {group.recommendation.row for group in comparison.groups if group.recommendation}
-    lines = [["", "checkpoint", *(score.title.lower() for score in scores)]]
+    lines = [[" ", "checkpoint", *(score.title.lower() for score in scores)]]
     for index, row in enumerate(comparison.rows):
         mark = MARK if index in chosen else ""
         lines.append([mark, row.label, *(_mean(row, score.name) for score in scores)])

@@ -46,7 +46,7 @@ def write_csv(directory: Path, comparison: Comparison) -> None:
                     "seed": column.seed,
                     "negative_prompt": comparison.sampling["negative_prompt"],
                     **{name: comparison.sampling[key] for name, key in SAMPLING.items()},
-                    **{name: cell.scores.get(name, "") for name in scores},
+                    **{f"score_{name}": cell.scores.get(name, "") for name in scores},
                 }
             )
     text = io.StringIO()
@@ -69,7 +69,7 @@ def read_comparison(path: Path) -> Comparison:
         comparison: Comparison = _typed(Comparison, json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         raise UserError(f"there is no file {path}; txt2img.py writes it where it compares a directory") from None
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(f"{path} is not the table of a comparison: {error}") from error
     return comparison
 

@@ -1,0 +1,203 @@
+"""Scores and a recommendation, as a user asks for them; the judge looks at the tiny model's noise."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ldm.commands.drawing import painter, protocols
+from ldm.commands.drawing.comparison import CLASS, OTHER, SUBJECT, Comparison
+from ldm.commands.drawing.table import read_comparison
+from ldm.evaluation.protocol import dreambooth_prompts
+from ldm.evaluation.recommendation import RULE
+from tests.commands.calls import Drawn, Outcome, call, refused
+from tests.commands.conftest import Trained, write_photos
+from tests.commands.drawing.tables import lines_of, record, tuned
+from tests.tiny import write_tiny_checkpoint
+
+JUDGE = ("--encoder", "toyworld-judge")
+PROMPTS = ("-p", "a photo of sks {class}", "a photo of sks {class} at night")
+SUBJECT_SCORES = {"subject", "image", "prompt", "diversity", "copy"}
+CLASS_SCORES = {"leakage", "drift"}
+
+
+@pytest.fixture(autouse=True)
+def in_an_empty_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+
+
+def evaluated(*arguments: object, number: int = 1, command: str = "evaluate") -> tuple[Comparison, Outcome, Drawn]:
+    outcome = call(command, *arguments)
+    assert outcome.status == 0, outcome.said
+    directory = Path("outputs") / f"{command}-{number}"
+    return read_comparison(directory / "comparison.json"), outcome, Drawn(directory, outcome.said)
+
+
+def test_every_checkpoint_is_scored_and_one_is_recommended_or_it_is_said_why_none(trained: Trained) -> None:
+    comparison, outcome, drawn = evaluated("-c", trained.root, *JUDGE, *PROMPTS, "-v", 2)
+    assert [column.kind for column in comparison.columns] == [SUBJECT] * 4 + [CLASS] * 2
+    assert {score.name for score in comparison.scores} >= SUBJECT_SCORES | CLASS_SCORES
+    assert comparison.rule == RULE
+    for row in comparison.rows:
+        assert set(row.scores) == SUBJECT_SCORES | CLASS_SCORES
+        for score in row.scores.values():
+            assert score.low <= score.mean <= score.high
+        for column, cell in zip(comparison.columns, row.cells, strict=True):
+            assert cell is not None
+            names = set(cell.scores) & (SUBJECT_SCORES | CLASS_SCORES)
+            assert names == (SUBJECT_SCORES if column.kind == SUBJECT else CLASS_SCORES)
+    assert comparison.rows[0].is_base
+    assert comparison.rows[0].scores["drift"].mean == pytest.approx(1.0, abs=1e-5)
+    (group,) = comparison.groups
+    assert len(group.photos) == 3
+    assert 0 < (group.references["subject"].ceiling or 0) <= 1
+    assert group.recommendation is not None
+    assert group.recommendation.verdict in outcome.said
+    for line in lines_of(drawn):
+        assert (line["score_subject"] == "") is ("sks" not in line["prompt"])
+
+
+def test_the_table_on_the_terminal_has_a_line_for_each_checkpoint(trained: Trained) -> None:
+    comparison, outcome, _ = evaluated("-c", trained.root, *JUDGE, *PROMPTS, "-v", 1)
+    for row in comparison.rows:
+        line = next(line for line in outcome.said.splitlines() if line[3:].startswith(row.label))
+        assert f"{row.scores['subject'].mean:.3f}" in line
+        assert f"{row.scores['leakage'].mean:.3f}" in line
+
+
+def test_a_single_checkpoint_is_scored_beside_its_base_model(trained: Trained) -> None:
+    comparison, _, _ = evaluated("-c", trained.step(6), *JUDGE, *PROMPTS, "-v", 1)
+    assert [(row.is_base, row.step) for row in comparison.rows] == [(True, 0), (False, 6)]
+
+
+def test_photos_can_be_given_and_others_give_other_scores(trained: Trained, tmp_path: Path) -> None:
+    own, _, _ = evaluated("-c", trained.step(6), *JUDGE, *PROMPTS, "-v", 1)
+    photos = write_photos(tmp_path / "others", count=2)
+    other, _, _ = evaluated("-c", trained.step(6), *JUDGE, *PROMPTS, "-v", 1, "-i", photos, number=2)
+    assert len(other.groups[0].photos) == 2
+    assert own.rows[1].scores["subject"] != other.rows[1].scores["subject"]
+    assert own.rows[1].scores["prompt"] == other.rows[1].scores["prompt"]
+
+
+def test_without_photos_the_subject_can_not_be_scored_and_that_is_said(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    tuned(tmp_path / "ckpts" / "mug-1", tiny_checkpoint)
+    comparison, outcome, _ = evaluated("-c", tmp_path / "ckpts", "--base", tiny_checkpoint, *JUDGE, *PROMPTS, "-v", 2)
+    assert set(comparison.rows[1].scores) == {"prompt", "diversity", "drift"}
+    recommendation = comparison.groups[0].recommendation
+    assert recommendation is not None
+    assert recommendation.row is None
+    assert recommendation.verdict in outcome.said
+    assert "no photos of 'mug' were found" in outcome.said
+
+
+def test_two_subjects_get_a_recommendation_each(tmp_path: Path, tiny_checkpoint: Path, subject_dir: Path) -> None:
+    for name in ("mug", "cup"):
+        record(tuned(tmp_path / "ckpts" / name, tiny_checkpoint, class_name=name).parent, tiny_checkpoint, subject_dir)
+    comparison, outcome, _ = evaluated("-c", tmp_path / "ckpts", *JUDGE, *PROMPTS, "-v", 1)
+    assert [group.subject for group in comparison.groups] == ["cup", "mug"]
+    assert "\ncup: " in outcome.said
+    assert "\nmug: " in outcome.said
+
+
+def test_txt2img_scores_what_it_draws_and_the_class_besides(trained: Trained) -> None:
+    comparison, _, _ = evaluated("-c", trained.root, "-v", 1, "-p", "a cat", command="txt2img")
+    assert comparison.scores == []
+    assert comparison.rule == ""
+    own = trained.step(6)
+    refused(call("txt2img", "-c", own, "-v", 1, "-p", "a cat", "--score"), "weights/eval", "download/eval-weights.sh")
+
+
+def test_a_sweep_is_scored_afterwards_without_drawing_again(
+    trained: Trained, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    evaluated("-c", trained.root, *JUDGE, *PROMPTS, "-v", 1)
+    monkeypatch.setattr(painter, "sample_images", None)
+    comparison, _, _ = evaluated("-r", "outputs/evaluate-1")
+    assert set(comparison.rows[1].scores) == (SUBJECT_SCORES | CLASS_SCORES) - {"diversity"}
+    refused(call("txt2img", "-r", "outputs/evaluate-1"), "evaluate.py")
+
+
+def test_the_weights_of_clip_and_dino_are_missed_before_anything_is_drawn(trained: Trained) -> None:
+    refused(call("evaluate", "-c", trained.root, *PROMPTS), "weights/eval", "bash download/eval-weights.sh")
+    assert list(Path("outputs").rglob("*_*.png")) == []
+
+
+def test_a_model_that_was_taught_nothing_has_no_subject_to_ask_for(tiny_checkpoint: Path) -> None:
+    refused(call("evaluate", "-c", tiny_checkpoint, *JUDGE), "was taught no subject", "-p")
+
+
+def test_its_answers_to_given_prompts_can_be_scored(tiny_checkpoint: Path) -> None:
+    comparison, _, _ = evaluated("-c", tiny_checkpoint, *JUDGE, "-p", "a red ball", "-v", 2)
+    assert [column.kind for column in comparison.columns] == [OTHER] * 2
+    assert set(comparison.rows[0].scores) == {"prompt", "diversity"}
+    assert comparison.groups[0].recommendation is None
+
+
+def test_photos_that_are_none_are_refused(trained: Trained, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    refused(call("evaluate", "-c", trained.root, *JUDGE, "-i", tmp_path / "empty"), "--instance-img-dir")
+
+
+# What is asked for
+
+
+def asked(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> list[str]:
+    """The prompts of a call that is stopped before it draws."""
+    seen: list[str] = []
+    choose = protocols.prompts_to_score
+
+    def watched(*given: Any) -> list[str]:
+        seen.extend(choose(*given))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("ldm.commands.drawing.planning.prompts_to_score", watched)
+    outcome = call("evaluate", *arguments)
+    assert outcome.status in (2, 130), outcome.said
+    return seen
+
+
+def test_the_short_list_is_the_models_and_the_class_comes_last(
+    trained: Trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompts = asked(monkeypatch, "-c", trained.root)
+    assert prompts[0] == "a photo of sks {class}"
+    assert prompts[-1] == "a photo of a {class}"
+    assert 4 <= len(prompts) <= 8
+    assert asked(monkeypatch, "-c", trained.root, "-p", "a photo of a {class}") == ["a photo of a {class}"]
+
+
+@pytest.mark.parametrize(("class_name", "live"), [("mug", False), ("corgi dog", True)])
+def test_the_papers_prompts_are_those_of_the_subjects_kind(
+    class_name: str, live: bool, tmp_path: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tuned(tmp_path / "ckpts", tiny_checkpoint, class_name=class_name)
+    prompts = asked(monkeypatch, "-c", tmp_path / "ckpts", "--protocol", "dreambooth")
+    assert prompts == [*dreambooth_prompts(live), "a photo of a {class}"]
+
+
+def test_the_papers_prompts_do_not_suit_a_dog_and_a_mug_at_once(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    for name in ("mug", "dog"):
+        tuned(tmp_path / "ckpts" / name, tiny_checkpoint, class_name=name)
+    refused(call("evaluate", "-c", tmp_path / "ckpts", "--protocol", "dreambooth"), "dog", "mug", "apart")
+
+
+def test_evaluate_looks_below_ckpts_by_default(trained: Trained) -> None:
+    shutil.copytree(trained.root, "ckpts")
+    comparison, _, _ = evaluated(*JUDGE, *PROMPTS, "-v", 1)
+    assert [row.step for row in comparison.rows] == [0, 3, 6, 7]
+
+
+def test_a_missing_directory_is_named() -> None:
+    refused(call("evaluate", *JUDGE), "ckpts")
+
+
+def test_a_checkpoint_of_random_weights_is_at_least_comparable_with_itself(tmp_path: Path) -> None:
+    base = write_tiny_checkpoint(tmp_path / "base")
+    record(tuned(tmp_path / "ckpts" / "mug-1", base, seed=0).parent, base, write_photos(tmp_path / "photos"))
+    comparison, _, _ = evaluated("-c", tmp_path / "ckpts", *JUDGE, *PROMPTS, "-v", 1)
+    first, second = comparison.rows
+    assert {name: score.mean for name, score in first.scores.items()} == pytest.approx(
+        {name: score.mean for name, score in second.scores.items()}
+    )
