@@ -1,0 +1,88 @@
+"""Runs of dreambooth.py on the tiny model, as its tests start and stop them."""
+
+import hashlib
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from ldm.commands.dreambooth import run as command
+from ldm.errors import UserError
+from ldm.training.dreambooth import DreamBooth
+from ldm.training.trainer import FitOptions
+from tests.commands.calls import call, refused
+from tests.commands.conftest import Trained
+
+SHORT = ("--iterations", 2, "-s", 2, "--class-img-count", 2)
+
+
+@dataclass(frozen=True)
+class Teach:
+    """Runs dreambooth.py on the tiny model in an empty directory."""
+
+    root: Path
+    subject_dir: Path
+    checkpoint: Path
+
+    def __call__(self, *arguments: object, root: Path | None = None) -> Trained:
+        """With a short run's options, unless they are named."""
+        flags = {"-c": "can", "-i": self.subject_dir, "--ckpt-path": self.checkpoint, "-o": root or self.root}
+        flags |= dict(zip(SHORT[::2], SHORT[1::2], strict=True))
+        given = [word for flag, value in flags.items() if flag not in arguments for word in (flag, value)]
+        outcome = call("dreambooth", *given, *arguments)
+        assert outcome.status == 0, outcome.said
+        directory = Path(re.findall(r"^run: (.*)$", outcome.said, re.MULTILINE)[0])
+        return Trained(directory, outcome)
+
+
+@dataclass
+class Planned:
+    """What a training would have been given."""
+
+    module: DreamBooth
+    options: FitOptions
+
+
+Plan = Callable[..., Planned]
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def scalars(run: Path) -> EventAccumulator:
+    events = EventAccumulator(str(run / "log"))
+    events.Reload()
+    return events
+
+
+STOPPED = ("--iterations", 4, "-s", 2, "--class-img-count", 2, "--no-previews", "--seed", 7, "--save-dtype", "bf16")
+
+
+def interrupted(teach: Teach, monkeypatch: pytest.MonkeyPatch, at: int, *arguments: object) -> Path:
+    """A run whose disk is full at the save of this step."""
+    save = command.save_checkpoint
+
+    def full(path: Path, *args: Any) -> None:
+        if path.name == f"step-{at:05d}.safetensors":
+            raise UserError("the disk is full")
+        save(path, *args)
+
+    words = ("-c", "can", "-i", teach.subject_dir, "--ckpt-path", teach.checkpoint, "-o", teach.root)
+    with monkeypatch.context() as patch:
+        patch.setattr(command, "save_checkpoint", full)
+        refused(call("dreambooth", *words, *arguments), "the disk is full")
+    return teach.root / "can-1"
+
+
+def copied(directory: Path, root: Path) -> Path:
+    """Copies a run with its class pictures, and makes it one of the new place."""
+    shutil.copytree(directory.parent, root)
+    record = root / directory.name / "run.yaml"
+    record.write_text(record.read_text().replace(str(directory.parent), str(root)))
+    return root / directory.name

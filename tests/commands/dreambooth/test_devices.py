@@ -1,0 +1,122 @@
+"""A run on several devices: processes that draw, train, fail and stop together."""
+
+import contextlib
+import os
+import re
+import shutil
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from tests.commands.calls import Outcome, difference, equal, metadata_of, pixels, refused, shell, start, tensors_of
+from tests.commands.conftest import Trained
+from tests.commands.waiting import wait_for
+
+
+@pytest.fixture(scope="module")
+def on_two_devices(
+    tmp_path_factory: pytest.TempPathFactory, subject_dir: Path, tiny_checkpoint: Path
+) -> Iterator[tuple[Path, Outcome]]:
+    root = tmp_path_factory.mktemp("two")
+    words = ("-c", "Tin Can", "-i", subject_dir, "--ckpt-path", tiny_checkpoint, "-d", "cpu,cpu")
+    outcome = shell("dreambooth", *words, "--iterations", 3, "-s", 2, "--class-img-count", 3, cwd=root, timeout=600)
+    yield root, outcome
+
+
+@pytest.mark.slow
+def test_two_devices_write_one_run(on_two_devices: tuple[Path, Outcome]) -> None:
+    root, outcome = on_two_devices
+    assert outcome.status == 0, outcome.said
+    assert "Traceback" not in outcome.said
+    assert {path.name for path in (root / "ckpts").iterdir()} == {"tin-can-1", "class-images"}
+    run = root / "ckpts" / "tin-can-1"
+    assert sorted(path.name for path in run.glob("step-*")) == ["step-00002.safetensors", "step-00003.safetensors"]
+    assert (run / "report.yaml").exists()
+    assert len(list((run / "log").glob("*tfevents*"))) == 1
+    assert outcome.said.count("3 updates made") == 1
+    assert torch.load(run / "resume.ckpt", weights_only=True)["global_step"] == 3
+
+
+@pytest.mark.slow
+def test_two_devices_draw_the_class_pictures_that_one_draws(
+    on_two_devices: tuple[Path, Outcome], trained: Trained
+) -> None:
+    ours, theirs = (
+        sorted((root / "class-images").rglob("*.png")) for root in (on_two_devices[0] / "ckpts", trained.root)
+    )
+    assert [path.relative_to(path.parents[1]) for path in ours] == [
+        path.relative_to(path.parents[1]) for path in theirs
+    ]
+    assert all(difference(pixels(one), pixels(other)) <= 1 for one, other in zip(ours, theirs, strict=True))
+
+
+@pytest.mark.slow
+def test_two_devices_train_on_the_samples_of_both(on_two_devices: tuple[Path, Outcome], trained: Trained) -> None:
+    """Their weights are the mean gradient's of two batches, so not those of one device."""
+    assert not equal(on_two_devices[0] / "ckpts" / "tin-can-1" / "step-00003.safetensors", trained.step(3))
+
+
+@pytest.mark.slow
+def test_a_run_on_two_devices_is_continued(on_two_devices: tuple[Path, Outcome], tmp_path: Path) -> None:
+    run = tmp_path / "tin-can-1"
+    shutil.copytree(on_two_devices[0] / "ckpts" / "tin-can-1", run)
+    outcome = shell("dreambooth", "-r", run, "--iterations", 4, cwd=tmp_path, timeout=600)
+    assert outcome.status == 0, outcome.said
+    assert (run / "step-00004.safetensors").exists()
+
+
+@pytest.mark.slow
+def test_an_error_in_one_of_two_processes_is_told_as_in_one(
+    subject_dir: Path, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    """The base weights are broken, which shows when class pictures are drawn."""
+    shutil.copytree(tiny_checkpoint.parent, tmp_path / "base")
+    base, key = tmp_path / "base" / tiny_checkpoint.name, "model.diffusion_model.out.2.bias"
+    tensors = tensors_of(tiny_checkpoint)
+    save_file(tensors | {key: torch.full_like(tensors[key], torch.nan)}, base, metadata=metadata_of(tiny_checkpoint))
+    words = ("-c", "can", "-i", subject_dir, "--ckpt-path", base, "-d", "cpu,cpu")
+    refused(shell("dreambooth", *words, "--class-img-count", 2, cwd=tmp_path), "not finite")
+
+
+def stop_two_devices(
+    root: Path, subject_dir: Path, tiny_checkpoint: Path, send: Callable[[subprocess.Popen[str]], None]
+) -> Outcome:
+    """Starts a long run on two devices, sends a signal after its first checkpoint, and waits for its end."""
+    words = ("-c", "can", "-i", subject_dir, "--ckpt-path", tiny_checkpoint, "-d", "cpu,cpu", "--no-previews")
+    process = start("dreambooth", *words, "--iterations", 5000, "-s", 5, "--class-img-count", 0, cwd=root, group=True)
+    try:
+        wait_for(root / "ckpts" / "can-1" / "step-00005.safetensors", process)
+        send(process)
+        said, _ = process.communicate(timeout=60)
+        return Outcome(process.returncode, said)
+    except subprocess.TimeoutExpired:
+        return pytest.fail("the processes wait for each other")
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "send",
+    [
+        lambda process: os.killpg(process.pid, signal.SIGINT),
+        lambda process: process.send_signal(signal.SIGTERM),
+    ],
+    ids=["Ctrl-C reaches both", "kill reaches one"],
+)
+def test_a_signal_stops_both_processes_after_the_same_step(
+    send: Callable[[subprocess.Popen[str]], None], subject_dir: Path, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    outcome = stop_two_devices(tmp_path, subject_dir, tiny_checkpoint, send)
+    assert outcome.status == 0, outcome.said
+    assert "Traceback" not in outcome.said
+    updates = set(re.findall(r"stopped after update (\d+)", outcome.said))
+    state = torch.load(tmp_path / "ckpts" / "can-1" / "resume.ckpt", weights_only=True)
+    assert updates == {str(state["global_step"])}

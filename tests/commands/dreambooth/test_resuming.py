@@ -1,0 +1,144 @@
+"""dreambooth.py -r: a run goes on as it began, or says why it can't."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from ldm.config import read_yaml
+from tests.commands.calls import call, difference, equal, info_of, pixels, refused
+from tests.commands.conftest import Trained, UNetCall
+from tests.commands.dreambooth.teaching import STOPPED, Teach, copied, interrupted
+from tests.tiny import build_tiny_model, write_tiny_checkpoint
+
+
+def test_a_run_is_continued_with_its_own_options(stopped: Path, teach: Teach, unet_calls: list[UNetCall]) -> None:
+    outcome = call("dreambooth", "-r", stopped)
+    assert outcome.status == 0, outcome.said
+    assert len(unet_calls) == 2  # the steps that were missing, no class picture
+    whole = teach(*STOPPED, root=teach.root.parent / "whole")
+    assert equal(whole.step(4), stopped / "step-00004.safetensors")
+    assert [path.name for path in teach.root.iterdir() if path.name.startswith("can")] == ["can-1"]
+    before, after = (info_of(stopped / f"step-0000{step}.safetensors").options for step in (2, 4))
+    changed = {name for name in before if before[name] != after[name]}
+    assert changed <= {"resume_dir", "output_dir"}  # the run was copied
+    text = (stopped / "run.log").read_text()
+    assert "drawing 2 of 2 class pictures" in text
+    assert "4 updates made" in text
+
+
+def test_a_run_is_continued_from_any_directory(stopped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert call("dreambooth", "-r", stopped).status == 0
+    assert (stopped / "step-00004.safetensors").exists()
+    assert not list((tmp_path / "elsewhere").iterdir())
+
+
+def test_repeating_the_runs_own_flags_is_no_change(stopped: Path, teach: Teach, tmp_path: Path) -> None:
+    """Also if a path is written another way, or a size with one number."""
+    relative = teach.root.relative_to(tmp_path)
+    photos = Path(*[".."] * (len(tmp_path.parts) - 1), *teach.subject_dir.parts[1:])
+    outcome = call("dreambooth", "-r", stopped, "-c", "can", "-i", photos, "-o", relative, "--hw", 32, *STOPPED)
+    assert outcome.status == 0, outcome.said
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"),
+    [
+        ("--class-name", "cup"),
+        ("--learning-rate", "1e-2"),
+        ("--seed", 8),
+        ("--seed", 42),  # what it would be without the flag
+        ("--batch-size", 2),
+        ("--precision", "bf16-mixed"),
+        ("--class-img-count", 3),
+        ("--train-text-encoder", None),
+        ("--no-flip", None),
+        ("--save-dtype", "fp32"),
+        ("--save-dtype", "fp16"),
+        ("--ddim-steps", 5),
+    ],
+)
+def test_a_changed_flag_is_named_and_refused(flag: str, value: object, stopped: Path) -> None:
+    outcome = call("dreambooth", "-r", stopped, flag, *([] if value is None else [value]))
+    refused(outcome, flag.replace("--no-", "--"), "resumed run")
+    assert not (stopped / "step-00004.safetensors").exists()
+
+
+def test_the_length_of_a_run_may_change(stopped: Path) -> None:
+    outcome = call("dreambooth", "-r", stopped, "--iterations", 6, "-s", 3, "--logger", "none")
+    assert outcome.status == 0, outcome.said
+    steps = sorted(path.name for path in stopped.glob("*.safetensors"))
+    assert steps == [f"step-0000{step}.safetensors" for step in (2, 3, 6)]
+
+
+def test_a_changed_length_is_remembered_by_the_next_resume(stopped: Path) -> None:
+    assert call("dreambooth", "-r", stopped, "--iterations", 5, "-s", 5, "--logger", "none").status == 0
+    assert call("dreambooth", "-r", stopped).status == 0
+    assert read_yaml(stopped / "run.yaml")["options"]["iterations"] == 5
+
+
+def test_a_length_that_is_already_passed_is_refused(stopped: Path) -> None:
+    refused(call("dreambooth", "-r", stopped, "--iterations", 1), "--iterations 1", "2 updates")
+
+
+def test_other_photos_than_the_runs_own_are_refused(
+    teach: Teach, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photos = tmp_path / "photos"
+    shutil.copytree(teach.subject_dir, photos)
+    directory = interrupted(Teach(teach.root, photos, teach.checkpoint), monkeypatch, 4, *STOPPED)
+    gone = sorted(photos.iterdir())[0]
+    gone.unlink()
+    refused(call("dreambooth", "-r", directory), "photos", gone.name)
+
+
+def test_another_base_under_the_same_name_is_refused(
+    teach: Teach, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = write_tiny_checkpoint(tmp_path / "base")
+    mine = Teach(teach.root, teach.subject_dir, base)
+    directory = interrupted(mine, monkeypatch, 4, *STOPPED)
+    write_tiny_checkpoint(tmp_path / "base", model=build_tiny_model(seed=3))
+    refused(call("dreambooth", "-r", directory), str(base), "not the file that this run began with")
+
+
+def test_a_base_that_is_gone_is_named(teach: Teach, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = write_tiny_checkpoint(tmp_path / "base")
+    directory = interrupted(Teach(teach.root, teach.subject_dir, base), monkeypatch, 4, *STOPPED)
+    base.unlink()
+    refused(call("dreambooth", "-r", directory), f"no checkpoint {base}")
+
+
+def test_a_directory_of_another_command_is_no_run(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    assert call("txt2img", "-c", tiny_checkpoint, "-v", 1, "-o", tmp_path).status == 0
+    refused(call("dreambooth", "-r", tmp_path / "txt2img-1"), "txt2img-1", "no run of dreambooth.py")
+
+
+def test_a_damaged_record_is_named(stopped: Path) -> None:
+    (stopped / "run.yaml").write_text("options: {")
+    refused(call("dreambooth", "-r", stopped), str(stopped / "run.yaml"))
+
+
+def test_a_damaged_resume_state_is_named(stopped: Path) -> None:
+    state = stopped / "resume.ckpt"
+    state.write_bytes(state.read_bytes()[:5000])
+    refused(call("dreambooth", "-r", stopped), "resume.ckpt")
+
+
+def test_a_finished_run_stays_as_it_is(trained: Trained, teach: Teach) -> None:
+    directory = copied(trained.directory, teach.root)
+    before = {path.name: path.read_bytes() for path in directory.glob("step-*")}
+    outcome = call("dreambooth", "-r", directory)
+    assert outcome.status == 0, outcome.said
+    assert {path.name: path.read_bytes() for path in directory.glob("step-*")} == before
+
+
+def test_class_pictures_that_are_gone_are_drawn_again_the_same(stopped: Path, teach: Teach) -> None:
+    one = sorted((teach.root / "class-images").rglob("*.png"))[1]
+    before = pixels(one)
+    one.unlink()
+    outcome = call("dreambooth", "-r", stopped)
+    assert "drawing 1 of 2 class pictures" in outcome.said
+    assert difference(pixels(one), before) <= 1

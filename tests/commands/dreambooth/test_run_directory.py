@@ -1,0 +1,146 @@
+"""What a run writes beside its checkpoints: record, log, report, losses and previews."""
+
+import logging
+import re
+from pathlib import Path
+
+import pytest
+
+from ldm.commands.dreambooth import run as command
+from ldm.commands.options.dreambooth import dreambooth_parser
+from ldm.config import read_yaml
+from tests.commands.calls import call, difference, pixels
+from tests.commands.conftest import Trained
+from tests.commands.dreambooth.teaching import SHORT, Plan, Teach, scalars, sha256
+from tests.tiny import TINY_YAML
+
+
+def test_a_run_is_one_directory_of_these_files(trained: Trained) -> None:
+    files = {path.relative_to(trained.directory).as_posix() for path in trained.directory.rglob("*") if path.is_file()}
+    events = {name for name in files if name.startswith("log/")}
+    assert any("tfevents" in name for name in events)
+    assert files - events == {
+        "step-00003.safetensors",
+        "step-00006.safetensors",
+        "step-00007.safetensors",
+        "samples/step-00003.png",
+        "samples/step-00006.png",
+        "samples/step-00007.png",
+        "tokenizer/vocab.json",
+        "tokenizer/merges.txt",
+        "resume.ckpt",
+        "run.yaml",
+        "run.log",
+        "report.yaml",
+    }
+    assert {path.name for path in trained.root.iterdir()} == {"tin-can-1", "class-images"}
+
+
+def test_another_run_of_the_class_has_the_next_number(plan: Plan) -> None:
+    assert [plan().options.run_dir.name for _ in range(2)] == ["can-1", "can-2"]
+
+
+def test_the_record_holds_every_option_resolved(trained: Trained, tiny_checkpoint: Path, subject_dir: Path) -> None:
+    record = read_yaml(trained.directory / "run.yaml")
+    assert record["command"].startswith("python dreambooth.py -c 'Tin Can' -i ")
+    assert record["base_sha256"] == sha256(tiny_checkpoint)
+    assert record["config"] == TINY_YAML
+    assert record["versions"]["python"]
+    assert {name: value for name, value in record["options"].items() if name not in ("devices", "resume_dir")} == {
+        "class_name": "Tin Can",
+        "instance_img_dir": str(subject_dir),
+        "iterations": 7,
+        "save_every": 3,
+        "learning_rate": 1e-3,
+        "lr_schedule": "constant",
+        "warmup_steps": 0,
+        "weight_decay": 0.01,
+        "max_grad_norm": 1.0,
+        "batch_size": 1,
+        "train_text_encoder": False,
+        "flip": True,
+        "gradient_checkpointing": False,
+        "seed": 42,
+        "lamb": 1.0,
+        "class_img_count": 3,
+        "generation_batch_size": None,
+        "hw": [32, 32],
+        "sampler": "ddim",
+        "ddim_steps": 3,
+        "scale": 7.5,
+        "ddim_eta": 0.0,
+        "preview_prompts": ["a photo of sks {class}"],
+        "no_previews": False,
+        "ckpt_path": str(tiny_checkpoint),
+        "config": None,
+        "output_dir": str(trained.root),
+        "precision": "auto",
+        "save_dtype": "fp16",
+        "logger": "tensorboard",
+    }
+
+
+def test_the_log_file_holds_what_was_said(trained: Trained) -> None:
+    text = (trained.directory / "run.log").read_text()
+    assert "drawing 3 of 3 class pictures 'a photo of a Tin Can'" in text
+    assert "7 updates made. The weights moved by" in text
+    assert re.search(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d+ INFO ", text)
+
+
+def test_two_runs_in_one_process_keep_their_logs_apart(
+    teach: Teach, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Called from Python, without the frame that a terminal has around it."""
+    log = logging.getLogger("ldm")
+    handlers = list(log.handlers)
+    try:
+        for name in ("can", "cup"):
+            words = ("-c", name, "-i", teach.subject_dir, "--ckpt-path", teach.checkpoint, "-o", teach.root, *SHORT)
+            command.dreambooth(dreambooth_parser().parse_args([*map(str, words), "--no-previews"]))
+    finally:
+        for handler in [handler for handler in log.handlers if handler not in handlers]:
+            log.removeHandler(handler)
+            handler.close()
+    assert "cup" not in (teach.root / "can-1" / "run.log").read_text()
+
+
+def test_the_report_says_how_far_each_part_moved(trained: Trained, uninterrupted: Trained) -> None:
+    report = read_yaml(trained.directory / "report.yaml")
+    assert report["updates"] == 7
+    moved = report["relative_movement"]
+    assert {part for part, share in moved.items() if share > 0} == {part for part in moved if part.startswith("unet")}
+    assert moved.keys() >= {"text encoder", "autoencoder", "unet cross-attention"}
+    with_text = read_yaml(uninterrupted.directory / "report.yaml")["relative_movement"]
+    assert with_text["text encoder"] > 1e-4
+    assert with_text["autoencoder"] == 0.0
+    assert re.search(r"text encoder +0\.0000 %", trained.outcome.said)
+
+
+def test_the_end_says_how_to_compare_the_checkpoints(trained: Trained) -> None:
+    assert trained.outcome.said.rstrip().endswith(f"python txt2img.py --ckpt-path {trained.directory}")
+
+
+def test_tensorboard_holds_the_losses_apart_and_the_previews(trained: Trained) -> None:
+    events = scalars(trained.directory)
+    losses = {
+        name: [event.value for event in events.Scalars(f"loss/{name}")] for name in ("instance", "class", "total")
+    }
+    assert [len(values) for values in losses.values()] == [7, 7, 7]
+    for instance, prior, total in zip(*losses.values(), strict=True):
+        assert total == pytest.approx(instance + prior, rel=1e-5)
+    assert [event.step for event in events.Images("a photo of sks Tin Can")] == [3, 6, 7]
+
+
+def test_previews_show_what_each_step_has_learned_from_the_same_noise(trained: Trained) -> None:
+    sheets = [pixels(trained.directory / "samples" / f"step-{step:05d}.png") for step in (3, 6, 7)]
+    assert difference(sheets[0], sheets[1]) > 0
+    drawn = call("txt2img", "-c", trained.step(7), "-v", 1, "-o", trained.root.parent / "out")
+    assert drawn.status == 0
+    picture = next((trained.root.parent / "out").glob("*/00-*.png"))
+    large = pixels(picture).repeat(5, axis=0).repeat(5, axis=1)
+    assert abs(sheets[2][-8 - 160 : -8, -8 - 160 : -8] - large).mean() < 2  # the checkpoint is of half precision
+
+
+def test_progress_is_shown(trained: Trained) -> None:
+    for name in ("class pictures: 100%", "encoding: 100%", "training: 100%"):
+        assert name in trained.outcome.said

@@ -1,0 +1,98 @@
+"""Each flag of train.py and what it does."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from ldm.files import ROOT
+from tests.commands.calls import call, info_of, refused, tensors_of
+from tests.commands.train.stages import LAST, Plan, Planned, Scratch, files_of
+from tests.scratch import SCRATCH_YAML
+
+
+@pytest.mark.parametrize("stage", ["autoencoder", "diffusion"])
+@pytest.mark.parametrize(
+    ("flag", "value", "found"),
+    [
+        ("--iterations", 9, lambda planned: planned.module.config.iterations),
+        ("--save-every", 2, lambda planned: planned.module.config.save_every),
+        ("--learning-rate", 0.5, lambda planned: planned.module.config.learning_rate),
+        ("--batch-size", 7, lambda planned: planned.module.config.batch_size),
+        ("--seed", 9, lambda planned: planned.module.seed),
+        ("--workers", 3, lambda planned: planned.module.workers),
+        ("--logger", "csv", lambda planned: planned.options.logger),
+    ],
+)
+def test_a_flag_reaches_the_training(
+    stage: str, flag: str, value: Any, found: Callable[[Planned], Any], plan: Plan
+) -> None:
+    assert found(plan(stage, flag, value)) == value
+
+
+@pytest.mark.parametrize("stage", ["autoencoder", "diffusion"])
+def test_precision_and_devices_reach_the_training(stage: str, plan: Plan) -> None:
+    planned = plan(stage, "--precision", "bf16-mixed", "-d", "cpu,cpu")
+    assert planned.options.autocast_dtype == torch.bfloat16
+    assert planned.options.devices == [torch.device("cpu")] * 2
+
+
+def test_without_flags_the_yaml_decides(plan: Plan) -> None:
+    for stage in ("autoencoder", "diffusion"):
+        config = plan(stage).module.config
+        for name, value in SCRATCH_YAML[f"{stage}_training"].items():
+            assert getattr(config, name) == (tuple(value) if isinstance(value, list) else value)
+
+
+def test_the_seed_decides_the_first_weights(plan: Plan) -> None:
+    for stage in ("autoencoder", "diffusion"):
+        one, same, other = (
+            plan(stage, "--seed", seed).module.trained_parameters()[0].detach().clone() for seed in (1, 1, 2)
+        )
+        assert torch.equal(one, same)
+        assert not torch.equal(one, other)
+
+
+def test_weights_are_saved_in_half_precision_unless_told_otherwise(scratch: Scratch) -> None:
+    for flags, dtype in (((), torch.float16), (("--save-dtype", "bf16"), torch.bfloat16)):
+        run = scratch.train("autoencoder", "--iterations", 1, *flags)
+        assert {t.dtype for t in tensors_of(run.directory / "step-000001.safetensors").values()} == {dtype}
+
+
+def test_another_run_has_the_next_number(plan: Plan) -> None:
+    assert [plan("autoencoder").options.run_dir.name for _ in range(2)] == ["autoencoder-1", "autoencoder-2"]
+
+
+@pytest.mark.parametrize("stage", ["autoencoder", "diffusion"])
+def test_ckpt_path_is_where_it_starts_from(stage: str, scratch: Scratch, second: Path) -> None:
+    """With no learning the weights stay what they were, and the model keeps its scale factor."""
+    run = scratch.train(
+        stage, "--ckpt-path", second / LAST, "--learning-rate", 0, "--iterations", 1, "--save-dtype", "fp32"
+    )
+    weights, start_weights = tensors_of(run.directory / "step-000001.safetensors"), tensors_of(second / LAST)
+    for key, tensor in weights.items():
+        torch.testing.assert_close(tensor, start_weights[key], msg=key)
+    if stage == "diffusion":
+        scale, own = (
+            info_of(path).config["model"]["scale_factor"]
+            for path in (run.directory / "step-000001.safetensors", second / LAST)
+        )
+        assert scale == own
+
+
+def test_a_tokenizer_beside_the_autoencoder_goes_before_the_yamls(
+    plan: Plan, scratch: Scratch, first: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    shutil.copy(first / LAST, tmp_path / "elsewhere" / "ae.safetensors")
+    scratch.tokenizer.rename(tmp_path / "elsewhere" / "tokenizer")
+    planned = plan("diffusion", "--autoencoder", tmp_path / "elsewhere" / "ae.safetensors")
+    assert files_of(planned.options.run_dir / "tokenizer") == {"vocab.json", "merges.txt"}
+
+
+def test_the_default_yaml_is_found_from_any_directory(scratch: Scratch) -> None:
+    """It is refused here because its tokenizer is there already, so it was read."""
+    refused(call("train", "tokenizer", "-i", scratch.pictures), str(ROOT / "configs" / "tiny.yaml"))

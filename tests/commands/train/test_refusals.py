@@ -1,0 +1,188 @@
+"""What is refused, by which words, and that it leaves nothing behind."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import save_file
+
+from tests.commands.calls import call, refused, tensors_of
+from tests.commands.train.stages import LAST, Refuses, Scratch
+from tests.scratch import write_yaml
+
+
+@pytest.mark.parametrize("stage", ["tokenizer", "autoencoder", "diffusion"])
+def test_every_stage_needs_pictures(stage: str, scratch: Scratch, tmp_path: Path) -> None:
+    refused(call("train", stage, "--config", scratch.config), "--image-dir")
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("stage", ["tokenizer", "autoencoder", "diffusion"])
+def test_a_folder_without_pictures_is_refused(stage: str, refuses: Refuses, first: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    needed = ("--autoencoder", first / LAST) if stage == "diffusion" else ()
+    tokenizer_elsewhere = () if stage != "tokenizer" else ("--config", write_yaml(tmp_path / "b.yaml", tmp_path / "b"))
+    arguments = (stage, "-i", tmp_path / "empty", *needed, *tokenizer_elsewhere)
+    if stage == "tokenizer":
+        refused(call("train", *arguments), "holds no pictures with captions")
+    else:
+        refuses(arguments, "holds no pictures")
+        refuses((stage, "-i", tmp_path / "nowhere", *needed), "there is no directory")
+
+
+def test_the_second_stage_needs_an_autoencoder(refuses: Refuses) -> None:
+    refuses(("diffusion",), "--autoencoder is needed", "python train.py autoencoder")
+
+
+def test_the_second_stage_needs_captions(refuses: Refuses, scratch: Scratch, first: Path) -> None:
+    (scratch.pictures / "metadata.jsonl").unlink()
+    refuses(("diffusion", "--autoencoder", first / LAST), "holds no pictures with captions", "metadata.jsonl")
+
+
+def test_malformed_metadata_are_refused(refuses: Refuses, scratch: Scratch) -> None:
+    with (scratch.pictures / "metadata.jsonl").open("a") as file:
+        file.write("{'file_name': '1.png'}\n")
+    refuses(("autoencoder",), "metadata.jsonl, line 13 should be")
+
+
+def test_pictures_that_are_gone_are_refused(refuses: Refuses, scratch: Scratch) -> None:
+    (scratch.pictures / "4.png").unlink()
+    refuses(("autoencoder",), "1 pictures that metadata.jsonl lists are not there", "4.png")
+
+
+@pytest.mark.parametrize("stage", ["autoencoder", "diffusion"])
+def test_an_unreadable_picture_is_named(stage: str, scratch: Scratch, first: Path) -> None:
+    (scratch.pictures / "7.png").write_bytes(b"no picture")
+    needed = ("--autoencoder", first / LAST) if stage == "diffusion" else ()
+    refused(scratch.call(stage, *needed), "7.png is not a readable image")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_unreadable_picture_in_the_middle_of_training_is_named(
+    workers: int, scratch: Scratch, tmp_path: Path
+) -> None:
+    """The thirteenth picture is on no sheet, and without a teacher it is first read for its batch."""
+    (scratch.pictures / "12.png").write_bytes(b"no picture")
+    changed = scratch.with_yaml({"autoencoder_training": {"teacher_iterations": 0}})
+    outcome = changed.call("autoencoder", "--workers", workers, "--batch-size", 1, "--iterations", 40, "-s", 40)
+    refused(outcome, f"error: {scratch.pictures / '12.png'} is not a readable image\n")
+
+
+def test_an_autoencoder_of_another_shape_is_refused(refuses: Refuses, scratch: Scratch, first: Path) -> None:
+    wider = scratch.with_yaml({"model.autoencoder": {"ch": 16}})
+    words = ("does not hold the weights of this model", "of another shape: first_stage_model.")
+    refuses(("diffusion", "--autoencoder", first / LAST), str(first / LAST), *words, scratch=wider)
+
+
+def test_a_file_without_an_autoencoder_is_refused(refuses: Refuses, second: Path, tmp_path: Path) -> None:
+    unet = {key: tensor for key, tensor in tensors_of(second / LAST).items() if key.startswith("model.")}
+    save_file(unet, tmp_path / "unet.safetensors")
+    refuses(("diffusion", "--autoencoder", tmp_path / "unet.safetensors"), "unet.safetensors", "missing: first_stage")
+    refuses(("diffusion", "--autoencoder", tmp_path / "nowhere.ckpt"), "nowhere.ckpt")
+
+
+def test_a_start_without_all_weights_is_refused(refuses: Refuses, first: Path) -> None:
+    refuses(("diffusion", "--ckpt-path", first / LAST), str(first / LAST), "missing: model.diffusion_model.")
+
+
+def test_a_tokenizer_that_is_there_is_not_replaced(scratch: Scratch) -> None:
+    before = (scratch.tokenizer / "vocab.json").read_bytes()
+    refused(scratch.call("tokenizer"), f"vocab.json in {scratch.tokenizer} already", str(scratch.config))
+    assert (scratch.tokenizer / "vocab.json").read_bytes() == before
+    (scratch.tokenizer / "vocab.json").unlink()
+    refused(scratch.call("tokenizer"), "merges.txt")
+
+
+def test_a_vocabulary_that_the_captions_do_not_give_is_refused(scratch: Scratch) -> None:
+    shutil.rmtree(scratch.tokenizer)
+    large = scratch.with_yaml({"model.text_encoder": {"vocab_size": 5000}})
+    refused(large.call("tokenizer"), "not 5000", "text_encoder.vocab_size")
+    assert not scratch.tokenizer.exists()
+
+
+def test_a_tokenizer_of_another_size_is_refused(refuses: Refuses, scratch: Scratch, first: Path) -> None:
+    large = scratch.with_yaml({"model.text_encoder": {"vocab_size": 530}})
+    words = ("has 524 tokens, but text_encoder.vocab_size is 530", str(scratch.tokenizer))
+    refuses(("diffusion", "--autoencoder", first / LAST), *words, scratch=large)
+
+
+def test_a_missing_tokenizer_is_named(refuses: Refuses, scratch: Scratch, first: Path) -> None:
+    shutil.rmtree(scratch.tokenizer)
+    refuses(("diffusion", "--autoencoder", first / LAST), str(scratch.tokenizer), "vocab.json is missing")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"autoencoder_training": {"edge_wieght": 1.0}}, ("unknown key 'edge_wieght'", "'edge_weight'")),
+        ({"autoencoder_training": {"lr_schedule": "poly"}}, ("lr_schedule should be one of",)),
+        ({"autoencoder_training": {"save_every": 0}}, ("save_every",)),
+        ({"autoencoder_training": {"size": 15}}, ("autoencoder_training.size should be a multiple of 2", "15")),
+        ({"autoencoder_training": {"size": 0}}, ("autoencoder_training.size",)),
+        ({"autoencoder_training": {"size": "16"}}, ("size should be int",)),
+        ({"diffusion_training": {"size": 18}}, ("diffusion_training.size should be a multiple of 4", "18")),
+        ({"model.autoencoder": {"num_groups": 3}}, ("model: autoencoder: ch should be a multiple of num_groups",)),
+        ({"model.unet": {"num_groups": 3}}, ("model: unet: model_channels should be a multiple of num_groups",)),
+        ({"model.unet": {"num_heads": 3}}, ("model: unet:", "should be a multiple of num_heads")),
+        ({"model.unet": {"in_channels": 3}}, ("unet.in_channels, unet.out_channels and autoencoder.embed_dim",)),
+        ({"model.unet": {"context_dim": 8}}, ("unet.context_dim and text_encoder.hidden_size",)),
+        ({"model.text_encoder": {"num_attention_heads": 3}}, ("text_encoder.num_attention_heads",)),
+    ],
+)
+def test_a_yaml_that_makes_no_sense_is_refused_by_its_key(
+    changes: dict[str, dict[str, Any]], words: tuple[str, ...], refuses: Refuses, scratch: Scratch, first: Path
+) -> None:
+    changed = scratch.with_yaml(changes)
+    of_second = "diffusion_training" in changes
+    arguments = ("diffusion", "--autoencoder", first / LAST) if of_second else ("autoencoder",)
+    refuses(arguments, changed.config.name, *words, scratch=changed)
+
+
+@pytest.mark.parametrize(
+    ("stage", "flags"),
+    [
+        *(
+            ("tokenizer", flags)
+            for flags in (
+                ("--autoencoder", "a"), ("--ckpt-path", "a"), ("-r", "a"), ("--iterations", 3), ("-s", 3),
+                ("--seed", 3), ("--learning-rate", 1), ("--batch-size", 3), ("-o", "a"), ("-d", "cpu"),
+                ("--precision", "full"), ("--workers", 1), ("--save-dtype", "fp16"), ("--logger", "csv"),
+            )
+        ),
+        ("autoencoder", ("--autoencoder", "a")),
+        ("judge", ("--autoencoder", "a")),
+        ("judge", ("--ckpt-path", "a")),
+        ("judge", ("--save-dtype", "fp32")),
+        ("publish", ("-i", "a")),
+        ("publish", ("--autoencoder", "a")),
+        ("publish", ("-o", "a")),
+    ],
+)  # fmt: skip
+def test_a_flag_without_effect_is_refused(stage: str, flags: tuple[object, ...], scratch: Scratch) -> None:
+    long = {"-r": "--resume-dir", "-s": "--save-every", "-o": "--output-dir", "-d": "--devices", "-i": "--image-dir"}
+    name = long.get(str(flags[0]), str(flags[0]))
+    refused(call("train", stage, *flags), f"{name} has no effect on `train.py {stage}`")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "flag"),
+    [
+        (("--iterations", 0), "--iterations"),
+        (("-s", 0), "--save-every"),
+        (("--learning-rate", "nan"), "--learning-rate"),
+        (("--batch-size", 0), "--batch-size"),
+        (("--seed", -1), "--seed"),
+        (("--workers", -1), "--workers"),
+        (("--precision", "fp16-mixed", "-d", "cpu"), "--precision"),
+        (("--devices", "tpu"), "tpu"),
+        (("--logger", "wandb"), "--logger"),
+        (("--save-dtype", "fp8"), "--save-dtype"),
+    ],
+)
+def test_a_value_that_makes_no_sense_is_refused(arguments: tuple[object, ...], flag: str, refuses: Refuses) -> None:
+    refuses(("autoencoder", *arguments), flag)
+
+
+def test_an_unknown_stage_is_refused() -> None:
+    refused(call("train", "unet"), "tokenizer", "autoencoder", "diffusion")

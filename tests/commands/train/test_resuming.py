@@ -1,0 +1,104 @@
+"""train.py -r: a run goes on as it began, or says why it can't."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from ldm.config import read_yaml, to_yaml
+from tests.commands.calls import call, info_of, refused
+from tests.commands.conftest import Trained
+from tests.commands.train.stages import LAST, Scratch, copied
+
+
+@pytest.mark.parametrize("stage", ["autoencoder", "diffusion"])
+def test_a_finished_run_stays_as_it_is(stage: str, finished: Scratch, scratch: Scratch) -> None:
+    run = copied(finished.runs / f"{stage}-1", scratch)
+    before = {path.name: path.read_bytes() for path in run.glob("step-*")}
+    outcome = call("train", stage, "-r", run)
+    assert outcome.status == 0, outcome.said
+    assert {path.name: path.read_bytes() for path in run.glob("step-*")} == before
+
+
+def test_a_run_can_be_given_more_iterations_and_other_devices(second: Path, scratch: Scratch) -> None:
+    run = copied(second, scratch)
+    flags = ("--iterations", 7, "-s", 7, "--logger", "none", "--workers", 1, "--precision", "full", "-d", "cpu")
+    outcome = call("train", "diffusion", "-r", run, *flags)
+    assert outcome.status == 0, outcome.said
+    assert info_of(run / "step-000007.safetensors").step == 7
+    options = read_yaml(run / "run.yaml")["options"]
+    assert (options["iterations"], options["workers"], options["devices"]) == (7, 1, "cpu")
+
+
+def test_a_continued_run_keeps_its_tokenizer_and_yaml(second: Path, finished: Scratch, scratch: Scratch) -> None:
+    """Those that the YAML names may have changed since."""
+    run = copied(second, scratch)
+    record = read_yaml(run / "run.yaml")
+    record["config"]["tokenizer"] = "nowhere"
+    record["options"]["config"] = "nowhere.yaml"
+    (run / "run.yaml").write_text(to_yaml(record))
+    outcome = call("train", "diffusion", "-r", run, "--iterations", 7)
+    assert outcome.status == 0, outcome.said
+    assert (run / "step-000007.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (("--seed", 8), "--seed can't change in a resumed run: it is 42 there"),
+        (("--learning-rate", 0.1), "--learning-rate can't change"),
+        (("--batch-size", 9), "--batch-size can't change"),
+        (("--save-dtype", "bf16"), "--save-dtype can't change"),
+        (("--config", "other.yaml"), "--config can't change"),
+        (("-i", "other"), "--image-dir can't change"),
+        (("--iterations", 2), "--iterations 2 is less than the 6 updates this run has made"),
+    ],
+)
+def test_what_a_resumed_run_can_not_change_is_refused(
+    flags: tuple[object, ...], words: str, first: Path, scratch: Scratch
+) -> None:
+    refused(call("train", "autoencoder", "-r", copied(first, scratch), *flags), words)
+
+
+def test_a_run_of_another_stage_is_told_by_its_name(first: Path, scratch: Scratch) -> None:
+    run = copied(first, scratch)
+    refused(call("train", "diffusion", "-r", run), f"python train.py autoencoder -r {run}")
+
+
+def test_commands_take_their_own_runs_only(first: Path, trained: Trained, tmp_path: Path) -> None:
+    refused(call("train", "diffusion", "-r", trained.directory), "is no run of train.py")
+    refused(call("dreambooth", "-r", first), "is no run of dreambooth.py")
+    refused(call("train", "autoencoder", "-r", tmp_path), "is no run of train.py", "run.yaml")
+
+
+@pytest.mark.parametrize("change", ["gone", "more", "caption"])
+def test_other_pictures_than_the_runs_own_are_refused(change: str, scratch: Scratch, first: Path) -> None:
+    run = scratch.train("diffusion", "--autoencoder", first / LAST, "--iterations", 1).directory
+    listed = scratch.pictures / "metadata.jsonl"
+    lines = listed.read_text().splitlines()
+    match change:
+        case "gone":
+            (scratch.pictures / "11.png").unlink()
+            listed.write_text("\n".join(lines[:-1]))
+        case "more":
+            shutil.copy(scratch.pictures / "1.png", scratch.pictures / "new.png")
+            (scratch.pictures / "new.txt").write_text("a disc")
+        case "caption":
+            listed.write_text("\n".join(lines).replace("blue", "black"))
+    words = ("the pictures or captions in", "are not those that this run began with")
+    refused(call("train", "diffusion", "-r", run, "--iterations", 2), *words)
+
+
+def test_another_autoencoder_under_the_same_name_is_refused(scratch: Scratch, first: Path, tmp_path: Path) -> None:
+    shutil.copy(first / LAST, tmp_path / "ae.safetensors")
+    run = scratch.train("diffusion", "--autoencoder", tmp_path / "ae.safetensors", "--iterations", 1).directory
+    shutil.copy(first / "step-000003.safetensors", tmp_path / "ae.safetensors")
+    outcome = call("train", "diffusion", "-r", run, "--iterations", 2)
+    refused(outcome, "ae.safetensors is not the file that this run began with")
+
+
+@pytest.mark.parametrize("content", ["options: {", "options:\n  stage: autoencoder\n  image_dir: pictures\n"])
+def test_a_damaged_record_is_named(content: str, first: Path, scratch: Scratch) -> None:
+    run = copied(first, scratch)
+    (run / "run.yaml").write_text(content)
+    refused(call("train", "autoencoder", "-r", run), str(run / "run.yaml"))
