@@ -52,7 +52,12 @@ class Browser:
     # --- what a person does
 
     def click(self, selector: str) -> None:
+        """Also where something else is in front of it."""
         self.js("document.querySelector(arguments[0]).click()", selector)
+
+    def press(self, selector: str) -> None:
+        """With the mouse: what is clicked gets the focus."""
+        self.driver.find_element("css selector", selector).click()
 
     def focus(self, selector: str) -> None:
         self.js("document.querySelector(arguments[0]).focus()", selector)

@@ -130,6 +130,27 @@ def test_photos_stand_beside_and_the_nearest_is_marked(browser: Browser) -> None
     assert browser.count("#beside img") == 0
 
 
+def test_keys_flip_on_after_a_button_was_pressed(browser: Browser) -> None:
+    browser.enlarge(2, 0)
+    browser.press("#about .photos button:nth-child(2)")
+    assert browser.alt("#beside img") == "photo 2 of tin can"
+    for key, (row, column) in [(Keys.UP, (1, 0)), (Keys.RIGHT, (1, 1))]:
+        browser.keys(key)
+        browser.wait_for(row, column)
+    browser.press('#strip [data-row="4"]')
+    browser.wait_for(4, 1)
+    for key, (row, column) in [(Keys.LEFT, (4, 0)), (Keys.DOWN, (5, 0))]:
+        browser.keys(key)
+        browser.wait_for(row, column)
+    browser.keys("?")
+    browser.wait("document.querySelector('#help').open")
+    browser.keys(Keys.UP)
+    browser.keys(Keys.ESCAPE)
+    browser.wait("!document.querySelector('#help').open")
+    browser.keys(Keys.RIGHT)
+    browser.wait_for(5, 1)
+
+
 def test_a_swipe_flips(browser: Browser) -> None:
     browser.resize(390, 844, touch=True)
     browser.open()

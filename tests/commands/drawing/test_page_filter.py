@@ -28,7 +28,7 @@ def test_the_filter_hides_rows_and_columns_at_once(browser: Browser) -> None:
     assert browser.count("th.prompt") == 1
     browser.click(".chips:nth-of-type(3) .chip:nth-child(2)")
     assert browser.count("#grid tbody tr") == len(STEPS)
-    assert browser.text("#shown") == "3 of 7 checkpoints, 1 of 8 columns"
+    assert browser.text("#shown") == "3 of 7 rows, 1 of 8 columns"
     assert browser.fragment() == "#prompt=1&seed=42&run=can-1"
     assert browser.count("#score-table tbody tr") == len(STEPS)
     browser.enlarge(2, 2)

@@ -20,11 +20,17 @@ const COPY = "copy";
 const NEAREST = "copy_photo";
 
 const isCopy = cell => cell.scores[COPY] === 1;
-const nearestPhoto = (row, cell) => groups[row.group].photos[cell.scores[NEAREST]] && cell.scores[NEAREST];
-const copyText = (row, cell) => {
+
+// Its index, or null where it is not known.
+function nearestPhoto(row, cell) {
+  const index = cell.scores[NEAREST];
+  return groups[row.group].photos[index] ? index : null;
+}
+
+function copyText(row, cell) {
   const nearest = nearestPhoto(row, cell);
-  return nearest === undefined ? "copy of a photo" : `copy of photo ${nearest + 1}`;
-};
+  return nearest === null ? "copy of a photo" : `copy of photo ${nearest + 1}`;
+}
 
 // --- names
 

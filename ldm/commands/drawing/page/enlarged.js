@@ -14,7 +14,7 @@ function buildEnlarged() {
   byId("close").addEventListener("click", () => enlarged.close());
   enlarged.addEventListener("close", closed);
   enlarged.addEventListener("click", event => { if (event.target === enlarged) enlarged.close(); });
-  enlarged.addEventListener("keydown", keyInEnlarged);
+  document.addEventListener("keydown", keyInEnlarged);
   for (const button of enlarged.querySelectorAll("[data-move]")) {
     button.addEventListener("click", () => flip(button.dataset.move));
   }
@@ -54,7 +54,7 @@ async function showEnlarged(wanted) {
     runName(row) ? element("span", {class: "run"}, markerOf(seriesOf(row)), element("bdi", {}, runName(row))) : "",
     isRecommended(row) ? element("span", {class: "tag"}, "recommended") : "",
     isCopy(cell) ? element("span", {class: "tag warning"}, copyText(row, cell)) : "");
-  byId("enlarged-prompt").replaceChildren(cell.prompt || "(no words)", element("span", {class: "seed"}, ` seed ${column.seed}`));
+  byId("enlarged-prompt").replaceChildren(readable(cell.prompt), element("span", {class: "seed"}, ` seed ${column.seed}`));
   byId("spoken").textContent = image.alt;
   byId("about").replaceChildren(scoresOf(row, cell), photosOf(row, cell), fileOf(row));
   showBeside(row);
@@ -68,6 +68,12 @@ async function showEnlarged(wanted) {
     const next = neighbour(position, move);
     if (next) decodedImage(cellAt(next.row, next.column).url);
   }
+  // A photo's or the strip's button that had the focus may have been replaced.
+  if (!enlarged.contains(document.activeElement)) byId("stage").focus();
+}
+
+function goTo(next) {
+  if (next) showEnlarged(next);
 }
 
 // Never fails: a picture that can't be read shows its alternative text.
@@ -103,10 +109,15 @@ function photosOf(row, cell) {
   if (!photos.length) return "";
   const nearest = nearestPhoto(row, cell);
   return element("section", {}, element("h3", {}, "Photos of the subject"),
-    element("div", {class: "photos"}, photos.map((url, index) => element("button", {
-      type: "button", class: nearest === index ? "nearest" : null, "aria-pressed": besidePhoto === index,
-      title: "show beside the picture", onclick: () => { besidePhoto = besidePhoto === index ? -1 : index; showBeside(row); },
-    }, photo(url, row.group, index), element("span", {class: "number"}, nearest === index ? `${index + 1}, nearest` : index + 1)))));
+    element("div", {class: "photos"}, photos.map((url, index) => {
+      const toggle = () => {
+        besidePhoto = besidePhoto === index ? -1 : index;
+        showBeside(row);
+      };
+      const kind = nearest === index ? "nearest" : null;
+      return element("button", {type: "button", class: kind, title: "show beside the picture", onclick: toggle},
+        photo(url, row.group, index), element("span", {class: "number"}, [index + 1, kind].filter(Boolean).join(", ")));
+    })));
 }
 
 function fileOf(row) {
@@ -126,12 +137,15 @@ function showBeside(row) {
 // --- all checkpoints of the column
 
 function buildStrip(column) {
-  byId("strip").replaceChildren(...shownRows.filter(row => buttonAt(row.index, column.index)).map(row => element("button", {
-    type: "button", "data-row": row.index, "aria-label": rowName(row),
-    onclick: () => showEnlarged({row: row.index, column: column.index}),
-  }, element("img", {src: cellAt(row.index, column.index).url, alt: "", loading: "lazy", class: small ? "pixels" : null}),
-  element("span", {}, row.is_base ? "base" : row.run && row.step ? row.step : row.label),
-  element("i", {class: `${seriesClass(seriesOf(row))} ${isRecommended(row) ? "recommended" : ""}`}))));
+  const drawn = shownRows.filter(row => buttonAt(row.index, column.index));
+  byId("strip").replaceChildren(...drawn.map(row => {
+    const here = {row: row.index, column: column.index};
+    const name = row.is_base ? "base" : row.run && row.step ? row.step : row.label;
+    return element("button", {type: "button", "data-row": row.index, "aria-label": rowName(row), onclick: () => goTo(here)},
+      element("img", {src: cellAt(here.row, here.column).url, alt: "", loading: "lazy", class: small ? "pixels" : null}),
+      element("span", {}, name),
+      element("i", {class: `${seriesClass(seriesOf(row))} ${isRecommended(row) ? "recommended" : ""}`}));
+  }));
 }
 
 function markInStrip() {
@@ -145,17 +159,16 @@ function markInStrip() {
 // --- flipping
 
 function flip(move) {
-  const next = position && neighbour(position, move);
-  if (!next) return;
+  if (!position) return;
   before = null;
-  showEnlarged(next);
+  goTo(neighbour(position, move));
 }
 
 // To another row of the same column, and back if pressed again there.
 function jump(row) {
-  if (!row || !position) return;
+  if (!row) return;
   if (row.index === position.row) {
-    if (before) showEnlarged(before);
+    goTo(before);
     before = null;
   } else if (buttonAt(row.index, position.column)) {
     before = position;
@@ -164,19 +177,19 @@ function jump(row) {
 }
 
 function keyInEnlarged(event) {
-  if (event.ctrlKey || event.metaKey || event.altKey) return;
+  if (!enlarged.open || !position || byId("help").open || event.ctrlKey || event.metaKey || event.altKey) return;
   const act = {
     ArrowUp: () => flip("up"),
     ArrowDown: () => flip("down"),
     ArrowLeft: () => flip("left"),
     ArrowRight: () => flip("right"),
-    Home: () => showEnlarged(endOfColumn(shownRows)),
-    End: () => showEnlarged(endOfColumn(shownRows.toReversed())),
+    Home: () => goTo(endOfColumn(shownRows)),
+    End: () => goTo(endOfColumn(shownRows.toReversed())),
     b: () => jump(rows.find(row => row.is_base && row.group === rows[position.row].group)),
     r: () => jump(rows[groups[rows[position.row].group].recommendation?.row]),
     p: nextPhoto,
   }[event.key.length === 1 ? event.key.toLowerCase() : event.key];
-  if (!act || !position) return;
+  if (!act) return;
   event.preventDefault();
   act();
 }

@@ -17,9 +17,8 @@ function buildFilters() {
   byId("reset").addEventListener("click", resetView);
   watchFilter(() => {
     byId("reset").hidden = !isFiltered();
-    byId("shown").textContent = isFiltered()
-      ? `${shownRows.length} of ${counted(rows.length, "checkpoint")}, ${shownColumns.length} of ${counted(columns.length, "column")}`
-      : "everything is shown";
+    byId("shown").textContent = !isFiltered() ? "everything is shown"
+      : `${shownRows.length} of ${counted(rows.length, "row")}, ${shownColumns.length} of ${counted(columns.length, "column")}`;
   });
 }
 

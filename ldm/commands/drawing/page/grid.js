@@ -55,7 +55,8 @@ function gridHead() {
     promptRow.append(head);
     return {...span, head};
   });
-  const seedHeads = columns.map(column => element("th", {class: "seed", scope: "col", role: "columnheader"}, `seed ${column.seed}`));
+  const seedHeads = columns.map(column =>
+    element("th", {class: "seed", scope: "col", role: "columnheader"}, `seed ${column.seed}`));
   seedRow.append(...seedHeads);
   watchFilter(() => {
     const shown = new Set(shownColumns);
@@ -84,7 +85,8 @@ function gridBody(group, index) {
   const body = element("tbody", {role: "rowgroup"});
   if (groups.length > 1) {
     body.append(element("tr", {role: "row", class: "group"},
-      element("th", {colspan: columns.length + 1, scope: "rowgroup", role: "rowheader"}, element("span", {}, groupName(group)))));
+      element("th", {colspan: columns.length + 1, scope: "rowgroup", role: "rowheader"},
+        element("span", {}, groupName(group)))));
   }
   body.append(...rows.filter(row => row.group === index).map(gridRow));
   return body;

@@ -32,7 +32,7 @@ function groupPanel(group, index) {
   const {recommendation, photos} = group;
   if (!recommendation && !photos.length) return null;
   const heading = groups.length > 1 ? groupName(group) : "";
-  return element("section", {class: "panel", "aria-label": `Recommendation ${heading}`.trim()},
+  return element("section", {class: "panel", "aria-label": `${recommendation ? "Recommendation" : "Photos"} ${heading}`.trim()},
     recommendation && recommendationOf(recommendation, heading),
     photos.length > 0 && element("figure", {class: "photos"},
       element("figcaption", {}, `${counted(photos.length, "photo")} it was taught with`),

@@ -51,7 +51,8 @@ function buildScoreTable() {
 
   sort();
   watchFilter(() => lines.forEach((line, row) => { line.hidden = !shownRows.includes(row); }));
-  byId("score-table").append(element("table", {class: "scores"}, element("thead", {}, element("tr", {}, heads.map(head => head.cell))), body));
+  byId("score-table").append(element("table", {class: "scores"},
+    element("thead", {}, element("tr", {}, heads.map(head => head.cell))), body));
 }
 
 function scoreLine(row) {
@@ -99,8 +100,8 @@ function buildOptions() {
     : `All ${names.length} options are the same in all runs.`;
   if (differing.length) byId("option-tables").append(optionTable(differing, "differing"));
   if (equal.length) {
-    byId("option-tables").append(element("details", {}, element("summary", {}, `${counted(equal.length, "option")} the same in all runs`),
-      optionTable(equal, "")));
+    byId("option-tables").append(element("details", {},
+      element("summary", {}, `${counted(equal.length, "option")} the same in all runs`), optionTable(equal, "")));
   }
 }
 
