@@ -1,0 +1,187 @@
+"""Reading ahead and writing behind: in their order, not more than they should, and errors come through."""
+
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from ldm.checkpoint.keys import PARTS
+from ldm.checkpoint.reading import CheckpointFile, read_checkpoint
+from ldm.commands.drawing import reading, writing
+from ldm.commands.drawing.reading import ReadAhead
+from ldm.commands.drawing.writing import PictureWriter
+from ldm.errors import UserError
+from ldm.files import PARTIAL_SUFFIX
+from tests.commands.calls import call, refused
+from tests.commands.conftest import Draw, Trained
+from tests.commands.drawing.tables import table_of, tuned
+from tests.tiny import build_tiny_model, write_tiny_checkpoint
+
+PICTURE = torch.zeros(3, 8, 8)
+
+
+@dataclass(frozen=True)
+class One:
+    """A file to read."""
+
+    path: Path
+    parts: dict[str, str]
+
+
+def parts(unet: str) -> dict[str, str]:
+    return {"unet": unet, "autoencoder": "same", "text_encoder": "same"}
+
+
+def copied(file: CheckpointFile, path: Path) -> set[str]:
+    """The parts that are in memory and not mapped from the file: those that a change of the file doesn't reach."""
+    mapped = read_checkpoint(path).tensors
+    return {
+        part
+        for part, prefix in PARTS.items()
+        for key in [next(key for key in mapped if key.startswith(prefix))]
+        if not _is_mapped(file.tensors[key])
+    }
+
+
+def _is_mapped(tensor: torch.Tensor) -> bool:
+    address = tensor.data_ptr()
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        first, last = (int(number, 16) for number in line.split()[0].split("-"))
+        if first <= address < last:
+            return line.endswith(".safetensors")
+    return False
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="asks Linux what is mapped")
+def test_only_parts_that_differ_from_the_file_before_are_read_into_memory(tiny_checkpoint: Path) -> None:
+    files = [One(tiny_checkpoint, parts(unet)) for unet in ("a", "b", "b")]
+    with ReadAhead(files) as reader:
+        assert [copied(reader.take(), tiny_checkpoint) for _ in files] == [set(PARTS), {"unet"}, set()]
+
+
+def test_copies_are_aligned_and_equal(tiny_checkpoint: Path) -> None:
+    with ReadAhead([One(tiny_checkpoint, parts("a"))]) as reader:
+        taken, file = reader.take().tensors, read_checkpoint(tiny_checkpoint).tensors
+    for key, tensor in file.items():
+        assert torch.equal(taken[key], tensor)
+        if key.startswith(tuple(PARTS.values())):
+            assert taken[key].data_ptr() % 64 == 0
+
+
+def test_one_file_at_most_is_read_ahead(tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[Path] = []
+    monkeypatch.setattr(reading, "_read", lambda path, differing: read.append(path))
+    files = [One(Path(str(number)), parts(str(number))) for number in range(4)]
+    with ReadAhead(files) as reader:
+        for number in range(4):
+            reader.take()
+            time.sleep(0.02)
+            assert len(read) == min(number + 2, 4)
+    assert read == [one.path for one in files]
+
+
+def test_the_next_checkpoint_is_read_while_one_draws(
+    txt2img: Draw, trained: Trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    readers: list[str] = []
+    read = reading._read
+
+    def watched(*arguments: Any) -> CheckpointFile:
+        readers.append(threading.current_thread().name)
+        return read(*arguments)
+
+    monkeypatch.setattr(reading, "_read", watched)
+    txt2img("-c", trained.root, "-v", 1)
+    assert len(readers) == 4
+    assert all(name.startswith("read") for name in readers)
+
+
+def test_an_error_of_the_reading_thread_is_told_when_the_file_is_asked_for(tiny_checkpoint: Path) -> None:
+    files = [One(tiny_checkpoint, parts("a")), One(Path("nowhere.safetensors"), parts("b"))]
+    with ReadAhead(files) as reader:
+        reader.take()
+        with pytest.raises(UserError, match="no checkpoint nowhere"):
+            reader.take()
+
+
+def test_pictures_are_written_by_other_threads_and_all_are_there_in_the_end(tmp_path: Path) -> None:
+    with PictureWriter(most_waiting=2) as writer:
+        for number in range(20):
+            writer.put(tmp_path / f"{number}.png", PICTURE, {"key": number})
+    assert len(list(tmp_path.iterdir())) == 20
+
+
+def test_no_more_than_a_few_pictures_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done, go = [], threading.Event()
+
+    def slow(path: Path, *arguments: Any) -> None:
+        go.wait(30)
+        done.append(path)
+
+    monkeypatch.setattr(writing, "_write", slow)
+    put: list[int] = []
+    with PictureWriter(most_waiting=4) as writer:
+
+        def put_all() -> None:
+            for number in range(8):
+                writer.put(tmp_path / f"{number}.png", PICTURE, {})
+                put.append(number)
+
+        thread = threading.Thread(target=put_all)
+        thread.start()
+        time.sleep(0.1)
+        assert put == [0, 1, 2, 3]
+        go.set()
+        thread.join(30)
+    assert len(done) == 8
+
+
+def test_an_error_of_a_writing_thread_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="could not write"), PictureWriter(most_waiting=2) as writer:
+        for _ in range(5):
+            writer.put(tmp_path / "file" / "a.png", PICTURE, {})
+
+
+def test_an_error_while_drawing_waits_for_the_writing_and_comes_through(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="mine"), PictureWriter(most_waiting=9) as writer:
+        writer.put(tmp_path / "a.png", PICTURE, {})
+        (tmp_path / "file").touch()
+        writer.put(tmp_path / "file" / "b.png", PICTURE, {})
+        raise ValueError("mine")
+    assert (tmp_path / "a.png").exists()
+
+
+def test_a_full_disk_stops_the_sweep_with_a_users_error(
+    txt2img: Draw, trained: Trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, written = writing._write, []
+
+    def full(path: Path, *arguments: Any) -> None:
+        if len(written) == 3:
+            raise UserError(f"could not write {path}: No space left on device")
+        written.append(path)
+        write(path, *arguments)
+
+    monkeypatch.setattr(writing, "_write", full)
+    outcome = call("txt2img", "-c", trained.root, "-v", 4)
+    refused(outcome, "No space left on device", "continue with\n  python txt2img.py -r outputs/txt2img-1")
+    assert not list(Path("outputs").rglob(f"*{PARTIAL_SUFFIX}"))
+
+
+def test_a_checkpoint_that_can_not_draw_is_named_and_the_others_go_on(txt2img: Draw, tmp_path: Path) -> None:
+    base = write_tiny_checkpoint(tmp_path / "base")
+    broken = build_tiny_model(1)
+    with torch.no_grad():
+        next(broken.unet.parameters()).fill_(1e30)
+    for step in (5, 15):
+        tuned(tmp_path / "ckpts" / "mug-1", base, step, seed=step)
+    path = tuned(tmp_path / "ckpts" / "mug-1", base, 10)
+    write_tiny_checkpoint(path.parent, name=path.name, model=broken, step=10, class_name="mug")
+    drawn = txt2img("-c", tmp_path / "ckpts", "-v", 2, "--no-base")
+    assert [row.step for row in table_of(drawn).rows] == [5, 15]
+    assert f"warning: left out the rest of {path}: the UNet's output is not finite" in drawn.said
