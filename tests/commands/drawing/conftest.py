@@ -1,5 +1,6 @@
 """A browser for tests of pages: Chromium without a window, one for all of them."""
 
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -54,7 +55,7 @@ def page_url(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture
 def browser(chromium: Any, page_url: str) -> Iterator[Browser]:
-    """At the sample's page, 1200 x 900 and light; nothing may stand on its console in the end."""
+    """At the sample's page, 1200 x 900 and light; its console is empty in the end and every value has words."""
     browser = Browser(chromium, page_url)
     browser.resize(1200, 900)
     browser.prefer("light")
@@ -62,6 +63,7 @@ def browser(chromium: Any, page_url: str) -> Iterator[Browser]:
     browser.js("localStorage.clear()")
     yield browser
     assert browser.said() == []
+    assert not re.search(r"\b(undefined|null|NaN|true|false|\[object)\b", browser.js("return document.body.innerText"))
 
 
 @pytest.fixture

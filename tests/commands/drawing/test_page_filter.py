@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from ldm.commands.drawing.comparison import Comparison
+from ldm.commands.drawing.comparison import Comparison, Group
 from tests.commands.drawing.browser import Browser, Keys
 from tests.commands.drawing.pages import (
     COLUMNS,
@@ -73,7 +73,16 @@ def test_many_prompts_are_searched(browser: Browser, written: WritePage) -> None
     assert browser.fragment() == "#search=PLACE+1"
     browser.keys("xyz")
     assert browser.count("#grid") == 0
-    assert browser.count("#nothing") == 1
-    browser.click("#reset")
+    browser.press("#show-all")
     assert browser.count("#row-0 td") == 12
     assert browser.js("return document.querySelector('#search').value") == ""
+
+
+def test_with_nothing_to_choose_there_is_no_filter(browser: Browser, written: WritePage) -> None:
+    sample = sample_comparison()
+    rows = [replace(row, cells=row.cells[:1]) for row in sample.rows[1:3]]
+    browser.open(url=written(replace(sample, columns=COLUMNS[:1], rows=rows, groups=[Group("tin can")])))
+    assert browser.count(".filters, .chip") == 0
+    assert browser.count(".picture") == 2
+    browser.keys("/")
+    assert browser.focused() is None

@@ -103,7 +103,8 @@ function referenceLine(score, {name, value, ceiling}, points, y, width) {
   const right = width - MARGIN.right;
   const end = (ceiling ? Math.min : Math.max)(...points.map(row => row.step));
   const there = points.filter(row => row.step === end).map(row => row.scores[score.name].mean);
-  const above = there.every(mean => mean <= value) || y(value) + 18 > HEIGHT - MARGIN.bottom;
+  const outside = there.every(mean => mean <= value) && y(value) - 18 > MARGIN.top;
+  const above = outside || y(value) + 18 > HEIGHT - MARGIN.bottom;
   return shape("g", {class: `reference ${ceiling ? "ceiling" : "base"}`},
     shape("line", {x1: MARGIN.left, x2: right, y1: y(value), y2: y(value)}),
     shape("text", {x: ceiling ? MARGIN.left + 4 : right, y: y(value) + (above ? -6 : 14),

@@ -4,17 +4,18 @@ const SEARCHED_FROM = 9; // prompts; fewer are seen at a glance
 
 function buildFilters() {
   const searched = prompts.length >= SEARCHED_FROM;
-  byId("filter-groups").append(
+  filled(byId("filter-groups"), {}, [
     chips("Prompts", view => view.prompts, prompts.map(prompt => ({
       value: prompt.index, title: prompt.text, label: [element("bdi", {}, shortened(prompt.text))],
     })), searched && searchField()),
-    seeds.length > 1 && chips("Seeds", view => view.seeds, seeds.map(seed => ({value: seed, label: [String(seed)]}))),
-    series.length > 1 && chips("Runs", view => view.runs, series.map(one => ({
+    chips("Seeds", view => view.seeds, seeds.map(seed => ({value: seed, label: [String(seed)]}))),
+    chips("Runs", view => view.runs, series.map(one => ({
       value: one.name, label: [markerOf(one), one.title],
     }))),
-  );
+  ]);
+  byId("filters").parentElement.hidden = !byId("filter-groups").hasChildNodes();
   byId("filters").open = matchMedia("(min-width: 700px)").matches;
-  byId("reset").addEventListener("click", resetView);
+  for (const id of ["reset", "show-all"]) byId(id).addEventListener("click", resetView);
   watchFilter(() => {
     byId("reset").hidden = !isFiltered();
     byId("shown").textContent = !isFiltered() ? "everything is shown"
@@ -22,8 +23,9 @@ function buildFilters() {
   });
 }
 
+// Nothing where there is nothing to choose.
 function chips(title, chosen, values, search) {
-  if (values.length < 2) return "";
+  if (values.length < 2) return null;
   const buttons = values.map(({value, label, title: full}) => {
     const toggle = () => changeFilter(view => {
       const set = chosen(view);

@@ -18,7 +18,7 @@ function buildSummary() {
   if (!groups.some(group => group.recommendation)) {
     byId("summary").append(element("p", {class: "unscored"},
       scores.length ? "No checkpoint is recommended: judge the pictures and the curves for yourself."
-        : "The pictures were not scored, so that no checkpoint is recommended: judge them for yourself."));
+        : "The pictures were not scored, so no checkpoint is recommended: judge them for yourself."));
   }
 }
 
