@@ -1,0 +1,151 @@
+"""Does `evaluate.py` recommend a step between too short and far too long? Unusual subjects of the embedded tiny model.
+
+    python benchmarks/which_checkpoint.py --sheets docs/images
+
+Teaches each subject far too long, without prior preservation, so that it is learned by heart:
+
+    python dreambooth.py -c duck -i PHOTOS -l 0 --iterations 800 -s 50 --no-previews
+
+and lets `python evaluate.py` compare all its checkpoints. The first should not know the subject yet, the last should
+copy photos, and the recommended one should do neither.
+"""
+
+import argparse
+import math
+import shutil
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.common import Goal, machine, say, table, timed_run, verdict, weights_flags, write_json  # noqa: E402
+from benchmarks.subject_report import Subject  # noqa: E402
+from benchmarks.tiny_subjects import SUBJECTS, parse_subject, photographs_of  # noqa: E402
+from ldm.commands.drawing.comparison import Comparison, Row  # noqa: E402
+from ldm.commands.drawing.grid import labelled_grid  # noqa: E402
+from ldm.commands.drawing.table import read_comparison  # noqa: E402
+from ldm.data.images import read_image, save_png  # noqa: E402
+from ldm.errors import UserError  # noqa: E402
+from ldm.evaluation.explanation import NOTICED  # noqa: E402
+from ldm.evaluation.recommendation import LEARNED  # noqa: E402
+
+SHOWN = ("subject", "prompt", "diversity", "copy", "leakage")
+SHEET_ROWS = 7
+
+
+@dataclass(frozen=True)
+class Study:
+    """What was found about one subject."""
+
+    subject: Subject
+    comparison: Comparison
+    directory: Path
+
+    @property
+    def chosen(self) -> int | None:
+        """The recommended row."""
+        recommendation = self.comparison.groups[0].recommendation
+        return recommendation.row if recommendation else None
+
+    def share(self, row: Row) -> float:
+        """How much of the way from the base model to the photos the subject score has gone."""
+        reference = self.comparison.groups[0].references["subject"]
+        if reference.base is None or reference.ceiling is None:
+            return math.nan
+        return (row.scores["subject"].mean - reference.base) / (reference.ceiling - reference.base)
+
+
+def study(subject: Subject, options: argparse.Namespace, work: Path) -> Study:
+    """Teaches one subject far too long and compares the checkpoints; what is in `work` already is not done again."""
+    photos = photographs_of(subject, work)
+    ckpts, output = work / f"{subject.name}-too-long", work / f"{subject.name}-evaluated"
+    if not list(output.glob("*/comparison.json")):
+        shutil.rmtree(ckpts, ignore_errors=True)
+        command = ["dreambooth.py", "-c", subject.words, "-i", photos, "-l", 0, "--iterations", options.iterations]
+        command += ["-s", options.save_every, "--no-previews", "-o", ckpts, *weights_flags(options.ckpt_path)]
+        timed_run(*command)
+        timed_run("evaluate.py", "--ckpt-path", ckpts, "-v", options.variations, "-o", output)
+    directory = next(output.glob("*/comparison.json")).parent
+    return Study(subject, read_comparison(directory / "comparison.json"), directory)
+
+
+def report(one: Study) -> str:
+    """A line per checkpoint, and what was recommended, in the software's own words."""
+    lines = []
+    for index, row in enumerate(one.comparison.rows):
+        name = f"**{row.label}**" if index == one.chosen else row.label
+        lines.append([name, *(f"{row.scores[score].mean:.2f}" for score in SHOWN)])
+    recommendation = one.comparison.groups[0].recommendation
+    said = recommendation.verdict if recommendation else "nothing was recommended"
+    return f"{table([one.subject.words, *SHOWN], lines)}\n{said}\n"
+
+
+def goals_of(one: Study) -> list[Goal]:
+    """The recommended step lies between one that hasn't learned the subject and one that copies photos."""
+    tuned = [row for row in one.comparison.rows if not row.is_base]
+    chosen = one.comparison.rows[one.chosen] if one.chosen is not None else None
+    share, copies = (one.share(chosen), chosen.scores["copy"].mean) if chosen else (math.nan, math.nan)
+    name, learned, noticed = one.subject.words, 100 * LEARNED, 100 * NOTICED
+    return [
+        Goal(f"{name}: of the subject is in the first checkpoint", 100 * one.share(tuned[0]), learned, at_most=True),
+        Goal(f"{name}: in the recommended one", 100 * share, learned),
+        Goal(f"{name}: copies by the recommended one", 100 * copies, noticed, at_most=True),
+        Goal(f"{name}: copies by the last", 100 * tuned[-1].scores["copy"].mean, noticed),
+    ]
+
+
+def sheet(one: Study) -> Image.Image:
+    """Some rows from the base model to the last, the recommended one among them; the first seed of each prompt."""
+    rows = one.comparison.rows
+    places = {round(i * (len(rows) - 1) / (SHEET_ROWS - 1)) for i in range(SHEET_ROWS)} | {one.chosen or 0}
+    columns: dict[int, int] = {}
+    for place, column in enumerate(one.comparison.columns):
+        columns.setdefault(column.prompt_index, place)
+    labels = {place: rows[place].label + ("\nrecommended" if place == one.chosen else "") for place in sorted(places)}
+    cells = [
+        [read_image(one.directory / cell.file) if (cell := rows[place].cells[i]) else None for i in columns.values()]
+        for place in labels
+    ]
+    first = next(cell for row in rows for cell in row.cells if cell)
+    prompts = [first.prompt if i == 0 else (rows[0].cells[i] or first).prompt for i in columns.values()]
+    return labelled_grid(cells, [*labels.values()], prompts)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Trains, evaluates and prints."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--ckpt-path", type=Path, help="the base model; default: the embedded tiny model")
+    parser.add_argument("--subjects", type=parse_subject, nargs="+", default=SUBJECTS[:3], metavar="CLASS")
+    parser.add_argument("--iterations", type=int, default=800)
+    parser.add_argument("--save-every", type=int, default=50)
+    parser.add_argument("--variations", type=int, default=3, help="seeds per prompt")
+    parser.add_argument("--work", type=Path, help="keep everything here, and go on with what is here")
+    parser.add_argument("--sheets", type=Path, help="write a labelled grid of each subject into this directory")
+    parser.add_argument("--json", type=Path, help="write the comparisons to this file")
+    parser.add_argument("--strict", action="store_true", help="exit with status 1 if a goal is missed")
+    options = parser.parse_args(arguments)
+
+    say(machine() + "\n")
+    studies = []
+    with tempfile.TemporaryDirectory() as temporary:
+        work = (options.work or Path(temporary)).resolve()
+        for subject in options.subjects:
+            studies.append(study(subject, options, work))
+            say(report(studies[-1]))
+            if options.sheets:
+                save_png(options.sheets / f"which-{subject.name}.png", sheet(studies[-1]))
+    write_json(options.json, {"machine": machine(), "comparisons": [one.comparison for one in studies]})
+    return verdict([goal for one in studies for goal in goals_of(one)], options.strict)
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except UserError as error:
+        sys.exit(f"error: {error}")
