@@ -42,6 +42,18 @@ def test_curves_have_a_point_per_checkpoint_and_lead_to_its_row(browser: Browser
     assert browser.focused() == (ROWS - 1, 0)
 
 
+def test_arrow_keys_move_along_a_curve(browser: Browser) -> None:
+    browser.wait_for_charts()
+    assert browser.count('.point[tabindex="0"]') == len(SCORES), "one stop of the tab key per chart"
+    browser.focus('[data-score="subject"] .point')
+    reached = []
+    for key in (Keys.RIGHT, Keys.RIGHT, Keys.LEFT, Keys.LEFT, Keys.LEFT):
+        browser.keys(key)
+        reached.append(int(browser.js("return document.activeElement.dataset.step")))
+    assert reached == [400, 600, 400, 200, 200]
+    assert browser.count('.point[tabindex="0"]') == len(SCORES)
+
+
 def test_runs_differ_in_colour_and_marker(browser: Browser, written: WritePage) -> None:
     sample = sample_comparison()
     rows = [

@@ -77,6 +77,8 @@ function chart(score, group, points, width) {
     lead && shape("line", {class: "lead", x1: x(lead.step), x2: x(lead.step), y1: MARGIN.top, y2: HEIGHT - MARGIN.bottom}),
     guide,
     series.map(one => curve(score, one, points.filter(row => seriesOf(row) === one), x, y)));
+  drawing.querySelector(".point").setAttribute("tabindex", 0);
+  drawing.addEventListener("keydown", moveAmongPoints);
   return [drawing, noteFor(score, points, drawing, guide, x, width)];
 }
 
@@ -128,12 +130,25 @@ function point(score, one, row, left, top) {
     event.preventDefault();
     showRow(row);
   };
-  return shape("a", {href: viewHash({row: row.index}), class: "point", "data-step": row.step, onclick: open,
+  return shape("a", {href: viewHash({row: row.index}), class: "point", tabindex: -1, "data-step": row.step, onclick: open,
     transform: `translate(${left.toFixed(1)} ${top.toFixed(1)})`,
     "aria-label": `${rowName(row)}: ${valueText(score, row)}${isRecommended(row) ? ", recommended" : ""}`},
     shape("circle", {class: "target", r: 11}),
     isRecommended(row) && shape("circle", {class: "ring", r: 9}),
     shape("path", {class: "mark", d: one.marker}));
+}
+
+// One point of a chart is in the tab order, as one picture of the grid is.
+function moveAmongPoints(event) {
+  const by = {ArrowLeft: -1, ArrowRight: 1}[event.key];
+  const points = [...event.currentTarget.querySelectorAll(".point")];
+  const here = points.indexOf(document.activeElement);
+  const next = points[here + by];
+  if (!next) return;
+  event.preventDefault();
+  points[here].setAttribute("tabindex", -1);
+  next.setAttribute("tabindex", 0);
+  next.focus();
 }
 
 function valueText(score, row) {
