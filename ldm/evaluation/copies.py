@@ -1,16 +1,16 @@
-"""Is a picture a copy of a photo? It is if it is nearer to one than two photos, or a picture of a model that never saw
-them, ever are: in what it shows as a whole, background included, and as pixels once it is laid on the photo.
+"""Is a picture a copy of a photo? It is if it is nearer to it than another photo, or a picture of a model that never
+saw it, ever is: in what it shows as a whole, background included, and as pixels once it is laid on the photo.
 
 The subject alone makes a picture look like the photos to some degree, and so does chance: a horizon in the middle, a
-bright sky. How near that brings them is measured, on two references: each photo and its nearest other photo, and each
-picture of the base model and its nearest photo. Then, for one and the same photo,
+bright sky. How near that brings them is measured for each photo: how near is the nearest other photo to it, and the
+nearest picture that the base model drew for the same prompts? For a copy of the photo
 
-1. the embeddings' cosine must reach the references' largest, but no more than `LARGEST_IMAGE` is asked for, since two
-   photos may be nearly the same;
-2. the aligned correlation must get half of the way from the references' largest to 1: at least `LEAST_PIXELS`, at most
-   `LARGEST_PIXELS`.
+1. the cosine of the embeddings must reach the larger of the two;
+2. the aligned correlation must get half of the way from the larger of the two to 1.
 
-With a single photo and no base model there is no reference: then the least and largest values of both are asked for.
+Both bounds are kept within limits: too low a one would be met by chance, and one that was measured on photos that are
+nearly the same would be met by nothing. With a single photo and no base model there is nothing to measure: then the
+upper limits hold.
 """
 
 from dataclasses import dataclass
@@ -21,17 +21,18 @@ from torch import Tensor
 from ldm.evaluation.alignment import aligned_correlation
 from ldm.evaluation.seeing import Seen
 
-LARGEST_IMAGE = 0.95
-LEAST_PIXELS, LARGEST_PIXELS = 0.8, 0.9
+LEAST_IMAGE, LARGEST_IMAGE = 0.8, 0.95
+LEAST_PIXELS, LARGEST_PIXELS = 0.85, 0.9
+"""The limits."""
 
 
 @dataclass(frozen=True)
 class CopyBounds:
-    """From where on a picture is a copy."""
+    """From where on a picture is a copy of each photo: (n) each."""
 
-    image: float
+    image: Tensor
     """Of the cosine of `Seen.images`."""
-    pixels: float
+    pixels: Tensor
     """Of the aligned correlation."""
 
 
@@ -50,20 +51,19 @@ class Nearness:
 
 
 def copy_bounds(photos: Seen, base: Seen | None) -> CopyBounds:
-    """Measures the references: `photos` among themselves, and what the base model drew of the subject."""
-    image, pixels = [], []
-    if len(photos) > 1:
-        others = ~torch.eye(len(photos), dtype=torch.bool)
-        image.append((photos.images @ photos.images.mT)[others].max().item())
-        pixels.append(aligned_correlation(photos.thumbnails, photos.thumbnails)[others].max().item())
-    if base is not None and bool(base.there.any()):
+    """Measures how near `photos` are to each other, and what the base model drew of the subject to them."""
+    other = ~torch.eye(len(photos), dtype=torch.bool)
+    image = [torch.where(other, photos.images @ photos.images.mT, -1.0)]
+    pixels = [torch.where(other, aligned_correlation(photos.thumbnails, photos.thumbnails), -1.0)]
+    if base is not None:
         there = base.there
-        image.append((base.images[there] @ photos.images.mT).max().item())
-        pixels.append(aligned_correlation(base.thumbnails[there], photos.thumbnails).max().item())
-    if not image:
-        return CopyBounds(LARGEST_IMAGE, LARGEST_PIXELS)
-    halfway = (1.0 + max(pixels)) / 2.0
-    return CopyBounds(min(max(image), LARGEST_IMAGE), min(max(halfway, LEAST_PIXELS), LARGEST_PIXELS))
+        image.append(base.images[there] @ photos.images.mT)
+        pixels.append(aligned_correlation(base.thumbnails[there], photos.thumbnails))
+    nearest_image, nearest_pixels = (torch.cat(found).amax(dim=0) for found in (image, pixels))
+    if sum(map(len, image)) == 1:  # a photo and itself
+        return CopyBounds(torch.full((1,), LARGEST_IMAGE), torch.full((1,), LARGEST_PIXELS))
+    halfway = (1.0 + nearest_pixels) / 2.0
+    return CopyBounds(nearest_image.clamp(LEAST_IMAGE, LARGEST_IMAGE), halfway.clamp(LEAST_PIXELS, LARGEST_PIXELS))
 
 
 def find_copies(pictures: Seen, photos: Seen, bounds: CopyBounds) -> Nearness:

@@ -49,10 +49,18 @@ class Findings:
         """How many of them are copies."""
         return int(self.scores.cells["copy"][row].nansum())
 
-    def copied_photo(self, row: int) -> int:
-        """The photo that most copies are of, counted from 1."""
+    def copied_photos(self, row: int) -> str:
+        """Those that the copies are of, counted from 1, such as "photo 3" or "photos 3, 1 and others"."""
         copies = self.scores.cells["copy"][row] == 1
-        return int(self.scores.cells["copy_photo"][row][copies].mode().values) + 1
+        photos = self.scores.cells["copy_photo"][row][copies].int().tolist()
+        first, *more = sorted(set(photos), key=lambda photo: (-photos.count(photo), photo))
+        if not more:
+            return f"photo {first + 1}"
+        return (
+            f"photos {first + 1} and {more[0] + 1}"
+            if len(more) == 1
+            else f"photos {first + 1}, {more[0] + 1} and others"
+        )
 
 
 def known_at_best(found: Findings, drawn: Sequence[int]) -> Recommendation:
@@ -90,40 +98,32 @@ def copying_from(found: Findings, chosen: int) -> list[int]:
     return later[first:] if first is not None else []
 
 
-def explain(found: Findings, chosen: int, best: int, alike: Sequence[int], copying: Sequence[int]) -> Recommendation:
-    """`alike` can't be told apart from the `best`; `copying` are later rows that copy photos."""
+def explain(found: Findings, alike: Sequence[int], copying: Sequence[int]) -> Recommendation:
+    """The first of those that are `alike` is recommended; `copying` are later rows of its run that copy photos."""
+    chosen = alike[0]
     verdict = (
         f"{_capital(found.names[chosen])}: the subject is {_how_much(found.subject[chosen])}there "
         f"({found.subject_words(chosen)}), prompts are {_how_well(found.prompt[chosen])}"
     )
-    if found.copied[chosen] >= NOTICED:
-        verdict += (
-            f"; {found.copies(chosen)} of {found.pictures(chosen)} pictures copy photo {found.copied_photo(chosen)}"
-        )
-    elif copying:
-        verdict += f"; from {found.names[copying[0]]} on, pictures copy photo {found.copied_photo(copying[0])}"
-    verdict += "."
     reasons = _reasons(found, chosen)
+    if found.copied[chosen] >= NOTICED:
+        copies = f"{found.copies(chosen)} of {found.pictures(chosen)} pictures copy {found.copied_photos(chosen)}"
+        verdict += f"; {copies}"
+    elif copying:
+        first = copying[0]
+        verdict += f"; from {found.names[first]} on, pictures copy {found.copied_photos(first)}"
+        copies = f"{found.copies(first)} of {found.pictures(first)} pictures of the subject are copies"
+        reasons.append(f"At {found.names[first]}, {copies}.")
+    verdict += "."
     if len(alike) > 1:
         names = [found.names[row] for row in alike]
-        span = f"{names[0]} and {names[1]}" if len(names) == 2 else f"{', '.join(names[:-1])} and {names[-1]}"
-        verdict += f" No clear difference between {span}."
-        reasons.append(
-            "Their utilities differ by less than what other prompts and seeds could change, so the earliest that is "
-            "about as good goes first."
-        )
-    elif chosen == best:
-        reasons.append("No other checkpoint is as good, whichever of the prompts and seeds are looked at.")
-    if copying and found.copied[chosen] < NOTICED:
-        first = copying[0]
-        reasons.append(
-            f"At {found.names[first]}, {found.copies(first)} of {found.pictures(first)} pictures of the subject are "
-            "copies."
-        )
+        verdict += f" No clear difference between {', '.join(names[:-1])} and {names[-1]}."
+        reasons.append("They differ by less than other prompts and seeds could change, so the earliest is recommended.")
+    else:
+        reasons.append("No other checkpoint is about as good.")
     if found.pictures(chosen) < FEW:
-        reasons.append(
-            f"There are only {found.pictures(chosen)} pictures of the subject per checkpoint: draw more to be sure."
-        )
+        few = f"There are only {found.pictures(chosen)} pictures of the subject per checkpoint"
+        reasons.append(f"{few}: draw more to be sure.")
     return Recommendation(chosen, verdict, reasons)
 
 

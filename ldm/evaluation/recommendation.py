@@ -20,19 +20,22 @@ USEFUL = 0.2
 """The least utility that is recommended."""
 NEAR = 0.9
 """The least share of the best's utility that is recommended, however unsure the difference is."""
+LEAST_WAY = 0.2
+"""Of the base model's prompt score: photos that happen to fit the prompts leave no shorter way to lose."""
 MOSTLY_COPIES = 0.5
 
 RULE = (
     "Every checkpoint gets a utility between 0 and 1: the harmonic mean of a subject share and a prompt share, times "
-    "the share of pictures that are no copies of a photo, times one minus half the leaked share. The subject share is "
-    "how much of the way the subject score has gone from the base model's to that of the photos among themselves. The "
-    "prompt share is how much the prompt score has kept of the way from that of pictures of other prompts to that of "
-    "what the base model draws. The leaked share is how much of the subject pictures of its mere class show. All are "
-    f"cut off at 0 and 1. A checkpoint with a subject share under {LEARNED:g} has not learned the subject. Of those "
-    "that have, recommended is the earliest whose utility is not clearly lower than the best one's (the 95 % interval "
-    "of the difference, by a bootstrap over prompts and seeds that all checkpoints share, reaches 0) and at least "
-    f"{NEAR:.0%} of it. None is recommended if none has learned the subject, or if the best utility is under "
-    f"{USEFUL:g}."
+    "the share of pictures that are no copies of a photo, times one minus half the leaked share. The subject share "
+    "is how much of the way the subject score has gone from the base model's to that of the photos among themselves. "
+    "The prompt share is how much the prompt score has kept of the way from the photos' own, which show nothing that "
+    f"was asked for, to the base model's (a way of at least {LEAST_WAY:.0%} of the latter). The leaked share is how "
+    "much of the subject is seen in pictures of its mere class. All are cut off at 0 and 1. A checkpoint with a "
+    f"subject share under {LEARNED:g} has not learned the subject. Of those that have, recommended is the earliest "
+    f"that is about as good as the best: its utility is at least {NEAR:.0%} of the best one's, and not clearly lower, "
+    "which means that the 95 % interval of the difference, by a bootstrap over prompts and seeds that all "
+    "checkpoints share, reaches 0. None is recommended if none has learned the subject, or if the best utility is "
+    f"under {USEFUL:g}."
 )
 
 
@@ -74,7 +77,7 @@ def shares(scores: GroupScores, base: int | None, weights: Tensor) -> Shares:
     before = subject[base] if base is not None else torch.zeros_like(subject[0])
     top = torch.full_like(before, ceiling) if ceiling is not None else _best(subject)
     heard = prompt[base] if base is not None else _best(prompt)
-    floor = torch.full_like(heard, scores.prompt_floor or 0.0)
+    floor = ((1.0 - LEAST_WAY) * heard).clamp_max(scores.prompt_floor or 0.0)
     leaked = torch.zeros_like(subject)
     if "leakage" in means and base is not None:
         leaked = _share(means["leakage"], means["leakage"][base], top).nan_to_num(0.0)
@@ -122,6 +125,10 @@ def recommend(candidates: Sequence[Candidate], scores: GroupScores) -> Recommend
     best = max(learned, key=lambda row: (utility[row].item(), -found.order.index(row)))
     if utility[best] < USEFUL:
         return none_useful(found, learned, MOSTLY_COPIES)
-    alike = [row for row in learned if row == best or quantiles(resampled[best] - resampled[row])[0] <= 0.0]
-    chosen = next(row for row in alike if utility[row] >= NEAR * utility[best])
-    return explain(found, chosen, best, alike, copying_from(found, chosen))
+    alike = [
+        row
+        for row in learned
+        if row == best
+        or (utility[row] >= NEAR * utility[best] and quantiles(resampled[best] - resampled[row])[0] <= 0.0)
+    ]
+    return explain(found, alike, copying_from(found, alike[0]))

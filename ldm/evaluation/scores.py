@@ -89,7 +89,7 @@ class GroupScores:
     """Of each row, by the name of a score; one that is not known is absent."""
     references: dict[str, Reference]
     prompt_floor: float | None
-    """How well pictures of the base model fit the other prompts: the prompt score of who doesn't listen."""
+    """How well the photos themselves fit the prompts: the prompt score of who draws a photo whatever is asked for."""
     bounds: CopyBounds | None
     """From where on a picture is a copy; None without photos."""
 
@@ -119,21 +119,19 @@ def score_group(
     }
     if drawn is not None:
         cells["drift"] = _only(of_class, [(row.images * drawn.images).sum(dim=1) for row in rows])
-    bounds = None
+    bounds = floor = None
     if photos is not None:
         things = [(row.subjects @ photos.subjects.mT).mean(dim=1) for row in rows]
         cells["subject"], cells["leakage"] = _only(of_subject, things), _only(of_class, things)
         cells["image"] = _only(of_subject, [(row.images @ photos.images.mT).mean(dim=1) for row in rows])
         bounds = copy_bounds(photos, _columns(drawn, of_subject) if drawn is not None else None)
         cells |= _copies([_columns(row, of_subject) for row in rows], photos, bounds, of_subject)
+        floor = (photos.images @ captions[~of_class].mT).mean().item() if not of_class.all() else None
 
     weights = resample(asked)
     names = [score.name for score in SCORES if score.name in cells]
     means = [{name: interval(cells[name][row], weights) for name in names} for row in range(len(rows))]
     known = [{name: value for name, value in row.items() if value is not None} for row in means]
-    floor = None
-    if drawn is not None:
-        floor = _prompt_floor(drawn.images[~of_class], captions[~of_class], prompts[~of_class])
     return GroupScores(tuple(asked), cells, known, _references(known, photos, base), floor, bounds)
 
 
@@ -169,14 +167,6 @@ def _distances(images: Tensor, prompts: Tensor) -> Tensor:
     other = (prompts[:, None] == prompts[None]) & ~torch.eye(len(prompts), dtype=torch.bool)
     distances = torch.where(other, 1.0 - images @ images.mT, torch.nan)
     return distances.nanmean(dim=1)
-
-
-def _prompt_floor(images: Tensor, captions: Tensor, prompts: Tensor) -> float | None:
-    """Mean cosine of pictures with the captions of other prompts; None if there is only one."""
-    other = prompts[:, None] != prompts[None]
-    cosines = (images @ captions.mT)[other]
-    there = cosines[~cosines.isnan()]
-    return there.mean().item() if len(there) else None
 
 
 def _references(rows: list[dict[str, Interval]], photos: Seen | None, base: int | None) -> dict[str, Reference]:

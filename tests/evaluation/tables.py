@@ -49,7 +49,9 @@ def made_up(
         name: Reference(ceiling if name == "subject" else None, means[base][name].mean if base is not None else None)
         for name in names
     }
-    return GroupScores(tuple(asked), cells, means, references, FLOOR, CopyBounds(0.9, 0.85))
+    return GroupScores(
+        tuple(asked), cells, means, references, FLOOR, CopyBounds(torch.tensor([0.9]), torch.tensor([0.85]))
+    )
 
 
 BASE_ROW: dict[str, Values] = {"subject": BASE_SUBJECT, "prompt": BASE_PROMPT}

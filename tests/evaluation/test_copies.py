@@ -7,8 +7,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ldm.evaluation.alignment import SIDE
-from ldm.evaluation.copies import LARGEST_IMAGE, LARGEST_PIXELS, LEAST_PIXELS, CopyBounds, copy_bounds, find_copies
+from ldm.evaluation.alignment import SIDE, aligned_correlation
+from ldm.evaluation.copies import (
+    LARGEST_IMAGE,
+    LARGEST_PIXELS,
+    LEAST_IMAGE,
+    LEAST_PIXELS,
+    CopyBounds,
+    copy_bounds,
+    find_copies,
+)
 from ldm.evaluation.seeing import Seen, with_gaps
 
 
@@ -16,6 +24,10 @@ def directions(*degrees: float) -> Tensor:
     """Unit vectors in a plane: the cosine of two is that of the angle between them."""
     angles = torch.deg2rad(torch.tensor(degrees))
     return torch.stack([angles.cos(), angles.sin()], dim=1)
+
+
+def cos(degrees: float) -> float:
+    return math.cos(math.radians(degrees))
 
 
 def thumbs(*seeds: int) -> Tensor:
@@ -33,34 +45,47 @@ PHOTOS = seen(directions(0, 30, 60), thumbs(0, 1, 2))
 """Neighbours have a cosine of 0.866, and nothing in common as pixels."""
 
 
+def listed(bounds: CopyBounds) -> list[float]:
+    """Those of the embedding, by photo, and then those of the pixels."""
+    return [*bounds.image.tolist(), *bounds.pixels.tolist()]
+
+
 def test_bounds_are_the_photos_own_nearness() -> None:
-    bounds = copy_bounds(PHOTOS, None)
-    assert bounds.image == pytest.approx(math.cos(math.radians(30)), abs=1e-5)
-    assert bounds.pixels == LEAST_PIXELS
+    photos = seen(directions(0, 30, 50), PHOTOS.thumbnails)
+    expected = [cos(30), cos(20), cos(20)] + [LEAST_PIXELS] * 3
+    assert listed(copy_bounds(photos, None)) == pytest.approx(expected, abs=1e-5)
 
 
 def test_the_base_models_nearness_counts_too() -> None:
-    near = 0.8 * thumbs(1) + 0.2 * thumbs(7)
-    base = seen(directions(80), near)
-    bounds = copy_bounds(PHOTOS, base)
-    assert bounds.image == pytest.approx(math.cos(math.radians(20)), abs=1e-5)
-    assert LEAST_PIXELS < bounds.pixels <= LARGEST_PIXELS
+    base = seen(directions(80), 0.58 * thumbs(1) + 0.42 * thumbs(7))
+    near = aligned_correlation(base.thumbnails, PHOTOS.thumbnails)[0, 1].item()
+    assert 0.72 < near < 0.8
+    expected = [cos(30), cos(30), cos(20), LEAST_PIXELS, (1 + near) / 2, LEAST_PIXELS]
+    assert listed(copy_bounds(PHOTOS, base)) == pytest.approx(expected, abs=1e-5)
 
 
 def test_photos_that_are_nearly_the_same_do_not_switch_the_detector_off() -> None:
-    twins = seen(directions(0, 1), thumbs(0, 0))
-    assert copy_bounds(twins, None) == CopyBounds(LARGEST_IMAGE, LARGEST_PIXELS)
+    twins = seen(directions(0, 1, 31), thumbs(0, 0, 1))
+    expected = [LARGEST_IMAGE] * 2 + [cos(30)] + [LARGEST_PIXELS] * 2 + [LEAST_PIXELS]
+    assert listed(copy_bounds(twins, None)) == pytest.approx(expected, abs=1e-5)
+
+
+def test_photos_that_have_nothing_in_common_do_not_make_everything_a_copy() -> None:
+    strangers = seen(directions(0, 90), thumbs(0, 1))
+    assert listed(copy_bounds(strangers, None)) == pytest.approx([LEAST_IMAGE] * 2 + [LEAST_PIXELS] * 2)
 
 
 def test_one_photo_alone_has_fixed_bounds_and_with_a_base_model_measured_ones() -> None:
     photo = seen(directions(0), thumbs(0))
-    assert copy_bounds(photo, None) == CopyBounds(LARGEST_IMAGE, LARGEST_PIXELS)
-    assert copy_bounds(photo, seen(directions(60), thumbs(5))).image == pytest.approx(0.5, abs=1e-5)
+    assert listed(copy_bounds(photo, None)) == pytest.approx([LARGEST_IMAGE, LARGEST_PIXELS])
+    assert listed(copy_bounds(photo, seen(directions(30), thumbs(5))))[0] == pytest.approx(cos(30), abs=1e-5)
 
 
 def test_a_base_row_without_pictures_is_none() -> None:
     empty = with_gaps(seen(directions(0)[:0], thumbs(0)[:0]), [], 2)
-    assert copy_bounds(PHOTOS, empty) == copy_bounds(PHOTOS, None)
+    assert listed(copy_bounds(PHOTOS, empty)) == listed(copy_bounds(PHOTOS, None))
+    photo = seen(directions(0), thumbs(0))
+    assert listed(copy_bounds(photo, empty)) == listed(copy_bounds(photo, None))
 
 
 def test_a_copy_is_near_in_both_ways_and_to_the_same_photo() -> None:
@@ -71,10 +96,10 @@ def test_a_copy_is_near_in_both_ways_and_to_the_same_photo() -> None:
     found = find_copies(pictures, PHOTOS, copy_bounds(PHOTOS, None))
     # Near in both; as pixels nothing; the embedding between two; the pixels of one photo with the embedding of another.
     assert found.is_copy.tolist() == [1.0, 0.0, 1.0, 1.0]
-    strict = find_copies(pictures, PHOTOS, CopyBounds(0.98, 0.8))
+    strict = find_copies(pictures, PHOTOS, CopyBounds(torch.full((3,), 0.98), torch.full((3,), 0.8)))
     assert strict.is_copy.tolist() == [1.0, 0.0, 0.0, 0.0]
     assert strict.photo[0] == 1.0
-    assert strict.image[0].item() == pytest.approx(math.cos(math.radians(1)), abs=1e-5)
+    assert strict.image[0].item() == pytest.approx(cos(1), abs=1e-5)
     assert strict.pixels[0].item() == pytest.approx(1.0, abs=1e-5)
 
 

@@ -43,6 +43,11 @@ def test_shares_are_cut_off() -> None:
     assert found.leaked[1:, 0].tolist() == [0.0, 1.0]
 
 
+def test_photos_that_fit_the_prompts_leave_a_way_of_a_fifth() -> None:
+    scores = replace(made_up(ASKED, [BASE_ROW, {"subject": 0.6, "prompt": 0.315}]), prompt_floor=0.34)
+    assert shares(scores, 0, one_weight(scores)).prompt[:, 0].tolist() == pytest.approx([1.0, 0.5])
+
+
 def test_where_a_reference_is_not_known_the_best_row_takes_its_place() -> None:
     rows = [{"subject": 0.35, "prompt": 0.3}, {"subject": 0.7, "prompt": 0.2}]
     scores = made_up(ASKED, rows, ceiling=None, base=None)
@@ -186,6 +191,19 @@ def test_a_difference_that_every_picture_shows_is_clear() -> None:
     found = recommend(steps(2), made_up(ASKED, rows))
     assert found.row == 2
     assert "No clear difference" not in found.verdict
+
+
+def test_photos_that_copies_are_of_are_named() -> None:
+    scores = made_up(ASKED, [BASE_ROW, {"subject": 0.7, "prompt": 0.33, "copy": 1 / 3}])
+    for photos, words in (
+        ([4, 0, 4], "photos 5 and 1."),
+        ([1, 2, 0], "photos 1, 2 and others."),
+        ([2] * 3, "photo 3."),
+    ):
+        scores.cells["copy"][1, :12] = torch.tensor([1.0] * 3 + [0.0] * 9)
+        scores.cells["copy_photo"] = torch.full((2, 16), torch.nan, dtype=torch.float64)
+        scores.cells["copy_photo"][1, :12] = torch.tensor([*photos, *[5.0] * 9])
+        assert f"3 of 12 pictures copy {words}" in recommend(steps(1), scores).verdict
 
 
 def test_a_difference_that_one_prompt_makes_is_not_clear() -> None:

@@ -84,13 +84,10 @@ def test_prompt_is_the_cosine_with_the_prompt_without_the_token(scores: GroupSco
     assert encoder.captions[2] == "a dog in the snow 90"
 
 
-def test_the_prompt_floor_is_how_the_base_model_fits_other_prompts(scores: GroupScores) -> None:
-    # Pictures at 10, 20, 90, 30 degrees; captions of other prompts than theirs.
-    others = [cos(80), cos(20), cos(70), cos(10), cos(90), cos(90), cos(60), cos(30), cos(30), cos(60)]
-    assert scores.prompt_floor == pytest.approx(sum(others) / len(others), abs=1e-6)
-    # With a single prompt there are no others.
-    few = Seen(BASE.subjects[:2], BASE.images[:2], BASE.thumbnails[:2])
-    assert score_group(Plane(), ASKED[:2], [few], base=0).prompt_floor is None
+def test_the_prompt_floor_is_how_the_photos_fit_the_prompts(scores: GroupScores) -> None:
+    # Photos at 0 and 40 degrees; captions at 0, 0, 90 and 30.
+    fits = [1, 1, 0, cos(30), cos(40), cos(40), cos(50), cos(10)]
+    assert scores.prompt_floor == pytest.approx(sum(fits) / len(fits), abs=1e-6)
 
 
 def test_diversity_is_the_distance_within_a_prompt(scores: GroupScores) -> None:
