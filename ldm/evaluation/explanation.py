@@ -63,7 +63,7 @@ class Findings:
         )
 
 
-def known_at_best(found: Findings, drawn: Sequence[int]) -> Recommendation:
+def not_learned(found: Findings, drawn: Sequence[int]) -> Recommendation:
     """No checkpoint has learned the subject."""
     best = max(drawn, key=lambda row: found.subject[row].item())
     verdict = (
@@ -90,17 +90,22 @@ def none_useful(found: Findings, learned: Sequence[int], mostly: float) -> Recom
     return Recommendation(None, verdict, _reasons(found, best))
 
 
-def copying_from(found: Findings, chosen: int) -> list[int]:
-    """The later rows of the chosen one's run from the first that copies on, if there is one that does."""
-    after = found.order[found.order.index(chosen) + 1 :]
-    later = [row for row in after if found.runs[row] == found.runs[chosen] and row != found.base]
-    first = next((i for i, row in enumerate(later) if found.copied[row] >= NOTICED), None)
-    return later[first:] if first is not None else []
+def first_copying(found: Findings, chosen: int) -> int | None:
+    """The row of the chosen one's run from which on it and all later ones copy photos, if there is one."""
+    first = None
+    for row in reversed(found.order[found.order.index(chosen) + 1 :]):
+        if found.runs[row] != found.runs[chosen] or row == found.base or found.copied[row].isnan():
+            continue
+        if found.copied[row] < NOTICED:
+            break
+        first = row
+    return first
 
 
-def explain(found: Findings, alike: Sequence[int], copying: Sequence[int]) -> Recommendation:
-    """The first of those that are `alike` is recommended; `copying` are later rows of its run that copy photos."""
+def explain(found: Findings, alike: Sequence[int]) -> Recommendation:
+    """Recommends the first of those that are `alike`."""
     chosen = alike[0]
+    copying = first_copying(found, chosen)
     verdict = (
         f"{_capital(found.names[chosen])}: the subject is {_how_much(found.subject[chosen])}there "
         f"({found.subject_words(chosen)}), prompts are {_how_well(found.prompt[chosen])}"
@@ -109,11 +114,10 @@ def explain(found: Findings, alike: Sequence[int], copying: Sequence[int]) -> Re
     if found.copied[chosen] >= NOTICED:
         copies = f"{found.copies(chosen)} of {found.pictures(chosen)} pictures copy {found.copied_photos(chosen)}"
         verdict += f"; {copies}"
-    elif copying:
-        first = copying[0]
-        verdict += f"; from {found.names[first]} on, pictures copy {found.copied_photos(first)}"
-        copies = f"{found.copies(first)} of {found.pictures(first)} pictures of the subject are copies"
-        reasons.append(f"At {found.names[first]}, {copies}.")
+    elif copying is not None:
+        verdict += f"; from {found.names[copying]} on, pictures copy {found.copied_photos(copying)}"
+        copies = f"{found.copies(copying)} of {found.pictures(copying)} pictures of the subject are copies"
+        reasons.append(f"At {found.names[copying]}, {copies}.")
     verdict += "."
     if len(alike) > 1:
         names = [found.names[row] for row in alike]
@@ -139,11 +143,10 @@ def _reasons(found: Findings, row: int) -> list[str]:
     reasons.append(f"Copies: {found.copies(row) or 'none'} of {found.pictures(row)} pictures of the subject.")
     if "leakage" in found.scores.rows[row] and found.base is not None:
         reasons.append(f"Class: {found.leaked[row]:.0%} of the subject shows in pictures that only ask for its class.")
-    photos_known = references["subject"].ceiling is not None
-    if not photos_known:
-        reasons.append(
-            "With one photo nobody knows how near to it the subject can be; the nearest checkpoint counts as 1."
-        )
+    if references["subject"].ceiling is None:
+        reasons.append("With one photo nobody knows how near to it the subject can be: the nearest counts as there.")
+    if found.base is None:
+        reasons.append("Without the base model's pictures nobody knows how near to the photos any of the class is.")
     return reasons
 
 

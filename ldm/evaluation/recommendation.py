@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ldm.evaluation.bootstrap import quantiles, resample, weighted_means
-from ldm.evaluation.explanation import Findings, copying_from, explain, known_at_best, none_useful
+from ldm.evaluation.explanation import Findings, explain, none_useful, not_learned
 from ldm.evaluation.results import SUBJECT, Recommendation
 from ldm.evaluation.scores import GroupScores
 
@@ -99,7 +99,7 @@ def recommend(candidates: Sequence[Candidate], scores: GroupScores) -> Recommend
     """Which of the candidates, one per row of `scores`, to use. The recommendation's row is an index into them."""
     if "subject" not in scores.cells or not any(one.kind == SUBJECT for one in scores.asked):
         return Recommendation(None, "Nothing to recommend: no prompt asks for a subject whose photos are known.", [])
-    base = next((row for row, one in enumerate(candidates) if one.is_base), None)
+    base = next((row for row, one in enumerate(candidates) if one.is_base and "subject" in scores.rows[row]), None)
     at_once = shares(scores, base, torch.ones(1, len(scores.asked), dtype=torch.float64))
     resampled = shares(scores, base, resample(scores.asked)).utility
     utility = at_once.utility[:, 0]
@@ -121,7 +121,7 @@ def recommend(candidates: Sequence[Candidate], scores: GroupScores) -> Recommend
     )
     learned = [row for row in found.order if row in drawn and found.subject[row] >= LEARNED]
     if not learned:
-        return known_at_best(found, drawn)
+        return not_learned(found, drawn)
     best = max(learned, key=lambda row: (utility[row].item(), -found.order.index(row)))
     if utility[best] < USEFUL:
         return none_useful(found, learned, MOSTLY_COPIES)
@@ -131,4 +131,4 @@ def recommend(candidates: Sequence[Candidate], scores: GroupScores) -> Recommend
         if row == best
         or (utility[row] >= NEAR * utility[best] and quantiles(resampled[best] - resampled[row])[0] <= 0.0)
     ]
-    return explain(found, alike, copying_from(found, alike[0]))
+    return explain(found, alike)

@@ -159,6 +159,25 @@ def test_a_row_without_pictures_competes_with_nobody() -> None:
     assert recommend(steps(2), made_up(ASKED, rows)).row == 2
 
 
+def test_without_the_base_models_pictures_checkpoints_are_compared_with_the_best() -> None:
+    missing = dict.fromkeys(("subject", "prompt", "copy", "leakage"), float("nan"))
+    rows = [{"subject": 0.5, "prompt": 0.35}, {"subject": 0.7, "prompt": 0.34}]
+    for candidates, scores in (
+        (steps(2), made_up(ASKED, [missing, *rows], base=None)),
+        (steps(2, base=False), made_up(ASKED, rows, base=None)),
+    ):
+        found = recommend(candidates, scores)
+        assert found.row == len(candidates) - 1
+        assert any("Without the base model's pictures" in reason for reason in found.reasons)
+
+
+def test_steps_that_copy_now_and_then_are_not_said_to_copy_from_there_on() -> None:
+    copying = [{"subject": 0.6, "prompt": 0.2, "copy": [float(i < n) for i in range(12)]} for n in (6, 0, 3, 12)]
+    found = recommend(steps(5), made_up(ASKED, [BASE_ROW, {"subject": 0.75, "prompt": 0.33}, *copying]))
+    assert "from step 800 on, pictures copy photo 3" in found.verdict
+    assert "At step 800, 3 of 12 pictures of the subject are copies." in found.reasons
+
+
 def test_few_pictures_are_said_to_be_few() -> None:
     asked = columns(prompts=2, seeds=1, of_class=1)
     found = recommend(steps(1), made_up(asked, [BASE_ROW, {"subject": 0.7, "prompt": 0.33}]))
