@@ -4,6 +4,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from ldm.commands.drawing.comparison import Cell, Comparison, Group, Row, Run
+from ldm.commands.drawing.page import write_page
 from ldm.commands.drawing.planning import Call
 from ldm.commands.drawing.rows import PlannedRow
 from ldm.commands.drawing.sheets import write_sheets
@@ -43,12 +44,14 @@ def comparison_of(call: Call) -> Comparison:
 
 
 def write_results(directory: Path, comparison: Comparison, *, is_sweep: bool) -> str:
-    """Writes the grid and the table; says in a few words what to look at."""
+    """Writes the grid and the table, and of a sweep the page; says in a few words what to look at."""
     sheets = write_sheets(directory, comparison)
+    written = sheets[0] if len(sheets) == 1 else f"{sheets[0]} to {sheets[-1]}"
     write_csv(directory, comparison)
     if is_sweep:
         write_json(directory, comparison)
-    return sheets[0] if len(sheets) == 1 else f"{sheets[0]} to {sheets[-1]}"
+        written += f" and {write_page(directory, comparison).name}"
+    return written
 
 
 def _cells(row: PlannedRow, directory: Path) -> list[Cell | None]:

@@ -1,16 +1,23 @@
-"""Pictures drawn at every save from the same noise, so that the log shows what each step has learned."""
+"""Pictures drawn before training and at every save from the same noise: the log shows the sweep as it grows."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
+from PIL import Image
 from pytorch_lightning.loggers import TensorBoardLogger
 
 from ldm.commands.drawing.grid import labelled_grid
-from ldm.data.images import save_png, to_image
+from ldm.data.images import read_image, save_png, to_image, to_tensor
 from ldm.diffusion.sampling import SamplingConfig, sample_images
 from ldm.training.config import Subject
 from ldm.training.dreambooth import DreamBooth
+
+SAMPLES, PICTURES, SWEEP = "samples", "pictures", "sweep"
+"""`samples/` holds a sheet per step, `samples/pictures/` the single pictures, `samples/sweep.png` all of them."""
+MOST_ROWS, MOST_PIXELS = 24, 256
+"""Of the growing sheet: more steps are shown by some of them, larger pictures smaller."""
 
 
 @dataclass(frozen=True)
@@ -24,18 +31,52 @@ class Previews:
     seed: int
 
     def draw(self, module: DreamBooth, step: int) -> None:
-        """Writes `samples/step-<n>.png` and adds the pictures to TensorBoard."""
+        """Writes the step's pictures and sheet and the sheet of all steps so far, and adds them to TensorBoard."""
         if not self.prompts:
             return
-        prompts = [prompt.replace("{class}", self.subject.class_name) for prompt in self.prompts]
         with torch.no_grad():
             uncond_context = module.ldm.encode_prompts([""])
-            contexts = [module.ldm.encode_prompts([prompt]) for prompt in prompts]
-        pictures = [
-            sample_images(module.ldm, context, uncond_context, [self.seed], self.sampling)[0] for context in contexts
-        ]
-        sheet = labelled_grid([[to_image(picture) for picture in pictures]], [f"step {step}"], prompts)
-        save_png(self.run_dir / "samples" / f"step-{step:05d}.png", sheet)
+            contexts = [module.ldm.encode_prompts([prompt]) for prompt in self._filled]
+        for index, (prompt, context) in enumerate(zip(self._filled, contexts, strict=True)):
+            image = sample_images(module.ldm, context, uncond_context, [self.seed], self.sampling)[0]
+            save_png(self._path(step, index), to_image(image), {"prompt": prompt, "seed": self.seed, "step": step})
+        sheet = labelled_grid([self._pictures(step)], [f"step {step}"], self._filled)
+        save_png(self.run_dir / SAMPLES / f"step-{step:05d}.png", sheet)
+        steps = [one for one in self._steps() if one <= step]
+        sweep = self._sweep(steps)
+        save_png(self.run_dir / SAMPLES / f"{SWEEP}.png", sweep)
         if isinstance(module.logger, TensorBoardLogger):
-            for prompt, picture in zip(prompts, pictures, strict=True):
-                module.logger.experiment.add_image(prompt, (picture + 1.0) / 2.0, step)
+            for one in steps if steps[:-1] == [0] else [step]:  # there was no log before training
+                for prompt, picture in zip(self._filled, self._pictures(one), strict=True):
+                    module.logger.experiment.add_image(prompt, (to_tensor(picture) + 1.0) / 2.0, one)
+            module.logger.experiment.add_image(SWEEP, np.asarray(sweep), step, dataformats="HWC")
+
+    def draw_untrained(self, module: DreamBooth) -> None:
+        """Step 0: what the base model draws. To be called before training; in a resumed run it is there already."""
+        if self.prompts and not (self.run_dir / SAMPLES / "step-00000.png").exists():
+            self.draw(module, 0)
+
+    @property
+    def _filled(self) -> list[str]:
+        return [prompt.replace("{class}", self.subject.class_name) for prompt in self.prompts]
+
+    def _path(self, step: int, index: int) -> Path:
+        return self.run_dir / SAMPLES / PICTURES / f"step-{step:05d}_{index:02d}.png"
+
+    def _pictures(self, step: int) -> list[Image.Image]:
+        return [read_image(self._path(step, index)) for index in range(len(self.prompts))]
+
+    def _steps(self) -> list[int]:
+        """The steps of which all pictures are there; files, so that a resumed run knows them too."""
+        first = (self.run_dir / SAMPLES / PICTURES).glob("step-*_00.png")
+        steps = sorted(int(path.stem.removeprefix("step-").removesuffix("_00")) for path in first)
+        return [step for step in steps if all(self._path(step, index).exists() for index in range(len(self.prompts)))]
+
+    def _sweep(self, steps: list[int]) -> Image.Image:
+        """Rows of steps, columns of prompts."""
+        spread = np.linspace(0, len(steps) - 1, min(len(steps), MOST_ROWS)).round().astype(int)
+        shown = [steps[index] for index in spread]
+        rows = [self._pictures(step) for step in shown]
+        for picture in (picture for row in rows for picture in row):
+            picture.thumbnail((MOST_PIXELS, MOST_PIXELS))
+        return labelled_grid(rows, [f"step {step}" for step in shown], self._filled)

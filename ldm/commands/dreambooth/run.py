@@ -47,9 +47,13 @@ def dreambooth(options: argparse.Namespace) -> None:
         class_images = _class_images(run)
         with explain_out_of_memory("--gradient-checkpointing, a smaller --hw or --batch-size 1 need less"):
             module = _build_module(run, class_images)
+            previews = Previews(run.directory, run.subject, run.config.preview_prompts, run.sampling, run.options.seed)
+            if not is_helper_process():
+                with run.compute.autocast():
+                    previews.draw_untrained(module)
             os.environ[RUN_DIR_VARIABLE] = str(run.directory)
             where = FitOptions(run.directory, run.devices, run.compute.autocast_dtype, options.logger)
-            stopped_at = fit(module, where, _saver(run))
+            stopped_at = fit(module, where, _saver(run, previews))
         if stopped_at is not None:
             log.info("stopped after update %d; continue with\n  python dreambooth.py -r %s", stopped_at, run.directory)
         elif not is_helper_process():
@@ -102,9 +106,8 @@ def _build_module(run: Run, class_images: list[Path]) -> DreamBooth:
     return DreamBooth(ldm, run.subject, instance_moments, class_moments, run.config, run.options.seed)
 
 
-def _saver(run: Run) -> Callable[[DreamBooth, int], None]:
+def _saver(run: Run, previews: Previews) -> Callable[[DreamBooth, int], None]:
     """Writes a checkpoint and its previews."""
-    previews = Previews(run.directory, run.subject, run.config.preview_prompts, run.sampling, run.options.seed)
     info = CheckpointInfo(
         config=run.yaml,
         class_name=run.subject.class_name,

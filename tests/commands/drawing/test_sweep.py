@@ -16,6 +16,7 @@ from ldm.commands import models
 from ldm.config import to_yaml
 from tests.commands.calls import call, difference, metadata_of, refused, tensors_of
 from tests.commands.conftest import Draw, Trained
+from tests.commands.drawing.tables import table_of
 from tests.tiny import TINY_YAML, build_tiny_model, write_tiny_checkpoint, write_tokenizer
 
 
@@ -228,6 +229,21 @@ def test_a_model_of_another_shape_is_left_out_and_named(txt2img: Draw, tmp_path:
     assert f"warning: left out {path}" in drawn.said
     assert "another shape" in drawn.said
     assert drawn.record["checkpoints"] == [str(root / "mug-1" / "step-00005.safetensors")]
+
+
+def test_everything_that_may_lie_about_is_named_and_the_rest_is_compared(
+    txt2img: Draw, trained: Trained, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    root = tmp_path / "ckpts"
+    shutil.copytree(trained.directory, root / "tin-can-1")
+    expected = stray_files(root, tiny_checkpoint)
+    expected |= {narrow(root / "narrow-1").relative_to(root).as_posix(): "shape", "tin-can-1/resume.ckpt": "state"}
+    drawn = txt2img("-c", root, "-v", 1)
+    assert [row.label for row in table_of(drawn).rows] == ["base model", "step 3", "step 6", "step 7"]
+    warnings = [line for line in drawn.said.splitlines() if line.startswith("warning: left out")]
+    assert len(warnings) == len(expected)
+    for name, reason in expected.items():
+        assert any(f"{root / name}:" in line and reason in line for line in warnings), name
 
 
 def test_the_shape_that_most_share_is_compared_whichever_comes_first(txt2img: Draw, tmp_path: Path) -> None:

@@ -80,7 +80,7 @@ def test_the_batch_size_of_class_pictures_changes_no_picture(
     drawn = []
     for flag, size in (("--gb", 1), ("--generation-batch-size", 3)):
         unet_calls.clear()
-        plan(flag, size, "--class-img-count", 4)
+        plan(flag, size, "--class-img-count", 4, "--no-previews")
         drawn.append([pixels(path) for path in sorted((tmp_path / "ckpts" / "class-images").rglob("*.png"))])
         assert {one.batch for one in unet_calls} == ({2} if size == 1 else {6, 2})
         shutil.rmtree(tmp_path / "ckpts")
@@ -93,7 +93,7 @@ def test_the_batch_size_of_class_pictures_changes_no_picture(
 def test_class_pictures_are_sampled_as_asked(
     flag: str, value: object, passes: int, plan: Plan, unet_calls: list[UNetCall]
 ) -> None:
-    plan(flag, value)
+    plan(flag, value, "--no-previews")
     assert len(unet_calls) == passes
     assert unet_calls[0].batch == (2 if flag == "--scale" else 4)
 

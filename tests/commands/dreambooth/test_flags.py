@@ -110,7 +110,7 @@ def test_no_previews_draws_none(stopped_once: Path) -> None:
 
 def test_preview_prompts_are_drawn_with_the_class_in_them(teach: Teach) -> None:
     run = teach("--preview-prompt", "sks {class} in {snow}", "a {class}")
-    assert set(scalars(run.directory).Tags()["images"]) == {"sks can in {snow}", "a can"}
+    assert set(scalars(run.directory).Tags()["images"]) == {"sks can in {snow}", "a can", "sweep"}
     assert Image.open(run.directory / "samples" / "step-00002.png").size[0] > 2 * 160
 
 

@@ -27,8 +27,10 @@ def assert_equal_runs(one: Path, other: Path) -> None:
     assert sorted(path.name for path in other.glob("step-*.safetensors")) == steps
     for name in steps:
         assert equal(one / name, other / name), name
-        picture = Path("samples") / f"{Path(name).stem}.png"
-        assert difference(pixels(one / picture), pixels(other / picture)) == 0
+    previews = sorted(path.relative_to(one) for path in (one / "samples").rglob("*.png"))
+    assert len(previews) == 5 + 5 * 2 + 1
+    for picture in previews:
+        assert difference(pixels(one / picture), pixels(other / picture)) == 0, picture
 
 
 def test_a_killed_run_continues_to_bit_identical_weights(

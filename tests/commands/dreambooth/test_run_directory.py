@@ -23,9 +23,9 @@ def test_a_run_is_one_directory_of_these_files(trained: Trained) -> None:
         "step-00003.safetensors",
         "step-00006.safetensors",
         "step-00007.safetensors",
-        "samples/step-00003.png",
-        "samples/step-00006.png",
-        "samples/step-00007.png",
+        *(f"samples/step-0000{step}.png" for step in (0, 3, 6, 7)),
+        *(f"samples/pictures/step-0000{step}_00.png" for step in (0, 3, 6, 7)),
+        "samples/sweep.png",
         "tokenizer/vocab.json",
         "tokenizer/merges.txt",
         "resume.ckpt",
@@ -128,7 +128,8 @@ def test_tensorboard_holds_the_losses_apart_and_the_previews(trained: Trained) -
     assert [len(values) for values in losses.values()] == [7, 7, 7]
     for instance, prior, total in zip(*losses.values(), strict=True):
         assert total == pytest.approx(instance + prior, rel=1e-5)
-    assert [event.step for event in events.Images("a photo of sks Tin Can")] == [3, 6, 7]
+    assert [event.step for event in events.Images("a photo of sks Tin Can")] == [0, 3, 6, 7]
+    assert [event.step for event in events.Images("sweep")] == [3, 6, 7]
 
 
 def test_previews_show_what_each_step_has_learned_from_the_same_noise(trained: Trained) -> None:

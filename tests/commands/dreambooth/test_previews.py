@@ -1,0 +1,64 @@
+"""Previews: the same noise and prompts at every save and before the first, and one sheet that grows with them."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ldm.commands.dreambooth import previews
+from tests.commands.calls import call, difference, pixels
+from tests.commands.conftest import Trained
+from tests.commands.dreambooth.teaching import Teach
+
+STEPS = (0, 3, 6, 9, 12)
+
+
+def singles(run: Trained) -> list[list[np.ndarray]]:
+    """The pictures of each step, in the order of their prompts."""
+    pictures = run.directory / "samples" / "pictures"
+    return [[pixels(pictures / f"step-{step:05d}_{index:02d}.png") for index in range(2)] for step in STEPS]
+
+
+def test_step_0_is_what_the_base_model_draws(uninterrupted: Trained, tiny_checkpoint: Path, tmp_path: Path) -> None:
+    prompts = ("a photo of sks can", "a photo of a can")
+    words = ("-c", tiny_checkpoint, "-p", *prompts, "-v", 1, "--seed", 7, "-o", tmp_path)
+    assert call("txt2img", *words).status == 0
+    drawn = [pixels(path) for path in sorted(tmp_path.glob("txt2img-1/0*.png"))]
+    assert [difference(one, other) for one, other in zip(singles(uninterrupted)[0], drawn, strict=True)] == [0, 0]
+
+
+def test_the_sweep_shows_every_step_and_prompt(uninterrupted: Trained) -> None:
+    sweep = pixels(uninterrupted.directory / "samples" / "sweep.png")
+    pictures = singles(uninterrupted)
+    for row, step in enumerate(pictures):
+        for column, picture in enumerate(step):
+            bottom, right = ((count - 1 - place) * 168 + 8 for count, place in ((5, row), (2, column)))
+            cell = sweep[-bottom - 160 : -bottom, -right - 160 : -right]
+            assert np.array_equal(cell, picture.repeat(5, axis=0).repeat(5, axis=1))
+    assert difference(pictures[0][0], pictures[-1][0]) > 0
+
+
+def test_a_long_run_is_shown_by_some_of_its_steps(
+    teach: Teach, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    rows: list[list[str]] = []
+    labelled_grid = previews.labelled_grid
+
+    def watched(cells: Any, row_labels: list[str], columns: list[str]) -> Image.Image:
+        rows.append(row_labels)
+        return labelled_grid(cells, row_labels, columns)
+
+    monkeypatch.setattr(previews, "labelled_grid", watched)
+    monkeypatch.setattr(previews, "MOST_ROWS", 4)
+    teach("--iterations", 6, "-s", 1, "--class-img-count", 0)
+    assert rows[1::2] == [
+        ["step 0"],
+        ["step 0", "step 1"],
+        ["step 0", "step 1", "step 2"],
+        ["step 0", "step 1", "step 2", "step 3"],
+        ["step 0", "step 1", "step 3", "step 4"],
+        ["step 0", "step 2", "step 3", "step 5"],
+        ["step 0", "step 2", "step 4", "step 6"],
+    ]
