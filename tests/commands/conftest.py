@@ -1,9 +1,8 @@
 """Training runs on the tiny model, made once for all tests that look at them."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -28,14 +27,6 @@ class Trained:
     def step(self, number: int) -> Path:
         """The checkpoint of this step."""
         return self.directory / f"step-{number:05d}.safetensors"
-
-
-@pytest.fixture(scope="session", autouse=True)
-def no_garbage_collection() -> Iterator[None]:
-    """Takes long among everything that a test session has imported, and the tiny model is no burden."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("ldm.commands.dreambooth.run.gc", SimpleNamespace(collect=lambda: 0))
-        yield
 
 
 def write_photos(directory: Path, count: int = 3) -> Path:
