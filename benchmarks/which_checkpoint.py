@@ -2,9 +2,11 @@
 
     python benchmarks/which_checkpoint.py --sheets docs/images
 
-Teaches each subject far too long, without prior preservation, so that it is learned by heart:
+Teaches each subject fast and far too long, without prior preservation, so that it is learned by heart, with closer
+checkpoints in the beginning:
 
-    python dreambooth.py -c duck -i PHOTOS -l 0 --iterations 800 -s 50 --no-previews
+    python dreambooth.py -c duck -i PHOTOS -l 0 --learning-rate 4e-4 --iterations 50 -s 10 --no-previews
+    python dreambooth.py -r ckpts/duck-1 --iterations 650 -s 150
 
 and lets `python evaluate.py` compare all its checkpoints. The first should not know the subject yet, the last should
 copy photos, and the recommended one should do neither.
@@ -34,9 +36,12 @@ from ldm.data.images import read_image, save_png  # noqa: E402
 from ldm.errors import UserError  # noqa: E402
 from ldm.evaluation.explanation import NOTICED  # noqa: E402
 from ldm.evaluation.recommendation import LEARNED  # noqa: E402
+from ldm.files import slug  # noqa: E402
 
 SHOWN = ("subject", "prompt", "diversity", "copy", "leakage")
 SHEET_ROWS = 7
+SHORT, SHORT_STEP, LONG_STEP = 50, 10, 150
+"""Up to this update a checkpoint every so many, then every so many."""
 
 
 @dataclass(frozen=True)
@@ -67,9 +72,11 @@ def study(subject: Subject, options: argparse.Namespace, work: Path) -> Study:
     ckpts, output = work / f"{subject.name}-too-long", work / f"{subject.name}-evaluated"
     if not list(output.glob("*/comparison.json")):
         shutil.rmtree(ckpts, ignore_errors=True)
-        command = ["dreambooth.py", "-c", subject.words, "-i", photos, "-l", 0, "--iterations", options.iterations]
-        command += ["-s", options.save_every, "--no-previews", "-o", ckpts, *weights_flags(options.ckpt_path)]
-        timed_run(*command)
+        command = ["dreambooth.py", "-c", subject.words, "-i", photos, "-l", 0, "--learning-rate", options.learning_rate]
+        command += ["--iterations", SHORT, "-s", SHORT_STEP, "--no-previews", "-o", ckpts]
+        timed_run(*command, *weights_flags(options.ckpt_path))
+        run = ckpts / f"{slug(subject.words)}-1"
+        timed_run("dreambooth.py", "-r", run, "--iterations", options.iterations, "-s", LONG_STEP)
         timed_run("evaluate.py", "--ckpt-path", ckpts, "-v", options.variations, "-o", output)
     directory = next(output.glob("*/comparison.json")).parent
     return Study(subject, read_comparison(directory / "comparison.json"), directory)
@@ -122,8 +129,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--ckpt-path", type=Path, help="the base model; default: the embedded tiny model")
     parser.add_argument("--subjects", type=parse_subject, nargs="+", default=SUBJECTS[:3], metavar="CLASS")
-    parser.add_argument("--iterations", type=int, default=800)
-    parser.add_argument("--save-every", type=int, default=50)
+    parser.add_argument("--iterations", type=int, default=650)
+    parser.add_argument("--learning-rate", type=float, default=4e-4)
     parser.add_argument("--variations", type=int, default=3, help="seeds per prompt")
     parser.add_argument("--work", type=Path, help="keep everything here, and go on with what is here")
     parser.add_argument("--sheets", type=Path, help="write a labelled grid of each subject into this directory")

@@ -102,8 +102,9 @@ def test_the_commands_are_run_once(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(benchmark, "timed_run", run)
     flags = ["--subjects", "bottle", "--work", str(tmp_path), "--strict", "--sheets", str(tmp_path / "sheets")]
     assert main(flags) == 0
-    assert [command[0] for command in commands] == ["dreambooth.py", "evaluate.py"]
+    assert [command[0] for command in commands] == ["dreambooth.py", "dreambooth.py", "evaluate.py"]
     assert commands[0][1:5] == ["-c", "water bottle", "-i", str(benchmark.ROOT / "data" / "bottle")]
     assert (tmp_path / "sheets" / "which-bottle-15.png").exists()
     assert main(flags) == 0
-    assert len(commands) == 2
+    assert commands[1][2] == str(tmp_path / "bottle-15-too-long" / "water-bottle-1")
+    assert len(commands) == 3
