@@ -72,8 +72,18 @@ def study(subject: Subject, options: argparse.Namespace, work: Path) -> Study:
     ckpts, output = work / f"{subject.name}-too-long", work / f"{subject.name}-evaluated"
     if not list(output.glob("*/comparison.json")):
         shutil.rmtree(ckpts, ignore_errors=True)
-        command = ["dreambooth.py", "-c", subject.words, "-i", photos, "-l", 0, "--learning-rate", options.learning_rate]
-        command += ["--iterations", SHORT, "-s", SHORT_STEP, "--no-previews", "-o", ckpts]
+        command = ["dreambooth.py", "-c", subject.words, "-i", photos, "-l", 0]
+        command += [
+            "--learning-rate",
+            options.learning_rate,
+            "--iterations",
+            SHORT,
+            "-s",
+            SHORT_STEP,
+            "--no-previews",
+            "-o",
+            ckpts,
+        ]
         timed_run(*command, *weights_flags(options.ckpt_path))
         run = ckpts / f"{slug(subject.words)}-1"
         timed_run("dreambooth.py", "-r", run, "--iterations", options.iterations, "-s", LONG_STEP)
