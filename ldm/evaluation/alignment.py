@@ -21,8 +21,8 @@ SMALLEST_OVERLAP = 0.6
 """Of the picture's area; less says too little."""
 FLAT = 0.02
 """A region whose values in [-1, 1] vary by less, as a standard deviation, agrees with nothing."""
-PERIOD = 80
-"""Of the transforms: at least a picture and the largest photo side by side."""
+PERIOD = 48
+"""Of the transforms: a picture and a photo, shifted as far as is looked at, span less, so that nothing wraps around."""
 AT_A_TIME = 32
 
 
