@@ -121,12 +121,16 @@ def test_photos_stand_beside_and_the_nearest_is_marked(browser: Browser) -> None
     ]
     assert browser.count("#beside img") == 0
     browser.keys("p")
-    assert browser.alt("#beside img") == "photo 1 of tin can"
-    browser.keys(Keys.RIGHT)
-    browser.wait_for(2, 2)
+    assert browser.alt("#beside img") == "photo 2 of tin can", "the nearest first"
+    browser.keys(Keys.LEFT)
+    browser.wait_for(2, 0)
     browser.wait("document.querySelector('#beside img').naturalWidth === 64")
     assert browser.box("#beside img")["width"] == pytest.approx(browser.box("#picture img")["width"], abs=1)
-    browser.keys("p", "p")
+    browser.keys(Keys.RIGHT)
+    browser.wait_for(2, 1)
+    browser.keys("p")
+    assert browser.alt("#beside img") == "photo 1 of tin can"
+    browser.keys("p")
     assert browser.count("#beside img") == 0
 
 

@@ -108,7 +108,7 @@ function markerOf(one) {
 // As many decimals as three digits of the largest mean need, the same for all values of a score.
 const decimals = Object.fromEntries(comparison.scores.map(score => {
   const largest = Math.max(0, ...rows.map(row => Math.abs(row.scores[score.name]?.mean ?? 0)));
-  return [score.name, largest >= 100 ? 0 : largest >= 10 ? 1 : largest >= 1 ? 2 : 3];
+  return [score.name, largest >= 100 ? 0 : largest >= 10 ? 1 : largest > 1.0005 ? 2 : 3]; // 1 is often the most
 }));
 
 const told = (score, value) => value.toFixed(decimals[score.name]).replace("-", "−");

@@ -196,11 +196,13 @@ function keyInEnlarged(event) {
 
 const endOfColumn = someRows => firstPicture(someRows, [columns[position.column]]);
 
-// Each in turn, then none.
+// The nearest first, then each in turn, then none.
 function nextPhoto() {
   const row = rows[position.row];
   const {photos} = groups[row.group];
-  besidePhoto = besidePhoto + 1 < photos.length ? besidePhoto + 1 : -1;
+  const first = nearestPhoto(row, cellAt(position.row, position.column)) ?? 0;
+  const next = (besidePhoto + 1) % photos.length;
+  besidePhoto = besidePhoto === -1 ? first : next === first ? -1 : next;
   showBeside(row);
 }
 
