@@ -7,8 +7,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Protocol
 
+import torch
+from torch import Tensor
+
 from ldm.checkpoint.keys import PARTS, official_key
 from ldm.checkpoint.reading import CheckpointFile, read_checkpoint
+
+ALIGNMENT, PAGE = 64, 4096
+"""In bytes: where torch begins its own tensors, and what is read from a file at a time."""
 
 
 class Readable(Protocol):
@@ -24,8 +30,7 @@ class Readable(Protocol):
 class ReadAhead:
     """Gives files in their order, with those parts in memory that differ from the file before.
 
-    One file at most is read ahead. The copies in memory are aligned, as weights mapped from a file are not: on some
-    processors that decides in which order numbers are added, and a picture would depend on what else its file holds.
+    One file at most is read ahead.
     """
 
     def __init__(self, files: Sequence[Readable]) -> None:
@@ -60,13 +65,25 @@ class ReadAhead:
 
 
 def _read(path: Path, parts: set[str]) -> CheckpointFile:
-    """The file with copies of these parts; the others stay mapped, and what isn't used isn't read."""
+    """The file with these parts in memory; of the others, what isn't used isn't read."""
     file = read_checkpoint(path)
     prefixes = tuple(PARTS[part] for part in parts)
     return replace(
         file,
         tensors={
-            key: tensor.clone() if official_key(key).startswith(prefixes) else tensor
+            key: _in_memory(tensor) if official_key(key).startswith(prefixes) else tensor
             for key, tensor in file.tensors.items()
         },
     )
+
+
+def _in_memory(tensor: Tensor) -> Tensor:
+    """A tensor mapped from a file, with its pages read; a copy of one that isn't aligned there.
+
+    On some processors the alignment decides in which order numbers are added, and a picture would depend on what else
+    its file holds. The official `.ckpt` is aligned and stays in memory once.
+    """
+    if tensor.data_ptr() % ALIGNMENT:
+        return tensor.clone()
+    tensor.reshape(-1).view(torch.uint8)[::PAGE].sum()
+    return tensor
