@@ -43,14 +43,14 @@ def comparison_of(call: Call) -> Comparison:
     )
 
 
-def write_results(directory: Path, comparison: Comparison, *, is_sweep: bool) -> str:
-    """Writes the grid and the table, and of a sweep the page; says in a few words what to look at."""
+def write_results(directory: Path, comparison: Comparison, *, is_sweep: bool) -> list[str]:
+    """Writes the grid and the table, and of a sweep the page; returns the names of what to look at."""
     sheets = write_sheets(directory, comparison)
-    written = sheets[0] if len(sheets) == 1 else f"{sheets[0]} to {sheets[-1]}"
+    written = sheets if len(sheets) == 1 else [f"{sheets[0]} to {sheets[-1]}"]
     write_csv(directory, comparison)
     if is_sweep:
         write_json(directory, comparison)
-        written += f" and {write_page(directory, comparison).name}"
+        written = [*written, write_page(directory, comparison).name]
     return written
 
 

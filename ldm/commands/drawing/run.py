@@ -63,8 +63,8 @@ def _finish(call: Call, encoder: Encoder | None = None) -> str:
         photos = [[photo.path for photo in group] for group in call.photos]
         comparison = scored(comparison, call.directory, photos, size, encoder)
         log.info("%s", summary(comparison))
-    files = write_results(call.directory, comparison, is_sweep=call.root is not None)
-    return f"{count} pictures and {files} in {call.directory}"
+    *others, last = write_results(call.directory, comparison, is_sweep=call.root is not None)
+    return f"{', '.join([f'{count} pictures', *others])} and {last} in {call.directory}"
 
 
 def _say_how_to_continue(call: Call) -> None:

@@ -177,7 +177,7 @@ def test_ctrl_c_keeps_what_is_drawn_and_says_how_to_continue(
     assert outcome.status == 130
     directory = Path(re.findall(r"continue with\n  python txt2img.py -r (.*)", outcome.said)[0])
     drawn = Drawn(directory, outcome.said)
-    assert "interrupted; what is there: 5 pictures and grid.png" in outcome.said
+    assert "interrupted; what is there: 5 pictures, grid.png and index.html" in outcome.said
     assert len(drawn.paths) == len(lines_of(drawn)) == 5
     assert [sum(cell is not None for cell in row.cells) for row in table_of(drawn).rows] == [4, 1]
     resume(directory)

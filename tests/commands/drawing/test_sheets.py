@@ -73,7 +73,7 @@ def test_a_large_grid_comes_in_pages_with_all_labels(
     monkeypatch.setattr(grid, "MAX_PAGE", 3 * (160 + MARGIN))
     drawn = txt2img("-c", trained.root, "-v", 2, "-p", "a cat", "a dog", "--no-base", "-o", "out")
     assert sorted(path.name for path in drawn.directory.glob("grid*")) == ["grid-1.png", "grid-2.png"]
-    assert "12 pictures and grid-1.png to grid-2.png and index.html in " in drawn.said
+    assert "12 pictures, grid-1.png to grid-2.png and index.html in " in drawn.said
     assert [sheet.headings for sheet in drawn_sheets] == [[Heading("a cat", 2)], [Heading("a dog", 2)]]
     assert [sheet.rows for sheet in drawn_sheets] == [["step 3", "step 6", "step 7"]] * 2
     monkeypatch.setattr(grid, "MAX_PAGE", MAX_PAGE)
