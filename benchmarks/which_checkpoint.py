@@ -5,8 +5,8 @@
 Teaches each subject fast and far too long, without prior preservation, so that it is learned by heart, with closer
 checkpoints in the beginning:
 
-    python dreambooth.py -c duck -i PHOTOS -l 0 --learning-rate 4e-4 --iterations 50 -s 10 --no-previews
-    python dreambooth.py -r ckpts/duck-1 --iterations 650 -s 150
+    python dreambooth.py -c duck -i PHOTOS -l 0 --learning-rate 4e-4 --iterations 20 -s 4 --no-previews
+    python dreambooth.py -r ckpts/duck-1 --iterations 600 -s 150
 
 and lets `python evaluate.py` compare all its checkpoints. The first should not know the subject yet, the last should
 copy photos, and the recommended one should do neither.
@@ -40,7 +40,7 @@ from ldm.files import slug  # noqa: E402
 
 SHOWN = ("subject", "prompt", "diversity", "copy", "leakage")
 SHEET_ROWS = 7
-SHORT, SHORT_STEP, LONG_STEP = 50, 10, 150
+SHORT, SHORT_STEP, LONG_STEP = 20, 4, 150
 """Up to this update a checkpoint every so many, then every so many."""
 
 
@@ -139,7 +139,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--ckpt-path", type=Path, help="the base model; default: the embedded tiny model")
     parser.add_argument("--subjects", type=parse_subject, nargs="+", default=SUBJECTS[:3], metavar="CLASS")
-    parser.add_argument("--iterations", type=int, default=650)
+    parser.add_argument("--iterations", type=int, default=600)
     parser.add_argument("--learning-rate", type=float, default=4e-4)
     parser.add_argument("--variations", type=int, default=3, help="seeds per prompt")
     parser.add_argument("--work", type=Path, help="keep everything here, and go on with what is here")
