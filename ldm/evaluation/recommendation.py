@@ -23,12 +23,14 @@ NEAR = 0.9
 LEAST_WAY = 0.2
 """Of the base model's prompt score: photos that happen to fit the prompts leave no shorter way to lose."""
 MOSTLY_COPIES = 0.5
+LEAKAGE_COUNTS = 0.25
+"""What a class that has become the subject costs: less than copies do, since prompts for the subject still work."""
 
 RULE = (
     "Every checkpoint gets a utility between 0 and 1: the harmonic mean of a subject share and a prompt share, times "
-    "the share of pictures that are no copies of a photo, times one minus half the leaked share. The subject share "
-    "is how much of the way the subject score has gone from the base model's to that of the photos among themselves. "
-    "The prompt share is how much the prompt score has kept of the way from the photos' own, which show nothing that "
+    "the share of pictures that are no copies of a photo, times one minus a quarter of the leaked share. The subject "
+    "share is how much of the way the subject score has gone from the base model's to that of the photos among "
+    "themselves. The prompt share is how much the prompt score has kept of the way from the photos' own, which show nothing that "
     f"was asked for, to the base model's (a way of at least {LEAST_WAY:.0%} of the latter). The leaked share is how "
     "much of the subject is seen in pictures of its mere class. All are cut off at 0 and 1. A checkpoint with a "
     f"subject share under {LEARNED:g} has not learned the subject. Of those that have, recommended is the earliest "
@@ -63,7 +65,7 @@ class Shares:
     def utility(self) -> Tensor:
         """As `RULE` says."""
         both = 2.0 * self.subject * self.prompt / (self.subject + self.prompt).clamp_min(1e-9)
-        return both * (1.0 - self.copied) * (1.0 - self.leaked / 2.0)
+        return both * (1.0 - self.copied) * (1.0 - LEAKAGE_COUNTS * self.leaked)
 
 
 def shares(scores: GroupScores, base: int | None, weights: Tensor) -> Shares:
