@@ -32,6 +32,11 @@ class Span:
     start: int
     end: int
 
+    @property
+    def places(self) -> slice:
+        """To take them out of all rows or columns."""
+        return slice(self.start, self.end)
+
 
 def labelled_grid(
     cells: Sequence[Sequence[Image.Image | None]],

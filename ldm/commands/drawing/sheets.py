@@ -12,10 +12,19 @@ from ldm.data.images import read_image, save_png
 
 
 def write_sheets(directory: Path, comparison: Comparison) -> list[str]:
-    """Writes the grid, each page with all its labels, in place of an older one; returns the files' names."""
+    """Writes the grid, each page with all its labels, in place of an older one; returns the files' names.
+
+    A page without any picture, as of a call that was interrupted, is left out.
+    """
     prompts = [column.prompt_index for column in comparison.columns]
     counts = [len(list(columns)) for _, columns in groupby(prompts)]
-    parts = pages(comparison.sampling["width"], comparison.sampling["height"], len(comparison.rows), counts)
+    parts = [
+        (rows, columns)
+        for rows, columns in pages(
+            comparison.sampling["width"], comparison.sampling["height"], len(comparison.rows), counts
+        )
+        if any(cell for row in comparison.rows[rows.places] for cell in row.cells[columns.places])
+    ]
     names = [f"grid-{number}.png" for number in range(1, len(parts) + 1)] if len(parts) > 1 else ["grid.png"]
     for name, (rows, columns) in zip(names, parts, strict=True):
         save_png(directory / name, _page(directory, comparison, rows, columns))
@@ -27,18 +36,14 @@ def write_sheets(directory: Path, comparison: Comparison) -> list[str]:
 
 
 def _page(directory: Path, comparison: Comparison, row_span: Span, column_span: Span) -> Image.Image:
-    rows = comparison.rows[row_span.start : row_span.end]
-    columns = comparison.columns[column_span.start : column_span.end]
+    rows, columns = comparison.rows[row_span.places], comparison.columns[column_span.places]
     headings = [
         Heading(_heading(comparison, index), len(list(group)))
         for index, group in groupby(columns, key=lambda column: column.prompt_index)
     ]
     return labelled_grid(
         [
-            [
-                read_image(directory / cell.file) if cell else None
-                for cell in row.cells[column_span.start : column_span.end]
-            ]
+            [read_image(directory / cell.file) if cell else None for cell in row.cells[column_span.places]]
             for row in rows
         ],
         [_label(comparison, row) for row in rows],

@@ -1,10 +1,13 @@
-"""What a sweep's files say, and checkpoints to sweep over."""
+"""What a sweep's files say, checkpoints to sweep over, and what interrupts it."""
 
 import csv
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from ldm.checkpoint.saving import hash_file
+from ldm.commands.drawing import painter
 from ldm.commands.drawing.comparison import Comparison
 from ldm.commands.drawing.table import read_comparison
 from ldm.config import to_yaml
@@ -44,3 +47,16 @@ def record(directory: Path, base: Path, photos: Path | None = None) -> None:
     options = {"class_name": "mug", "ckpt_path": str(base), "instance_img_dir": str(photos or "")}
     hashes = {path.name: hash_file(path) for path in sorted(photos.iterdir())} if photos else {}
     (directory / "run.yaml").write_text(to_yaml({"options": options, "photos": hashes}))
+
+
+def stop_after(monkeypatch: pytest.MonkeyPatch, batches: int) -> None:
+    """Ctrl-C instead of the batch after these."""
+    sample, done = painter._sample, []
+
+    def watched(*arguments: Any) -> Any:
+        if len(done) == batches:
+            raise KeyboardInterrupt
+        done.append(arguments)
+        return sample(*arguments)
+
+    monkeypatch.setattr(painter, "_sample", watched)

@@ -15,7 +15,7 @@ from ldm.commands.drawing import painter
 from ldm.config import read_yaml, to_yaml
 from tests.commands.calls import Drawn, Outcome, call, pixels, refused, start, tensors_of
 from tests.commands.conftest import Draw, Trained, UNetCall
-from tests.commands.drawing.tables import lines_of, table_of, tuned
+from tests.commands.drawing.tables import lines_of, stop_after, table_of, tuned
 from tests.tiny import TINY_YAML, build_tiny_model, write_tiny_checkpoint, write_tokenizer
 
 SWEEP = ("-v", 2, "-p", "a photo of sks {class}", "a {class}", "--ddim-eta", 1.0, "--seed", 5)
@@ -44,19 +44,6 @@ def files(directory: Path) -> dict[str, bytes]:
 
 def times(drawn: Drawn) -> dict[str, int]:
     return {path.name: path.stat().st_mtime_ns for path in drawn.paths}
-
-
-def stop_after(monkeypatch: pytest.MonkeyPatch, batches: int) -> None:
-    """Ctrl-C instead of the batch after these."""
-    sample, done = painter._sample, []
-
-    def watched(*arguments: Any) -> Any:
-        if len(done) == batches:
-            raise KeyboardInterrupt
-        done.append(arguments)
-        return sample(*arguments)
-
-    monkeypatch.setattr(painter, "_sample", watched)
 
 
 def test_a_finished_call_reads_and_draws_nothing(

@@ -14,6 +14,7 @@ from ldm.commands.drawing import grid, sheets
 from ldm.commands.drawing.grid import MARGIN, MAX_PAGE, Heading, enlargement, pages
 from tests.commands.calls import call
 from tests.commands.conftest import Draw, Trained
+from tests.commands.drawing.tables import stop_after
 from tests.commands.drawing.test_sweep import mug
 
 
@@ -79,6 +80,20 @@ def test_a_large_grid_comes_in_pages_with_all_labels(
     monkeypatch.setattr(grid, "MAX_PAGE", MAX_PAGE)
     assert call("txt2img", "-r", drawn.directory).status == 0
     assert [path.name for path in drawn.directory.glob("grid*")] == ["grid.png"]
+
+
+def test_pages_without_a_picture_are_left_out_when_a_call_is_interrupted(
+    txt2img: Draw, trained: Trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(grid, "MAX_PAGE", 3 * (160 + MARGIN))
+    with monkeypatch.context() as patch:
+        stop_after(patch, 1)
+        outcome = call("txt2img", "-c", trained.root, "-v", 6, "--no-base")
+    assert outcome.status == 130
+    assert "what is there: 1 pictures, grid.png and index.html" in outcome.said
+    assert [path.name for path in Path("outputs/txt2img-1").glob("grid*")] == ["grid.png"]
+    assert call("txt2img", "-r", "outputs/txt2img-1").status == 0
+    assert len(list(Path("outputs/txt2img-1").glob("grid-*"))) == 2
 
 
 @given(
