@@ -135,11 +135,12 @@ def _shown(template: str | None, families: Sequence[Family]) -> str:
 
 
 def _kind(template: str | None, families: Sequence[Family]) -> str:
-    """What a column's prompt asks for, in every row."""
-    prompts = [(family, prompt_for(template, family.tuned[0])) for family in families]
+    """What a column's prompt asks for, in every row; models that were taught no subject have no say if others were."""
+    asking = [family for family in families if family.subject] or families
+    prompts = [(family.subject, prompt_for(template, family.tuned[0])) for family in asking]
     if all(prompt is not None and re.search(rf"\b{TOKEN}\b", prompt) for _, prompt in prompts):
         return SUBJECT
-    if all(family.subject and prompt == Subject(family.subject).class_prompt for family, prompt in prompts):
+    if all(subject and prompt == Subject(subject).class_prompt for subject, prompt in prompts):
         return CLASS
     return OTHER
 

@@ -101,6 +101,21 @@ def test_two_subjects_get_a_recommendation_each(tmp_path: Path, tiny_checkpoint:
     assert "\nmug: " in outcome.said
 
 
+def test_a_model_without_a_subject_among_the_others_takes_nothing_from_their_scores(
+    trained: Trained, tmp_path: Path
+) -> None:
+    shutil.copytree(trained.root, tmp_path / "ckpts")
+    write_tiny_checkpoint(tmp_path / "ckpts" / "plain")
+    comparison, _, _ = evaluated("-c", tmp_path / "ckpts", "--no-base", *JUDGE, "-p", PROMPTS[1], "a cat", "-v", 2)
+    assert [column.kind for column in comparison.columns] == [SUBJECT] * 2 + [OTHER] * 2 + [CLASS] * 2
+    plain, *taught = sorted(comparison.rows, key=lambda row: bool(row.step))
+    assert all("subject" in row.scores for row in taught)
+    assert set(plain.scores) == {"prompt", "diversity"}
+    assert [bool(group.recommendation) for group in comparison.groups] == [
+        group.subject != "" for group in comparison.groups
+    ]
+
+
 def test_txt2img_scores_what_it_draws_and_the_class_besides(trained: Trained) -> None:
     comparison, _, _ = evaluated("-c", trained.root, "-v", 1, "-p", "a cat", command="txt2img")
     assert comparison.scores == []
