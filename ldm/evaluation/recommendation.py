@@ -32,12 +32,12 @@ RULE = (
     "share is how much of the way the subject score has gone from the base model's to that of the photos among "
     "themselves. The prompt share is how much the prompt score has kept of the way from the photos' own, which show "
     f"nothing that was asked for, to the base model's (a way of at least {LEAST_WAY:.0%} of the latter). The leaked "
-    "share is how much of the subject is seen in pictures of its mere class. All are cut off at 0 and 1. A checkpoint "
-    f"with a subject share under {LEARNED:g} has not learned the subject. Of those that have, recommended is the "
-    f"earliest that is about as good as the best: its utility is at least {NEAR:.0%} of the best one's, and not "
-    "clearly lower, which means that the 95 % interval of the difference, by a bootstrap over prompts and seeds that "
-    "all checkpoints share, reaches 0. None is recommended if none has learned the subject, or if the best utility is "
-    f"under {USEFUL:g}."
+    "share is how much pictures of the mere class have come nearer to the photos, compared with those of the "
+    f"subject. All are cut off at 0 and 1. A checkpoint with a subject share under {LEARNED:g} has not learned the "
+    "subject. Of those that have, recommended is the earliest that is about as good as the best: its utility is at "
+    f"least {NEAR:.0%} of the best one's, and not clearly lower, which means that the 95 % interval of the "
+    "difference, by a bootstrap over prompts and seeds that all checkpoints share, reaches 0. None is recommended if "
+    f"none has learned the subject, or if the best utility is under {USEFUL:g}."
 )
 
 
@@ -82,7 +82,9 @@ def shares(scores: GroupScores, base: int | None, weights: Tensor) -> Shares:
     floor = ((1.0 - LEAST_WAY) * heard).clamp_max(scores.prompt_floor or 0.0)
     leaked = torch.zeros_like(subject)
     if "leakage" in means and base is not None:
-        leaked = _share(means["leakage"], means["leakage"][base], top).nan_to_num(0.0)
+        # Compared with what was learned: else who has learned less would seem to have kept the class better.
+        gained, leaking = subject - before, means["leakage"] - means["leakage"][base]
+        leaked = torch.where(gained > 1e-6, leaking / gained, 0.0).clamp(0.0, 1.0).nan_to_num(0.0)
     return Shares(_share(subject, before, top), _share(prompt, floor, heard), means["copy"], leaked)
 
 

@@ -29,9 +29,9 @@ def test_shares_by_hand() -> None:
     assert found.subject[:, 0].tolist() == pytest.approx([0.0, (0.6 - 0.3) / (0.8 - 0.3)])
     assert found.prompt[:, 0].tolist() == pytest.approx([1.0, (0.3 - 0.1) / (0.35 - 0.1)])
     assert found.copied[:, 0].tolist() == pytest.approx([0.0, 0.25])
-    assert found.leaked[:, 0].tolist() == pytest.approx([0.0, (0.4 - 0.3) / (0.8 - 0.3)])
+    assert found.leaked[:, 0].tolist() == pytest.approx([0.0, (0.4 - 0.3) / (0.6 - 0.3)])
     both = 2 * 0.6 * 0.8 / (0.6 + 0.8)
-    assert found.utility[:, 0].tolist() == pytest.approx([0.0, both * 0.75 * 0.95])
+    assert found.utility[:, 0].tolist() == pytest.approx([0.0, both * 0.75 * (1 - 1 / 12)])
 
 
 def test_shares_are_cut_off() -> None:
