@@ -1,6 +1,7 @@
 """The photos that a subject was taught with, as small copies beside the pictures."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,14 +17,19 @@ DIRECTORY = "photos"
 MAX_SIDE = 512
 
 
-def photos_of(family: Family, records: RunRecords, given: Path | None) -> list[Path]:
-    """The image files of `--instance-img-dir`, else those of the first run whose photos are still where they were."""
-    if given:
-        if not (photos := _images(given)):
-            raise UserError(
-                f"--instance-img-dir {given} is no directory with images ({', '.join(sorted(IMAGE_SUFFIXES))})"
-            )
-        return photos
+def photos_of_each(families: Sequence[Family], records: RunRecords, given: Path | None) -> list[list[Path]]:
+    """Each family's photos: the image files of `--instance-img-dir`, else those that its runs learned from."""
+    if given is None:
+        return [_recorded(family, records) for family in families]
+    if not (photos := _images(given)):
+        raise UserError(f"--instance-img-dir {given} is no directory with images ({', '.join(sorted(IMAGE_SUFFIXES))})")
+    if len(subjects := sorted({family.subject for family in families if family.subject})) > 1:
+        log.warning("the photos in %s are taken for those of %s alike", given, " and ".join(subjects))
+    return [photos for _ in families]
+
+
+def _recorded(family: Family, records: RunRecords) -> list[Path]:
+    """Those of the first run whose photos are still where they were."""
     directories = [records.option(one.path, "instance_img_dir") for one in family.tuned]
     photos = next((photos for directory in directories if directory and (photos := _images(directory))), [])
     if family.subject and not photos:

@@ -10,7 +10,7 @@ from ldm.commands.drawing.base import BaseFinder
 from ldm.commands.drawing.checkpoints import Usable, find_to_draw, usable
 from ldm.commands.drawing.grouping import Family, families_of, with_bases
 from ldm.commands.drawing.job import Job, job_from, sampling_flags
-from ldm.commands.drawing.photos import Photo, copy_photos, photos_of
+from ldm.commands.drawing.photos import Photo, copy_photos, photos_of_each
 from ldm.commands.drawing.protocols import prompts_to_score
 from ldm.commands.drawing.rows import Plan, plan_rows
 from ldm.commands.drawing.runs import RunRecords, run_names
@@ -24,7 +24,7 @@ from ldm.files import PARTIAL_SUFFIX, make_numbered_dir, slug, write_text
 
 log = logging.getLogger(__name__)
 
-MAY_CHANGE = ("resume_dir", "device", "batch_size", "base", "no_base", "instance_img_dir", "score")
+MAY_CHANGE = ("resume_dir", "device", "batch_size", "base", "no_base", "instance_img_dir", "score", "encoder")
 """Flags that a continued call takes from the command line; the others are its own."""
 
 COMPARING = ("base", "no_base", "instance_img_dir")
@@ -75,7 +75,7 @@ def plan_call(options: argparse.Namespace, command: str) -> Call:
     records = RunRecords()
     families = _families(checkpoints, records, options) if root else [Family(checkpoints)]
     plan = plan_rows(families, root, job, compute)
-    photos = [photos_of(family, records, options.instance_img_dir) if root else [] for family in families]
+    photos = photos_of_each(families, records, options.instance_img_dir) if root else [[]]
 
     directory = options.resume_dir or make_numbered_dir(options.output_dir, command)
     record = _write_record(directory, options, weights, plan, job, compute)
@@ -104,6 +104,10 @@ def _resumed(given: argparse.Namespace, command: str) -> argparse.Namespace:
         may_change=MAY_CHANGE,
         paths=[name for name in PATHS if hasattr(given, name)],
     )
+    if "base" in given.typed:
+        options.no_base = False
+    if "no_base" in given.typed:
+        options.base = None
     recorded = read_yaml(given.resume_dir / RECORD)["options"]
     other = next((name for name, flag in OWN_FLAGS.items() if flag in recorded), "txt2img")
     if other != command:
@@ -144,7 +148,8 @@ def _copies(families: list[Family], photos: list[list[Path]], root: Path | None,
     if root is None:
         return [[]]
     runs = run_names([one.path for family in families for one in family.tuned], root)
+    names = [slug(runs[family.tuned[0].path.parent]) for family in families]
     return [
-        copy_photos(paths, slug(runs[family.tuned[0].path.parent]), directory)
-        for family, paths in zip(families, photos, strict=True)
+        copy_photos(paths, name if names.count(name) == 1 else f"{name}-{number}", directory)
+        for number, (name, paths) in enumerate(zip(names, photos, strict=True), start=1)
     ]

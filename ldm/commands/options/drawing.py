@@ -64,13 +64,14 @@ def _add_drawing(
         help="continue the call of this directory with its own options: draws what is missing or no longer valid, "
         "and with checkpoints that have come since",
     )
-    group.add_argument(
+    either = group.add_mutually_exclusive_group()
+    either.add_argument(
         "--base",
         type=Path,
         metavar="FILE",
         help="the base model of compared checkpoints, their first row (default: what their run says, if it is here)",
     )
-    group.add_argument("--no-base", action="store_true", help="compare without the base model")
+    either.add_argument("--no-base", action="store_true", help="compare without the base model")
     group.add_argument(
         *(["-i"] if weights else []),
         "--instance-img-dir",

@@ -141,6 +141,16 @@ def test_a_base_that_no_run_began_with_is_refused(ckpts: Path, tiny_checkpoint: 
     refused(call("txt2img", "-c", ckpts, "--base", "nowhere.ckpt"), "no checkpoint nowhere.ckpt")
 
 
+def test_base_and_no_base_exclude_each_other_and_in_a_continued_sweep_the_later_word_counts(
+    txt2img: Draw, ckpts: Path, base: Path
+) -> None:
+    refused(call("txt2img", "-c", ckpts, "--base", base, "--no-base"), "--no-base: not allowed with argument --base")
+    drawn = txt2img("-c", ckpts, "-v", 1, "--no-base")
+    for flags, count in ((("--base", base), 3), (("--no-base",), 2), ((), 2)):
+        assert call("txt2img", "-r", drawn.directory, *flags).status == 0
+        assert len(table_of(drawn).rows) == count
+
+
 @pytest.mark.parametrize("flag", [("--base", "a.ckpt"), ("--no-base",), ("--instance-img-dir", ".")])
 def test_what_is_for_directories_is_refused_for_a_file(flag: tuple[str, ...], tiny_checkpoint: Path) -> None:
     refused(call("txt2img", "-c", tiny_checkpoint, *flag), f"{flag[0]} is for comparing a directory")

@@ -155,6 +155,25 @@ def test_the_photos_of_the_run_are_copied_small(txt2img: Draw, tmp_path: Path, t
     assert "left out" in drawn.said and "broken.png" in drawn.said
 
 
+def test_runs_of_like_names_keep_their_photos_apart(txt2img: Draw, tmp_path: Path, tiny_checkpoint: Path) -> None:
+    for run, colour in (("mug 1", "red"), ("mug-1", "blue")):
+        (tmp_path / colour).mkdir()
+        Image.new("RGB", (8, 8), colour).save(tmp_path / colour / "0.png")
+        record(tuned(tmp_path / "ckpts" / run, tiny_checkpoint).parent, tiny_checkpoint, tmp_path / colour)
+    drawn = txt2img("-c", tmp_path / "ckpts", "-v", 1, "--no-base", "-p", "a cat")
+    copies = [drawn.directory / group.photos[0] for group in table_of(drawn).groups]
+    assert [Image.open(copy).getpixel((0, 0)) for copy in copies] == [(255, 0, 0), (0, 0, 255)]
+
+
+def test_photos_that_are_given_for_two_subjects_are_so_with_a_warning(
+    txt2img: Draw, tmp_path: Path, tiny_checkpoint: Path, photos: Path
+) -> None:
+    for run in ("mug", "cup"):
+        tuned(tmp_path / "ckpts" / run, tiny_checkpoint, class_name=run)
+    drawn = txt2img("-c", tmp_path / "ckpts", "-v", 1, "--no-base", "--instance-img-dir", photos)
+    assert f"warning: the photos in {photos} are taken for those of cup and mug alike" in drawn.said
+
+
 def test_photos_may_be_given(txt2img: Draw, trained: Trained, photos: Path, tmp_path: Path) -> None:
     drawn = txt2img("-c", trained.root, "-v", 1, "--instance-img-dir", photos, "--no-base")
     assert len(table_of(drawn).groups[0].photos) == 5
