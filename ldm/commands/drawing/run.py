@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import shlex
 import signal
 import threading
 from collections.abc import Iterator
@@ -41,6 +42,7 @@ def _draw(options: argparse.Namespace, command: str) -> None:
     try:
         with _sigterm_as_ctrl_c(), explain_out_of_memory("a smaller --batch-size or --hw needs less"):
             paint(call.plan.rows, call.job, call.compute, call.directory)
+            done = _finish(call, encoder)
     except KeyboardInterrupt:
         if written := _finish(call):
             log.warning("interrupted; what is there: %s", written)
@@ -49,7 +51,7 @@ def _draw(options: argparse.Namespace, command: str) -> None:
     except UserError:
         _say_how_to_continue(call)
         raise
-    log.info("%s", _finish(call, encoder))
+    log.info("%s", done)
 
 
 def _finish(call: Call, encoder: Encoder | None = None) -> str:
@@ -68,7 +70,7 @@ def _finish(call: Call, encoder: Encoder | None = None) -> str:
 
 
 def _say_how_to_continue(call: Call) -> None:
-    log.info("continue with\n  python %s.py -r %s", call.command, call.directory)
+    log.info("continue with\n  python %s.py -r %s", call.command, shlex.quote(str(call.directory)))
 
 
 @contextmanager

@@ -3,10 +3,11 @@
 import shutil
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
-from ldm.commands.drawing import painter, protocols
+from ldm.commands.drawing import painter, protocols, run
 from ldm.commands.drawing.comparison import CLASS, OTHER, SUBJECT, Comparison
 from ldm.commands.drawing.table import read_comparison
 from ldm.evaluation.protocol import dreambooth_prompts
@@ -122,6 +123,25 @@ def test_txt2img_scores_what_it_draws_and_the_class_besides(trained: Trained) ->
     assert comparison.rule == ""
     own = trained.step(6)
     refused(call("txt2img", "-c", own, "-v", 1, "-p", "a cat", "--score"), "weights/eval", "download/eval-weights.sh")
+
+
+def test_ctrl_c_while_scoring_keeps_the_pictures_and_says_how_to_continue(
+    trained: Trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ("-c", trained.step(6), "--no-base", *JUDGE, *PROMPTS, "-v", 1, "-o", "my outputs")
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "scored", Mock(side_effect=KeyboardInterrupt))
+        outcome = call("evaluate", *arguments)
+    assert outcome.status == 130
+    assert "interrupted; what is there: 3 pictures, grid.png and index.html" in outcome.said
+    assert "python evaluate.py -r 'my outputs/evaluate-1'" in outcome.said
+    assert call("evaluate", "-r", "my outputs/evaluate-1").status == 0
+    assert read_comparison(Path("my outputs/evaluate-1/comparison.json")).scores
+
+
+def test_another_encoder_may_look_at_the_pictures_of_a_continued_call(trained: Trained) -> None:
+    evaluated("-c", trained.step(6), "--no-base", *JUDGE, *PROMPTS, "-v", 1)
+    refused(call("evaluate", "-r", "outputs/evaluate-1", "--encoder", "clip-dino"), "download/eval-weights.sh")
 
 
 def test_a_sweep_is_scored_afterwards_without_drawing_again(
