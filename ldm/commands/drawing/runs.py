@@ -13,11 +13,11 @@ log = logging.getLogger(__name__)
 
 
 def run_names(checkpoints: Iterable[Path], root: Path) -> dict[Path, str]:
-    """By directory of a checkpoint: its name, or where two share it, its path below `root`."""
+    """By directory of a checkpoint: its name, or where two share it, its path below `root`, which keeps its own."""
     directories = list(dict.fromkeys(path.parent for path in checkpoints))
     names = [directory.resolve().name for directory in directories]
     return {
-        directory: name if names.count(name) == 1 else directory.relative_to(root).as_posix()
+        directory: name if names.count(name) == 1 or directory == root else directory.relative_to(root).as_posix()
         for directory, name in zip(directories, names, strict=True)
     }
 

@@ -304,6 +304,14 @@ def test_checkpoints_of_like_names_do_not_overwrite_each_others_pictures(
     assert difference(*drawn.pictures) > 1
 
 
+def test_a_run_that_is_the_compared_directory_itself_keeps_its_name(txt2img: Draw, tmp_path: Path) -> None:
+    root = tmp_path / "mug-1"
+    mug(root)
+    mug(root / "best" / "mug-1")
+    drawn = txt2img("-c", root, "-v", 1, "--no-base")
+    assert {row.run for row in table_of(drawn).rows} == {"mug-1", "best/mug-1"}
+
+
 def test_a_checkpoint_in_two_formats_gives_two_pictures(txt2img: Draw, tmp_path: Path) -> None:
     checkpoint = write_tiny_checkpoint(tmp_path / "ckpts", name="model.safetensors")
     torch.save({"state_dict": tensors_of(checkpoint)}, tmp_path / "ckpts" / "model.ckpt")
