@@ -35,12 +35,17 @@ def test_shares_by_hand() -> None:
 
 
 def test_shares_are_cut_off() -> None:
-    rows = [BASE_ROW, {"subject": 0.9, "prompt": 0.5, "leakage": 0.1}, {"subject": 0.2, "prompt": 0.0, "leakage": 0.9}]
+    rows = [BASE_ROW, {"subject": 0.9, "prompt": 0.5, "leakage": 0.1}, {"subject": 0.5, "prompt": 0.0, "leakage": 0.9}]
     scores = made_up(ASKED, rows)
     found = shares(scores, 0, one_weight(scores))
-    assert found.subject[1:, 0].tolist() == [1.0, 0.0]
+    assert found.subject[1:, 0].tolist() == pytest.approx([1.0, 0.4])
     assert found.prompt[1:, 0].tolist() == [1.0, 0.0]
     assert found.leaked[1:, 0].tolist() == [0.0, 1.0]
+
+
+def test_what_was_not_learned_has_not_leaked() -> None:
+    scores = made_up(ASKED, [BASE_ROW, {"subject": 0.2, "prompt": 0.3, "leakage": 0.9}])
+    assert shares(scores, 0, one_weight(scores)).leaked[:, 0].tolist() == [0.0, 0.0]
 
 
 def test_photos_that_fit_the_prompts_leave_a_way_of_a_fifth() -> None:
