@@ -39,7 +39,14 @@ def paint(rows: Sequence[PlannedRow], job: Job, compute: Compute, directory: Pat
         ReadAhead([row.checkpoint for row, _ in work]) as reader,
     ):
         for row, missing in work:
-            slot.use(reader.take(), row.checkpoint.settings, row.checkpoint.tokenizer)
+            try:
+                file = reader.take()
+            except UserError as error:  # it was there when the rows were planned
+                if len(rows) == 1:
+                    raise
+                log.warning("left out %s: %s", row.checkpoint.path, error)
+                continue
+            slot.use(file, row.checkpoint.settings, row.checkpoint.tokenizer)
             for batch in _batches(row, missing, batch_size):
                 try:
                     images = _sample(slot, batch, job, compute)

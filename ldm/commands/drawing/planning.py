@@ -57,12 +57,16 @@ class Call:
 
 def plan_call(options: argparse.Namespace, command: str) -> Call:
     """Decides everything, makes the directory, writes its record and the copies of the photos."""
+    if {"prompt", "protocol"} <= {*options.typed}:
+        raise UserError("--protocol has prompts of its own: leave it out, or -p")
     if options.resume_dir:
         options = _resumed(options, command)
     elif command == "img2img" and not options.init_img:
         raise UserError("--init-img is needed: the picture to start from")
     compute = drawing_compute(parse_device(options.device), options.precision)
     weights = base_weights(options.ckpt_path)
+    if command == "evaluate" and not weights.exists():
+        raise UserError(f"there is no {weights}: --ckpt-path takes a run of dreambooth.py, or a directory of runs")
     scores = command == "evaluate" or getattr(options, "score", False)
     root = weights if weights.is_dir() else weights.parent if scores else None
     if root is None and (given := [name for name in COMPARING if getattr(options, name)]):

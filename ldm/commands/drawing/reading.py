@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ldm.checkpoint.keys import PARTS, official_key
 from ldm.checkpoint.reading import CheckpointFile, read_checkpoint
+from ldm.errors import UserError
 
 ALIGNMENT, PAGE = 64, 4096
 """In bytes: where torch begins its own tensors, and what is read from a file at a time."""
@@ -43,9 +44,13 @@ class ReadAhead:
     def take(self) -> CheckpointFile:
         """The next file; the one after it is read from now on. Raises `UserError` if it can't be read."""
         assert self._next is not None, "there is no file left"
-        file = self._next.result()
-        self._start()
-        return file
+        try:
+            return self._next.result()
+        except UserError:
+            self._before = {}  # nothing of it is in memory
+            raise
+        finally:
+            self._start()
 
     def _start(self) -> None:
         self._next = None

@@ -225,7 +225,11 @@ def test_evaluate_looks_below_ckpts_by_default(trained: Trained) -> None:
 
 
 def test_a_missing_directory_is_named() -> None:
-    refused(call("evaluate", *JUDGE), "ckpts")
+    refused(call("evaluate", *JUDGE), "there is no ckpts", "dreambooth.py")
+
+
+def test_a_protocol_and_prompts_exclude_each_other(trained: Trained) -> None:
+    refused(call("evaluate", "-c", trained.root, *PROMPTS, "--protocol", "dreambooth"), "--protocol", "-p")
 
 
 def test_a_checkpoint_of_random_weights_is_at_least_comparable_with_itself(tmp_path: Path) -> None:

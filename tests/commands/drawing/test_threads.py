@@ -1,5 +1,6 @@
 """Reading ahead and writing behind: in their order, not more than they should, and errors come through."""
 
+import shutil
 import threading
 import time
 from dataclasses import dataclass
@@ -12,12 +13,12 @@ from safetensors.torch import save_file
 
 from ldm.checkpoint.keys import PARTS
 from ldm.checkpoint.reading import CheckpointFile, read_checkpoint
-from ldm.commands.drawing import reading, writing
+from ldm.commands.drawing import reading, run, writing
 from ldm.commands.drawing.reading import ALIGNMENT, ReadAhead
 from ldm.commands.drawing.writing import PictureWriter
 from ldm.errors import UserError
 from ldm.files import PARTIAL_SUFFIX
-from tests.commands.calls import call, refused, tensors_of
+from tests.commands.calls import call, difference, refused, tensors_of
 from tests.commands.conftest import Draw, Trained
 from tests.commands.drawing.tables import table_of, tuned
 from tests.tiny import build_tiny_model, write_tiny_checkpoint
@@ -190,3 +191,24 @@ def test_a_checkpoint_that_can_not_draw_is_named_and_the_others_go_on(txt2img: D
     drawn = txt2img("-c", tmp_path / "ckpts", "-v", 2, "--no-base")
     assert [row.step for row in table_of(drawn).rows] == [5, 15]
     assert f"warning: left out the rest of {path}: the UNet's output is not finite" in drawn.said
+
+
+def test_a_checkpoint_that_is_gone_when_its_turn_comes_is_named_and_the_others_go_on(
+    txt2img: Draw, trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(trained.directory, tmp_path / "ckpts" / "tin-can-1")
+    whole = txt2img("-c", tmp_path / "ckpts", "-v", 1, "--no-base")
+    plan = run.plan_call
+
+    def planned(*arguments: Any) -> Any:
+        call = plan(*arguments)
+        (tmp_path / "ckpts" / "tin-can-1" / "step-00006.safetensors").write_bytes(b"cut off")
+        return call
+
+    monkeypatch.setattr(run, "plan_call", planned)
+    rest = txt2img("-c", tmp_path / "ckpts", "-v", 1, "--no-base")
+    assert "left out" in rest.said
+    assert "step-00006.safetensors" in rest.said
+    assert len(whole.paths) == 3
+    for one, other in zip([whole.pictures[0], whole.pictures[2]], rest.pictures, strict=True):
+        assert difference(one, other) == 0
