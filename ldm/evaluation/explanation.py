@@ -8,8 +8,10 @@ from torch import Tensor
 from ldm.evaluation.results import Recommendation
 from ldm.evaluation.scores import GroupScores
 
-THERE, NEARLY = 0.8, 0.5
-"""Shares from which on something is there, or nearly."""
+THERE, NEARLY = 0.8, 0.65
+"""Shares from which on the subject is there, or nearly."""
+FOLLOWED, MOSTLY_FOLLOWED = 0.8, 0.5
+"""Shares from which on prompts are followed, or mostly."""
 NOTICED = 0.25
 """The share of copies from which on a checkpoint is said to copy."""
 FEW = 4
@@ -125,6 +127,8 @@ def explain(found: Findings, alike: Sequence[int]) -> Recommendation:
         reasons.append("They differ by less than other prompts and seeds could change, so the earliest is recommended.")
     else:
         reasons.append("No other checkpoint is about as good.")
+    if (most := found.subject.nan_to_num(0.0).max()) < NEARLY:
+        verdict += f" Longer training may bring more: no checkpoint has got further than {most:.0%} of the way."
     if found.pictures(chosen) < FEW:
         few = f"There are only {found.pictures(chosen)} pictures of the subject per checkpoint"
         reasons.append(f"{few}: draw more to be sure.")
@@ -153,11 +157,13 @@ def _reasons(found: Findings, row: int) -> list[str]:
 
 
 def _how_much(share: Tensor) -> str:
-    return "" if share >= THERE else "nearly " if share >= NEARLY else "partly "
+    return "" if share >= THERE else "nearly " if share >= NEARLY else "only partly "
 
 
 def _how_well(share: Tensor) -> str:
-    return "still followed" if share >= THERE else "mostly followed" if share >= NEARLY else "hardly followed"
+    return (
+        "still followed" if share >= FOLLOWED else "mostly followed" if share >= MOSTLY_FOLLOWED else "hardly followed"
+    )
 
 
 def _capital(text: str) -> str:

@@ -14,7 +14,7 @@ from ldm.evaluation.explanation import Findings, explain, none_useful, not_learn
 from ldm.evaluation.results import SUBJECT, Recommendation
 from ldm.evaluation.scores import GroupScores
 
-LEARNED = 0.4
+LEARNED = 0.5
 """The least share of the way to the photos that counts as having learned the subject."""
 USEFUL = 0.2
 """The least utility that is recommended."""
