@@ -125,13 +125,12 @@ def explain(found: Findings, alike: Sequence[int]) -> Recommendation:
         names = [found.names[row] for row in alike]
         verdict += f" No clear difference between {', '.join(names[:-1])} and {names[-1]}."
         reasons.append("They differ by less than other prompts and seeds could change, so the earliest is recommended.")
-    else:
+    elif found.pictures(chosen) >= FEW:
         reasons.append("No other checkpoint is about as good.")
     if (most := found.subject.nan_to_num(0.0).max()) < NEARLY:
         verdict += f" Longer training may bring more: no checkpoint has got further than {most:.0%} of the way."
     if found.pictures(chosen) < FEW:
-        few = f"There are only {found.pictures(chosen)} pictures of the subject per checkpoint"
-        reasons.append(f"{few}: draw more to be sure.")
+        reasons.append(f"Pictures of the subject per checkpoint: only {found.pictures(chosen)}. Draw more to be sure.")
     return Recommendation(chosen, verdict, reasons)
 
 

@@ -195,7 +195,8 @@ def test_steps_that_copy_now_and_then_are_not_said_to_copy_from_there_on() -> No
 def test_few_pictures_are_said_to_be_few() -> None:
     asked = columns(prompts=2, seeds=1, of_class=1)
     found = recommend(steps(1), made_up(asked, [BASE_ROW, {"subject": 0.7, "prompt": 0.33}]))
-    assert any("only 2 pictures" in reason for reason in found.reasons)
+    assert any("only 2. Draw more" in reason for reason in found.reasons)
+    assert not any("about as good" in reason for reason in found.reasons)
 
 
 def test_one_photo_has_no_ceiling_and_that_is_said() -> None:
