@@ -12,8 +12,6 @@ import pytest
 from hypothesis import settings
 from PIL import Image, ImageDraw
 
-from tests.tiny import write_tiny_checkpoint
-
 settings.register_profile("patient", deadline=None)  # a busy machine makes no test fail
 settings.load_profile("patient")
 
@@ -36,9 +34,16 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+def pytest_sessionfinish() -> None:
+    """Lets it be cleared away in order: libraries tell of what is left when Python ends."""
+    gc.unfreeze()
+
+
 @pytest.fixture(scope="session")
 def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A float32 checkpoint of the tiny model with its tokenizer beside it. It is shared: don't write to it."""
+    from tests.tiny import write_tiny_checkpoint  # not above: the process that only hands out tests needs no torch
+
     return write_tiny_checkpoint(tmp_path_factory.mktemp("tiny"))
 
 

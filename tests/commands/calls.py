@@ -24,6 +24,7 @@ from ldm.checkpoint.metadata import CheckpointInfo
 from ldm.commands.app import run
 from ldm.config import read_yaml
 from ldm.files import ROOT, natural_key
+from tests.commands.processes import Process
 
 
 @dataclass(frozen=True)
@@ -76,28 +77,24 @@ def call(command: str, *arguments: object) -> Outcome:
     return Outcome(status, said.getvalue())
 
 
-def start(command: str, *arguments: object, cwd: Path, group: bool = False) -> subprocess.Popen[str]:
-    """Starts `python <command>.py <arguments>` as a process, on demand in a group of its own as a terminal does."""
-    return subprocess.Popen(
+def start(command: str, *arguments: object, cwd: Path) -> Process:
+    """Starts `python <command>.py <arguments>` as a process that can be stopped and killed."""
+    return Process(command, *arguments, cwd=cwd)
+
+
+def shell(command: str, *arguments: object, cwd: Path, timeout: float = 300) -> Outcome:
+    """Runs `python <command>.py <arguments>` to its end in a Python of its own, as a terminal does."""
+    process = subprocess.run(
         [sys.executable, str(ROOT / f"{command}.py"), *map(str, arguments)],
         cwd=cwd,
         env={**os.environ, "PYTHONPATH": ""},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        start_new_session=group,
+        timeout=timeout,
+        check=False,
     )
-
-
-def shell(command: str, *arguments: object, cwd: Path, timeout: float = 300) -> Outcome:
-    """Runs `python <command>.py <arguments>` as a process of its own to its end."""
-    with start(command, *arguments, cwd=cwd) as process:
-        try:
-            said, _ = process.communicate(timeout=timeout)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            raise
-    return Outcome(process.returncode, said)
+    return Outcome(process.returncode, process.stdout)
 
 
 def refused(outcome: Outcome, *words: str) -> None:

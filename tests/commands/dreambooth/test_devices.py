@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 from tests.commands.calls import Outcome, difference, equal, metadata_of, pixels, refused, shell, start, tensors_of
 from tests.commands.conftest import Trained
-from tests.commands.waiting import wait_for
+from tests.commands.processes import Process, wait_for
 
 
 @pytest.fixture(scope="module")
@@ -83,12 +83,10 @@ def test_an_error_in_one_of_two_processes_is_told_as_in_one(
     refused(shell("dreambooth", *words, "--class-img-count", 2, cwd=tmp_path), "not finite")
 
 
-def stop_two_devices(
-    root: Path, subject_dir: Path, tiny_checkpoint: Path, send: Callable[[subprocess.Popen[str]], None]
-) -> Outcome:
+def stop_two_devices(root: Path, subject_dir: Path, tiny_checkpoint: Path, send: Callable[[Process], None]) -> Outcome:
     """Starts a long run on two devices, sends a signal after its first checkpoint, and waits for its end."""
     words = ("-c", "can", "-i", subject_dir, "--ckpt-path", tiny_checkpoint, "-d", "cpu,cpu", "--no-previews")
-    process = start("dreambooth", *words, "--iterations", 5000, "-s", 5, "--class-img-count", 0, cwd=root, group=True)
+    process = start("dreambooth", *words, "--iterations", 5000, "-s", 5, "--class-img-count", 0, cwd=root)
     try:
         wait_for(root / "ckpts" / "can-1" / "step-00005.safetensors", process)
         send(process)
@@ -112,7 +110,7 @@ def stop_two_devices(
     ids=["Ctrl-C reaches both", "kill reaches one"],
 )
 def test_a_signal_stops_both_processes_after_the_same_step(
-    send: Callable[[subprocess.Popen[str]], None], subject_dir: Path, tiny_checkpoint: Path, tmp_path: Path
+    send: Callable[[Process], None], subject_dir: Path, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
     outcome = stop_two_devices(tmp_path, subject_dir, tiny_checkpoint, send)
     assert outcome.status == 0, outcome.said

@@ -10,7 +10,7 @@ import torch
 
 from tests.commands.calls import call, difference, equal, pixels, shell, start
 from tests.commands.conftest import EXACT, Trained
-from tests.commands.waiting import wait_for, wait_until
+from tests.commands.processes import wait_for, wait_until
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ import torch
 
 from tests.commands.calls import call, equal, start
 from tests.commands.conftest import Trained
+from tests.commands.processes import wait_for
 from tests.commands.train.stages import LAST, Scratch
-from tests.commands.waiting import wait_for
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ def test_an_interrupted_run_continues_to_bit_identical_weights(
     """The signal reaches all processes, as from a terminal or a batch system; the uninterrupted run had no workers."""
     needed = ("--autoencoder", first / LAST) if stage == "diffusion" else ()
     words = scratch.words(stage, *needed, "--iterations", 30, "-s", 10, "--save-dtype", "fp32", "--seed", 7)
-    process = start("train", stage, *words, "--workers", workers, cwd=scratch.root, group=True)
+    process = start("train", stage, *words, "--workers", workers, cwd=scratch.root)
     run = scratch.runs / f"{stage}-1"
     wait_for(run / "step-000010.safetensors", process)
     os.killpg(process.pid, number)
