@@ -11,7 +11,7 @@ from ldm.commands.drawing.checkpoints import Usable, find_to_draw, usable
 from ldm.commands.drawing.grouping import Family, families_of, with_bases
 from ldm.commands.drawing.job import Job, job_from, sampling_flags
 from ldm.commands.drawing.photos import Photo, copy_photos, photos_of_each
-from ldm.commands.drawing.protocols import prompts_to_score
+from ldm.commands.drawing.protocols import CLASS_PROMPT, prompts_to_score
 from ldm.commands.drawing.rows import Plan, plan_rows
 from ldm.commands.drawing.runs import RunRecords, run_names
 from ldm.commands.models import base_weights
@@ -101,6 +101,7 @@ def plan_call(options: argparse.Namespace, command: str) -> Call:
 
 def _resumed(given: argparse.Namespace, command: str) -> argparse.Namespace:
     """The options of the call in `--resume-dir`."""
+    given = _with_class_prompt(given)
     options = resumed_options(
         given,
         script=f"{command}.py",
@@ -121,6 +122,15 @@ def _resumed(given: argparse.Namespace, command: str) -> argparse.Namespace:
     for partial in given.resume_dir.glob(f".*{PARTIAL_SUFFIX}"):  # left by a process that was killed while writing
         partial.unlink()
     return options
+
+
+def _with_class_prompt(given: argparse.Namespace) -> argparse.Namespace:
+    """The same words as the first time mean the same: scores had added the prompt of the class."""
+    record = given.resume_dir / RECORD
+    options = read_yaml(record).get("options") if record.is_file() else None
+    if given.prompt and isinstance(options, dict) and options.get("prompt") == [*given.prompt, CLASS_PROMPT]:
+        return argparse.Namespace(**{**vars(given), "prompt": options["prompt"]})
+    return given
 
 
 def _families(checkpoints: list[Usable], records: RunRecords, options: argparse.Namespace) -> list[Family]:

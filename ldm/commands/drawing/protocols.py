@@ -16,7 +16,7 @@ def prompts_to_score(given: list[str] | None, protocol: str, checkpoints: Sequen
 
     Raises `UserError` if there is no subject to ask for.
     """
-    taught = any(one.info.class_name for one in checkpoints)
+    taught = {one.info.class_name for one in checkpoints if one.info.class_name}
     if given is None and not taught:
         raise UserError(
             f"{checkpoints[0].path} was taught no subject: give checkpoints of dreambooth.py (--ckpt-path ckpts/), "
@@ -24,7 +24,8 @@ def prompts_to_score(given: list[str] | None, protocol: str, checkpoints: Sequen
         )
     short_list = checkpoints[0].settings.evaluation.prompts
     prompts = given or (dreambooth_protocol(checkpoints) if protocol == "dreambooth" else short_list)
-    return [*prompts, *([CLASS_PROMPT] if taught and CLASS_PROMPT not in prompts else [])]
+    asks_for_class = CLASS_PROMPT in prompts or all(Subject(name).class_prompt in prompts for name in taught)
+    return [*prompts] if asks_for_class else [*prompts, CLASS_PROMPT]
 
 
 def dreambooth_protocol(checkpoints: Sequence[Usable]) -> tuple[str, ...]:

@@ -151,7 +151,10 @@ def test_a_sweep_is_scored_afterwards_without_drawing_again(
     monkeypatch.setattr(painter, "sample_images", None)
     comparison, _, _ = evaluated("-r", "outputs/evaluate-1")
     assert set(comparison.rows[1].scores) == (SUBJECT_SCORES | CLASS_SCORES) - {"diversity"}
+    again, _, _ = evaluated("-c", trained.root, *JUDGE, *PROMPTS, "-v", 1, "-r", "outputs/evaluate-1")
+    assert again.rows == comparison.rows
     refused(call("txt2img", "-r", "outputs/evaluate-1"), "evaluate.py")
+    refused(call("evaluate", "-r", "outputs/evaluate-1", "-p", "a cat"), "--prompt can't change")
 
 
 def test_the_weights_of_clip_and_dino_are_missed_before_anything_is_drawn(trained: Trained) -> None:
@@ -200,7 +203,8 @@ def test_the_short_list_is_the_models_and_the_class_comes_last(
     assert prompts[0] == "a photo of sks {class}"
     assert prompts[-1] == "a photo of a {class}"
     assert 4 <= len(prompts) <= 8
-    assert asked(monkeypatch, "-c", trained.root, "-p", "a photo of a {class}") == ["a photo of a {class}"]
+    for prompt in ("a photo of a {class}", "a photo of a Tin Can"):
+        assert asked(monkeypatch, "-c", trained.root, "-p", prompt) == [prompt]
 
 
 @pytest.mark.parametrize(("class_name", "live"), [("mug", False), ("corgi dog", True)])
