@@ -68,7 +68,7 @@ def test_a_row_says_what_its_picture_shows(tmp_path: Path) -> None:
 
 
 def test_captions_come_once_each(tmp_path: Path) -> None:
-    rows = write(tmp_path, 40)
+    rows = write(tmp_path, 20)
     assert all(len(set(row["text"])) == len(row["text"]) for row in rows)
     assert sum(len(row["text"]) for row in rows) > 4 * len(rows)
 
@@ -76,7 +76,7 @@ def test_captions_come_once_each(tmp_path: Path) -> None:
 def test_the_split_is_kept(tmp_path: Path) -> None:
     kinds = {
         split: {
-            is_held_out(row["class"], row["colour"], row["setting"]) for row in write(tmp_path / split, 36, split=split)
+            is_held_out(row["class"], row["colour"], row["setting"]) for row in write(tmp_path / split, 18, split=split)
         }
         for split in ("train", "held_out", "all")
     }
