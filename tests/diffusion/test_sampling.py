@@ -18,6 +18,9 @@ from tests.oracle import BOUND, facts, new_ldm, rel, small_ldm, tensors
 
 NAMES = sorted(SAMPLERS)
 SMALL = SamplingConfig(height=64, width=64, num_steps=3, guidance_scale=2.0)
+ROUNDING = 1e-4
+"""A batch of another size is summed in another order, which moves a picture in [-1, 1] by 2e-5 on some CPUs; a grey
+level is 8e-3."""
 
 
 def contexts(count: int) -> tuple[Tensor, Tensor]:
@@ -104,7 +107,7 @@ def test_a_picture_depends_on_its_seed_and_context_and_not_on_its_batch(name: st
     for i, seed in enumerate([3, 4, 5]):
         one = slice(i, i + 1)
         alone = sample_images(small_ldm(), context[one], uncond_context[one], [seed], config, init)
-        torch.testing.assert_close(alone[0], together[i], rtol=0, atol=2e-5)
+        torch.testing.assert_close(alone[0], together[i], rtol=0, atol=ROUNDING)
     assert (together[0] - together[1]).abs().max() > 0.1
 
 
@@ -148,7 +151,7 @@ def test_strength_zero_gives_back_the_picture_encoded_and_decoded(name: str) -> 
         posterior_noise = torch.randn(1, 4, 8, 8, generator=generator)
         with torch.inference_mode():
             expected = ldm.decode_latents(ldm.encode_images(picture[None], posterior_noise)).clamp(-1, 1)[0]
-        torch.testing.assert_close(image, expected, rtol=0, atol=1e-5)
+        torch.testing.assert_close(image, expected, rtol=0, atol=ROUNDING)
 
 
 @pytest.mark.parametrize("name", NAMES)
