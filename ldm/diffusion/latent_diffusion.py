@@ -9,11 +9,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from ldm.diffusion.guidance import EpsFn
 from ldm.diffusion.schedule import NoiseSchedule, ScheduleConfig
 from ldm.nn.autoencoder import AutoencoderConfig, AutoencoderKL
 from ldm.nn.text_encoder import TextEncoder, TextEncoderConfig
 from ldm.nn.tokenizer import PromptTokenizer
-from ldm.nn.unet import UNet, UNetConfig
+from ldm.nn.unet import ProjectedContext, UNet, UNetConfig
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,13 @@ class LatentDiffusion(nn.Module):
         """Latents (b 4 h/8 w/8) -> images (b 3 h w), nominally in [-1, 1]."""
         return self.autoencoder.decode(latents.to(self.autoencoder.quant_conv.weight) / self.config.scale_factor)
 
-    def predict_eps(self, latents: Tensor, timesteps: Tensor, context: Tensor) -> Tensor:
+    def eps_given(self, context: Tensor) -> EpsFn:
+        """`predict_eps` with this context (b m d), of which the keys and values are computed once for all calls."""
+        projected = self.unet.project_context(context.to(self.unet.dtype))
+        return lambda latents, timesteps: self.predict_eps(latents, timesteps, projected)
+
+    def predict_eps(self, latents: Tensor, timesteps: Tensor, context: Tensor | ProjectedContext) -> Tensor:
         """The UNet's eps (b 4 h w) in the dtype of `latents`, computed in that of its weights."""
-        eps = self.unet(latents.to(self.unet.dtype), timesteps, context.to(self.unet.dtype))
-        return eps.to(latents.dtype)
+        if isinstance(context, Tensor):
+            context = context.to(self.unet.dtype)
+        return self.unet(latents.to(self.unet.dtype), timesteps, context).to(latents.dtype)

@@ -71,7 +71,7 @@ def sample_images(
         if on_step:
             on_step()
 
-    eps_fn = guided_eps(ldm.predict_eps, context, uncond_context, config.guidance_scale)
+    eps_fn = guided_eps(ldm.eps_given, context, uncond_context, config.guidance_scale)
     noise_options = {"eta": config.eta, "generator": generators} if sampler.takes_eta else {}
     latents = sampler.sample(
         eps_fn,

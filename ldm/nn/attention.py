@@ -9,9 +9,15 @@ from torch import Tensor, nn
 
 from ldm.nn.layers import conv1x1, group_norm, zero_init
 
+KeysValues = tuple[Tensor, Tensor]
+"""What an attention reads: the keys and the values of its heads, (b heads m c/heads) each."""
+
 
 class CrossAttention(nn.Module):
-    """Multi-head attention from `x` (b n c) to `context` (b m d), or to `x` itself without one -> (b n c)."""
+    """Multi-head attention from `x` (b n c) to `context` (b m d), or to `x` itself without one -> (b n c).
+
+    Instead of a context it takes what `project` has made of one.
+    """
 
     def __init__(self, query_dim: int, context_dim: int, num_heads: int) -> None:
         super().__init__()
@@ -21,15 +27,19 @@ class CrossAttention(nn.Module):
         self.to_v = nn.Linear(context_dim, query_dim, bias=False)
         self.to_out = nn.Sequential(nn.Linear(query_dim, query_dim))
 
-    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        context = x if context is None else context
-        q, k, v = (
-            rearrange(projected, "b n (heads d) -> b heads n d", heads=self.num_heads)
-            for projected in (self.to_q(x), self.to_k(context), self.to_v(context))
-        )
+    def forward(self, x: Tensor, context: Tensor | KeysValues | None = None) -> Tensor:
+        q = self._heads(self.to_q(x))
+        k, v = context if isinstance(context, tuple) else self.project(x if context is None else context)
         # softmax(q k^T / sqrt(d)) v
         out = F.scaled_dot_product_attention(q, k, v)
         return self.to_out(rearrange(out, "b heads n d -> b n (heads d)"))
+
+    def project(self, context: Tensor) -> KeysValues:
+        """The keys and values of a context (b m d); those of one that stays the same need computing only once."""
+        return self._heads(self.to_k(context)), self._heads(self.to_v(context))
+
+    def _heads(self, projected: Tensor) -> Tensor:
+        return rearrange(projected, "b n (heads d) -> b heads n d", heads=self.num_heads)
 
 
 class GEGLU(nn.Module):
@@ -67,14 +77,17 @@ class BasicTransformerBlock(nn.Module):
         self.norm2 = nn.LayerNorm(dim)
         self.norm3 = nn.LayerNorm(dim)
 
-    def forward(self, x: Tensor, context: Tensor) -> Tensor:
+    def forward(self, x: Tensor, context: Tensor | KeysValues) -> Tensor:
         x = x + self.attn1(self.norm1(x))
         x = x + self.attn2(self.norm2(x), context)
         return x + self.ff(self.norm3(x))
 
 
 class SpatialTransformer(nn.Module):
-    """Treats a feature map as a sequence of pixels: (b c h w), context (b m d) -> (b c h w)."""
+    """Treats a feature map as a sequence of pixels: (b c h w), context (b m d) -> (b c h w).
+
+    Instead of a context it takes what `project_context` has made of one.
+    """
 
     def __init__(self, channels: int, context_dim: int, num_heads: int, depth: int, num_groups: int = 32) -> None:
         super().__init__()
@@ -85,10 +98,15 @@ class SpatialTransformer(nn.Module):
         )
         self.proj_out = zero_init(conv1x1(channels, channels))
 
-    def forward(self, x: Tensor, context: Tensor) -> Tensor:
+    def forward(self, x: Tensor, context: Tensor | tuple[KeysValues, ...]) -> Tensor:
         h = self.proj_in(self.norm(x))
         tokens = rearrange(h, "b c h w -> b (h w) c")
-        for block in self.transformer_blocks:
-            tokens = block(tokens, context)
+        for index, block in enumerate(self.transformer_blocks):
+            tokens = block(tokens, context[index] if isinstance(context, tuple) else context)
         h = rearrange(tokens, "b (h w) c -> b c h w", h=x.shape[2], w=x.shape[3])
         return x + self.proj_out(h)
+
+    def project_context(self, context: Tensor) -> tuple[KeysValues, ...]:
+        """The keys and values of a context (b m d), a pair per transformer block."""
+        blocks = (block for block in self.transformer_blocks if isinstance(block, BasicTransformerBlock))
+        return tuple(block.attn2.project(context) for block in blocks)

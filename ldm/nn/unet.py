@@ -11,8 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ldm.nn.attention import SpatialTransformer
+from ldm.nn.attention import KeysValues, SpatialTransformer
 from ldm.nn.layers import Upsample, conv1x1, conv3x3, group_norm, timestep_embedding, zero_init
+
+ProjectedContext = tuple[tuple[KeysValues, ...], ...]
+"""The keys and values of a context in each stage, from the first input block to the last output block."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +90,9 @@ class Stage(nn.Sequential):
 
     gradient_checkpointing = False
 
-    def forward(self, x: Tensor, emb: Tensor, context: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(  # type: ignore[override]
+        self, x: Tensor, emb: Tensor, context: Tensor | tuple[KeysValues, ...]
+    ) -> Tensor:
         for layer in self:
             if isinstance(layer, ResBlock):
                 x = self._run(layer, x, emb)
@@ -97,7 +102,12 @@ class Stage(nn.Sequential):
                 x = layer(x)
         return x
 
-    def _run(self, layer: nn.Module, x: Tensor, condition: Tensor) -> Tensor:
+    def project_context(self, context: Tensor) -> tuple[KeysValues, ...]:
+        """The keys and values of a context (b m d); none if this stage doesn't look at it."""
+        transformers = (layer for layer in self if isinstance(layer, SpatialTransformer))
+        return tuple(pair for one in transformers for pair in one.project_context(context))
+
+    def _run(self, layer: nn.Module, x: Tensor, condition: Tensor | tuple[KeysValues, ...]) -> Tensor:
         if self.gradient_checkpointing and torch.is_grad_enabled():
             return checkpoint(layer, x, condition, use_reentrant=False)
         return layer(x, condition)
@@ -106,7 +116,8 @@ class Stage(nn.Sequential):
 class UNet(nn.Module):
     """`unet(latents (b 4 h w), timesteps (b,), context (b m d)) -> eps (b 4 h w)`.
 
-    Height and width are multiples of `config.size_multiple`.
+    Height and width are multiples of `config.size_multiple`. Where many calls share a context, they take what
+    `project_context` has made of it: the same numbers with less work.
     """
 
     def __init__(self, config: UNetConfig) -> None:
@@ -152,18 +163,25 @@ class UNet(nn.Module):
             group_norm(channels, 1e-5, config.num_groups), nn.SiLU(), zero_init(conv3x3(channels, config.out_channels))
         )
 
-    def forward(self, latents: Tensor, timesteps: Tensor, context: Tensor) -> Tensor:
+    def forward(self, latents: Tensor, timesteps: Tensor, context: Tensor | ProjectedContext) -> Tensor:
         emb = timestep_embedding(timesteps, self.config.model_channels)
         emb = self.time_embed(emb.to(self.dtype))
 
+        stages = len(self.input_blocks) + 1 + len(self.output_blocks)
+        contexts = iter(context if isinstance(context, tuple) else (context,) * stages)
         h, skips = latents, []
         for block in self.input_blocks:
-            h = block(h, emb, context)
+            h = block(h, emb, next(contexts))
             skips.append(h)
-        h = self.middle_block(h, emb, context)
+        h = self.middle_block(h, emb, next(contexts))
         for block in self.output_blocks:
-            h = block(torch.cat([h, skips.pop()], dim=1), emb, context)
+            h = block(torch.cat([h, skips.pop()], dim=1), emb, next(contexts))
         return self.out(h)
+
+    def project_context(self, context: Tensor) -> ProjectedContext:
+        """All that the UNet computes of a context (b m d) alone, for any number of calls with this context."""
+        stages = [*self.input_blocks, self.middle_block, *self.output_blocks]
+        return tuple(stage.project_context(context) for stage in stages)
 
     @property
     def dtype(self) -> torch.dtype:

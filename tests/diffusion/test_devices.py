@@ -50,7 +50,7 @@ def test_pictures_are_encoded_and_decoded_there(ldm: LatentDiffusion) -> None:
 
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_every_sampler_works_there(ldm: LatentDiffusion, name: str) -> None:
-    eps_fn = guided_eps(ldm.predict_eps, ldm.encode_prompts(["a cat"]), ldm.encode_prompts([""]), 7.5)
+    eps_fn = guided_eps(ldm.eps_given, ldm.encode_prompts(["a cat"]), ldm.encode_prompts([""]), 7.5)
     latents = SAMPLERS[name].sample(eps_fn, torch.zeros(1, 4, 4, 4, device=META), ldm.schedule, num_steps=5)
     assert latents.device == META
 

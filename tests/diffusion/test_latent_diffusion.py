@@ -121,6 +121,15 @@ def test_eps_has_the_latents_dtype_and_is_computed_in_the_weights(weights: torch
 
 
 @torch.inference_mode()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_eps_given_a_context_is_the_prediction_with_it_bit_for_bit(dtype: torch.dtype) -> None:
+    io, ldm = tensors("unet-small-io"), small_ldm(dtype)
+    eps_fn = ldm.eps_given(io["context"])
+    for timesteps in (io["t"], io["t"].flip(0)):
+        assert torch.equal(eps_fn(io["x"], timesteps), ldm.predict_eps(io["x"], timesteps, io["context"]))
+
+
+@torch.inference_mode()
 def test_half_precision_networks_take_float32_pictures_and_latents() -> None:
     io, ldm = tensors("vae-small-io"), small_ldm(torch.bfloat16)
     latents = ldm.encode_images(io["image"], io["noise"])

@@ -50,7 +50,7 @@ def test_contexts_are_the_originals() -> None:
 def test_ids_to_latents_to_pictures_is_the_original(name: str) -> None:
     io, ldm, run = tensors("end-to-end"), small_ldm(), facts("end-to-end")
     context, uncond_context = ldm.text_encoder(io["input_ids"]), ldm.text_encoder(io["uncond_input_ids"])
-    eps_fn = guided_eps(ldm.predict_eps, context, uncond_context, run["scale"])
+    eps_fn = guided_eps(ldm.eps_given, context, uncond_context, run["scale"])
     latents = SAMPLERS[name].sample(eps_fn, io["x_T"], ldm.schedule, num_steps=run["S"])
     assert rel(latents, io[f"{name}_latent"]) < BOUND
     assert rel(ldm.decode_latents(latents), io[f"{name}_image"]) < BOUND
@@ -66,7 +66,7 @@ def test_picture_and_ids_to_picture_is_the_original() -> None:
     latents = alpha**0.5 * clean + (1 - alpha) ** 0.5 * io["encode_noise"]
     assert rel(latents, io["img2img_start"]) < BOUND
     context, uncond_context = ldm.text_encoder(io["input_ids"]), ldm.text_encoder(io["uncond_input_ids"])
-    eps_fn = guided_eps(ldm.predict_eps, context, uncond_context, run["i2i_scale"])
+    eps_fn = guided_eps(ldm.eps_given, context, uncond_context, run["i2i_scale"])
     latents = SAMPLERS["ddim"].sample(eps_fn, latents, ldm.schedule, num_steps=run["i2i_S"], start_step=start_step)
     assert rel(latents, io["img2img_latent"]) < BOUND
     assert rel(ldm.decode_latents(latents), io["img2img_image"]) < BOUND

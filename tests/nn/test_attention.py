@@ -37,6 +37,14 @@ def test_cross_attention_is_the_plain_softmax_formula(num_heads: int, queries: i
     torch.testing.assert_close(attention(x, context), plain_attention(attention, x, context))
 
 
+def test_a_context_projected_beforehand_changes_no_bit_and_projects_nothing_again() -> None:
+    attention = CrossAttention(12, 7, 3)
+    x, context = noise(2, 5, 12).float(), noise(2, 9, 7, seed=1).float()
+    expected, projected = attention(x, context), attention.project(context)
+    attention.to_k = attention.to_v = None  # type: ignore[assignment]
+    assert torch.equal(attention(x, projected), expected)
+
+
 def test_without_a_context_attention_reads_its_own_input() -> None:
     attention = CrossAttention(12, 12, 3).double()
     x = noise(2, 5, 12)
@@ -77,6 +85,16 @@ def test_transformer_block_normalises_before_each_part_and_adds_its_input_after(
 def test_a_new_spatial_transformer_is_the_identity() -> None:
     x, context = noise(2, 32, 4, 6), noise(2, 3, 8, seed=1)
     assert torch.equal(SpatialTransformer(32, 8, 4, depth=2).double()(x, context), x)
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+def test_a_spatial_transformer_takes_the_keys_and_values_of_each_of_its_blocks(depth: int) -> None:
+    transformer = SpatialTransformer(32, 8, 4, depth).double()
+    torch.nn.init.normal_(transformer.proj_out.weight, generator=torch.Generator().manual_seed(2))
+    x, context = noise(2, 32, 4, 6), noise(2, 3, 8, seed=1)
+    projected = transformer.project_context(context)
+    assert [[tuple(one.shape) for one in pair] for pair in projected] == [[(2, 4, 3, 8)] * 2] * depth
+    assert torch.equal(transformer(x, projected), transformer(x, context))
 
 
 @pytest.mark.parametrize("depth", [1, 2])

@@ -151,6 +151,39 @@ def test_each_picture_is_denoised_with_its_own_timestep_and_context() -> None:
 
 
 @torch.inference_mode()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_a_context_projected_once_changes_no_bit_of_any_step(dtype: torch.dtype) -> None:
+    io, unet = tensors("unet-small-io"), small_unet(dtype)
+    latents, context = io["x"].to(dtype), io["context"].to(dtype)
+    projected = unet.project_context(context)
+    for timesteps in (io["t"], io["t"].flip(0)):
+        assert torch.equal(unet(latents, timesteps, projected), unet(latents, timesteps, context))
+
+
+@torch.inference_mode()
+def test_with_a_projected_context_no_stage_projects_it_again() -> None:
+    io, unet, calls = tensors("unet-small-io"), new_unet(), Counter()
+    for name, module in unet.named_modules():
+        if name.endswith(("attn2.to_k", "attn2.to_v")):
+            module.register_forward_pre_hook(lambda *_, name=name: calls.update([name]))
+    projected = unet.project_context(io["context"])
+    assert set(calls.values()) == {1}
+    unet(io["x"], io["t"], projected)
+    assert set(calls.values()) == {1}
+    unet(io["x"], io["t"], io["context"])
+    assert set(calls.values()) == {2}
+
+
+def test_training_with_a_projected_context_has_the_same_gradients() -> None:
+    io, unet = tensors("unet-small-io"), new_unet()
+    contexts = [io["context"].clone().requires_grad_() for _ in range(2)]
+    unet.set_gradient_checkpointing(True)
+    unet(io["x"], io["t"], contexts[0]).square().mean().backward()
+    unet(io["x"], io["t"], unet.project_context(contexts[1])).square().mean().backward()
+    assert rel(contexts[1].grad, contexts[0].grad) < BOUND
+
+
+@torch.inference_mode()
 def test_a_whole_timestep_may_come_as_a_float_and_a_fraction_counts() -> None:
     io, unet = tensors("unet-small-io"), small_unet()
     out = unet(io["x"], io["t"], io["context"])

@@ -11,7 +11,7 @@ from ldm.diffusion.samplers import sample_plms
 from ldm.diffusion.samplers.ddim import ddim_step
 from ldm.diffusion.samplers.plms import multistep_eps
 from ldm.diffusion.schedule import NoiseSchedule
-from tests.oracle import BOUND, BOUND_F64, facts, rel, small_unet, tensors
+from tests.oracle import BOUND, BOUND_F64, facts, rel, small_ldm, tensors
 
 
 def trajectory(dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -23,7 +23,7 @@ def trajectory(dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         latents.append(state)
         pred_x0s.append(pred_x0)
 
-    eps_fn = guided_eps(small_unet(dtype), io["c"].to(dtype), io["uc"].to(dtype), settings["scale"])
+    eps_fn = guided_eps(small_ldm(dtype).eps_given, io["c"].to(dtype), io["uc"].to(dtype), settings["scale"])
     final = sample_plms(eps_fn, latents[0], NoiseSchedule(), num_steps=settings["S"], callback=keep)
     assert torch.equal(final, latents[-1])
     return torch.stack(latents), torch.stack(pred_x0s)
