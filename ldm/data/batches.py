@@ -70,9 +70,15 @@ class StepBatches(IterableDataset[Item], Generic[Item]):
         raise NotImplementedError
 
 
-def batch_loader(batches: StepBatches[Item], workers: int) -> DataLoader[Item]:
-    """Prepares the batches in this process, or ahead in `workers` others."""
-    return DataLoader(batches, batch_size=None, num_workers=workers, worker_init_fn=_leave_signals_to_the_trainer)
+def batch_loader(batches: StepBatches[Item], workers: int, pinned: bool = False) -> DataLoader[Item]:
+    """Prepares the batches in this process, or ahead in `workers` others; `pinned` where a GPU copies them."""
+    return DataLoader(
+        batches,
+        batch_size=None,
+        num_workers=workers,
+        worker_init_fn=_leave_signals_to_the_trainer,
+        pin_memory=pinned,
+    )
 
 
 def _leave_signals_to_the_trainer(worker: int) -> None:

@@ -36,11 +36,23 @@ class NoiseSchedule:
         self._alphas_cumprod = torch.cumprod(1.0 - self._betas, dim=0)
         self.betas = self._betas.float()
         self.alphas_cumprod = self._alphas_cumprod.float()
+        self._copies: dict[torch.device, Tensor] = {}
+
+    def alphas_cumprod_at(self, timesteps: Tensor) -> Tensor:
+        """alpha-bar of timesteps (b,) int64, on their device: (b,) float32.
+
+        A device is given its copy once: the host would otherwise wait for one in every step.
+        """
+        device = timesteps.device
+        if device == self.alphas_cumprod.device:
+            return self.alphas_cumprod[timesteps]
+        if device not in self._copies:
+            self._copies[device] = self.alphas_cumprod.to(device)
+        return self._copies[device][timesteps]
 
     def add_noise(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """A sample of q(x_t | x_0) for clean latents (b ...), true noise of the same shape and timesteps (b,) int64."""
-        alpha = self.alphas_cumprod.to(latents.device)[timesteps]
-        alpha = alpha.view(-1, *[1] * (latents.ndim - 1))
+        alpha = self.alphas_cumprod_at(timesteps).view(-1, *[1] * (latents.ndim - 1))
         # DDPM, eq. 4
         return (alpha.sqrt() * latents + (1.0 - alpha).sqrt() * noise).to(latents.dtype)
 

@@ -93,7 +93,9 @@ class AutoencoderTraining(AveragedTraining):
         share = Share(
             self.seed, config.batch_size, self.trainer.global_step, self.trainer.global_rank, self.trainer.world_size
         )
-        return batch_loader(ImageBatches(self.paths, config.size, latent_shape, config.flip, share), self.workers)
+        return batch_loader(
+            ImageBatches(self.paths, config.size, latent_shape, config.flip, share), self.workers, self.pin_batches
+        )
 
 
 def initialise(autoencoder: AutoencoderKL) -> None:

@@ -5,6 +5,7 @@ training, keep the model from forgetting what else the class may look like.
 """
 
 import torch
+from einops import repeat
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -20,6 +21,8 @@ class DreamBooth(TrainingModule):
     """Fine-tunes `ldm` on moments encoded beforehand: instance_moments (n v 2c h w), class_moments likewise or None."""
 
     config: DreamBoothConfig
+    _input_ids: Tensor
+    _contexts: Tensor | None
 
     def __init__(
         self,
@@ -36,8 +39,13 @@ class DreamBooth(TrainingModule):
         self._moments = (instance_moments, class_moments)
         self.train_only_trained_parts()
         ldm.unet.set_gradient_checkpointing(config.gradient_checkpointing)
+        assert ldm.tokenizer is not None, "a model to train has a tokenizer"
+        # Not persistent: neither belongs to a checkpoint. Buffers, so that they are on the device once and for all.
+        input_ids = ldm.tokenizer([subject.instance_prompt, subject.class_prompt])
+        self.register_buffer("_input_ids", input_ids.to(ldm.device), persistent=False)
         # Without training the text encoder its output never changes, and it runs once.
-        self._contexts = None if config.train_text_encoder else self._encode_prompts().cpu()
+        contexts = None if config.train_text_encoder else self._encode_prompts()
+        self.register_buffer("_contexts", contexts, persistent=False)
 
     def trained_parts(self) -> dict[str, nn.Module]:
         """The networks whose weights move."""
@@ -67,13 +75,13 @@ class DreamBooth(TrainingModule):
 
     def _encode_prompts(self) -> Tensor:
         with torch.set_grad_enabled(self.config.train_text_encoder):
-            return self.ldm.encode_prompts([self.subject.instance_prompt, self.subject.class_prompt])
+            return self.ldm.text_encoder(self._input_ids)
 
     def _context(self) -> Tensor:
         """Context of the batch (b 77 d): the instance prompt's, then the class prompt's."""
-        contexts = self._encode_prompts() if self._contexts is None else self._contexts.to(self.device)
+        contexts = self._encode_prompts() if self._contexts is None else self._contexts
         kinds = 1 if self._moments[1] is None else 2
-        return contexts[:kinds].repeat_interleave(self.config.batch_size, dim=0)
+        return repeat(contexts[:kinds], "kinds m d -> (kinds b) m d", b=self.config.batch_size)
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Batches from the step that training stands at, which is not 0 in a resumed run."""
@@ -84,4 +92,5 @@ class DreamBooth(TrainingModule):
             rank=self.trainer.global_rank,
             world_size=self.trainer.world_size,
         )
-        return DataLoader(DreamBoothBatches(*self._moments, plan, self.trainer.global_step), batch_size=None)
+        batches = DreamBoothBatches(*self._moments, plan, self.trainer.global_step)
+        return DataLoader(batches, batch_size=None, pin_memory=self.pin_batches)

@@ -84,7 +84,7 @@ class JudgeTraining(TrainingModule):
             world_size=self.trainer.world_size,
         )
         batches = JudgeBatches(self.pictures, self.tokenizer, self.judge.config.size, share)
-        return batch_loader(batches, self.workers)
+        return batch_loader(batches, self.workers, self.pin_batches)
 
 
 def answer_loss(logits: Tensor, labels: Tensor) -> Tensor:

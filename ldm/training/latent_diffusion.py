@@ -56,8 +56,8 @@ class LatentDiffusionTraining(AveragedTraining):
         per_sample = eps_loss(self.ldm.unet(noisy, timesteps, context), batch["noise"])
         self.log("loss/eps", per_sample.mean())
         if self.config.min_snr_gamma:
-            alphas_cumprod = schedule.alphas_cumprod.to(per_sample.device)[timesteps]
-            per_sample = per_sample * min_snr_weight(alphas_cumprod, self.config.min_snr_gamma)
+            weight = min_snr_weight(schedule.alphas_cumprod_at(timesteps), self.config.min_snr_gamma)
+            per_sample = per_sample * weight
         total = per_sample.mean()
         self.log("loss/total", total)
         return total
@@ -71,7 +71,7 @@ class LatentDiffusionTraining(AveragedTraining):
         batches = LatentBatches(
             self.moments, self.captions, tokenizer, self.ldm.schedule.num_timesteps, config.caption_dropout, share
         )
-        return batch_loader(batches, self.workers)
+        return batch_loader(batches, self.workers, self.pin_batches)
 
 
 @torch.no_grad()

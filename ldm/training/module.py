@@ -47,6 +47,11 @@ class TrainingModule(pl.LightningModule):
         """How many go through the networks in an update on one device."""
         return self.config.batch_size
 
+    @property
+    def pin_batches(self) -> bool:
+        """Whether batches lie in page-locked memory: a GPU copies them from there while the host goes on."""
+        return self.device.type == "cuda"
+
     def train_only_trained_parts(self) -> None:
         """Fixes every weight but those of the `trained_parts`."""
         self.requires_grad_(False)

@@ -117,3 +117,15 @@ def test_a_schedule_has_values_where_weights_are_on_the_meta_device() -> None:
         buffers = schedule.official_buffers()
     assert schedule.alphas_cumprod.device.type == "cpu"
     assert all(torch.equal(buffer, NoiseSchedule().official_buffers()[name]) for name, buffer in buffers.items())
+
+
+def test_a_device_is_given_its_copy_of_the_alphas_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    schedule, timesteps = NoiseSchedule(), torch.tensor([3, 999], device="meta")
+    copies: list[object] = []
+    to = torch.Tensor.to
+    monkeypatch.setattr(torch.Tensor, "to", lambda self, *args, **kw: copies.append(args) or to(self, *args, **kw))
+    for _ in range(3):
+        alphas = schedule.alphas_cumprod_at(timesteps)
+    assert len(copies) == 1
+    assert (alphas.device.type, alphas.shape, alphas.dtype) == ("meta", (2,), torch.float32)
+    assert schedule.alphas_cumprod_at(timesteps.new_tensor([3], device="cpu")).equal(schedule.alphas_cumprod[[3]])

@@ -12,11 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from ldm.diffusion.latent_diffusion import LatentDiffusion
+from ldm.nn.text_encoder import TextEncoder
 from ldm.training.config import TOKEN, Subject
 from ldm.training.dreambooth import DreamBooth
 from ldm.training.module import lr_factor
-from tests.training.parts import SUBJECT, batch_of, build_module, each_update, train, weights
+from tests.training.parts import SUBJECT, batch_of, build_module, each_update, tokenizer, train, weights
 
 SCHEDULES = ("constant", "linear", "cosine")
 
@@ -113,14 +113,14 @@ def test_prompts_are_encoded_in_every_step_only_if_the_text_encoder_trains(
 
 
 def test_a_frozen_text_encoder_runs_once_before_training(monkeypatch: pytest.MonkeyPatch) -> None:
-    encoded: list[list[str]] = []
-    encode = LatentDiffusion.encode_prompts
-    monkeypatch.setattr(LatentDiffusion, "encode_prompts", lambda self, p: encoded.append(p) or encode(self, p))
+    encoded: list[list[list[int]]] = []
+    encode = TextEncoder.forward
+    monkeypatch.setattr(TextEncoder, "forward", lambda self, ids: encoded.append(ids.tolist()) or encode(self, ids))
     module = build_module()
     for step in range(3):
         module.log = lambda *args: None  # type: ignore[method-assign, assignment]
         module.training_step(batch_of(module, step), step)
-    assert encoded == [["a photo of sks can", "a photo of a can"]]
+    assert encoded == [tokenizer()(["a photo of sks can", "a photo of a can"]).tolist()]
 
 
 def test_gradient_checkpointing_changes_no_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
