@@ -1,6 +1,7 @@
 """Which weights a command uses, the settings that belong to them, and one model that changes its weights in place."""
 
 import logging
+import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -101,6 +102,7 @@ class ModelSlot:
         self._parts: dict[str, str] = {}
         self._tokenizers: dict[str, PromptTokenizer] = {}
         self._contexts: dict[tuple[str, str, str], Tensor] = {}
+        self._lock = threading.Lock()
 
     def use(self, file: CheckpointFile, settings: Settings, tokenizer: Path | None = None) -> LatentDiffusion:
         """The model with the weights of this file; `tokenizer` is a directory, by default the checkpoint's own."""
@@ -124,9 +126,10 @@ class ModelSlot:
         """The context (1 77 d) of a prompt by the current text encoder; each encodes a prompt once."""
         assert self.ldm is not None and self.ldm.tokenizer is not None, "use() comes first"
         key = (self._parts["text_encoder"], self.ldm.tokenizer.digest, prompt)
-        if key not in self._contexts:
-            self._contexts[key] = self.ldm.encode_prompts([prompt])
-        return self._contexts[key]
+        with self._lock:
+            if key not in self._contexts:
+                self._contexts[key] = self.ldm.encode_prompts([prompt])
+            return self._contexts[key]
 
 
 def tokenizer_dir(checkpoint: Path, settings: Settings) -> Path:

@@ -1,4 +1,4 @@
-"""From `--device` and `--precision` to torch's devices and types."""
+"""From `--device` and `--precision` to torch's devices, types and threads."""
 
 import contextlib
 from collections.abc import Iterator
@@ -8,6 +8,9 @@ from dataclasses import dataclass
 import torch
 
 from ldm.checkpoint.loading import Placement
+from ldm.diffusion.crew import Crew, threads_for
+from ldm.diffusion.latent_diffusion import LatentDiffusion
+from ldm.diffusion.sampling import SamplingConfig
 from ldm.errors import UserError
 
 
@@ -73,6 +76,16 @@ def drawing_compute(device: torch.device, precision: str) -> Compute:
         case "autocast":
             return Compute(device, autocast_dtype=half_dtype(device))
     return Compute(device, {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision, half_dtype(device)))
+
+
+def drawing_crew(ldm: LatentDiffusion, sampling: SamplingConfig) -> Crew:
+    """On a CPU as many workers as its cores are good for, each with the threads that the UNet can use."""
+    if ldm.device.type != "cpu":
+        return Crew()
+    cores = torch.get_num_threads()
+    _, height, width = ldm.config.latent_shape(sampling.height, sampling.width)
+    threads = threads_for(sum(weight.numel() for weight in ldm.unet.parameters()), height * width, cores)
+    return Crew(workers=cores // threads, threads=threads)
 
 
 def training_compute(device: torch.device, precision: str) -> Compute:

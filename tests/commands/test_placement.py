@@ -8,13 +8,18 @@ import torch
 from ldm.commands.placement import (
     Compute,
     drawing_compute,
+    drawing_crew,
     explain_out_of_memory,
     half_dtype,
     parse_device,
     parse_devices,
     training_compute,
 )
+from ldm.diffusion.crew import Crew
+from ldm.diffusion.latent_diffusion import LatentDiffusion, LatentDiffusionConfig
+from ldm.diffusion.sampling import SamplingConfig
 from ldm.errors import UserError
+from tests.tiny import build_tiny_model
 
 CPU, CUDA, MPS = torch.device("cpu"), torch.device("cuda", 0), torch.device("mps")
 
@@ -192,3 +197,13 @@ def test_other_errors_pass_through() -> None:
         pytest.fail("the error was swallowed")
     with pytest.raises(ZeroDivisionError), explain_out_of_memory("nothing helps"):
         _ = 1 / 0
+
+
+def test_on_a_cpu_small_networks_draw_on_each_core_and_large_ones_on_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 6)
+    assert drawing_crew(build_tiny_model(), SamplingConfig(64, 64)) == Crew(workers=6, threads=1)
+    with torch.device("meta"):
+        full_size = LatentDiffusion(LatentDiffusionConfig())
+    assert drawing_crew(full_size, SamplingConfig(512, 512)) == Crew()  # on another device than a CPU
+    monkeypatch.setattr(LatentDiffusion, "device", CPU)
+    assert drawing_crew(full_size, SamplingConfig(512, 512)) == Crew(workers=1, threads=6)

@@ -1,7 +1,8 @@
 """The drawing loop: each checkpoint in turn draws what is missing in its row."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -14,11 +15,14 @@ from ldm.commands.drawing.rows import Picture, PlannedRow
 from ldm.commands.drawing.validity import KEY, is_valid
 from ldm.commands.drawing.writing import PictureWriter
 from ldm.commands.models import ModelSlot
-from ldm.commands.placement import Compute
+from ldm.commands.placement import Compute, drawing_crew
+from ldm.diffusion.crew import Crew
 from ldm.diffusion.sampling import sample_images
 from ldm.errors import UserError
 
 log = logging.getLogger(__name__)
+
+Batch = Sequence[Picture]
 
 BATCHES_WAITING = 3
 """So many batches at most are in memory for being written."""
@@ -46,20 +50,27 @@ def paint(rows: Sequence[PlannedRow], job: Job, compute: Compute, directory: Pat
                     raise
                 log.warning("left out %s: %s", row.checkpoint.path, error)
                 continue
-            slot.use(file, row.checkpoint.settings, row.checkpoint.tokenizer)
-            for batch in _batches(row, missing, batch_size):
-                try:
-                    images = _sample(slot, batch, job, compute)
-                except UserError as error:
-                    if len(rows) == 1:
-                        raise
-                    log.warning("left out the rest of %s: %s", row.checkpoint.path, error)
-                    break
+            ldm = slot.use(file, row.checkpoint.settings, row.checkpoint.tokenizer)
+            crew = drawing_crew(ldm, job.sampling)
+            draw = partial(_sample, slot, job, compute, show_steps=crew.workers == 1)
+            for batch, images in _drawn(row, _batches(row, missing, batch_size), crew, draw, alone=len(rows) == 1):
                 for picture, image in zip(batch, images, strict=True):
                     if picture.file in missing:
                         text = png_text(picture.prompt, picture.seed, job, row.checkpoint) | {KEY: picture.key}
                         writer.put(directory / picture.file, image, text)
                         bar.update()
+
+
+def _drawn(
+    row: PlannedRow, batches: Sequence[Batch], crew: Crew, draw: Callable[[Batch], Tensor], alone: bool
+) -> Iterator[tuple[Batch, Tensor]]:
+    """Batches and their pictures, until one can't be drawn; in a comparison that is only said."""
+    try:
+        yield from crew.draw(batches, draw)
+    except UserError as error:
+        if alone:
+            raise
+        log.warning("left out the rest of %s: %s", row.checkpoint.path, error)
 
 
 def pictures_at_a_time(job: Job, compute: Compute) -> int:
@@ -76,7 +87,7 @@ def _missing(row: PlannedRow, directory: Path) -> set[str]:
     return {one.file for one in row.pictures if one and not is_valid(directory / one.file, one.key)}
 
 
-def _batches(row: PlannedRow, missing: set[str], size: int) -> list[list[Picture]]:
+def _batches(row: PlannedRow, missing: set[str], size: int) -> list[Batch]:
     """A row's pictures in batches that cross prompts, without those of which nothing is missing.
 
     They are cut as if all were missing: what is drawn later is drawn in the same company, and rounds alike.
@@ -86,18 +97,22 @@ def _batches(row: PlannedRow, missing: set[str], size: int) -> list[list[Picture
     return [batch for batch in batches if any(one.file in missing for one in batch)]
 
 
-def _sample(slot: ModelSlot, batch: Sequence[Picture], job: Job, compute: Compute) -> Tensor:
+def _sample(slot: ModelSlot, job: Job, compute: Compute, batch: Batch, show_steps: bool) -> Tensor:
     assert slot.ldm is not None
-    with compute.autocast():
+    with (
+        compute.autocast(),
+        tqdm(
+            total=job.sampling.num_steps, desc="denoising", unit="step", leave=False, position=1, disable=not show_steps
+        ) as steps,
+    ):
         context = torch.cat([slot.context(picture.prompt) for picture in batch])
         uncond_context = slot.context(job.negative_prompt).expand(len(batch), -1, -1)
-        with tqdm(total=job.sampling.num_steps, desc="denoising", unit="step", leave=False, position=1) as steps:
-            return sample_images(
-                slot.ldm,
-                context,
-                uncond_context,
-                [picture.seed for picture in batch],
-                job.sampling,
-                job.init,
-                on_step=steps.update,
-            )
+        return sample_images(
+            slot.ldm,
+            context,
+            uncond_context,
+            [picture.seed for picture in batch],
+            job.sampling,
+            job.init,
+            on_step=steps.update,
+        )

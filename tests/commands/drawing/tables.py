@@ -53,10 +53,10 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, batches: int) -> None:
     """Ctrl-C instead of the batch after these."""
     sample, done = painter._sample, []
 
-    def watched(*arguments: Any) -> Any:
+    def watched(*arguments: Any, **options: Any) -> Any:
         if len(done) == batches:
             raise KeyboardInterrupt
         done.append(arguments)
-        return sample(*arguments)
+        return sample(*arguments, **options)
 
     monkeypatch.setattr(painter, "_sample", watched)

@@ -87,6 +87,18 @@ def test_batch_size_changes_no_bit_on_the_cpu(
     assert {one.batch for one in unet_calls} == {2}
 
 
+def test_more_cores_draw_more_pictures_at_a_time_and_change_no_bit(
+    txt2img: Draw, unet_calls: list[UNetCall], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = txt2img("-p", "a cat", "a dog", "-v", 3).pictures
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    unet_calls.clear()
+    drawn = txt2img("-p", "a cat", "a dog", "-v", 3)
+    assert all(difference(a, b) == 0 for a, b in zip(one, drawn.pictures, strict=True))
+    assert len(unet_calls) == 6 * 3
+    assert re.search(r"drawing: 100%.* 6/6 ", drawn.said)
+
+
 def test_elsewhere_batch_size_is_how_many_are_drawn_together(
     txt2img: Draw, unet_calls: list[UNetCall], monkeypatch: pytest.MonkeyPatch
 ) -> None:
