@@ -1,0 +1,175 @@
+"""A function that is called often with inputs of the same shapes: recorded once, replayed from then on.
+
+A GPU is faster with a small batch than Python is at telling it layer by layer what to do. A CUDA graph is all of a
+call's work as one launch, but it reads and writes the memory that it was recorded with. `StaticCall` keeps this memory:
+buffers that inputs are copied into, and outputs that stay where they are.
+"""
+
+import logging
+from collections.abc import Callable, Iterator
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch import Tensor
+
+log = logging.getLogger(__name__)
+
+Out = TypeVar("Out")
+
+Record = Callable[[Callable[[], Any], torch.device], tuple[Callable[[], object], Any]]
+"""(call, device) -> (replay, outputs): records `call()` on a device; `replay()` puts its results into `outputs`.
+
+`call` reads buffers which stay where they are, and may be called any number of times. A `RuntimeError` says that it
+can't be recorded.
+"""
+
+WARM_UP_CALLS = 2
+"""Before capturing, so that libraries have chosen their kernels and allocated their workspaces."""
+
+AGREEMENT, AGREEMENT_OF_HALVES = 1e-3, 0.1
+"""How far the first replay may be from the plain call, relative to its norm. What is looked for is a replay of memory
+that it shouldn't read, which is wrong altogether; rounding, also a compiler's other rounding, stays below this."""
+
+
+class StaticCall(Generic[Out]):
+    """`function`, called as before, but replayed from a recording as soon as there is one.
+
+    Inputs are tensors or (nested) tuples of tensors, all on one device; outputs likewise, or a named tuple. The first
+    call runs the function, then records it for these shapes and types and compares a replay with what the function
+    gave. If recording fails or they don't agree, a warning says so and the function runs plainly from then on. So it
+    does for inputs of other shapes, such as a last smaller batch. What has to hold:
+
+    - **Outputs are overwritten by the next call**: clone what is to be kept. (Those of plain calls are the caller's.)
+    - An input that is the same tensor object as at the last call is not copied again. One that was changed in place
+      since then is noticed, but not if it is an inference tensor.
+    - Whatever else the function reads (weights) stays in its memory: after replacing it, `forget`. Changing it in place
+      is fine.
+    - The function may be run several times for one call, first with zeros for inputs, and leaves what one call would
+      leave: it may set gradients, but not add to them or step an optimizer.
+    - Modes are recorded too: call it always under the same autocast (without its cache where weights are trained) and
+      gradient modes.
+    - There is no random number, host synchronisation or branch on a tensor's value in it.
+    """
+
+    def __init__(self, function: Callable[..., Out], record: Record) -> None:
+        self.function = function
+        self.record = record
+        self.works = True
+        """False once recording has failed."""
+        self._recording: _Recording | None = None
+
+    def __call__(self, *inputs: Any) -> Out:
+        if not self.works:
+            return self.function(*inputs)
+        if self._recording is None:
+            return self._first_call(inputs)
+        if _signature(inputs) != self._recording.signature:
+            return self.function(*inputs)
+        return self._recording.run(inputs)
+
+    def forget(self) -> None:
+        """Drops the recording and its memory; the next call records anew, for its own shapes."""
+        self._recording = None
+
+    def _first_call(self, inputs: tuple[Any, ...]) -> Out:
+        expected = self.function(*inputs)
+        try:
+            recording = _Recording(self.function, inputs, self.record)
+            if not _agree(recording.run(inputs), expected):
+                raise RuntimeError("its replay gives other numbers")
+        except RuntimeError as error:  # torch's own errors are of this kind, out of memory too
+            self.works = False
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            log.warning("a network runs without being recorded, which is slower: %s", reason)
+        else:
+            self._recording = recording
+        return expected
+
+
+class _Recording:
+    """One recorded call and the buffers it reads."""
+
+    def __init__(self, function: Callable[..., Any], inputs: tuple[Any, ...], record: Record) -> None:
+        self.signature = _signature(inputs)
+        with torch.inference_mode(False):  # buffers may be written to in any mode
+            buffers = _zeros_like(inputs)  # not the inputs: comparing then shows whether these are read at all
+        self._buffers = list(flatten(buffers))
+        self._last: list[tuple[Tensor | None, int | None]] = [(None, None)] * len(self._buffers)
+        self._replay, self._outputs = record(lambda: function(*buffers), self._buffers[0].device)
+
+    def run(self, inputs: tuple[Any, ...]) -> Any:
+        with torch.no_grad():
+            for index, (buffer, tensor) in enumerate(zip(self._buffers, flatten(inputs), strict=True)):
+                last, version = self._last[index]
+                if last is not tensor or version != _version(tensor):
+                    buffer.copy_(tensor)
+                    self._last[index] = tensor, _version(tensor)
+        self._replay()
+        return self._outputs
+
+
+def record_cuda_graph(call: Callable[[], Out], device: torch.device) -> tuple[Callable[[], object], Out]:
+    """Captures a call as a CUDA graph, after some on a side stream, as capturing wants it."""
+    with torch.cuda.device(device), torch.cuda.stream(torch.cuda.current_stream(device)):  # restored if this fails
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(WARM_UP_CALLS):
+                call()
+        torch.cuda.current_stream().wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        # Other threads, which read and write files, may do as they like meanwhile.
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+            outputs = call()
+    return graph.replay, outputs
+
+
+def record_compiled(
+    call: Callable[[], Out], device: torch.device, backend: str = "inductor"
+) -> tuple[Callable[[], object], Out]:
+    """Compiles a call with torch.compile, on any device: slow to begin, and rounding otherwise than the plain call."""
+    compiled = torch.compile(call, dynamic=False, backend=backend)
+    outputs = compiled()
+
+    def replay() -> None:
+        for output, new in zip(flatten(outputs), flatten(compiled()), strict=True):
+            output.copy_(new)
+
+    return replay, outputs
+
+
+def flatten(value: Any) -> Iterator[Tensor]:
+    """The tensors of nested tuples, in their order."""
+    if isinstance(value, Tensor):
+        yield value
+    else:
+        for one in value:
+            yield from flatten(one)
+
+
+def _signature(value: Any) -> Any:
+    """Structure, shapes, types and devices."""
+    if isinstance(value, Tensor):
+        return value.shape, value.dtype, value.device
+    return tuple(_signature(one) for one in value)
+
+
+def _zeros_like(value: Any) -> Any:
+    """Tensors of the same structure, shapes, types and devices, and of the same strides where these are dense."""
+    if isinstance(value, Tensor):
+        return torch.zeros_like(value, requires_grad=False)
+    return tuple(_zeros_like(one) for one in value)
+
+
+def _version(tensor: Tensor) -> int | None:
+    """Grows with every change in place; inference tensors don't count."""
+    return None if tensor.is_inference() else tensor._version
+
+
+def _agree(replayed: Any, expected: Any) -> bool:
+    for one, other in zip(flatten(replayed), flatten(expected), strict=True):
+        tolerance = AGREEMENT if torch.finfo(other.dtype).bits >= 32 else AGREEMENT_OF_HALVES
+        one, other = one.detach().float(), other.detach().float()
+        if not bool((one - other).norm() <= tolerance * other.norm()):
+            return False
+    return True
