@@ -61,6 +61,11 @@ def slug(text: str, max_bytes: int = 60) -> str:
     return dashed.encode()[:max_bytes].decode(errors="ignore").strip("-") or "untitled"
 
 
+def counted(count: int, what: str) -> str:
+    """So many: "1 picture", "2 pictures"."""
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
+
+
 def make_numbered_dir(parent: Path, stem: str) -> Path:
     """Creates `parent/stem-<n>` with n above every existing one; two processes never get the same."""
     taken = [

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ldm.errors import UserError
-from ldm.files import ROOT, atomic_path, make_numbered_dir, natural_key, slug, write_text
+from ldm.files import ROOT, atomic_path, counted, make_numbered_dir, natural_key, slug, write_text
 
 
 def names(directory: Path) -> list[str]:
@@ -200,3 +200,8 @@ def test_digits_of_any_script_sort_without_an_error() -> None:
 @given(st.text(min_size=1, max_size=200))
 def test_a_slug_fits_into_a_file_name(text: str) -> None:
     assert 0 < len(slug(text).encode()) <= 60
+
+
+@pytest.mark.parametrize(("count", "words"), [(0, "0 pictures"), (1, "1 picture"), (2, "2 pictures")])
+def test_a_number_of_things_reads_as_a_person_says_it(count: int, words: str) -> None:
+    assert counted(count, "picture") == words

@@ -20,7 +20,8 @@ from ldm.commands.record import plain, write_record
 from ldm.commands.resuming import RECORD, resumed_options
 from ldm.config import read_yaml, to_yaml
 from ldm.errors import UserError
-from ldm.files import PARTIAL_SUFFIX, make_numbered_dir, slug, write_text
+from ldm.evaluation.encoders import Encoder, load_encoder
+from ldm.files import PARTIAL_SUFFIX, counted, make_numbered_dir, slug, write_text
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +51,7 @@ class Call:
     compute: Compute
     photos: list[list[Photo]]
     """Of each family."""
-    encoder: str | None
+    encoder: Encoder | None
     """Who is to score the pictures; None if they aren't to be scored."""
     record: dict[str, Any]
 
@@ -80,11 +81,13 @@ def plan_call(options: argparse.Namespace, command: str) -> Call:
     families = _families(checkpoints, records, options) if root else [Family(checkpoints)]
     plan = plan_rows(families, root, job, compute)
     photos = photos_of_each(families, records, options.instance_img_dir) if root else [[]]
+    name = getattr(options, "encoder", None) or checkpoints[0].settings.evaluation.encoder
+    encoder = load_encoder(name, compute.device) if scores else None
 
     directory = options.resume_dir or make_numbered_dir(options.output_dir, command)
     record = _write_record(directory, options, weights, plan, job, compute)
     if root:
-        log.info("comparing %d checkpoints below %s in %s", len(plan.rows), root, directory)
+        log.info("comparing %s below %s in %s", counted(len(plan.rows), "checkpoint"), root, directory)
     return Call(
         command=command,
         directory=directory,
@@ -94,7 +97,7 @@ def plan_call(options: argparse.Namespace, command: str) -> Call:
         job=job,
         compute=compute,
         photos=_copies(families, photos, root, directory),
-        encoder=(getattr(options, "encoder", None) or checkpoints[0].settings.evaluation.encoder) if scores else None,
+        encoder=encoder,
         record=record,
     )
 

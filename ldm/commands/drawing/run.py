@@ -16,7 +16,8 @@ from ldm.commands.drawing.scoring import scored
 from ldm.commands.drawing.summary import summary
 from ldm.commands.placement import explain_out_of_memory
 from ldm.errors import UserError
-from ldm.evaluation.encoders import Encoder, load_encoder
+from ldm.evaluation.encoders import Encoder
+from ldm.files import counted
 
 log = logging.getLogger(__name__)
 
@@ -38,11 +39,10 @@ def evaluate(options: argparse.Namespace) -> None:
 
 def _draw(options: argparse.Namespace, command: str) -> None:
     call = plan_call(options, command)
-    encoder = load_encoder(call.encoder, call.compute.device) if call.encoder else None  # before hours of drawing
     try:
         with _sigterm_as_ctrl_c(), explain_out_of_memory("a smaller --batch-size or --hw needs less"):
             paint(call.plan.rows, call.job, call.compute, call.directory)
-            done = _finish(call, encoder)
+            done = _finish(call, call.encoder)
     except KeyboardInterrupt:
         if written := _finish(call):
             log.warning("interrupted; what is there: %s", written)
@@ -66,7 +66,8 @@ def _finish(call: Call, encoder: Encoder | None = None) -> str:
         comparison = scored(comparison, call.directory, photos, size, encoder)
         log.info("%s", summary(comparison))
     *others, last = write_results(call.directory, comparison, is_sweep=call.root is not None)
-    return f"{', '.join([f'{count} pictures', *others])} and {last} in {call.directory}"
+    what = ", ".join([counted(count, "picture"), *others])
+    return f"{what} and {last} in {call.directory}"
 
 
 def _say_how_to_continue(call: Call) -> None:

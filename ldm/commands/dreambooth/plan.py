@@ -23,7 +23,7 @@ from ldm.config import read_yaml, to_yaml
 from ldm.data.images import read_directory
 from ldm.diffusion.sampling import SamplingConfig
 from ldm.errors import UserError
-from ldm.files import PARTIAL_SUFFIX, make_numbered_dir, slug, write_text
+from ldm.files import PARTIAL_SUFFIX, counted, make_numbered_dir, slug, write_text
 from ldm.nn.tokenizer import copy_tokenizer
 from ldm.training.config import DreamBoothConfig, Subject
 
@@ -79,7 +79,7 @@ def plan_run(options: argparse.Namespace) -> Run:
     config = _config_from(options, settings.dreambooth)
     paths, instance_images = read_directory(options.instance_img_dir, height, width)
     photos = {path.name: hash_file(path) for path in paths}
-    log.info("%d photos of '%s' from %s", len(photos), options.class_name, options.instance_img_dir)
+    log.info("%s of '%s' from %s", counted(len(photos), "photo"), options.class_name, options.instance_img_dir)
     log.info("reading %s for its SHA-256", base)
     base_sha256 = hash_file(base)
     resolved = _resolved(options, config, sampling, base)

@@ -1,5 +1,6 @@
 """Pictures drawn before training and at every save from the same noise: the log shows the sweep as it grows."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,8 +69,8 @@ class Previews:
 
     def _steps(self) -> list[int]:
         """The steps of which all pictures are there; files, so that a resumed run knows them too."""
-        first = (self.run_dir / SAMPLES / PICTURES).glob("step-*_00.png")
-        steps = sorted(int(path.stem.removeprefix("step-").removesuffix("_00")) for path in first)
+        names = [path.stem for path in (self.run_dir / SAMPLES / PICTURES).glob("step-*_00.png")]
+        steps = sorted(int(match[1]) for name in names if (match := re.fullmatch(r"step-(\d+)_00", name)))
         return [step for step in steps if all(self._path(step, index).exists() for index in range(len(self.prompts)))]
 
     def _sweep(self, steps: list[int]) -> Image.Image:

@@ -37,6 +37,15 @@ SHARE = number(float, 0, 1)
 NON_NEGATIVE = number(float, 0)
 
 
+def words(text: str) -> str:
+    """A parser of text for people and for files: what the terminal sent may be in another encoding than it says."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise argparse.ArgumentTypeError("is not valid UTF-8; set the terminal to it, or leave accents out") from None
+    return text
+
+
 class TypedParser(argparse.ArgumentParser):
     """Also tells in `options.typed` which options were given on the command line and are not defaults."""
 

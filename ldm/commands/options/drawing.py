@@ -13,6 +13,7 @@ from ldm.commands.options.common import (
     TypedParser,
     add_sampling,
     command_parser,
+    words,
 )
 
 OWN_SUBJECT = '"a photo of sks {class}", or what the model draws by default'
@@ -26,12 +27,13 @@ def _add_drawing(
     group.add_argument(
         "-p",
         "--prompt",
+        type=words,
         action="extend",
         nargs="+",
         metavar="TEXT",
         help=f"one or several, with {{class}} for each checkpoint's class; default: {own_prompts}",
     )
-    group.add_argument("-n", "--negative-prompt", default="", metavar="TEXT", help="what to stay away from")
+    group.add_argument("-n", "--negative-prompt", type=words, default="", metavar="TEXT", help="what to stay away from")
     group.add_argument(
         "-v",
         "--variations",

@@ -14,6 +14,7 @@ from ldm.commands.options.common import (
     add_sampling,
     add_saving,
     command_parser,
+    words,
 )
 
 
@@ -36,7 +37,9 @@ def dreambooth_parser() -> argparse.ArgumentParser:
 
 
 def _add_subject(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("-c", "--class-name", metavar="WORDS", help='what the subject is, such as "water bottle"')
+    group.add_argument(
+        "-c", "--class-name", type=words, metavar="WORDS", help='what the subject is, such as "water bottle"'
+    )
     group.add_argument("-i", "--instance-img-dir", type=Path, metavar="DIR", help="photos of the subject, 3 to 30")
     group.add_argument(
         "-r",
@@ -113,6 +116,7 @@ def _add_pictures(group: argparse._ArgumentGroup) -> None:
     add_sampling(group)
     group.add_argument(
         "--preview-prompt",
+        type=words,
         action="extend",
         nargs="+",
         dest="preview_prompts",

@@ -159,7 +159,7 @@ def test_a_sweep_is_scored_afterwards_without_drawing_again(
 
 def test_the_weights_of_clip_and_dino_are_missed_before_anything_is_drawn(trained: Trained) -> None:
     refused(call("evaluate", "-c", trained.root, *PROMPTS), "weights/eval", "bash download/eval-weights.sh")
-    assert list(Path("outputs").rglob("*_*.png")) == []
+    assert not Path("outputs").exists()
 
 
 def test_a_model_that_was_taught_nothing_has_no_subject_to_ask_for(tiny_checkpoint: Path) -> None:
