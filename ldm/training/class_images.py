@@ -8,11 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from ldm.data.images import save_png, to_image
+from ldm.data.writing import PictureWriter
+from ldm.diffusion.crew import Crew
 from ldm.diffusion.latent_diffusion import LatentDiffusion
 from ldm.diffusion.sampling import SamplingConfig, sample_images
 from ldm.files import slug, write_text
+
+BATCHES_WAITING = 2
+"""So many batches at most are in memory for being written."""
 
 
 @dataclass(frozen=True)
@@ -61,22 +66,29 @@ class ClassImages:
         return [index for index in range(count) if not self.path(index).exists()]
 
     def draw(
-        self, ldm: LatentDiffusion, indices: list[int], batch_size: int, on_step: Callable[[], object] | None = None
+        self,
+        ldm: LatentDiffusion,
+        indices: list[int],
+        batch_size: int,
+        on_step: Callable[[], object] | None = None,
+        crew: Crew = Crew(),
     ) -> Iterator[Path]:
-        """Draws the pictures of these indices in batches; yields each path when it is written."""
+        """Draws the pictures of these indices in batches; yields each path when its picture is drawn.
+
+        Threads write them while the next are drawn. When the iterator ends or is closed, all are written.
+        """
         write_text(self.directory / "settings.json", json.dumps(self.key, indent=2) + "\n")
         with torch.inference_mode():
             context, uncond_context = ldm.encode_prompts([self.prompt]), ldm.encode_prompts([""])
-        for start in range(0, len(indices), batch_size):
-            batch = indices[start : start + batch_size]
-            images = sample_images(
-                ldm,
-                context.expand(len(batch), -1, -1),
-                uncond_context.expand(len(batch), -1, -1),
-                [self.seed + index for index in batch],
-                self.sampling,
-                on_step=on_step,
-            )
-            for index, image in zip(batch, images, strict=True):
-                save_png(self.path(index), to_image(image), {"prompt": self.prompt, "seed": self.seed + index})
-                yield self.path(index)
+
+        def sample(batch: list[int]) -> Tensor:
+            size, seeds = len(batch), [self.seed + index for index in batch]
+            contexts = context.expand(size, -1, -1), uncond_context.expand(size, -1, -1)
+            return sample_images(ldm, *contexts, seeds, self.sampling, on_step=on_step)
+
+        batches = [indices[start : start + batch_size] for start in range(0, len(indices), batch_size)]
+        with PictureWriter(BATCHES_WAITING * batch_size) as writer:
+            for batch, images in crew.draw(batches, sample):
+                for index, image in zip(batch, images, strict=True):
+                    writer.put(self.path(index), image, {"prompt": self.prompt, "seed": self.seed + index})
+                    yield self.path(index)

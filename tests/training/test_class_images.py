@@ -1,14 +1,18 @@
 """Class pictures: a cache that no other prompt, model or setting shares, and that continues picture by picture."""
 
 import json
+import threading
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from ldm.data import writing
+from ldm.diffusion.crew import Crew
 from ldm.diffusion.latent_diffusion import LatentDiffusion
 from ldm.diffusion.sampling import SamplingConfig
 from ldm.training.class_images import ClassImages
@@ -115,12 +119,41 @@ def test_only_deleted_pictures_are_drawn_again_and_come_out_the_same(ldm: Latent
         assert index in (1, 4) or path.stat().st_mtime_ns == written[index]
 
 
-def test_each_picture_is_on_the_disk_when_it_is_yielded(ldm: LatentDiffusion, tmp_path: Path) -> None:
+def test_each_picture_that_was_yielded_is_on_the_disk_after_an_interruption(
+    ldm: LatentDiffusion, tmp_path: Path
+) -> None:
     cache = cache_in(tmp_path)
-    drawing = cache.draw(ldm, [0, 1, 2], batch_size=1)
+    drawing = cache.draw(ldm, [0, 1, 2, 3], batch_size=2)
     next(drawing)
     drawing.close()  # as an interruption does
-    assert cache.missing(3) == [1, 2]
+    assert cache.missing(4) == [1, 2, 3]
+
+
+def test_the_next_batch_is_drawn_while_pictures_are_written(
+    ldm: LatentDiffusion, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, go = writing._write, threading.Event()
+
+    def slow(*arguments: Any) -> None:
+        assert go.wait(60)
+        write(*arguments)
+
+    monkeypatch.setattr(writing, "_write", slow)
+    cache = cache_in(tmp_path)
+    drawing = cache.draw(ldm, [0, 1, 2], batch_size=1)
+    assert [next(drawing), next(drawing)] == cache.paths(2)
+    assert cache.missing(2) == [0, 1]
+    go.set()
+    assert list(drawing) == [cache.path(2)]
+    assert cache.missing(3) == []
+
+
+def test_a_crew_draws_the_same_pictures(ldm: LatentDiffusion, tmp_path: Path) -> None:
+    caches = [cache_in(tmp_path / str(workers)) for workers in (1, 2)]
+    for cache, crew in zip(caches, (Crew(), Crew(workers=2, threads=torch.get_num_threads())), strict=True):
+        assert list(cache.draw(ldm, [0, 1, 2, 3, 4], batch_size=2, crew=crew)) == cache.paths(5)
+    for one, other in zip(*(cache.paths(5) for cache in caches), strict=True):
+        assert np.array_equal(pixels(one), pixels(other))
 
 
 @pytest.mark.parametrize("eta", [0.0, 1.0])

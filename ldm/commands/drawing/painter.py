@@ -13,9 +13,9 @@ from ldm.commands.drawing.job import Job, png_text
 from ldm.commands.drawing.reading import ReadAhead
 from ldm.commands.drawing.rows import Picture, PlannedRow
 from ldm.commands.drawing.validity import KEY, is_valid
-from ldm.commands.drawing.writing import PictureWriter
 from ldm.commands.models import ModelSlot
 from ldm.commands.placement import Compute, drawing_crew
+from ldm.data.writing import PictureWriter
 from ldm.diffusion.crew import Crew
 from ldm.diffusion.sampling import sample_images
 from ldm.errors import UserError

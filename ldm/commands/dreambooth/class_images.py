@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from ldm.checkpoint.reading import read_checkpoint
 from ldm.commands.models import ModelSlot, Settings
-from ldm.commands.placement import drawing_compute, explain_out_of_memory
+from ldm.commands.placement import drawing_compute, drawing_crew, explain_out_of_memory
 from ldm.errors import UserError
 from ldm.training.class_images import ClassImages
 
@@ -61,14 +61,20 @@ def _draw_share(rank: int, drawing: Drawing) -> None:
     cache, batch_size = drawing.cache, drawing.batch_size
     compute = drawing_compute(drawing.devices[rank], drawing.precision)
     ldm = ModelSlot(compute).use(read_checkpoint(drawing.base), drawing.settings)
+    crew = drawing_crew(ldm, cache.sampling)
     indices = drawing.missing[rank :: len(drawing.devices)]
     with (
         tqdm(total=len(indices), desc="class pictures", unit="img", position=2 * rank) as bar,
         tqdm(
-            total=cache.sampling.num_steps, desc="denoising", unit="step", leave=False, position=2 * rank + 1
+            total=cache.sampling.num_steps,
+            desc="denoising",
+            unit="step",
+            leave=False,
+            position=2 * rank + 1,
+            disable=crew.workers > 1,
         ) as steps,
     ):
-        for drawn, _ in enumerate(cache.draw(ldm, indices, batch_size, on_step=steps.update), 1):
+        for drawn, _ in enumerate(cache.draw(ldm, indices, batch_size, on_step=steps.update, crew=crew), 1):
             bar.update()
             if drawn % batch_size == 0:
                 steps.reset()

@@ -1,4 +1,4 @@
-"""Reading ahead and writing behind: in their order, not more than they should, and errors come through."""
+"""Reading ahead and writing behind, in a command: in their order, and errors come through."""
 
 import shutil
 import threading
@@ -13,17 +13,15 @@ from safetensors.torch import save_file
 
 from ldm.checkpoint.keys import PARTS
 from ldm.checkpoint.reading import CheckpointFile, read_checkpoint
-from ldm.commands.drawing import reading, run, writing
+from ldm.commands.drawing import reading, run
 from ldm.commands.drawing.reading import ALIGNMENT, ReadAhead
-from ldm.commands.drawing.writing import PictureWriter
+from ldm.data import writing
 from ldm.errors import UserError
 from ldm.files import PARTIAL_SUFFIX
 from tests.commands.calls import call, difference, refused, tensors_of
 from tests.commands.conftest import Draw, Trained
 from tests.commands.drawing.tables import table_of, tuned
 from tests.tiny import build_tiny_model, write_tiny_checkpoint
-
-PICTURE = torch.zeros(3, 8, 8)
 
 
 @dataclass(frozen=True)
@@ -85,7 +83,10 @@ def test_one_file_at_most_is_read_ahead(tiny_checkpoint: Path, monkeypatch: pyte
     with ReadAhead(files) as reader:
         for number in range(4):
             reader.take()
-            time.sleep(0.02)
+            deadline = time.monotonic() + 30
+            while len(read) < min(number + 2, 4) and time.monotonic() < deadline:
+                time.sleep(0.01)
+            time.sleep(0.02)  # in which nothing more may come
             assert len(read) == min(number + 2, 4)
     assert read == [one.path for one in files]
 
@@ -112,54 +113,6 @@ def test_an_error_of_the_reading_thread_is_told_when_the_file_is_asked_for(tiny_
         reader.take()
         with pytest.raises(UserError, match="no checkpoint nowhere"):
             reader.take()
-
-
-def test_pictures_are_written_by_other_threads_and_all_are_there_in_the_end(tmp_path: Path) -> None:
-    with PictureWriter(most_waiting=2) as writer:
-        for number in range(20):
-            writer.put(tmp_path / f"{number}.png", PICTURE, {"key": number})
-    assert len(list(tmp_path.iterdir())) == 20
-
-
-def test_no_more_than_a_few_pictures_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    done, go = [], threading.Event()
-
-    def slow(path: Path, *arguments: Any) -> None:
-        go.wait(30)
-        done.append(path)
-
-    monkeypatch.setattr(writing, "_write", slow)
-    put: list[int] = []
-    with PictureWriter(most_waiting=4) as writer:
-
-        def put_all() -> None:
-            for number in range(8):
-                writer.put(tmp_path / f"{number}.png", PICTURE, {})
-                put.append(number)
-
-        thread = threading.Thread(target=put_all)
-        thread.start()
-        time.sleep(0.1)
-        assert put == [0, 1, 2, 3]
-        go.set()
-        thread.join(30)
-    assert len(done) == 8
-
-
-def test_an_error_of_a_writing_thread_is_told(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    with pytest.raises(UserError, match="could not write"), PictureWriter(most_waiting=2) as writer:
-        for _ in range(5):
-            writer.put(tmp_path / "file" / "a.png", PICTURE, {})
-
-
-def test_an_error_while_drawing_waits_for_the_writing_and_comes_through(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="mine"), PictureWriter(most_waiting=9) as writer:
-        writer.put(tmp_path / "a.png", PICTURE, {})
-        (tmp_path / "file").touch()
-        writer.put(tmp_path / "file" / "b.png", PICTURE, {})
-        raise ValueError("mine")
-    assert (tmp_path / "a.png").exists()
 
 
 def test_a_full_disk_stops_the_sweep_with_a_users_error(
