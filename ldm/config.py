@@ -49,6 +49,7 @@ def build_config(cls: type[Config], values: Mapping[str, Any], where: str) -> Co
 
     Raises `UserError` for an unknown key, a missing one, or a value of another type.
     """
+    values = renewed(cls, values)
     hints = typing.get_type_hints(cls)
     known = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
     for key in values:
@@ -66,6 +67,18 @@ def build_config(cls: type[Config], values: Mapping[str, Any], where: str) -> Co
         return cls(**{key: _convert(hints[key], value, f"{where}: {key}") for key, value in values.items()})
     except ValueError as error:  # from the dataclass's own checks
         raise UserError(f"{where}: {error}") from error
+
+
+def renewed(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values, those of an earlier version in today's words: `cls.EARLIER` has them by key, if there are any.
+
+    Keys that are not fields of `cls` stay as they are.
+    """
+    earlier: Mapping[str, Mapping[Any, Any]] = getattr(cls, "EARLIER", {})
+    return {
+        key: earlier[key].get(value, value) if key in earlier and isinstance(value, str | bool) else value
+        for key, value in values.items()
+    }
 
 
 def _convert(kind: Any, value: Any, where: str) -> Any:

@@ -3,7 +3,7 @@
 import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -95,6 +95,24 @@ def test_keys_left_out_have_their_defaults() -> None:
     assert build_config(Outer, {"name": "x", "count": 3, "inner": {"width": 9}}, "here") == Outer(
         "x", 3, Inner(width=9)
     )
+
+
+@dataclass(frozen=True)
+class Renewed:
+    level: str = "low"
+    flag: bool = False
+
+    EARLIER: ClassVar[dict[str, dict[Any, Any]]] = {"level": {False: "low", True: "high", "top": "high"}}
+
+
+@pytest.mark.parametrize(("written", "level"), [(True, "high"), (False, "low"), ("top", "high"), ("high", "high")])
+def test_values_of_an_earlier_version_are_read_as_todays(written: Any, level: str) -> None:
+    assert build_config(Renewed, {"level": written, "flag": True}, "old") == Renewed(level, True)
+
+
+def test_other_values_of_such_a_key_are_refused() -> None:
+    with pytest.raises(UserError, match=r"old: level should be str, not \[1\]"):
+        build_config(Renewed, {"level": [1]}, "old")
 
 
 def test_an_empty_file_holds_no_keys(tmp_path: Path) -> None:

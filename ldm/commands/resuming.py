@@ -6,7 +6,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from ldm.config import read_yaml
+from ldm.config import read_yaml, renewed
 from ldm.errors import UserError
 
 RECORD = "run.yaml"
@@ -20,12 +20,19 @@ def is_helper_process() -> bool:
 
 
 def resumed_options(
-    given: argparse.Namespace, *, script: str, has: str, may_change: Collection[str], paths: Collection[str]
+    given: argparse.Namespace,
+    *,
+    script: str,
+    has: str,
+    may_change: Collection[str],
+    paths: Collection[str],
+    config: type = object,
 ) -> argparse.Namespace:
     """The options of the run in `--resume-dir`, with what `may_change` from the command line.
 
     An option that is newer than the run has its default.
-    `has`: an option that only runs of this script record. `paths`: the options that are paths.
+    `has`: an option that only runs of this script record. `paths`: the options that are paths. `config`: a dataclass
+    that knows what older runs wrote.
     """
     record = given.resume_dir / RECORD
     if not record.is_file():
@@ -33,6 +40,7 @@ def resumed_options(
     saved = read_yaml(record).get("options")
     if not isinstance(saved, dict) or has not in saved:
         raise UserError(f"{given.resume_dir} is no run of {script}: its {RECORD} is another command's")
+    saved = renewed(config, saved)
     options = {name: saved.get(name, value) for name, value in vars(given).items()}
     for name in given.typed:
         value = getattr(given, name)

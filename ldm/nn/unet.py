@@ -88,7 +88,8 @@ class Downsample(nn.Module):
 class Stage(nn.Sequential):
     """Layers in a row; each is given what it needs besides the picture."""
 
-    gradient_checkpointing = False
+    recomputed: tuple[type[nn.Module], ...] = ()
+    """Kinds of layers that the backward pass runs again instead of keeping their activations."""
 
     def forward(  # type: ignore[override]
         self, x: Tensor, emb: Tensor, context: Tensor | tuple[KeysValues, ...]
@@ -108,9 +109,17 @@ class Stage(nn.Sequential):
         return tuple(pair for one in transformers for pair in one.project_context(context))
 
     def _run(self, layer: nn.Module, x: Tensor, condition: Tensor | tuple[KeysValues, ...]) -> Tensor:
-        if self.gradient_checkpointing and torch.is_grad_enabled():
+        if isinstance(layer, self.recomputed) and torch.is_grad_enabled():
             return checkpoint(layer, x, condition, use_reentrant=False)
         return layer(x, condition)
+
+
+CHECKPOINTING: dict[str, tuple[type[nn.Module], ...]] = {
+    "none": (),
+    "attention": (SpatialTransformer,),
+    "all": (SpatialTransformer, ResBlock),
+}
+"""Levels of gradient checkpointing (arXiv 1604.06174): less memory for activations, more time."""
 
 
 class UNet(nn.Module):
@@ -188,8 +197,8 @@ class UNet(nn.Module):
         """Type of the weights."""
         return next(self.parameters()).dtype
 
-    def set_gradient_checkpointing(self, enabled: bool) -> None:
-        """Recomputes residual blocks and transformers in the backward pass instead of keeping their activations."""
+    def set_gradient_checkpointing(self, level: str) -> None:
+        """What the backward pass computes again instead of keeping it: one of `CHECKPOINTING`. No number changes."""
         for module in self.modules():
             if isinstance(module, Stage):
-                module.gradient_checkpointing = enabled
+                module.recomputed = CHECKPOINTING[level]

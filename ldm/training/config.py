@@ -1,10 +1,18 @@
 """How long and how fast each training learns; the values of a model stand in its YAML. Nothing here needs Lightning."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 LR_SCHEDULES = ("constant", "linear", "cosine", "cooldown")
+CHECKPOINTING_LEVELS = ("none", "attention", "all")
 TOKEN = "sks"
 """The rare word that names the subject."""
+
+
+def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name} should be one of {', '.join(choices)}, not '{value}'")
 
 
 @dataclass(frozen=True)
@@ -22,8 +30,7 @@ class OptimizationConfig:
     batch_size: int = 1
 
     def __post_init__(self) -> None:
-        if self.lr_schedule not in LR_SCHEDULES:
-            raise ValueError(f"lr_schedule should be one of {', '.join(LR_SCHEDULES)}, not '{self.lr_schedule}'")
+        _check_choice("lr_schedule", self.lr_schedule, LR_SCHEDULES)
         if min(self.iterations, self.save_every, self.batch_size) < 1:
             raise ValueError("iterations, save_every and batch_size should be at least 1")
 
@@ -36,8 +43,16 @@ class DreamBoothConfig(OptimizationConfig):
     class_img_count: int = 200
     train_text_encoder: bool = False
     flip: bool = True
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: str = "none"
+    """What the backward pass computes again instead of keeping it: nothing, the transformers, or all blocks."""
     preview_prompts: tuple[str, ...] = ("a photo of sks {class}",)
+
+    EARLIER: ClassVar[Mapping[str, Mapping[Any, Any]]] = {"gradient_checkpointing": {False: "none", True: "all"}}
+    """Values in the YAML of older checkpoints and runs, and what they are now."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_choice("gradient_checkpointing", self.gradient_checkpointing, CHECKPOINTING_LEVELS)
 
 
 @dataclass(frozen=True)

@@ -124,7 +124,7 @@ def train_unet(size: int, autocast: bool, fused: bool, checkpointing: bool) -> N
     """Two updates, as a training makes them."""
     unet = UNet(CONFIG)
     nn.init.ones_(unet.out[2].weight)
-    unet.set_gradient_checkpointing(checkpointing)
+    unet.set_gradient_checkpointing("all" if checkpointing else "none")
     optimizer = torch.optim.AdamW(unet.parameters(), fused=fused)
     latents, context = torch.ones(2, 4, size, size), torch.ones(2, 7, 16)
     for _ in range(2):

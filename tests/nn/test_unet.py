@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from ldm.nn.attention import SpatialTransformer
 from ldm.nn.unet import ResBlock, UNet, UNetConfig
 from tests.oracle import (
     BOUND,
@@ -32,7 +33,7 @@ class Gradients(NamedTuple):
     parameters: dict[str, Tensor]
 
 
-def gradients(gradient_checkpointing: bool) -> Gradients:
+def gradients(gradient_checkpointing: str) -> Gradients:
     io = tensors("unet-small-io")
     unet = new_unet()
     unet.set_gradient_checkpointing(gradient_checkpointing)
@@ -44,7 +45,7 @@ def gradients(gradient_checkpointing: bool) -> Gradients:
     return Gradients(out.detach(), loss.detach(), latents.grad, context.grad, by_name)
 
 
-@pytest.fixture(scope="module", params=[False, True], ids=["plain", "checkpointed"])
+@pytest.fixture(scope="module", params=["none", "attention", "all"])
 def run(request: pytest.FixtureRequest) -> Gradients:
     return gradients(request.param)
 
@@ -110,29 +111,35 @@ def test_every_parameters_gradient_norm_is_the_originals(run: Gradients) -> None
             assert actual == pytest.approx(norm, rel=BOUND), name
 
 
-def test_gradient_checkpointing_runs_the_layers_twice_and_changes_no_bit() -> None:
-    io, unet, runs = tensors("unet-small-io"), new_unet(), []
-    block = unet.middle_block[0]
-    block.register_forward_pre_hook(lambda *_: runs.append(unet.middle_block.gradient_checkpointing))
-    outs = []
-    for enabled in (False, True):
-        unet.set_gradient_checkpointing(enabled)
-        outs.append(unet(io["x"], io["t"], io["context"]))
-        outs[-1].sum().backward()
-    assert isinstance(block, ResBlock)
-    assert torch.equal(*outs)
-    assert runs == [False, True, True]
+def test_levels_of_gradient_checkpointing_run_their_layers_twice_and_change_no_bit() -> None:
+    io, unet, calls = tensors("unet-small-io"), new_unet(), Counter()
+    block, transformer = unet.middle_block[0], unet.middle_block[1]
+    assert isinstance(block, ResBlock) and isinstance(transformer, SpatialTransformer)
+    for layer in (block, transformer):
+        layer.register_forward_pre_hook(lambda module, *_: calls.update([type(module)]))
+    results, times = [], []
+    for level in ("none", "attention", "all"):
+        calls.clear()
+        unet.zero_grad()
+        unet.set_gradient_checkpointing(level)
+        out = unet(io["x"], io["t"], io["context"])
+        out.square().sum().backward()
+        results.append([out.detach(), *(parameter.grad for parameter in unet.parameters())])
+        times.append((calls[ResBlock], calls[SpatialTransformer]))
+    assert times == [(1, 1), (1, 2), (2, 2)]
+    for without, attention, every in zip(*results, strict=True):
+        assert torch.equal(without, attention) and torch.equal(without, every)
 
 
 def test_gradient_checkpointing_can_be_switched_off_again_and_rests_without_gradients() -> None:
     io, calls = tensors("unet-small-io"), Counter()
     unet = new_unet()
     unet.middle_block[1].register_forward_pre_hook(lambda *_: calls.update(["transformer"]))
-    unet.set_gradient_checkpointing(True)
+    unet.set_gradient_checkpointing("all")
     with torch.no_grad():
         unet(io["x"], io["t"], io["context"])
     assert calls["transformer"] == 1
-    unet.set_gradient_checkpointing(False)
+    unet.set_gradient_checkpointing("none")
     unet(io["x"], io["t"], io["context"]).sum().backward()
     assert calls["transformer"] == 2
 
@@ -177,7 +184,7 @@ def test_with_a_projected_context_no_stage_projects_it_again() -> None:
 def test_training_with_a_projected_context_has_the_same_gradients() -> None:
     io, unet = tensors("unet-small-io"), new_unet()
     contexts = [io["context"].clone().requires_grad_() for _ in range(2)]
-    unet.set_gradient_checkpointing(True)
+    unet.set_gradient_checkpointing("all")
     unet(io["x"], io["t"], contexts[0]).square().mean().backward()
     unet(io["x"], io["t"], unet.project_context(contexts[1])).square().mean().backward()
     assert rel(contexts[1].grad, contexts[0].grad) < BOUND

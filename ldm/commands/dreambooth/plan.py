@@ -60,6 +60,7 @@ def resumed_run_options(given: argparse.Namespace) -> argparse.Namespace:
         has="class_name",
         may_change=MAY_CHANGE,
         paths=("ckpt_path", "config", "instance_img_dir", "output_dir"),
+        config=DreamBoothConfig,
     )
 
 

@@ -87,8 +87,11 @@ def _add_training(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument(
         "--gradient-checkpointing",
-        action=argparse.BooleanOptionalAction,
-        help=f"less memory, about a quarter slower; {MODEL_DEFAULT}",
+        nargs="?",
+        choices=("none", "attention", "all"),
+        const="all",
+        help="compute activations again in the backward pass instead of keeping them, those of the transformers or all "
+        f"(the flag alone: all): less memory, slower, the same numbers; {MODEL_DEFAULT}",
     )
     group.add_argument("--seed", type=SEED, default=42, help="of everything random (default: 42)")
 

@@ -28,7 +28,7 @@ FLAGS: list[tuple[tuple[object, ...], str, object]] = [
     (("-l", 1.5), "prior_loss_weight", 1.5),
     (("-t",), "train_text_encoder", True),
     (("--no-flip",), "flip", False),
-    (("--gradient-checkpointing",), "gradient_checkpointing", True),
+    (("--gradient-checkpointing",), "gradient_checkpointing", "all"),
     (("--class-img-count", 1), "class_img_count", 1),
 ]
 """Flags, what they set, and to what; none of it is the tiny model's default."""

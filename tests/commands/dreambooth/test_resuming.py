@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from ldm.config import read_yaml
+from ldm.commands.dreambooth.plan import resumed_run_options
+from ldm.commands.options.dreambooth import dreambooth_parser
+from ldm.config import read_yaml, to_yaml
 from tests.commands.calls import call, difference, equal, info_of, pixels, refused
 from tests.commands.conftest import Trained, UNetCall
 from tests.commands.dreambooth.teaching import STOPPED, Teach, copied, interrupted
@@ -114,6 +116,14 @@ def test_a_base_that_is_gone_is_named(teach: Teach, tmp_path: Path, monkeypatch:
 def test_a_directory_of_another_command_is_no_run(tiny_checkpoint: Path, tmp_path: Path) -> None:
     assert call("txt2img", "-c", tiny_checkpoint, "-v", 1, "-o", tmp_path).status == 0
     refused(call("dreambooth", "-r", tmp_path / "txt2img-1"), "txt2img-1", "no run of dreambooth.py")
+
+
+@pytest.mark.parametrize(("written", "level"), [(False, "none"), (True, "all"), ("attention", "attention")])
+def test_an_older_record_of_gradient_checkpointing_is_understood(tmp_path: Path, written: object, level: str) -> None:
+    record = {"options": {"class_name": "can", "gradient_checkpointing": written, "output_dir": "ckpts"}}
+    (tmp_path / "run.yaml").write_text(to_yaml(record))
+    given = dreambooth_parser().parse_args(["-r", str(tmp_path)])
+    assert resumed_run_options(given).gradient_checkpointing == level
 
 
 def test_a_damaged_record_is_named(stopped: Path) -> None:

@@ -59,7 +59,7 @@ def test_the_record_holds_every_option_resolved(trained: Trained, tiny_checkpoin
         "batch_size": 1,
         "train_text_encoder": False,
         "flip": True,
-        "gradient_checkpointing": False,
+        "gradient_checkpointing": "none",
         "seed": 42,
         "lamb": 1.0,
         "class_img_count": 3,
