@@ -23,7 +23,12 @@ def draw_noise(shape: Sequence[int], generator: Generators, device: torch.device
     return torch.stack([torch.randn(tuple(shape[1:]), generator=one) for one in generator]).to(device)
 
 
-def derived_generator(*entropy: int) -> torch.Generator:
-    """A CPU generator seeded by a mix of non-negative integers, such as (seed, step): any change changes all."""
+def derived_seed(*entropy: int) -> int:
+    """A mix of non-negative integers, such as (seed, step): any change changes all of it."""
     state = np.random.SeedSequence((len(entropy), *entropy)).generate_state(2, np.uint32)
-    return torch.Generator("cpu").manual_seed(int(state[0]) << 31 ^ int(state[1]))
+    return int(state[0]) << 31 ^ int(state[1])
+
+
+def derived_generator(*entropy: int) -> torch.Generator:
+    """A CPU generator with the `derived_seed`."""
+    return torch.Generator("cpu").manual_seed(derived_seed(*entropy))
