@@ -1,0 +1,1 @@
+"""The peer: diffusers' own modules with this project's weights, and the reference's training loop over them."""

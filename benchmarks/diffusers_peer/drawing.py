@@ -1,0 +1,78 @@
+"""diffusers' pipeline with the same weights: as it comes, and with what its documentation advises for speed."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import DDIMScheduler, StableDiffusionPipeline
+
+from benchmarks.diffusers_peer.configs import scheduler_config
+from benchmarks.diffusers_peer.networks import Networks, difference
+from ldm.diffusion.latent_diffusion import LatentDiffusion
+from ldm.diffusion.noise import draw_noise, image_generators
+from ldm.diffusion.sampling import SamplingConfig, sample_images
+from ldm.errors import UserError
+
+PICTURE_TOLERANCE = {torch.float32: 1e-3, torch.float16: 5e-2, torch.bfloat16: 2e-1}
+"""Of whole pictures in [0, 1], as `difference`."""
+
+
+def build_pipeline(networks: Networks, ldm: LatentDiffusion) -> Any:
+    """As it comes, but with DDIM, so that both sides visit the same timesteps; no safety checker, no progress bar."""
+    pipeline = StableDiffusionPipeline(
+        vae=networks.vae,
+        text_encoder=networks.text_encoder,
+        tokenizer=networks.tokenizer,
+        unet=networks.unet,
+        scheduler=DDIMScheduler(**scheduler_config(ldm.config), clip_sample=False, set_alpha_to_one=False),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def tune_pipeline(pipeline: Any, compile_mode: str | None) -> Any:
+    """The advice of diffusers' documentation: channels_last, fused projections, compiled UNet and decoder.
+
+    Attention is PyTorch's `scaled_dot_product_attention` in any case.
+    """
+    pipeline.fuse_qkv_projections()
+    pipeline.unet.to(memory_format=torch.channels_last)
+    pipeline.vae.to(memory_format=torch.channels_last)
+    if compile_mode:
+        pipeline.unet = torch.compile(pipeline.unet, mode=compile_mode, fullgraph=True, dynamic=False)
+        pipeline.vae.decode = torch.compile(pipeline.vae.decode, mode=compile_mode, fullgraph=True, dynamic=False)
+    return pipeline
+
+
+def draw_class_images(pipeline: Any, prompt: str, count: int, num_steps: int, pixels: int, directory: Path) -> None:
+    """One batch, as the reference makes class pictures: by the pipeline, with guidance, written as JPEG."""
+    images = pipeline(
+        [prompt] * count, num_inference_steps=num_steps, guidance_scale=7.5, height=pixels, width=pixels
+    ).images
+    directory.mkdir(parents=True, exist_ok=True)
+    for index, image in enumerate(images):
+        image.save(directory / f"{index}.jpg")
+
+
+def assert_same_picture(ldm: LatentDiffusion, pipeline: Any, pixels: int, num_steps: int = 3) -> float:
+    """The `difference` of a picture that both draw from the same noise. Raises `UserError` if it is large."""
+    sampling = SamplingConfig(height=pixels, width=pixels, num_steps=num_steps)
+    prompt, seed = "a photo of sks can", 42
+    ours = sample_images(ldm, ldm.encode_prompts([prompt]), ldm.encode_prompts([""]), [seed], sampling)
+    noise = draw_noise((1, *ldm.config.latent_shape(pixels, pixels)), image_generators([seed]))
+    theirs = pipeline(
+        prompt,
+        height=pixels,
+        width=pixels,
+        num_inference_steps=num_steps,
+        guidance_scale=sampling.guidance_scale,
+        latents=noise.to(ldm.device, ldm.unet.dtype),
+        output_type="pt",
+    ).images
+    found = difference((ours + 1) / 2, theirs.cpu())
+    if not found < PICTURE_TOLERANCE[ldm.unet.dtype]:
+        raise UserError(f"the pictures of both sides differ by {found:.2g}; to compare their speed is worthless")
+    return found

@@ -1,0 +1,195 @@
+"""How many class pictures a second, by batch size, and how long does one picture take (a batch of 1)?
+
+    python benchmarks/drawing.py --batch-sizes 1 4 16
+
+From prompts to files, in turns: ours as `dreambooth.py` draws them (PNG), and diffusers' `StableDiffusionPipeline` with
+the same weights as the reference draws them (JPEG), as it comes and with what its documentation advises for speed. All
+with guidance (7.5), 50 steps of DDIM; ours also with its default for class pictures, 20 steps of DPM-Solver++.
+"""
+
+import itertools
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.common import Goal, say, table, verdict  # noqa: E402
+from benchmarks.contest import (  # noqa: E402
+    Build,
+    Place,
+    Result,
+    announce,
+    command_line,
+    contest_parser,
+    held_at_first,
+    measure_peak,
+    place_from,
+    run_contests,
+    write_lines,
+)
+from benchmarks.diffusers_peer.drawing import (  # noqa: E402
+    assert_same_picture,
+    build_pipeline,
+    draw_class_images,
+    tune_pipeline,
+)
+from benchmarks.diffusers_peer.networks import assert_same_networks, build_peer, forget  # noqa: E402
+from benchmarks.floors import Counted, Speed, count, measure_speed  # noqa: E402
+from benchmarks.measuring import Turn, ratio, seconds  # noqa: E402
+from benchmarks.sizes import build_random  # noqa: E402
+from ldm.diffusion.latent_diffusion import LatentDiffusion  # noqa: E402
+from ldm.diffusion.sampling import SamplingConfig  # noqa: E402
+from ldm.errors import UserError  # noqa: E402
+from ldm.training.class_images import ClassImages  # noqa: E402
+
+PROMPT = "a photo of a can"
+OURS, FAST, PLAIN, TUNED = "ours, DDIM", "ours, DPM-Solver++", "diffusers", "diffusers, tuned"
+FAST_STEPS = 20
+COMPILE_MODES = ("off", "default", "reduce-overhead", "max-autotune")
+
+
+def draw_ours(ldm: LatentDiffusion, sampling: SamplingConfig, place: Place, count: int, root: Path) -> None:
+    """One batch of class pictures into a directory of its own."""
+    cache = ClassImages(root, PROMPT, "", sampling, 0, place.precision, "", asdict(ldm.config))
+    for _ in cache.draw(ldm, list(range(count)), count):
+        pass
+
+
+def contests(
+    ldm: LatentDiffusion,
+    place: Place,
+    batch_sizes: Sequence[int],
+    num_steps: int,
+    compile_mode: str | None,
+    root: Path,
+    alone: bool,
+) -> dict[str, dict[str, Build]]:
+    """By batch size; every turn writes into a new directory below `root`. `alone`: only one of them will be built."""
+    fresh = (root / str(number) for number in itertools.count())
+    pixels = place.size.pixels
+
+    def timed(draw: Callable[[Path], None]) -> Turn:
+        return lambda: seconds(lambda: draw(next(fresh)), place.device)
+
+    def ours(batch_size: int, sampler: str, steps: int) -> Turn:
+        sampling = SamplingConfig(pixels, pixels, sampler, steps)
+        return timed(lambda directory: draw_ours(ldm, sampling, place, batch_size, directory))
+
+    def theirs(batch_size: int, tune: Callable[[Any], Any]) -> Turn:
+        peer = build_peer(ldm, place.size)
+        pipeline = tune(build_pipeline(peer, ldm))
+        if alone:
+            forget(ldm)
+        return timed(lambda directory: draw_class_images(pipeline, PROMPT, batch_size, num_steps, pixels, directory))
+
+    return {
+        str(size): {
+            OURS: lambda size=size: ours(size, "ddim", num_steps),
+            FAST: lambda size=size: ours(size, "dpm-solver", max(1, num_steps * FAST_STEPS // 50)),
+            PLAIN: lambda size=size: theirs(size, lambda pipeline: pipeline),
+            TUNED: lambda size=size: theirs(size, lambda pipeline: tune_pipeline(pipeline, compile_mode)),
+        }
+        for size in batch_sizes
+    }
+
+
+def report(
+    results: dict[str, dict[str, Result]], counted: Counted, speed: Speed, num_steps: int
+) -> list[dict[str, Any]]:
+    """Prints the table; the figures of each contender."""
+    rows, lines = [], []
+    for case, contenders in results.items():
+        for name, result in contenders.items():
+            steps = max(1, num_steps * FAST_STEPS // 50) if name == FAST else num_steps
+            floor = speed.matrix_seconds(counted.image(steps))
+            each = result.seconds.scaled(1 / int(case))
+            faster = ratio(result.seconds.values, contenders[OURS].seconds.values)
+            rows.append(
+                [
+                    case,
+                    name,
+                    steps,
+                    each,
+                    f"{100 * floor / each.median:.0f}",
+                    result.peak,
+                    "-" if name == OURS else faster,
+                ]
+            )
+            lines.append(
+                {"batch_size": int(case), "contender": name, "steps": steps, "seconds_per_picture": each,
+                 "floor_seconds": floor, "peak": result.peak}
+            )  # fmt: skip
+    header = [
+        "batch",
+        "contender",
+        "steps",
+        "seconds a picture",
+        "% of the floor",
+        "peak, GiB",
+        "ours, DDIM is faster, times",
+    ]
+    say(table(header, rows))
+    return lines
+
+
+def goals(results: dict[str, dict[str, Result]]) -> list[Goal]:
+    """Of the largest batch that all could draw."""
+    case = [case for case, found in results.items() if {OURS, FAST, PLAIN, TUNED} <= set(found)][-1]
+    found = {name: result.seconds.values for name, result in results[case].items()}
+    return [
+        Goal(f"batch {case}, times as fast as diffusers tuned", ratio(found[TUNED], found[OURS]).median, 1.25, "x"),
+        Goal(f"batch {case}, times as fast as diffusers", ratio(found[PLAIN], found[OURS]).median, 2.5, "x"),
+        Goal(f"batch {case}, DPM-Solver++ beside DDIM", ratio(found[OURS], found[FAST]).median, 2.2, "x"),
+    ]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measures and prints."""
+    parser = contest_parser(__doc__)
+    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 4, 16], metavar="N")
+    parser.add_argument("--steps", type=int, default=50, help="of DDIM; DPM-Solver++ takes two fifths (default: 50)")
+    parser.add_argument(
+        "--compile-peer",
+        choices=COMPILE_MODES,
+        help="torch.compile's mode of diffusers, tuned (default: default on CUDA)",
+    )
+    options = parser.parse_args(arguments)
+    place = place_from(options)
+    mode = options.compile_peer or ("default" if place.device.type == "cuda" else "off")
+    before = held_at_first(place)
+    ldm = build_random(place.size).to(place.device, place.compute.dtype)
+    with tempfile.TemporaryDirectory() as directory:
+        cases = contests(
+            ldm,
+            place,
+            options.batch_sizes,
+            options.steps,
+            None if mode == "off" else mode,
+            Path(directory),
+            alone=bool(options.peak_of),
+        )
+        if options.peak_of:
+            measure_peak(cases, place, options.peak_of, before)
+            return 0
+        announce(place)
+        peer = build_peer(ldm, place.size)
+        assert_same_networks(ldm, peer, place.size)
+        found = assert_same_picture(ldm, build_pipeline(peer, ldm), min(place.size.pixels, 64))
+        speed, counted = measure_speed(place.device, place.compute.dtype), count(ldm.config, place.size.pixels)
+        say(f"both draw the same picture within {found:.1e}; torch.compile of diffusers, tuned: {mode}")
+        say(f"this machine: {speed}; a picture: {counted.image(options.steps) / 1e12:.3g} TFLOP\n")
+        results = run_contests(cases, place, command_line(__file__, arguments))
+    write_lines(options.json, "drawing", place, report(results, counted, speed, options.steps))
+    return verdict(goals(results), options.strict)
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except UserError as error:
+        sys.exit(f"error: {error}")

@@ -1,0 +1,91 @@
+"""A DreamBooth training as `dreambooth.py` runs it, with Lightning and all callbacks, of which some steps are timed."""
+
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.measuring import synchronize
+from benchmarks.sizes import Size
+from ldm.diffusion.latent_diffusion import LatentDiffusion
+from ldm.training.config import DreamBoothConfig, Subject
+from ldm.training.dreambooth import DreamBooth
+from ldm.training.trainer import FitOptions, fit
+
+SUBJECT = Subject("can")
+PHOTOS, CLASS_PICTURES = 5, 20
+
+
+class EnoughError(Exception):
+    """All steps that were to be timed are done."""
+
+
+class TimedDreamBooth(DreamBooth):
+    """Stops after `warmup` + `timed` updates; `seconds` is how long one of the latter took on average."""
+
+    warmup, timed = 1, 1
+    seconds = 0.0
+
+    def on_train_batch_end(self, *args: Any) -> None:
+        done = self.trainer.global_step
+        if done == self.warmup:
+            synchronize(self.device)
+            self._began = time.perf_counter()
+        if done == self.warmup + self.timed:
+            synchronize(self.device)
+            self.seconds = (time.perf_counter() - self._began) / self.timed
+            raise EnoughError
+
+
+def random_moments(size: Size, count: int) -> Tensor:
+    """What the autoencoder could have said of so many pictures and their mirror images: (count 2 2c h w)."""
+    channels, height, width = size.settings.model.latent_shape(size.pixels, size.pixels)
+    generator = torch.Generator().manual_seed(count)
+    mean = torch.randn(count, 2, channels, height, width, generator=generator)
+    return torch.cat([mean, torch.full_like(mean, -8.0)], dim=2)
+
+
+def training_config(size: Size, **changes: Any) -> DreamBoothConfig:
+    """The model's defaults, 1 + 1 pictures a step, never saving."""
+    return replace(size.settings.dreambooth, iterations=1000, save_every=1000, batch_size=1, **changes)
+
+
+def time_steps(
+    ldm: LatentDiffusion, size: Size, config: DreamBoothConfig, autocast: torch.dtype | None, warmup: int, timed: int
+) -> float:
+    """Begins a training of `ldm`, stops it, and returns the seconds of a step; no gradient stays behind."""
+
+    def fail(module: DreamBooth, step: int) -> None:
+        raise AssertionError("nothing should be saved while steps are timed")
+
+    return run_training(ldm, size, config, autocast, warmup, timed, fail)
+
+
+def run_training(
+    ldm: LatentDiffusion,
+    size: Size,
+    config: DreamBoothConfig,
+    autocast: torch.dtype | None,
+    warmup: int,
+    timed: int,
+    save: Callable[[DreamBooth, int], None],
+) -> float:
+    """As `time_steps`; `save` is called as often as the configuration says."""
+    moments = random_moments(size, PHOTOS), random_moments(size, CLASS_PICTURES)
+    module = TimedDreamBooth(ldm, SUBJECT, *moments, config, seed=0)
+    module.warmup, module.timed = warmup, timed
+    with tempfile.TemporaryDirectory() as directory:
+        try:
+            fit(module, FitOptions(Path(directory), [ldm.device], autocast, "tensorboard"), save)
+        except EnoughError:
+            pass
+        finally:
+            ldm.requires_grad_(False)
+            for parameter in ldm.parameters():
+                parameter.grad = None
+    return module.seconds

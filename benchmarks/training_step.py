@@ -1,0 +1,202 @@
+"""How long does a training step take, one photo and one class picture, and how much memory?
+
+    python benchmarks/training_step.py
+    python benchmarks/training_step.py --train-text-encoder
+
+Ours as `dreambooth.py` runs it, Lightning and callbacks included, against the reference's loop (docs/performance.md
+says what it does) over diffusers' networks with the very same weights: with its defaults, and with the flags that it
+offers for speed. Each turn begins a training anew, leaves out its first steps and times the following ones together.
+Where memory is short of two of everything (a CPU at full size) this works because weights and gradients are shared and
+an optimizer's state lives for one turn only.
+"""
+
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+import torch  # noqa: E402
+
+from benchmarks.common import Goal, say, table, verdict  # noqa: E402
+from benchmarks.contest import (  # noqa: E402
+    Build,
+    Place,
+    Result,
+    announce,
+    command_line,
+    contest_parser,
+    held_at_first,
+    measure_peak,
+    place_from,
+    run_contests,
+    write_lines,
+)
+from benchmarks.diffusers_peer.networks import TOLERANCE, assert_same_networks, build_peer, forget  # noqa: E402
+from benchmarks.diffusers_peer.training import Reference, ReferenceOptions, build_accelerator  # noqa: E402
+from benchmarks.floors import Counted, Speed, count, measure_speed  # noqa: E402
+from benchmarks.measuring import Turn, digits, ratio, synchronize  # noqa: E402
+from benchmarks.ours_training import CLASS_PICTURES, PHOTOS, SUBJECT, time_steps, training_config  # noqa: E402
+from benchmarks.photos import write_pictures  # noqa: E402
+from benchmarks.sizes import build_random  # noqa: E402
+from ldm.commands.placement import Compute  # noqa: E402
+from ldm.diffusion.latent_diffusion import LatentDiffusion  # noqa: E402
+from ldm.diffusion.loss import dreambooth_loss, eps_loss  # noqa: E402
+from ldm.errors import UserError  # noqa: E402
+
+OURS, PLAIN, TUNED = "ours", "reference", "reference, tuned"
+CASES = {False: "text encoder frozen", True: "text encoder trained"}
+
+
+def autocast_dtype(place: Place) -> torch.dtype | None:
+    """What arithmetic is lowered to; the weights that train are float32 on both sides."""
+    return None if place.compute.dtype == torch.float32 else place.compute.dtype
+
+
+class Contest:
+    """Builds the contenders; each of them trains the weights of `ldm`."""
+
+    def __init__(
+        self, ldm: LatentDiffusion, place: Place, train_text_encoder: bool, warmup: int, steps: int, alone: bool
+    ) -> None:
+        self.ldm, self.place, self.train_text_encoder = ldm, place, train_text_encoder
+        self.warmup, self.steps, self.alone = warmup, steps, alone
+
+    def builds(self, photos: Path, class_images: Path) -> dict[str, Build]:
+        """By name."""
+        plain = ReferenceOptions(train_text_encoder=self.train_text_encoder)
+        tuned = ReferenceOptions(
+            train_text_encoder=self.train_text_encoder,
+            precomputed_text=not self.train_text_encoder,
+            tf32=True,
+        )
+        return {
+            OURS: self.ours,
+            PLAIN: lambda: self.reference(plain, photos, class_images),
+            TUNED: lambda: self.reference(tuned, photos, class_images),
+        }
+
+    def ours(self) -> Turn:
+        """By `fit`, from latents that were encoded before."""
+        config = training_config(self.place.size, train_text_encoder=self.train_text_encoder)
+        dtype = autocast_dtype(self.place)
+        return lambda: time_steps(self.ldm, self.place.size, config, dtype, self.warmup, self.steps)
+
+    def reference(self, options: ReferenceOptions, photos: Path, class_images: Path) -> Turn:
+        """By its loop, from files."""
+        reference = self.build_reference(options)
+
+        def turn() -> float:
+            before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+            torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = options.tf32
+            reference.begin(photos, class_images, self.place.size.pixels)
+            try:
+                for _ in range(self.warmup):
+                    reference.step()
+                synchronize(self.place.device)
+                began = time.perf_counter()
+                for _ in range(self.steps):
+                    reference.step()
+                synchronize(self.place.device)
+                return (time.perf_counter() - began) / self.steps
+            finally:
+                reference.end()
+                torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+
+        return turn
+
+    def build_reference(self, options: ReferenceOptions) -> Reference:
+        """Around the same weights."""
+        trained = ["unet", *(["text_encoder"] if options.train_text_encoder else [])]
+        networks = build_peer(self.ldm, self.place.size, trained)
+        accelerator = build_accelerator(self.place.device, autocast_dtype(self.place))
+        prompts = SUBJECT.instance_prompt, SUBJECT.class_prompt
+        reference = Reference(networks, self.ldm.config, options, accelerator, prompts)
+        if self.alone:
+            forget(self.ldm, but=trained)
+        return reference
+
+    @torch.no_grad()
+    def assert_same_loss(self) -> float:
+        """How far the losses of both sides are apart for the same latents, relatively. Raises `UserError` if far."""
+        ldm, device = self.ldm, self.place.device
+        shape = (2, *ldm.config.latent_shape(self.place.size.pixels, self.place.size.pixels))
+        generator = torch.Generator().manual_seed(3)
+        latents, noise = (torch.randn(shape, generator=generator).to(device) for _ in range(2))
+        timesteps = torch.tensor([20, 800], device=device)
+        with Compute(device, autocast_dtype=autocast_dtype(self.place)).autocast():
+            context = ldm.encode_prompts([SUBJECT.instance_prompt, SUBJECT.class_prompt])
+            eps = ldm.unet(ldm.schedule.add_noise(latents, noise, timesteps), timesteps, context)
+        ours = dreambooth_loss(eps_loss(eps, noise), 1, prior_loss_weight=1.0).total
+        reference = self.build_reference(ReferenceOptions(train_text_encoder=self.train_text_encoder))
+        theirs = reference.loss(latents, noise, timesteps, context)
+        ldm.requires_grad_(False)
+        apart = float((ours - theirs).abs() / theirs)
+        if not apart < TOLERANCE[self.place.compute.dtype]:
+            raise UserError(f"the losses of both sides differ: {float(ours)} and {float(theirs)}")
+        return apart
+
+
+def floor_seconds(counted: Counted, speed: Speed, train_text_encoder: bool) -> float:
+    """Matrix products of a step on latents, then the optimizer's traffic."""
+    arithmetic = speed.matrix_seconds(counted.step(2, train_text_encoder))
+    return arithmetic + speed.traffic_seconds(counted.optimizer_bytes(train_text_encoder))
+
+
+def report(results: dict[str, Result], case: str, floor: float) -> list[dict[str, Any]]:
+    """Prints the table; the figures of each contender."""
+    rows, lines = [], []
+    for name, result in results.items():
+        faster = ratio(result.seconds.values, results[OURS].seconds.values)
+        share = f"{100 * floor / result.seconds.median:.0f}"
+        rows.append([name, result.seconds, share, result.peak, "-" if name == OURS else faster])
+        lines.append({"case": case, "contender": name, "floor_seconds": floor, **vars(result)})
+    say(table([case, "seconds a step", "% of the floor", "peak, GiB", "ours is faster, times"], rows))
+    say(f"The floor of a step is {digits(floor)} s.")
+    return lines
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measures and prints."""
+    parser = contest_parser(__doc__)
+    parser.set_defaults(warmup=0)
+    parser.add_argument("--train-text-encoder", action="store_true", help="on both sides")
+    parser.add_argument("--steps", type=int, default=20, help="timed in each run (default: 20)")
+    parser.add_argument("--first-steps", type=int, default=5, help="of each run, which don't count (default: 5)")
+    options = parser.parse_args(arguments)
+    place = place_from(options)
+    before = held_at_first(place)
+    ldm = build_random(place.size).to(place.device)
+    contest = Contest(
+        ldm, place, options.train_text_encoder, options.first_steps, options.steps, alone=bool(options.peak_of)
+    )
+    case = CASES[options.train_text_encoder]
+    with tempfile.TemporaryDirectory() as directory:
+        photos = write_pictures(Path(directory) / "photos", PHOTOS, 2 * place.size.pixels)
+        class_images = write_pictures(Path(directory) / "class", CLASS_PICTURES, place.size.pixels)
+        cases = {case: contest.builds(photos, class_images)}
+        if options.peak_of:
+            measure_peak(cases, place, options.peak_of, before)
+            return 0
+        announce(place)
+        assert_same_networks(ldm, build_peer(ldm, place.size), place.size)
+        say(f"both compute the same loss within {contest.assert_same_loss():.1e}")
+        speed = measure_speed(place.device, place.compute.dtype)
+        say(f"this machine: {speed}\n")
+        results = run_contests(cases, place, command_line(__file__, arguments))[case]
+    floor = floor_seconds(count(ldm.config, place.size.pixels), speed, options.train_text_encoder)
+    write_lines(options.json, "training step", place, report(results, case, floor))
+    faster = ratio(results[TUNED].seconds.values, results[OURS].seconds.values)
+    goal = 1.0 if place.device.type == "cpu" else 2.0
+    return verdict([Goal("times as fast as the reference, tuned", faster.median, goal, "x")], options.strict)
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except UserError as error:
+        sys.exit(f"error: {error}")

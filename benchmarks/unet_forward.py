@@ -1,0 +1,119 @@
+"""How long does a forward pass of the UNet take, and how much memory?
+
+    python benchmarks/unet_forward.py --batch-sizes 1 2 8
+
+Ours against diffusers' UNet2DConditionModel with the same tensors, in turns; a batch of 2 is one picture with guidance.
+The floor is the counted arithmetic at the speed that this machine shows in products of random matrices.
+"""
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+import torch  # noqa: E402
+
+from benchmarks.common import Goal, say, table, verdict  # noqa: E402
+from benchmarks.contest import (  # noqa: E402
+    Build,
+    Place,
+    announce,
+    command_line,
+    contest_parser,
+    held_at_first,
+    measure_peak,
+    place_from,
+    run_contests,
+    write_lines,
+)
+from benchmarks.diffusers_peer.networks import assert_same_networks, build_peer, forget  # noqa: E402
+from benchmarks.floors import count, measure_speed  # noqa: E402
+from benchmarks.measuring import Turn, digits, ratio, seconds  # noqa: E402
+from benchmarks.sizes import build_random  # noqa: E402
+from ldm.diffusion.latent_diffusion import LatentDiffusion  # noqa: E402
+from ldm.errors import UserError  # noqa: E402
+
+OURS, PLAIN, TUNED = "ours", "diffusers", "diffusers, channels_last"
+
+
+def contests(
+    ldm: LatentDiffusion, place: Place, batch_sizes: Sequence[int], alone: bool
+) -> dict[str, dict[str, Build]]:
+    """By batch size. `alone`: only one of them will be built."""
+
+    def forward(network: Callable[..., Any], batch_size: int) -> Turn:
+        generator = torch.Generator().manual_seed(0)
+        shape = ldm.config.latent_shape(place.size.pixels, place.size.pixels)
+        latents = torch.randn(batch_size, *shape, generator=generator).to(place.device, place.compute.dtype)
+        context = torch.randn(batch_size, 77, ldm.config.unet.context_dim, generator=generator).to(latents)
+        timesteps = torch.full((batch_size,), 500, device=place.device)
+
+        @torch.inference_mode()
+        def turn() -> float:
+            return seconds(lambda: network(latents, timesteps, context), place.device)
+
+        return turn
+
+    def tuned(batch_size: int) -> Turn:
+        unet = build_peer(ldm, place.size).unet.to(memory_format=torch.channels_last)
+        turn = forward(unet, batch_size)
+        if alone:
+            forget(ldm)
+        return turn
+
+    return {
+        str(batch_size): {
+            OURS: lambda batch_size=batch_size: forward(ldm.unet, batch_size),
+            PLAIN: lambda batch_size=batch_size: forward(build_peer(ldm, place.size).unet, batch_size),
+            TUNED: lambda batch_size=batch_size: tuned(batch_size),
+        }
+        for batch_size in batch_sizes
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measures and prints."""
+    parser = contest_parser(__doc__)
+    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 2], metavar="N")
+    options = parser.parse_args(arguments)
+    place = place_from(options)
+    before = held_at_first(place)
+    ldm = build_random(place.size).to(place.device, place.compute.dtype)
+    cases = contests(ldm, place, options.batch_sizes, alone=bool(options.peak_of))
+    if options.peak_of:
+        measure_peak(cases, place, options.peak_of, before)
+        return 0
+
+    announce(place)
+    found = assert_same_networks(ldm, build_peer(ldm, place.size), place.size)
+    say("difference of the networks: " + ", ".join(f"{name} {value:.1e}" for name, value in found.items()))
+    speed = measure_speed(place.device, place.compute.dtype)
+    operations = count(ldm.config, place.size.pixels).unet
+    say(f"this machine: {speed}; a forward pass of one picture: {operations / 1e9:.4g} GFLOP\n")
+
+    results = run_contests(cases, place, command_line(__file__, arguments))
+    rows, lines, goals = [], [], []
+    for case, contenders in results.items():
+        floor = speed.matrix_seconds(int(case) * operations)
+        ours = contenders[OURS].seconds.values
+        for name, result in contenders.items():
+            faster = ratio(result.seconds.values, ours)
+            share = 100 * floor / result.seconds.median
+            rows.append([case, name, result.seconds, f"{share:.0f}", result.peak, "-" if name == OURS else faster])
+            lines.append({"batch_size": int(case), "contender": name, "floor_seconds": floor, **vars(result)})
+            if name == PLAIN:
+                goals.append(Goal(f"batch {case}, times as fast", faster.median, 1.0, "x"))
+    say(table(["batch", "contender", "seconds", "% of the floor", "peak, GiB", "ours is faster, times"], rows))
+    say(f"The floor of one picture is {digits(speed.matrix_seconds(operations))} s.")
+    write_lines(options.json, "UNet forward", place, lines)
+    return verdict(goals, options.strict)
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except UserError as error:
+        sys.exit(f"error: {error}")

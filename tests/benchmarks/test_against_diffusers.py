@@ -1,0 +1,77 @@
+"""The benchmarks against diffusers at their smallest size: they run, and say what they should."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+import benchmarks.drawing as drawing
+import benchmarks.training_step as training_step
+import benchmarks.unet_forward as unet_forward
+from benchmarks.floors import Speed
+from ldm.errors import UserError
+
+QUICK = ["--size", "tiny", "--device", "cpu", "--runs", "1", "--warmup", "0"]
+
+Lines = list[dict[str, Any]]
+Measure = Callable[..., tuple[Lines, str]]
+
+
+@pytest.fixture
+def measure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Measure:
+    """Runs a benchmark without peaks; its lines of JSON and what it printed."""
+
+    def run(script: ModuleType, *arguments: str) -> tuple[Lines, str]:
+        monkeypatch.setattr(script, "measure_speed", lambda device, dtype: Speed(tflops=1.0, copy_gbs=10.0))
+        path = tmp_path / "figures.jsonl"
+        assert script.main([*QUICK, "--no-peaks", "--json", str(path), *arguments]) == 0
+        return [json.loads(line) for line in path.read_text().splitlines()], capsys.readouterr().out
+
+    return run
+
+
+def test_the_forward_pass(measure: Measure) -> None:
+    lines, said = measure(unet_forward, "--batch-sizes", "1", "2")
+    names = [unet_forward.OURS, unet_forward.PLAIN, unet_forward.TUNED]
+    assert [(line["batch_size"], line["contender"]) for line in lines] == [(n, name) for n in (1, 2) for name in names]
+    assert all(len(line["seconds"]) == 1 and line["seconds"][0] > 0 for line in lines)
+    assert lines[3]["floor_seconds"] == pytest.approx(2 * lines[0]["floor_seconds"])
+    assert {"diffusers", "torch", "python"} <= set(lines[0]["versions"]) and lines[0]["size"] == "tiny"
+    assert said.count("| diffusers |") == 2 and "difference of the networks" in said
+
+
+def test_class_pictures(measure: Measure) -> None:
+    lines, said = measure(drawing, "--batch-sizes", "2", "--steps", "5")
+    assert {line["contender"]: line["steps"] for line in lines} == {
+        drawing.OURS: 5,
+        drawing.FAST: 2,
+        drawing.PLAIN: 5,
+        drawing.TUNED: 5,
+    }
+    assert "both draw the same picture" in said and "Goals:" in said
+
+
+@pytest.mark.parametrize("flags", [[], ["--train-text-encoder"]])
+def test_a_training_step(measure: Measure, flags: list[str]) -> None:
+    lines, said = measure(training_step, "--steps", "2", "--first-steps", "1", *flags)
+    assert [line["contender"] for line in lines] == [training_step.OURS, training_step.PLAIN, training_step.TUNED]
+    assert all(line["seconds"][0] > 0 for line in lines)
+    assert "both compute the same loss" in said
+
+
+@pytest.mark.parametrize(
+    ("script", "which"),
+    [(unet_forward, "1/diffusers"), (drawing, "1/ours, DDIM"), (training_step, "text encoder frozen/reference, tuned")],
+)
+def test_a_peak_is_measured_alone(script: ModuleType, which: str, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--batch-sizes", "1"] if script is not training_step else ["--steps", "1", "--first-steps", "0"]
+    assert script.main([*QUICK, *flags, "--peak-of", which]) == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1]).keys() == {"allocated", "reserved"}
+
+
+def test_a_run_at_least() -> None:
+    with pytest.raises(UserError, match="--runs"):
+        unet_forward.main(["--size", "tiny", "--runs", "0"])
