@@ -33,7 +33,14 @@ TINY_YAML: dict[str, Any] = {
         },
     },
     "sampling": {"height": 32, "width": 32, "num_steps": 3, "prompt": "a photo of a cat"},
-    "dreambooth": {"iterations": 6, "save_every": 3, "class_img_count": 4, "learning_rate": 1e-3},
+    "dreambooth": {
+        "iterations": 6,
+        "save_every": 3,
+        "class_img_count": 4,
+        "class_sampler": "ddim",
+        "class_steps": 3,
+        "learning_rate": 1e-3,
+    },
 }
 """What a model's YAML holds. It is shared: don't write to it."""
 

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from ldm.diffusion.samplers import SAMPLERS
+
 LR_SCHEDULES = ("constant", "linear", "cosine", "cooldown")
 CHECKPOINTING_LEVELS = ("none", "attention", "all")
 TOKEN = "sks"
@@ -41,6 +43,9 @@ class DreamBoothConfig(OptimizationConfig):
 
     prior_loss_weight: float = 1.0
     class_img_count: int = 200
+    class_sampler: str = "dpm-solver"
+    class_steps: int = 20
+    """How class pictures are drawn: many are needed, and no one looks at them closely."""
     train_text_encoder: bool = False
     flip: bool = True
     gradient_checkpointing: str = "none"
@@ -53,6 +58,9 @@ class DreamBoothConfig(OptimizationConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         _check_choice("gradient_checkpointing", self.gradient_checkpointing, CHECKPOINTING_LEVELS)
+        _check_choice("class_sampler", self.class_sampler, tuple(SAMPLERS))
+        if not 1 <= self.class_steps <= 1000:
+            raise ValueError("class_steps should be from 1 to 1000")
 
 
 @dataclass(frozen=True)

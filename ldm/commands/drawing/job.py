@@ -57,11 +57,15 @@ def sampling_from(options: argparse.Namespace, defaults: SamplingConfig, height:
     }
     base = SamplingConfig(height, width, defaults.sampler, defaults.num_steps, defaults.guidance_scale, defaults.eta)
     sampling = replace(base, **{name: value for name, value in given.items() if value is not None})
-    if not SAMPLERS[sampling.sampler].takes_eta:
-        if options.ddim_eta:
-            raise UserError(f"--ddim-eta is for the ddim sampler; {sampling.sampler} adds no noise")
-        sampling = replace(sampling, eta=0.0)
-    return sampling
+    if options.ddim_eta and not SAMPLERS[sampling.sampler].takes_eta:
+        raise UserError(f"--ddim-eta is for the ddim sampler; {sampling.sampler} adds no noise")
+    return with_sampler(sampling, sampling.sampler, sampling.num_steps)
+
+
+def with_sampler(sampling: SamplingConfig, sampler: str, num_steps: int) -> SamplingConfig:
+    """The same with another sampler, without noise if this one takes none."""
+    eta = sampling.eta if SAMPLERS[sampler].takes_eta else 0.0
+    return replace(sampling, sampler=sampler, num_steps=num_steps, eta=eta)
 
 
 def sampling_flags(sampling: SamplingConfig) -> dict[str, Any]:

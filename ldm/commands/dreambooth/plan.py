@@ -14,7 +14,7 @@ from torch import Tensor
 from ldm.checkpoint.keys import PARTS
 from ldm.checkpoint.reading import read_checkpoint
 from ldm.checkpoint.saving import SAVE_DTYPES, hash_file
-from ldm.commands.drawing.job import sampling_flags, sampling_from
+from ldm.commands.drawing.job import sampling_flags, sampling_from, with_sampler
 from ldm.commands.models import Settings, base_weights, settings_of, snapped_size, tokenizer_dir
 from ldm.commands.placement import Compute, parse_devices, training_compute
 from ldm.commands.record import plain, write_record
@@ -46,6 +46,8 @@ class Run:
     subject: Subject
     config: DreamBoothConfig
     sampling: SamplingConfig
+    """Of previews."""
+    class_sampling: SamplingConfig
     instance_images: Tensor
     """(n 3 height width) in [-1, 1]"""
     devices: list[torch.device]
@@ -77,7 +79,7 @@ def plan_run(options: argparse.Namespace) -> Run:
     yaml, settings = settings_of(file, options.config)
     height, width = snapped_size(settings.model, options.hw, (settings.sampling.height, settings.sampling.width))
     sampling = sampling_from(options, settings.sampling, height, width)
-    config = _config_from(options, settings.dreambooth)
+    config = _config_from(options, settings.dreambooth, sampling)
     paths, instance_images = read_directory(options.instance_img_dir, height, width)
     photos = {path.name: hash_file(path) for path in paths}
     log.info("%s of '%s' from %s", counted(len(photos), "photo"), options.class_name, options.instance_img_dir)
@@ -115,6 +117,7 @@ def plan_run(options: argparse.Namespace) -> Run:
         subject=Subject(options.class_name),
         config=config,
         sampling=sampling,
+        class_sampling=with_sampler(sampling, config.class_sampler, config.class_steps),
         instance_images=instance_images,
         devices=devices,
         compute=compute,
@@ -137,11 +140,17 @@ def _resolved(
     }
 
 
-def _config_from(options: argparse.Namespace, defaults: DreamBoothConfig) -> DreamBoothConfig:
-    """The flags where they were given, the model's defaults elsewhere."""
+def _config_from(options: argparse.Namespace, defaults: DreamBoothConfig, sampling: SamplingConfig) -> DreamBoothConfig:
+    """The flags where they were given, the model's defaults elsewhere.
+
+    `--sampler` and `--ddim-steps` are for class pictures too, where these have no flags of their own.
+    """
     given = {field.name: getattr(options, field.name, None) for field in fields(DreamBoothConfig)}
     given["prior_loss_weight"] = options.lamb
     given["preview_prompts"] = () if options.no_previews else options.preview_prompts and tuple(options.preview_prompts)
+    if options.class_sampler is None and options.sampler is not None:
+        given |= {"class_sampler": sampling.sampler, "class_steps": options.class_steps or sampling.num_steps}
+    given["class_steps"] = given["class_steps"] or options.ddim_steps
     config = replace(defaults, **{name: value for name, value in given.items() if value is not None})
     return replace(config, class_img_count=0) if config.prior_loss_weight == 0 else config
 

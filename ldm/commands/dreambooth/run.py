@@ -71,7 +71,7 @@ def _class_images(run: Run) -> list[Path]:
         root=run.options.output_dir / "class-images",
         prompt=run.subject.class_prompt,
         base_sha256=run.base_sha256,
-        sampling=run.sampling,
+        sampling=run.class_sampling,
         seed=run.options.seed,
         precision=str(compute.dtype).removeprefix("torch."),
         tokenizer=tokenizer_digest(tokenizer_dir(run.base, run.settings)),

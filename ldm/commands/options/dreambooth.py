@@ -8,7 +8,9 @@ from ldm.commands.options.common import (
     MODEL_DEFAULT,
     NATURAL,
     NON_NEGATIVE,
+    SAMPLER_NAMES,
     SEED,
+    STEPS,
     TRAINING_PRECISIONS,
     TypedParser,
     add_sampling,
@@ -117,6 +119,9 @@ def _add_prior_preservation(group: argparse._ArgumentGroup) -> None:
 
 def _add_pictures(group: argparse._ArgumentGroup) -> None:
     add_sampling(group)
+    like_previews = "default: as previews where their flags are given, else the model's for class pictures"
+    group.add_argument("--class-sampler", choices=SAMPLER_NAMES, help=f"of class pictures; {like_previews}")
+    group.add_argument("--class-steps", type=STEPS, metavar="N", help=f"of class pictures; {like_previews}")
     group.add_argument(
         "--preview-prompt",
         type=words,

@@ -5,9 +5,13 @@ from pathlib import Path
 
 import pytest
 
+from ldm.checkpoint.reading import read_checkpoint
 from ldm.commands.dreambooth import run as command
 from ldm.commands.dreambooth.class_images import Drawing
+from ldm.commands.models import DEFAULT_CONFIG, EMBEDDED, Settings, settings_of
+from ldm.config import build_config, read_yaml, to_yaml
 from ldm.errors import UserError
+from ldm.training.config import DreamBoothConfig
 from tests.commands.calls import call, difference, pixels, refused
 from tests.commands.conftest import Trained, UNetCall, write_photos
 from tests.commands.dreambooth.teaching import Plan, Teach, scalars
@@ -65,6 +69,8 @@ def test_another_class_base_or_setting_never_shares_class_pictures(
         ("--ddim-steps", 4),
         ("--scale", 2.0),
         ("--ddim-eta", 0.5),
+        ("--class-sampler", "dpm-solver"),
+        ("--class-steps", 5),
         ("--learning-rate", "1e-5"),  # of no account to them
     ]
     for change in changes:
@@ -88,7 +94,14 @@ def test_the_batch_size_of_class_pictures_changes_no_picture(
 
 
 @pytest.mark.parametrize(
-    ("flag", "value", "passes"), [("--ddim-steps", 5, 5), ("--sampler", "plms", 4), ("--scale", 1, 3)]
+    ("flag", "value", "passes"),
+    [
+        ("--ddim-steps", 5, 5),
+        ("--sampler", "plms", 4),
+        ("--scale", 1, 3),
+        ("--class-steps", 2, 2),
+        ("--class-sampler", "plms", 4),
+    ],
 )
 def test_class_pictures_are_sampled_as_asked(
     flag: str, value: object, passes: int, plan: Plan, unet_calls: list[UNetCall]
@@ -96,6 +109,65 @@ def test_class_pictures_are_sampled_as_asked(
     plan(flag, value, "--no-previews")
     assert len(unet_calls) == passes
     assert unet_calls[0].batch == (2 if flag == "--scale" else 4)
+
+
+@pytest.mark.parametrize(
+    ("typed", "class_pictures", "previews"),
+    [
+        ((), ("ddim", 3), ("ddim", 3)),
+        (("--class-sampler", "dpm-solver"), ("dpm-solver", 3), ("ddim", 3)),
+        (("--class-sampler", "dpm-solver", "--sampler", "plms", "--ddim-steps", 5), ("dpm-solver", 5), ("plms", 5)),
+        (("--class-steps", 4, "--sampler", "plms", "--ddim-steps", 5), ("plms", 4), ("plms", 5)),
+        (("--class-sampler", "plms", "--ddim-eta", 0.5), ("plms", 3), ("ddim", 3)),
+    ],
+)
+def test_class_pictures_and_previews_may_be_sampled_differently(
+    typed: tuple[object, ...],
+    class_pictures: tuple[str, int],
+    previews: tuple[str, int],
+    teach: Teach,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    drawn: list[Drawing] = []
+
+    def draw(drawing: Drawing) -> None:
+        drawn.append(drawing)
+        raise UserError("enough")
+
+    monkeypatch.setattr(command, "draw_class_images", draw)
+    words = ("-c", "can", "-i", teach.subject_dir, "--ckpt-path", teach.checkpoint, *typed)
+    refused(call("dreambooth", *words), "enough")
+    sampling = drawn[0].cache.sampling
+    assert (sampling.sampler, sampling.num_steps) == class_pictures
+    assert sampling.eta == 0
+    options = read_yaml(teach.root / "can-1" / "run.yaml")["options"]
+    assert (options["class_sampler"], options["class_steps"]) == class_pictures
+    assert (options["sampler"], options["ddim_steps"]) == previews
+
+
+def test_a_resumed_run_from_before_these_flags_keeps_its_class_pictures(teach: Teach) -> None:
+    run = teach("--sampler", "plms", "--no-previews").directory
+    record = read_yaml(run / "run.yaml")
+    assert record["options"].pop("class_sampler") == "plms"
+    assert record["options"].pop("class_steps") == 3
+    (run / "run.yaml").write_text(to_yaml(record))
+    outcome = call("dreambooth", "-r", run, "--iterations", 3)
+    assert outcome.status == 0
+    assert "2 class pictures 'a photo of a can' from" in outcome.said
+    assert len(list((teach.root / "class-images").iterdir())) == 1
+
+
+def test_a_model_that_says_nothing_of_class_pictures_draws_them_by_dpm_solver_in_20_steps() -> None:
+    sd = build_config(Settings, read_yaml(DEFAULT_CONFIG), "sd").dreambooth
+    tiny = settings_of(read_checkpoint(EMBEDDED), None)[1].dreambooth
+    for config in (DreamBoothConfig(), sd, tiny):
+        assert (config.class_sampler, config.class_steps) == ("dpm-solver", 20)
+
+
+@pytest.mark.parametrize(("name", "value"), [("class_sampler", "euler"), ("class_steps", 0)])
+def test_a_yaml_with_a_wrong_sampler_of_class_pictures_is_refused(name: str, value: object) -> None:
+    with pytest.raises(UserError, match=name):
+        build_config(DreamBoothConfig, {name: value}, "here")
 
 
 @pytest.mark.parametrize("arguments", [("--class-img-count", 0), ("-l", 0)])

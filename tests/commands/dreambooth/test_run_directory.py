@@ -63,6 +63,8 @@ def test_the_record_holds_every_option_resolved(trained: Trained, tiny_checkpoin
         "seed": 42,
         "lamb": 1.0,
         "class_img_count": 3,
+        "class_sampler": "ddim",
+        "class_steps": 3,
         "generation_batch_size": None,
         "hw": [32, 32],
         "sampler": "ddim",
