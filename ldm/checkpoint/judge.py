@@ -2,15 +2,19 @@
 
 import dataclasses
 import json
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
+from torch import Tensor
 
 from ldm.checkpoint.keys import compare_keys
 from ldm.checkpoint.metadata import PREFIX
 from ldm.checkpoint.reading import CheckpointFile, read_checkpoint
+from ldm.checkpoint.saving import snapshot
 from ldm.config import build_config
 from ldm.errors import UserError
 from ldm.files import atomic_path
@@ -19,16 +23,23 @@ from ldm.nn.judge import Judge, JudgeConfig
 CONFIG, TOKENIZER = PREFIX + "judge", PREFIX + "judge_tokenizer"
 
 
-def save_judge(path: Path, judge: Judge, tokenizer_digest: str) -> None:
-    """Writes the judge, atomically. `tokenizer_digest` is the SHA-256 of the tokenizer that it was trained with."""
+def judge_writer(path: Path, judge: Judge, tokenizer_digest: str) -> Callable[[], None]:
+    """Copies the weights as they are now; what is returned writes the judge, atomically.
+
+    `tokenizer_digest` is the SHA-256 of the tokenizer that it was trained with.
+    """
     tensors = {
-        name: tensor.detach().to("cpu", torch.float16 if tensor.is_floating_point() else tensor.dtype).contiguous()
+        name: snapshot(tensor, torch.float16 if tensor.is_floating_point() else tensor.dtype)
         for name, tensor in judge.state_dict().items()
     }
+    metadata = {"format": "pt", CONFIG: json.dumps(dataclasses.asdict(judge.config)), TOKENIZER: tokenizer_digest}
+    return partial(_save, path, tensors, metadata)
+
+
+def _save(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
     for name, tensor in tensors.items():
         if not tensor.isfinite().all():
             raise UserError(f"{path} was not written: {name} is not finite as float16")
-    metadata = {"format": "pt", CONFIG: json.dumps(dataclasses.asdict(judge.config)), TOKENIZER: tokenizer_digest}
     try:
         with atomic_path(path) as partial:
             save_file(tensors, partial, metadata=metadata)

@@ -2,6 +2,8 @@
 
 import dataclasses
 import hashlib
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -18,27 +20,40 @@ from ldm.files import atomic_path
 SAVE_DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 
 
+def snapshot(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """A contiguous copy on the CPU in any case, whatever becomes of the tensor."""
+    original = tensor.detach()
+    copy = original.to(dtype).to("cpu")  # in this order less is moved off a device
+    return copy.clone(memory_format=torch.contiguous_format) if copy is original else copy.contiguous()
+
+
 def official_state_dict(model: LatentDiffusion, dtype: torch.dtype) -> dict[str, Tensor]:
-    """All tensors of the official checkpoint on the CPU: weights in `dtype`, the schedule's buffers in float32."""
-    weights = {
-        official_key(name): tensor.detach().to("cpu", dtype).contiguous() for name, tensor in model.state_dict().items()
-    }
+    """A copy of all tensors of the official checkpoint, on the CPU: weights in `dtype`, schedule buffers in float32."""
+    weights = {official_key(name): snapshot(tensor, dtype) for name, tensor in model.state_dict().items()}
     positions = torch.arange(model.config.text_encoder.max_position_embeddings)[None]
     return {**model.schedule.official_buffers(), **weights, POSITION_IDS: positions}
 
 
+def checkpoint_writer(
+    path: Path, model: LatentDiffusion, info: CheckpointInfo, dtype: torch.dtype
+) -> Callable[[], None]:
+    """Copies the weights as they are now; what is returned writes them, as `save_checkpoint` does, and raises as it."""
+    return partial(_save, path, official_state_dict(model, dtype), info, dtype)
+
+
 def save_checkpoint(path: Path, model: LatentDiffusion, info: CheckpointInfo, dtype: torch.dtype) -> None:
     """Writes a safetensors file in the official layout, atomically. Raises `UserError` if a weight overflows."""
-    _save(path, official_state_dict(model, dtype), info, dtype)
+    checkpoint_writer(path, model, info, dtype)()
 
 
-def save_part(path: Path, network: nn.Module, part: str, info: CheckpointInfo, dtype: torch.dtype) -> None:
-    """Writes one of the `PARTS` alone, under its official keys; otherwise as `save_checkpoint`."""
+def part_writer(
+    path: Path, network: nn.Module, part: str, info: CheckpointInfo, dtype: torch.dtype
+) -> Callable[[], None]:
+    """Of one of the `PARTS` alone, under its official keys; otherwise as `checkpoint_writer`."""
     tensors = {
-        official_key(PARTS[part] + name): tensor.detach().to("cpu", dtype).contiguous()
-        for name, tensor in network.state_dict().items()
+        official_key(PARTS[part] + name): snapshot(tensor, dtype) for name, tensor in network.state_dict().items()
     }
-    _save(path, tensors, info, dtype)
+    return partial(_save, path, tensors, info, dtype)
 
 
 def _save(path: Path, tensors: dict[str, Tensor], info: CheckpointInfo, dtype: torch.dtype) -> None:

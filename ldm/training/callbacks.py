@@ -5,6 +5,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -13,24 +14,37 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.plugins.io import CheckpointIO
 from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map_only
 from tqdm import tqdm
 
+from ldm.background import BackgroundWriter
 from ldm.checkpoint.discovery import RESUME_STATE
+from ldm.checkpoint.saving import snapshot
 from ldm.errors import UserError
 from ldm.files import atomic_path
+from ldm.host_memory import available_memory
 
 log = logging.getLogger(__name__)
 
 
 class ResumeStateIO(CheckpointIO):
-    """Writes Lightning's state straight to a temporary file and renames it; reads tensors only."""
+    """Writes Lightning's state straight to a temporary file and renames it; reads tensors only.
+
+    With a `writer` a copy of the state is written in the background, if memory has room for two of them.
+    """
+
+    def __init__(self, writer: BackgroundWriter | None = None) -> None:
+        self.writer = writer
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        try:
-            with atomic_path(Path(path)) as partial:
-                torch.save(checkpoint, partial)
-        except RuntimeError as error:  # torch's word for a full disk
-            raise UserError(f"could not write {path}: {error}") from error
+        if self.writer is None:
+            write_state(checkpoint, Path(path))
+        elif (available_memory() or 0) > 2 * state_bytes(checkpoint):
+            copied = tree_map_only(Tensor, lambda tensor: snapshot(tensor, tensor.dtype), checkpoint)
+            self.writer.put(partial(write_state, copied, Path(path)))
+        else:
+            self.writer.wait()
+            write_state(checkpoint, Path(path))
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
         try:
@@ -43,23 +57,44 @@ class ResumeStateIO(CheckpointIO):
         Path(path).unlink(missing_ok=True)
 
 
+def write_state(state: dict[str, Any], path: Path) -> None:
+    """Writes a resume state, atomically. Raises `UserError` if that is not possible."""
+    try:
+        with atomic_path(path) as partial_path:
+            torch.save(state, partial_path)
+    except RuntimeError as error:  # torch's word for a full disk
+        raise UserError(f"could not write {path}: {error}") from error
+
+
+def state_bytes(state: dict[str, Any]) -> int:
+    """What the tensors of a state take."""
+    return sum(leaf.nbytes for leaf in tree_leaves(state) if isinstance(leaf, Tensor))
+
+
 class SaveEvery(pl.Callback):
     """After every `every` updates and the last: the checkpoint and its previews (`save`), then the resume state.
 
-    A step's files are there before the resume state is, so a run killed in between draws them again.
+    A step's files are there before the resume state is, so a run killed in between draws them again. What is left to
+    the writer is written before the next is copied: memory holds one copy at most. Its errors are raised after a step.
     """
 
-    def __init__(self, run_dir: Path, every: int, save: Callable[[Any, int], None]) -> None:
+    def __init__(self, run_dir: Path, every: int, save: Callable[[Any, int], None], writer: BackgroundWriter) -> None:
         self.run_dir = run_dir
         self.every = every
         self.save = save
+        self.writer = writer
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, *args: Any) -> None:
+        self.writer.raise_if_failed()
         step = trainer.global_step
         if step % self.every == 0 or step == trainer.max_steps:
+            self.writer.wait()
             if trainer.is_global_zero:
                 self.save(pl_module, step)
             trainer.save_checkpoint(self.run_dir / RESUME_STATE)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        self.writer.wait()
 
 
 class StopOnSignal(pl.Callback):

@@ -3,13 +3,14 @@
 import logging
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
 import pytorch_lightning as pl
 import torch
 
+from ldm.background import BackgroundWriter
 from ldm.checkpoint.discovery import RESUME_STATE
 from ldm.training.callbacks import FiniteGuard, GradientGuard, Progress, ResumeStateIO, SaveEvery, StopOnSignal
 from ldm.training.logs import build_logger
@@ -30,12 +31,15 @@ class FitOptions:
     devices: list[torch.device]
     autocast_dtype: torch.dtype | None
     logger: str
+    writer: BackgroundWriter = field(default_factory=BackgroundWriter)
+    """What is saved is written by it while training goes on."""
 
 
 def fit(module: Module, options: FitOptions, save: Callable[[Module, int], None]) -> int | None:
     """Trains to the last update, from the run's resume state if there is one; `save(module, step)` writes a checkpoint.
 
-    Returns the update at which the user stopped it, None if it ran to the end.
+    `save` copies what `options.writer` is to write; that is on the disk when this function returns. Returns the update
+    at which the user stopped it, None if it ran to the end.
     """
     config = module.config
     log_every = max(1, min(10, config.iterations // 50))
@@ -56,17 +60,17 @@ def fit(module: Module, options: FitOptions, save: Callable[[Module, int], None]
             GradientGuard(),
             finite,
             Progress(every=log_every),
-            SaveEvery(options.run_dir, config.save_every, save),
+            SaveEvery(options.run_dir, config.save_every, save, options.writer),
             stop,
         ],
-        plugins=[ResumeStateIO()],
+        plugins=[ResumeStateIO(options.writer)],
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
         use_distributed_sampler=False,
     )
     state = options.run_dir / RESUME_STATE
-    with warnings.catch_warnings(), stop.restoring_handlers():
+    with warnings.catch_warnings(), stop.restoring_handlers(), options.writer:
         # Lightning's advice to use worker processes and the like: latents are in memory, and a run has no end of data.
         warnings.filterwarnings("ignore", module="pytorch_lightning")
         trainer.fit(module, ckpt_path=str(state) if state.exists() else None)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from ldm.checkpoint.judge import save_judge
+from ldm.checkpoint.judge import judge_writer
 from tests.judges import build_tiny_judge, judge_tokenizer
 
 
@@ -11,5 +11,5 @@ def judge_flags(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """The flags with which a benchmark asks the tiny judge."""
     directory = tmp_path_factory.mktemp("judge")
     tokenizer = judge_tokenizer(directory / "tokenizer")
-    save_judge(directory / "judge.safetensors", build_tiny_judge(), tokenizer.digest)
+    judge_writer(directory / "judge.safetensors", build_tiny_judge(), tokenizer.digest)()
     return ["--judge", str(directory / "judge.safetensors"), "--tokenizer", str(directory / "tokenizer")]

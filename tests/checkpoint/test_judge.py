@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from ldm.checkpoint.judge import CONFIG, load_judge, save_judge
+from ldm.checkpoint.judge import CONFIG, judge_writer, load_judge
 from ldm.checkpoint.reading import read_checkpoint
 from ldm.errors import UserError
 from tests.judges import SIZE, TINY_JUDGE, build_tiny_judge
@@ -16,7 +16,7 @@ from tests.judges import SIZE, TINY_JUDGE, build_tiny_judge
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    save_judge(tmp_path / "judge.safetensors", build_tiny_judge(), "abc")
+    judge_writer(tmp_path / "judge.safetensors", build_tiny_judge(), "abc")()
     return tmp_path / "judge.safetensors"
 
 
@@ -50,7 +50,7 @@ def test_broken_weights_are_not_written(tmp_path: Path) -> None:
     judge = build_tiny_judge()
     torch.nn.init.constant_(judge.heads["class"].bias, 1e6)
     with pytest.raises(UserError, match=r"heads\.class\.bias is not finite"):
-        save_judge(tmp_path / "judge.safetensors", judge, "")
+        judge_writer(tmp_path / "judge.safetensors", judge, "")()
     assert list(tmp_path.iterdir()) == []
 
 

@@ -17,7 +17,15 @@ from ldm.checkpoint.keys import PARTS, POSITION_IDS, official_key
 from ldm.checkpoint.loading import Placement, checkpoint_info, load_model
 from ldm.checkpoint.metadata import CheckpointInfo
 from ldm.checkpoint.reading import read_checkpoint
-from ldm.checkpoint.saving import SAVE_DTYPES, hash_file, hash_part, official_state_dict, save_checkpoint, save_part
+from ldm.checkpoint.saving import (
+    SAVE_DTYPES,
+    checkpoint_writer,
+    hash_file,
+    hash_part,
+    official_state_dict,
+    part_writer,
+    save_checkpoint,
+)
 from ldm.errors import UserError
 from tests.checkpoint.files import same_tensors
 from tests.oracle import facts, tensors
@@ -44,6 +52,18 @@ def test_weights_come_back_as_the_type_holds_them(dtype: torch.dtype, tmp_path: 
         assert torch.equal(actual, expected.to(dtype).float()), name
         tolerance = {torch.float32: 0.0, torch.float16: 2**-11, torch.bfloat16: 2**-8}[dtype]
         assert torch.allclose(actual, expected, rtol=tolerance, atol=1e-7), name
+
+
+@pytest.mark.parametrize("dtype", SAVE_DTYPES.values(), ids=list(SAVE_DTYPES))
+def test_a_writer_writes_the_weights_of_its_making(dtype: torch.dtype, tmp_path: Path) -> None:
+    model = build_tiny_model()
+    write = checkpoint_writer(tmp_path / "later.safetensors", model, CheckpointInfo(), dtype)
+    expected = save(tmp_path / "now.safetensors", dtype)
+    for tensor in model.state_dict().values():
+        tensor.add_(1.0)
+    assert names(tmp_path) == ["now.safetensors"]
+    write()
+    assert hash_file(tmp_path / "later.safetensors") == hash_file(expected)
 
 
 def test_saving_what_was_loaded_gives_the_same_again(tmp_path: Path) -> None:
@@ -272,7 +292,7 @@ def test_a_files_hash_is_the_published_kind(tmp_path: Path) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_a_part_alone_is_what_the_whole_checkpoint_has_of_it(part: str, dtype: torch.dtype, tmp_path: Path) -> None:
     model = build_tiny_model()
-    save_part(tmp_path / "part.safetensors", getattr(model, part), part, CheckpointInfo(step=3), dtype)
+    part_writer(tmp_path / "part.safetensors", getattr(model, part), part, CheckpointInfo(step=3), dtype)()
     whole = {k: t for k, t in official_state_dict(model, dtype).items() if k.startswith(PARTS[part])}
     whole.pop(POSITION_IDS, None)
     file = read_checkpoint(tmp_path / "part.safetensors")
@@ -286,5 +306,5 @@ def test_a_part_that_is_not_finite_is_not_written(tmp_path: Path) -> None:
     autoencoder = build_tiny_model().autoencoder
     torch.nn.init.constant_(autoencoder.quant_conv.weight, 1e6)
     with pytest.raises(UserError, match=r"first_stage_model\.quant_conv\.weight is not finite as torch\.float16"):
-        save_part(tmp_path / "part.safetensors", autoencoder, "autoencoder", CheckpointInfo(), torch.float16)
+        part_writer(tmp_path / "part.safetensors", autoencoder, "autoencoder", CheckpointInfo(), torch.float16)()
     assert not list(tmp_path.iterdir())

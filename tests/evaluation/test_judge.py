@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 import ldm.evaluation.judge as evaluation
-from ldm.checkpoint.judge import save_judge
+from ldm.checkpoint.judge import judge_writer
 from ldm.data.images import read_directory
 from ldm.data.judge import HALF_AND_HALF
 from ldm.data.toyworld import SETTINGS, canonical_caption, photograph, random_scene, render, unusual_subject
@@ -78,11 +78,11 @@ def test_half_precision_pictures_are_welcome(tiny: Evaluator) -> None:
 
 
 def test_another_tokenizer_is_refused(tmp_path: Path) -> None:
-    save_judge(tmp_path / "judge.safetensors", build_tiny_judge(), "another digest")
+    judge_writer(tmp_path / "judge.safetensors", build_tiny_judge(), "another digest")()
     tokenizer = write_tokenizer(tmp_path / "tokenizer")
     with pytest.raises(UserError, match="another tokenizer"):
         load_evaluator(CPU, tmp_path / "judge.safetensors", tokenizer)
-    save_judge(tmp_path / "judge.safetensors", build_tiny_judge(), judge_tokenizer(tokenizer).digest)
+    judge_writer(tmp_path / "judge.safetensors", build_tiny_judge(), judge_tokenizer(tokenizer).digest)()
     assert load_evaluator(CPU, tmp_path / "judge.safetensors", tokenizer).judge.config.size == SIZE
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 
+from ldm.background import BackgroundWriter
 from ldm.data.dreambooth import Batch, BatchPlan, DreamBoothBatches
 from ldm.nn.tokenizer import PromptTokenizer, load_tokenizer
 from ldm.training.config import DreamBoothConfig, Subject
@@ -63,9 +64,11 @@ def train(
     *,
     logger: str = "none",
     autocast_dtype: torch.dtype | None = None,
+    writer: BackgroundWriter | None = None,
 ) -> int | None:
     """Trains on the CPU; returns where a signal stopped it."""
-    return fit(module, FitOptions(run_dir, [torch.device("cpu")], autocast_dtype, logger), save)
+    options = FitOptions(run_dir, [torch.device("cpu")], autocast_dtype, logger, writer or BackgroundWriter())
+    return fit(module, options, save)
 
 
 def weights(module: DreamBooth) -> dict[str, Tensor]:

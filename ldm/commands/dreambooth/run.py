@@ -12,9 +12,10 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+from ldm.background import BackgroundWriter
 from ldm.checkpoint.metadata import CheckpointInfo
 from ldm.checkpoint.reading import read_checkpoint
-from ldm.checkpoint.saving import SAVE_DTYPES, save_checkpoint
+from ldm.checkpoint.saving import SAVE_DTYPES, checkpoint_writer
 from ldm.commands.app import logging_to
 from ldm.commands.dreambooth.class_images import Drawing, draw_class_images
 from ldm.commands.dreambooth.plan import Run, plan_run, resumed_run_options
@@ -53,7 +54,7 @@ def dreambooth(options: argparse.Namespace) -> None:
                     previews.draw_untrained(module)
             os.environ[RUN_DIR_VARIABLE] = str(run.directory)
             where = FitOptions(run.directory, run.devices, run.compute.autocast_dtype, options.logger)
-            stopped_at = fit(module, where, _saver(run, previews))
+            stopped_at = fit(module, where, _saver(run, previews, where.writer))
         if stopped_at is not None:
             log.info("stopped after update %d; continue with\n  python dreambooth.py -r %s", stopped_at, run.directory)
         elif not is_helper_process():
@@ -106,8 +107,8 @@ def _build_module(run: Run, class_images: list[Path]) -> DreamBooth:
     return DreamBooth(ldm, run.subject, instance_moments, class_moments, run.config, run.options.seed)
 
 
-def _saver(run: Run, previews: Previews) -> Callable[[DreamBooth, int], None]:
-    """Writes a checkpoint and its previews."""
+def _saver(run: Run, previews: Previews, writer: BackgroundWriter) -> Callable[[DreamBooth, int], None]:
+    """Writes a checkpoint, and draws its previews meanwhile."""
     info = CheckpointInfo(
         config=run.yaml,
         class_name=run.subject.class_name,
@@ -122,7 +123,7 @@ def _saver(run: Run, previews: Previews) -> Callable[[DreamBooth, int], None]:
 
     def save(module: DreamBooth, step: int) -> None:
         path = run.directory / f"step-{step:05d}.safetensors"
-        save_checkpoint(path, module.ldm, replace(info, step=step), SAVE_DTYPES[run.options.save_dtype])
+        writer.put(checkpoint_writer(path, module.ldm, replace(info, step=step), SAVE_DTYPES[run.options.save_dtype]))
         with run.compute.autocast():
             previews.draw(module, step)
 

@@ -8,7 +8,7 @@ from pytorch_lightning.loggers import TensorBoardLogger
 
 from ldm.checkpoint.loading import load_part
 from ldm.checkpoint.reading import read_checkpoint
-from ldm.checkpoint.saving import SAVE_DTYPES, save_part
+from ldm.checkpoint.saving import SAVE_DTYPES, part_writer
 from ldm.commands.placement import explain_out_of_memory
 from ldm.commands.resuming import RUN_DIR_VARIABLE
 from ldm.commands.train.run import TrainingRun
@@ -36,19 +36,19 @@ def train_autoencoder(run: TrainingRun) -> int | None:
         load_part(autoencoder, "autoencoder", read_checkpoint(run.options.ckpt_path))
     module = AutoencoderTraining(autoencoder, paths, config, run.options.seed, run.options.workers)
     shown = torch.stack([to_tensor(fit_image(read_image(p), config.size, config.size)) for p in paths[:SHOWN]])
+    where = FitOptions(run.directory, run.devices, run.compute.autocast_dtype, run.options.logger)
 
     def save(module: AutoencoderTraining, step: int) -> None:
         with module.average.swapped_in():
             info = run.info(step, run.yaml)
             dtype = SAVE_DTYPES[run.options.save_dtype]
-            save_part(run.checkpoint_path(step), module.autoencoder, "autoencoder", info, dtype)
+            path = run.checkpoint_path(step)
+            where.writer.put(part_writer(path, module.autoencoder, "autoencoder", info, dtype))
             _show(run, module, shown, step)
 
     os.environ[RUN_DIR_VARIABLE] = str(run.directory)
     with explain_out_of_memory("a smaller --batch-size needs less"):
-        stopped_at = fit(
-            module, FitOptions(run.directory, run.devices, run.compute.autocast_dtype, run.options.logger), save
-        )
+        stopped_at = fit(module, where, save)
     if stopped_at is None:
         last = run.checkpoint_path(config.iterations)
         log.info("the next stage:\n  python train.py diffusion --autoencoder %s -i %s", last, run.options.image_dir)

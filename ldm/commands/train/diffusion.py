@@ -12,7 +12,7 @@ from pytorch_lightning.loggers import TensorBoardLogger
 
 from ldm.checkpoint.loading import checkpoint_info, load_part
 from ldm.checkpoint.reading import CheckpointFile, read_checkpoint
-from ldm.checkpoint.saving import SAVE_DTYPES, hash_part, save_checkpoint
+from ldm.checkpoint.saving import SAVE_DTYPES, checkpoint_writer, hash_part
 from ldm.commands.drawing.grid import labelled_grid
 from ldm.commands.models import Settings, snapped_size
 from ldm.commands.placement import explain_out_of_memory
@@ -49,17 +49,18 @@ def train_diffusion(run: TrainingRun) -> int | None:
     sampling = replace(sampling, height=height, width=width)
     module = LatentDiffusionTraining(ldm, moments, captions, config, run.options.seed, run.options.workers)
 
+    where = FitOptions(run.directory, run.devices, run.compute.autocast_dtype, run.options.logger)
+
     def save(module: LatentDiffusionTraining, step: int) -> None:
         with module.average.swapped_in():
             dtype = SAVE_DTYPES[run.options.save_dtype]
-            save_checkpoint(run.checkpoint_path(step), module.ldm, run.info(step, yaml), dtype)
+            path = run.checkpoint_path(step)
+            where.writer.put(checkpoint_writer(path, module.ldm, run.info(step, yaml), dtype))
             _show(run, module, sampling, step)
 
     os.environ[RUN_DIR_VARIABLE] = str(run.directory)
     with explain_out_of_memory("a smaller --batch-size needs less"):
-        stopped_at = fit(
-            module, FitOptions(run.directory, run.devices, run.compute.autocast_dtype, run.options.logger), save
-        )
+        stopped_at = fit(module, where, save)
     if stopped_at is None:
         log.info("try it:\n  python txt2img.py --ckpt-path %s", run.checkpoint_path(config.iterations))
     return stopped_at

@@ -3,7 +3,7 @@
 import logging
 import os
 
-from ldm.checkpoint.judge import save_judge
+from ldm.checkpoint.judge import judge_writer
 from ldm.commands.placement import explain_out_of_memory
 from ldm.commands.resuming import RUN_DIR_VARIABLE
 from ldm.commands.train.run import TrainingRun, tokenizer_source
@@ -23,14 +23,14 @@ def train_judge(run: TrainingRun) -> int | None:
     tokenizer = load_tokenizer(tokenizer_source(options, run.settings), JudgeConfig(HEADS).max_length)
     module = build_judge_training([options.image_dir], tokenizer, config, options.seed, options.workers)
 
+    where = FitOptions(run.directory, run.devices, run.compute.autocast_dtype, options.logger)
+
     def save(module: JudgeTraining, step: int) -> None:
-        save_judge(run.checkpoint_path(step), module.judge, module.tokenizer.digest)
+        where.writer.put(judge_writer(run.checkpoint_path(step), module.judge, module.tokenizer.digest))
 
     os.environ[RUN_DIR_VARIABLE] = str(run.directory)
     with explain_out_of_memory("a smaller --batch-size needs less"):
-        stopped_at = fit(
-            module, FitOptions(run.directory, run.devices, run.compute.autocast_dtype, options.logger), save
-        )
+        stopped_at = fit(module, where, save)
     if stopped_at is None:
         last = run.checkpoint_path(config.iterations)
         log.info("can it be trusted?\n  python benchmarks/judge.py --judge %s", last)

@@ -66,16 +66,17 @@ STOPPED = ("--iterations", 4, "-s", 2, "--class-img-count", 2, "--no-previews", 
 
 def interrupted(teach: Teach, monkeypatch: pytest.MonkeyPatch, at: int, *arguments: object) -> Path:
     """A run whose disk is full at the save of this step."""
-    save = command.save_checkpoint
+    writer_of = command.checkpoint_writer
 
-    def full(path: Path, *args: Any) -> None:
-        if path.name == f"step-{at:05d}.safetensors":
-            raise UserError("the disk is full")
-        save(path, *args)
+    def fail() -> None:
+        raise UserError("the disk is full")
+
+    def full(path: Path, *args: Any) -> Callable[[], None]:
+        return fail if path.name == f"step-{at:05d}.safetensors" else writer_of(path, *args)
 
     words = ("-c", "can", "-i", teach.subject_dir, "--ckpt-path", teach.checkpoint, "-o", teach.root)
     with monkeypatch.context() as patch:
-        patch.setattr(command, "save_checkpoint", full)
+        patch.setattr(command, "checkpoint_writer", full)
         refused(call("dreambooth", *words, *arguments), "the disk is full")
     return teach.root / "can-1"
 

@@ -1,0 +1,103 @@
+"""What a thread writes: in order, none after one that failed, and all of it when the block ends."""
+
+import threading
+import time
+import weakref
+from pathlib import Path
+
+import pytest
+
+from ldm.background import BackgroundWriter
+from ldm.errors import UserError
+
+
+def fail() -> None:
+    raise UserError("the disk is full")
+
+
+def test_jobs_are_done_in_order_while_their_maker_goes_on() -> None:
+    done: list[object] = []
+    go_on = threading.Event()
+    with BackgroundWriter() as writer:
+        writer.put(lambda: done.append(go_on.wait(60)))
+        for number in range(20):
+            writer.put(lambda number=number: done.append(number))  # type: ignore[misc]
+        assert done == []
+        go_on.set()
+    assert done == [True, *range(20)]
+
+
+def test_waiting_returns_when_everything_is_done() -> None:
+    done: list[int] = []
+    with BackgroundWriter() as writer:
+        for number in range(3):
+            writer.put(lambda number=number: (time.sleep(0.01), done.append(number)))  # type: ignore[misc, func-returns-value]
+        writer.wait()
+        assert done == [0, 1, 2]
+
+
+def test_nothing_is_done_after_a_job_that_failed() -> None:
+    done: list[int] = []
+    writer = BackgroundWriter()
+    with pytest.raises(UserError, match="the disk is full"), writer:
+        go_on = threading.Event()
+        writer.put(lambda: (go_on.wait(60), fail()))  # type: ignore[arg-type, return-value, func-returns-value]
+        writer.put(lambda: done.append(1))
+        go_on.set()
+    assert not done
+
+
+@pytest.mark.parametrize("method", ["put", "wait", "raise_if_failed"])
+def test_an_error_is_raised_by_the_next_call(method: str) -> None:
+    writer = BackgroundWriter()
+    writer.put(fail)
+    assert writer._last is not None
+    assert writer._last.exception(60) is not None
+    with pytest.raises(UserError, match="the disk is full"):
+        getattr(writer, method)(*([lambda: None] if method == "put" else []))
+
+
+def test_an_error_in_the_block_doesn_t_keep_files_from_being_written(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="mine"), BackgroundWriter() as writer:
+        writer.put(lambda: (time.sleep(0.05), (tmp_path / "file").touch()))  # type: ignore[arg-type, return-value, func-returns-value]
+        raise ValueError("mine")
+    assert (tmp_path / "file").exists()
+
+
+def test_of_two_errors_the_block_s_own_is_raised_and_the_other_said(caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(ValueError, match="mine"), BackgroundWriter() as writer:
+        writer.put(fail)
+        raise ValueError("mine")
+    assert "the disk is full" in caplog.text
+
+
+@pytest.mark.parametrize("interrupt", [KeyboardInterrupt, SystemExit])
+def test_an_interrupt_waits_for_nothing_and_drops_what_has_not_begun(interrupt: type[BaseException]) -> None:
+    go_on, begun, done = threading.Event(), threading.Event(), []
+    writer = BackgroundWriter()
+    with pytest.raises(interrupt), writer:
+        writer.put(lambda: (begun.set(), go_on.wait(60), done.append(1)))  # type: ignore[arg-type, return-value, func-returns-value]
+        writer.put(lambda: done.append(2))
+        begun.wait(60)
+        raise interrupt
+    assert done == []
+    go_on.set()
+    writer._pool.shutdown()
+    assert done == [1]
+
+
+def test_what_a_job_holds_is_let_go_when_it_is_done() -> None:
+    class Snapshot:
+        def write(self) -> None:
+            pass
+
+    with BackgroundWriter() as writer:
+        held = Snapshot()
+        gone = weakref.ref(held)
+        writer.put(held.write)
+        del held
+        writer.wait()
+        end = time.monotonic() + 60
+        while gone() is not None:
+            assert time.monotonic() < end
+            time.sleep(0.001)
