@@ -11,10 +11,14 @@ from torch import Tensor, nn
 
 from ldm.diffusion.guidance import EpsFn
 from ldm.diffusion.schedule import NoiseSchedule, ScheduleConfig
-from ldm.nn.autoencoder import AutoencoderConfig, AutoencoderKL
+from ldm.nn.autoencoder import AutoencoderConfig, AutoencoderKL, DiagonalGaussian
 from ldm.nn.text_encoder import TextEncoder, TextEncoderConfig
 from ldm.nn.tokenizer import PromptTokenizer
 from ldm.nn.unet import ProjectedContext, UNet, UNetConfig
+
+DECODED_PIXELS = 512 * 512
+"""So many are decoded at a time. At full resolution the decoder holds some hundred numbers for each pixel, far more
+than the UNet: a batch that the UNet draws with ease wouldn't fit. One picture of this size is work enough for a GPU."""
 
 
 @dataclass(frozen=True)
@@ -87,12 +91,22 @@ class LatentDiffusion(nn.Module):
 
     def encode_images(self, images: Tensor, noise: Tensor) -> Tensor:
         """Images (b 3 h w) in [-1, 1], standard normal noise (b 4 h/8 w/8) -> latents drawn from their posterior."""
-        posterior = self.autoencoder.encode(images.to(self.autoencoder.quant_conv.weight))
+        return self.sample_posterior(self.encode_posterior(images), noise)
+
+    def encode_posterior(self, images: Tensor) -> DiagonalGaussian:
+        """Images (b 3 h w) in [-1, 1] -> what `sample_posterior` draws latents from."""
+        return self.autoencoder.encode(images.to(self.autoencoder.quant_conv.weight))
+
+    def sample_posterior(self, posterior: DiagonalGaussian, noise: Tensor) -> Tensor:
+        """Latents (b 4 h/8 w/8) of a posterior of b images, or of one for all, and standard normal noise."""
         return self.config.scale_factor * posterior.sample(noise.to(posterior.mean))
 
     def decode_latents(self, latents: Tensor) -> Tensor:
-        """Latents (b 4 h/8 w/8) -> images (b 3 h w), nominally in [-1, 1]."""
-        return self.autoencoder.decode(latents.to(self.autoencoder.quant_conv.weight) / self.config.scale_factor)
+        """Latents (b 4 h/8 w/8) -> images (b 3 h w), nominally in [-1, 1]; `DECODED_PIXELS` at a time."""
+        unscaled = latents.to(self.autoencoder.quant_conv.weight) / self.config.scale_factor
+        pixels = latents.shape[2] * latents.shape[3] * self.config.autoencoder.downsampling_factor**2
+        some = unscaled.split(max(1, DECODED_PIXELS // pixels))
+        return torch.cat([self.autoencoder.decode(one) for one in some])
 
     def eps_given(self, context: Tensor) -> EpsFn:
         """`predict_eps` with this context (b m d), of which the keys and values are computed once for all calls."""

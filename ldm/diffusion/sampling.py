@@ -1,7 +1,7 @@
 """From prompts and seeds to pictures: the one path that every command draws through."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -11,6 +11,7 @@ from ldm.diffusion.latent_diffusion import LatentDiffusion
 from ldm.diffusion.noise import draw_noise, image_generators
 from ldm.diffusion.samplers import SAMPLERS, img2img_start
 from ldm.errors import UserError
+from ldm.nn.autoencoder import DiagonalGaussian
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,13 @@ class InitImage:
 
     image: Tensor
     strength: float
+    posterior: DiagonalGaussian | None = None
+    """The picture as the autoencoder sees it, if it was encoded beforehand."""
+
+    @torch.inference_mode()
+    def encoded(self, ldm: LatentDiffusion) -> "InitImage":
+        """The same with its posterior, so that it is encoded once for any number of pictures."""
+        return self if self.posterior else replace(self, posterior=ldm.encode_posterior(self.image[None]))
 
 
 @torch.inference_mode()
@@ -61,7 +69,9 @@ def sample_images(
     if init is not None:
         start_step, alpha = img2img_start(sampler, ldm.schedule, config.num_steps, init.strength)
         posterior_noise = draw_noise(shape, generators, ldm.device)
-        clean = ldm.encode_images(init.image.expand(len(seeds), -1, -1, -1), posterior_noise).float()
+        posterior = init.encoded(ldm).posterior
+        assert posterior is not None
+        clean = ldm.sample_posterior(posterior, posterior_noise).float()
         latents = alpha**0.5 * clean + (1.0 - alpha) ** 0.5 * latents  # DDPM, eq. 4
 
     finite: list[Tensor] = []  # looked at once at the end, so that no step waits for the device

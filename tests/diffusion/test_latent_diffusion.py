@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 
+from ldm.diffusion import latent_diffusion
 from ldm.diffusion.latent_diffusion import LatentDiffusion, LatentDiffusionConfig
 from ldm.nn.attention import CrossAttention
 from ldm.nn.autoencoder import AutoencoderConfig
@@ -107,6 +108,29 @@ def test_decoding_undoes_the_scale() -> None:
     io = tensors("vae-small-io")
     decoded = small_ldm().decode_latents(0.18215 * io["latent"])
     assert rel(decoded, io["decoded"]) < BOUND
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize(("pixels", "sizes"), [(1, [1] * 5), (2 * 16 * 24, [2, 2, 1]), (1 << 30, [5])])
+def test_a_batch_is_decoded_by_so_many_pixels_at_a_time(
+    pixels: int, sizes: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ldm, decoded = new_ldm(), []
+    latents = torch.randn(5, 4, 2, 3, generator=torch.Generator().manual_seed(0))
+    expected = torch.cat([ldm.decode_latents(one) for one in latents.split(1)])
+    ldm.autoencoder.decoder.register_forward_pre_hook(lambda module, inputs: decoded.append(len(inputs[0])))
+    monkeypatch.setattr(latent_diffusion, "DECODED_PIXELS", pixels)
+    assert rel(ldm.decode_latents(latents), expected) < BOUND
+    assert decoded == sizes
+
+
+@torch.inference_mode()
+def test_a_picture_encoded_beforehand_gives_the_same_latents_for_each_noise() -> None:
+    io, ldm = tensors("vae-small-io"), small_ldm()
+    noise = torch.cat([io["noise"], io["noise"].flip(2)])
+    latents = ldm.sample_posterior(ldm.encode_posterior(io["image"]), noise)
+    for one, its_noise in zip(latents, noise, strict=True):
+        assert torch.equal(one, ldm.encode_images(io["image"], its_noise[None])[0])
 
 
 @torch.inference_mode()

@@ -168,6 +168,14 @@ def test_less_strength_leaves_more_of_the_picture(name: str) -> None:
     assert 0 < distances[0] < distances[1] < distances[2]
 
 
+def test_a_picture_encoded_beforehand_is_redrawn_as_one_that_was_not() -> None:
+    init = InitImage(a_picture(), 0.5)
+    encoded = init.encoded(small_ldm())
+    assert encoded.posterior is not None
+    assert encoded.encoded(small_ldm()) is encoded
+    assert torch.equal(draw([3, 4], SMALL, encoded), draw([3, 4], SMALL, init))
+
+
 @pytest.mark.parametrize("strength", [-0.1, 1.5])
 def test_a_strength_out_of_range_is_refused(strength: float) -> None:
     with pytest.raises(ValueError, match="strength should be from 0 to 1"):

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from ldm.commands.models import ModelSlot
 from ldm.commands.placement import Compute, drawing_crew
 from ldm.data.writing import PictureWriter
 from ldm.diffusion.crew import Crew
+from ldm.diffusion.latent_diffusion import LatentDiffusion
 from ldm.diffusion.sampling import sample_images
 from ldm.errors import UserError
 
@@ -52,13 +54,21 @@ def paint(rows: Sequence[PlannedRow], job: Job, compute: Compute, directory: Pat
                 continue
             ldm = slot.use(file, row.checkpoint.settings, row.checkpoint.tokenizer)
             crew = drawing_crew(ldm, job.sampling)
-            draw = partial(_sample, slot, job, compute, show_steps=crew.workers == 1)
+            draw = partial(_sample, slot, _prepared(job, ldm, compute), compute, show_steps=crew.workers == 1)
             for batch, images in _drawn(row, _batches(row, missing, batch_size), crew, draw, alone=len(rows) == 1):
                 for picture, image in zip(batch, images, strict=True):
                     if picture.file in missing:
                         text = png_text(picture.prompt, picture.seed, job, row.checkpoint) | {KEY: picture.key}
                         writer.put(directory / picture.file, image, text)
                         bar.update()
+
+
+def _prepared(job: Job, ldm: LatentDiffusion, compute: Compute) -> Job:
+    """The job with the picture that img2img starts from encoded once for all."""
+    if job.init is None:
+        return job
+    with compute.autocast():
+        return replace(job, init=job.init.encoded(ldm))
 
 
 def _drawn(

@@ -5,7 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
+from torch import Tensor
 
+from ldm.nn.autoencoder import AutoencoderKL, DiagonalGaussian
 from tests.commands.calls import call, difference, pixels, refused, shell
 from tests.commands.conftest import Draw, Trained, UNetCall
 
@@ -52,6 +54,20 @@ def test_strength_1_is_a_new_picture(sampler: str, img2img: Draw, txt2img: Draw,
     options = ("-v", 2, "-p", "a can", "--sampler", sampler)
     redrawn, drawn = img2img("-i", sketch, "-s", 1, *options).pictures, txt2img(*options).pictures
     assert all(difference(one, other) <= 1 for one, other in zip(redrawn, drawn, strict=True))
+
+
+def test_the_picture_is_encoded_once_for_all_that_are_drawn_from_it(
+    img2img: Draw, sketch: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encode, encoded = AutoencoderKL.encode, []
+
+    def watched(self: AutoencoderKL, images: Tensor) -> DiagonalGaussian:
+        encoded.append(len(images))
+        return encode(self, images)
+
+    monkeypatch.setattr(AutoencoderKL, "encode", watched)
+    img2img("-i", sketch, "-v", 3, "-s", 0.5)
+    assert encoded == [1]
 
 
 def test_strength_is_075_by_default_and_recorded(img2img: Draw, sketch: Path) -> None:
