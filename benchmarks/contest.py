@@ -56,8 +56,8 @@ class Result:
     """GiB, or why it isn't known."""
 
 
-def contest_parser(description: str | None) -> argparse.ArgumentParser:
-    """The flags that all of them have."""
+def contest_parser(description: str | None, peaks: bool = True) -> argparse.ArgumentParser:
+    """The flags that all of them have; with `peaks` also those of the peaks of memory."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=SIZES, default="full", help="of the model and its pictures (default: full)")
     parser.add_argument("--device", default="auto", help="cpu or a CUDA device (default: auto)")
@@ -66,10 +66,11 @@ def contest_parser(description: str | None) -> argparse.ArgumentParser:
     )
     parser.add_argument("--runs", type=int, default=5, help="of each contender (default: 5)")
     parser.add_argument("--warmup", type=int, default=1, help="runs before, which don't count (default: 1)")
-    parser.add_argument("--no-peaks", action="store_true", help="don't measure memory, which takes a process each")
     parser.add_argument("--json", type=Path, help="write a line of JSON for each contender to this file")
     parser.add_argument("--strict", action="store_true", help="exit with status 1 if a goal is missed")
-    parser.add_argument("--peak-of", help=argparse.SUPPRESS)
+    if peaks:
+        parser.add_argument("--no-peaks", action="store_true", help="don't measure memory, which takes a process each")
+        parser.add_argument("--peak-of", help=argparse.SUPPRESS)
     return parser
 
 
@@ -79,7 +80,7 @@ def place_from(options: argparse.Namespace) -> Place:
         raise UserError("--runs should be at least 1 and --warmup at least 0")
     device = parse_device(options.device)
     compute = drawing_compute(device, options.precision)
-    return Place(SIZES[options.size], compute, options.runs, options.warmup, not options.no_peaks)
+    return Place(SIZES[options.size], compute, options.runs, options.warmup, not getattr(options, "no_peaks", True))
 
 
 def announce(place: Place) -> None:

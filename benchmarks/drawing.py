@@ -42,6 +42,7 @@ from benchmarks.diffusers_peer.networks import assert_same_networks, build_peer,
 from benchmarks.floors import Counted, Speed, count, measure_speed  # noqa: E402
 from benchmarks.measuring import Turn, ratio, seconds  # noqa: E402
 from benchmarks.sizes import build_random  # noqa: E402
+from ldm.commands.placement import drawing_crew  # noqa: E402
 from ldm.diffusion.latent_diffusion import LatentDiffusion  # noqa: E402
 from ldm.diffusion.sampling import SamplingConfig  # noqa: E402
 from ldm.errors import UserError  # noqa: E402
@@ -56,7 +57,7 @@ COMPILE_MODES = ("off", "default", "reduce-overhead", "max-autotune")
 def draw_ours(ldm: LatentDiffusion, sampling: SamplingConfig, place: Place, count: int, root: Path) -> None:
     """One batch of class pictures into a directory of its own."""
     cache = ClassImages(root, PROMPT, "", sampling, 0, place.precision, "", asdict(ldm.config))
-    for _ in cache.draw(ldm, list(range(count)), count):
+    for _ in cache.draw(ldm, list(range(count)), count, crew=drawing_crew(ldm, sampling)):
         pass
 
 

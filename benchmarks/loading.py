@@ -1,95 +1,182 @@
 """How long does it take to load a checkpoint, and how much memory of its own does the process hold afterwards?
 
     python benchmarks/loading.py weights/sd-v1/sd-v1-4.ckpt
+    python benchmarks/loading.py --size full                    # random weights in files made for it; diffusers too
 
 Compared, in turn and in fresh processes, on the CPU in float32: this project's reader (model on the meta device,
-tensors mapped from the file) and the common way (build the model, `torch.load` the file, `load_state_dict`), which
-executes what the pickle names. One line of JSON each: medians and ranges; the first, cold run of each is left out.
+tensors mapped from the file), the common way (build the model, `torch.load` the file, `load_state_dict`), which
+executes what the pickle names, and diffusers' readers of single files and of its own directories. What is mapped is
+read when it is first used, so the time until every weight was read stands beside the time until the model is there.
+Medians and ranges; the first, cold run of each is left out.
 """
 
 import argparse
 import json
-import platform
 import re
-import statistics
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.common import machine, say, table, write_json  # noqa: E402
+from benchmarks.measuring import Spread  # noqa: E402
+from benchmarks.sizes import SIZES, Size  # noqa: E402
+from ldm.errors import UserError  # noqa: E402
 
-def load_ours(path: Path) -> object:
+CKPT, SAFETENSORS, PIPELINE = "official.ckpt", "official.safetensors", "pipeline"
+
+
+def load_ours(path: Path) -> list[Any]:
     """Maps, checks and assigns."""
     import torch
 
     from ldm.checkpoint.loading import Placement, load_model
-    from ldm.diffusion.latent_diffusion import LatentDiffusionConfig
+    from ldm.checkpoint.reading import read_checkpoint
+    from ldm.commands.models import settings_of
 
-    return load_model(path, LatentDiffusionConfig(), Placement(torch.device("cpu")))
+    file = read_checkpoint(path)
+    return [load_model(file, settings_of(file, None)[1].model, Placement(torch.device("cpu")))]
 
 
-def load_commonly(path: Path) -> object:
+def load_commonly(path: Path) -> list[Any]:
     """Builds with initial weights, reads a copy, copies again."""
     import torch
 
     from ldm.checkpoint.keys import official_key
-    from ldm.diffusion.latent_diffusion import LatentDiffusion, LatentDiffusionConfig
+    from ldm.checkpoint.reading import CheckpointFile
+    from ldm.commands.models import settings_of
+    from ldm.diffusion.latent_diffusion import LatentDiffusion
 
-    model = LatentDiffusion(LatentDiffusionConfig())
+    read = torch.load(path, map_location="cpu", weights_only=False)
+    model = LatentDiffusion(settings_of(CheckpointFile(path, {}, read.get("metadata", {})), None)[1].model)
     names = {official_key(name): name for name in model.state_dict()}
-    state_dict = torch.load(path, map_location="cpu", weights_only=False)["state_dict"]
-    model.load_state_dict({names[key]: tensor for key, tensor in state_dict.items() if key in names})
-    return model
+    model.load_state_dict({names[key]: tensor for key, tensor in read["state_dict"].items() if key in names})
+    return [model]
 
 
-LOADERS = {"ours": load_ours, "torch.load + load_state_dict": load_commonly}
+def load_single_file(path: Path) -> list[Any]:
+    """diffusers' reader of files in the official layout; the configuration is that of the directory beside it."""
+    from diffusers import StableDiffusionPipeline
+
+    config = str(path.with_name(PIPELINE))
+    pipeline = StableDiffusionPipeline.from_single_file(str(path), config=config, local_files_only=True)
+    return [pipeline.unet, pipeline.vae, pipeline.text_encoder]
+
+
+def load_pretrained(path: Path) -> list[Any]:
+    """diffusers' reader of its own directories."""
+    from diffusers import StableDiffusionPipeline
+
+    pipeline = StableDiffusionPipeline.from_pretrained(path, local_files_only=True)
+    return [pipeline.unet, pipeline.vae, pipeline.text_encoder]
+
+
+LOADERS: dict[str, Callable[[Path], list[Any]]] = {
+    "ours": load_ours,
+    "torch.load + load_state_dict": load_commonly,
+    "diffusers, from_single_file": load_single_file,
+    "diffusers, from_pretrained": load_pretrained,
+}
+
+
+def import_for(name: str) -> None:
+    """Imports don't count."""
+    import torch  # noqa: F401
+
+    import ldm.checkpoint.loading
+    import ldm.commands.models  # noqa: F401
+
+    if name.startswith("diffusers"):
+        from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel  # noqa: F401
 
 
 def measure(name: str, path: Path) -> None:
-    """Runs in a process of its own, after its imports."""
-    import torch  # noqa: F401
-
-    import ldm.checkpoint.loading  # noqa: F401
-
+    """Runs in a process of its own: prints a line of JSON."""
+    import_for(name)
     start = time.perf_counter()
-    model = LOADERS[name](path)
+    networks = LOADERS[name](path)
     seconds = time.perf_counter() - start
-    status = Path("/proc/self/status").read_text()
-    own, peak = (int(re.search(rf"{key}:\s+(\d+) kB", status)[1]) / 1024**2 for key in ("RssAnon", "VmHWM"))  # type: ignore[index]
-    sys.stdout.write(json.dumps({"seconds": seconds, "own_gib": own, "peak_gib": peak}) + "\n")
-    del model
+    own, peak = _gib("RssAnon"), _gib("VmHWM")
+    for network in networks:
+        for parameter in network.parameters():
+            parameter.sum().item()
+    read = time.perf_counter() - start
+    sys.stdout.write(json.dumps({"seconds": seconds, "read_seconds": read, "own_gib": own, "peak_gib": peak}) + "\n")
 
 
-def main() -> None:
+def _gib(key: str) -> float:
+    found = re.search(rf"{key}:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    return int(found[1]) / 1024**2 if found else float("nan")
+
+
+def write_files(directory: Path, size: Size) -> list[tuple[str, Path]]:
+    """The same random weights in all three forms, float32; who is to read what."""
+    import torch
+
+    from benchmarks.diffusers_peer.drawing import write_pipeline
+    from benchmarks.sizes import build_random
+    from ldm.checkpoint.metadata import CheckpointInfo
+    from ldm.checkpoint.saving import official_state_dict, save_checkpoint
+
+    ldm, info = build_random(size), CheckpointInfo(config=size.yaml)
+    save_checkpoint(directory / SAFETENSORS, ldm, info, torch.float32)
+    state = {"state_dict": official_state_dict(ldm, torch.float32), "metadata": info.to_metadata()}
+    torch.save(state, directory / CKPT)
+    write_pipeline(directory / PIPELINE, ldm, size)
+    files = (SAFETENSORS, CKPT, SAFETENSORS, PIPELINE)
+    return [(name, directory / file) for name, file in zip(LOADERS, files, strict=True)]
+
+
+def run(pairs: Sequence[tuple[str, Path]], runs: int) -> Iterator[tuple[str, dict[str, Spread]]]:
+    """Each loader's figures, of processes that take turns."""
+    found: dict[str, list[dict[str, float]]] = {name: [] for name, _ in pairs}
+    for number in range(runs + 1):
+        for name, path in pairs:
+            done = subprocess.run(
+                [sys.executable, __file__, str(path), "--measure", name], capture_output=True, text=True
+            )
+            if done.returncode:
+                raise UserError(f"{name} could not read {path}:\n{done.stderr[-800:]}")
+            if number:
+                found[name].append(json.loads(done.stdout.splitlines()[-1]))
+    for name, lines in found.items():
+        yield name, {key: Spread(tuple(line[key] for line in lines)) for key in lines[0]}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
     """Interleaves the loaders and prints a line for each."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("path", type=Path)
+    parser.add_argument("path", type=Path, nargs="?", help="an official .ckpt file; without it files are made")
+    parser.add_argument("--size", choices=SIZES, default="full", help="of what is made (default: full, 13 GB)")
     parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--json", type=Path, help="write all figures to this file")
     parser.add_argument("--measure", choices=LOADERS, help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     if options.measure:
-        return measure(options.measure, options.path)
+        measure(options.measure, options.path)
+        return 0
 
-    from ldm.commands.record import versions
-
-    results: dict[str, list[dict[str, float]]] = {name: [] for name in LOADERS}
-    for run in range(options.runs + 1):
-        for name in LOADERS:
-            command = [sys.executable, __file__, str(options.path), "--measure", name]
-            line = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-            if run:
-                results[name].append(json.loads(line))
-    machine = f"{platform.processor() or platform.machine()}, {platform.system()}"
-    for name, runs in results.items():
-        medians = {key: round(statistics.median(run[key] for run in runs), 3) for key in runs[0]}
-        spread = [round(function(run["seconds"] for run in runs), 3) for function in (min, max)]
-        line = {"loader": name, **medians, "seconds_range": spread, "runs": len(runs), "machine": machine} | versions()
-        sys.stdout.write(json.dumps(line) + "\n")
-    return None
+    say(machine() + "\n")
+    with tempfile.TemporaryDirectory() as directory:
+        if options.path:
+            pairs = [(name, options.path) for name in [*LOADERS][:2]]
+        else:
+            pairs = write_files(Path(directory), SIZES[options.size])
+        results = dict(run(pairs, options.runs))
+    rows = [[name, *figures.values()] for name, figures in results.items()]
+    say(table(["loader", "seconds", "until all is read", "memory of its own, GiB", "peak, GiB"], rows))
+    write_json(options.json, {"machine": machine(), "loaders": results})
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        sys.exit(main())
+    except UserError as error:
+        sys.exit(f"error: {error}")

@@ -33,7 +33,8 @@ class Spread:
 
 def digits(value: float) -> str:
     """Three that count."""
-    return f"{value:.0f}" if value >= 100 else f"{value:.3g}" if value >= 0.001 else f"{value:.1e}"
+    size = abs(value)
+    return f"{value:.0f}" if size >= 100 or not size else f"{value:.3g}" if size >= 0.001 else f"{value:.1e}"
 
 
 def synchronize(device: torch.device) -> None:

@@ -1,11 +1,13 @@
 """A DreamBooth training as `dreambooth.py` runs it, with Lightning and all callbacks, of which some steps are timed."""
 
+import contextlib
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -51,41 +53,38 @@ def random_moments(size: Size, count: int) -> Tensor:
 
 
 def training_config(size: Size, **changes: Any) -> DreamBoothConfig:
-    """The model's defaults, 1 + 1 pictures a step, never saving."""
-    return replace(size.settings.dreambooth, iterations=1000, save_every=1000, batch_size=1, **changes)
+    """The model's defaults, 1 + 1 pictures a step, not saving before update 1000 unless told to."""
+    return replace(size.settings.dreambooth, **{"iterations": 1000, "save_every": 1000, "batch_size": 1, **changes})
+
+
+Module = TypeVar("Module", bound=DreamBooth)
+
+
+@contextmanager
+def training_of(kind: type[Module], ldm: LatentDiffusion, size: Size, config: DreamBoothConfig) -> Iterator[Module]:
+    """A training of these weights on latents that were encoded before; when it ends no gradient stays behind."""
+    moments = random_moments(size, PHOTOS), random_moments(size, CLASS_PICTURES)
+    try:
+        yield kind(ldm, SUBJECT, *moments, config, seed=0)
+    finally:
+        ldm.requires_grad_(False)
+        for parameter in ldm.parameters():
+            parameter.grad = None
 
 
 def time_steps(
     ldm: LatentDiffusion, size: Size, config: DreamBoothConfig, autocast: torch.dtype | None, warmup: int, timed: int
 ) -> float:
-    """Begins a training of `ldm`, stops it, and returns the seconds of a step; no gradient stays behind."""
+    """Begins a training of `ldm`, stops it, and returns the seconds of a step."""
 
     def fail(module: DreamBooth, step: int) -> None:
         raise AssertionError("nothing should be saved while steps are timed")
 
-    return run_training(ldm, size, config, autocast, warmup, timed, fail)
-
-
-def run_training(
-    ldm: LatentDiffusion,
-    size: Size,
-    config: DreamBoothConfig,
-    autocast: torch.dtype | None,
-    warmup: int,
-    timed: int,
-    save: Callable[[DreamBooth, int], None],
-) -> float:
-    """As `time_steps`; `save` is called as often as the configuration says."""
-    moments = random_moments(size, PHOTOS), random_moments(size, CLASS_PICTURES)
-    module = TimedDreamBooth(ldm, SUBJECT, *moments, config, seed=0)
-    module.warmup, module.timed = warmup, timed
-    with tempfile.TemporaryDirectory() as directory:
-        try:
-            fit(module, FitOptions(Path(directory), [ldm.device], autocast, "tensorboard"), save)
-        except EnoughError:
-            pass
-        finally:
-            ldm.requires_grad_(False)
-            for parameter in ldm.parameters():
-                parameter.grad = None
+    with (
+        tempfile.TemporaryDirectory() as directory,
+        training_of(TimedDreamBooth, ldm, size, config) as module,
+        contextlib.suppress(EnoughError),
+    ):
+        module.warmup, module.timed = warmup, timed
+        fit(module, FitOptions(Path(directory), [ldm.device], autocast, "tensorboard"), fail)
     return module.seconds

@@ -37,7 +37,12 @@ from benchmarks.contest import (  # noqa: E402
     write_lines,
 )
 from benchmarks.diffusers_peer.networks import TOLERANCE, assert_same_networks, build_peer, forget  # noqa: E402
-from benchmarks.diffusers_peer.training import Reference, ReferenceOptions, build_accelerator  # noqa: E402
+from benchmarks.diffusers_peer.training import (  # noqa: E402
+    Reference,
+    ReferenceOptions,
+    build_accelerator,
+    build_scheduler,
+)
 from benchmarks.floors import Counted, Speed, count, measure_speed  # noqa: E402
 from benchmarks.measuring import Turn, digits, ratio, synchronize  # noqa: E402
 from benchmarks.ours_training import CLASS_PICTURES, PHOTOS, SUBJECT, time_steps, training_config  # noqa: E402
@@ -115,7 +120,7 @@ class Contest:
         networks = build_peer(self.ldm, self.place.size, trained)
         accelerator = build_accelerator(self.place.device, autocast_dtype(self.place))
         prompts = SUBJECT.instance_prompt, SUBJECT.class_prompt
-        reference = Reference(networks, self.ldm.config, options, accelerator, prompts)
+        reference = Reference(networks, build_scheduler(self.ldm.config), options, accelerator, prompts)
         if self.alone:
             forget(self.ldm, but=trained)
         return reference

@@ -7,7 +7,8 @@ import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline
 
 from benchmarks.diffusers_peer.configs import scheduler_config
-from benchmarks.diffusers_peer.networks import Networks, difference
+from benchmarks.diffusers_peer.networks import Networks, build_peer, difference
+from benchmarks.sizes import Size
 from ldm.diffusion.latent_diffusion import LatentDiffusion
 from ldm.diffusion.noise import draw_noise, image_generators
 from ldm.diffusion.sampling import SamplingConfig, sample_images
@@ -33,6 +34,12 @@ def build_pipeline(networks: Networks, ldm: LatentDiffusion) -> Any:
     return pipeline
 
 
+def write_pipeline(directory: Path, ldm: LatentDiffusion, size: Size) -> Path:
+    """The same weights as diffusers keeps them, in float32; the directory."""
+    build_pipeline(build_peer(ldm, size), ldm).save_pretrained(directory)
+    return directory
+
+
 def tune_pipeline(pipeline: Any, compile_mode: str | None) -> Any:
     """The advice of diffusers' documentation: channels_last, fused projections, compiled UNet and decoder.
 
@@ -47,14 +54,19 @@ def tune_pipeline(pipeline: Any, compile_mode: str | None) -> Any:
     return pipeline
 
 
-def draw_class_images(pipeline: Any, prompt: str, count: int, num_steps: int, pixels: int, directory: Path) -> None:
-    """One batch, as the reference makes class pictures: by the pipeline, with guidance, written as JPEG."""
+def draw_class_images(
+    pipeline: Any, prompt: str, count: int, num_steps: int, pixels: int, directory: Path, first: int = 0
+) -> None:
+    """One batch, as the reference makes class pictures: by the pipeline, with guidance, written as JPEG.
+
+    The first of them has the number `first`.
+    """
     images = pipeline(
         [prompt] * count, num_inference_steps=num_steps, guidance_scale=7.5, height=pixels, width=pixels
     ).images
     directory.mkdir(parents=True, exist_ok=True)
-    for index, image in enumerate(images):
-        image.save(directory / f"{index}.jpg")
+    for number, image in enumerate(images, first):
+        image.save(directory / f"{number:05d}.jpg")
 
 
 def assert_same_picture(ldm: LatentDiffusion, pipeline: Any, pixels: int, num_steps: int = 3) -> float:

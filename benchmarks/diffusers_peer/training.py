@@ -70,14 +70,14 @@ class Reference:
     def __init__(
         self,
         networks: Networks,
-        config: LatentDiffusionConfig,
+        scheduler: DDPMScheduler,
         options: ReferenceOptions,
         accelerator: Accelerator,
         prompts: tuple[str, str],
     ) -> None:
         self.networks, self.options, self.accelerator = networks, options, accelerator
-        self.scheduler = DDPMScheduler(**scheduler_config(config))
-        self.scale_factor = config.scale_factor
+        self.scheduler = scheduler
+        self.scale_factor = networks.vae.config.scaling_factor
         half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(accelerator.mixed_precision, torch.float32)
         self.frozen_dtype = half
         networks.vae.to(accelerator.device, half)
@@ -165,6 +165,11 @@ class Reference:
     def _endless(self) -> Iterator[dict[str, Tensor]]:
         while True:
             yield from self.loader
+
+
+def build_scheduler(config: LatentDiffusionConfig) -> DDPMScheduler:
+    """What adds the noise."""
+    return DDPMScheduler(**scheduler_config(config))
 
 
 def build_accelerator(device: torch.device, autocast_dtype: torch.dtype | None) -> Accelerator:

@@ -30,7 +30,8 @@ def test_one_for_which_memory_is_too_small_drops_out(capsys: pytest.CaptureFixtu
 
 
 @pytest.mark.parametrize(
-    ("value", "shown"), [(1234.5, "1234"), (12.345, "12.3"), (0.012345, "0.0123"), (0.000012, "1.2e-05")]
+    ("value", "shown"),
+    [(1234.5, "1234"), (12.345, "12.3"), (0.012345, "0.0123"), (0.000012, "1.2e-05"), (0.0, "0"), (-12.345, "-12.3")],
 )
 def test_three_digits(value: float, shown: str) -> None:
     assert digits(value) == shown

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from benchmarks.diffusers_peer.networks import build_peer
-from benchmarks.diffusers_peer.training import Reference, ReferenceOptions, build_accelerator
+from benchmarks.diffusers_peer.training import Reference, ReferenceOptions, build_accelerator, build_scheduler
 from benchmarks.photos import write_pictures
 from benchmarks.sizes import SIZES, build_random
 from ldm.diffusion.latent_diffusion import LatentDiffusion
@@ -19,7 +19,8 @@ def begun(ldm: LatentDiffusion, directory: Path, options: ReferenceOptions) -> R
     trained = ["unet", "text_encoder"] if options.train_text_encoder else ["unet"]
     accelerator = build_accelerator(torch.device("cpu"), None)
     prompts = ("a photo of sks can", "a photo of a can")
-    reference = Reference(build_peer(ldm, TINY, trained), ldm.config, options, accelerator, prompts)
+    scheduler = build_scheduler(ldm.config)
+    reference = Reference(build_peer(ldm, TINY, trained), scheduler, options, accelerator, prompts)
     folders = [directory / name for name in ("photos", "class")]
     if not folders[0].exists():
         for folder, count in zip(folders, (2, 3), strict=True):

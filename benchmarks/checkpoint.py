@@ -1,0 +1,202 @@
+"""How long does training wait for a checkpoint, when are its files there, and how large are they?
+
+    python benchmarks/checkpoint.py --directory /where/there/is/room
+
+Ours as `dreambooth.py` saves: weights in half precision and, replaced each time, the state to resume from, both written
+by a thread while training goes on, flushed to the disk and renamed. The reference: accelerate's `save_state`, the whole
+training state each time, and the pipeline that it writes at the end; neither is flushed. Both train the same networks;
+the wait is what lies between two steps beyond what lies there without a save.
+"""
+
+import contextlib
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+import torch  # noqa: E402
+from torch import Tensor  # noqa: E402
+
+from benchmarks.common import Goal, say, table, verdict  # noqa: E402
+from benchmarks.contest import Place, announce, contest_parser, place_from, write_lines  # noqa: E402
+from benchmarks.diffusers_peer.drawing import build_pipeline  # noqa: E402
+from benchmarks.diffusers_peer.networks import build_peer  # noqa: E402
+from benchmarks.diffusers_peer.training import (  # noqa: E402
+    Reference,
+    ReferenceOptions,
+    build_accelerator,
+    build_scheduler,
+)
+from benchmarks.measuring import Spread, digits, ratio, synchronize, take_turns  # noqa: E402
+from benchmarks.ours_training import (  # noqa: E402
+    CLASS_PICTURES,
+    PHOTOS,
+    SUBJECT,
+    EnoughError,
+    TimedDreamBooth,
+    training_config,
+    training_of,
+)
+from benchmarks.photos import write_pictures  # noqa: E402
+from benchmarks.sizes import build_random  # noqa: E402
+from ldm.checkpoint.discovery import RESUME_STATE  # noqa: E402
+from ldm.checkpoint.metadata import CheckpointInfo  # noqa: E402
+from ldm.checkpoint.saving import SAVE_DTYPES, checkpoint_writer  # noqa: E402
+from ldm.diffusion.latent_diffusion import LatentDiffusion  # noqa: E402
+from ldm.errors import UserError  # noqa: E402
+from ldm.training.dreambooth import DreamBooth  # noqa: E402
+from ldm.training.trainer import FitOptions, fit  # noqa: E402
+
+OURS, REFERENCE = "ours", "reference"
+CHECKPOINTS = 4
+SAVE_AFTER, STOP_AFTER = 3, 4
+"""Updates."""
+
+
+@dataclass(frozen=True)
+class Saved:
+    """One checkpoint."""
+
+    waited: float
+    """Seconds that the next step began later."""
+    written: float
+    """Seconds until all files had their names, since the step was done."""
+    weights: int
+    """Bytes of what people use; what the reference needs one more file tree for."""
+    state: int
+    """Bytes of what a training continues from."""
+
+
+class WaitingDreamBooth(TimedDreamBooth):
+    """Knows when each update was done and when each step began; stops soon after the first save."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.done: list[float] = []
+        self.began: list[float] = []
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        self.began.append(time.time())
+        return super().training_step(batch, batch_idx)
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        super().optimizer_step(*args, **kwargs)
+        synchronize(self.device)
+        self.done.append(time.time())  # of the clock that files are dated by
+
+    def on_train_batch_end(self, *args: Any) -> None:
+        if self.trainer.global_step == STOP_AFTER:
+            raise EnoughError
+
+    def waits(self) -> list[float]:
+        """Seconds between an update and the next step."""
+        return [began - done for done, began in zip(self.done, self.began[1:], strict=False)]
+
+
+def save_ours(ldm: LatentDiffusion, place: Place, autocast: torch.dtype | None, directory: Path) -> Saved:
+    """Trains until one checkpoint is saved."""
+    where = FitOptions(directory, [ldm.device], autocast, "none")
+    path = directory / f"step-{SAVE_AFTER:05d}.safetensors"
+
+    def save(module: DreamBooth, step: int) -> None:
+        where.writer.put(checkpoint_writer(path, module.ldm, CheckpointInfo(step=step), SAVE_DTYPES["fp16"]))
+
+    config = training_config(place.size, save_every=SAVE_AFTER)
+    with training_of(WaitingDreamBooth, ldm, place.size, config) as module, contextlib.suppress(EnoughError):
+        fit(module, where, save)
+    waits = module.waits()
+    state = directory / RESUME_STATE
+    written = max(file.stat().st_ctime for file in (path, state)) - module.done[SAVE_AFTER - 1]
+    waited = waits.pop(SAVE_AFTER - 1) - statistics.median(waits)
+    return Saved(waited, written, path.stat().st_size, state.stat().st_size)
+
+
+def save_reference(
+    reference: Reference, pipeline: Any, folders: tuple[Path, Path], pixels: int, directory: Path
+) -> Saved:
+    """Saves the training state after a step; the pipeline isn't counted in the time."""
+    reference.begin(*folders, pixels)
+    reference.step()
+    synchronize(reference.accelerator.device)
+    began = time.time()
+    reference.accelerator.save_state(str(directory / "state"))
+    waited = time.time() - began
+    reference.end()
+    pipeline.save_pretrained(directory / "pipeline")
+    return Saved(waited, waited, _bytes_below(directory / "pipeline"), _bytes_below(directory / "state"))
+
+
+def _bytes_below(directory: Path) -> int:
+    return sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
+
+
+def on_disk(name: str, saved: Saved) -> int:
+    """Bytes after `CHECKPOINTS` checkpoints: the reference keeps each state, and writes the pipeline once."""
+    times = (CHECKPOINTS, 1) if name == OURS else (1, CHECKPOINTS)
+    return times[0] * saved.weights + times[1] * saved.state
+
+
+def measure(ldm: LatentDiffusion, place: Place, root: Path) -> tuple[dict[str, Spread], dict[str, list[Saved]]]:
+    """The seconds that training waits, and everything else of each save."""
+    autocast = None if place.compute.dtype == torch.float32 else place.compute.dtype
+    folders = (
+        write_pictures(root / "photos", PHOTOS, place.size.pixels),
+        write_pictures(root / "class", CLASS_PICTURES, place.size.pixels),
+    )
+    networks = build_peer(ldm, place.size, ["unet"])
+    pipeline = build_pipeline(build_peer(ldm, place.size), ldm)
+    accelerator = build_accelerator(place.device, autocast)
+    prompts = SUBJECT.instance_prompt, SUBJECT.class_prompt
+    reference = Reference(networks, build_scheduler(ldm.config), ReferenceOptions(), accelerator, prompts)
+    found: dict[str, list[Saved]] = {OURS: [], REFERENCE: []}
+
+    def turn(name: str, save: Callable[[Path], Saved]) -> float:
+        with tempfile.TemporaryDirectory(dir=root) as directory:
+            found[name].append(save(Path(directory)))
+        return found[name][-1].waited
+
+    turns = {
+        OURS: lambda: turn(OURS, lambda directory: save_ours(ldm, place, autocast, directory)),
+        REFERENCE: lambda: turn(
+            REFERENCE, lambda directory: save_reference(reference, pipeline, folders, place.size.pixels, directory)
+        ),
+    }
+    spreads = take_turns(turns, place.runs, place.warmup)
+    return spreads, {name: saves[place.warmup :] for name, saves in found.items()}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measures and prints."""
+    parser = contest_parser(__doc__, peaks=False)
+    parser.add_argument("--directory", type=Path, help="where to write; at full size it needs room for 20 GB")
+    options = parser.parse_args(arguments)
+    place = place_from(options)
+    announce(place)
+    ldm = build_random(place.size).to(place.device)
+    with tempfile.TemporaryDirectory(dir=options.directory) as directory:
+        spreads, saves = measure(ldm, place, Path(directory))
+    rows, lines = [], []
+    for name, waited in spreads.items():
+        last, written = saves[name][-1], Spread(tuple(saved.written for saved in saves[name]))
+        sizes = [last.weights, last.state, on_disk(name, last)]
+        rows.append([name, waited, written, *(digits(size / 1e9) for size in sizes)])
+        lines.append({"contender": name, "waited": waited, "written": written, "bytes": sizes})
+    header = ["a checkpoint", "training waits, s", "files are there after, s", "weights, GB", "state, GB"]
+    say(table([*header, f"on disk after {CHECKPOINTS}, GB"], rows))
+    write_lines(options.json, "checkpoint", place, lines)
+    shorter = ratio(spreads[REFERENCE].values, spreads[OURS].values).median
+    return verdict([Goal("times shorter than the reference's wait", shorter, 1.0, "x")], options.strict)
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except UserError as error:
+        sys.exit(f"error: {error}")

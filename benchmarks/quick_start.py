@@ -1,0 +1,163 @@
+"""How much faster is the tiny model's quick start than a straightforward loop over the same networks, and by what?
+
+    taskset -c 0,1 python benchmarks/quick_start.py
+
+Two whole processes, in turns: `dreambooth.py` as the quick start types it, without previews, and `straightforward.py`
+beside this script, which does the same work without any trick. Then both phases, drawing class pictures and training
+steps, with all tricks, with one taken away at a time, and with none: what each gives, in seconds.
+"""
+
+import argparse
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import TypeVar
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.common import Goal, machine, say, table, timed_run, verdict, write_json  # noqa: E402
+from benchmarks.measuring import Spread, digits, ratio, take_turns  # noqa: E402
+from benchmarks.straightforward import (  # noqa: E402
+    NO_DRAWING_TRICKS,
+    NO_TRAINING_TRICKS,
+    ClassPictures,
+    DrawingTricks,
+    Training,
+    TrainingTricks,
+    load,
+    photos_of,
+)
+from ldm.commands.models import EMBEDDED  # noqa: E402
+from ldm.errors import UserError  # noqa: E402
+from ldm.training.config import Subject  # noqa: E402
+
+CLASS_NAME, PHOTOS = "water bottle", ROOT / "data" / "bottle"
+QUICK_START, STRAIGHTFORWARD = "quick start", "straightforward"
+ALL, NONE = "all tricks", "none"
+GOAL = 1.5
+
+Tricks = TypeVar("Tricks", DrawingTricks, TrainingTricks)
+
+
+def variants(all_tricks: Tricks, none: Tricks) -> dict[str, Tricks]:
+    """All, all but one, and none, by what is said of them."""
+    but_one = {
+        f"without: {field.name.replace('_', ' ')}": replace(all_tricks, **{field.name: False})
+        for field in fields(all_tricks)
+    }
+    return {ALL: all_tricks, **but_one, NONE: none}
+
+
+def whole(options: argparse.Namespace, directory: Path) -> dict[str, Spread]:
+    """Seconds of the two processes."""
+    amount = {"--iterations": options.iterations} if options.iterations else {}
+    amounts = {
+        QUICK_START: amount | ({"--class-img-count": options.class_images} if options.class_images else {}),
+        STRAIGHTFORWARD: amount | ({"--class-images": options.class_images} if options.class_images else {}),
+    }
+    flags = {name: [word for pair in more.items() for word in pair] for name, more in amounts.items()}
+    weights = ["--ckpt-path", options.ckpt_path.resolve()]
+
+    def quick_start() -> float:
+        with tempfile.TemporaryDirectory(dir=directory) as output:
+            typed = ["dreambooth.py", "-c", CLASS_NAME, "-i", PHOTOS, "-s", 200, "--no-previews", "-o", output]
+            return timed_run(*typed, *weights, *flags[QUICK_START])
+
+    def straightforward() -> float:
+        with tempfile.TemporaryDirectory(dir=directory) as output:
+            typed = ["benchmarks/straightforward.py", "--photos", PHOTOS, "--class-name", CLASS_NAME]
+            return timed_run(*typed, "--output", output, *weights, *flags[STRAIGHTFORWARD])
+
+    return take_turns({QUICK_START: quick_start, STRAIGHTFORWARD: straightforward}, options.whole_runs, warmup=0)
+
+
+def drawing(options: argparse.Namespace, directory: Path) -> dict[str, Spread]:
+    """Seconds of a class picture with and without tricks."""
+    ldm, settings = load(options.ckpt_path)
+    prompt = Subject(CLASS_NAME).class_prompt
+
+    def turn(tricks: DrawingTricks) -> float:
+        pictures = ClassPictures(ldm, settings, prompt, tricks)
+        began = time.perf_counter()
+        pictures.draw(directory / "class", options.pictures)
+        return (time.perf_counter() - began) / options.pictures
+
+    turns = {
+        name: lambda tricks=tricks: turn(tricks)
+        for name, tricks in variants(DrawingTricks(), NO_DRAWING_TRICKS).items()
+    }
+    return take_turns(turns, options.runs)
+
+
+def training(options: argparse.Namespace, directory: Path) -> dict[str, Spread]:
+    """Seconds of an update with and without tricks, after the first; on the class pictures that are there."""
+    ldm, settings = load(options.ckpt_path)
+    pictures = photos_of(PHOTOS), photos_of(directory / "class")
+
+    def turn(tricks: TrainingTricks) -> float:
+        loop = Training(ldm, settings, Subject(CLASS_NAME), pictures, tricks)
+        loop.step()
+        began = time.perf_counter()
+        for _ in range(options.steps):
+            loop.step()
+        seconds = (time.perf_counter() - began) / options.steps
+        loop.end()
+        return seconds
+
+    turns = {
+        name: lambda tricks=tricks: turn(tricks)
+        for name, tricks in variants(TrainingTricks(), NO_TRAINING_TRICKS).items()
+    }
+    return take_turns(turns, options.runs)
+
+
+def report(what: str, times: dict[str, Spread], count: int) -> str:
+    """A table: each variant's seconds, beside all tricks, and what it adds to the quick start's `count` of them."""
+    fast = times[ALL]
+    rows = [
+        [name, spread, ratio(spread.values, fast.values), digits(count * (spread.median - fast.median))]
+        for name, spread in times.items()
+    ]
+    return table([what, "seconds", "times as long", f"seconds more for {count}"], rows)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measures and prints."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--ckpt-path", type=Path, default=EMBEDDED, help="default: the embedded tiny model")
+    parser.add_argument("--runs", type=int, default=5, help="of each phase (default: 5)")
+    parser.add_argument("--whole-runs", type=int, default=1, help="of the two processes (default: 1)")
+    parser.add_argument("--pictures", type=int, default=16, help="in each run (default: 16)")
+    parser.add_argument("--steps", type=int, default=5, help="timed in each run (default: 5)")
+    parser.add_argument("--iterations", type=int, help="of the two processes (default: the model's)")
+    parser.add_argument("--class-images", type=int, help="of the two processes (default: the model's)")
+    parser.add_argument("--json", type=Path, help="write all figures to this file")
+    parser.add_argument("--strict", action="store_true", help="exit with status 1 if the goal is missed")
+    options = parser.parse_args(arguments)
+
+    say(machine() + "\n")
+    config = load(options.ckpt_path)[1].dreambooth
+    with tempfile.TemporaryDirectory() as name:
+        processes = whole(options, Path(name))
+        faster = ratio(processes[STRAIGHTFORWARD].values, processes[QUICK_START].values)
+        rows = [[QUICK_START, processes[QUICK_START], "-"], [STRAIGHTFORWARD, processes[STRAIGHTFORWARD], faster]]
+        say(table(["whole process", "seconds", "times as long"], rows))
+        pictures = drawing(options, Path(name))
+        say(report("class picture", pictures, config.class_img_count))
+        steps = training(options, Path(name))
+        say(report("training step", steps, config.iterations))
+    write_json(
+        options.json, {"machine": machine(), "processes": processes, "class picture": pictures, "training step": steps}
+    )
+    return verdict([Goal("times as fast as the straightforward loop", faster.median, GOAL, "x")], options.strict)
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except UserError as error:
+        sys.exit(f"error: {error}")

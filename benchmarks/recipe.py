@@ -1,0 +1,182 @@
+"""How long does the whole recipe take, from the command to the last checkpoint: class pictures, training, checkpoints?
+
+    python benchmarks/recipe.py                                        # 200 class pictures, 800 updates, 4 checkpoints
+    python benchmarks/recipe.py --class-images 100 --iterations 400
+
+Whole processes, in turns: `dreambooth.py` without previews, which the reference doesn't draw either, and
+`reference.py` beside this script, plain and `--tuned`. Both begin with the same random weights in float32, each in its
+own kind of file, and with the same made-up photos. The phases are read off the files' times.
+"""
+
+import itertools
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.common import Goal, say, table, verdict  # noqa: E402
+from benchmarks.contest import Place, announce, contest_parser, place_from, write_lines  # noqa: E402
+from benchmarks.diffusers_peer.drawing import write_pipeline  # noqa: E402
+from benchmarks.diffusers_peer.networks import assert_same_networks, build_peer  # noqa: E402
+from benchmarks.measuring import Spread, digits, ratio, take_turns  # noqa: E402
+from benchmarks.ours_training import PHOTOS, SUBJECT  # noqa: E402
+from benchmarks.photos import write_pictures  # noqa: E402
+from benchmarks.sizes import build_random  # noqa: E402
+from ldm.checkpoint.metadata import CheckpointInfo  # noqa: E402
+from ldm.checkpoint.saving import SAVE_DTYPES, save_checkpoint  # noqa: E402
+from ldm.errors import UserError  # noqa: E402
+
+OURS, PLAIN, TUNED = "ours", "reference", "reference, tuned"
+PHASES = ("until the first class picture", "class pictures", "until the last checkpoint", "until the end")
+GOAL = 3.0
+
+
+@dataclass(frozen=True)
+class Files:
+    """What is there before: the weights in both kinds of file, and photos."""
+
+    checkpoint: Path
+    pipeline: Path
+    photos: Path
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How much is to be done."""
+
+    class_images: int
+    iterations: int
+    save_every: int
+    steps: int
+    """Of the reference's class pictures; ours take their own default."""
+    train_text_encoder: bool
+
+    def ours(self, files: Files, place: Place, output: Path) -> list[object]:
+        """What is typed."""
+        flags = ["--no-previews", "--train-text-encoder" if self.train_text_encoder else "--no-train-text-encoder"]
+        precision = {"float32": "full", "bfloat16": "bf16-mixed", "float16": "fp16-mixed"}[place.precision]
+        return [
+            "dreambooth.py", "-c", SUBJECT.class_name, "-i", files.photos, "--ckpt-path", files.checkpoint,
+            "-o", output, "--class-img-count", self.class_images, "--iterations", self.iterations,
+            "-s", self.save_every, "-d", place.device, "--precision", precision, *flags,
+        ]  # fmt: skip
+
+    def reference(self, files: Files, place: Place, output: Path, tuned: bool) -> list[object]:
+        """Likewise."""
+        flags = [*(["--train-text-encoder"] if self.train_text_encoder else []), *(["--tuned"] if tuned else [])]
+        precision = {"float32": "full", "bfloat16": "bf16", "float16": "fp16"}[place.precision]
+        return [
+            "benchmarks/reference.py", "--model", files.pipeline, "--photos", files.photos, "--output", output,
+            "--class-name", SUBJECT.class_name, "--class-images", self.class_images, "--steps", self.steps,
+            "--pixels", place.size.pixels, "--iterations", self.iterations, "--save-every", self.save_every,
+            "--device", place.device, "--precision", precision, *flags,
+        ]  # fmt: skip
+
+
+def run(arguments: Sequence[object]) -> None:
+    """Runs `python <arguments>` in the repository. Raises `UserError` with what it said last if it fails."""
+    done = subprocess.run([sys.executable, *map(str, arguments)], cwd=ROOT, capture_output=True, text=True)
+    if done.returncode:
+        last = "\n".join((done.stdout + done.stderr).splitlines()[-12:])
+        raise UserError(f"{arguments[0]} ended with status {done.returncode}:\n{last}")
+
+
+def phases(began: float, ended: float, output: Path) -> list[float]:
+    """Seconds of each of the `PHASES`, by when class pictures and checkpoints were finished."""
+    pictures = sorted(_finished(path) for path in output.rglob("*") if path.suffix in (".png", ".jpg"))
+    checkpoints = [*output.rglob("step-*.safetensors"), *output.glob("checkpoint-*/*")]
+    if not pictures or not checkpoints:
+        raise UserError(f"there are {len(pictures)} class pictures and {len(checkpoints)} files of checkpoints")
+    return [
+        b - a
+        for a, b in itertools.pairwise([began, pictures[0], pictures[-1], max(map(_finished, checkpoints)), ended])
+    ]
+
+
+def _finished(path: Path) -> float:
+    """When a file got its name or its last byte."""
+    return path.stat().st_ctime
+
+
+def write_files(directory: Path, place: Place) -> Files:
+    """Both sides' weights, after a look at whether they are the same networks."""
+    ldm = build_random(place.size)
+    assert_same_networks(ldm, build_peer(ldm, place.size), place.size)
+    files = Files(directory / "base.safetensors", directory / "pipeline", directory / "photos")
+    save_checkpoint(files.checkpoint, ldm, CheckpointInfo(config=place.size.yaml), SAVE_DTYPES["fp32"])
+    write_pipeline(files.pipeline, ldm, place.size)
+    write_pictures(files.photos, PHOTOS, 2 * place.size.pixels)
+    return files
+
+
+def measure(
+    commands: dict[str, Callable[[Path], list[object]]], directory: Path, runs: int, warmup: int
+) -> tuple[dict[str, Spread], dict[str, list[list[float]]]]:
+    """The seconds of each process, and of its phases in each run."""
+    parts: dict[str, list[list[float]]] = {name: [] for name in commands}
+
+    def turn(name: str) -> float:
+        with tempfile.TemporaryDirectory(dir=directory) as output:
+            began = time.time()  # as files' times are
+            run(commands[name](Path(output)))
+            ended = time.time()
+            parts[name].append(phases(began, ended, Path(output)))
+        return ended - began
+
+    spreads = take_turns({name: lambda name=name: turn(name) for name in commands}, runs, warmup)
+    return spreads, {name: found[warmup:] for name, found in parts.items()}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measures and prints."""
+    parser = contest_parser(__doc__, peaks=False)
+    parser.set_defaults(runs=1, warmup=0)
+    parser.add_argument("--class-images", type=int, default=200)
+    parser.add_argument("--iterations", type=int, default=800)
+    parser.add_argument("--save-every", type=int, default=200)
+    parser.add_argument("--steps", type=int, default=50, help="of the reference's class pictures (default: 50)")
+    parser.add_argument("--train-text-encoder", action="store_true", help="on both sides")
+    parser.add_argument("--directory", type=Path, help="for temporary files; needs room for checkpoints of 11 GB each")
+    options = parser.parse_args(arguments)
+    place = place_from(options)
+    recipe = Recipe(
+        options.class_images, options.iterations, options.save_every, options.steps, options.train_text_encoder
+    )
+    announce(place)
+    with tempfile.TemporaryDirectory(dir=options.directory) as name:
+        directory = Path(name)
+        files = write_files(directory, place)
+        commands: dict[str, Callable[[Path], list[object]]] = {
+            OURS: lambda output: recipe.ours(files, place, output),
+            PLAIN: lambda output: recipe.reference(files, place, output, tuned=False),
+            TUNED: lambda output: recipe.reference(files, place, output, tuned=True),
+        }
+        spreads, parts = measure(commands, directory, place.runs, place.warmup)
+
+    rows, lines = [], []
+    for contender, spread in spreads.items():
+        shares = [Spread(values).median for values in zip(*parts[contender], strict=True)]
+        faster = ratio(spread.values, spreads[OURS].values)
+        rows.append([contender, spread, *map(digits, shares), "-" if contender == OURS else faster])
+        figures: dict[str, Any] = dict(zip(PHASES, shares, strict=True))
+        lines.append({"contender": contender, "seconds": spread, "phases": figures, "recipe": recipe})
+    say(table(["whole recipe", "seconds", *PHASES, "ours is faster, times"], rows))
+    write_lines(options.json, "recipe", place, lines)
+    return verdict(
+        [Goal("times as fast as the reference", ratio(spreads[PLAIN].values, spreads[OURS].values).median, GOAL, "x")],
+        options.strict,
+    )
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except UserError as error:
+        sys.exit(f"error: {error}")

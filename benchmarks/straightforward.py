@@ -1,0 +1,234 @@
+"""DreamBooth in a straightforward way over this project's networks: a loop whose tricks can be taken away one by one.
+
+    python benchmarks/straightforward.py --output out --photos data/bottle
+
+With none of the tricks (as run here, all of the quick start's work) it does what the reference's loop does: class
+pictures one at a time by 50 steps of DDIM with two passes for guidance; in every step photos and class pictures are
+read and encoded, the prompt of each is encoded, instance and class go through the UNet one after the other, AdamW has
+its defaults. `quick_start.py` measures it, whole and trick by trick.
+"""
+
+import argparse
+import itertools
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+import torch  # noqa: E402
+from torch import Tensor  # noqa: E402
+
+from ldm.checkpoint.metadata import CheckpointInfo  # noqa: E402
+from ldm.checkpoint.reading import read_checkpoint  # noqa: E402
+from ldm.checkpoint.saving import save_checkpoint  # noqa: E402
+from ldm.commands.models import EMBEDDED, ModelSlot, Settings, settings_of  # noqa: E402
+from ldm.commands.placement import Compute, drawing_crew  # noqa: E402
+from ldm.data.dreambooth import encode_moments  # noqa: E402
+from ldm.data.images import fit, read_image, save_png, to_image, to_tensor  # noqa: E402
+from ldm.diffusion.crew import Crew  # noqa: E402
+from ldm.diffusion.guidance import EpsFn, guided_eps  # noqa: E402
+from ldm.diffusion.latent_diffusion import LatentDiffusion  # noqa: E402
+from ldm.diffusion.loss import eps_loss  # noqa: E402
+from ldm.diffusion.noise import draw_noise, image_generators  # noqa: E402
+from ldm.diffusion.samplers import SAMPLERS  # noqa: E402
+from ldm.diffusion.sampling import SamplingConfig  # noqa: E402
+from ldm.nn.autoencoder import DiagonalGaussian  # noqa: E402
+from ldm.training.config import Subject  # noqa: E402
+
+
+@dataclass(frozen=True)
+class DrawingTricks:
+    """What makes class pictures faster."""
+
+    fewer_steps: bool = True
+    """DPM-Solver++ with the model's own number of steps, not DDIM with 50."""
+    guidance_in_one_pass: bool = True
+    context_projected_once: bool = True
+    """The prompt's keys and values are not computed again in each step."""
+    several_at_a_time: bool = True
+    """As `dreambooth.py` does: in batches, on a CPU a batch on each core."""
+
+
+@dataclass(frozen=True)
+class TrainingTricks:
+    """What makes a step faster."""
+
+    latents_kept: bool = True
+    """Pictures are read and encoded once, before training."""
+    prompts_encoded_once: bool = True
+    """Each of the two prompts once a step, as the text encoder trains; not one for each picture."""
+    instance_and_class_in_one_pass: bool = True
+    fused_optimizer: bool = True
+
+
+NO_DRAWING_TRICKS = DrawingTricks(*[False] * 4)
+NO_TRAINING_TRICKS = TrainingTricks(*[False] * 4)
+PLAIN_STEPS = 50
+
+
+def load(checkpoint: Path) -> tuple[LatentDiffusion, Settings]:
+    """The model on the CPU in float32, and its settings."""
+    file = read_checkpoint(checkpoint)
+    settings = settings_of(file, None)[1]
+    return ModelSlot(Compute(torch.device("cpu"))).use(file, settings), settings
+
+
+class ClassPictures:
+    """Draws pictures of a prompt."""
+
+    def __init__(self, ldm: LatentDiffusion, settings: Settings, prompt: str, tricks: DrawingTricks) -> None:
+        self.ldm, self.tricks, self.prompt = ldm, tricks, prompt
+        sampling = settings.sampling
+        plain = SamplingConfig(sampling.height, sampling.width, "ddim", PLAIN_STEPS, sampling.guidance_scale)
+        fewer = replace(plain, sampler="dpm-solver", num_steps=sampling.num_steps)
+        self.sampling = fewer if tricks.fewer_steps else plain
+        self.batch_size = sampling.batch_size if tricks.several_at_a_time else 1
+        self.crew = drawing_crew(ldm, self.sampling) if tricks.several_at_a_time else Crew()
+
+    @torch.inference_mode()
+    def draw(self, directory: Path, count: int) -> None:
+        """Writes the first so many."""
+        context, nothing = self.ldm.encode_prompts([self.prompt]), self.ldm.encode_prompts([""])
+        batches = [list(range(count))[start : start + self.batch_size] for start in range(0, count, self.batch_size)]
+
+        @torch.inference_mode()
+        def sample(batch: list[int]) -> Tensor:
+            eps_fn = self._eps_fn(context.expand(len(batch), -1, -1), nothing.expand(len(batch), -1, -1))
+            shape = (len(batch), *self.ldm.config.latent_shape(self.sampling.height, self.sampling.width))
+            noise = draw_noise(shape, image_generators(batch))
+            sampler = SAMPLERS[self.sampling.sampler]
+            latents = sampler.sample(eps_fn, noise, self.ldm.schedule, num_steps=self.sampling.num_steps)
+            return self.ldm.decode_latents(latents)
+
+        for batch, images in self.crew.draw(batches, sample):
+            for number, image in zip(batch, images, strict=True):
+                save_png(directory / f"{number:05d}.png", to_image(image))
+
+    def _eps_fn(self, context: Tensor, nothing: Tensor) -> EpsFn:
+        ldm, scale = self.ldm, self.sampling.guidance_scale
+
+        def given_each_time(context: Tensor) -> EpsFn:
+            return lambda latents, timesteps: ldm.predict_eps(latents, timesteps, context)
+
+        eps_given = ldm.eps_given if self.tricks.context_projected_once else given_each_time
+        if self.tricks.guidance_in_one_pass:
+            return guided_eps(eps_given, context, nothing, scale)
+        with_prompt, without = eps_given(context), eps_given(nothing)
+
+        def eps_fn(latents: Tensor, timesteps: Tensor) -> Tensor:
+            eps_uncond = without(latents, timesteps)
+            return eps_uncond + scale * (with_prompt(latents, timesteps) - eps_uncond)
+
+        return eps_fn
+
+
+class Training:
+    """Steps of the model's default batch size, photos and as many class pictures; the text encoder trains."""
+
+    def __init__(
+        self,
+        ldm: LatentDiffusion,
+        settings: Settings,
+        subject: Subject,
+        pictures: tuple[Sequence[Path], Sequence[Path]],
+        tricks: TrainingTricks,
+    ) -> None:
+        self.ldm, self.settings, self.subject, self.pictures, self.tricks = ldm, settings, subject, pictures, tricks
+        config = settings.dreambooth
+        self.parameters = [*ldm.unet.parameters(), *ldm.text_encoder.parameters()]
+        for parameter in self.parameters:
+            parameter.requires_grad_(True)
+        self.optimizer = torch.optim.AdamW(
+            self.parameters,
+            lr=config.learning_rate,
+            weight_decay=config.weight_decay,
+            fused=True if tricks.fused_optimizer else None,
+        )
+        self.moments = [self._encode(paths) for paths in pictures] if tricks.latents_kept else None
+        self.generator = torch.Generator().manual_seed(0)
+
+    def end(self) -> None:
+        """Lets go of the gradients."""
+        for parameter in self.parameters:
+            parameter.grad = None
+            parameter.requires_grad_(False)
+
+    def step(self) -> float:
+        """One update; the loss."""
+        if self.tricks.instance_and_class_in_one_pass:
+            moments = torch.cat([self._choose(0), self._choose(1)])
+            loss = 2 * self._loss(moments, self._context([0, 1])).mean()  # two means of halves: their sum
+        else:
+            loss = sum(self._loss(self._choose(kind), self._context([kind])).mean() for kind in (0, 1))
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.dreambooth.max_grad_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return float(loss.detach())
+
+    def _choose(self, kind: int) -> Tensor:
+        """Moments of the batch's photos (0) or class pictures (1)."""
+        chosen = torch.randint(
+            len(self.pictures[kind]), (self.settings.dreambooth.batch_size,), generator=self.generator
+        ).tolist()
+        if self.moments is not None:
+            return self.moments[kind][chosen]
+        return self._encode([self.pictures[kind][index] for index in chosen])
+
+    def _encode(self, paths: Sequence[Path]) -> Tensor:
+        """Reads and encodes pictures: (n 2c h w)."""
+        size = self.settings.sampling.height, self.settings.sampling.width
+        images = torch.stack([to_tensor(fit(read_image(path), *size)) for path in paths])
+        return encode_moments(self.ldm.autoencoder, images, flip=False)[:, 0]
+
+    def _context(self, kinds: list[int]) -> Tensor:
+        count = self.settings.dreambooth.batch_size
+        prompts = [(self.subject.instance_prompt, self.subject.class_prompt)[kind] for kind in kinds]
+        if self.tricks.prompts_encoded_once:
+            return self.ldm.encode_prompts(prompts).repeat_interleave(count, dim=0)
+        return self.ldm.encode_prompts([prompt for prompt in prompts for _ in range(count)])
+
+    def _loss(self, moments: Tensor, context: Tensor) -> Tensor:
+        mean = moments.chunk(2, dim=1)[0]
+        posterior_noise, noise = (torch.randn(mean.shape, generator=self.generator) for _ in range(2))
+        latents = self.ldm.config.scale_factor * DiagonalGaussian(moments).sample(posterior_noise)
+        timesteps = torch.randint(self.ldm.schedule.num_timesteps, (len(mean),), generator=self.generator)
+        noisy = self.ldm.schedule.add_noise(latents, noise, timesteps)
+        return eps_loss(self.ldm.unet(noisy, timesteps, context), noise)
+
+
+def photos_of(directory: Path) -> list[Path]:
+    """The pictures of a directory."""
+    return sorted(path for path in directory.iterdir() if path.suffix in (".png", ".jpg"))
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The quick start's work without a trick."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--photos", type=Path, default=ROOT / "data" / "bottle")
+    parser.add_argument("--class-name", default="water bottle")
+    parser.add_argument("--ckpt-path", type=Path, default=EMBEDDED)
+    parser.add_argument("--iterations", type=int, help="default: the model's")
+    parser.add_argument("--class-images", type=int, help="default: the model's")
+    options = parser.parse_args(arguments)
+
+    ldm, settings = load(options.ckpt_path)
+    config, subject = settings.dreambooth, Subject(options.class_name)
+    class_images = options.output / "class"
+    count = options.class_images or config.class_img_count
+    ClassPictures(ldm, settings, subject.class_prompt, NO_DRAWING_TRICKS).draw(class_images, count)
+    pictures = photos_of(options.photos), photos_of(class_images)
+    training = Training(ldm, settings, subject, pictures, NO_TRAINING_TRICKS)
+    for step in itertools.islice(itertools.count(1), options.iterations or config.iterations):
+        training.step()
+        if step % config.save_every == 0:
+            save_checkpoint(options.output / f"step-{step:05d}.safetensors", ldm, CheckpointInfo(), torch.float32)
+            torch.save(training.optimizer.state_dict(), options.output / "optimizer.pt")
+
+
+if __name__ == "__main__":
+    main()
