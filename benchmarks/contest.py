@@ -56,31 +56,34 @@ class Result:
     """GiB, or why it isn't known."""
 
 
-def contest_parser(description: str | None, peaks: bool = True) -> argparse.ArgumentParser:
-    """The flags that all of them have; with `peaks` also those of the peaks of memory."""
+def contest_parser(description: str | None, takes_turns: bool = True, peaks: bool = True) -> argparse.ArgumentParser:
+    """The flags that all of them have, with those of times (`takes_turns`), peaks of memory (`peaks`), or both."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=SIZES, default="full", help="of the model and its pictures (default: full)")
     parser.add_argument("--device", default="auto", help="cpu or a CUDA device (default: auto)")
     parser.add_argument(
         "--precision", choices=("auto", "full", "bf16", "fp16"), default="auto", help="default: bf16 on CUDA, else full"
     )
-    parser.add_argument("--runs", type=int, default=5, help="of each contender (default: 5)")
-    parser.add_argument("--warmup", type=int, default=1, help="runs before, which don't count (default: 1)")
+    if takes_turns:
+        parser.add_argument("--runs", type=int, default=5, help="of each contender (default: 5)")
+        parser.add_argument("--warmup", type=int, default=1, help="runs before, which don't count (default: 1)")
     parser.add_argument("--json", type=Path, help="write a line of JSON for each contender to this file")
     parser.add_argument("--strict", action="store_true", help="exit with status 1 if a goal is missed")
-    if peaks:
+    if peaks and takes_turns:
         parser.add_argument("--no-peaks", action="store_true", help="don't measure memory, which takes a process each")
+    if peaks:
         parser.add_argument("--peak-of", help=argparse.SUPPRESS)
     return parser
 
 
 def place_from(options: argparse.Namespace) -> Place:
     """From the flags of `contest_parser`."""
-    if options.runs < 1 or options.warmup < 0:
+    runs, warmup = getattr(options, "runs", 1), getattr(options, "warmup", 0)
+    if runs < 1 or warmup < 0:
         raise UserError("--runs should be at least 1 and --warmup at least 0")
     device = parse_device(options.device)
     compute = drawing_compute(device, options.precision)
-    return Place(SIZES[options.size], compute, options.runs, options.warmup, not getattr(options, "no_peaks", True))
+    return Place(SIZES[options.size], compute, runs, warmup, peaks=not getattr(options, "no_peaks", True))
 
 
 def announce(place: Place) -> None:

@@ -63,6 +63,7 @@ Module = TypeVar("Module", bound=DreamBooth)
 @contextmanager
 def training_of(kind: type[Module], ldm: LatentDiffusion, size: Size, config: DreamBoothConfig) -> Iterator[Module]:
     """A training of these weights on latents that were encoded before; when it ends no gradient stays behind."""
+    device = ldm.device
     moments = random_moments(size, PHOTOS), random_moments(size, CLASS_PICTURES)
     try:
         yield kind(ldm, SUBJECT, *moments, config, seed=0)
@@ -70,6 +71,7 @@ def training_of(kind: type[Module], ldm: LatentDiffusion, size: Size, config: Dr
         ldm.requires_grad_(False)
         for parameter in ldm.parameters():
             parameter.grad = None
+        ldm.to(device)  # what doesn't train may have left it
 
 
 def time_steps(

@@ -44,7 +44,7 @@ class DrawingTricks:
     """What makes class pictures faster."""
 
     fewer_steps: bool = True
-    """DPM-Solver++ with the model's own number of steps, not DDIM with 50."""
+    """The model's own sampler of class pictures, DPM-Solver++ with 20 steps, not DDIM with 50."""
     guidance_in_one_pass: bool = True
     context_projected_once: bool = True
     """The prompt's keys and values are not computed again in each step."""
@@ -83,7 +83,8 @@ class ClassPictures:
         self.ldm, self.tricks, self.prompt = ldm, tricks, prompt
         sampling = settings.sampling
         plain = SamplingConfig(sampling.height, sampling.width, "ddim", PLAIN_STEPS, sampling.guidance_scale)
-        fewer = replace(plain, sampler="dpm-solver", num_steps=sampling.num_steps)
+        teaching = settings.dreambooth
+        fewer = replace(plain, sampler=teaching.class_sampler, num_steps=teaching.class_steps)
         self.sampling = fewer if tricks.fewer_steps else plain
         self.batch_size = sampling.batch_size if tricks.several_at_a_time else 1
         self.crew = drawing_crew(ldm, self.sampling) if tricks.several_at_a_time else Crew()

@@ -85,10 +85,10 @@ class Contest:
             TUNED: lambda: self.reference(tuned, photos, class_images),
         }
 
-    def ours(self) -> Turn:
-        """By `fit`, from latents that were encoded before."""
-        config = training_config(self.place.size, train_text_encoder=self.train_text_encoder)
-        dtype = autocast_dtype(self.place)
+    def ours(self, **changes: Any) -> Turn:
+        """By `fit`, from latents that were encoded before; `changes` are the configuration's."""
+        config = training_config(self.place.size, train_text_encoder=self.train_text_encoder, **changes)
+        dtype = None if changes.get("train_dtype") == "bf16" else autocast_dtype(self.place)
         return lambda: time_steps(self.ldm, self.place.size, config, dtype, self.warmup, self.steps)
 
     def reference(self, options: ReferenceOptions, photos: Path, class_images: Path) -> Turn:
