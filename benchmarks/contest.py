@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.common import machine, say
+from benchmarks.common import Goal, machine, say
 from benchmarks.measuring import Spread, Turn, take_turns
 from benchmarks.peaks import Peak, held, peak_in_own_process, peak_of, print_peak
 from benchmarks.sizes import SIZES, Size
@@ -132,6 +132,14 @@ def measure_peak(contests: Mapping[str, Mapping[str, Build]], place: Place, whic
 def held_at_first(place: Place) -> float:
     """GiB, before anything is built."""
     return held(place.device)
+
+
+def peak_goals(case: str, ours: Result, theirs: Result) -> list[Goal]:
+    """Not more memory than the other, if both are known."""
+    if not isinstance(ours.peak, Peak) or not isinstance(theirs.peak, Peak):
+        return []
+    share = 100 * ours.peak.allocated / theirs.peak.allocated
+    return [Goal(f"{case}, of the other's peak of memory", share, 100, at_most=True)]
 
 
 def write_lines(path: Path | None, question: str, place: Place, lines: Sequence[Mapping[str, Any]]) -> None:

@@ -32,6 +32,7 @@ from benchmarks.contest import (  # noqa: E402
     contest_parser,
     held_at_first,
     measure_peak,
+    peak_goals,
     place_from,
     run_contests,
     write_lines,
@@ -165,6 +166,17 @@ def report(results: dict[str, Result], case: str, floor: float) -> list[dict[str
     return lines
 
 
+def goals(results: dict[str, Result], floor: float, place: Place) -> list[Goal]:
+    """On a CPU, where arithmetic is nearly all, not slower; memory in any case."""
+    ours, theirs = results[OURS], results[TUNED]
+    faster = ratio(theirs.seconds.values, ours.seconds.values).median
+    name = "times as fast as the reference, tuned"
+    if place.device.type == "cpu":
+        return [Goal(name, faster, 1.0, "x"), *peak_goals("a step", ours, theirs)]
+    share = 100 * floor / ours.seconds.median
+    return [Goal(name, faster, 2.0, "x"), Goal("of the floor", share, 40), *peak_goals("a step", ours, theirs)]
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measures and prints."""
     parser = contest_parser(__doc__)
@@ -195,9 +207,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         results = run_contests(cases, place, command_line(__file__, arguments))[case]
     floor = floor_seconds(count(ldm.config, place.size.pixels), speed, options.train_text_encoder)
     write_lines(options.json, "training step", place, report(results, case, floor))
-    faster = ratio(results[TUNED].seconds.values, results[OURS].seconds.values)
-    goal = 1.0 if place.device.type == "cpu" else 2.0
-    return verdict([Goal("times as fast as the reference, tuned", faster.median, goal, "x")], options.strict)
+    return verdict(goals(results, floor, place), options.strict)
 
 
 if __name__ == "__main__":

@@ -2,16 +2,22 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
+import torch
 
 import benchmarks.drawing as drawing
 import benchmarks.training_step as training_step
 import benchmarks.unet_forward as unet_forward
+from benchmarks.contest import Result, contest_parser, place_from
 from benchmarks.floors import Speed
+from benchmarks.measuring import Spread
+from benchmarks.peaks import Peak
+from ldm.commands.placement import Compute
 from ldm.errors import UserError
 
 QUICK = ["--size", "tiny", "--device", "cpu", "--runs", "1", "--warmup", "0"]
@@ -75,3 +81,23 @@ def test_a_peak_is_measured_alone(script: ModuleType, which: str, capsys: pytest
 def test_a_run_at_least() -> None:
     with pytest.raises(UserError, match="--runs"):
         unet_forward.main(["--size", "tiny", "--runs", "0"])
+
+
+def spread(*values: float) -> Result:
+    return Result(Spread(values), Peak(values[0], values[0]))
+
+
+def test_goals_are_those_of_the_kind_of_device() -> None:
+    flags = contest_parser(None).parse_args([*QUICK, "--no-peaks"])
+    cpu = place_from(flags)
+    gpu = replace(cpu, compute=Compute(torch.device("cuda")))
+    steps = {training_step.OURS: spread(2.0), training_step.TUNED: spread(3.0)}
+    assert [goal.met for goal in training_step.goals(steps, 1.0, cpu)] == [True, True]
+    assert [goal.met for goal in training_step.goals(steps, 1.0, gpu)] == [False, True, True]
+
+    names = (drawing.OURS, drawing.FAST, drawing.PLAIN, drawing.TUNED)
+    pictures = {"4": dict(zip(names, map(spread, (2.0, 0.8, 6.0, 2.2)), strict=True))}
+    lines = [{"contender": drawing.OURS, "batch_size": 4, "floor_seconds": 0.2, "seconds_per_picture": Spread((0.5,))}]
+    assert all(goal.met for goal in drawing.goals(pictures, lines, cpu))
+    missed = [goal.name for goal in drawing.goals(pictures, lines, gpu) if not goal.met]
+    assert missed == ["batch 4, times as fast as diffusers, tuned", "of the floor"]
