@@ -12,6 +12,7 @@ from ldm.diffusion.crew import Crew, threads_for
 from ldm.diffusion.latent_diffusion import LatentDiffusion
 from ldm.diffusion.sampling import SamplingConfig
 from ldm.errors import UserError
+from ldm.nn.static_call import Record, record_cuda_graph
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,11 @@ def training_compute(device: torch.device, precision: str) -> Compute:
         raise UserError("--precision fp16-mixed needs a CUDA device; use bf16-mixed or full")
     dtypes = {"full": None, "bf16-mixed": torch.bfloat16, "fp16-mixed": torch.float16}
     return Compute(device, autocast_dtype=dtypes.get(precision, half_dtype(device)))
+
+
+def step_recorder(devices: list[torch.device]) -> Record | None:
+    """What records training steps: a CUDA graph, where there is CUDA."""
+    return record_cuda_graph if devices[0].type == "cuda" else None
 
 
 def _has_mps() -> bool:

@@ -110,7 +110,8 @@ class Stage(nn.Sequential):
 
     def _run(self, layer: nn.Module, x: Tensor, condition: Tensor | tuple[KeysValues, ...]) -> Tensor:
         if isinstance(layer, self.recomputed) and torch.is_grad_enabled():
-            return checkpoint(layer, x, condition, use_reentrant=False)
+            # Nothing in a layer is random; reading the random state would keep a CUDA graph from being captured.
+            return checkpoint(layer, x, condition, use_reentrant=False, preserve_rng_state=False)
         return layer(x, condition)
 
 

@@ -90,6 +90,7 @@ class SaveEvery(pl.Callback):
         if step % self.every == 0 or step == trainer.max_steps:
             self.writer.wait()
             if trainer.is_global_zero:
+                pl_module.make_room()
                 self.save(pl_module, step)
             trainer.save_checkpoint(self.run_dir / RESUME_STATE)
 

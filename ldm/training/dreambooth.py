@@ -20,6 +20,7 @@ from ldm.training.module import TrainingModule
 class DreamBooth(TrainingModule):
     """Fine-tunes `ldm` on moments encoded beforehand: instance_moments (n v 2c h w), class_moments likewise or None."""
 
+    recordable = True
     config: DreamBoothConfig
     _input_ids: Tensor
     _contexts: Tensor | None
@@ -59,19 +60,16 @@ class DreamBooth(TrainingModule):
         """Photos, and as many class pictures."""
         return self.config.batch_size * (1 if self._moments[1] is None else 2)
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """One forward pass of instance and class samples together; returns the weighted sum of their losses."""
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """One forward pass of instance and class samples together; `total` is the weighted sum of their losses."""
         latents = self.ldm.config.scale_factor * DiagonalGaussian(batch["moments"]).sample(batch["posterior_noise"])
         noisy = self.ldm.schedule.add_noise(latents, batch["noise"], batch["timesteps"])
         eps = self.ldm.unet(noisy, batch["timesteps"], self._context())
         loss = dreambooth_loss(
             eps_loss(eps, batch["noise"]), self.config.batch_size, prior_loss_weight=self.config.prior_loss_weight
         )
-        self.log("loss/instance", loss.instance)
-        if self._moments[1] is not None:
-            self.log("loss/class", loss.prior)
-        self.log("loss/total", loss.total)
-        return loss.total
+        prior = {} if self._moments[1] is None else {"class": loss.prior}
+        return {"instance": loss.instance, **prior, "total": loss.total}
 
     def _encode_prompts(self) -> Tensor:
         with torch.set_grad_enabled(self.config.train_text_encoder):

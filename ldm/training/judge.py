@@ -59,8 +59,8 @@ class JudgeTraining(TrainingModule):
         """Two of each thing, and as many lone ones if there are any."""
         return self.config.batch_size * (4 if self.pictures.lone else 2)
 
-    def training_step(self, batch: JudgeBatch, batch_idx: int) -> Tensor:
-        """Cross entropies of the answers, the captions' and the things' contrastive losses; returns their sum."""
+    def losses(self, batch: JudgeBatch) -> dict[str, Tensor]:
+        """Cross entropies of the answers, the captions' and the things' contrastive losses, and their sum."""
         config, pairs = self.config, batch["pairs"]
         opinion = self.judge(batch["images"])
         captions = self.judge.embed_captions(batch["input_ids"])
@@ -70,9 +70,7 @@ class JudgeTraining(TrainingModule):
             opinion.subject[:pairs], opinion.subject[pairs : 2 * pairs], temperature=config.subject_temperature
         )
         total = sum(answers.values()) + config.caption_weight * caption + config.subject_weight * subject
-        for name, loss in {**answers, "caption": caption, "subject": subject, "total": total}.items():
-            self.log(f"loss/{name}", loss)
-        return total
+        return {**answers, "caption": caption, "subject": subject, "total": total}
 
     def train_dataloader(self) -> DataLoader[JudgeBatch]:
         """Batches from the step that training stands at, which is not 0 in a resumed run."""

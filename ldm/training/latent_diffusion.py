@@ -22,6 +22,7 @@ from ldm.training.module import AveragedTraining
 class LatentDiffusionTraining(AveragedTraining):
     """Trains `ldm` on moments (n v 2c h w) and captions of n pictures; `average` holds the weights that are saved."""
 
+    recordable = True
     config: DiffusionTrainingConfig
 
     def __init__(
@@ -47,20 +48,17 @@ class LatentDiffusionTraining(AveragedTraining):
             parts["text_encoder"] = self.ldm.text_encoder
         return parts
 
-    def training_step(self, batch: LatentBatch, batch_idx: int) -> Tensor:
+    def losses(self, batch: LatentBatch) -> dict[str, Tensor]:
         """The loss of a batch, each sample at a timestep of its own."""
         schedule, timesteps = self.ldm.schedule, batch["timesteps"]
         latents = self.ldm.config.scale_factor * DiagonalGaussian(batch["moments"]).sample(batch["posterior_noise"])
         noisy = schedule.add_noise(latents, batch["noise"], timesteps)
         context = self.ldm.text_encoder(batch["input_ids"])
-        per_sample = eps_loss(self.ldm.unet(noisy, timesteps, context), batch["noise"])
-        self.log("loss/eps", per_sample.mean())
+        plain = eps_loss(self.ldm.unet(noisy, timesteps, context), batch["noise"])
+        weighted = plain
         if self.config.min_snr_gamma:
-            weight = min_snr_weight(schedule.alphas_cumprod_at(timesteps), self.config.min_snr_gamma)
-            per_sample = per_sample * weight
-        total = per_sample.mean()
-        self.log("loss/total", total)
-        return total
+            weighted = plain * min_snr_weight(schedule.alphas_cumprod_at(timesteps), self.config.min_snr_gamma)
+        return {"eps": plain.mean(), "total": weighted.mean()}
 
     def train_dataloader(self) -> DataLoader[LatentBatch]:
         """Batches from the step that training stands at."""

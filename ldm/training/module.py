@@ -5,11 +5,16 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ldm.errors import UserError
+from ldm.nn.static_call import Record
 from ldm.training.config import OptimizationConfig
 from ldm.training.ema import WeightAverage
+from ldm.training.recorded import RecordedStep
+
+ROOM_FOR_PICTURES = 6 * 2**30
+"""Bytes that drawing a preview takes at most, generously: decoding a picture of 512 x 512 is the most of it."""
 
 
 def lr_factor(step: int, schedule: str, warmup_steps: int, iterations: int) -> float:
@@ -32,15 +37,50 @@ class TrainingModule(pl.LightningModule):
 
     gradient_patience = 1
     """The step by which all trained parts should have got a gradient."""
+    recordable = False
+    """Whether every step does the same with batches of the same shapes, tensors only: see `record_steps`."""
 
     def __init__(self, config: OptimizationConfig, seed: int) -> None:
         super().__init__()
         self.config = config
         self.seed = seed
+        self._recorded: RecordedStep | None = None
 
     def trained_parts(self) -> dict[str, nn.Module]:
         """The networks whose weights move, by a name for people."""
         raise NotImplementedError
+
+    def losses(self, batch: Any) -> dict[str, Tensor]:
+        """A batch's losses by name, scalars for the log; `total` is what is minimised."""
+        raise NotImplementedError
+
+    def record_steps(self, record: Record, autocast_dtype: torch.dtype | None) -> None:
+        """From now on forward and backward pass are one call, which is recorded; it does its own autocast."""
+        self._recorded = RecordedStep(self.losses, self.trained_parameters(), autocast_dtype, record)
+
+    def make_room(self) -> None:
+        """Before pictures are drawn: gives a recorded step's memory back where little is left. It is recorded again."""
+        if self._recorded is not None and self.device.type == "cuda":
+            free, _ = torch.cuda.mem_get_info(self.device)
+            if free < ROOM_FOR_PICTURES:
+                self._recorded.forget()
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """The loss of a batch; a recorded step has left its gradients already."""
+        losses = self.losses(batch) if self._recorded is None else self._recorded(batch)
+        for name, loss in losses.items():
+            self.log(f"loss/{name}", loss)
+        return losses["total"]
+
+    def optimizer_zero_grad(self, *args: Any, **kwargs: Any) -> None:
+        """Lightning's call between forward and backward pass: not between those of a recorded step."""
+        if self._recorded is None:
+            super().optimizer_zero_grad(*args, **kwargs)
+
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        """Lightning's call after the forward pass: nothing is left to do after a recorded step."""
+        if self._recorded is None:
+            super().backward(loss, *args, **kwargs)
 
     @property
     def pictures_per_step(self) -> int:
@@ -79,8 +119,13 @@ class TrainingModule(pl.LightningModule):
 
     def configure_gradient_clipping(self, optimizer: Any, gradient_clip_val: Any = None, *args: Any, **kw: Any) -> None:
         """Clips the norm of all trained weights' gradients together; Lightning's own refuses fused optimizers."""
-        if gradient_clip_val:
+        if not gradient_clip_val:
+            return
+        if self._recorded is None:
             torch.nn.utils.clip_grad_norm_(self.trained_parameters(), gradient_clip_val)
+        else:
+            norm = self._recorded.total_norm
+            torch.nn.utils.clip_grads_with_norm_(self.trained_parameters(), gradient_clip_val, norm)
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Raises the error that a worker process has sent in place of a batch."""

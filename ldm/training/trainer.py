@@ -12,6 +12,7 @@ import torch
 
 from ldm.background import BackgroundWriter
 from ldm.checkpoint.discovery import RESUME_STATE
+from ldm.nn.static_call import Record
 from ldm.training.callbacks import FiniteGuard, GradientGuard, Progress, ResumeStateIO, SaveEvery, StopOnSignal
 from ldm.training.logs import build_logger
 from ldm.training.module import TrainingModule
@@ -31,6 +32,8 @@ class FitOptions:
     devices: list[torch.device]
     autocast_dtype: torch.dtype | None
     logger: str
+    record: Record | None = None
+    """Records steps where that is possible; None: none."""
     writer: BackgroundWriter = field(default_factory=BackgroundWriter)
     """What is saved is written by it while training goes on."""
 
@@ -46,11 +49,16 @@ def fit(module: Module, options: FitOptions, save: Callable[[Module, int], None]
     finite = FiniteGuard(log_every, config.save_every)
     stop = StopOnSignal(options.run_dir, finite)
     first = options.devices[0]
+    autocast_dtype = options.autocast_dtype
+    # Loss scaling looks at the gradients in every step, and several devices exchange them in the backward pass.
+    if options.record and module.recordable and len(options.devices) == 1 and autocast_dtype != torch.float16:
+        module.record_steps(options.record, autocast_dtype)
+        autocast_dtype = None  # what is recorded does its own
     trainer = pl.Trainer(
         accelerator="gpu" if first.type == "cuda" else first.type,
         devices=[device.index or 0 for device in options.devices] if first.type == "cuda" else len(options.devices),
         strategy="ddp" if len(options.devices) > 1 else "auto",
-        precision=PRECISIONS[options.autocast_dtype],  # type: ignore[arg-type]
+        precision=PRECISIONS[autocast_dtype],  # type: ignore[arg-type]
         max_steps=config.iterations,
         gradient_clip_val=config.max_grad_norm or None,
         logger=build_logger(options.logger, options.run_dir),

@@ -11,12 +11,14 @@ from ldm.config import build_config
 from ldm.data.batches import LatentBatch, LatentBatches, Share
 from ldm.errors import UserError
 from ldm.nn.autoencoder import DiagonalGaussian
+from ldm.nn.static_call import Record
 from ldm.nn.tokenizer import load_tokenizer
 from ldm.training.config import DiffusionTrainingConfig
 from ldm.training.latent_diffusion import LatentDiffusionTraining, initialise
 from ldm.training.trainer import FitOptions, fit
 from tests.scratch import SCRATCH_YAML, build_scratch_model
 from tests.tiny import write_tokenizer
+from tests.training.parts import StepSimulation
 
 CAPTIONS = [("a red disc",), ("a blue disc", "a disc"), ("a green disc",)]
 
@@ -64,8 +66,13 @@ def build(tokenizer_files: Path) -> Build:
     return Build(tokenizer_files)
 
 
-def train(module: LatentDiffusionTraining, run_dir: Path, save: Any = lambda module, step: None) -> int | None:
-    return fit(module, FitOptions(run_dir, [torch.device("cpu")], None, "none"), save)
+def train(
+    module: LatentDiffusionTraining,
+    run_dir: Path,
+    save: Any = lambda module, step: None,
+    record: Record | None = None,
+) -> int | None:
+    return fit(module, FitOptions(run_dir, [torch.device("cpu")], None, "none", record), save)
 
 
 def batch_of(module: LatentDiffusionTraining, size: int = 4) -> LatentBatch:
@@ -139,6 +146,18 @@ def test_an_interrupted_training_continues_to_the_very_same_weights(workers: int
     assert vars(continued)["logged"]["loss/eps"] == vars(whole)["logged"]["loss/eps"][3:]
     expected = whole.state_dict()
     for name, value in continued.state_dict().items():
+        assert torch.equal(value, expected[name]), name
+
+
+def test_recorded_steps_train_as_plain_ones_do(build: Build, tmp_path: Path) -> None:
+    plain, recorded = build(), build()
+    simulation = StepSimulation(recorded.trained_parameters())
+    train(plain, tmp_path / "plain")
+    train(recorded, tmp_path / "recorded", record=simulation)
+    assert simulation.replayed == recorded.config.iterations
+    assert vars(recorded)["logged"] == vars(plain)["logged"]
+    expected = plain.state_dict()
+    for name, value in recorded.state_dict().items():
         assert torch.equal(value, expected[name]), name
 
 

@@ -21,7 +21,7 @@ class Seen(DreamBooth):
         return super().training_step(batch, batch_idx)
 
     def log(self, name: str, value: Any, *args: Any, **kwargs: Any) -> None:
-        vars(self).setdefault("losses", {}).setdefault(name, []).append(value.item())
+        vars(self).setdefault("logged", {}).setdefault(name, []).append(value.item())
         super().log(name, value, *args, **kwargs)
 
 
@@ -54,7 +54,7 @@ def test_the_csv_log_holds_each_loss_by_step(tmp_path: Path) -> None:
     module = build_module(cls=Seen, prior_loss_weight=0.5)
     train(module, tmp_path, logger="csv")
     rows = csv_rows(tmp_path)
-    for name, losses in vars(module)["losses"].items():
+    for name, losses in vars(module)["logged"].items():
         assert [float(row[name]) for row in rows] == pytest.approx(losses, rel=1e-5)
     for row in rows:
         assert float(row["loss/total"]) == pytest.approx(
@@ -67,7 +67,7 @@ def test_the_tensorboard_log_holds_each_loss_apart(tmp_path: Path) -> None:
     train(module, tmp_path, logger="tensorboard")
     events = EventAccumulator(str(tmp_path / "log"))
     events.Reload()
-    for name, losses in vars(module)["losses"].items():
+    for name, losses in vars(module)["logged"].items():
         scalars = events.Scalars(name)
         assert [scalar.value for scalar in scalars] == pytest.approx(losses, rel=1e-5)
 
@@ -102,9 +102,12 @@ def fail_at(broken: int) -> Any:
     return save
 
 
-@pytest.mark.parametrize(("lr_schedule", "train_text_encoder"), [("constant", False), ("cosine", True)])
+@pytest.mark.parametrize(
+    ("lr_schedule", "train_text_encoder", "autocast_dtype"),
+    [("constant", False, None), ("cosine", True, None), ("constant", True, torch.bfloat16)],
+)
 def test_an_interrupted_run_continues_to_the_very_same_weights(
-    lr_schedule: str, train_text_encoder: bool, tmp_path: Path
+    lr_schedule: str, train_text_encoder: bool, autocast_dtype: torch.dtype | None, tmp_path: Path
 ) -> None:
     options: dict[str, Any] = {
         "iterations": 7,
@@ -115,16 +118,16 @@ def test_an_interrupted_run_continues_to_the_very_same_weights(
         "train_text_encoder": train_text_encoder,
     }
     whole = build_module(cls=Seen, **options)
-    train(whole, tmp_path / "whole")
+    train(whole, tmp_path / "whole", autocast_dtype=autocast_dtype)
     with pytest.raises(UserError):
-        train(build_module(**options), tmp_path / "run", fail_at(4))
+        train(build_module(**options), tmp_path / "run", fail_at(4), autocast_dtype=autocast_dtype)
     assert saved_step(tmp_path / "run") == 2
     continued = build_module(cls=Seen, **options)
     with each_update() as updates:
-        train(continued, tmp_path / "run")
+        train(continued, tmp_path / "run", autocast_dtype=autocast_dtype)
     assert len(updates) == 5
     assert vars(continued)["timesteps"] == vars(whole)["timesteps"][2:]
-    assert vars(continued)["losses"] == {name: losses[2:] for name, losses in vars(whole)["losses"].items()}
+    assert vars(continued)["logged"] == {name: losses[2:] for name, losses in vars(whole)["logged"].items()}
     expected = weights(whole)
     assert all(torch.equal(tensor, expected[name]) for name, tensor in weights(continued).items())
 

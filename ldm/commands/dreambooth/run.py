@@ -21,7 +21,7 @@ from ldm.commands.dreambooth.class_images import Drawing, draw_class_images
 from ldm.commands.dreambooth.plan import Run, plan_run, resumed_run_options
 from ldm.commands.dreambooth.previews import Previews
 from ldm.commands.models import ModelSlot, tokenizer_dir
-from ldm.commands.placement import Compute, drawing_compute, explain_out_of_memory
+from ldm.commands.placement import Compute, drawing_compute, explain_out_of_memory, step_recorder
 from ldm.commands.record import plain, versions
 from ldm.commands.resuming import RUN_DIR_VARIABLE, is_helper_process
 from ldm.config import to_yaml
@@ -53,7 +53,8 @@ def dreambooth(options: argparse.Namespace) -> None:
                 with run.compute.autocast():
                     previews.draw_untrained(module)
             os.environ[RUN_DIR_VARIABLE] = str(run.directory)
-            where = FitOptions(run.directory, run.devices, run.compute.autocast_dtype, options.logger)
+            dtype, record = run.compute.autocast_dtype, step_recorder(run.devices)
+            where = FitOptions(run.directory, run.devices, dtype, options.logger, record)
             stopped_at = fit(module, where, _saver(run, previews, where.writer))
         if stopped_at is not None:
             log.info("stopped after update %d; continue with\n  python dreambooth.py -r %s", stopped_at, run.directory)

@@ -15,7 +15,7 @@ from ldm.checkpoint.reading import CheckpointFile, read_checkpoint
 from ldm.checkpoint.saving import SAVE_DTYPES, checkpoint_writer, hash_part
 from ldm.commands.drawing.grid import labelled_grid
 from ldm.commands.models import Settings, snapped_size
-from ldm.commands.placement import explain_out_of_memory
+from ldm.commands.placement import explain_out_of_memory, step_recorder
 from ldm.commands.resuming import RUN_DIR_VARIABLE, is_helper_process
 from ldm.commands.train.run import TrainingRun, tokenizer_source
 from ldm.config import build_config
@@ -49,7 +49,8 @@ def train_diffusion(run: TrainingRun) -> int | None:
     sampling = replace(sampling, height=height, width=width)
     module = LatentDiffusionTraining(ldm, moments, captions, config, run.options.seed, run.options.workers)
 
-    where = FitOptions(run.directory, run.devices, run.compute.autocast_dtype, run.options.logger)
+    dtype, record = run.compute.autocast_dtype, step_recorder(run.devices)
+    where = FitOptions(run.directory, run.devices, dtype, run.options.logger, record)
 
     def save(module: LatentDiffusionTraining, step: int) -> None:
         with module.average.swapped_in():
