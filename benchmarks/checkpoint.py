@@ -41,6 +41,7 @@ from benchmarks.ours_training import (  # noqa: E402
     SUBJECT,
     EnoughError,
     TimedDreamBooth,
+    fit_options,
     training_config,
     training_of,
 )
@@ -52,7 +53,7 @@ from ldm.checkpoint.saving import SAVE_DTYPES, checkpoint_writer  # noqa: E402
 from ldm.diffusion.latent_diffusion import LatentDiffusion  # noqa: E402
 from ldm.errors import UserError  # noqa: E402
 from ldm.training.dreambooth import DreamBooth  # noqa: E402
-from ldm.training.trainer import FitOptions, fit  # noqa: E402
+from ldm.training.trainer import fit  # noqa: E402
 
 OURS, REFERENCE = "ours", "reference"
 CHECKPOINTS = 4
@@ -102,7 +103,7 @@ class WaitingDreamBooth(TimedDreamBooth):
 
 def save_ours(ldm: LatentDiffusion, place: Place, autocast: torch.dtype | None, directory: Path) -> Saved:
     """Trains until one checkpoint is saved."""
-    where = FitOptions(directory, [ldm.device], autocast, "none")
+    where = fit_options(directory, ldm.device, autocast)
     path = directory / f"step-{SAVE_AFTER:05d}.safetensors"
 
     def save(module: DreamBooth, step: int) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from benchmarks.measuring import synchronize
 from benchmarks.sizes import Size
+from ldm.commands.placement import step_recorder
 from ldm.diffusion.latent_diffusion import LatentDiffusion
 from ldm.training.config import DreamBoothConfig, Subject
 from ldm.training.dreambooth import DreamBooth
@@ -74,6 +75,11 @@ def training_of(kind: type[Module], ldm: LatentDiffusion, size: Size, config: Dr
         ldm.to(device)  # what doesn't train may have left it
 
 
+def fit_options(directory: Path, device: torch.device, autocast: torch.dtype | None) -> FitOptions:
+    """As the command fills them in."""
+    return FitOptions(directory, [device], autocast, "tensorboard", step_recorder([device]))
+
+
 def time_steps(
     ldm: LatentDiffusion, size: Size, config: DreamBoothConfig, autocast: torch.dtype | None, warmup: int, timed: int
 ) -> float:
@@ -88,5 +94,5 @@ def time_steps(
         contextlib.suppress(EnoughError),
     ):
         module.warmup, module.timed = warmup, timed
-        fit(module, FitOptions(Path(directory), [ldm.device], autocast, "tensorboard"), fail)
+        fit(module, fit_options(Path(directory), ldm.device, autocast), fail)
     return module.seconds
