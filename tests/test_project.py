@@ -25,7 +25,9 @@ def test_conda_installs_a_python_that_the_project_supports() -> None:
     assert tuple(map(int, python.split("."))) >= tuple(map(int, lowest.split(".")))
 
 
-@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", "docs/architecture.md", "docs/toyworld.md"])
+@pytest.mark.parametrize(
+    "document", ["README.md", "CONTRIBUTING.md", "docs/architecture.md", "docs/toyworld.md", "docs/performance.md"]
+)
 def test_every_file_that_a_document_names_is_there(document: str) -> None:
     text = (ROOT / document).read_text()
     links = [link for link in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in link]
