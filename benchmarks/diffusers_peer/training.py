@@ -98,9 +98,7 @@ class Reference:
             with torch.no_grad():
                 self.context = networks.text_encoder(self.ids.to(accelerator.device))[0]
             networks.text_encoder.to("cpu")
-        self.trained = list(accelerator.prepare(*self.trained)) if len(self.trained) > 1 else [
-            accelerator.prepare(self.trained[0])
-        ]  # fmt: skip
+        self.trained = [accelerator.prepare(network) for network in self.trained]
 
     @property
     def parameters(self) -> list[nn.Parameter]:
@@ -173,7 +171,9 @@ def build_scheduler(config: LatentDiffusionConfig) -> DDPMScheduler:
 
 
 def build_accelerator(device: torch.device, autocast_dtype: torch.dtype | None) -> Accelerator:
-    """accelerate on one device; it allows one mixed precision per process."""
+    """accelerate on one device; it allows one mixed precision per process. Raises `UserError` for a second GPU."""
+    if device.index:
+        raise UserError(f"accelerate takes the first GPU, not {device}: choose it by CUDA_VISIBLE_DEVICES")
     return Accelerator(mixed_precision=MIXED[autocast_dtype], cpu=device.type == "cpu")
 
 

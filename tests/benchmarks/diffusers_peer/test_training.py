@@ -56,3 +56,8 @@ def test_eight_bits_need_bitsandbytes(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setitem(__import__("sys").modules, "bitsandbytes", None)
     with pytest.raises(UserError, match="bitsandbytes"):
         begun(build_random(TINY), tmp_path, ReferenceOptions(adam_8bit=True))
+
+
+def test_only_the_first_gpu_can_be_asked_for() -> None:
+    with pytest.raises(UserError, match="CUDA_VISIBLE_DEVICES"):
+        build_accelerator(torch.device("cuda:1"), None)
