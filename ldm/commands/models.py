@@ -116,6 +116,8 @@ class ModelSlot:
         else:
             changed = {part for part in PARTS if parts[part] != self._parts.get(part)}
             self._parts = {}  # half changed, if this goes wrong
+            if self.ldm.recorded_unet is not None and "unet" in changed:  # it reads the memory of those that were there
+                self.ldm.recorded_unet.forget()
             assign_parts(self.ldm, file, changed, self.placement)
         self.ldm.tokenizer = self._tokenizers[digest]
         self._parts = parts

@@ -81,7 +81,7 @@ def drawing_compute(device: torch.device, precision: str) -> Compute:
 
 def drawing_crew(ldm: LatentDiffusion, sampling: SamplingConfig) -> Crew:
     """On a CPU as many workers as its cores are good for, each with the threads that the UNet can use."""
-    if ldm.device.type != "cpu":
+    if ldm.device.type != "cpu" or ldm.recorded_unet is not None:
         return Crew()
     cores = torch.get_num_threads()
     _, height, width = ldm.config.latent_shape(sampling.height, sampling.width)

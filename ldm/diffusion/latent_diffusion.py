@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ldm.diffusion.guidance import EpsFn
 from ldm.diffusion.schedule import NoiseSchedule, ScheduleConfig
 from ldm.nn.autoencoder import AutoencoderConfig, AutoencoderKL, DiagonalGaussian
+from ldm.nn.static_call import StaticCall
 from ldm.nn.text_encoder import TextEncoder, TextEncoderConfig
 from ldm.nn.tokenizer import PromptTokenizer
 from ldm.nn.unet import ProjectedContext, UNet, UNetConfig
@@ -62,6 +63,8 @@ class LatentDiffusion(nn.Module):
         self.cond_stage_model = TextEncoder(config.text_encoder)
         self.schedule = NoiseSchedule(config.schedule)
         self.tokenizer = tokenizer
+        self.recorded_unet: StaticCall[Tensor] | None = None
+        """Predicts in the UNet's place, if there is one; from one thread only. It is told when weights are replaced."""
 
     @property
     def unet(self) -> UNet:
@@ -117,4 +120,6 @@ class LatentDiffusion(nn.Module):
         """The UNet's eps (b 4 h w) in the dtype of `latents`, computed in that of its weights."""
         if isinstance(context, Tensor):
             context = context.to(self.unet.dtype)
-        return self.unet(latents.to(self.unet.dtype), timesteps, context).to(latents.dtype)
+        inputs = latents.to(self.unet.dtype), timesteps, context
+        eps = self.unet(*inputs) if self.recorded_unet is None else self.recorded_unet(*inputs).clone()
+        return eps.to(latents.dtype)

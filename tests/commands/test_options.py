@@ -57,6 +57,7 @@ DRAWING: dict[str, tuple[list[str], str, Any]] = {
     "-d": (["cuda:1"], "device", "cuda:1"),
     "--device": (["cpu"], "device", "cpu"),
     "--precision": (["autocast"], "precision", "autocast"),
+    "--compile": (["graphs"], "compile", "graphs"),
 }
 FLAGS: dict[str, dict[str, tuple[list[str], str, Any]]] = {
     "txt2img": {**DRAWING, "--score": ([], "score", True)},
@@ -89,6 +90,7 @@ FLAGS: dict[str, dict[str, tuple[list[str], str, Any]]] = {
         "--gb": (["8"], "generation_batch_size", 8),
         **SAMPLING,
         "--class-img-count": (["0"], "class_img_count", 0),
+        "--compile": (["full"], "compile", "full"),
         "--class-sampler": (["plms"], "class_sampler", "plms"),
         "--class-steps": (["30"], "class_steps", 30),
         "--learning-rate": (["1e-5"], "learning_rate", 1e-5),
@@ -234,6 +236,8 @@ def test_names_are_those_of_the_samplers_and_encoders() -> None:
         ("txt2img", ["-d", "cpu", "--precision", "fp16"], "--precision"),
         ("txt2img", ["-d", "cpu,cpu"], "--device"),
         ("txt2img", ["--variation-count", "2"], "--variation-count"),
+        ("txt2img", ["--compile", "on"], "--compile"),
+        ("txt2img", ["-d", "cpu", "--compile", "graphs"], "--compile"),
         ("img2img", ["-s", "1.01"], "--strength"),
         ("img2img", ["-s", "nan"], "--strength"),
         ("dreambooth", ["--iterations", "0"], "--iterations"),
@@ -250,6 +254,7 @@ def test_names_are_those_of_the_samplers_and_encoders() -> None:
         ("dreambooth", ["-l", "-0.5"], "--lamb"),
         ("dreambooth", ["--class-img-count", "-1"], "--class-img-count"),
         ("dreambooth", ["--gb", "0"], "--gb"),
+        ("dreambooth", ["-d", "cpu", "--compile", "graphs"], "--compile"),
         ("dreambooth", ["--class-sampler", "euler"], "--class-sampler"),
         ("dreambooth", ["--class-steps", "1001"], "--class-steps"),
         ("dreambooth", ["--precision", "fp16"], "--precision"),

@@ -61,7 +61,7 @@ def test_a_training_step_works_there(ldm: LatentDiffusion, train_text_encoder: b
     config = DreamBoothConfig(train_text_encoder=True)
     module = DreamBooth(ldm, Subject("cat"), moments, moments, config, seed=0).to(META)
     if not train_text_encoder:
-        module._contexts = torch.zeros(2, 77, 32)  # kept on the CPU; the real ones have no values here
+        module._contexts = torch.zeros(2, 77, 32, device=META)  # as those that are encoded once
     batch = {
         "moments": torch.zeros(2, 8, 4, 4, device=META),
         "posterior_noise": torch.zeros(2, 4, 4, 4, device=META),

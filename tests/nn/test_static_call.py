@@ -8,28 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ldm.nn.static_call import Record, StaticCall, flatten, record_compiled, record_cuda_graph
+from ldm.nn.static_call import Record, StaticCall, record_compiled, record_cuda_graph
 from tests.oracle import BOUND, new_unet, rel, tensors
+from tests.recording import Simulation
 from tests.tiny import build_tiny_model
-
-
-class Simulation:
-    """Records as a CUDA graph does: a replay reads the buffers and weights that were there, and writes in place."""
-
-    def __init__(self) -> None:
-        self.recorded = 0
-        self.replayed = 0
-
-    def __call__(self, call: Callable[[], Any], device: torch.device) -> tuple[Callable[[], object], Any]:
-        self.recorded += 1
-        outputs = call()
-
-        def replay() -> None:
-            self.replayed += 1
-            for output, new in zip(flatten(outputs), flatten(call()), strict=True):
-                output.copy_(new)
-
-        return replay, outputs
 
 
 def noise(*shape: int, seed: int = 0) -> Tensor:

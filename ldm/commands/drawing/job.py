@@ -25,6 +25,7 @@ class Job:
     seeds: list[int]
     sampling: SamplingConfig
     batch_size: int
+    compile: str = "auto"
     init: InitImage | None = None
     init_path: Path | None = None
 
@@ -42,6 +43,7 @@ def job_from(options: argparse.Namespace, settings: Settings) -> Job:
         seeds=[options.seed + i for i in range(options.variations)],
         sampling=sampling_from(options, defaults, height, width),
         batch_size=options.batch_size or defaults.batch_size,
+        compile=options.compile,
         init=InitImage(to_tensor(fit(photo, height, width)), options.strength) if photo else None,
         init_path=init_path,
     )

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from ldm.commands.compiling import speed_up
 from ldm.commands.drawing.job import Job, png_text
 from ldm.commands.drawing.reading import ReadAhead
 from ldm.commands.drawing.rows import Picture, PlannedRow
@@ -53,9 +54,11 @@ def paint(rows: Sequence[PlannedRow], job: Job, compute: Compute, directory: Pat
                 log.warning("left out %s: %s", row.checkpoint.path, error)
                 continue
             ldm = slot.use(file, row.checkpoint.settings, row.checkpoint.tokenizer)
+            batches = _batches(row, missing, batch_size)
+            speed_up(ldm, job.compile, len(batches) * job.sampling.num_steps)
             crew = drawing_crew(ldm, job.sampling)
             draw = partial(_sample, slot, _prepared(job, ldm, compute), compute, show_steps=crew.workers == 1)
-            for batch, images in _drawn(row, _batches(row, missing, batch_size), crew, draw, alone=len(rows) == 1):
+            for batch, images in _drawn(row, batches, crew, draw, alone=len(rows) == 1):
                 for picture, image in zip(batch, images, strict=True):
                     if picture.file in missing:
                         text = png_text(picture.prompt, picture.seed, job, row.checkpoint) | {KEY: picture.key}

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ldm.commands.compiling import refuse_graphs_without_cuda
 from ldm.commands.drawing.base import BaseFinder
 from ldm.commands.drawing.checkpoints import Usable, find_to_draw, usable
 from ldm.commands.drawing.grouping import Family, families_of, with_bases
@@ -25,7 +26,17 @@ from ldm.files import PARTIAL_SUFFIX, counted, make_numbered_dir, slug, write_te
 
 log = logging.getLogger(__name__)
 
-MAY_CHANGE = ("resume_dir", "device", "batch_size", "base", "no_base", "instance_img_dir", "score", "encoder")
+MAY_CHANGE = (
+    "resume_dir",
+    "device",
+    "batch_size",
+    "compile",
+    "base",
+    "no_base",
+    "instance_img_dir",
+    "score",
+    "encoder",
+)
 """Flags that a continued call takes from the command line; the others are its own."""
 
 COMPARING = ("base", "no_base", "instance_img_dir")
@@ -65,6 +76,7 @@ def plan_call(options: argparse.Namespace, command: str) -> Call:
     elif command == "img2img" and not options.init_img:
         raise UserError("--init-img is needed: the picture to start from")
     compute = drawing_compute(parse_device(options.device), options.precision)
+    refuse_graphs_without_cuda(options.compile, compute.device)
     weights = base_weights(options.ckpt_path)
     if command == "evaluate" and not weights.exists():
         raise UserError(f"there is no {weights}: --ckpt-path takes a run of dreambooth.py, or a directory of runs")

@@ -28,6 +28,7 @@ class PictureKeys:
             "strength": job.init and job.init.strength,
             "device": compute.device.type,
             "precision": [str(compute.dtype), str(compute.autocast_dtype)],
+            **({"compile": "full"} if job.compile == "full" else {}),  # rounds otherwise; CUDA graphs don't
         }
 
     def of(self, checkpoint: Usable, prompt: str, seed: int) -> str:

@@ -10,6 +10,7 @@ from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedExc
 from tqdm import tqdm
 
 from ldm.checkpoint.reading import read_checkpoint
+from ldm.commands.compiling import speed_up
 from ldm.commands.models import ModelSlot, Settings
 from ldm.commands.placement import drawing_compute, drawing_crew, explain_out_of_memory
 from ldm.errors import UserError
@@ -29,6 +30,7 @@ class Drawing:
     settings: Settings
     devices: list[torch.device]
     precision: str
+    compile: str = "auto"
 
 
 def draw_class_images(drawing: Drawing) -> None:
@@ -61,8 +63,9 @@ def _draw_share(rank: int, drawing: Drawing) -> None:
     cache, batch_size = drawing.cache, drawing.batch_size
     compute = drawing_compute(drawing.devices[rank], drawing.precision)
     ldm = ModelSlot(compute).use(read_checkpoint(drawing.base), drawing.settings)
-    crew = drawing_crew(ldm, cache.sampling)
     indices = drawing.missing[rank :: len(drawing.devices)]
+    speed_up(ldm, drawing.compile, -(-len(indices) // batch_size) * cache.sampling.num_steps)
+    crew = drawing_crew(ldm, cache.sampling)
     with (
         tqdm(total=len(indices), desc="class pictures", unit="img", position=2 * rank) as bar,
         tqdm(

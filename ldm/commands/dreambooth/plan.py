@@ -14,6 +14,7 @@ from torch import Tensor
 from ldm.checkpoint.keys import PARTS
 from ldm.checkpoint.reading import read_checkpoint
 from ldm.checkpoint.saving import SAVE_DTYPES, hash_file
+from ldm.commands.compiling import refuse_graphs_without_cuda
 from ldm.commands.drawing.job import sampling_flags, sampling_from, with_sampler
 from ldm.commands.models import Settings, base_weights, settings_of, snapped_size, tokenizer_dir
 from ldm.commands.placement import Compute, parse_devices, training_compute
@@ -29,7 +30,7 @@ from ldm.training.config import DreamBoothConfig, Subject
 
 log = logging.getLogger(__name__)
 
-MAY_CHANGE = ("resume_dir", "devices", "logger", "iterations", "no_previews", "save_every")
+MAY_CHANGE = ("resume_dir", "devices", "compile", "logger", "iterations", "no_previews", "save_every")
 """Flags that a resumed run takes from the command line; the others are the run's own."""
 
 
@@ -71,6 +72,7 @@ def plan_run(options: argparse.Namespace) -> Run:
     if not options.class_name or not options.instance_img_dir:
         raise UserError('--class-name and --instance-img-dir are needed: -c "water bottle" -i data/bottle')
     devices = parse_devices(options.devices)
+    refuse_graphs_without_cuda(options.compile, devices[0])
     compute = training_compute(devices[0], options.precision)
     base = base_weights(options.ckpt_path)
     if base.is_dir():

@@ -83,7 +83,8 @@ def _class_images(run: Run) -> list[Path]:
     if missing and not is_helper_process():
         batch_size = run.options.generation_batch_size or run.settings.sampling.batch_size
         log.info("drawing %d of %d class pictures '%s' into %s", len(missing), count, cache.prompt, cache.directory)
-        draw_class_images(Drawing(cache, missing, batch_size, run.base, run.settings, run.devices, precision))
+        how = run.devices, precision, run.options.compile
+        draw_class_images(Drawing(cache, missing, batch_size, run.base, run.settings, *how))
     else:
         log.info("%d class pictures '%s' from %s", count, cache.prompt, cache.directory)
     return cache.paths(count)

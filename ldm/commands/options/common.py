@@ -9,6 +9,7 @@ SAMPLER_NAMES = ("ddim", "plms", "dpm-solver")
 ENCODER_NAMES = ("toyworld-judge", "clip-dino")
 DRAWING_PRECISIONS = ("auto", "full", "autocast", "bf16", "fp16")
 TRAINING_PRECISIONS = ("auto", "full", "autocast", "bf16-mixed", "fp16-mixed")
+COMPILE_MODES = ("auto", "off", "graphs", "full")
 MODEL_DEFAULT = "default: the model's"
 
 
@@ -90,6 +91,18 @@ def add_sampling(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument(
         "--ddim-eta", type=SHARE, metavar="ETA", help=f"fresh noise in each DDIM step, 0 (none) to 1; {MODEL_DEFAULT}"
+    )
+
+
+def add_compile(group: argparse._ArgumentGroup) -> None:
+    """How the UNet's calls are made faster."""
+    group.add_argument(
+        "--compile",
+        choices=COMPILE_MODES,
+        default="auto",
+        help="how to call the UNet faster. graphs: as recorded CUDA graphs; full: by torch.compile, taking minutes "
+        "to begin and rounds otherwise, so for thousands of pictures; off: plainly (default: auto, graphs for long "
+        "jobs on CUDA)",
     )
 
 

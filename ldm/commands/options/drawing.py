@@ -11,6 +11,7 @@ from ldm.commands.options.common import (
     SEED,
     SHARE,
     TypedParser,
+    add_compile,
     add_sampling,
     command_parser,
     words,
@@ -114,6 +115,7 @@ def _add_drawing(
         help="full: float32; bf16, fp16: weights of that type; autocast: float32 weights, mixed arithmetic "
         "(default: auto, half precision on CUDA)",
     )
+    add_compile(group)
 
 
 def txt2img_parser() -> argparse.ArgumentParser:

@@ -13,6 +13,7 @@ from ldm.commands.options.common import (
     STEPS,
     TRAINING_PRECISIONS,
     TypedParser,
+    add_compile,
     add_sampling,
     add_saving,
     command_parser,
@@ -164,4 +165,5 @@ def _add_placement(group: argparse._ArgumentGroup) -> None:
         default="auto",
         help="full: float32; autocast: the better mixed one (default: auto, bf16-mixed where the hardware has it)",
     )
+    add_compile(group)
     add_saving(group)

@@ -77,6 +77,7 @@ def test_the_record_holds_every_option_resolved(trained: Trained, tiny_checkpoin
         "config": None,
         "output_dir": str(trained.root),
         "precision": "auto",
+        "compile": "auto",
         "save_dtype": "fp16",
         "logger": "tensorboard",
     }
