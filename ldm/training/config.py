@@ -7,6 +7,8 @@ from typing import Any, ClassVar
 from ldm.diffusion.samplers import SAMPLERS
 
 LR_SCHEDULES = ("constant", "linear", "cosine", "cooldown")
+OPTIMIZERS = ("adamw", "adamw8bit")
+TRAIN_DTYPES = ("fp32", "bf16")
 CHECKPOINTING_LEVELS = ("none", "attention", "all")
 TOKEN = "sks"
 """The rare word that names the subject."""
@@ -30,8 +32,11 @@ class OptimizationConfig:
     weight_decay: float = 0.01
     max_grad_norm: float = 1.0
     batch_size: int = 1
+    optimizer: str = "adamw"
+    """`adamw8bit` keeps moments of 8 bits: `ldm.training.adamw_8bit`."""
 
     def __post_init__(self) -> None:
+        _check_choice("optimizer", self.optimizer, OPTIMIZERS)
         _check_choice("lr_schedule", self.lr_schedule, LR_SCHEDULES)
         if min(self.iterations, self.save_every, self.batch_size) < 1:
             raise ValueError("iterations, save_every and batch_size should be at least 1")
@@ -48,6 +53,8 @@ class DreamBoothConfig(OptimizationConfig):
     """How class pictures are drawn: many are needed, and no one looks at them closely."""
     train_text_encoder: bool = False
     flip: bool = True
+    train_dtype: str = "fp32"
+    """Type of the trained weights; bf16 halves them and their gradients, and takes `adamw8bit`."""
     gradient_checkpointing: str = "none"
     """What the backward pass computes again instead of keeping it: nothing, the transformers, or all blocks."""
     preview_prompts: tuple[str, ...] = ("a photo of sks {class}",)
@@ -61,6 +68,9 @@ class DreamBoothConfig(OptimizationConfig):
         _check_choice("class_sampler", self.class_sampler, tuple(SAMPLERS))
         if not 1 <= self.class_steps <= 1000:
             raise ValueError("class_steps should be from 1 to 1000")
+        _check_choice("train_dtype", self.train_dtype, TRAIN_DTYPES)
+        if self.train_dtype == "bf16" and self.optimizer != "adamw8bit":
+            raise ValueError("train_dtype bf16 needs the optimizer adamw8bit, which rounds weights at random")
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from ldm.diffusion.latent_diffusion import LatentDiffusion
 from ldm.diffusion.loss import dreambooth_loss, eps_loss
 from ldm.nn.autoencoder import DiagonalGaussian
 from ldm.training.config import DreamBoothConfig, Subject
-from ldm.training.module import TrainingModule
+from ldm.training.module import TrainingModule, hold_in
 
 
 class DreamBooth(TrainingModule):
@@ -39,6 +39,9 @@ class DreamBooth(TrainingModule):
         self.subject = subject
         self._moments = (instance_moments, class_moments)
         self.train_only_trained_parts()
+        if config.train_dtype == "bf16":
+            for part in self.trained_parts().values():
+                hold_in(part, torch.bfloat16)
         ldm.unet.set_gradient_checkpointing(config.gradient_checkpointing)
         assert ldm.tokenizer is not None, "a model to train has a tokenizer"
         # Not persistent: neither belongs to a checkpoint. Buffers, so that they are on the device once and for all.
@@ -64,7 +67,7 @@ class DreamBooth(TrainingModule):
         """One forward pass of instance and class samples together; `total` is the weighted sum of their losses."""
         latents = self.ldm.config.scale_factor * DiagonalGaussian(batch["moments"]).sample(batch["posterior_noise"])
         noisy = self.ldm.schedule.add_noise(latents, batch["noise"], batch["timesteps"])
-        eps = self.ldm.unet(noisy, batch["timesteps"], self._context())
+        eps = self.ldm.predict_eps(noisy, batch["timesteps"], self._context())
         loss = dreambooth_loss(
             eps_loss(eps, batch["noise"]), self.config.batch_size, prior_loss_weight=self.config.prior_loss_weight
         )

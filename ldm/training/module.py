@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ldm.errors import UserError
 from ldm.nn.static_call import Record
+from ldm.training.adamw_8bit import AdamW8bit
 from ldm.training.config import OptimizationConfig
 from ldm.training.ema import WeightAverage
 from ldm.training.recorded import RecordedStep
@@ -30,6 +31,13 @@ def lr_factor(step: int, schedule: str, warmup_steps: int, iterations: int) -> f
         case "cooldown":
             return min(1.0, 4.0 * (1.0 - progress))
     return 1.0
+
+
+def hold_in(network: nn.Module, dtype: torch.dtype) -> None:
+    """Replaces the weights by such of another type. Other than `Module.to` it also takes fake tensors."""
+    for module in network.modules():
+        for name, weight in list(module.named_parameters(recurse=False)):
+            setattr(module, name, nn.Parameter(weight.detach().to(dtype), requires_grad=weight.requires_grad))
 
 
 class TrainingModule(pl.LightningModule):
@@ -102,15 +110,19 @@ class TrainingModule(pl.LightningModule):
         """All weights that move."""
         return [parameter for parameter in self.parameters() if parameter.requires_grad]
 
+    def build_optimizer(self, fused: bool) -> torch.optim.Optimizer:
+        """The config's kind of AdamW; `fused`: in one kernel, where there is a choice."""
+        config, weights = self.config, self.trained_parameters()
+        if config.optimizer == "adamw8bit":
+            return AdamW8bit(weights, lr=config.learning_rate, weight_decay=config.weight_decay, seed=self.seed)
+        return torch.optim.AdamW(weights, lr=config.learning_rate, weight_decay=config.weight_decay, fused=fused)
+
     def configure_optimizers(self) -> Any:
         """AdamW with the learning rate's schedule, stepped once per update."""
         config = self.config
-        optimizer = torch.optim.AdamW(
-            self.trained_parameters(),
-            lr=config.learning_rate,
-            weight_decay=config.weight_decay,
-            # A fused optimizer unscales float16's gradients by itself, too late for clipping.
-            fused=self.device.type in ("cpu", "cuda") and self.trainer.precision != "16-mixed",
+        # A fused optimizer unscales float16's gradients by itself, too late for clipping.
+        optimizer = self.build_optimizer(
+            fused=self.device.type in ("cpu", "cuda") and self.trainer.precision != "16-mixed"
         )
         scheduler = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: lr_factor(step, config.lr_schedule, config.warmup_steps, config.iterations)

@@ -16,6 +16,7 @@ from ldm.checkpoint.reading import read_checkpoint
 from ldm.checkpoint.saving import SAVE_DTYPES, hash_file
 from ldm.commands.compiling import refuse_graphs_without_cuda
 from ldm.commands.drawing.job import sampling_flags, sampling_from, with_sampler
+from ldm.commands.dreambooth.memory import FIELDS, FLOAT_WEIGHTS, fit_into_memory
 from ldm.commands.models import Settings, base_weights, settings_of, snapped_size, tokenizer_dir
 from ldm.commands.placement import Compute, parse_devices, training_compute
 from ldm.commands.record import plain, write_record
@@ -27,6 +28,7 @@ from ldm.errors import UserError
 from ldm.files import PARTIAL_SUFFIX, counted, make_numbered_dir, slug, write_text
 from ldm.nn.tokenizer import copy_tokenizer
 from ldm.training.config import DreamBoothConfig, Subject
+from ldm.training.memory import Workload
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +56,11 @@ class Run:
     devices: list[torch.device]
     compute: Compute
 
+    @property
+    def training_autocast_dtype(self) -> torch.dtype | None:
+        """What a training step's arithmetic is lowered to; nothing if the trained weights are in that type already."""
+        return self.compute.autocast_dtype if self.config.train_dtype == "fp32" else None
+
 
 def resumed_run_options(given: argparse.Namespace) -> argparse.Namespace:
     """The options of the run in `--resume-dir`."""
@@ -71,6 +78,9 @@ def plan_run(options: argparse.Namespace) -> Run:
     """Decides everything, checks what can be checked, makes the run's directory and writes its record."""
     if not options.class_name or not options.instance_img_dir:
         raise UserError('--class-name and --instance-img-dir are needed: -c "water bottle" -i data/bottle')
+    if is_helper_process():  # what the first process has chosen
+        chosen = read_yaml(Path(os.environ[RUN_DIR_VARIABLE]) / RECORD)["options"]
+        options = argparse.Namespace(**{**vars(options), **{name: chosen[name] for name in FIELDS}})
     devices = parse_devices(options.devices)
     refuse_graphs_without_cuda(options.compile, devices[0])
     compute = training_compute(devices[0], options.precision)
@@ -82,6 +92,7 @@ def plan_run(options: argparse.Namespace) -> Run:
     height, width = snapped_size(settings.model, options.hw, (settings.sampling.height, settings.sampling.width))
     sampling = sampling_from(options, settings.sampling, height, width)
     config = _config_from(options, settings.dreambooth, sampling)
+    config = _fitting(options, config, settings, (height, width), devices, compute)
     paths, instance_images = read_directory(options.instance_img_dir, height, width)
     photos = {path.name: hash_file(path) for path in paths}
     log.info("%s of '%s' from %s", counted(len(photos), "photo"), options.class_name, options.instance_img_dir)
@@ -153,8 +164,35 @@ def _config_from(options: argparse.Namespace, defaults: DreamBoothConfig, sampli
     if options.class_sampler is None and options.sampler is not None:
         given |= {"class_sampler": sampling.sampler, "class_steps": options.class_steps or sampling.num_steps}
     given["class_steps"] = given["class_steps"] or options.ddim_steps
-    config = replace(defaults, **{name: value for name, value in given.items() if value is not None})
+    try:
+        config = replace(defaults, **{name: value for name, value in given.items() if value is not None})
+    except ValueError as error:
+        raise UserError(str(error)) from error
     return replace(config, class_img_count=0) if config.prior_loss_weight == 0 else config
+
+
+def _fitting(
+    options: argparse.Namespace,
+    config: DreamBoothConfig,
+    settings: Settings,
+    size: tuple[int, int],
+    devices: list[torch.device],
+    compute: Compute,
+) -> DreamBoothConfig:
+    """The config with what is chosen for the memory that there is."""
+    workload = Workload(
+        settings.model,
+        *size,
+        with_class=config.class_img_count > 0,
+        autocast_dtype=compute.autocast_dtype,
+        like_cuda=devices[0].type == "cuda",
+        devices=len(devices),
+        previews=bool(config.preview_prompts),
+    )
+    config = fit_into_memory(options, config, workload, devices)
+    if config.train_dtype == "bf16" and options.precision in FLOAT_WEIGHTS:
+        raise UserError(f"--train-dtype bf16 is computed with as it is, not in --precision {options.precision}")
+    return config
 
 
 def _check_disk_space(

@@ -46,14 +46,14 @@ def dreambooth(options: argparse.Namespace) -> None:
     with contextlib.nullcontext() if is_helper_process() else logging_to(run.directory / "run.log"):
         log.info("run: %s", run.directory)
         class_images = _class_images(run)
-        with explain_out_of_memory("--gradient-checkpointing, a smaller --hw or --batch-size 1 need less"):
+        with explain_out_of_memory("a smaller --vram, --hw or --batch-size 1 need less"):
             module = _build_module(run, class_images)
             previews = Previews(run.directory, run.subject, run.config.preview_prompts, run.sampling, run.options.seed)
             if not is_helper_process():
                 with run.compute.autocast():
                     previews.draw_untrained(module)
             os.environ[RUN_DIR_VARIABLE] = str(run.directory)
-            dtype, record = run.compute.autocast_dtype, step_recorder(run.devices)
+            dtype, record = run.training_autocast_dtype, step_recorder(run.devices)
             where = FitOptions(run.directory, run.devices, dtype, options.logger, record)
             stopped_at = fit(module, where, _saver(run, previews, where.writer))
         if stopped_at is not None:

@@ -96,6 +96,23 @@ def _add_training(group: argparse._ArgumentGroup) -> None:
         help="compute activations again in the backward pass instead of keeping them, those of the transformers or all "
         f"(the flag alone: all): less memory, slower, the same numbers; {MODEL_DEFAULT}",
     )
+    group.add_argument(
+        "--optimizer",
+        choices=("adamw", "adamw8bit"),
+        help=f"adamw8bit keeps its moments in 8 bits: 2 bytes a weight instead of 8; {MODEL_DEFAULT}",
+    )
+    group.add_argument(
+        "--train-dtype",
+        choices=("fp32", "bf16"),
+        help="type of the trained weights; bf16 halves them and their gradients, and needs --optimizer adamw8bit; "
+        f"{MODEL_DEFAULT}",
+    )
+    group.add_argument(
+        "--vram",
+        choices=("auto", "24", "16", "12", "10", "8"),
+        help="choose --optimizer, --train-dtype and --gradient-checkpointing, where they are not given, so that "
+        "training fits into so many GB (default: auto, what is free on a CUDA device; elsewhere nothing is chosen)",
+    )
     group.add_argument("--seed", type=SEED, default=42, help="of everything random (default: 42)")
 
 

@@ -29,6 +29,8 @@ FLAGS: list[tuple[tuple[object, ...], str, object]] = [
     (("-t",), "train_text_encoder", True),
     (("--no-flip",), "flip", False),
     (("--gradient-checkpointing",), "gradient_checkpointing", "all"),
+    (("--optimizer", "adamw8bit"), "optimizer", "adamw8bit"),
+    (("--train-dtype", "bf16"), "train_dtype", "bf16"),
     (("--class-img-count", 1), "class_img_count", 1),
 ]
 """Flags, what they set, and to what; none of it is the tiny model's default."""

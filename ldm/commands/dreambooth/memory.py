@@ -1,0 +1,85 @@
+"""`--vram`: the fastest way of training that fits into the memory there is, and what is said about it."""
+
+import argparse
+import logging
+from dataclasses import replace
+
+import torch
+
+from ldm.commands.placement import half_dtype
+from ldm.errors import UserError
+from ldm.training.config import DreamBoothConfig
+from ldm.training.memory import COMBINATIONS, CUDA_OVERHEAD, GIB, Combination, Workload, choose, predict
+
+log = logging.getLogger(__name__)
+
+FIELDS = tuple(vars(COMBINATIONS[0]))
+FLOAT_WEIGHTS = ("full", "fp16-mixed")
+"""Values of `--precision` that are not computed with weights in bfloat16."""
+SMALLER = (7 / 8, 3 / 4, 5 / 8, 1 / 2, 3 / 8, 1 / 4)
+"""Sides that are tried to tell which would fit."""
+
+
+def fit_into_memory(
+    options: argparse.Namespace, config: DreamBoothConfig, workload: Workload, devices: list[torch.device]
+) -> DreamBoothConfig:
+    """The config with the first of the `COMBINATIONS` whose predicted peak fits; flags that were given stay.
+
+    `--vram` says how much there is; by default it is what is free on a CUDA device, where the model's own wishes stay
+    too, and elsewhere nothing is chosen. Raises `UserError` if nothing fits.
+    """
+    budget = _budget(options.vram, devices)
+    fixed = {name: getattr(options, name) for name in FIELDS if getattr(options, name) is not None}
+    if budget is None or len(fixed) == len(FIELDS):
+        return config
+    if options.vram is None:
+        wished = {name: getattr(config, name) for name in FIELDS}
+        fixed = {name: value for name, value in wished.items() if value != getattr(DreamBoothConfig(), name)} | fixed
+    candidates = [one for one in COMBINATIONS if all(getattr(one, name) == value for name, value in fixed.items())]
+    if options.precision in FLOAT_WEIGHTS or half_dtype(devices[0]) != torch.bfloat16:
+        candidates = [one for one in candidates if one.train_dtype != "bf16"] or candidates
+    overhead = CUDA_OVERHEAD if devices[0].type == "cuda" else 0
+    chosen = choose(workload, config, candidates, budget - overhead)
+    if chosen is None:
+        raise UserError(_too_small(candidates[-1], workload, config, budget, overhead))
+    combination, prediction = chosen
+    log.info(
+        "memory: %s\n  predicted peak: %s of %s",
+        combination,
+        _gib(prediction.peak + overhead),
+        _gib(budget),
+    )
+    return combination.applied_to(config)
+
+
+def _budget(vram: str | None, devices: list[torch.device]) -> int | None:
+    """Bytes on the device that has the fewest; None if nobody knows or asks."""
+    if vram in (None, "auto"):
+        if devices[0].type != "cuda":
+            return None
+        return min(torch.cuda.mem_get_info(device)[0] for device in devices)
+    return int(float(str(vram)) * GIB)
+
+
+def _too_small(last: Combination, workload: Workload, config: DreamBoothConfig, budget: int, overhead: int) -> str:
+    """What is said if even the last candidate doesn't fit."""
+    config = last.applied_to(config)
+    needed = predict(workload, config).peak + overhead
+    said = (
+        f"training at {workload.height} x {workload.width} needs {_gib(needed)} even with {last}, "
+        f"and there are {_gib(budget)}. "
+    )
+    multiple = workload.model.size_multiple
+    for factor in SMALLER:
+        height, width = (int(side * factor) // multiple * multiple for side in (workload.height, workload.width))
+        if min(height, width) < multiple:
+            break
+        if predict(replace(workload, height=height, width=width), config).peak + overhead <= budget:
+            return f"{said}--hw {height} {width} would fit"
+    if config.batch_size > 1:
+        return f"{said}A smaller --batch-size needs less"
+    return f"{said}No size fits; another device or --devices cpu may have more"
+
+
+def _gib(count: int) -> str:
+    return f"{count / GIB:.1f} GiB" if count >= GIB / 10 else f"{count / 2**20:.0f} MiB"

@@ -1,0 +1,187 @@
+"""How much of a GPU's memory a DreamBooth training takes, told before it begins, and the fastest way that fits.
+
+A step of the real module with its real optimizer runs on fake tensors (`ldm.nn.footprint`): nothing is computed.
+"""
+
+import contextlib
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map
+
+from ldm.data.dreambooth import Batch
+from ldm.diffusion.latent_diffusion import LatentDiffusion, LatentDiffusionConfig
+from ldm.nn.footprint import Footprint
+from ldm.nn.tokenizer import PromptTokenizer
+from ldm.training.config import CHECKPOINTING_LEVELS, DreamBoothConfig, Subject
+from ldm.training.dreambooth import DreamBooth
+
+GIB = 2**30
+CUDA_OVERHEAD = int(1.25 * GIB)
+"""What no tensor shows: CUDA's own context, the libraries' workspaces, what the allocator loses between blocks."""
+
+
+@dataclass(frozen=True)
+class Combination:
+    """What makes a training small; the names are `DreamBoothConfig`'s."""
+
+    optimizer: str
+    train_dtype: str
+    gradient_checkpointing: str
+
+    def __str__(self) -> str:
+        optimizer = {"adamw": "AdamW", "adamw8bit": "8-bit AdamW"}[self.optimizer]
+        weights = {"fp32": "float32", "bf16": "bfloat16"}[self.train_dtype]
+        return f"{optimizer} on {weights} weights, gradient checkpointing {self.gradient_checkpointing}"
+
+    def applied_to(self, config: DreamBoothConfig) -> DreamBoothConfig:
+        """The config with this in it."""
+        return replace(config, **vars(self))
+
+
+COMBINATIONS = tuple(
+    Combination(optimizer, train_dtype, level)
+    for level in CHECKPOINTING_LEVELS
+    for optimizer, train_dtype in (("adamw", "fp32"), ("adamw8bit", "fp32"), ("adamw8bit", "bf16"))
+)
+"""From the fastest and most exact to the smallest."""
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What the memory of a training depends on, beside its config."""
+
+    model: LatentDiffusionConfig
+    height: int
+    width: int
+    """In pixels."""
+    with_class: bool = True
+    autocast_dtype: torch.dtype | None = None
+    like_cuda: bool = True
+    """Autocast as CUDA does it, which differs from the CPU's."""
+    devices: int = 1
+    previews: bool = True
+    """Whether pictures are drawn between the steps."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Bytes of tensors alive at once, at most, while a step is made and while a preview is drawn."""
+
+    step: int
+    preview: int
+
+    @property
+    def peak(self) -> int:
+        """The larger one."""
+        return max(self.step, self.preview)
+
+
+def predict(workload: Workload, config: DreamBoothConfig) -> Prediction:
+    """What a training needs on each device once it runs steadily, without `CUDA_OVERHEAD`."""
+    norms = FloatNorms() if workload.like_cuda else contextlib.nullcontext()
+    with FakeTensorMode(), norms:
+        module = _Module.of(workload, config)
+        optimizer = module.build_optimizer(fused=True)
+        weights = module.trained_parameters()
+        with Footprint() as footprint:
+            # On CUDA the networks that don't train are elsewhere.
+            footprint.watch(list(module.buffers()), weights if workload.like_cuda else list(module.parameters()))
+            for weight in weights:
+                weight.grad = torch.zeros_like(weight)
+            optimizer.step()  # makes its state
+            optimizer.zero_grad()
+
+            footprint.restart()
+            # Weights in bfloat16 need no autocast to be computed with in bfloat16.
+            with _autocast(workload.autocast_dtype if config.train_dtype == "fp32" else None):
+                loss = module.training_step(_batch(workload, module.pictures_per_step), 0)
+            loss.backward()
+            del loss
+            torch.nn.utils.clip_grad_norm_(weights, 1.0)
+            optimizer.step()
+            step = footprint.peak
+            if workload.devices > 1:
+                step += sum(weight.nbytes for weight in weights)  # gradients on their way to the other devices
+            optimizer.zero_grad()
+
+            footprint.restart()
+            if workload.previews:
+                footprint.watch(list(module.parameters()))
+                with _autocast(workload.autocast_dtype), torch.no_grad():
+                    _draw(module.ldm, workload)
+            return Prediction(step, footprint.peak)
+
+
+def choose(
+    workload: Workload, config: DreamBoothConfig, candidates: Iterable[Combination], budget: int
+) -> tuple[Combination, Prediction] | None:
+    """The first combination whose predicted peak is at most `budget` bytes; None if there is none."""
+    for candidate in candidates:
+        prediction = predict(workload, candidate.applied_to(config))
+        if prediction.peak <= budget:
+            return candidate, prediction
+    return None
+
+
+class FloatNorms(TorchFunctionMode):
+    """Under autocast normalises in float32, as CUDA does, and not in 16 bits, as the CPU does."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in (F.group_norm, F.layer_norm) and torch.is_autocast_enabled("cpu"):
+            args, kwargs = tree_map(lambda x: x.float() if isinstance(x, Tensor) else x, (args, kwargs))
+        return func(*args, **(kwargs or {}))
+
+
+class _AnyPrompt(PromptTokenizer):
+    """Gives any prompt the same ids, without a vocabulary."""
+
+    def __init__(self, max_length: int) -> None:
+        self.max_length = max_length
+
+    def __call__(self, prompts: list[str]) -> Tensor:
+        return torch.zeros(len(prompts), self.max_length, dtype=torch.int64)
+
+
+class _Module(DreamBooth):
+    """The real one on pictures of which nothing matters but the size."""
+
+    @classmethod
+    def of(cls, workload: Workload, config: DreamBoothConfig) -> "_Module":
+        """To be called where tensors are fake."""
+        channels, height, width = workload.model.latent_shape(workload.height, workload.width)
+        ldm = LatentDiffusion(workload.model, _AnyPrompt(workload.model.text_encoder.max_position_embeddings))
+        moments = torch.zeros(1, 1, 2 * channels, height, width)
+        return cls(ldm, Subject("thing"), moments, moments if workload.with_class else None, config, seed=0)
+
+    def log(self, *args: Any, **kwargs: Any) -> None:
+        """Nobody reads it."""
+
+
+def _autocast(dtype: torch.dtype | None) -> contextlib.AbstractContextManager[object]:
+    return torch.autocast("cpu", dtype) if dtype else contextlib.nullcontext()
+
+
+def _batch(workload: Workload, count: int) -> Batch:
+    channels, height, width = workload.model.latent_shape(workload.height, workload.width)
+    return Batch(
+        moments=torch.zeros(count, 2 * channels, height, width),
+        posterior_noise=torch.zeros(count, channels, height, width),
+        noise=torch.zeros(count, channels, height, width),
+        timesteps=torch.zeros(count, dtype=torch.int64),
+    )
+
+
+def _draw(ldm: LatentDiffusion, workload: Workload) -> None:
+    """A denoising step with guidance, and the decoding."""
+    latents = torch.zeros(2, *workload.model.latent_shape(workload.height, workload.width))
+    encoder = workload.model.text_encoder
+    context = torch.zeros(2, encoder.max_position_embeddings, encoder.hidden_size)
+    ldm.predict_eps(latents, torch.zeros(2, dtype=torch.int64), context)
+    ldm.decode_latents(latents[:1])

@@ -1,0 +1,129 @@
+"""--vram: what is chosen so that a training fits, what is said, and which flags stay."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from ldm.commands.dreambooth import memory as command
+from ldm.commands.dreambooth.memory import fit_into_memory
+from ldm.commands.options.dreambooth import dreambooth_parser
+from ldm.config import read_yaml
+from ldm.errors import UserError
+from ldm.training.config import DreamBoothConfig
+from ldm.training.memory import COMBINATIONS, CUDA_OVERHEAD, GIB, Combination, Prediction, Workload
+from tests.commands.calls import call, refused
+from tests.commands.dreambooth.teaching import STOPPED, Plan, Teach, interrupted
+from tests.tiny import tiny_config
+
+CPU, CUDA = [torch.device("cpu")], [torch.device("cuda:0")]
+NEEDS = dict(zip(COMBINATIONS, (14, 10, 7, 13, 9, 6, 12, 8, 5), strict=True))
+"""GiB at 512 x 512."""
+
+
+@pytest.fixture(autouse=True)
+def needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Predictions that grow with the number of pixels."""
+
+    def predict(workload: Workload, config: DreamBoothConfig) -> Prediction:
+        combination = Combination(config.optimizer, config.train_dtype, config.gradient_checkpointing)
+        return Prediction(int(NEEDS[combination] * GIB * workload.height * workload.width / 512**2), 0)
+
+    monkeypatch.setattr("ldm.training.memory.predict", predict)
+    monkeypatch.setattr(command, "predict", predict)
+    monkeypatch.setattr(command, "half_dtype", lambda device: torch.bfloat16)
+
+
+def chosen(*words: str, devices: list[torch.device] = CPU, size: int = 512, **config: str) -> Combination:
+    options = dreambooth_parser().parse_args(words)
+    wished = DreamBoothConfig(**config)  # type: ignore[arg-type]
+    given = {name: value for name in command.FIELDS if (value := getattr(options, name)) is not None}
+    before = DreamBoothConfig(**{**config, **given})
+    after = fit_into_memory(options, before, Workload(tiny_config(), size, size), devices)
+    assert wished.iterations == after.iterations
+    return Combination(after.optimizer, after.train_dtype, after.gradient_checkpointing)
+
+
+@pytest.mark.parametrize(
+    ("gib", "index"), [("24", 0), ("16", 0), ("12", 1), ("10", 1), ("8", 2)], ids=["24", "16", "12", "10", "8"]
+)
+def test_the_first_that_fits_is_chosen(gib: str, index: int) -> None:
+    assert chosen("--vram", gib) == COMBINATIONS[index]
+
+
+def test_flags_stay_as_they_are_given() -> None:
+    assert chosen("--vram", "8", "--optimizer", "adamw8bit", "--train-dtype", "fp32") == COMBINATIONS[7]
+    assert chosen("--vram", "24", "--gradient-checkpointing") == COMBINATIONS[6]
+
+
+def test_the_models_wishes_stay_unless_vram_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (40 * GIB, 80 * GIB))
+    assert chosen(devices=CUDA, gradient_checkpointing="attention") == COMBINATIONS[3]
+    assert chosen("--vram", "24", gradient_checkpointing="attention") == COMBINATIONS[0]
+
+
+@pytest.mark.parametrize(("free", "index"), [(16, 0), (15, 1), (8.5, 2)])
+def test_on_cuda_what_is_free_decides(free: float, index: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (int(free * GIB), 80 * GIB))
+    assert chosen(devices=CUDA) == chosen("--vram", "auto", devices=CUDA) == COMBINATIONS[index]
+
+
+def test_of_several_devices_the_one_with_the_least_decides(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: ((40, 12)[device.index] * GIB, 80 * GIB))
+    assert chosen(devices=[torch.device("cuda:0"), torch.device("cuda:1")]) == COMBINATIONS[1]
+
+
+def test_on_cuda_what_no_tensor_shows_counts_too() -> None:
+    exactly = NEEDS[COMBINATIONS[1]] * GIB
+    assert exactly + CUDA_OVERHEAD > 10 * GIB
+    assert chosen("--vram", "10", devices=CPU) == COMBINATIONS[1]
+    assert chosen("--vram", "10", devices=CUDA) == COMBINATIONS[2]
+
+
+def test_elsewhere_nothing_is_chosen_unless_asked_for() -> None:
+    assert chosen() == chosen("--vram", "auto") == COMBINATIONS[0]
+    assert chosen(gradient_checkpointing="all") == COMBINATIONS[6]
+
+
+def test_weights_stay_float32_where_bfloat16_is_not_for_the_device_or_the_precision(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert chosen("--vram", "8", "--precision", "full") == COMBINATIONS[7]
+    monkeypatch.setattr(command, "half_dtype", lambda device: torch.float16)
+    assert chosen("--vram", "8") == COMBINATIONS[7]
+
+
+def test_a_size_that_would_fit_is_named() -> None:
+    with pytest.raises(UserError, match=r"1024 x 1024 needs 20.0 GiB even with 8-bit AdamW .* --hw 640 640 would fit"):
+        chosen("--vram", "8", size=1024)
+
+
+def test_where_nothing_fits_it_says_so() -> None:
+    with pytest.raises(UserError, match="No size fits"):
+        chosen("--vram", "8", "--optimizer", "adamw", size=4096)
+
+
+def test_the_choice_is_told_recorded_and_kept_by_a_resumed_run(
+    teach: Teach, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setitem(NEEDS, COMBINATIONS[0], 1e6)
+    monkeypatch.setitem(NEEDS, COMBINATIONS[1], 1e6)
+    run = interrupted(teach, monkeypatch, 2, *STOPPED, "--vram", "8")
+    assert "memory: 8-bit AdamW on bfloat16 weights, gradient checkpointing none" in caplog.text
+    options = read_yaml(run / "run.yaml")["options"]
+    assert [options[name] for name in command.FIELDS] == ["adamw8bit", "bf16", "none"]
+    monkeypatch.setitem(NEEDS, COMBINATIONS[0], 0.1)
+    assert call("dreambooth", "-r", run).status == 0
+    assert [read_yaml(run / "run.yaml")["options"][name] for name in command.FIELDS] == ["adamw8bit", "bf16", "none"]
+
+
+def test_bfloat16_weights_without_the_optimizer_for_them_are_refused(teach: Teach) -> None:
+    words = ("dreambooth", "-c", "can", "-i", teach.subject_dir, "--ckpt-path", teach.checkpoint)
+    refused(call(*words, "--train-dtype", "bf16"), "adamw8bit")
+    refused(call(*words, "--train-dtype", "bf16", "--optimizer", "adamw8bit", "--precision", "full"), "full")
+
+
+def test_the_training_gets_the_choice(plan: Plan, tmp_path: Path) -> None:
+    module = plan("--optimizer", "adamw8bit", "--train-dtype", "bf16").module
+    assert {weight.dtype for weight in module.trained_parameters()} == {torch.bfloat16}
+    assert {weight.dtype for weight in module.ldm.autoencoder.parameters()} == {torch.float32}
