@@ -4,6 +4,9 @@ The subject is bound to the rare word "sks" by a few photos of it; pictures of i
 training, keep the model from forgetting what else the class may look like.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from einops import repeat
 from torch import Tensor, nn
@@ -14,6 +17,7 @@ from ldm.diffusion.latent_diffusion import LatentDiffusion
 from ldm.diffusion.loss import dreambooth_loss, eps_loss
 from ldm.nn.autoencoder import DiagonalGaussian
 from ldm.training.config import DreamBoothConfig, Subject
+from ldm.training.idle import IdleNetworks
 from ldm.training.module import TrainingModule, hold_in
 
 
@@ -50,6 +54,22 @@ class DreamBooth(TrainingModule):
         # Without training the text encoder its output never changes, and it runs once.
         contexts = None if config.train_text_encoder else self._encode_prompts()
         self.register_buffer("_contexts", contexts, persistent=False)
+
+        fixed = [ldm.autoencoder] if config.train_text_encoder else [ldm.autoencoder, ldm.text_encoder]
+        self._idle = IdleNetworks(fixed)
+
+    def on_train_start(self) -> None:
+        """Sends away the networks that no step needs."""
+        self._idle.leave()
+
+    @contextmanager
+    def whole(self, dtype: torch.dtype | None = None) -> Iterator[None]:
+        """Between two steps: all networks on the device, those that don't train in `dtype`, and no gradients."""
+        if self._trainer is not None and self.trainer.optimizers:
+            optimizer = self.trainer.optimizers[0]
+            self.optimizer_zero_grad(self.current_epoch, 0, optimizer)
+        with self._idle.present(self.device, dtype):
+            yield
 
     def trained_parts(self) -> dict[str, nn.Module]:
         """The networks whose weights move."""

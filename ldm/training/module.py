@@ -37,7 +37,8 @@ def hold_in(network: nn.Module, dtype: torch.dtype) -> None:
     """Replaces the weights by such of another type. Other than `Module.to` it also takes fake tensors."""
     for module in network.modules():
         for name, weight in list(module.named_parameters(recurse=False)):
-            setattr(module, name, nn.Parameter(weight.detach().to(dtype), requires_grad=weight.requires_grad))
+            if weight.dtype != dtype:
+                setattr(module, name, nn.Parameter(weight.detach().to(dtype), requires_grad=weight.requires_grad))
 
 
 class TrainingModule(pl.LightningModule):

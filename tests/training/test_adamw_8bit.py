@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from ldm.training.adamw_8bit import SMALL, AdamW8bit
+from tests.training.parts import build_module, weights
+from tests.training.parts import train as fit
 
 SIDE = 80
 """Of a matrix that is large enough for 8 bits."""
@@ -115,13 +118,13 @@ def test_the_state_of_other_weights_is_refused() -> None:
 
 
 def test_the_seed_decides_the_rounding() -> None:
-    def weights(seed: int) -> Tensor:
+    def rounded(seed: int) -> Tensor:
         model = network(torch.bfloat16)
         train(model, AdamW8bit(model.parameters(), seed=seed), 3)
         return flat(model)
 
-    assert torch.equal(weights(1), weights(1))
-    assert not torch.equal(weights(1), weights(2))
+    assert torch.equal(rounded(1), rounded(1))
+    assert not torch.equal(rounded(1), rounded(2))
 
 
 def test_where_buckets_are_cut_changes_little_and_a_tensor_may_lie_in_several() -> None:
@@ -169,3 +172,19 @@ def test_other_types_are_refused() -> None:
     weight = nn.Parameter(torch.ones(4, dtype=torch.float64))
     with pytest.raises(ValueError, match="float32 or bfloat16, not"):
         AdamW8bit([weight]).step()
+
+
+@pytest.mark.parametrize("train_dtype", ["fp32", "bf16"])
+def test_a_training_continued_from_its_resume_state_ends_with_the_same_bits(tmp_path: Path, train_dtype: str) -> None:
+    options: dict[str, Any] = {"optimizer": "adamw8bit", "train_dtype": train_dtype, "train_text_encoder": True}
+    whole = build_module(**options)
+    fit(whole, tmp_path / "whole")
+    fit(build_module(**options, iterations=2), tmp_path / "parts")
+    continued = build_module(**options)
+    fit(continued, tmp_path / "parts")
+    ended, expected = weights(continued), weights(whole)
+    assert {tensor.dtype for tensor in expected.values()} == {
+        torch.float32,
+        *([torch.bfloat16] if train_dtype == "bf16" else []),
+    }
+    assert all(torch.equal(ended[name], expected[name]) for name in expected)

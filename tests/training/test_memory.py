@@ -8,13 +8,14 @@ import pytest
 import torch
 
 from ldm.nn.footprint import Footprint
-from ldm.training.config import DreamBoothConfig
-from ldm.training.memory import COMBINATIONS, Combination, Workload, choose, predict
+from ldm.training.config import CHECKPOINTING_LEVELS, DreamBoothConfig
+from ldm.training.memory import COMBINATIONS, Combination, Workload, choose, plenty, predict
 from tests.tiny import tiny_config
 from tests.training.parts import SHORT, batch_of, build_module
 
 TINY = Workload(tiny_config(), 32, 32, like_cuda=False, previews=False)
 AUTOCAST = torch.bfloat16
+EVERY = replace(SHORT, gradient_checkpointing="all")
 
 
 def measured(config: DreamBoothConfig, autocast_dtype: torch.dtype | None = None) -> int:
@@ -56,33 +57,44 @@ def step_bytes(workload: Workload = TINY, **changes: Any) -> int:
 
 def test_fewer_bits_and_recomputing_need_less() -> None:
     large = replace(TINY, height=256, width=256)
-    plain = step_bytes(large)
+    plain, attention, every = (step_bytes(large, gradient_checkpointing=level) for level in CHECKPOINTING_LEVELS)
+    assert every < attention < plain
     weights = sum(p.numel() for p in build_module().trained_parameters())
     assert plain - step_bytes(large, optimizer="adamw8bit") == pytest.approx(6 * weights, rel=0.1)
-    attention, every = (step_bytes(large, gradient_checkpointing=level) for level in ("attention", "all"))
-    assert every < attention < plain
 
 
-def test_more_pictures_and_the_text_encoder_need_more() -> None:
-    large = replace(TINY, height=128, width=128)
-    plain = step_bytes(large)
-    assert step_bytes(large, batch_size=4) > plain
-    assert step_bytes(replace(large, with_class=False)) < plain
-    assert step_bytes(large, train_text_encoder=True) > plain
-    assert step_bytes(replace(large, devices=2)) > plain
+@pytest.mark.parametrize("changes", [{"batch_size": 4}, {"train_text_encoder": True}])
+def test_more_pictures_and_the_text_encoder_need_more(changes: dict[str, Any]) -> None:
+    large = replace(TINY, height=128, width=128, with_class=False)
+    assert step_bytes(large, **changes) > step_bytes(large)
+
+
+def test_several_devices_send_each_other_gradients() -> None:
+    weights = sum(p.numel() for p in build_module().trained_parameters())
+    assert step_bytes(replace(TINY, devices=2)) - step_bytes() == 4 * weights
 
 
 def test_on_cuda_fixed_networks_are_elsewhere_and_autocast_keeps_more() -> None:
     assert step_bytes(replace(TINY, like_cuda=True)) < step_bytes()
     mixed = replace(TINY, autocast_dtype=AUTOCAST, height=256, width=256)
-    assert step_bytes(replace(mixed, like_cuda=True)) > step_bytes(mixed)
+    on_cuda = step_bytes(replace(mixed, like_cuda=True), gradient_checkpointing="all")
+    assert on_cuda > step_bytes(mixed, gradient_checkpointing="all")
 
 
 def test_a_preview_counts_where_it_needs_more() -> None:
-    large = replace(TINY, height=256, width=256, previews=True)
-    prediction = predict(large, replace(SHORT, gradient_checkpointing="all"))
+    prediction = predict(replace(TINY, previews=True, height=256, width=256), EVERY)
     assert prediction.peak == max(prediction.step, prediction.preview)
-    assert prediction.preview > predict(replace(large, previews=False), SHORT).preview
+    assert prediction.preview > predict(TINY, EVERY).preview
+
+
+def test_where_weights_alone_are_too_much_nothing_more_is_looked_at() -> None:
+    weights = sum(p.numel() for p in build_module().trained_parameters())
+    on_cuda = replace(TINY, like_cuda=True)
+    assert predict(on_cuda, SHORT, limit=15 * weights).step == pytest.approx(16 * weights, rel=0.01)
+
+
+def test_plenty_is_more_than_enough() -> None:
+    assert plenty(TINY, SHORT) > 2 * predict(TINY, SHORT).peak
 
 
 def test_the_first_combination_that_fits_is_chosen() -> None:

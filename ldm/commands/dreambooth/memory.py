@@ -9,7 +9,7 @@ import torch
 from ldm.commands.placement import half_dtype
 from ldm.errors import UserError
 from ldm.training.config import DreamBoothConfig
-from ldm.training.memory import COMBINATIONS, CUDA_OVERHEAD, GIB, Combination, Workload, choose, predict
+from ldm.training.memory import COMBINATIONS, CUDA_OVERHEAD, GIB, Combination, Workload, choose, plenty, predict
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +31,8 @@ def fit_into_memory(
     budget = _budget(options.vram, devices)
     fixed = {name: getattr(options, name) for name in FIELDS if getattr(options, name) is not None}
     if budget is None or len(fixed) == len(FIELDS):
+        return config
+    if options.vram is None and budget > plenty(workload, config):
         return config
     if options.vram is None:
         wished = {name: getattr(config, name) for name in FIELDS}

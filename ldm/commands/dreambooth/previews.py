@@ -1,6 +1,8 @@
 """Pictures drawn before training and at every save from the same noise: the log shows the sweep as it grows."""
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +12,9 @@ from PIL import Image
 from pytorch_lightning.loggers import TensorBoardLogger
 
 from ldm.commands.drawing.grid import labelled_grid
+from ldm.commands.placement import Compute
 from ldm.data.images import read_image, save_png, to_image, to_tensor
+from ldm.diffusion.latent_diffusion import LatentDiffusion
 from ldm.diffusion.sampling import SamplingConfig, sample_images
 from ldm.training.config import Subject
 from ldm.training.dreambooth import DreamBooth
@@ -30,17 +34,14 @@ class Previews:
     prompts: tuple[str, ...]
     sampling: SamplingConfig
     seed: int
+    compute: Compute
 
     def draw(self, module: DreamBooth, step: int) -> None:
         """Writes the step's pictures and sheet and the sheet of all steps so far, and adds them to TensorBoard."""
         if not self.prompts:
             return
-        with torch.no_grad():
-            uncond_context = module.ldm.encode_prompts([""])
-            contexts = [module.ldm.encode_prompts([prompt]) for prompt in self._filled]
-        for index, (prompt, context) in enumerate(zip(self._filled, contexts, strict=True)):
-            image = sample_images(module.ldm, context, uncond_context, [self.seed], self.sampling)[0]
-            save_png(self._path(step, index), to_image(image), {"prompt": prompt, "seed": self.seed, "step": step})
+        with self._ready(module):
+            self._draw_pictures(module.ldm, step)
         sheet = labelled_grid([self._pictures(step)], [f"step {step}"], self._filled)
         save_png(self.run_dir / SAMPLES / f"step-{step:05d}.png", sheet)
         steps = [one for one in self._steps() if one <= step]
@@ -56,6 +57,24 @@ class Previews:
         """Step 0: what the base model draws. To be called before training; in a resumed run it is there already."""
         if self.prompts and not (self.run_dir / SAMPLES / "step-00000.png").exists():
             self.draw(module, 0)
+
+    def _draw_pictures(self, ldm: LatentDiffusion, step: int) -> None:
+        with torch.no_grad():
+            uncond_context = ldm.encode_prompts([""])
+            contexts = [ldm.encode_prompts([prompt]) for prompt in self._filled]
+        for index, (prompt, context) in enumerate(zip(self._filled, contexts, strict=True)):
+            image = sample_images(ldm, context, uncond_context, [self.seed], self.sampling)[0]
+            save_png(self._path(step, index), to_image(image), {"prompt": prompt, "seed": self.seed, "step": step})
+
+    @contextmanager
+    def _ready(self, module: DreamBooth) -> Iterator[None]:
+        """The whole model on its device, in the type that it is trained in."""
+        if module.config.train_dtype == "bf16":
+            with module.whole(torch.bfloat16):
+                yield
+        else:
+            with self.compute.autocast(), module.whole():
+                yield
 
     @property
     def _filled(self) -> list[str]:

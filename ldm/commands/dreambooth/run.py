@@ -48,10 +48,11 @@ def dreambooth(options: argparse.Namespace) -> None:
         class_images = _class_images(run)
         with explain_out_of_memory("a smaller --vram, --hw or --batch-size 1 need less"):
             module = _build_module(run, class_images)
-            previews = Previews(run.directory, run.subject, run.config.preview_prompts, run.sampling, run.options.seed)
+            previews = Previews(
+                run.directory, run.subject, run.config.preview_prompts, run.sampling, run.options.seed, run.compute
+            )
             if not is_helper_process():
-                with run.compute.autocast():
-                    previews.draw_untrained(module)
+                previews.draw_untrained(module)
             os.environ[RUN_DIR_VARIABLE] = str(run.directory)
             dtype, record = run.training_autocast_dtype, step_recorder(run.devices)
             where = FitOptions(run.directory, run.devices, dtype, options.logger, record)
@@ -126,8 +127,7 @@ def _saver(run: Run, previews: Previews, writer: BackgroundWriter) -> Callable[[
     def save(module: DreamBooth, step: int) -> None:
         path = run.directory / f"step-{step:05d}.safetensors"
         writer.put(checkpoint_writer(path, module.ldm, replace(info, step=step), SAVE_DTYPES[run.options.save_dtype]))
-        with run.compute.autocast():
-            previews.draw(module, step)
+        previews.draw(module, step)
 
     return save
 

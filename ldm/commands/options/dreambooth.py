@@ -110,8 +110,8 @@ def _add_training(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--vram",
         choices=("auto", "24", "16", "12", "10", "8"),
-        help="choose --optimizer, --train-dtype and --gradient-checkpointing, where they are not given, so that "
-        "training fits into so many GB (default: auto, what is free on a CUDA device; elsewhere nothing is chosen)",
+        help="train in a way that fits into so many GB: choose those of the three flags above that are not given "
+        "(default: auto, what is free on a CUDA device; elsewhere nothing is chosen)",
     )
     group.add_argument("--seed", type=SEED, default=42, help="of everything random (default: 42)")
 

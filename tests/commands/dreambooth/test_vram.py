@@ -25,13 +25,14 @@ NEEDS = dict(zip(COMBINATIONS, (14, 10, 7, 13, 9, 6, 12, 8, 5), strict=True))
 def needs(monkeypatch: pytest.MonkeyPatch) -> None:
     """Predictions that grow with the number of pixels."""
 
-    def predict(workload: Workload, config: DreamBoothConfig) -> Prediction:
+    def predict(workload: Workload, config: DreamBoothConfig, limit: float = 0) -> Prediction:
         combination = Combination(config.optimizer, config.train_dtype, config.gradient_checkpointing)
         return Prediction(int(NEEDS[combination] * GIB * workload.height * workload.width / 512**2), 0)
 
     monkeypatch.setattr("ldm.training.memory.predict", predict)
     monkeypatch.setattr(command, "predict", predict)
     monkeypatch.setattr(command, "half_dtype", lambda device: torch.bfloat16)
+    monkeypatch.setattr(command, "plenty", lambda workload, config: 60 * GIB)
 
 
 def chosen(*words: str, devices: list[torch.device] = CPU, size: int = 512, **config: str) -> Combination:
@@ -66,6 +67,13 @@ def test_the_models_wishes_stay_unless_vram_is_asked_for(monkeypatch: pytest.Mon
 def test_on_cuda_what_is_free_decides(free: float, index: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (int(free * GIB), 80 * GIB))
     assert chosen(devices=CUDA) == chosen("--vram", "auto", devices=CUDA) == COMBINATIONS[index]
+
+
+def test_with_plenty_of_memory_nothing_is_predicted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (61 * GIB, 80 * GIB))
+    monkeypatch.setattr(command, "choose", lambda *args: pytest.fail("it was"))
+    assert chosen(devices=CUDA) == COMBINATIONS[0]
+    assert chosen(devices=CUDA, gradient_checkpointing="all") == COMBINATIONS[6]
 
 
 def test_of_several_devices_the_one_with_the_least_decides(monkeypatch: pytest.MonkeyPatch) -> None:
