@@ -19,8 +19,9 @@ from ldm.training.rounding import BLOCK, decode, encode, join_float32, split_flo
 
 SMALL = 4096
 """Tensors of fewer numbers (biases, normalisations) keep exact moments: they cost nothing and differ most."""
-BUCKET = 1 << 23
-"""Numbers updated together: few kernels, and the float32 copies that the arithmetic needs stay below 0.3 GB."""
+BUCKET, BUCKETS = 1 << 23, 32
+"""So many numbers are updated together, or fewer, if that leaves fewer than 32 buckets: few kernels, while the float32
+copies that the arithmetic needs are small beside the weights."""
 
 
 @dataclass(frozen=True)
@@ -87,11 +88,12 @@ class AdamW8bit(Optimizer):
         eps: float = 1e-8,
         weight_decay: float = 1e-2,
         seed: int = 0,
-        bucket: int = BUCKET,
+        bucket: int | None = None,
     ) -> None:
         super().__init__(parameters, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
         self.seed = seed
-        self._bucket = max(1, bucket // BLOCK) * BLOCK
+        count = sum(weight.numel() for group in self.param_groups for weight in group["params"])
+        self._bucket = max(1, (bucket or min(BUCKET, count // BUCKETS)) // BLOCK) * BLOCK
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """As any optimizer's."""

@@ -62,12 +62,18 @@ class DreamBooth(TrainingModule):
         """Sends away the networks that no step needs."""
         self._idle.leave()
 
+    def on_train_batch_end(self, *args: object) -> None:
+        """Frees the gradients, which Lightning would keep until the next forward pass has ended."""
+        self._drop_gradients()
+
+    def _drop_gradients(self) -> None:
+        self.optimizer_zero_grad(self.current_epoch, 0, self.trainer.optimizers[0])
+
     @contextmanager
     def whole(self, dtype: torch.dtype | None = None) -> Iterator[None]:
         """Between two steps: all networks on the device, those that don't train in `dtype`, and no gradients."""
         if self._trainer is not None and self.trainer.optimizers:
-            optimizer = self.trainer.optimizers[0]
-            self.optimizer_zero_grad(self.current_epoch, 0, optimizer)
+            self._drop_gradients()
         with self._idle.present(self.device, dtype):
             yield
 

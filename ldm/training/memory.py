@@ -10,11 +10,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_map
 
 from ldm.data.dreambooth import Batch
 from ldm.diffusion.latent_diffusion import LatentDiffusion, LatentDiffusionConfig
@@ -95,9 +92,10 @@ def predict(workload: Workload, config: DreamBoothConfig, limit: float = math.in
     """
     # Weights in bfloat16 need no autocast to be computed with in bfloat16.
     autocast_dtype = workload.autocast_dtype if config.train_dtype == "fp32" else None
-    norms = FloatNorms() if workload.like_cuda else contextlib.nullcontext()
-    with FakeTensorMode(), norms:
+    with FakeTensorMode():
         module = _Module.of(workload, config)
+        if workload.like_cuda:
+            _normalise_in_float32(module)
         optimizer = module.build_optimizer(fused=True)
         weights = module.trained_parameters()
         with Footprint() as footprint:
@@ -113,7 +111,7 @@ def predict(workload: Workload, config: DreamBoothConfig, limit: float = math.in
             footprint.restart()
             with _autocast(autocast_dtype):
                 loss = module.training_step(_batch(workload, module.pictures_per_step), 0)
-            torch.autograd.backward(loss)  # unlike loss.backward, in which no function mode is heard
+            loss.backward()
             del loss
             torch.nn.utils.clip_grad_norm_(weights, 1.0)
             optimizer.step()
@@ -156,13 +154,15 @@ def choose(
     return None
 
 
-class FloatNorms(TorchFunctionMode):
-    """Under autocast normalises in float32, as CUDA does, and not in 16 bits, as the CPU does."""
+def _normalise_in_float32(network: nn.Module) -> None:
+    """What autocast does on CUDA and not on the CPU: normalisations in float32."""
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func in (F.group_norm, F.layer_norm) and torch.is_autocast_enabled("cpu"):
-            args, kwargs = tree_map(lambda x: x.float() if isinstance(x, Tensor) else x, (args, kwargs))
-        return func(*args, **(kwargs or {}))
+    def widen(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
+        return tuple(one.float() for one in inputs) if torch.is_autocast_enabled("cpu") else None
+
+    for module in network.modules():
+        if isinstance(module, nn.GroupNorm | nn.LayerNorm):
+            module.register_forward_pre_hook(widen)
 
 
 class _AnyPrompt(PromptTokenizer):

@@ -2,12 +2,14 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ldm.training import idle
+from ldm.training.dreambooth import DreamBooth
 from ldm.training.idle import IdleNetworks
 from tests.training.parts import build_module, train, weights
 
@@ -96,6 +98,21 @@ def test_a_training_sends_away_what_does_not_train_and_has_it_back_for_pictures(
     assert tensors == {id(tensor) for network in fixed for tensor in (*network.parameters(), *network.buffers())}
     after = weights(module)
     assert all(torch.equal(after[name], before[name]) for name in before if name.startswith("first_stage_model."))
+
+
+class Watched(DreamBooth):
+    """Notes how many weights have a gradient when a step begins."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        waiting = sum(parameter.grad is not None for parameter in self.trained_parameters())
+        vars(self).setdefault("held", []).append(waiting)
+        return super().training_step(batch, batch_idx)
+
+
+def test_no_gradient_is_held_while_the_next_forward_pass_runs(tmp_path: Path) -> None:
+    module = build_module(cls=Watched)
+    train(module, tmp_path)
+    assert vars(module)["held"] == [0, 0, 0, 0]
 
 
 def test_a_preview_between_steps_changes_no_bit_of_the_training(tmp_path: Path) -> None:

@@ -1,0 +1,42 @@
+"""The benchmark of memory profiles, on the tiny model; and that none of them learns visibly worse."""
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+import benchmarks.profiles as benchmark
+from ldm.commands.models import EMBEDDED
+from ldm.training.memory import COMBINATIONS
+
+
+def test_each_combination_has_a_row_and_a_curve(
+    tiny_checkpoint: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    where = ["--ckpt-path", str(tiny_checkpoint), "--photos", str(photos), "--device", "cpu"]
+    out = ["--sheet", str(tmp_path / "curves.png"), "--json", str(tmp_path / "figures.json")]
+    assert benchmark.main([*where, *out, "--class-pictures", "2", "--steps", "4", "--only", "0", "8"]) == 0
+    rows = [
+        line.split(" | ") for line in capsys.readouterr().out.splitlines() if line.startswith(("| AdamW", "| 8-bit"))
+    ]
+    assert [row[0].removeprefix("| ") for row in rows] == [str(COMBINATIONS[0]), str(COMBINATIONS[8])]
+    for row in rows:
+        assert float(row[2]) == pytest.approx(float(row[1]), rel=0.02)
+    assert rows[0][-1].startswith("1.000")
+    assert float(rows[1][2]) < float(rows[0][2])
+    losses = json.loads((tmp_path / "figures.json").read_text())["losses"]
+    assert [len(curve) for curve in losses.values()] == [4, 4]
+    assert Image.open(tmp_path / "curves.png").size == (960, 540)
+
+
+@pytest.mark.slow
+def test_no_combination_learns_visibly_worse(tmp_path: Path) -> None:
+    """The embedded model, 120 updates on the same batches: in the last quarter within 3 % of the exact losses."""
+    figures = tmp_path / "figures.json"
+    flags = ["--ckpt-path", str(EMBEDDED), "--steps", "120", "--device", "cpu", "--json", str(figures)]
+    assert benchmark.main([*flags, "--only", "0", "1", "2"]) == 0
+    curves = list(json.loads(figures.read_text())["losses"].values())
+    exact, *others = [benchmark.mean_of_last(curve) for curve in curves]
+    assert exact < 0.9 * sum(curves[0][:30]) / 30
+    assert others == pytest.approx([exact] * 2, rel=0.03)
