@@ -113,9 +113,13 @@ def predict(workload: Workload, config: DreamBoothConfig, limit: float = math.in
                 loss = module.training_step(_batch(workload, module.pictures_per_step), 0)
             loss.backward()
             del loss
+            step = footprint.peak
+            footprint.restart()
+            updating = footprint.live
             torch.nn.utils.clip_grad_norm_(weights, 1.0)
             optimizer.step()
-            step = footprint.peak
+            # A recorded step keeps the memory of its activations for itself.
+            step = step + footprint.peak - updating if workload.like_cuda else max(step, footprint.peak)
             if workload.devices > 1:
                 step += sum(weight.nbytes for weight in weights)  # gradients on their way to the other devices
             optimizer.zero_grad()
