@@ -99,13 +99,17 @@ class SaveEvery(pl.Callback):
 
 
 class StopOnSignal(pl.Callback):
-    """On Ctrl-C or SIGTERM: finishes the step, saves the resume state and stops. A second signal stops at once."""
+    """On Ctrl-C or SIGTERM: finishes the step, saves the resume state and stops. A second signal stops at once.
+
+    Several processes agree on it after every `every` steps only, because they have to wait for each other to do so.
+    """
 
     SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
-    def __init__(self, run_dir: Path, guard: "FiniteGuard | None" = None) -> None:
+    def __init__(self, run_dir: Path, guard: "FiniteGuard | None" = None, every: int = 1) -> None:
         self.run_dir = run_dir
         self.guard = guard
+        self.every = every
         self.stopped_at: int | None = None
         self._asked = False
 
@@ -126,6 +130,8 @@ class StopOnSignal(pl.Callback):
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, *args: Any) -> None:
         asked = self._asked
         if trainer.world_size > 1:  # a signal may reach one process only, and all have to stop after the same step
+            if trainer.global_step % self.every:
+                return
             asked = trainer.strategy.reduce_boolean_decision(asked, all=False)
         if asked and trainer.global_step < trainer.max_steps:
             if self.guard:

@@ -47,7 +47,7 @@ def fit(module: Module, options: FitOptions, save: Callable[[Module, int], None]
     config = module.config
     log_every = max(1, min(10, config.iterations // 50))
     finite = FiniteGuard(log_every, config.save_every)
-    stop = StopOnSignal(options.run_dir, finite)
+    stop = StopOnSignal(options.run_dir, finite, log_every)
     first = options.devices[0]
     autocast_dtype = options.autocast_dtype
     # Loss scaling looks at the gradients in every step, and several devices exchange them in the backward pass.

@@ -357,3 +357,20 @@ def test_a_stop_saves_nothing_broken(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="from update 5"):
         stop.on_train_batch_end(trainer, SimpleNamespace(trained_parts=dict))  # type: ignore[arg-type]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_several_processes_agree_to_stop_now_and_then_only(tmp_path: Path) -> None:
+    asked: list[tuple[int, bool]] = []
+    saved: list[int] = []
+    stop = StopOnSignal(tmp_path, every=5)
+    trainer = SimpleNamespace(global_step=0, max_steps=100, world_size=2, should_stop=False)
+    trainer.save_checkpoint = lambda path: saved.append(trainer.global_step)
+    # The signal has reached another process, before update 7.
+    trainer.strategy = SimpleNamespace(
+        reduce_boolean_decision=lambda mine, all: asked.append((trainer.global_step, mine)) or trainer.global_step > 6
+    )
+    while not trainer.should_stop:
+        trainer.global_step += 1
+        stop.on_train_batch_end(trainer, None)  # type: ignore[arg-type]
+    assert asked == [(5, False), (10, False)]
+    assert (saved, stop.stopped_at) == ([10], 10)
