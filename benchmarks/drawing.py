@@ -1,10 +1,12 @@
 """How many class pictures a second, by batch size, and how long does one picture take (a batch of 1)?
 
-    python benchmarks/drawing.py --batch-sizes 1 4 16
+    python benchmarks/drawing.py --batch-sizes 1
+    python benchmarks/drawing.py --batch-sizes 4 16 --batches 4
 
 From prompts to files, in turns: ours as `dreambooth.py` draws them (PNG), and diffusers' `StableDiffusionPipeline` with
 the same weights as the reference draws them (JPEG), as it comes and with what its documentation advises for speed. All
-with guidance (7.5), 50 steps of DDIM; ours also with its default for class pictures, 20 steps of DPM-Solver++.
+with guidance (7.5), 50 steps of DDIM; ours also with its default for class pictures, 20 steps of DPM-Solver++. Several
+batches show what ours does meanwhile: it writes one while it draws the next.
 """
 
 import itertools
@@ -39,7 +41,7 @@ from benchmarks.diffusers_peer.drawing import (  # noqa: E402
     draw_class_images,
     tune_pipeline,
 )
-from benchmarks.diffusers_peer.networks import assert_same_networks, build_peer, forget  # noqa: E402
+from benchmarks.diffusers_peer.networks import Networks, assert_same_networks, build_peer, forget  # noqa: E402
 from benchmarks.floors import Counted, Speed, count, measure_speed  # noqa: E402
 from benchmarks.measuring import Turn, ratio, seconds  # noqa: E402
 from benchmarks.sizes import build_random  # noqa: E402
@@ -55,10 +57,12 @@ FAST_STEPS = 20
 COMPILE_MODES = ("off", "default", "reduce-overhead", "max-autotune")
 
 
-def draw_ours(ldm: LatentDiffusion, sampling: SamplingConfig, place: Place, count: int, root: Path) -> None:
-    """One batch of class pictures into a directory of its own."""
+def draw_ours(
+    ldm: LatentDiffusion, sampling: SamplingConfig, place: Place, batch_size: int, batches: int, root: Path
+) -> None:
+    """Some batches of class pictures into a directory of their own."""
     cache = ClassImages(root, PROMPT, "", sampling, 0, place.precision, "", asdict(ldm.config))
-    for _ in cache.draw(ldm, list(range(count)), count, crew=drawing_crew(ldm, sampling)):
+    for _ in cache.draw(ldm, list(range(batches * batch_size)), batch_size, crew=drawing_crew(ldm, sampling)):
         pass
 
 
@@ -66,6 +70,7 @@ def contests(
     ldm: LatentDiffusion,
     place: Place,
     batch_sizes: Sequence[int],
+    batches: int,
     num_steps: int,
     compile_mode: str | None,
     root: Path,
@@ -75,33 +80,40 @@ def contests(
     fresh = (root / str(number) for number in itertools.count())
     pixels = place.size.pixels
 
+    def tune(pipeline: Any) -> Any:
+        return tune_pipeline(pipeline, compile_mode)
+
     def timed(draw: Callable[[Path], None]) -> Turn:
         return lambda: seconds(lambda: draw(next(fresh)), place.device)
 
     def ours(batch_size: int, sampler: str, steps: int) -> Turn:
         sampling = SamplingConfig(pixels, pixels, sampler, steps)
-        return timed(lambda directory: draw_ours(ldm, sampling, place, batch_size, directory))
+        return timed(lambda directory: draw_ours(ldm, sampling, place, batch_size, batches, directory))
 
-    def theirs(batch_size: int, tune: Callable[[Any], Any]) -> Turn:
-        peer = build_peer(ldm, place.size)
-        pipeline = tune(build_pipeline(peer, ldm))
+    def theirs(batch_size: int, networks: Networks, tune: Callable[[Any], Any]) -> Turn:
+        pipeline = tune(build_pipeline(networks, ldm))
         if alone:
             forget(ldm)
-        return timed(lambda directory: draw_class_images(pipeline, PROMPT, batch_size, num_steps, pixels, directory))
+
+        def draw(directory: Path) -> None:
+            for first in range(0, batches * batch_size, batch_size):
+                draw_class_images(pipeline, PROMPT, batch_size, num_steps, pixels, directory, first)
+
+        return timed(draw)
 
     return {
         str(size): {
             OURS: lambda size=size: ours(size, "ddim", num_steps),
             FAST: lambda size=size: ours(size, "dpm-solver", max(1, num_steps * FAST_STEPS // 50)),
-            PLAIN: lambda size=size: theirs(size, lambda pipeline: pipeline),
-            TUNED: lambda size=size: theirs(size, lambda pipeline: tune_pipeline(pipeline, compile_mode)),
+            PLAIN: lambda size=size: theirs(size, build_peer(ldm, place.size), lambda pipeline: pipeline),
+            TUNED: lambda size=size: theirs(size, build_peer(ldm, place.size), tune),
         }
         for size in batch_sizes
     }
 
 
 def report(
-    results: dict[str, dict[str, Result]], counted: Counted, speed: Speed, num_steps: int
+    results: dict[str, dict[str, Result]], counted: Counted, speed: Speed, batches: int, num_steps: int
 ) -> list[dict[str, Any]]:
     """Prints the table; the figures of each contender."""
     rows, lines = [], []
@@ -109,7 +121,7 @@ def report(
         for name, result in contenders.items():
             steps = max(1, num_steps * FAST_STEPS // 50) if name == FAST else num_steps
             floor = speed.matrix_seconds(counted.image(steps))
-            each = result.seconds.scaled(1 / int(case))
+            each = result.seconds.scaled(1 / (int(case) * batches))
             faster = ratio(result.seconds.values, contenders[OURS].seconds.values)
             rows.append(
                 [
@@ -161,6 +173,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Measures and prints."""
     parser = contest_parser(__doc__)
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 4, 16], metavar="N")
+    parser.add_argument("--batches", type=int, default=1, help="drawn in each run, one after another (default: 1)")
     parser.add_argument("--steps", type=int, default=50, help="of DDIM; DPM-Solver++ takes two fifths (default: 50)")
     parser.add_argument(
         "--compile-peer",
@@ -177,6 +190,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             ldm,
             place,
             options.batch_sizes,
+            options.batches,
             options.steps,
             None if mode == "off" else mode,
             Path(directory),
@@ -193,7 +207,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         say(f"both draw the same picture within {found:.1e}; torch.compile of diffusers, tuned: {mode}")
         say(f"this machine: {speed}; a picture: {counted.image(options.steps) / 1e12:.3g} TFLOP\n")
         results = run_contests(cases, place, command_line(__file__, arguments))
-    lines = report(results, counted, speed, options.steps)
+    lines = report(results, counted, speed, options.batches, options.steps)
     write_lines(options.json, "drawing", place, lines)
     return verdict(goals(results, lines, place), options.strict)
 
