@@ -45,6 +45,8 @@ from benchmarks.diffusers_peer.networks import Networks, assert_same_networks, b
 from benchmarks.floors import Counted, Speed, count, measure_speed  # noqa: E402
 from benchmarks.measuring import Turn, ratio, seconds  # noqa: E402
 from benchmarks.sizes import build_random  # noqa: E402
+from ldm.commands.compiling import speed_up  # noqa: E402
+from ldm.commands.options.common import COMPILE_MODES as OUR_MODES  # noqa: E402
 from ldm.commands.placement import drawing_crew  # noqa: E402
 from ldm.diffusion.latent_diffusion import LatentDiffusion  # noqa: E402
 from ldm.diffusion.sampling import SamplingConfig  # noqa: E402
@@ -54,6 +56,8 @@ from ldm.training.class_images import ClassImages  # noqa: E402
 PROMPT = "a photo of a can"
 OURS, FAST, PLAIN, TUNED = "ours, DDIM", "ours, DPM-Solver++", "diffusers", "diffusers, tuned"
 FAST_STEPS = 20
+CLASS_PICTURES = 200
+"""Of a whole job: what `--compile auto` goes by."""
 COMPILE_MODES = ("off", "default", "reduce-overhead", "max-autotune")
 
 
@@ -72,11 +76,13 @@ def contests(
     batch_sizes: Sequence[int],
     batches: int,
     num_steps: int,
+    compile_ours: str,
     compile_mode: str | None,
     root: Path,
     alone: bool,
 ) -> dict[str, dict[str, Build]]:
     """By batch size; every turn writes into a new directory below `root`. `alone`: only one of them will be built."""
+    plain = None if alone else build_peer(ldm, place.size)  # before our weights change their layout
     fresh = (root / str(number) for number in itertools.count())
     pixels = place.size.pixels
 
@@ -88,7 +94,15 @@ def contests(
 
     def ours(batch_size: int, sampler: str, steps: int) -> Turn:
         sampling = SamplingConfig(pixels, pixels, sampler, steps)
-        return timed(lambda directory: draw_ours(ldm, sampling, place, batch_size, batches, directory))
+        ldm.recorded_unet = None  # that is another's
+        speed_up(ldm, compile_ours, -(-CLASS_PICTURES // batch_size) * steps)
+        recorded = ldm.recorded_unet
+
+        def draw(directory: Path) -> None:
+            ldm.recorded_unet = recorded
+            draw_ours(ldm, sampling, place, batch_size, batches, directory)
+
+        return timed(draw)
 
     def theirs(batch_size: int, networks: Networks, tune: Callable[[Any], Any]) -> Turn:
         pipeline = tune(build_pipeline(networks, ldm))
@@ -105,7 +119,7 @@ def contests(
         str(size): {
             OURS: lambda size=size: ours(size, "ddim", num_steps),
             FAST: lambda size=size: ours(size, "dpm-solver", max(1, num_steps * FAST_STEPS // 50)),
-            PLAIN: lambda size=size: theirs(size, build_peer(ldm, place.size), lambda pipeline: pipeline),
+            PLAIN: lambda size=size: theirs(size, plain or build_peer(ldm, place.size), lambda pipeline: pipeline),
             TUNED: lambda size=size: theirs(size, build_peer(ldm, place.size), tune),
         }
         for size in batch_sizes
@@ -180,6 +194,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         choices=COMPILE_MODES,
         help="torch.compile's mode of diffusers, tuned (default: default on CUDA)",
     )
+    parser.add_argument(
+        "--compile", choices=OUR_MODES, default="auto", help="ours, as dreambooth.py's flag (default: auto)"
+    )
     options = parser.parse_args(arguments)
     place = place_from(options)
     mode = options.compile_peer or ("default" if place.device.type == "cuda" else "off")
@@ -192,6 +209,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             options.batch_sizes,
             options.batches,
             options.steps,
+            options.compile,
             None if mode == "off" else mode,
             Path(directory),
             alone=bool(options.peak_of),

@@ -50,7 +50,7 @@ def test_the_forward_pass(measure: Measure) -> None:
 
 
 def test_class_pictures(measure: Measure) -> None:
-    lines, said = measure(drawing, "--batch-sizes", "2", "--batches", "2", "--steps", "5")
+    lines, said = measure(drawing, "--batch-sizes", "2", "--batches", "2", "--steps", "5", "--compile", "off")
     assert {line["contender"]: line["steps"] for line in lines} == {
         drawing.OURS: 5,
         drawing.FAST: 2,
