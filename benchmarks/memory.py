@@ -1,0 +1,136 @@
+"""How much memory does training take at equal settings, ours and the reference's?
+
+    python benchmarks/memory.py
+
+Full fine-tuning of the UNet, one photo and one class picture a step, two steps, each contender in a process of its own:
+as it is, with gradient checkpointing, with an 8-bit AdamW, and with both; the reference's 8-bit AdamW is bitsandbytes'
+and is left out where that isn't installed. Below them stand our combinations that the reference doesn't offer. What
+`--vram` chooses, its predictions and what they cost in loss is the question of `profiles.py`.
+"""
+
+import importlib.util
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.common import Goal, say, table, verdict  # noqa: E402
+from benchmarks.contest import (  # noqa: E402
+    Build,
+    Place,
+    announce,
+    command_line,
+    contest_parser,
+    held_at_first,
+    measure_peak,
+    place_from,
+    write_lines,
+)
+from benchmarks.diffusers_peer.training import ReferenceOptions  # noqa: E402
+from benchmarks.measuring import digits  # noqa: E402
+from benchmarks.ours_training import CLASS_PICTURES, PHOTOS  # noqa: E402
+from benchmarks.peaks import Peak, peak_in_own_process  # noqa: E402
+from benchmarks.photos import write_pictures  # noqa: E402
+from benchmarks.sizes import build_random  # noqa: E402
+from benchmarks.training_step import Contest  # noqa: E402
+from ldm.errors import UserError  # noqa: E402
+
+OURS, REFERENCE = "ours", "reference"
+EQUAL: dict[str, tuple[dict[str, Any], ReferenceOptions]] = {
+    "float32 weights, AdamW": ({}, ReferenceOptions(precomputed_text=True)),
+    "and gradient checkpointing": (
+        {"gradient_checkpointing": "all"},
+        ReferenceOptions(precomputed_text=True, gradient_checkpointing=True),
+    ),
+    "float32 weights, 8-bit AdamW": (
+        {"optimizer": "adamw8bit"},
+        ReferenceOptions(precomputed_text=True, adam_8bit=True),
+    ),
+    "8-bit AdamW and gradient checkpointing": (
+        {"optimizer": "adamw8bit", "gradient_checkpointing": "all"},
+        ReferenceOptions(precomputed_text=True, adam_8bit=True, gradient_checkpointing=True),
+    ),
+}
+ONLY_OURS: dict[str, dict[str, Any]] = {
+    "bfloat16 weights, 8-bit AdamW": {"optimizer": "adamw8bit", "train_dtype": "bf16"},
+    "bfloat16 weights, 8-bit AdamW, gradient checkpointing": {
+        "optimizer": "adamw8bit",
+        "train_dtype": "bf16",
+        "gradient_checkpointing": "all",
+    },
+}
+
+
+Setting = dict[str, Any] | ReferenceOptions
+"""What our configuration changes, or the reference's flags."""
+
+
+def settings(place: Place) -> dict[str, dict[str, Setting]]:
+    """By case and contender, those that are possible here."""
+    has_8bit = place.device.type == "cuda" and importlib.util.find_spec("bitsandbytes") is not None
+    found: dict[str, dict[str, Setting]] = {}
+    for case, (changes, options) in EQUAL.items():
+        theirs = {REFERENCE: options} if has_8bit or not options.adam_8bit else {}
+        found[case] = {OURS: changes, **theirs}
+    return found | {case: {OURS: changes} for case, changes in ONLY_OURS.items()}
+
+
+def print_own_peak(place: Place, which: str, directory: Path) -> None:
+    """In a process of its own: builds the contender `case/name`, trains two steps, prints the peak."""
+    before = held_at_first(place)
+    photos = write_pictures(directory / "photos", PHOTOS, place.size.pixels)
+    class_images = write_pictures(directory / "class", CLASS_PICTURES, place.size.pixels)
+    ldm = build_random(place.size).to(place.device)
+    contest = Contest(ldm, place, train_text_encoder=False, warmup=1, steps=1, alone=True)
+
+    def build(setting: Setting) -> Build:
+        if isinstance(setting, ReferenceOptions):
+            return lambda: contest.reference(setting, photos, class_images)
+        return lambda: contest.ours(**setting)
+
+    builds = {case: {name: build(setting) for name, setting in some.items()} for case, some in settings(place).items()}
+    measure_peak(builds, place, which, before)
+
+
+def share(peaks: dict[str, Peak | str]) -> float | None:
+    """Ours as a part of the reference's, if both are known."""
+    ours, theirs = peaks[OURS], peaks.get(REFERENCE)
+    return ours.allocated / theirs.allocated if isinstance(ours, Peak) and isinstance(theirs, Peak) else None
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measures and prints."""
+    parser = contest_parser(__doc__, takes_turns=False)
+    options = parser.parse_args(arguments)
+    place = place_from(options)
+    if options.peak_of:
+        with tempfile.TemporaryDirectory() as directory:
+            print_own_peak(place, options.peak_of, Path(directory))
+        return 0
+    announce(place)
+    script, *flags = command_line(__file__, arguments)
+    peaks = {
+        case: {name: peak_in_own_process(script, f"{case}/{name}", flags) for name in some}
+        for case, some in settings(place).items()
+    }
+    rows, lines, goals = [], [], []
+    for case, found in peaks.items():
+        part = share(found)
+        rows.append([case, found[OURS], found.get(REFERENCE, "-"), "-" if part is None else digits(part)])
+        lines += [{"case": case, "contender": name, "peak": peak} for name, peak in found.items()]
+        if part is not None:
+            goals.append(Goal(f"{case}: of the reference's peak", 100 * part, 100, at_most=True))
+    say(table(["peak, GiB", OURS, REFERENCE, "ours / reference"], rows))
+    write_lines(options.json, "memory", place, lines)
+    return verdict(goals, options.strict)
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except UserError as error:
+        sys.exit(f"error: {error}")

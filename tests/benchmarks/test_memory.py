@@ -1,0 +1,42 @@
+"""Peaks at equal settings: each contender can be built, and what is known is compared."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+import benchmarks.memory as memory
+from benchmarks.peaks import OUT_OF_MEMORY, Peak
+
+QUICK = ["--size", "tiny", "--device", "cpu"]
+
+
+@pytest.mark.parametrize(
+    "which",
+    ["and gradient checkpointing/ours", "and gradient checkpointing/reference", "bfloat16 weights, 8-bit AdamW/ours"],
+)
+def test_a_contender_is_measured_alone(which: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert memory.main([*QUICK, "--peak-of", which]) == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1]).keys() == {"allocated", "reserved"}
+
+
+def test_peaks_are_compared_where_both_are_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: list[str] = []
+
+    def peak(script: str, which: str, arguments: Sequence[str]) -> Peak | str:
+        asked.append(which)
+        if which == "and gradient checkpointing/reference":
+            return OUT_OF_MEMORY
+        return Peak(12.0, 12.0) if which.endswith("reference") else Peak(9.0, 10.0)
+
+    monkeypatch.setattr(memory, "peak_in_own_process", peak)
+    path = tmp_path / "figures.jsonl"
+    assert memory.main([*QUICK, "--strict", "--json", str(path)]) == 0
+    said = capsys.readouterr().out
+    assert "| float32 weights, AdamW | 9.00, 10.00 | 12.00 | 0.75 |" in said
+    assert "| and gradient checkpointing | 9.00, 10.00 | out of memory | - |" in said and "1 of 1 met" in said
+    assert "| float32 weights, 8-bit AdamW | 9.00, 10.00 | - | - |" in said, "bitsandbytes needs CUDA"
+    assert len(path.read_text().splitlines()) == len(asked) == len(memory.EQUAL) + len(memory.ONLY_OURS) + 2
