@@ -1,6 +1,7 @@
 """From `--device` and `--precision` to torch's devices, types and threads."""
 
 import contextlib
+import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -65,8 +66,17 @@ def half_dtype(device: torch.device) -> torch.dtype:
     return torch.bfloat16
 
 
+def keep_float32_exact() -> None:
+    """Switches off TF32, with which NVIDIA's GPUs by default round what convolutions multiply to 10 bits."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # newer versions of torch have another way, older ones don't
+        torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cuda.matmul.allow_tf32 = False
+
+
 def drawing_compute(device: torch.device, precision: str) -> Compute:
     """For txt2img and img2img; `auto` is half precision on CUDA and float32 elsewhere."""
+    keep_float32_exact()
     if precision == "auto":
         precision = "half" if device.type == "cuda" else "full"
     if precision == "fp16" and device.type == "cpu":
@@ -91,6 +101,7 @@ def drawing_crew(ldm: LatentDiffusion, sampling: SamplingConfig) -> Crew:
 
 def training_compute(device: torch.device, precision: str) -> Compute:
     """For dreambooth: float32 weights always; `auto` mixes on CUDA only."""
+    keep_float32_exact()
     if precision == "auto":
         precision = "autocast" if device.type == "cuda" else "full"
     if precision == "fp16-mixed" and device.type != "cuda":

@@ -1,6 +1,7 @@
 """From --device and --precision to torch's devices and types."""
 
 import contextlib
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -207,3 +208,11 @@ def test_on_a_cpu_small_networks_draw_on_each_core_and_large_ones_on_all(monkeyp
     assert drawing_crew(full_size, SamplingConfig(512, 512)) == Crew()  # on another device than a CPU
     monkeypatch.setattr(LatentDiffusion, "device", CPU)
     assert drawing_crew(full_size, SamplingConfig(512, 512)) == Crew(workers=1, threads=6)
+
+
+@pytest.mark.parametrize("compute", [drawing_compute, training_compute])
+def test_float32_is_float32_on_a_gpu_too(compute: Callable[[torch.device, str], Compute]) -> None:
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = True
+    compute(torch.device("cpu"), "full")
+    assert not torch.backends.cudnn.allow_tf32
+    assert not torch.backends.cuda.matmul.allow_tf32

@@ -2,10 +2,11 @@
 
 import argparse
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ldm.commands.batching import batch_that_fits
 from ldm.commands.compiling import refuse_graphs_without_cuda
 from ldm.commands.drawing.base import BaseFinder
 from ldm.commands.drawing.checkpoints import Usable, find_to_draw, usable
@@ -89,6 +90,9 @@ def plan_call(options: argparse.Namespace, command: str) -> Call:
         protocol = getattr(options, "protocol", "default")
         options.prompt = prompts_to_score(options.prompt, protocol, checkpoints)
     job = job_from(options, checkpoints[0].settings)
+    if options.batch_size is None:  # what is chosen is recorded, so that a continued call draws in the same company
+        fitting = batch_that_fits(checkpoints[0].settings, job.sampling, compute.dtype, [compute.device])
+        job = replace(job, batch_size=fitting)
     records = RunRecords()
     families = _families(checkpoints, records, options) if root else [Family(checkpoints)]
     plan = plan_rows(families, root, job, compute)

@@ -17,6 +17,7 @@ from ldm.checkpoint.metadata import CheckpointInfo
 from ldm.checkpoint.reading import read_checkpoint
 from ldm.checkpoint.saving import SAVE_DTYPES, checkpoint_writer
 from ldm.commands.app import logging_to
+from ldm.commands.batching import batch_that_fits
 from ldm.commands.dreambooth.class_images import Drawing, draw_class_images
 from ldm.commands.dreambooth.plan import Run, plan_run, resumed_run_options
 from ldm.commands.dreambooth.previews import Previews
@@ -82,7 +83,9 @@ def _class_images(run: Run) -> list[Path]:
     )
     missing = cache.missing(count)
     if missing and not is_helper_process():
-        batch_size = run.options.generation_batch_size or run.settings.sampling.batch_size
+        batch_size = run.options.generation_batch_size or batch_that_fits(
+            run.settings, cache.sampling, compute.dtype, run.devices
+        )
         log.info("drawing %d of %d class pictures '%s' into %s", len(missing), count, cache.prompt, cache.directory)
         how = run.devices, precision, run.options.compile
         draw_class_images(Drawing(cache, missing, batch_size, run.base, run.settings, *how))

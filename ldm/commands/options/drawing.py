@@ -105,7 +105,7 @@ def _add_drawing(
         type=COUNT,
         metavar="N",
         help="pictures at a time on a GPU; the CPU draws each alone, so that no bit depends on the batch; "
-        + MODEL_DEFAULT,
+        "default: on CUDA as many as fit, up to 16, else the model's",
     )
     group.add_argument("-d", "--device", default="auto", help="auto, cpu, mps, cuda, cuda:1 or just 1 (default: auto)")
     group.add_argument(

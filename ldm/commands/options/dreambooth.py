@@ -131,7 +131,7 @@ def _add_prior_preservation(group: argparse._ArgumentGroup) -> None:
         "--gb",
         type=COUNT,
         metavar="N",
-        help=f"class pictures drawn at a time; {MODEL_DEFAULT}",
+        help="class pictures drawn at a time; default: on CUDA as many as fit, up to 16, else the model's",
     )
 
 

@@ -1,0 +1,53 @@
+"""How many pictures are drawn at a time where nobody says: on a GPU as many as fit."""
+
+from collections.abc import Sequence
+
+import torch
+
+from ldm.commands.models import Settings
+from ldm.diffusion.latent_diffusion import LatentDiffusion, LatentDiffusionConfig
+from ldm.diffusion.sampling import SamplingConfig
+from ldm.nn.footprint import peak_bytes
+from ldm.nn.unet import UNet
+
+MOST = 16
+"""Stable Diffusion fills a large GPU with these."""
+
+SHARE = 0.8
+"""Of the free memory. The rest is for what kernels allocate for themselves, and for gaps between blocks."""
+
+
+def batch_that_fits(
+    settings: Settings, sampling: SamplingConfig, dtype: torch.dtype, devices: Sequence[torch.device]
+) -> int:
+    """On CUDA as many pictures as fit into each device's free memory together with the model, 1 to `MOST`.
+
+    Elsewhere the model's default. To be called before the weights are there.
+    """
+    if any(device.type != "cuda" for device in devices):
+        return settings.sampling.batch_size
+    free = min(free_bytes(device) for device in devices)
+    one, two = (drawing_bytes(settings.model, sampling, count, dtype) for count in (1, 2))
+    return max(1, min(MOST, 1 + (int(SHARE * free) - one) // (two - one)))
+
+
+def free_bytes(device: torch.device) -> int:
+    """What nobody has allocated on a CUDA device."""
+    return torch.cuda.mem_get_info(device)[0]
+
+
+def drawing_bytes(config: LatentDiffusionConfig, sampling: SamplingConfig, pictures: int, dtype: torch.dtype) -> int:
+    """What the model and one UNet call for so many pictures take. Decoding goes by slices and comes after it."""
+    with torch.device("meta"):
+        model = LatentDiffusion(config)
+    resting = sum(weight.numel() for part in (model.autoencoder, model.text_encoder) for weight in part.parameters())
+    batch = pictures if sampling.guidance_scale == 1.0 else 2 * pictures
+    latents = (batch, *config.latent_shape(sampling.height, sampling.width))
+    context = (batch, config.text_encoder.max_position_embeddings, config.unet.context_dim)
+
+    def call() -> None:
+        unet = UNet(config.unet).requires_grad_(False)
+        unet(torch.zeros(latents), torch.zeros(batch), torch.zeros(context))
+
+    in_float32 = resting * torch.float32.itemsize + peak_bytes(call)
+    return in_float32 * dtype.itemsize // torch.float32.itemsize

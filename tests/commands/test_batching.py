@@ -1,0 +1,58 @@
+"""The batch size that nobody gave: from the free memory of a GPU, and from the model's YAML elsewhere."""
+
+from dataclasses import replace
+from functools import cache
+
+import pytest
+import torch
+
+from ldm.commands import batching
+from ldm.commands.batching import MOST, SHARE, batch_that_fits, drawing_bytes
+from ldm.commands.models import SamplingDefaults, Settings
+from ldm.diffusion.sampling import SamplingConfig
+from tests.tiny import tiny_config
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+SAMPLING = SamplingConfig(height=64, width=64)
+SETTINGS = Settings("", tiny_config(), SamplingDefaults(batch_size=7))
+
+
+@cache
+def needed(pictures: int, dtype: torch.dtype = torch.float32, guidance_scale: float = 7.5) -> int:
+    return drawing_bytes(tiny_config(), replace(SAMPLING, guidance_scale=guidance_scale), pictures, dtype)
+
+
+def fitting(monkeypatch: pytest.MonkeyPatch, *free: float, dtype: torch.dtype = torch.float32) -> int:
+    """The batch size on devices with so many free bytes."""
+    monkeypatch.setattr(batching, "free_bytes", lambda device: int(free[device.index]))
+    return batch_that_fits(SETTINGS, SAMPLING, dtype, [torch.device("cuda", i) for i in range(len(free))])
+
+
+def test_pictures_add_up_and_half_precision_and_no_guidance_need_half() -> None:
+    model = sum(weight.numel() for weight in _weights()) * 4
+    each = needed(2) - needed(1)
+    assert 0 < each < needed(1)
+    assert needed(1) > model
+    assert needed(6) == pytest.approx(needed(1) + 5 * each, rel=0.02)
+    assert needed(2, torch.bfloat16) == needed(2) // 2
+    assert needed(2, guidance_scale=1.0) == pytest.approx(needed(1), rel=0.02)
+
+
+def _weights() -> list[torch.Tensor]:
+    with torch.device("meta"):
+        return list(batching.LatentDiffusion(tiny_config()).parameters())
+
+
+def test_as_many_as_fit_into_the_free_memory_of_each_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    each = needed(2) - needed(1)
+    three = (needed(1) + 2.5 * each) / SHARE
+    assert fitting(monkeypatch, three) == 3
+    assert fitting(monkeypatch, 1e12, three) == 3
+    assert fitting(monkeypatch, three, dtype=torch.bfloat16) > 6
+    assert fitting(monkeypatch, 1e12) == MOST
+    assert fitting(monkeypatch, 0) == 1
+
+
+def test_elsewhere_the_models_default_is_taken() -> None:
+    assert batch_that_fits(SETTINGS, SAMPLING, torch.float32, [CPU]) == 7
+    assert batch_that_fits(SETTINGS, SAMPLING, torch.float32, [CUDA, torch.device("mps")]) == 7
