@@ -111,10 +111,17 @@ def peer_versions() -> dict[str, str]:
 def run_contests(
     contests: Mapping[str, Mapping[str, Build]], place: Place, again: Sequence[str]
 ) -> dict[str, dict[str, Result]]:
-    """By case and contender. Those of one case take turns; `again` is the command line that runs this script again."""
+    """By case and contender. Those of one case take turns; `again` is the command line that runs this script again.
+
+    Raises `UserError` if the first of a case, with which the others are compared, doesn't fit into memory.
+    """
     results: dict[str, dict[str, Result]] = {}
     for case, builds in contests.items():
         seconds = take_turns({name: build() for name, build in builds.items()}, place.runs, place.warmup)
+        if (first := next(iter(builds))) not in seconds:
+            raise UserError(
+                f"{case}: {first} doesn't fit into the device's memory, and the others are compared with it"
+            )
         peaks = {
             name: peak_in_own_process(again[0], f"{case}/{name}", again[1:]) if place.peaks else "-" for name in seconds
         }

@@ -167,7 +167,10 @@ def report(
 
 def goals(results: dict[str, dict[str, Result]], lines: Sequence[dict[str, Any]], place: Place) -> list[Goal]:
     """Of the largest batch that all could draw; those of a GPU are about what isn't arithmetic."""
-    case = [case for case, found in results.items() if {OURS, FAST, PLAIN, TUNED} <= set(found)][-1]
+    common = [case for case, found in results.items() if {OURS, FAST, PLAIN, TUNED} <= set(found)]
+    if not common:
+        return []
+    case = common[-1]
     found = results[case]
     tuned, plain, fast = (ratio(found[a].seconds.values, found[b].seconds.values).median
                           for a, b in ((TUNED, OURS), (PLAIN, OURS), (OURS, FAST)))  # fmt: skip

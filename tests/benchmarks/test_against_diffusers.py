@@ -13,7 +13,7 @@ import torch
 import benchmarks.drawing as drawing
 import benchmarks.training_step as training_step
 import benchmarks.unet_forward as unet_forward
-from benchmarks.contest import Result, contest_parser, place_from
+from benchmarks.contest import Result, contest_parser, place_from, run_contests
 from benchmarks.floors import Speed
 from benchmarks.measuring import Spread
 from benchmarks.peaks import Peak
@@ -101,3 +101,15 @@ def test_goals_are_those_of_the_kind_of_device() -> None:
     assert all(goal.met for goal in drawing.goals(pictures, lines, cpu))
     missed = [goal.name for goal in drawing.goals(pictures, lines, gpu) if not goal.met]
     assert missed == ["batch 4, times as fast as diffusers, tuned", "of the floor"]
+
+
+def test_one_for_which_memory_was_too_small_has_no_goal() -> None:
+    place = place_from(contest_parser(None).parse_args([*QUICK, "--no-peaks"]))
+    assert training_step.goals({training_step.OURS: spread(2.0)}, 1.0, place) == []
+    assert drawing.goals({"4": {drawing.OURS: spread(2.0)}}, [], place) == []
+
+    def too_large() -> float:
+        raise torch.OutOfMemoryError
+
+    with pytest.raises(UserError, match="ours doesn't fit"):
+        run_contests({"1": {"ours": lambda: too_large, "theirs": lambda: lambda: 1.0}}, place, ["script.py"])
