@@ -110,9 +110,9 @@ def training_compute(device: torch.device, precision: str) -> Compute:
     return Compute(device, autocast_dtype=dtypes.get(precision, half_dtype(device)))
 
 
-def step_recorder(devices: list[torch.device]) -> Record | None:
-    """What records training steps: a CUDA graph, where there is CUDA."""
-    return record_cuda_graph if devices[0].type == "cuda" else None
+def step_recorder(devices: list[torch.device], compile_: str = "auto") -> Record | None:
+    """What records training steps: a CUDA graph, where there is CUDA and `--compile` isn't `off`."""
+    return record_cuda_graph if devices[0].type == "cuda" and compile_ != "off" else None
 
 
 def _has_mps() -> bool:

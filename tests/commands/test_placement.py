@@ -14,12 +14,14 @@ from ldm.commands.placement import (
     half_dtype,
     parse_device,
     parse_devices,
+    step_recorder,
     training_compute,
 )
 from ldm.diffusion.crew import Crew
 from ldm.diffusion.latent_diffusion import LatentDiffusion, LatentDiffusionConfig
 from ldm.diffusion.sampling import SamplingConfig
 from ldm.errors import UserError
+from ldm.nn.static_call import record_cuda_graph
 from tests.tiny import build_tiny_model
 
 CPU, CUDA, MPS = torch.device("cpu"), torch.device("cuda", 0), torch.device("mps")
@@ -216,3 +218,13 @@ def test_float32_is_float32_on_a_gpu_too(compute: Callable[[torch.device, str], 
     compute(torch.device("cpu"), "full")
     assert not torch.backends.cudnn.allow_tf32
     assert not torch.backends.cuda.matmul.allow_tf32
+
+
+@pytest.mark.parametrize(
+    ("device", "asked", "recorded"),
+    [(CUDA, "auto", True), (CUDA, "graphs", True), (CUDA, "off", False), (CPU, "auto", False), (MPS, "auto", False)],
+)
+def test_training_steps_are_recorded_on_cuda_unless_that_is_off(
+    device: torch.device, asked: str, recorded: bool
+) -> None:
+    assert step_recorder([device], asked) == (record_cuda_graph if recorded else None)

@@ -55,7 +55,7 @@ def dreambooth(options: argparse.Namespace) -> None:
             if not is_helper_process():
                 previews.draw_untrained(module)
             os.environ[RUN_DIR_VARIABLE] = str(run.directory)
-            dtype, record = run.training_autocast_dtype, step_recorder(run.devices)
+            dtype, record = run.training_autocast_dtype, step_recorder(run.devices, options.compile)
             where = FitOptions(run.directory, run.devices, dtype, options.logger, record)
             stopped_at = fit(module, where, _saver(run, previews, where.writer))
         if stopped_at is not None:

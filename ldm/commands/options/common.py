@@ -94,15 +94,15 @@ def add_sampling(group: argparse._ArgumentGroup) -> None:
     )
 
 
-def add_compile(group: argparse._ArgumentGroup) -> None:
-    """How the UNet's calls are made faster."""
+def add_compile(group: argparse._ArgumentGroup, more: str = "") -> None:
+    """How the UNet's calls are made faster; `more` is said of it."""
     group.add_argument(
         "--compile",
         choices=COMPILE_MODES,
         default="auto",
         help="how to call the UNet faster. graphs: as recorded CUDA graphs; full: by torch.compile, taking minutes "
         "to begin and rounds otherwise, so for thousands of pictures; off: plainly (default: auto, graphs for long "
-        "jobs on CUDA)",
+        f"jobs on CUDA){more}",
     )
 
 
