@@ -96,6 +96,8 @@ def predict(workload: Workload, config: DreamBoothConfig, limit: float = math.in
         module = _Module.of(workload, config)
         if workload.like_cuda:
             _normalise_in_float32(module)
+            if config.train_dtype == "bf16":  # what doesn't train comes in this type from the host
+                hold_in(module.ldm, torch.bfloat16)
         optimizer = module.build_optimizer(fused=True)
         weights = module.trained_parameters()
         with Footprint() as footprint:
@@ -126,7 +128,7 @@ def predict(workload: Workload, config: DreamBoothConfig, limit: float = math.in
 
             footprint.restart()
             if workload.previews:
-                if config.train_dtype == "bf16":
+                if config.train_dtype == "bf16":  # beside which the host keeps what they were
                     hold_in(module.ldm, torch.bfloat16)
                 footprint.watch(list(module.parameters()))
                 with _autocast(autocast_dtype), torch.no_grad():
