@@ -63,7 +63,9 @@ def test_a_writer_writes_the_weights_of_its_making(dtype: torch.dtype, tmp_path:
         tensor.add_(1.0)
     assert names(tmp_path) == ["now.safetensors"]
     write()
-    assert hash_file(tmp_path / "later.safetensors") == hash_file(expected)
+    later, now = read_checkpoint(tmp_path / "later.safetensors"), read_checkpoint(expected)
+    assert same_tensors(later.tensors, now.tensors)
+    assert later.metadata == now.metadata  # in any order: the library's is random
 
 
 def test_saving_what_was_loaded_gives_the_same_again(tmp_path: Path) -> None:

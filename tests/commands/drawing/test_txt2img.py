@@ -2,7 +2,7 @@
 
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -87,11 +87,19 @@ def test_batch_size_changes_no_bit_on_the_cpu(
     assert {one.batch for one in unet_calls} == {2}
 
 
+@pytest.fixture
+def three_threads() -> Iterator[Callable[[], None]]:
+    """From the call on, torch takes three cores."""
+    before = torch.get_num_threads()
+    yield lambda: torch.set_num_threads(3)
+    torch.set_num_threads(before)
+
+
 def test_more_cores_draw_more_pictures_at_a_time_and_change_no_bit(
-    txt2img: Draw, unet_calls: list[UNetCall], monkeypatch: pytest.MonkeyPatch
+    txt2img: Draw, unet_calls: list[UNetCall], three_threads: Callable[[], None]
 ) -> None:
     one = txt2img("-p", "a cat", "a dog", "-v", 3).pictures
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    three_threads()
     unet_calls.clear()
     drawn = txt2img("-p", "a cat", "a dog", "-v", 3)
     assert all(difference(a, b) == 0 for a, b in zip(one, drawn.pictures, strict=True))
