@@ -24,8 +24,6 @@ sys.path.insert(0, str(ROOT))
 import torch  # noqa: E402
 from torch import Tensor  # noqa: E402
 
-from benchmarks.common import Goal, say, table, verdict  # noqa: E402
-from benchmarks.contest import Place, announce, contest_parser, place_from, write_lines  # noqa: E402
 from benchmarks.diffusers_peer.drawing import build_pipeline  # noqa: E402
 from benchmarks.diffusers_peer.networks import build_peer  # noqa: E402
 from benchmarks.diffusers_peer.training import (  # noqa: E402
@@ -34,8 +32,10 @@ from benchmarks.diffusers_peer.training import (  # noqa: E402
     build_accelerator,
     build_scheduler,
 )
-from benchmarks.measuring import Spread, digits, ratio, synchronize, take_turns  # noqa: E402
-from benchmarks.ours_training import (  # noqa: E402
+from benchmarks.tools.common import Goal, say, table, verdict  # noqa: E402
+from benchmarks.tools.contest import Place, announce, contest_parser, place_from, write_lines  # noqa: E402
+from benchmarks.tools.measuring import Spread, digits, ratio, synchronize, take_turns  # noqa: E402
+from benchmarks.tools.ours_training import (  # noqa: E402
     CLASS_PICTURES,
     PHOTOS,
     SUBJECT,
@@ -45,8 +45,8 @@ from benchmarks.ours_training import (  # noqa: E402
     training_config,
     training_of,
 )
-from benchmarks.photos import write_pictures  # noqa: E402
-from benchmarks.sizes import build_random  # noqa: E402
+from benchmarks.tools.photos import write_pictures  # noqa: E402
+from benchmarks.tools.sizes import build_random  # noqa: E402
 from ldm.checkpoint.discovery import RESUME_STATE  # noqa: E402
 from ldm.checkpoint.metadata import CheckpointInfo  # noqa: E402
 from ldm.checkpoint.saving import SAVE_DTYPES, checkpoint_writer  # noqa: E402

@@ -20,8 +20,15 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.common import Goal, say, table, verdict  # noqa: E402
-from benchmarks.contest import (  # noqa: E402
+from benchmarks.diffusers_peer.drawing import (  # noqa: E402
+    assert_same_picture,
+    build_pipeline,
+    draw_class_images,
+    tune_pipeline,
+)
+from benchmarks.diffusers_peer.networks import Networks, assert_same_networks, build_peer, forget  # noqa: E402
+from benchmarks.tools.common import Goal, say, table, verdict  # noqa: E402
+from benchmarks.tools.contest import (  # noqa: E402
     Build,
     Place,
     Result,
@@ -35,16 +42,9 @@ from benchmarks.contest import (  # noqa: E402
     run_contests,
     write_lines,
 )
-from benchmarks.diffusers_peer.drawing import (  # noqa: E402
-    assert_same_picture,
-    build_pipeline,
-    draw_class_images,
-    tune_pipeline,
-)
-from benchmarks.diffusers_peer.networks import Networks, assert_same_networks, build_peer, forget  # noqa: E402
-from benchmarks.floors import Counted, Speed, count, measure_speed  # noqa: E402
-from benchmarks.measuring import Turn, ratio, seconds  # noqa: E402
-from benchmarks.sizes import build_random  # noqa: E402
+from benchmarks.tools.floors import Counted, Speed, count, measure_speed  # noqa: E402
+from benchmarks.tools.measuring import Turn, ratio, seconds  # noqa: E402
+from benchmarks.tools.sizes import build_random  # noqa: E402
 from ldm.commands.compiling import speed_up  # noqa: E402
 from ldm.commands.options.common import COMPILE_MODES as OUR_MODES  # noqa: E402
 from ldm.commands.placement import drawing_crew  # noqa: E402

@@ -22,7 +22,7 @@ from torch import Tensor
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.common import Count, machine, table  # noqa: E402
+from benchmarks.tools.common import Count, machine, table  # noqa: E402
 from ldm.checkpoint.loading import load_part  # noqa: E402
 from ldm.checkpoint.reading import read_checkpoint  # noqa: E402
 from ldm.commands.models import settings_of  # noqa: E402

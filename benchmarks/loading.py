@@ -24,9 +24,9 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.common import machine, say, table, write_json  # noqa: E402
-from benchmarks.measuring import Spread  # noqa: E402
-from benchmarks.sizes import SIZES, Size  # noqa: E402
+from benchmarks.tools.common import machine, say, table, write_json  # noqa: E402
+from benchmarks.tools.measuring import Spread  # noqa: E402
+from benchmarks.tools.sizes import SIZES, Size  # noqa: E402
 from ldm.errors import UserError  # noqa: E402
 
 CKPT, SAFETENSORS, PIPELINE = "official.ckpt", "official.safetensors", "pipeline"
@@ -120,7 +120,7 @@ def write_files(directory: Path, size: Size) -> list[tuple[str, Path]]:
     import torch
 
     from benchmarks.diffusers_peer.drawing import write_pipeline
-    from benchmarks.sizes import build_random
+    from benchmarks.tools.sizes import build_random
     from ldm.checkpoint.metadata import CheckpointInfo
     from ldm.checkpoint.saving import official_state_dict, save_checkpoint
 

@@ -18,8 +18,9 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.common import Goal, say, table, verdict  # noqa: E402
-from benchmarks.contest import (  # noqa: E402
+from benchmarks.diffusers_peer.training import ReferenceOptions  # noqa: E402
+from benchmarks.tools.common import Goal, say, table, verdict  # noqa: E402
+from benchmarks.tools.contest import (  # noqa: E402
     Build,
     Place,
     announce,
@@ -30,12 +31,11 @@ from benchmarks.contest import (  # noqa: E402
     place_from,
     write_lines,
 )
-from benchmarks.diffusers_peer.training import ReferenceOptions  # noqa: E402
-from benchmarks.measuring import digits  # noqa: E402
-from benchmarks.ours_training import CLASS_PICTURES, PHOTOS  # noqa: E402
-from benchmarks.peaks import Peak, peak_in_own_process  # noqa: E402
-from benchmarks.photos import write_pictures  # noqa: E402
-from benchmarks.sizes import build_random  # noqa: E402
+from benchmarks.tools.measuring import digits  # noqa: E402
+from benchmarks.tools.ours_training import CLASS_PICTURES, PHOTOS  # noqa: E402
+from benchmarks.tools.peaks import Peak, peak_in_own_process  # noqa: E402
+from benchmarks.tools.photos import write_pictures  # noqa: E402
+from benchmarks.tools.sizes import build_random  # noqa: E402
 from benchmarks.training_step import Contest  # noqa: E402
 from ldm.errors import UserError  # noqa: E402
 

@@ -24,7 +24,7 @@ from PIL import Image, ImageDraw  # noqa: E402
 from torch import Tensor  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
-from benchmarks.common import Drawer, machine, say, table, write_json  # noqa: E402
+from benchmarks.tools.common import Drawer, machine, say, table, write_json  # noqa: E402
 from ldm.checkpoint.reading import read_checkpoint  # noqa: E402
 from ldm.commands.models import ModelSlot, base_weights, settings_of  # noqa: E402
 from ldm.commands.placement import Compute, parse_device, training_compute  # noqa: E402

@@ -2,9 +2,9 @@
 
     taskset -c 0,1 python benchmarks/quick_start.py
 
-Two whole processes, in turns: `dreambooth.py` as the quick start types it, without previews, and `straightforward.py`
-beside this script, which does the same work without any trick. Then both phases, drawing class pictures and training
-steps, with all tricks, with one taken away at a time, and with none: what each gives, in seconds.
+Two whole processes, in turns: `dreambooth.py` as the quick start types it, without previews, and
+`tools/straightforward.py`, which does the same work without any trick. Then both phases, drawing class pictures and
+training steps, with all tricks, with one taken away at a time, and with none: what each gives, in seconds.
 """
 
 import argparse
@@ -19,9 +19,9 @@ from typing import TypeVar
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.common import Goal, machine, say, table, timed_run, verdict, write_json  # noqa: E402
-from benchmarks.measuring import Spread, digits, ratio, take_turns  # noqa: E402
-from benchmarks.straightforward import (  # noqa: E402
+from benchmarks.tools.common import Goal, machine, say, table, timed_run, verdict, write_json  # noqa: E402
+from benchmarks.tools.measuring import Spread, digits, ratio, take_turns  # noqa: E402
+from benchmarks.tools.straightforward import (  # noqa: E402
     NO_DRAWING_TRICKS,
     NO_TRAINING_TRICKS,
     ClassPictures,
@@ -69,7 +69,7 @@ def whole(options: argparse.Namespace, directory: Path) -> dict[str, Spread]:
 
     def straightforward() -> float:
         with tempfile.TemporaryDirectory(dir=directory) as output:
-            typed = ["benchmarks/straightforward.py", "--photos", PHOTOS, "--class-name", CLASS_NAME]
+            typed = ["benchmarks/tools/straightforward.py", "--photos", PHOTOS, "--class-name", CLASS_NAME]
             return timed_run(*typed, "--output", output, *weights, *flags[STRAIGHTFORWARD])
 
     return take_turns({QUICK_START: quick_start, STRAIGHTFORWARD: straightforward}, options.whole_runs, warmup=0)

@@ -4,7 +4,7 @@
     python benchmarks/recipe.py --class-images 100 --iterations 400
 
 Whole processes, in turns: `dreambooth.py` without previews, which the reference doesn't draw either, and
-`reference.py` beside this script, plain and `--tuned`. Both begin with the same random weights in float32, each in its
+`diffusers_peer/reference.py`, plain and `--tuned`. Both begin with the same random weights in float32, each in its
 own kind of file, and with the same made-up photos. The phases are read off the files' times.
 """
 
@@ -21,14 +21,14 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.common import Goal, say, table, verdict  # noqa: E402
-from benchmarks.contest import Place, announce, contest_parser, place_from, write_lines  # noqa: E402
 from benchmarks.diffusers_peer.drawing import write_pipeline  # noqa: E402
 from benchmarks.diffusers_peer.networks import assert_same_networks, build_peer  # noqa: E402
-from benchmarks.measuring import Spread, digits, ratio, take_turns  # noqa: E402
-from benchmarks.ours_training import PHOTOS, SUBJECT  # noqa: E402
-from benchmarks.photos import write_pictures  # noqa: E402
-from benchmarks.sizes import build_random  # noqa: E402
+from benchmarks.tools.common import Goal, say, table, verdict  # noqa: E402
+from benchmarks.tools.contest import Place, announce, contest_parser, place_from, write_lines  # noqa: E402
+from benchmarks.tools.measuring import Spread, digits, ratio, take_turns  # noqa: E402
+from benchmarks.tools.ours_training import PHOTOS, SUBJECT  # noqa: E402
+from benchmarks.tools.photos import write_pictures  # noqa: E402
+from benchmarks.tools.sizes import build_random  # noqa: E402
 from ldm.checkpoint.metadata import CheckpointInfo  # noqa: E402
 from ldm.checkpoint.saving import SAVE_DTYPES, save_checkpoint  # noqa: E402
 from ldm.errors import UserError  # noqa: E402
@@ -73,7 +73,8 @@ class Recipe:
         flags = [*(["--train-text-encoder"] if self.train_text_encoder else []), *(["--tuned"] if tuned else [])]
         precision = {"float32": "full", "bfloat16": "bf16", "float16": "fp16"}[place.precision]
         return [
-            "benchmarks/reference.py", "--model", files.pipeline, "--photos", files.photos, "--output", output,
+            "benchmarks/diffusers_peer/reference.py",
+            "--model", files.pipeline, "--photos", files.photos, "--output", output,
             "--class-name", SUBJECT.class_name, "--class-images", self.class_images, "--steps", self.steps,
             "--pixels", place.size.pixels, "--iterations", self.iterations, "--save-every", self.save_every,
             "--device", place.device, "--precision", precision, *flags,

@@ -19,8 +19,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.common import machine, say, table, write_json  # noqa: E402
-from benchmarks.measuring import Spread, take_turns  # noqa: E402
+from benchmarks.tools.common import machine, say, table, write_json  # noqa: E402
+from benchmarks.tools.measuring import Spread, take_turns  # noqa: E402
 from ldm.errors import UserError  # noqa: E402
 
 COMMANDS = ("txt2img.py", "img2img.py", "dreambooth.py", "train.py", "evaluate.py")

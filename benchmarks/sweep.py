@@ -21,7 +21,7 @@ sys.path.insert(0, str(ROOT))
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 
-from benchmarks.common import machine, say, table, timed_run, write_json  # noqa: E402
+from benchmarks.tools.common import machine, say, table, timed_run, write_json  # noqa: E402
 from ldm.checkpoint.discovery import find_checkpoints  # noqa: E402
 from ldm.checkpoint.loading import Placement, checkpoint_info, load_model  # noqa: E402
 from ldm.checkpoint.reading import read_checkpoint  # noqa: E402

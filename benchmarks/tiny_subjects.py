@@ -32,7 +32,8 @@ from torch import Tensor
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.common import (  # noqa: E402
+from benchmarks.tiny_model import prompt_scenes  # noqa: E402
+from benchmarks.tools.common import (  # noqa: E402
     Count,
     Drawer,
     counts,
@@ -45,7 +46,7 @@ from benchmarks.common import (  # noqa: E402
     weights_flags,
     write_json,
 )
-from benchmarks.subject_report import (  # noqa: E402
+from benchmarks.tools.subject_report import (  # noqa: E402
     NO_PRIOR,
     PHOTOS,
     PRIOR,
@@ -59,7 +60,6 @@ from benchmarks.subject_report import (  # noqa: E402
     settings_table,
     steps_table,
 )
-from benchmarks.tiny_model import prompt_scenes  # noqa: E402
 from ldm.checkpoint.discovery import find_checkpoints  # noqa: E402
 from ldm.commands.drawing.grid import labelled_grid  # noqa: E402
 from ldm.commands.models import EMBEDDED  # noqa: E402

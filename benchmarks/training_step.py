@@ -22,8 +22,15 @@ sys.path.insert(0, str(ROOT))
 
 import torch  # noqa: E402
 
-from benchmarks.common import Goal, say, table, verdict  # noqa: E402
-from benchmarks.contest import (  # noqa: E402
+from benchmarks.diffusers_peer.networks import TOLERANCE, assert_same_networks, build_peer, forget  # noqa: E402
+from benchmarks.diffusers_peer.training import (  # noqa: E402
+    Reference,
+    ReferenceOptions,
+    build_accelerator,
+    build_scheduler,
+)
+from benchmarks.tools.common import Goal, say, table, verdict  # noqa: E402
+from benchmarks.tools.contest import (  # noqa: E402
     Build,
     Place,
     Result,
@@ -37,18 +44,11 @@ from benchmarks.contest import (  # noqa: E402
     run_contests,
     write_lines,
 )
-from benchmarks.diffusers_peer.networks import TOLERANCE, assert_same_networks, build_peer, forget  # noqa: E402
-from benchmarks.diffusers_peer.training import (  # noqa: E402
-    Reference,
-    ReferenceOptions,
-    build_accelerator,
-    build_scheduler,
-)
-from benchmarks.floors import Counted, Speed, count, measure_speed  # noqa: E402
-from benchmarks.measuring import Turn, digits, ratio, synchronize  # noqa: E402
-from benchmarks.ours_training import CLASS_PICTURES, PHOTOS, SUBJECT, time_steps, training_config  # noqa: E402
-from benchmarks.photos import write_pictures  # noqa: E402
-from benchmarks.sizes import build_random  # noqa: E402
+from benchmarks.tools.floors import Counted, Speed, count, measure_speed  # noqa: E402
+from benchmarks.tools.measuring import Turn, digits, ratio, synchronize  # noqa: E402
+from benchmarks.tools.ours_training import CLASS_PICTURES, PHOTOS, SUBJECT, time_steps, training_config  # noqa: E402
+from benchmarks.tools.photos import write_pictures  # noqa: E402
+from benchmarks.tools.sizes import build_random  # noqa: E402
 from ldm.commands.placement import Compute  # noqa: E402
 from ldm.diffusion.latent_diffusion import LatentDiffusion  # noqa: E402
 from ldm.diffusion.loss import dreambooth_loss, eps_loss  # noqa: E402

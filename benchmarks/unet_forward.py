@@ -16,8 +16,9 @@ sys.path.insert(0, str(ROOT))
 
 import torch  # noqa: E402
 
-from benchmarks.common import Goal, say, table, verdict  # noqa: E402
-from benchmarks.contest import (  # noqa: E402
+from benchmarks.diffusers_peer.networks import assert_same_networks, build_peer, forget  # noqa: E402
+from benchmarks.tools.common import Goal, say, table, verdict  # noqa: E402
+from benchmarks.tools.contest import (  # noqa: E402
     Build,
     Place,
     announce,
@@ -30,10 +31,9 @@ from benchmarks.contest import (  # noqa: E402
     run_contests,
     write_lines,
 )
-from benchmarks.diffusers_peer.networks import assert_same_networks, build_peer, forget  # noqa: E402
-from benchmarks.floors import count, measure_speed  # noqa: E402
-from benchmarks.measuring import Turn, digits, ratio, seconds  # noqa: E402
-from benchmarks.sizes import build_random  # noqa: E402
+from benchmarks.tools.floors import count, measure_speed  # noqa: E402
+from benchmarks.tools.measuring import Turn, digits, ratio, seconds  # noqa: E402
+from benchmarks.tools.sizes import build_random  # noqa: E402
 from ldm.diffusion.latent_diffusion import LatentDiffusion  # noqa: E402
 from ldm.errors import UserError  # noqa: E402
 

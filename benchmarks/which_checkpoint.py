@@ -26,9 +26,9 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.common import Goal, machine, say, table, timed_run, verdict, weights_flags, write_json  # noqa: E402
-from benchmarks.subject_report import Subject  # noqa: E402
 from benchmarks.tiny_subjects import SUBJECTS, parse_subject, photographs_of  # noqa: E402
+from benchmarks.tools.common import Goal, machine, say, table, timed_run, verdict, weights_flags, write_json  # noqa: E402
+from benchmarks.tools.subject_report import Subject  # noqa: E402
 from ldm.commands.drawing.comparison import Comparison, Row  # noqa: E402
 from ldm.commands.drawing.grid import labelled_grid  # noqa: E402
 from ldm.commands.drawing.table import read_comparison  # noqa: E402

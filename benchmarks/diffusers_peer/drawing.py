@@ -8,7 +8,7 @@ from diffusers import DDIMScheduler, StableDiffusionPipeline
 
 from benchmarks.diffusers_peer.configs import scheduler_config
 from benchmarks.diffusers_peer.networks import Networks, build_peer, difference
-from benchmarks.sizes import Size
+from benchmarks.tools.sizes import Size
 from ldm.diffusion.latent_diffusion import LatentDiffusion
 from ldm.diffusion.noise import draw_noise, image_generators
 from ldm.diffusion.sampling import SamplingConfig, sample_images

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from benchmarks.diffusers_peer.configs import text_config, unet_config, vae_config
-from benchmarks.sizes import MAX_LENGTH, TOKENIZER, Size
+from benchmarks.tools.sizes import MAX_LENGTH, TOKENIZER, Size
 from ldm.checkpoint.keys import PARTS, official_key
 from ldm.diffusion.latent_diffusion import LatentDiffusion
 from ldm.errors import UserError

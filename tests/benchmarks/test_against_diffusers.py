@@ -13,10 +13,10 @@ import torch
 import benchmarks.drawing as drawing
 import benchmarks.training_step as training_step
 import benchmarks.unet_forward as unet_forward
-from benchmarks.contest import Result, contest_parser, place_from, run_contests
-from benchmarks.floors import Speed
-from benchmarks.measuring import Spread
-from benchmarks.peaks import Peak
+from benchmarks.tools.contest import Result, contest_parser, place_from, run_contests
+from benchmarks.tools.floors import Speed
+from benchmarks.tools.measuring import Spread
+from benchmarks.tools.peaks import Peak
 from ldm.commands.placement import Compute
 from ldm.errors import UserError
 

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 import benchmarks.loading as loading
-from benchmarks.sizes import SIZES
+from benchmarks.tools.sizes import SIZES
 from ldm.errors import UserError
 
 FIGURES = {"seconds": 1.0, "read_seconds": 2.0, "own_gib": 0.5, "peak_gib": 3.0}

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import benchmarks.memory as memory
-from benchmarks.peaks import OUT_OF_MEMORY, Peak
+from benchmarks.tools.peaks import OUT_OF_MEMORY, Peak
 
 QUICK = ["--size", "tiny", "--device", "cpu"]
 

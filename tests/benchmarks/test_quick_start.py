@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 
 import benchmarks.quick_start as quick_start
-import benchmarks.straightforward as straightforward
-from benchmarks.straightforward import ClassPictures, DrawingTricks, Training, TrainingTricks, load, photos_of
+import benchmarks.tools.straightforward as straightforward
+from benchmarks.tools.straightforward import ClassPictures, DrawingTricks, Training, TrainingTricks, load, photos_of
 from ldm.commands.options.dreambooth import dreambooth_parser
 from ldm.training.config import Subject
 

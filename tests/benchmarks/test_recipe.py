@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
+import benchmarks.diffusers_peer.reference as reference
 import benchmarks.recipe as recipe
-import benchmarks.reference as reference
-from benchmarks.contest import contest_parser, place_from
+from benchmarks.tools.contest import contest_parser, place_from
 from ldm.commands.options.dreambooth import dreambooth_parser
 from ldm.errors import UserError
 

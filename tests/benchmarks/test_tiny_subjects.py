@@ -10,10 +10,19 @@ from PIL import Image
 from torch import Tensor
 
 import benchmarks.tiny_subjects as benchmark
-from benchmarks.common import Count
-from benchmarks.subject_report import NO_PRIOR, PRIOR, Figures, Result, Subject, goals_of, more_leakage, steps_table
 from benchmarks.tiny_model import prompt_scenes
 from benchmarks.tiny_subjects import BOTTLE, SUBJECTS, Pictures, judge_pictures, main, parse_subject, sheet
+from benchmarks.tools.common import Count
+from benchmarks.tools.subject_report import (
+    NO_PRIOR,
+    PRIOR,
+    Figures,
+    Result,
+    Subject,
+    goals_of,
+    more_leakage,
+    steps_table,
+)
 from ldm.data.toyworld import SETTINGS, photograph, unusual_subject
 from ldm.evaluation.judge import Answer
 from ldm.files import ROOT

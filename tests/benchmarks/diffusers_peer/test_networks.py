@@ -5,7 +5,7 @@ import torch
 
 from benchmarks.diffusers_peer.drawing import assert_same_picture, build_pipeline, tune_pipeline
 from benchmarks.diffusers_peer.networks import assert_same_networks, build_peer, forget
-from benchmarks.sizes import SIZES, build_random
+from benchmarks.tools.sizes import SIZES, build_random
 from ldm.errors import UserError
 
 TINY = SIZES["tiny"]

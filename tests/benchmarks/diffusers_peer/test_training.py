@@ -7,8 +7,8 @@ import torch
 
 from benchmarks.diffusers_peer.networks import build_peer
 from benchmarks.diffusers_peer.training import Reference, ReferenceOptions, build_accelerator, build_scheduler
-from benchmarks.photos import write_pictures
-from benchmarks.sizes import SIZES, build_random
+from benchmarks.tools.photos import write_pictures
+from benchmarks.tools.sizes import SIZES, build_random
 from ldm.diffusion.latent_diffusion import LatentDiffusion
 from ldm.errors import UserError
 

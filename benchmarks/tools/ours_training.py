@@ -12,8 +12,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from benchmarks.measuring import synchronize
-from benchmarks.sizes import Size
+from benchmarks.tools.measuring import synchronize
+from benchmarks.tools.sizes import Size
 from ldm.commands.placement import step_recorder
 from ldm.diffusion.latent_diffusion import LatentDiffusion
 from ldm.training.config import DreamBoothConfig, Subject

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from benchmarks.common import say
+from benchmarks.tools.common import say
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """DreamBooth in a straightforward way over this project's networks: a loop whose tricks can be taken away one by one.
 
-    python benchmarks/straightforward.py --output out --photos data/bottle
+    python benchmarks/tools/straightforward.py --output out --photos data/bottle
 
 With none of the tricks (as run here, all of the quick start's work) it does what the reference's loop does: class
 pictures one at a time by 50 steps of DDIM with two passes for guidance; in every step photos and class pictures are
@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 import torch  # noqa: E402

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from benchmarks.common import ALL, Count, Goal, Mean, mean, table
+from benchmarks.tools.common import ALL, Count, Goal, Mean, mean, table
 from ldm.data.toyworld import SETTINGS, photograph, unusual_subject
 from ldm.data.toyworld.subjects import DAYLIGHT
 from ldm.files import slug

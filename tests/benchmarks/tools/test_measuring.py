@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from benchmarks.measuring import Spread, digits, ratio, take_turns
+from benchmarks.tools.measuring import Spread, digits, ratio, take_turns
 
 
 def test_contenders_take_turns_and_the_first_round_does_not_count() -> None:

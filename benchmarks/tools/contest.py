@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 
-from benchmarks.common import Goal, machine, say
-from benchmarks.measuring import Spread, Turn, take_turns
-from benchmarks.peaks import Peak, held, peak_in_own_process, peak_of, print_peak
-from benchmarks.sizes import SIZES, Size
+from benchmarks.tools.common import Goal, machine, say
+from benchmarks.tools.measuring import Spread, Turn, take_turns
+from benchmarks.tools.peaks import Peak, held, peak_in_own_process, peak_of, print_peak
+from benchmarks.tools.sizes import SIZES, Size
 from ldm.commands.placement import Compute, drawing_compute, parse_device
 from ldm.commands.record import versions
 from ldm.errors import UserError

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.peaks import OUT_OF_MEMORY, STATUS, Peak, held, peak_in_own_process, peak_of
+from benchmarks.tools.peaks import OUT_OF_MEMORY, STATUS, Peak, held, peak_in_own_process, peak_of
 
 CPU = torch.device("cpu")
 needs_proc = pytest.mark.skipif(not STATUS.exists(), reason="only Linux tells a process's peak")

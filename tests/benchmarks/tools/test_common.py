@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-import benchmarks.common as common
-from benchmarks.common import (
+import benchmarks.tools.common as common
+from benchmarks.tools.common import (
     Count,
     Drawer,
     Goal,

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.measuring import synchronize
+from benchmarks.tools.measuring import synchronize
 from ldm.files import ROOT
 
 GIB = 1024**3

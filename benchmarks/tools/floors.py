@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.measuring import seconds
+from benchmarks.tools.measuring import seconds
 from ldm.diffusion.latent_diffusion import LatentDiffusion, LatentDiffusionConfig
 
 ADAMW_BYTES = 28

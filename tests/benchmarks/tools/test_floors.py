@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from benchmarks.floors import Speed, count, measure_speed
-from benchmarks.sizes import SIZES
+from benchmarks.tools.floors import Speed, count, measure_speed
+from benchmarks.tools.sizes import SIZES
 
 
 def test_the_arithmetic_of_stable_diffusion_v1() -> None:

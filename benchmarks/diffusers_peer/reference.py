@@ -1,6 +1,6 @@
 """The reference's whole recipe on diffusers' modules, as a process: what `recipe.py` measures ours against.
 
-    python benchmarks/reference.py --model diffusers-sd-v1 --photos photos --output out
+    python benchmarks/diffusers_peer/reference.py --model diffusers-sd-v1 --photos photos --output out
 
 Class pictures by the pipeline in half precision (JPEG, batches of 4, 50 steps, guidance), then the training loop of
 `benchmarks/diffusers_peer/training.py`; every so many updates the full training state is written, at the end the
@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 import torch  # noqa: E402

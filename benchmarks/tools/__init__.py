@@ -1,0 +1,1 @@
+"""What the benchmarks share: sizes, turns, peaks, floors, tables; and what some of them run beside the commands."""
