@@ -93,6 +93,7 @@ class WaitingDreamBooth(TimedDreamBooth):
         self.done.append(time.time())  # of the clock that files are dated by
 
     def on_train_batch_end(self, *args: Any) -> None:
+        super().on_train_batch_end(*args)
         if self.trainer.global_step == STOP_AFTER:
             raise EnoughError
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from ldm.nn.static_call import flatten
+from ldm.nn.static_call import flatten, nothing
 
 
 class Simulation:
@@ -15,8 +15,12 @@ class Simulation:
         self.recorded = 0
         self.replayed = 0
 
-    def __call__(self, call: Callable[[], Any], device: torch.device) -> tuple[Callable[[], object], Any]:
+    def __call__(
+        self, call: Callable[[], Any], device: torch.device, release: Callable[[], object] = nothing
+    ) -> tuple[Callable[[], object], Any]:
         self.recorded += 1
+        call()
+        release()
         outputs = call()
 
         def replay() -> None:

@@ -50,3 +50,16 @@ def test_a_platform_that_does_not_tell_is_none(content: str | None, tmp_path: Pa
     if content is not None:
         (tmp_path / "meminfo").write_text(content)
     assert available_memory(tmp_path, tmp_path) is None
+
+
+def test_limits_of_the_first_version_hold_too(tmp_path: Path) -> None:
+    proc, cgroups = machine(tmp_path, 20 * GIB, {})
+    (proc / "self" / "cgroup").write_text("9:cpu,memory:/job\n1:name=systemd:/x\n0::/\n")
+    group = cgroups / "memory"  # a container sees its own group as the root, by another name than the host's
+    group.mkdir(parents=True)
+    (group / "memory.limit_in_bytes").write_text(f"{8 * GIB}\n")
+    (group / "memory.usage_in_bytes").write_text(f"{6 * GIB}\n")
+    (group / "memory.stat").write_text(f"cache 1\ntotal_inactive_file {GIB}\n")
+    assert available_memory(proc, cgroups) == 3 * GIB
+    (group / "memory.limit_in_bytes").write_text("9223372036854771712\n")
+    assert available_memory(proc, cgroups) == 20 * GIB

@@ -35,6 +35,7 @@ class TimedDreamBooth(DreamBooth):
     seconds = 0.0
 
     def on_train_batch_end(self, *args: Any) -> None:
+        super().on_train_batch_end(*args)
         done = self.trainer.global_step
         if done == self.warmup:
             synchronize(self.device)

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 import torch
 
 from ldm.commands.models import Settings
-from ldm.diffusion.latent_diffusion import LatentDiffusion, LatentDiffusionConfig
+from ldm.diffusion.latent_diffusion import DECODED_PIXELS, LatentDiffusion, LatentDiffusionConfig
 from ldm.diffusion.sampling import SamplingConfig
+from ldm.nn.autoencoder import AutoencoderKL
 from ldm.nn.footprint import peak_bytes
 from ldm.nn.unet import UNet
 
@@ -37,7 +38,10 @@ def free_bytes(device: torch.device) -> int:
 
 
 def drawing_bytes(config: LatentDiffusionConfig, sampling: SamplingConfig, pictures: int, dtype: torch.dtype) -> int:
-    """What the model and one UNet call for so many pictures take. Decoding goes by slices and comes after it."""
+    """What the model, one UNet call for so many pictures and the decoding of a slice of them take.
+
+    Together, because a recorded UNet keeps its memory while the pictures are decoded.
+    """
     with torch.device("meta"):
         model = LatentDiffusion(config)
     resting = sum(weight.numel() for part in (model.autoencoder, model.text_encoder) for weight in part.parameters())
@@ -49,5 +53,10 @@ def drawing_bytes(config: LatentDiffusionConfig, sampling: SamplingConfig, pictu
         unet = UNet(config.unet).requires_grad_(False)
         unet(torch.zeros(latents), torch.zeros(batch), torch.zeros(context))
 
-    in_float32 = resting * torch.float32.itemsize + peak_bytes(call)
+    def decode() -> None:
+        autoencoder = AutoencoderKL(config.autoencoder).requires_grad_(False)
+        some = max(1, DECODED_PIXELS // (sampling.height * sampling.width))
+        autoencoder.decode(torch.zeros(some, *latents[1:]))
+
+    in_float32 = resting * torch.float32.itemsize + peak_bytes(call) + peak_bytes(decode)
     return in_float32 * dtype.itemsize // torch.float32.itemsize

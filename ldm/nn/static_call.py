@@ -7,7 +7,7 @@ buffers that inputs are copied into, and outputs that stay where they are.
 
 import logging
 from collections.abc import Callable, Iterator
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -16,12 +16,23 @@ log = logging.getLogger(__name__)
 
 Out = TypeVar("Out")
 
-Record = Callable[[Callable[[], Any], torch.device], tuple[Callable[[], object], Any]]
-"""(call, device) -> (replay, outputs): records `call()` on a device; `replay()` puts its results into `outputs`.
 
-`call` reads buffers which stay where they are, and may be called any number of times. A `RuntimeError` says that it
-can't be recorded.
-"""
+def nothing() -> None:
+    """Does nothing."""
+
+
+class Record(Protocol):
+    """Records a call, so that it can be replayed."""
+
+    def __call__(
+        self, call: Callable[[], Any], device: torch.device, release: Callable[[], object] = nothing
+    ) -> tuple[Callable[[], object], Any]:
+        """(replay, outputs): `replay()` puts the results of `call()` into `outputs`.
+
+        `call` reads buffers which stay where they are, and may be called any number of times; `release` lets go of what
+        a call has left behind. A `RuntimeError` says that it can't be recorded.
+        """
+
 
 WARM_UP_CALLS = 2
 """Before capturing, so that libraries have chosen their kernels and allocated their workspaces."""
@@ -73,6 +84,8 @@ class StaticCall(Generic[Out]):
 
     def _first_call(self, inputs: tuple[Any, ...]) -> Out:
         expected = self.function(*inputs)
+        if not all(bool(one.isfinite().all()) for one in flatten(expected)):
+            return expected  # nothing to compare with
         try:
             recording = _Recording(self.function, inputs, self.record)
             if not _agree(recording.run(inputs), expected):
@@ -80,7 +93,7 @@ class StaticCall(Generic[Out]):
         except RuntimeError as error:  # torch's own errors are of this kind, out of memory too
             self.works = False
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            log.warning("a network runs without being recorded, which is slower: %s", reason)
+            log.warning("a call runs without being recorded, which is slower: %s", reason)
         else:
             self._recording = recording
         return expected
@@ -108,7 +121,9 @@ class _Recording:
         return self._outputs
 
 
-def record_cuda_graph(call: Callable[[], Out], device: torch.device) -> tuple[Callable[[], object], Out]:
+def record_cuda_graph(
+    call: Callable[[], Out], device: torch.device, release: Callable[[], object] = nothing
+) -> tuple[Callable[[], object], Out]:
     """Captures a call as a CUDA graph, after some on a side stream, as capturing wants it."""
     with torch.cuda.device(device), torch.cuda.stream(torch.cuda.current_stream(device)):  # restored if this fails
         side = torch.cuda.Stream()
@@ -117,6 +132,7 @@ def record_cuda_graph(call: Callable[[], Out], device: torch.device) -> tuple[Ca
             for _ in range(WARM_UP_CALLS):
                 call()
         torch.cuda.current_stream().wait_stream(side)
+        release()  # a capture can't use the memory of what is still there
         graph = torch.cuda.CUDAGraph()
         # Other threads, which read and write files, may do as they like meanwhile.
         with torch.cuda.graph(graph, capture_error_mode="thread_local"):
@@ -125,7 +141,10 @@ def record_cuda_graph(call: Callable[[], Out], device: torch.device) -> tuple[Ca
 
 
 def record_compiled(
-    call: Callable[[], Out], device: torch.device, backend: str = "inductor"
+    call: Callable[[], Out],
+    device: torch.device,
+    release: Callable[[], object] = nothing,
+    backend: str = "inductor",
 ) -> tuple[Callable[[], object], Out]:
     """Compiles a call with torch.compile, on any device: slow to begin, and rounding otherwise than the plain call."""
     compiled = torch.compile(call, dynamic=False, backend=backend)

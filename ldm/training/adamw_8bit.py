@@ -121,6 +121,7 @@ class AdamW8bit(Optimizer):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes what `state_dict` gave, bit for bit, onto the weights' device."""
         super().load_state_dict(state_dict)  # which leaves alone what doesn't belong to one weight
+        self._layout = []  # it names groups, and these are others now
         devices = {name: bucket.slices[0].parameter.device for name, _, bucket in self._buckets()}
         if self._states and self._states.keys() != devices.keys():
             raise ValueError(f"this is the state of other weights: it has {[*self._states]}, not {[*devices]}")

@@ -35,8 +35,13 @@ class ResumeStateIO(CheckpointIO):
 
     def __init__(self, writer: BackgroundWriter | None = None) -> None:
         self.writer = writer
+        self._step: object = None
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        step = checkpoint.get("global_step")
+        if step is not None and step == self._step:
+            return  # whoever stops a training may do so after a step that was saved
+        self._step = step
         if self.writer is None:
             write_state(checkpoint, Path(path))
         elif (available_memory() or 0) > 2 * state_bytes(checkpoint):
@@ -75,7 +80,7 @@ class SaveEvery(pl.Callback):
     """After every `every` updates and the last: the checkpoint and its previews (`save`), then the resume state.
 
     A step's files are there before the resume state is, so a run killed in between draws them again. What is left to
-    the writer is written before the next is copied: memory holds one copy at most. Its errors are raised after a step.
+    the writer is written before the next is copied: memory holds one step's copies. Its errors are raised after a step.
     """
 
     def __init__(self, run_dir: Path, every: int, save: Callable[[Any, int], None], writer: BackgroundWriter) -> None:

@@ -74,7 +74,8 @@ class DreamBooth(TrainingModule):
         """Between two steps: all networks on the device, those that don't train in `dtype`, and no gradients."""
         if self._trainer is not None and self.trainer.optimizers:
             self._drop_gradients()
-        with self._idle.present(self.device, dtype):
+        # Lightning's own `self.device` is the CPU until a training begins.
+        with self._idle.present(self.ldm.device, dtype):
             yield
 
     def trained_parts(self) -> dict[str, nn.Module]:

@@ -26,6 +26,8 @@ from ldm.training.module import hold_in
 GIB = 2**30
 CUDA_OVERHEAD = int(1.25 * GIB)
 """What no tensor shows: CUDA's own context, the libraries' workspaces, what the allocator loses between blocks."""
+CUDA_CONTEXT = int(0.4 * GIB)
+"""The context's share of it."""
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from ldm.training.ema import WeightAverage
 from ldm.training.recorded import RecordedStep
 
 ROOM_FOR_PICTURES = 6 * 2**30
-"""Bytes that drawing a preview takes at most, generously: decoding a picture of 512 x 512 is the most of it."""
+"""Bytes that drawing a preview of 512 x 512 takes at most, generously: decoding it is the most of it."""
 
 
 def lr_factor(step: int, schedule: str, warmup_steps: int, iterations: int) -> float:
@@ -70,6 +70,7 @@ class TrainingModule(pl.LightningModule):
     def make_room(self) -> None:
         """Before pictures are drawn: gives a recorded step's memory back where little is left. It is recorded again."""
         if self._recorded is not None and self.device.type == "cuda":
+            torch.cuda.empty_cache()  # what this process keeps for later is not free otherwise
             free, _ = torch.cuda.mem_get_info(self.device)
             if free < ROOM_FOR_PICTURES:
                 self._recorded.forget()

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ldm.nn.static_call import Record, StaticCall
+from ldm.nn.static_call import Record, StaticCall, nothing
 
 Losses = Callable[[Any], dict[str, Tensor]]
 """From a batch, a mapping of tensors, to scalars by name; `total` is what is minimised."""
@@ -52,13 +52,15 @@ class RecordedStep:
     def forget(self) -> None:
         """Gives back the recording's memory, that of the gradients included; the next call records anew."""
         self._static.forget()
+        self._drop_gradients()
+
+    def _drop_gradients(self) -> None:
         for parameter in self.parameters:
             parameter.grad = None
 
     def _run(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """The norm of each gradient (n,), for comparing and clipping, and the losses."""
-        for parameter in self.parameters:
-            parameter.grad = None  # so that the backward pass sets them and doesn't add to them
+        self._drop_gradients()  # so that the backward pass sets them and doesn't add to them
         with self._autocast(inputs[0].device.type):
             losses = self.losses(dict(zip(self._inputs, inputs, strict=True)))
         losses["total"].backward()
@@ -74,9 +76,9 @@ class RecordedStep:
         return torch.autocast(device_type, self.autocast_dtype, cache_enabled=False)
 
     def _record_with_gradients(
-        self, call: Callable[[], tuple[Tensor, ...]], device: torch.device
+        self, call: Callable[[], tuple[Tensor, ...]], device: torch.device, release: Callable[[], object] = nothing
     ) -> tuple[Callable[[], object], tuple[Tensor, ...]]:
-        replay, outputs = self._record(call, device)
+        replay, outputs = self._record(call, device, self._drop_gradients)
         gradients = [parameter.grad for parameter in self.parameters]
 
         def replay_into_gradients() -> None:

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import pytest
@@ -238,7 +239,7 @@ def test_the_unet_with_a_projected_context_can_be_recorded() -> None:
 @pytest.mark.parametrize("backend", ["eager", "inductor"])
 def test_a_compiled_unet_predicts_the_same_and_sees_replaced_weights(backend: str) -> None:
     unet = build_tiny_model().unet.requires_grad_(False)
-    static = StaticCall(unet, lambda call, device: record_compiled(call, device, backend))
+    static = StaticCall(unet, partial(record_compiled, backend=backend))
     for gain in (1.0, 2.0):
         weight = nn.Parameter(unet.out[2].weight * gain, requires_grad=False)
         unet.out[2].weight = weight  # type: ignore[union-attr]

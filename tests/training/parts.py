@@ -14,7 +14,7 @@ from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 
 from ldm.background import BackgroundWriter
 from ldm.data.dreambooth import Batch, BatchPlan, DreamBoothBatches
-from ldm.nn.static_call import Record
+from ldm.nn.static_call import Record, nothing
 from ldm.nn.tokenizer import PromptTokenizer, load_tokenizer
 from ldm.training.config import DreamBoothConfig, Subject
 from ldm.training.dreambooth import DreamBooth
@@ -81,8 +81,13 @@ class StepSimulation:
         self.recorded = 0
         self.replayed = 0
 
-    def __call__(self, call: Callable[[], Any], device: torch.device) -> tuple[Callable[[], object], Any]:
+    def __call__(
+        self, call: Callable[[], Any], device: torch.device, release: Callable[[], object] = nothing
+    ) -> tuple[Callable[[], object], Any]:
         self.recorded += 1
+        call()
+        release()
+        assert all(parameter.grad is None for parameter in self.parameters), "they would take memory twice"
         outputs = call()
         gradients = [parameter.grad for parameter in self.parameters]
 

@@ -188,3 +188,15 @@ def test_a_training_continued_from_its_resume_state_ends_with_the_same_bits(tmp_
         *([torch.bfloat16] if train_dtype == "bf16" else []),
     }
     assert all(torch.equal(ended[name], expected[name]) for name in expected)
+
+
+def test_after_loading_the_learning_rate_is_the_groups_own() -> None:
+    layers = network(torch.float32)
+    optimizer = AdamW8bit(layers.parameters(), lr=1e-2)
+    sum(parameter.sum() for parameter in layers.parameters()).backward()  # type: ignore[union-attr]
+    optimizer.step()
+    optimizer.load_state_dict(optimizer.state_dict())
+    before = [parameter.detach().clone() for parameter in layers.parameters()]
+    optimizer.param_groups[0]["lr"] = 0.0
+    optimizer.step()
+    assert all(torch.equal(one, other) for one, other in zip(before, layers.parameters(), strict=True))

@@ -14,6 +14,7 @@ import torch
 from ldm.background import BackgroundWriter
 from ldm.errors import UserError
 from ldm.training import callbacks
+from ldm.training.callbacks import ResumeStateIO
 from ldm.training.dreambooth import DreamBooth
 from tests.commands.processes import FORKS
 from tests.training.parts import SHORT, build_module, saved_step, train, weights
@@ -221,3 +222,12 @@ def test_a_run_killed_while_its_state_is_written_continues_exactly(tmp_path: Pat
 def test_the_default_run_saves_twice() -> None:
     """What the numbers above rest on."""
     assert (SHORT.iterations, SHORT.save_every) == (4, 2)
+
+
+def test_a_step_that_is_saved_twice_is_written_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[int] = []
+    monkeypatch.setattr(callbacks, "write_state", lambda state, path: written.append(state["global_step"]))
+    io = ResumeStateIO()
+    for step in (2, 2, 4):
+        io.save_checkpoint({"global_step": step}, tmp_path / "resume.ckpt")
+    assert written == [2, 4]

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ldm.training import idle
 from ldm.training.dreambooth import DreamBooth
-from ldm.training.idle import IdleNetworks
+from ldm.training.idle import HOST, IdleNetworks
 from tests.training.parts import build_module, train, weights
 
 HALF = torch.bfloat16
@@ -98,6 +98,18 @@ def test_a_training_sends_away_what_does_not_train_and_has_it_back_for_pictures(
     assert tensors == {id(tensor) for network in fixed for tensor in (*network.parameters(), *network.buffers())}
     after = weights(module)
     assert all(torch.equal(after[name], before[name]) for name in before if name.startswith("first_stage_model."))
+
+
+def test_before_a_training_they_come_to_where_the_others_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = build_module()
+    module.ldm.unet.to("meta")  # stands for a GPU; nobody has moved the module itself, whose `device` is the CPU
+    asked: list[torch.device] = []
+    present = IdleNetworks.present
+    monkeypatch.setattr(
+        IdleNetworks, "present", lambda self, device, dtype: asked.append(device) or present(self, HOST, dtype)
+    )
+    with module.whole():
+        assert asked == [torch.device("meta")]
 
 
 class Watched(DreamBooth):

@@ -78,7 +78,7 @@ def test_what_can_not_be_recorded_runs_plainly_with_a_warning(
 ) -> None:
     plain, module = build_module(**LONGER), build_module(**LONGER)
 
-    def faulty(call: Callable[[], Any], device: torch.device) -> tuple[Callable[[], object], Any]:
+    def faulty(call: Callable[[], Any], *others: Any) -> tuple[Callable[[], object], Any]:
         outputs = call()
         if fault == "refused":
             raise RuntimeError("operation not permitted when stream is capturing")

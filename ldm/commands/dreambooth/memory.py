@@ -9,7 +9,17 @@ import torch
 from ldm.commands.placement import half_dtype
 from ldm.errors import UserError
 from ldm.training.config import DreamBoothConfig
-from ldm.training.memory import COMBINATIONS, CUDA_OVERHEAD, GIB, Combination, Workload, choose, plenty, predict
+from ldm.training.memory import (
+    COMBINATIONS,
+    CUDA_CONTEXT,
+    CUDA_OVERHEAD,
+    GIB,
+    Combination,
+    Workload,
+    choose,
+    plenty,
+    predict,
+)
 
 log = logging.getLogger(__name__)
 
@@ -41,9 +51,15 @@ def fit_into_memory(
     if options.precision in FLOAT_WEIGHTS or half_dtype(devices[0]) != torch.bfloat16:
         candidates = [one for one in candidates if one.train_dtype != "bf16"] or candidates
     overhead = CUDA_OVERHEAD if devices[0].type == "cuda" else 0
+    if options.vram in (None, "auto"):
+        overhead = max(0, overhead - CUDA_CONTEXT)  # what is free was asked from within one
     chosen = choose(workload, config, candidates, budget - overhead)
     if chosen is None:
-        raise UserError(_too_small(candidates[-1], workload, config, budget, overhead))
+        said = _too_small(candidates[-1], workload, config, budget, overhead)
+        if options.vram not in (None, "auto"):
+            raise UserError(said)
+        log.warning("%s. It is tried nevertheless", said)
+        return candidates[-1].applied_to(config)
     combination, prediction = chosen
     log.info(
         "memory: %s\n  predicted peak: %s of %s",

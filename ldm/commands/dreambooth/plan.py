@@ -35,6 +35,9 @@ log = logging.getLogger(__name__)
 MAY_CHANGE = ("resume_dir", "devices", "compile", "logger", "iterations", "no_previews", "save_every")
 """Flags that a resumed run takes from the command line; the others are the run's own."""
 
+STATE_BYTES = {("adamw", "fp32"): 12, ("adamw8bit", "fp32"): 7, ("adamw8bit", "bf16"): 6}
+"""Of a resume state, at most, for each trained weight: the weight and two moments."""
+
 
 @dataclass(frozen=True)
 class Run:
@@ -206,7 +209,7 @@ def _check_disk_space(
     trained = sizes["unet"] + sizes["text_encoder"] * config.train_text_encoder
     checkpoints = -(-config.iterations // config.save_every)
     needed = checkpoints * bytes_per_weight * sum(sizes.values())
-    needed += 2 * 12 * trained  # float32 weights and two moments; two resume states while one is replaced
+    needed += 2 * STATE_BYTES[config.optimizer, config.train_dtype] * trained  # two states while one is replaced
     existing = next(parent for parent in [output_dir.resolve(), *output_dir.resolve().parents] if parent.exists())
     free = shutil.disk_usage(existing).free
     if free < needed:

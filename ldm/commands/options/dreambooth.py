@@ -182,5 +182,5 @@ def _add_placement(group: argparse._ArgumentGroup) -> None:
         default="auto",
         help="full: float32; autocast: the better mixed one (default: auto, bf16-mixed where the hardware has it)",
     )
-    add_compile(group, ". Training steps are recorded on one CUDA device unless it is off")
+    add_compile(group, ". Training steps are recorded on one CUDA device, unless it is off or in fp16-mixed")
     add_saving(group)

@@ -1,5 +1,6 @@
 """--vram: what is chosen so that a training fits, what is said, and which flags stay."""
 
+import logging
 from pathlib import Path
 
 import pytest
@@ -63,7 +64,7 @@ def test_the_models_wishes_stay_unless_vram_is_asked_for(monkeypatch: pytest.Mon
     assert chosen("--vram", "24", gradient_checkpointing="attention") == COMBINATIONS[0]
 
 
-@pytest.mark.parametrize(("free", "index"), [(16, 0), (15, 1), (8.5, 2)])
+@pytest.mark.parametrize(("free", "index"), [(16, 0), (14, 1), (8.5, 2)])
 def test_on_cuda_what_is_free_decides(free: float, index: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (int(free * GIB), 80 * GIB))
     assert chosen(devices=CUDA) == chosen("--vram", "auto", devices=CUDA) == COMBINATIONS[index]
@@ -104,6 +105,15 @@ def test_weights_stay_float32_where_bfloat16_is_not_for_the_device_or_the_precis
 def test_a_size_that_would_fit_is_named() -> None:
     with pytest.raises(UserError, match=r"1024 x 1024 needs 20.0 GiB even with 8-bit AdamW .* --hw 640 640 would fit"):
         chosen("--vram", "8", size=1024)
+
+
+def test_unasked_nothing_is_refused_on_the_strength_of_a_prediction(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (2 * GIB, 8 * GIB))
+    with caplog.at_level(logging.WARNING):
+        assert chosen(devices=CUDA) == COMBINATIONS[-1]
+    assert "It is tried nevertheless" in caplog.text
 
 
 def test_where_nothing_fits_it_says_so() -> None:
