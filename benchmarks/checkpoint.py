@@ -93,7 +93,7 @@ class WaitingDreamBooth(TimedDreamBooth):
         self.done.append(time.time())  # of the clock that files are dated by
 
     def on_train_batch_end(self, *args: Any) -> None:
-        super().on_train_batch_end(*args)
+        DreamBooth.on_train_batch_end(self, *args)  # not the timed one's, which stops at another time
         if self.trainer.global_step == STOP_AFTER:
             raise EnoughError
 
