@@ -24,7 +24,13 @@ def _add_drawing(
     parser: argparse.ArgumentParser, what: str, own_prompts: str = OWN_SUBJECT, weights: Path | None = None
 ) -> None:
     """Flags of all commands that draw, and how this one differs: its prompts and its weights by default."""
-    group = parser.add_argument_group("what to draw")
+    _add_prompts(parser.add_argument_group("what to draw"), own_prompts)
+    _add_checkpoints(parser.add_argument_group("with what"), weights)
+    add_sampling(parser.add_argument_group("how to sample"))
+    _add_placement(parser.add_argument_group("where and how fast"), what)
+
+
+def _add_prompts(group: argparse._ArgumentGroup, own_prompts: str) -> None:
     group.add_argument(
         "-p",
         "--prompt",
@@ -49,7 +55,9 @@ def _add_drawing(
         default=42,
         help="the first picture's seed; the same seed gives the same picture whatever the batch size (default: 42)",
     )
-    group = parser.add_argument_group("with what")
+
+
+def _add_checkpoints(group: argparse._ArgumentGroup, weights: Path | None) -> None:
     group.add_argument(
         "-c",
         "--ckpt-path",
@@ -88,9 +96,9 @@ def _add_drawing(
         metavar="YAML",
         help="the model's YAML, for a checkpoint that doesn't carry its own (default: configs/sd-v1.yaml)",
     )
-    group = parser.add_argument_group("how to sample")
-    add_sampling(group)
-    group = parser.add_argument_group("where and how fast")
+
+
+def _add_placement(group: argparse._ArgumentGroup, what: str) -> None:
     group.add_argument(
         "-o",
         "--output-dir",

@@ -33,6 +33,7 @@ def dreambooth_parser() -> argparse.ArgumentParser:
     )
     _add_subject(parser.add_argument_group("the subject"))
     _add_training(parser.add_argument_group("training"))
+    _add_memory(parser.add_argument_group("how much memory training takes"))
     _add_prior_preservation(parser.add_argument_group("prior preservation"))
     _add_pictures(parser.add_argument_group("class pictures and previews"))
     _add_placement(parser.add_argument_group("where and how fast"))
@@ -88,6 +89,10 @@ def _add_training(group: argparse._ArgumentGroup) -> None:
         action=argparse.BooleanOptionalAction,
         help=f"also show mirrored pictures; off for lettering and faces; {MODEL_DEFAULT}",
     )
+    group.add_argument("--seed", type=SEED, default=42, help="of everything random (default: 42)")
+
+
+def _add_memory(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--gradient-checkpointing",
         nargs="?",
@@ -113,7 +118,6 @@ def _add_training(group: argparse._ArgumentGroup) -> None:
         help="train in a way that fits into so many GB: choose those of the three flags above that are not given "
         "(default: auto, what is free on a CUDA device; elsewhere nothing is chosen)",
     )
-    group.add_argument("--seed", type=SEED, default=42, help="of everything random (default: 42)")
 
 
 def _add_prior_preservation(group: argparse._ArgumentGroup) -> None:

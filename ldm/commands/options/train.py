@@ -53,7 +53,13 @@ def train_parser() -> argparse.ArgumentParser:
         TypedParser,
     )
     parser.add_argument("stage", choices=tuple(HEEDED), help="what to do")
-    group = parser.add_argument_group("from what")
+    _add_sources(parser.add_argument_group("from what"))
+    _add_training(parser.add_argument_group("training"))
+    _add_placement(parser.add_argument_group("where and how fast"))
+    return parser
+
+
+def _add_sources(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "-i",
         "--image-dir",
@@ -79,7 +85,9 @@ def train_parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="continue the run of this directory exactly where it stopped, with its own options",
     )
-    group = parser.add_argument_group("training")
+
+
+def _add_training(group: argparse._ArgumentGroup) -> None:
     from_yaml = "default: the recipe's in the YAML"
     group.add_argument("--iterations", type=COUNT, metavar="N", help=f"updates of the weights; {from_yaml}")
     group.add_argument(
@@ -88,7 +96,9 @@ def train_parser() -> argparse.ArgumentParser:
     group.add_argument("--learning-rate", type=NON_NEGATIVE, metavar="LR", help=from_yaml)
     group.add_argument("--batch-size", type=COUNT, metavar="N", help=f"per update and device; {from_yaml}")
     group.add_argument("--seed", type=SEED, default=42, help="of everything random (default: 42)")
-    group = parser.add_argument_group("where and how fast")
+
+
+def _add_placement(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "-o",
         "--output-dir",
@@ -110,4 +120,3 @@ def train_parser() -> argparse.ArgumentParser:
         "--workers", type=NATURAL, default=0, metavar="N", help="processes that read pictures; 4 to 8 for a GPU"
     )
     add_saving(group)
-    return parser
