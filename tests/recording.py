@@ -1,17 +1,19 @@
 """A stand-in for the recorder of CUDA graphs."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from torch import nn
 
 from ldm.nn.static_call import flatten, nothing
 
 
 class Simulation:
-    """Records as a CUDA graph does: a replay reads the buffers that were there, and writes in place."""
+    """Records as a CUDA graph does: a replay reads the buffers that were there, and writes in place, also gradients."""
 
-    def __init__(self) -> None:
+    def __init__(self, parameters: Sequence[nn.Parameter] = ()) -> None:
+        self.parameters = parameters
         self.recorded = 0
         self.replayed = 0
 
@@ -21,11 +23,18 @@ class Simulation:
         self.recorded += 1
         call()
         release()
+        assert all(parameter.grad is None for parameter in self.parameters), "they would take memory twice"
         outputs = call()
+        gradients = [parameter.grad for parameter in self.parameters]
 
         def replay() -> None:
             self.replayed += 1
+            kept = [parameter.grad for parameter in self.parameters]
             for output, new in zip(flatten(outputs), flatten(call()), strict=True):
                 output.copy_(new)
+            for parameter, gradient, before in zip(self.parameters, gradients, kept, strict=True):
+                if gradient is not None:
+                    gradient.copy_(parameter.grad)
+                parameter.grad = before  # a replay knows nothing of Python's attributes
 
         return replay, outputs

@@ -9,12 +9,12 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 
 from ldm.background import BackgroundWriter
 from ldm.data.dreambooth import Batch, BatchPlan, DreamBoothBatches
-from ldm.nn.static_call import Record, nothing
+from ldm.nn.static_call import Record
 from ldm.nn.tokenizer import PromptTokenizer, load_tokenizer
 from ldm.training.config import DreamBoothConfig, Subject
 from ldm.training.dreambooth import DreamBooth
@@ -71,37 +71,6 @@ def train(
     """Trains on the CPU; returns where a signal stopped it."""
     device, writer = torch.device("cpu"), writer or BackgroundWriter()
     return fit(module, FitOptions(run_dir, [device], autocast_dtype, logger, record, writer), save)
-
-
-class StepSimulation:
-    """Records as a CUDA graph does: a replay writes losses and gradients to where they were."""
-
-    def __init__(self, parameters: list[nn.Parameter]) -> None:
-        self.parameters = parameters
-        self.recorded = 0
-        self.replayed = 0
-
-    def __call__(
-        self, call: Callable[[], Any], device: torch.device, release: Callable[[], object] = nothing
-    ) -> tuple[Callable[[], object], Any]:
-        self.recorded += 1
-        call()
-        release()
-        assert all(parameter.grad is None for parameter in self.parameters), "they would take memory twice"
-        outputs = call()
-        gradients = [parameter.grad for parameter in self.parameters]
-
-        def replay() -> None:
-            self.replayed += 1
-            kept = [parameter.grad for parameter in self.parameters]
-            for output, new in zip(outputs, call(), strict=True):
-                output.copy_(new)
-            for parameter, gradient, before in zip(self.parameters, gradients, kept, strict=True):
-                if gradient is not None:
-                    gradient.copy_(parameter.grad)
-                parameter.grad = before  # a replay knows nothing of Python's attributes
-
-        return replay, outputs
 
 
 def weights(module: DreamBooth) -> dict[str, Tensor]:

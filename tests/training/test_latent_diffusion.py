@@ -16,9 +16,9 @@ from ldm.nn.tokenizer import load_tokenizer
 from ldm.training.config import DiffusionTrainingConfig
 from ldm.training.latent_diffusion import LatentDiffusionTraining, initialise
 from ldm.training.trainer import FitOptions, fit
+from tests.recording import Simulation
 from tests.scratch import SCRATCH_YAML, build_scratch_model
 from tests.tiny import write_tokenizer
-from tests.training.parts import StepSimulation
 
 CAPTIONS = [("a red disc",), ("a blue disc", "a disc"), ("a green disc",)]
 
@@ -151,7 +151,7 @@ def test_an_interrupted_training_continues_to_the_very_same_weights(workers: int
 
 def test_recorded_steps_train_as_plain_ones_do(build: Build, tmp_path: Path) -> None:
     plain, recorded = build(), build()
-    simulation = StepSimulation(recorded.trained_parameters())
+    simulation = Simulation(recorded.trained_parameters())
     train(plain, tmp_path / "plain")
     train(recorded, tmp_path / "recorded", record=simulation)
     assert simulation.replayed == recorded.config.iterations

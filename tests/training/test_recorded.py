@@ -15,13 +15,14 @@ from ldm.nn.static_call import record_cuda_graph
 from ldm.training.dreambooth import DreamBooth
 from ldm.training.recorded import RecordedStep
 from ldm.training.trainer import FitOptions, fit
-from tests.training.parts import StepSimulation, batch_of, build_module, saved_step, train, weights
+from tests.recording import Simulation
+from tests.training.parts import batch_of, build_module, saved_step, train, weights
 
 LONGER: dict[str, Any] = {"iterations": 6, "save_every": 2, "batch_size": 2, "max_grad_norm": 0.5}
 
 
-def recording(module: DreamBooth) -> StepSimulation:
-    return StepSimulation(module.trained_parameters())
+def recording(module: DreamBooth) -> Simulation:
+    return Simulation(module.trained_parameters())
 
 
 def assert_same(one: DreamBooth, other: DreamBooth) -> None:
@@ -151,7 +152,7 @@ def test_a_smaller_batch_in_between_is_computed_plainly() -> None:
     def error(batch: dict[str, Tensor]) -> dict[str, Tensor]:
         return {"total": layer(batch["x"]).square().mean()}
 
-    step = RecordedStep(error, parameters, None, StepSimulation(parameters))
+    step = RecordedStep(error, parameters, None, Simulation(parameters))
     for seed, size in enumerate([4, 4, 2, 4, 4]):
         x = torch.randn(size, 3, generator=torch.Generator().manual_seed(seed))
         total = step({"x": x})["total"]
