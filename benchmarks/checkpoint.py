@@ -32,8 +32,8 @@ from benchmarks.diffusers_peer.training import (  # noqa: E402
     build_accelerator,
     build_scheduler,
 )
-from benchmarks.tools.common import Goal, say, table, verdict  # noqa: E402
-from benchmarks.tools.contest import Place, announce, contest_parser, place_from, write_lines  # noqa: E402
+from benchmarks.tools.common import Goal, say, table  # noqa: E402
+from benchmarks.tools.contest import ContestRun, Place, contest_parser  # noqa: E402
 from benchmarks.tools.measuring import Spread, digits, ratio, synchronize, take_turns  # noqa: E402
 from benchmarks.tools.ours_training import (  # noqa: E402
     CLASS_PICTURES,
@@ -46,12 +46,12 @@ from benchmarks.tools.ours_training import (  # noqa: E402
     training_of,
 )
 from benchmarks.tools.photos import write_pictures  # noqa: E402
+from benchmarks.tools.script import run_script  # noqa: E402
 from benchmarks.tools.sizes import build_random  # noqa: E402
 from ldm.checkpoint.discovery import RESUME_STATE  # noqa: E402
 from ldm.checkpoint.metadata import CheckpointInfo  # noqa: E402
 from ldm.checkpoint.saving import SAVE_DTYPES, checkpoint_writer  # noqa: E402
 from ldm.diffusion.latent_diffusion import LatentDiffusion  # noqa: E402
-from ldm.errors import UserError  # noqa: E402
 from ldm.training.dreambooth import DreamBooth  # noqa: E402
 from ldm.training.trainer import fit  # noqa: E402
 
@@ -178,9 +178,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Measures and prints."""
     parser = contest_parser(__doc__, peaks=False)
     parser.add_argument("--directory", type=Path, help="where to write; at full size it needs room for 20 GB")
-    options = parser.parse_args(arguments)
-    place = place_from(options)
-    announce(place)
+    run = ContestRun("checkpoint", parser, __file__, arguments)
+    options, place = run.options, run.place
+    run.announce()
     ldm = build_random(place.size).to(place.device)
     with tempfile.TemporaryDirectory(dir=options.directory) as directory:
         spreads, saves = measure(ldm, place, Path(directory))
@@ -192,13 +192,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         lines.append({"contender": name, "waited": waited, "written": written, "bytes": sizes})
     header = ["a checkpoint", "training waits, s", "files are there after, s", "weights, GB", "state, GB"]
     say(table([*header, f"on disk after {CHECKPOINTS}, GB"], rows))
-    write_lines(options.json, "checkpoint", place, lines)
     shorter = ratio(spreads[REFERENCE].values, spreads[OURS].values).median
-    return verdict([Goal("times shorter than the reference's wait", shorter, 1.0, "x")], options.strict)
+    return run.end(lines, [Goal("times shorter than the reference's wait", shorter, 1.0, "x")])
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except UserError as error:
-        sys.exit(f"error: {error}")
+    run_script(main)

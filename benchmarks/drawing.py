@@ -27,30 +27,17 @@ from benchmarks.diffusers_peer.drawing import (  # noqa: E402
     tune_pipeline,
 )
 from benchmarks.diffusers_peer.networks import Networks, assert_same_networks, build_peer, forget  # noqa: E402
-from benchmarks.tools.common import Goal, say, table, verdict  # noqa: E402
-from benchmarks.tools.contest import (  # noqa: E402
-    Build,
-    Place,
-    Result,
-    announce,
-    command_line,
-    contest_parser,
-    held_at_first,
-    measure_peak,
-    peak_goals,
-    place_from,
-    run_contests,
-    write_lines,
-)
+from benchmarks.tools.common import Goal, say, table  # noqa: E402
+from benchmarks.tools.contest import Build, ContestRun, Place, Result, contest_parser, peak_goals  # noqa: E402
 from benchmarks.tools.floors import Counted, Speed, count, measure_speed  # noqa: E402
 from benchmarks.tools.measuring import Turn, ratio, seconds  # noqa: E402
+from benchmarks.tools.script import run_script  # noqa: E402
 from benchmarks.tools.sizes import build_random  # noqa: E402
 from ldm.commands.compiling import speed_up  # noqa: E402
 from ldm.commands.options.common import COMPILE_MODES as OUR_MODES  # noqa: E402
 from ldm.commands.placement import drawing_crew  # noqa: E402
 from ldm.diffusion.latent_diffusion import LatentDiffusion  # noqa: E402
 from ldm.diffusion.sampling import SamplingConfig  # noqa: E402
-from ldm.errors import UserError  # noqa: E402
 from ldm.training.class_images import ClassImages  # noqa: E402
 
 PROMPT = "a photo of a can"
@@ -200,10 +187,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--compile", choices=OUR_MODES, default="auto", help="ours, as dreambooth.py's flag (default: auto)"
     )
-    options = parser.parse_args(arguments)
-    place = place_from(options)
+    run = ContestRun("drawing", parser, __file__, arguments)
+    options, place = run.options, run.place
     mode = options.compile_peer or ("default" if place.device.type == "cuda" else "off")
-    before = held_at_first(place)
     ldm = build_random(place.size).to(place.device, place.compute.dtype)
     with tempfile.TemporaryDirectory() as directory:
         cases = contests(
@@ -215,26 +201,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
             options.compile,
             None if mode == "off" else mode,
             Path(directory),
-            alone=bool(options.peak_of),
+            alone=bool(run.peak_of),
         )
-        if options.peak_of:
-            measure_peak(cases, place, options.peak_of, before)
-            return 0
-        announce(place)
+        if run.peak_of:
+            return run.print_peak(cases)
+        run.announce()
         peer = build_peer(ldm, place.size)
         assert_same_networks(ldm, peer, place.size)
         found = assert_same_picture(ldm, build_pipeline(peer, ldm), min(place.size.pixels, 64))
         speed, counted = measure_speed(place.device, place.compute.dtype), count(ldm.config, place.size.pixels)
         say(f"both draw the same picture within {found:.1e}; torch.compile of diffusers, tuned: {mode}")
         say(f"this machine: {speed}; a picture: {counted.image(options.steps) / 1e12:.3g} TFLOP\n")
-        results = run_contests(cases, place, command_line(__file__, arguments))
+        results = run.all_in_turns(cases)
     lines = report(results, counted, speed, options.batches, options.steps)
-    write_lines(options.json, "drawing", place, lines)
-    return verdict(goals(results, lines, place), options.strict)
+    return run.end(lines, goals(results, lines, place))
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except UserError as error:
-        sys.exit(f"error: {error}")
+    run_script(main)

@@ -8,7 +8,6 @@ Asked about the pictures as they are, at half their resolution, and, with a mode
 decoded them. Prints tables in Markdown; exits with status 1 if any head is right less often than `--required`.
 """
 
-import argparse
 import sys
 from collections import Counter
 from collections.abc import Callable
@@ -23,12 +22,12 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.tools.common import Count, machine, table  # noqa: E402
+from benchmarks.tools.script import run_script, script_parser  # noqa: E402
 from ldm.checkpoint.loading import load_part  # noqa: E402
 from ldm.checkpoint.reading import read_checkpoint  # noqa: E402
 from ldm.commands.models import settings_of  # noqa: E402
 from ldm.data.captioned import CaptionedImage, find_captioned  # noqa: E402
 from ldm.data.judge import HEADS, SUBJECT, label_indices, read_images, right_answers  # noqa: E402
-from ldm.errors import UserError  # noqa: E402
 from ldm.evaluation.judge import SHIPPED, SHIPPED_TOKENIZER, Evaluator, load_evaluator  # noqa: E402
 from ldm.nn.autoencoder import AutoencoderKL  # noqa: E402
 
@@ -108,7 +107,7 @@ def subjects(evaluator: Evaluator, images: Tensor, rows: list[CaptionedImage]) -
 
 def main() -> int:
     """Measures and prints."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = script_parser(__doc__, goals=False, json=False)
     held_out = Path("data/toyworld-held-out")
     parser.add_argument("--pictures", type=Path, default=held_out / "pictures", help="captioned, held out")
     parser.add_argument("--things", type=Path, default=held_out / "views", help="each seen several times")
@@ -156,7 +155,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except UserError as error:
-        sys.exit(f"error: {error}")
+    run_script(main)

@@ -26,6 +26,7 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.tools.common import machine, say, table, write_json  # noqa: E402
 from benchmarks.tools.measuring import Spread  # noqa: E402
+from benchmarks.tools.script import run_script, script_parser  # noqa: E402
 from benchmarks.tools.sizes import SIZES, Size  # noqa: E402
 from ldm.errors import UserError  # noqa: E402
 
@@ -151,11 +152,10 @@ def run(pairs: Sequence[tuple[str, Path]], runs: int) -> Iterator[tuple[str, dic
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Interleaves the loaders and prints a line for each."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = script_parser(__doc__, goals=False)
     parser.add_argument("path", type=Path, nargs="?", help="an official .ckpt file; without it files are made")
     parser.add_argument("--size", choices=SIZES, default="full", help="of what is made (default: full, 13 GB)")
     parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--json", type=Path, help="write all figures to this file")
     parser.add_argument("--measure", choices=LOADERS, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.measure:
@@ -176,7 +176,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except UserError as error:
-        sys.exit(f"error: {error}")
+    run_script(main)

@@ -19,25 +19,15 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.diffusers_peer.training import ReferenceOptions  # noqa: E402
-from benchmarks.tools.common import Goal, say, table, verdict  # noqa: E402
-from benchmarks.tools.contest import (  # noqa: E402
-    Build,
-    Place,
-    announce,
-    command_line,
-    contest_parser,
-    held_at_first,
-    measure_peak,
-    place_from,
-    write_lines,
-)
+from benchmarks.tools.common import Goal, say, table  # noqa: E402
+from benchmarks.tools.contest import Build, ContestRun, Place, contest_parser  # noqa: E402
 from benchmarks.tools.measuring import digits  # noqa: E402
 from benchmarks.tools.ours_training import CLASS_PICTURES, PHOTOS  # noqa: E402
-from benchmarks.tools.peaks import Peak, peak_in_own_process  # noqa: E402
+from benchmarks.tools.peaks import Peak  # noqa: E402
 from benchmarks.tools.photos import write_pictures  # noqa: E402
+from benchmarks.tools.script import run_script  # noqa: E402
 from benchmarks.tools.sizes import build_random  # noqa: E402
 from benchmarks.training_step import Contest  # noqa: E402
-from ldm.errors import UserError  # noqa: E402
 
 OURS, REFERENCE = "ours", "reference"
 EQUAL: dict[str, tuple[dict[str, Any], ReferenceOptions]] = {
@@ -79,9 +69,9 @@ def settings(place: Place) -> dict[str, dict[str, Setting]]:
     return found | {case: {OURS: changes} for case, changes in ONLY_OURS.items()}
 
 
-def print_own_peak(place: Place, which: str, directory: Path) -> None:
-    """In a process of its own: builds the contender `case/name`, trains two steps, prints the peak."""
-    before = held_at_first(place)
+def print_own_peak(run: ContestRun, directory: Path) -> int:
+    """In a process of its own: builds the contender that is asked for, trains two steps, prints the peak."""
+    place = run.place
     photos = write_pictures(directory / "photos", PHOTOS, place.size.pixels)
     class_images = write_pictures(directory / "class", CLASS_PICTURES, place.size.pixels)
     ldm = build_random(place.size).to(place.device)
@@ -93,30 +83,24 @@ def print_own_peak(place: Place, which: str, directory: Path) -> None:
         return lambda: contest.ours(**setting)
 
     builds = {case: {name: build(setting) for name, setting in some.items()} for case, some in settings(place).items()}
-    measure_peak(builds, place, which, before)
+    return run.print_peak(builds)
 
 
 def share(peaks: dict[str, Peak | str]) -> float | None:
     """Ours as a part of the reference's, if both are known."""
     ours, theirs = peaks[OURS], peaks.get(REFERENCE)
-    return ours.allocated / theirs.allocated if isinstance(ours, Peak) and isinstance(theirs, Peak) else None
+    return ours.share_of(theirs) if isinstance(ours, Peak) and isinstance(theirs, Peak) else None
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measures and prints."""
     parser = contest_parser(__doc__, takes_turns=False)
-    options = parser.parse_args(arguments)
-    place = place_from(options)
-    if options.peak_of:
+    run = ContestRun("memory", parser, __file__, arguments)
+    if run.peak_of:
         with tempfile.TemporaryDirectory() as directory:
-            print_own_peak(place, options.peak_of, Path(directory))
-        return 0
-    announce(place)
-    script, *flags = command_line(__file__, arguments)
-    peaks = {
-        case: {name: peak_in_own_process(script, f"{case}/{name}", flags) for name in some}
-        for case, some in settings(place).items()
-    }
+            return print_own_peak(run, Path(directory))
+    run.announce()
+    peaks = {case: {name: run.peak_alone(case, name) for name in some} for case, some in settings(run.place).items()}
     rows, lines, goals = [], [], []
     for case, found in peaks.items():
         part = share(found)
@@ -125,12 +109,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if part is not None:
             goals.append(Goal(f"{case}: of the reference's peak", 100 * part, 100, at_most=True))
     say(table(["peak, GiB", OURS, REFERENCE, "ours / reference"], rows))
-    write_lines(options.json, "memory", place, lines)
-    return verdict(goals, options.strict)
+    return run.end(lines, goals)
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except UserError as error:
-        sys.exit(f"error: {error}")
+    run_script(main)

@@ -21,6 +21,7 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.tools.common import Goal, machine, say, table, timed_run, verdict, write_json  # noqa: E402
 from benchmarks.tools.measuring import Spread, digits, ratio, take_turns  # noqa: E402
+from benchmarks.tools.script import run_script, script_parser  # noqa: E402
 from benchmarks.tools.straightforward import (  # noqa: E402
     NO_DRAWING_TRICKS,
     NO_TRAINING_TRICKS,
@@ -32,7 +33,6 @@ from benchmarks.tools.straightforward import (  # noqa: E402
     photos_of,
 )
 from ldm.commands.models import EMBEDDED  # noqa: E402
-from ldm.errors import UserError  # noqa: E402
 from ldm.training.config import Subject  # noqa: E402
 
 CLASS_NAME, PHOTOS = "water bottle", ROOT / "data" / "bottle"
@@ -127,7 +127,7 @@ def report(what: str, times: dict[str, Spread], count: int) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measures and prints."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = script_parser(__doc__)
     parser.add_argument("--ckpt-path", type=Path, default=EMBEDDED, help="default: the embedded tiny model")
     parser.add_argument("--runs", type=int, default=5, help="of each phase (default: 5)")
     parser.add_argument("--whole-runs", type=int, default=1, help="of the two processes (default: 1)")
@@ -135,8 +135,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, default=5, help="timed in each run (default: 5)")
     parser.add_argument("--iterations", type=int, help="of the two processes (default: the model's)")
     parser.add_argument("--class-images", type=int, help="of the two processes (default: the model's)")
-    parser.add_argument("--json", type=Path, help="write all figures to this file")
-    parser.add_argument("--strict", action="store_true", help="exit with status 1 if the goal is missed")
     options = parser.parse_args(arguments)
 
     say(machine() + "\n")
@@ -157,7 +155,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except UserError as error:
-        sys.exit(f"error: {error}")
+    run_script(main)

@@ -23,11 +23,12 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.diffusers_peer.drawing import write_pipeline  # noqa: E402
 from benchmarks.diffusers_peer.networks import assert_same_networks, build_peer  # noqa: E402
-from benchmarks.tools.common import Goal, say, table, verdict  # noqa: E402
-from benchmarks.tools.contest import Place, announce, contest_parser, place_from, write_lines  # noqa: E402
+from benchmarks.tools.common import Goal, say, table  # noqa: E402
+from benchmarks.tools.contest import ContestRun, Place, contest_parser  # noqa: E402
 from benchmarks.tools.measuring import Spread, digits, ratio, take_turns  # noqa: E402
 from benchmarks.tools.ours_training import PHOTOS, SUBJECT  # noqa: E402
 from benchmarks.tools.photos import write_pictures  # noqa: E402
+from benchmarks.tools.script import run_script  # noqa: E402
 from benchmarks.tools.sizes import build_random  # noqa: E402
 from ldm.checkpoint.metadata import CheckpointInfo  # noqa: E402
 from ldm.checkpoint.saving import SAVE_DTYPES, save_checkpoint  # noqa: E402
@@ -145,12 +146,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, default=50, help="of the reference's class pictures (default: 50)")
     parser.add_argument("--train-text-encoder", action="store_true", help="on both sides")
     parser.add_argument("--directory", type=Path, help="for temporary files; needs room for checkpoints of 11 GB each")
-    options = parser.parse_args(arguments)
-    place = place_from(options)
+    contest = ContestRun("recipe", parser, __file__, arguments)
+    options, place = contest.options, contest.place
     recipe = Recipe(
         options.class_images, options.iterations, options.save_every, options.steps, options.train_text_encoder
     )
-    announce(place)
+    contest.announce()
     with tempfile.TemporaryDirectory(dir=options.directory) as name:
         directory = Path(name)
         files = write_files(directory, place)
@@ -169,15 +170,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         figures: dict[str, Any] = dict(zip(PHASES, shares, strict=True))
         lines.append({"contender": contender, "seconds": spread, "phases": figures, "recipe": recipe})
     say(table(["whole recipe", "seconds", *PHASES, "ours is faster, times"], rows))
-    write_lines(options.json, "recipe", place, lines)
-    return verdict(
-        [Goal("times as fast as the reference", ratio(spreads[PLAIN].values, spreads[OURS].values).median, GOAL, "x")],
-        options.strict,
-    )
+    faster = ratio(spreads[PLAIN].values, spreads[OURS].values)
+    return contest.end(lines, [Goal("times as fast as the reference", faster.median, GOAL, "x")])
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except UserError as error:
-        sys.exit(f"error: {error}")
+    run_script(main)

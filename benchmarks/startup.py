@@ -7,7 +7,6 @@ start-up, loading, and hardly any work; and, beside them, importing diffusers' p
 training imports. Then the heaviest imports of `txt2img.py`'s first picture, by `python -X importtime`.
 """
 
-import argparse
 import re
 import subprocess
 import sys
@@ -21,6 +20,7 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.tools.common import machine, say, table, write_json  # noqa: E402
 from benchmarks.tools.measuring import Spread, take_turns  # noqa: E402
+from benchmarks.tools.script import run_script, script_parser  # noqa: E402
 from ldm.errors import UserError  # noqa: E402
 
 COMMANDS = ("txt2img.py", "img2img.py", "dreambooth.py", "train.py", "evaluate.py")
@@ -58,10 +58,9 @@ def heaviest_imports(arguments: Sequence[object], most: int = 8) -> list[tuple[s
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measures and prints."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = script_parser(__doc__, goals=False)
     parser.add_argument("--runs", type=int, default=5, help="of each (default: 5)")
     parser.add_argument("--only", nargs="+", choices=COMMANDS, default=COMMANDS, help="commands to look at")
-    parser.add_argument("--json", type=Path, help="write all figures to this file")
     options = parser.parse_args(arguments)
 
     say(machine() + "\n")
@@ -82,7 +81,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except UserError as error:
-        sys.exit(f"error: {error}")
+    run_script(main)

@@ -7,7 +7,6 @@ In turn: `txt2img.py --ckpt-path DIR` once, and `txt2img.py --ckpt-path FILE` fo
 prompt and seeds. Both draw the same pictures, which is checked (on the CPU to the bit). Medians and their ratio.
 """
 
-import argparse
 import statistics
 import sys
 import tempfile
@@ -22,6 +21,7 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 
 from benchmarks.tools.common import machine, say, table, timed_run, write_json  # noqa: E402
+from benchmarks.tools.script import run_script, script_parser  # noqa: E402
 from ldm.checkpoint.discovery import find_checkpoints  # noqa: E402
 from ldm.checkpoint.loading import Placement, checkpoint_info, load_model  # noqa: E402
 from ldm.checkpoint.reading import read_checkpoint  # noqa: E402
@@ -87,12 +87,11 @@ def raise_unless_same(swept: Sequence[np.ndarray], alone: Sequence[np.ndarray], 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measures and prints."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = script_parser(__doc__, goals=False)
     parser.add_argument("--ckpt-path", type=Path, help="a directory of one run (default: made of the tiny model)")
     parser.add_argument("--checkpoints", type=int, default=5, help="how many to make (default: 5)")
     parser.add_argument("-v", "--variations", type=int, default=4, help="pictures per checkpoint (default: 4)")
     parser.add_argument("--runs", type=int, default=3, help="of each (default: 3)")
-    parser.add_argument("--json", type=Path, help="write all figures to this file")
     options = parser.parse_args(arguments)
 
     say(machine() + "\n")
@@ -119,7 +118,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except UserError as error:
-        sys.exit(f"error: {error}")
+    run_script(main)

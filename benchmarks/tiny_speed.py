@@ -7,7 +7,6 @@ times), `dreambooth.py` with its class pictures, once, and the comparison of its
 machine to two cores.
 """
 
-import argparse
 import statistics
 import sys
 import tempfile
@@ -18,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.tools.common import Goal, machine, say, table, timed_run, verdict, weights_flags, write_json  # noqa: E402
-from ldm.errors import UserError  # noqa: E402
+from benchmarks.tools.script import run_script, script_parser  # noqa: E402
 
 PROMPT = "a photo of a red and white striped ball on the beach"
 DRAWING_GOAL, QUICK_START_GOAL = 10.0, 240.0
@@ -45,11 +44,9 @@ def measure(output: Path, weights: list[str], runs: int) -> dict[str, list[float
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measures and prints."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = script_parser(__doc__)
     parser.add_argument("--ckpt-path", type=Path, help="default: the embedded tiny model")
     parser.add_argument("--runs", type=int, default=3, help="of the drawing")
-    parser.add_argument("--json", type=Path, help="write all figures to this file")
-    parser.add_argument("--strict", action="store_true", help="exit with status 1 if a goal is missed")
     options = parser.parse_args(arguments)
 
     say(machine() + "\n")
@@ -72,7 +69,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except UserError as error:
-        sys.exit(f"error: {error}")
+    run_script(main)

@@ -46,6 +46,7 @@ from benchmarks.tools.common import (  # noqa: E402
     weights_flags,
     write_json,
 )
+from benchmarks.tools.script import run_script, script_parser  # noqa: E402
 from benchmarks.tools.subject_report import (  # noqa: E402
     NO_PRIOR,
     PHOTOS,
@@ -65,7 +66,6 @@ from ldm.commands.drawing.grid import labelled_grid  # noqa: E402
 from ldm.commands.models import EMBEDDED  # noqa: E402
 from ldm.data.images import read_directory, save_png, to_image  # noqa: E402
 from ldm.data.toyworld import CLASSES, Scene, canonical_caption  # noqa: E402
-from ldm.errors import UserError  # noqa: E402
 from ldm.evaluation.judge import SHIPPED, SHIPPED_TOKENIZER, Evaluator, load_evaluator  # noqa: E402
 from ldm.files import write_text  # noqa: E402
 
@@ -227,7 +227,7 @@ def parse_subject(text: str) -> Subject:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Trains, measures and prints."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = script_parser(__doc__)
     parser.add_argument("--ckpt-path", type=Path, help="the base model; default: the embedded tiny model")
     parser.add_argument(
         "--subjects", type=parse_subject, nargs="+", default=SUBJECTS, metavar="CLASS", help="such as bottle duck:7"
@@ -240,11 +240,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--work", type=Path, help="keep the runs here, and use those that finished here before as they are"
     )
     parser.add_argument("--sheets", type=Path, help="write a labelled grid of each subject into this directory")
-    parser.add_argument("--json", type=Path, help="write all figures to this file")
     parser.add_argument("--judge", type=Path, default=SHIPPED)
     parser.add_argument("--tokenizer", type=Path, default=SHIPPED_TOKENIZER, help="the judge's")
     parser.add_argument("--device", default="cpu", help="to draw and to judge on; training chooses its own")
-    parser.add_argument("--strict", action="store_true", help="exit with status 1 if a goal is missed")
     options = parser.parse_args(arguments)
 
     device = torch.device(options.device)
@@ -275,7 +273,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except UserError as error:
-        sys.exit(f"error: {error}")
+    run_script(main)

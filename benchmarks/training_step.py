@@ -29,25 +29,13 @@ from benchmarks.diffusers_peer.training import (  # noqa: E402
     build_accelerator,
     build_scheduler,
 )
-from benchmarks.tools.common import Goal, say, table, verdict  # noqa: E402
-from benchmarks.tools.contest import (  # noqa: E402
-    Build,
-    Place,
-    Result,
-    announce,
-    command_line,
-    contest_parser,
-    held_at_first,
-    measure_peak,
-    peak_goals,
-    place_from,
-    run_contests,
-    write_lines,
-)
+from benchmarks.tools.common import Goal, say, table  # noqa: E402
+from benchmarks.tools.contest import Build, ContestRun, Place, Result, contest_parser, peak_goals  # noqa: E402
 from benchmarks.tools.floors import Counted, Speed, count, measure_speed  # noqa: E402
 from benchmarks.tools.measuring import Turn, digits, ratio, synchronize  # noqa: E402
 from benchmarks.tools.ours_training import CLASS_PICTURES, PHOTOS, SUBJECT, time_steps, training_config  # noqa: E402
 from benchmarks.tools.photos import write_pictures  # noqa: E402
+from benchmarks.tools.script import run_script  # noqa: E402
 from benchmarks.tools.sizes import build_random  # noqa: E402
 from ldm.commands.placement import Compute  # noqa: E402
 from ldm.diffusion.latent_diffusion import LatentDiffusion  # noqa: E402
@@ -186,34 +174,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--train-text-encoder", action="store_true", help="on both sides")
     parser.add_argument("--steps", type=int, default=20, help="timed in each run (default: 20)")
     parser.add_argument("--first-steps", type=int, default=5, help="of each run, which don't count (default: 5)")
-    options = parser.parse_args(arguments)
-    place = place_from(options)
-    before = held_at_first(place)
+    run = ContestRun("training step", parser, __file__, arguments)
+    options, place = run.options, run.place
     ldm = build_random(place.size).to(place.device)
     contest = Contest(
-        ldm, place, options.train_text_encoder, options.first_steps, options.steps, alone=bool(options.peak_of)
+        ldm, place, options.train_text_encoder, options.first_steps, options.steps, alone=bool(run.peak_of)
     )
     case = CASES[options.train_text_encoder]
     with tempfile.TemporaryDirectory() as directory:
         photos = write_pictures(Path(directory) / "photos", PHOTOS, 2 * place.size.pixels)
         class_images = write_pictures(Path(directory) / "class", CLASS_PICTURES, place.size.pixels)
         cases = {case: contest.builds(photos, class_images)}
-        if options.peak_of:
-            measure_peak(cases, place, options.peak_of, before)
-            return 0
-        announce(place)
+        if run.peak_of:
+            return run.print_peak(cases)
+        run.announce()
         assert_same_networks(ldm, build_peer(ldm, place.size), place.size)
         say(f"both compute the same loss within {contest.assert_same_loss():.1e}")
         speed = measure_speed(place.device, place.compute.dtype)
         say(f"this machine: {speed}\n")
-        results = run_contests(cases, place, command_line(__file__, arguments))[case]
+        results = run.all_in_turns(cases)[case]
     floor = floor_seconds(count(ldm.config, place.size.pixels), speed, options.train_text_encoder)
-    write_lines(options.json, "training step", place, report(results, case, floor))
-    return verdict(goals(results, floor, place), options.strict)
+    return run.end(report(results, case, floor), goals(results, floor, place))
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except UserError as error:
-        sys.exit(f"error: {error}")
+    run_script(main)

@@ -17,25 +17,13 @@ sys.path.insert(0, str(ROOT))
 import torch  # noqa: E402
 
 from benchmarks.diffusers_peer.networks import assert_same_networks, build_peer, forget  # noqa: E402
-from benchmarks.tools.common import Goal, say, table, verdict  # noqa: E402
-from benchmarks.tools.contest import (  # noqa: E402
-    Build,
-    Place,
-    announce,
-    command_line,
-    contest_parser,
-    held_at_first,
-    measure_peak,
-    peak_goals,
-    place_from,
-    run_contests,
-    write_lines,
-)
+from benchmarks.tools.common import Goal, say, table  # noqa: E402
+from benchmarks.tools.contest import Build, ContestRun, Place, contest_parser, peak_goals  # noqa: E402
 from benchmarks.tools.floors import count, measure_speed  # noqa: E402
 from benchmarks.tools.measuring import Turn, digits, ratio, seconds  # noqa: E402
+from benchmarks.tools.script import run_script  # noqa: E402
 from benchmarks.tools.sizes import build_random  # noqa: E402
 from ldm.diffusion.latent_diffusion import LatentDiffusion  # noqa: E402
-from ldm.errors import UserError  # noqa: E402
 
 OURS, PLAIN, TUNED = "ours", "diffusers", "diffusers, channels_last"
 
@@ -79,23 +67,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Measures and prints."""
     parser = contest_parser(__doc__)
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 2], metavar="N")
-    options = parser.parse_args(arguments)
-    place = place_from(options)
-    before = held_at_first(place)
+    run = ContestRun("UNet forward", parser, __file__, arguments)
+    place = run.place
     ldm = build_random(place.size).to(place.device, place.compute.dtype)
-    cases = contests(ldm, place, options.batch_sizes, alone=bool(options.peak_of))
-    if options.peak_of:
-        measure_peak(cases, place, options.peak_of, before)
-        return 0
+    cases = contests(ldm, place, run.options.batch_sizes, alone=bool(run.peak_of))
+    if run.peak_of:
+        return run.print_peak(cases)
 
-    announce(place)
+    run.announce()
     found = assert_same_networks(ldm, build_peer(ldm, place.size), place.size)
     say("difference of the networks: " + ", ".join(f"{name} {value:.1e}" for name, value in found.items()))
     speed = measure_speed(place.device, place.compute.dtype)
     operations = count(ldm.config, place.size.pixels).unet
     say(f"this machine: {speed}; a forward pass of one picture: {operations / 1e9:.4g} GFLOP\n")
 
-    results = run_contests(cases, place, command_line(__file__, arguments))
+    results = run.all_in_turns(cases)
     rows, lines, goals = [], [], []
     for case, contenders in results.items():
         floor = speed.matrix_seconds(int(case) * operations)
@@ -110,12 +96,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 goals += peak_goals(f"batch {case}", contenders[OURS], result)
     say(table(["batch", "contender", "seconds", "% of the floor", "peak, GiB", "ours is faster, times"], rows))
     say(f"The floor of one picture is {digits(speed.matrix_seconds(operations))} s.")
-    write_lines(options.json, "UNet forward", place, lines)
-    return verdict(goals, options.strict)
+    return run.end(lines, goals)
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except UserError as error:
-        sys.exit(f"error: {error}")
+    run_script(main)

@@ -28,12 +28,12 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.tiny_subjects import SUBJECTS, parse_subject, photographs_of  # noqa: E402
 from benchmarks.tools.common import Goal, machine, say, table, timed_run, verdict, weights_flags, write_json  # noqa: E402
+from benchmarks.tools.script import run_script, script_parser  # noqa: E402
 from benchmarks.tools.subject_report import Subject  # noqa: E402
 from ldm.commands.drawing.comparison import Comparison, Row  # noqa: E402
 from ldm.commands.drawing.grid import labelled_grid  # noqa: E402
 from ldm.commands.drawing.table import read_comparison  # noqa: E402
 from ldm.data.images import read_image, save_png  # noqa: E402
-from ldm.errors import UserError  # noqa: E402
 from ldm.evaluation.explanation import NOTICED  # noqa: E402
 from ldm.evaluation.recommendation import LEARNED  # noqa: E402
 from ldm.files import slug  # noqa: E402
@@ -136,7 +136,7 @@ def sheet(one: Study) -> Image.Image:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Trains, evaluates and prints."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = script_parser(__doc__)
     parser.add_argument("--ckpt-path", type=Path, help="the base model; default: the embedded tiny model")
     parser.add_argument("--subjects", type=parse_subject, nargs="+", default=SUBJECTS[:3], metavar="CLASS")
     parser.add_argument("--iterations", type=int, default=600)
@@ -144,8 +144,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--variations", type=int, default=3, help="seeds per prompt")
     parser.add_argument("--work", type=Path, help="keep everything here, and go on with what is here")
     parser.add_argument("--sheets", type=Path, help="write a labelled grid of each subject into this directory")
-    parser.add_argument("--json", type=Path, help="write the comparisons to this file")
-    parser.add_argument("--strict", action="store_true", help="exit with status 1 if a goal is missed")
     options = parser.parse_args(arguments)
 
     say(machine() + "\n")
@@ -162,7 +160,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except UserError as error:
-        sys.exit(f"error: {error}")
+    run_script(main)

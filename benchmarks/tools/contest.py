@@ -11,9 +11,10 @@ from typing import Any
 
 import torch
 
-from benchmarks.tools.common import Goal, machine, say
+from benchmarks.tools.common import Goal, machine, say, verdict
 from benchmarks.tools.measuring import Spread, Turn, take_turns
 from benchmarks.tools.peaks import Peak, held, peak_in_own_process, peak_of, print_peak
+from benchmarks.tools.script import script_parser
 from benchmarks.tools.sizes import SIZES, Size
 from ldm.commands.placement import Compute, drawing_compute, parse_device
 from ldm.commands.record import versions
@@ -58,7 +59,7 @@ class Result:
 
 def contest_parser(description: str | None, takes_turns: bool = True, peaks: bool = True) -> argparse.ArgumentParser:
     """The flags that all of them have, with those of times (`takes_turns`), peaks of memory (`peaks`), or both."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = script_parser(description)
     parser.add_argument("--size", choices=SIZES, default="full", help="of the model and its pictures (default: full)")
     parser.add_argument("--device", default="auto", help="cpu or a CUDA device (default: auto)")
     parser.add_argument(
@@ -67,8 +68,6 @@ def contest_parser(description: str | None, takes_turns: bool = True, peaks: boo
     if takes_turns:
         parser.add_argument("--runs", type=int, default=5, help="of each contender (default: 5)")
         parser.add_argument("--warmup", type=int, default=1, help="runs before, which don't count (default: 1)")
-    parser.add_argument("--json", type=Path, help="write a line of JSON for each contender to this file")
-    parser.add_argument("--strict", action="store_true", help="exit with status 1 if a goal is missed")
     if peaks and takes_turns:
         parser.add_argument("--no-peaks", action="store_true", help="don't measure memory, which takes a process each")
     if peaks:
@@ -84,11 +83,6 @@ def place_from(options: argparse.Namespace) -> Place:
     device = parse_device(options.device)
     compute = drawing_compute(device, options.precision)
     return Place(SIZES[options.size], compute, runs, warmup, peaks=not getattr(options, "no_peaks", True))
-
-
-def announce(place: Place) -> None:
-    """Says what is measured, where and with which versions."""
-    say(f"{where(place)}\nmodel: {place.size.name}, {place.size.pixels} x {place.size.pixels}, {place.precision}\n")
 
 
 def where(place: Place) -> str:
@@ -129,24 +123,53 @@ def run_contests(
     return results
 
 
-def measure_peak(contests: Mapping[str, Mapping[str, Build]], place: Place, which: str, before: float) -> None:
-    """In a process of its own: prints the peak of the contender `case/name` above `before`, what was held at first."""
-    case, name = which.split("/", 1)
-    turn = contests[case][name]()
-    print_peak(peak_of(turn, place.device, before))
+class ContestRun:
+    """One call of a script: all contenders in turns, or in a process of its own one alone, for its peak of memory."""
 
+    def __init__(
+        self, question: str, parser: argparse.ArgumentParser, script: str, arguments: Sequence[str] | None
+    ) -> None:
+        """Before anything is built; `arguments` are for the parser of `contest_parser`, by default the command line."""
+        self.question = question
+        self.options = parser.parse_args(arguments)
+        self.place = place_from(self.options)
+        self.peak_of: str | None = getattr(self.options, "peak_of", None)
+        """`case/contender`, the only one to be built."""
+        self._again = [script, *(sys.argv[1:] if arguments is None else arguments)]
+        self._held_before = held(self.place.device)
 
-def held_at_first(place: Place) -> float:
-    """GiB, before anything is built."""
-    return held(place.device)
+    def announce(self) -> None:
+        """Says what is measured, where and with which versions."""
+        place = self.place
+        say(f"{where(place)}\nmodel: {place.size.name}, {place.size.pixels} x {place.size.pixels}, {place.precision}\n")
+
+    def all_in_turns(self, contests: Mapping[str, Mapping[str, Build]]) -> dict[str, dict[str, Result]]:
+        """See `run_contests`."""
+        return run_contests(contests, self.place, self._again)
+
+    def peak_alone(self, case: str, name: str) -> Peak | str:
+        """The peak of one contender, by this script in a process of its own; or why there is none."""
+        return peak_in_own_process(self._again[0], f"{case}/{name}", self._again[1:])
+
+    def print_peak(self, contests: Mapping[str, Mapping[str, Build]]) -> int:
+        """In that process: prints the peak of `peak_of` above what was held at first. The exit status."""
+        assert self.peak_of is not None, "one contender is asked for"
+        case, name = self.peak_of.split("/", 1)
+        turn = contests[case][name]()
+        print_peak(peak_of(turn, self.place.device, self._held_before))
+        return 0
+
+    def end(self, lines: Sequence[Mapping[str, Any]], goals: Sequence[Goal]) -> int:
+        """Writes a line of JSON for each contender and says which goals are missed. The exit status."""
+        write_lines(self.options.json, self.question, self.place, lines)
+        return verdict(goals, self.options.strict)
 
 
 def peak_goals(case: str, ours: Result, theirs: Result) -> list[Goal]:
     """Not more memory than the other, if both are known."""
     if not isinstance(ours.peak, Peak) or not isinstance(theirs.peak, Peak):
         return []
-    share = 100 * ours.peak.allocated / theirs.peak.allocated
-    return [Goal(f"{case}, of the other's peak of memory", share, 100, at_most=True)]
+    return [Goal(f"{case}, of the other's peak of memory", 100 * ours.peak.share_of(theirs.peak), 100, at_most=True)]
 
 
 def write_lines(path: Path | None, question: str, place: Place, lines: Sequence[Mapping[str, Any]]) -> None:
@@ -165,8 +188,3 @@ def write_lines(path: Path | None, question: str, place: Place, lines: Sequence[
 
 def _plain(value: Any) -> Any:
     return value.values if isinstance(value, Spread) else vars(value)
-
-
-def command_line(script: str, arguments: Sequence[str] | None) -> list[str]:
-    """The script and its arguments as they were given."""
-    return [script, *(sys.argv[1:] if arguments is None else arguments)]

@@ -22,16 +22,23 @@ OUT_OF_MEMORY = "out of memory"
 @dataclass(frozen=True)
 class Peak:
     """In GiB. `allocated` is what tensors took, on the CPU all of the process's own memory; `reserved` what the
-    allocator took from the device for them.
+    allocator took from the device for them, which is what contenders are compared by.
+
+    Between its replays a recorded CUDA graph keeps the memory of its temporaries, in which no tensor lives then: only
+    `reserved` shows it.
     """
 
     allocated: float
     reserved: float
 
     def __str__(self) -> str:
-        return (
-            f"{self.allocated:.2f}" if self.allocated == self.reserved else f"{self.allocated:.2f}, {self.reserved:.2f}"
-        )
+        """Such as `10.00 (tensors 9.00)`."""
+        both = self.allocated != self.reserved
+        return f"{self.reserved:.2f} (tensors {self.allocated:.2f})" if both else f"{self.reserved:.2f}"
+
+    def share_of(self, other: "Peak") -> float:
+        """As a part of the other peak."""
+        return self.reserved / other.reserved
 
 
 def held(device: torch.device, key: str = "VmRSS") -> float:

@@ -34,4 +34,4 @@ def test_a_process_of_its_own_says_its_peak_or_why_not(tmp_path: Path, body: str
 
 
 def test_both_figures_are_shown_where_they_differ() -> None:
-    assert str(Peak(1.5, 2.0)) == "1.50, 2.00" and str(Peak(1.5, 1.5)) == "1.50"
+    assert str(Peak(1.5, 2.0)) == "2.00 (tensors 1.50)" and str(Peak(1.5, 1.5)) == "1.50"
