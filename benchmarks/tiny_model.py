@@ -12,6 +12,7 @@ import argparse
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -24,6 +25,7 @@ sys.path.insert(0, str(ROOT))
 from benchmarks.tools.common import (  # noqa: E402
     ALL,
     QUESTIONS,
+    Count,
     Drawer,
     Goal,
     Mean,
@@ -38,12 +40,12 @@ from benchmarks.tools.common import (  # noqa: E402
     verdict,
     write_json,
 )
+from benchmarks.tools.script import run_script, script_parser  # noqa: E402
+from benchmarks.tools.sheets import save_sheet  # noqa: E402
 from ldm.commands.models import EMBEDDED  # noqa: E402
-from ldm.data.images import save_png, to_image  # noqa: E402
+from ldm.data.images import to_image  # noqa: E402
 from ldm.data.toyworld import Scene, canonical_caption, is_held_out, object_coverage, random_scene, render  # noqa: E402
-from ldm.errors import UserError  # noqa: E402
 from ldm.evaluation.judge import SHIPPED, SHIPPED_TOKENIZER, Evaluator, load_evaluator  # noqa: E402
-from ldm.files import atomic_path  # noqa: E402
 from ldm.training.autoencoder import psnr  # noqa: E402
 
 WORLD = 7
@@ -52,7 +54,9 @@ HELD_OUT_EVERY = 10
 FIRST_SEED = 1000
 """Of the noise of the first prompt; the next has the next."""
 GOALS = {"class": 90.0, "setting": 95.0, "colour": 90.0, "pattern": 75.0}
-WHOLE_GOAL, CROP_GOAL = 27.0, 23.0
+WHOLE, BOX = "whole picture", "object's box"
+PSNR_GOALS = {WHOLE: 27.0, BOX: 23.0}
+DRAWN = "drawn"
 
 SHEET_COLUMNS, SHEET_COUNT = 8, 64
 ENLARGED = 3
@@ -91,7 +95,7 @@ def measure_autoencoder(drawer: Drawer, count: int) -> dict[str, Mean]:
     size = drawer.sampling.height
     images = render(scenes, size)
     whole, crop = reconstruction_psnr(drawer.reconstruct(images), images, object_coverage(scenes, size))
-    return {"whole picture": mean(whole), "object's box": mean(crop)}
+    return {WHOLE: mean(whole), BOX: mean(crop)}
 
 
 def look_alikes(scene: Scene, count: int) -> list[Scene]:
@@ -161,33 +165,81 @@ def _wrapped(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, widt
     return "\n".join(lines)
 
 
-def save_sheet(path: Path, drawn: Tensor, scenes: list[Scene]) -> None:
+def prompts_sheet(drawn: Tensor, scenes: list[Scene]) -> Image.Image:
     """The first 64, whatever they are; a star marks combinations that training never saw."""
     chosen = scenes[:SHEET_COUNT]
     captions = ["* " * held_out(one) + canonical_caption(one).removeprefix("a photo of ") for one in chosen]
-    sheet = captioned_sheet([to_image(image) for image in drawn[:SHEET_COUNT]], captions)
-    if path.suffix == ".png":
-        save_png(path, sheet)
-    else:
-        with atomic_path(path) as partial:
-            sheet.save(partial, format="JPEG", quality=88)
+    return captioned_sheet([to_image(image) for image in drawn[:SHEET_COUNT]], captions)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Measures and prints."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+@dataclass(frozen=True)
+class Answers:
+    """What the judge says of the prompts' pictures."""
+
+    right: dict[str, dict[str, Count]]
+    """By what it looked at, and by what it was asked."""
+    mistakes: list[str]
+    caption_similarity: dict[str, Mean]
+    seconds: float
+    """That drawing took."""
+
+
+def ask_the_judge(drawer: Drawer, evaluator: Evaluator, scenes: list[Scene], sheet: Path | None) -> Answers:
+    """Draws every scene's caption, and has the judge look at the pictures and at renders of the same scenes."""
+    captions = [canonical_caption(scene) for scene in scenes]
+    start = time.perf_counter()
+    drawn = drawer.draw(captions, range(FIRST_SEED, FIRST_SEED + len(captions)))
+    seconds = time.perf_counter() - start
+    if sheet:
+        save_sheet(sheet, prompts_sheet(drawn, scenes))
+    renders = render(scenes, drawer.sampling.height)
+    reconstructed = drawer.reconstruct(renders)
+    answers = judged(evaluator, drawn, scenes)
+    new = [answer for answer, scene in zip(answers, scenes, strict=True) if held_out(scene)]
+    right = {
+        DRAWN: counts(answers),
+        f"drawn, combinations never trained on ({len(new)})": counts(new),
+        "the judge on reconstructed renders": counts(judged(evaluator, reconstructed, scenes)),
+        "the judge on renders": counts(judged(evaluator, renders, scenes)),
+    }
+    return Answers(right, mistakes(answers, scenes), caption_fit(evaluator, drawn, reconstructed, captions), seconds)
+
+
+def say_quality(quality: dict[str, Mean], count: int) -> None:
+    """The autoencoder's table."""
+    say(f"PSNR in dB of {count} reconstructed renders, mean and 95 % interval; the object's box is\n"
+        "the smallest around the pixels that it covers by more than half:\n")  # fmt: skip
+    rows = [[name, f"{one.value:.2f} ± {one.half:.2f}", f"≥ {PSNR_GOALS[name]:g}"] for name, one in quality.items()]
+    say(table(["", "PSNR", "goal"], rows))
+
+
+def say_answers(answers: Answers, count: int) -> None:
+    """The judge's tables."""
+    say(f"Right answers of {count} prompts, in percent (95 % Wilson interval); of stripes and checks, either\n"
+        "colour is right:\n")  # fmt: skip
+    rows = [[name, *one.values()] for name, one in answers.right.items()]
+    say(table(["", *QUESTIONS, ALL], [*rows, ["goal", *(f"≥ {GOALS[head]:g}" for head in QUESTIONS), ""]]))
+    say("Cosines of pictures and captions, mean and 95 % interval:\n")
+    say(table([*answers.caption_similarity], [[*answers.caption_similarity.values()]]))
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The flags."""
+    parser = script_parser(__doc__)
     parser.add_argument("--ckpt-path", type=Path, default=EMBEDDED, help="default: the embedded tiny model")
     parser.add_argument("--prompts", type=int, default=500)
     parser.add_argument("--reconstructions", type=int, default=400, help="renders for the autoencoder's PSNR")
     parser.add_argument("--variety", type=int, default=12, help="prompts that are drawn eight times each; 0: none")
     parser.add_argument("--sheet", type=Path, help="write the first 64 pictures to this file, .png or .jpg")
-    parser.add_argument("--json", type=Path, help="write all figures to this file")
     parser.add_argument("--judge", type=Path, default=SHIPPED)
     parser.add_argument("--tokenizer", type=Path, default=SHIPPED_TOKENIZER, help="the judge's")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--strict", action="store_true", help="exit with status 1 if a goal is missed")
-    options = parser.parse_args(arguments)
+    return parser.parse_args(arguments)
 
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measures and prints."""
+    options = parse(arguments)
     device = torch.device(options.device)
     evaluator = load_evaluator(device, options.judge, options.tokenizer)
     drawer = Drawer(options.ckpt_path, device)
@@ -196,63 +248,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     say(f"{machine()}\n\n{how}, {sampling.width} x {sampling.height} pixels.\n")
 
     quality = measure_autoencoder(drawer, options.reconstructions)
-    say(
-        f"PSNR in dB of {options.reconstructions} reconstructed renders, mean and 95 % interval; the object's box is\n"
-        "the smallest around the pixels that it covers by more than half:\n"
-    )
-    limits = dict(zip(quality, (WHOLE_GOAL, CROP_GOAL), strict=True))
-    say(
-        table(
-            ["", "PSNR", "goal"], [[n, f"{m.value:.2f} ± {m.half:.2f}", f"≥ {limits[n]:g}"] for n, m in quality.items()]
-        )
-    )
-
+    say_quality(quality, options.reconstructions)
     scenes = prompt_scenes(options.prompts)
-    captions = [canonical_caption(scene) for scene in scenes]
-    start = time.perf_counter()
-    drawn = drawer.draw(captions, range(FIRST_SEED, FIRST_SEED + len(captions)))
-    seconds = time.perf_counter() - start
-    if options.sheet:
-        save_sheet(options.sheet, drawn, scenes)
-    renders = render(scenes, sampling.height)
-    reconstructed = drawer.reconstruct(renders)
-
-    answers = judged(evaluator, drawn, scenes)
-    new = [answer for answer, scene in zip(answers, scenes, strict=True) if held_out(scene)]
-    found = {
-        "drawn": counts(answers),
-        f"drawn, combinations never trained on ({len(new)})": counts(new),
-        "the judge on reconstructed renders": counts(judged(evaluator, reconstructed, scenes)),
-        "the judge on renders": counts(judged(evaluator, renders, scenes)),
-    }
-    say(
-        f"Right answers of {len(scenes)} prompts, in percent (95 % Wilson interval); of stripes and checks, either\n"
-        "colour is right:\n"
-    )
-    rows = [[name, *one.values()] for name, one in found.items()]
-    say(table(["", *QUESTIONS, ALL], [*rows, ["goal", *(f"≥ {GOALS[head]:g}" for head in QUESTIONS), ""]]))
-
-    fit = caption_fit(evaluator, drawn, reconstructed, captions)
-    say("Cosines of pictures and captions, mean and 95 % interval:\n")
-    say(table([*fit], [[*fit.values()]]))
+    answers = ask_the_judge(drawer, evaluator, scenes, options.sheet)
+    say_answers(answers, len(scenes))
     spread = {}
     if options.variety:
         spread = measure_variety(drawer, evaluator, scenes[: options.variety], 8)
         say(f"Distance of the things in eight pictures of one prompt, mean of {options.variety} prompts:\n")
         say(table([*spread], [[*spread.values()]]))
-    wrong = mistakes(answers, scenes)
-    say("Most frequent mistakes:\n\n" + "\n".join(wrong))
-    say(f"\n{len(scenes)} pictures drawn in {seconds:.0f} s.")
+    say("Most frequent mistakes:\n\n" + "\n".join(answers.mistakes))
+    say(f"\n{len(scenes)} pictures drawn in {answers.seconds:.0f} s.")
 
-    goals = [Goal(f"PSNR of the {name}", value.value, limits[name], "dB") for name, value in quality.items()]
-    goals += [Goal(head, found["drawn"][head].percent, limit) for head, limit in GOALS.items()]
-    figures = {"psnr": quality, "right": found, "caption_similarity": fit, "variety": spread, "mistakes": wrong}
-    write_json(options.json, figures | {"machine": machine(), "seconds": seconds, "prompts": len(scenes)})
+    figures = {"psnr": quality, **vars(answers), "variety": spread}
+    write_json(options.json, figures | {"machine": machine(), "prompts": len(scenes)})
+    goals = [Goal(f"PSNR of the {name}", value.value, PSNR_GOALS[name], "dB") for name, value in quality.items()]
+    goals += [Goal(head, answers.right[DRAWN][head].percent, limit) for head, limit in GOALS.items()]
     return verdict(goals, options.strict)
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except UserError as error:
-        sys.exit(f"error: {error}")
+    run_script(main)
