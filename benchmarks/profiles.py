@@ -1,20 +1,25 @@
 """What does each memory profile take, and does any of them learn worse?
 
-    python benchmarks/profiles.py
+    python benchmarks/profiles.py --sheet curves.png
     python benchmarks/profiles.py --ckpt-path weights/sd-v1/sd-v1-4.ckpt --device cuda --sheet curves.png
 
-Trains the same subject on the same batches (noise and timesteps included) once with each combination of optimizer, type
-of weights and gradient checkpointing that `--vram` chooses from, and compares the losses step by step with those of the
-first, which is exact. The peak is measured beside its prediction: on CUDA the allocator's, without what it reserves and
-without CUDA's context; on the CPU that of tensors.
+Trains the same subject on the same batches (noise and timesteps included), as `dreambooth.py` does, once with each
+combination of optimizer, type of weights and gradient checkpointing that `--vram` chooses from, and compares the losses
+step by step with those of the first, which is exact. The peak is measured beside its prediction: on CUDA, where steps
+are recorded, what the allocator takes from the device in the whole training, predicted without CUDA's own context; on
+the CPU tensors alone, in one step.
 """
 
 import argparse
 import contextlib
+import gc
 import sys
-from collections.abc import Iterator, Sequence
+import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -22,24 +27,39 @@ sys.path.insert(0, str(ROOT))
 import torch  # noqa: E402
 from PIL import Image, ImageDraw  # noqa: E402
 from torch import Tensor  # noqa: E402
-from tqdm import tqdm  # noqa: E402
 
-from benchmarks.tools.common import Drawer, machine, say, table, write_json  # noqa: E402
+from benchmarks.tools.common import Drawer, Goal, machine, say, table, verdict, write_json  # noqa: E402
+from benchmarks.tools.ours_training import EnoughError  # noqa: E402
+from benchmarks.tools.script import run_script, script_parser  # noqa: E402
 from ldm.checkpoint.reading import read_checkpoint  # noqa: E402
 from ldm.commands.models import ModelSlot, base_weights, settings_of  # noqa: E402
-from ldm.commands.placement import Compute, parse_device, training_compute  # noqa: E402
-from ldm.data.dreambooth import BatchPlan, DreamBoothBatches, encode_moments  # noqa: E402
+from ldm.commands.options.common import number  # noqa: E402
+from ldm.commands.placement import Compute, parse_device, step_recorder, training_compute  # noqa: E402
+from ldm.data.dreambooth import encode_moments  # noqa: E402
 from ldm.data.images import read_directory  # noqa: E402
-from ldm.errors import UserError  # noqa: E402
 from ldm.nn.footprint import Footprint  # noqa: E402
 from ldm.training.config import DreamBoothConfig, Subject  # noqa: E402
 from ldm.training.dreambooth import DreamBooth  # noqa: E402
-from ldm.training.memory import COMBINATIONS, Combination, Workload, predict  # noqa: E402
+from ldm.training.memory import (  # noqa: E402
+    COMBINATIONS,
+    CUDA_CONTEXT,
+    CUDA_OVERHEAD,
+    Combination,
+    Workload,
+    predict,
+)
+from ldm.training.trainer import FitOptions, fit  # noqa: E402
 
 SEED = 42
 MIB = 2**20
 LAST = 4
 """The losses of the last so manyth of the steps are compared."""
+STEADY = 1
+"""The step that is measured on a CPU: the optimizer has its state by then."""
+LOSS_GOAL, PEAK_GOAL = 3.0, 10.0
+"""In percent."""
+FEW_OVERHEADS = 3
+"""Where `CUDA_OVERHEAD`, made for Stable Diffusion, is more than a third of a prediction, its goal says nothing."""
 COLOURS = ("black", "#c03030", "#3060c0", "#309040", "#b07010", "#7040a0", "#109090", "#a03070", "#707070")
 
 
@@ -56,11 +76,41 @@ class Lesson:
     compute: Compute
 
 
-class Quiet(DreamBooth):
-    """Logs nothing."""
+class WatchedDreamBooth(DreamBooth):
+    """Notes the losses and the peak of memory; stops after the last update, before anything is saved."""
 
-    def log(self, *args: object, **kwargs: object) -> None:
-        """Nobody reads it."""
+    peak = 0
+    """In bytes."""
+
+    def on_train_start(self) -> None:
+        super().on_train_start()
+        self.curve: list[Tensor] = []
+        if self.device.type == "cuda":
+            gc.collect()
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats(self.device)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        loss = super().training_step(batch, batch_idx)
+        self.curve.append(loss.detach().clone())  # a recorded step overwrites it
+        return loss
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Forward and backward pass are in it."""
+        step = partial(super().optimizer_step, *args, **kwargs)
+        if self.device.type == "cuda":
+            step()
+            self.peak = torch.cuda.max_memory_reserved(self.device)
+        elif len(self.curve) == STEADY:
+            with Footprint() as footprint:
+                states = self.trainer.optimizers[0].state.values()
+                footprint.watch(list(self.parameters()), list(self.buffers()), list(states))
+                step()
+            self.peak = footprint.peak
+        else:
+            step()
+        if len(self.curve) == self.config.iterations:
+            raise EnoughError
 
 
 def prepare(options: argparse.Namespace) -> Lesson:
@@ -75,56 +125,46 @@ def prepare(options: argparse.Namespace) -> Lesson:
     drawer = Drawer(base, device)
     drawn = drawer.draw([subject.class_prompt] * options.class_pictures, range(options.class_pictures))
     photos = read_directory(options.photos, height, width)[1]
-    config = replace(settings.dreambooth, iterations=options.steps)
+    config = replace(settings.dreambooth, iterations=options.steps, save_every=options.steps)
     instance, kind = (encode_moments(drawer.ldm.autoencoder, images, config.flip) for images in (photos, drawn))
-    cuda = device.type == "cuda"
     workload = Workload(
-        settings.model, height, width, autocast_dtype=compute.autocast_dtype, like_cuda=cuda, previews=False
+        settings.model,
+        height,
+        width,
+        autocast_dtype=compute.autocast_dtype,
+        like_cuda=device.type == "cuda",
+        previews=False,
     )
     return Lesson(base, subject, config, instance, kind, workload, compute)
 
 
-@contextlib.contextmanager
-def measured(module: DreamBooth, optimizer: torch.optim.Optimizer, peaks: list[int]) -> Iterator[None]:
-    """Notes the peak of what is done inside."""
-    device = module.ldm.device
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-        yield
-        peaks.append(torch.cuda.max_memory_allocated(device))
-    else:
-        with Footprint() as footprint:
-            footprint.watch(list(module.parameters()), list(module.buffers()), list(optimizer.state.values()))
-            yield
-        peaks.append(footprint.peak)
-
-
 def learn(lesson: Lesson, combination: Combination) -> tuple[list[float], int]:
-    """The loss of each step, and the peak of a steady one in bytes."""
+    """The loss of each step, and the peak of memory in bytes."""
+    gc.collect()  # Lightning's circles would keep the last training alive
     config, device = combination.applied_to(lesson.config), lesson.compute.device
     file = read_checkpoint(lesson.base)
     ldm = ModelSlot(Compute(device)).use(file, settings_of(file, None)[1])
-    module = Quiet(ldm, lesson.subject, lesson.instance_moments, lesson.class_moments, config, SEED).to(device)
-    if device.type == "cuda":
-        module.on_train_start()
-    batches = DreamBoothBatches(
-        lesson.instance_moments, lesson.class_moments, BatchPlan(SEED, config.batch_size, ldm.schedule.num_timesteps)
-    )
-    optimizer = module.build_optimizer(fused=device.type in ("cpu", "cuda"))
-    autocast = lesson.compute.autocast if config.train_dtype == "fp32" else contextlib.nullcontext
-    losses, peaks = [], []
-    for step in tqdm(range(config.iterations), desc=str(combination), unit="step"):
-        batch = {name: tensor.to(device) for name, tensor in batches.batch(step).items()}
-        with measured(module, optimizer, peaks) if step == 1 else contextlib.nullcontext():
-            with autocast():
-                loss = module.training_step(batch, step)
-            loss.backward()
-            losses.append(loss.detach())
-            del loss
-            torch.nn.utils.clip_grad_norm_(module.trained_parameters(), config.max_grad_norm)
-            optimizer.step()
-            optimizer.zero_grad()
-    return torch.stack(losses).tolist(), max(peaks)
+    module = WatchedDreamBooth(ldm, lesson.subject, lesson.instance_moments, lesson.class_moments, config, SEED)
+    autocast_dtype = lesson.compute.autocast_dtype if config.train_dtype == "fp32" else None
+
+    def fail(module: DreamBooth, step: int) -> None:
+        raise AssertionError("nothing should be saved")
+
+    with tempfile.TemporaryDirectory() as directory, contextlib.suppress(EnoughError):
+        fit(module, FitOptions(Path(directory), [device], autocast_dtype, "none", step_recorder([device])), fail)
+    return torch.stack(module.curve).tolist(), module.peak
+
+
+def predicted_peak(lesson: Lesson, combination: Combination) -> int:
+    """Bytes, as `dreambooth.py` predicts them; on CUDA with what the allocator loses, without CUDA's own context."""
+    tensors = predict(lesson.workload, combination.applied_to(lesson.config)).step
+    return tensors + (CUDA_OVERHEAD - CUDA_CONTEXT if lesson.workload.like_cuda else 0)
+
+
+def mean_of_first(losses: Sequence[float]) -> float:
+    """Of as many steps as `mean_of_last` takes."""
+    first = losses[: max(1, len(losses) // LAST)]
+    return sum(first) / len(first)
 
 
 def mean_of_last(losses: Sequence[float]) -> float:
@@ -162,16 +202,15 @@ def draw_curves(curves: dict[str, list[float]], size: tuple[int, int] = (960, 54
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The flags."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = script_parser(__doc__)
     parser.add_argument("--ckpt-path", type=Path, help="default: the downloaded weights, else the embedded tiny model")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--class-name", default="water bottle")
     parser.add_argument("--photos", type=Path, default=ROOT / "data" / "bottle")
     parser.add_argument("--class-pictures", type=int, default=8)
-    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--steps", type=number(int, STEADY + 1), default=200, help="at least 2 (default: 200)")
     parser.add_argument("--only", type=int, nargs="+", metavar="N", help="these combinations; 0 is exact")
     parser.add_argument("--sheet", type=Path, metavar="PNG", help="draw the curves")
-    parser.add_argument("--json", type=Path, help="write all figures to this file")
     return parser.parse_args(arguments)
 
 
@@ -180,34 +219,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
     say(machine() + "\n")
     lesson = prepare(options)
-    rows, curves, exact = [], {}, 0.0
+    rows, curves, peaks = [], {}, {}
+    goals: list[Goal] = []
     for index in options.only or range(len(COMBINATIONS)):
         combination = COMBINATIONS[index]
-        predicted = predict(lesson.workload, combination.applied_to(lesson.config)).step
+        name, predicted = str(combination), predicted_peak(lesson, combination)
         losses, peak = learn(lesson, combination)
-        curves[str(combination)] = losses
+        curves[name], peaks[name] = losses, {"predicted": predicted, "measured": peak}
         last = mean_of_last(losses)
-        exact = exact or last
-        first = sum(losses[: len(losses) // LAST or 1]) / (len(losses) // LAST or 1)
-        figures = [f"{predicted / MIB:.1f}", f"{peak / MIB:.1f}", f"{first:.4f}", f"{last:.4f}", f"{last / exact:.3f}"]
-        rows.append([combination, *figures])
-    header = [
-        "combination",
-        "predicted peak, MiB",
-        "measured",
-        "loss, first quarter",
-        "last quarter",
-        "to the first row's",
-    ]
-    say(table(header, rows))
+        ratio = last / mean_of_last(next(iter(curves.values())))
+        part = 100 * peak / predicted
+        figures = [f"{predicted / MIB:.1f}", f"{peak / MIB:.1f}", f"{part:.1f}"]
+        rows.append([name, *figures, f"{mean_of_first(losses):.4f}", f"{last:.4f}", f"{ratio:.3f}"])
+        goals.append(
+            Goal(f"{name}: last losses apart from the first row's", 100 * abs(ratio - 1), LOSS_GOAL, at_most=True)
+        )
+        if predicted > FEW_OVERHEADS * CUDA_OVERHEAD or not lesson.workload.like_cuda:
+            goals.append(Goal(f"{name}: peak apart from its prediction", abs(part - 100), PEAK_GOAL, at_most=True))
+    header = ["combination", "predicted peak, MiB", "measured", "of the prediction, %", "loss, first quarter"]
+    say(table([*header, "last quarter", "to the first row's"], rows))
     if options.sheet:
         draw_curves(curves).save(options.sheet)
-    write_json(options.json, {"machine": machine(), "losses": curves})
-    return 0
+    write_json(options.json, {"machine": machine(), "peaks": peaks, "losses": curves})
+    return verdict(goals, options.strict)
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except UserError as error:
-        sys.exit(f"error: {error}")
+    run_script(main)
