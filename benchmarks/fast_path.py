@@ -1,0 +1,216 @@
+"""What do the fast ways of drawing change in the picture?
+
+    python benchmarks/fast_path.py --sheet fast-path.jpg
+    python benchmarks/fast_path.py --ckpt-path weights/sd-v1/sd-v1-4.ckpt --device cuda --sheet fast-path.jpg
+
+Draws the same prompts from the same seeds in the plain way, float32 and layer by layer, one picture at a time, and in
+each faster way that exists on the device: all in one batch, with weights of 16 bits, by recorded CUDA graphs
+(`--compile graphs`), by torch.compile (`--compile full`), with TF32. Beside the pictures one call of the UNet is
+compared, which shows a way's rounding before 50 steps have carried it on.
+"""
+
+import contextlib
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+import torch  # noqa: E402
+from torch import Tensor  # noqa: E402
+from tqdm import tqdm  # noqa: E402
+
+from benchmarks.tools.common import machine, say, table, write_json  # noqa: E402
+from benchmarks.tools.script import run_script, script_parser  # noqa: E402
+from benchmarks.tools.sheets import save_sheet  # noqa: E402
+from ldm.checkpoint.reading import read_checkpoint  # noqa: E402
+from ldm.commands.compiling import speed_up  # noqa: E402
+from ldm.commands.drawing.grid import labelled_grid  # noqa: E402
+from ldm.commands.models import EMBEDDED, ModelSlot, Settings, settings_of  # noqa: E402
+from ldm.commands.options.common import COUNT, SEED, STEPS  # noqa: E402
+from ldm.commands.placement import Compute, keep_float32_exact, parse_device  # noqa: E402
+from ldm.data.images import to_image  # noqa: E402
+from ldm.diffusion.noise import draw_noise, image_generators  # noqa: E402
+from ldm.diffusion.sampling import SamplingConfig, sample_images  # noqa: E402
+from ldm.training.autoencoder import psnr  # noqa: E402
+
+PROMPTS = (
+    "a photo of a red and white striped ball on the beach",
+    "a photo of a blue vase in the snow",
+    "a photo of a yellow duck on the water",
+    "a photo of a green bottle in front of a brick wall",
+    "a photo of a white teddy bear on the grass",
+    "a photo of a purple hat on a wooden floor",
+)
+LEVELS = 127.5
+"""Of 8 bits, from [-1, 1]."""
+MIDDLE = 500
+"""The timestep of the single call."""
+
+
+@dataclass(frozen=True)
+class Way:
+    """Of drawing."""
+
+    name: str
+    dtype: torch.dtype = torch.float32
+    compile: str = "off"
+    """As the flag of the commands."""
+    together: bool = True
+    """All pictures in one batch."""
+    tf32: bool = False
+    on_cuda_only: bool = False
+
+
+PLAIN = Way("float32, one at a time", together=False)
+FAST = (
+    Way("float32, in one batch"),
+    Way("TF32", tf32=True, on_cuda_only=True),
+    Way("float32, --compile graphs", compile="graphs", on_cuda_only=True),
+    Way("float32, --compile full", compile="full"),
+    Way("bfloat16 weights", torch.bfloat16),
+    Way("bfloat16 weights, --compile graphs", torch.bfloat16, "graphs", on_cuda_only=True),
+    Way("bfloat16 weights, --compile full", torch.bfloat16, "full"),
+    Way("float16 weights", torch.float16, on_cuda_only=True),
+)
+
+
+@dataclass(frozen=True)
+class Task:
+    """What every way draws."""
+
+    weights: Path
+    settings: Settings
+    sampling: SamplingConfig
+    prompts: list[str]
+    seeds: list[int]
+    device: torch.device
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """By one way, on the CPU in float32."""
+
+    pictures: Tensor
+    """(n 3 h w) in [-1, 1]"""
+    eps: Tensor
+    """(n 4 h/8 w/8), of a single call."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Of what a way draws from what the plain one does."""
+
+    mean: float
+    """Of all pictures and colours, in levels of 8 bits; so is `most`."""
+    most: float
+    psnr: float
+    """In dB, of the worst picture; infinite if it is the same to the bit."""
+    call: float
+    """The largest difference of a single call's numbers, relative to the largest number."""
+
+
+@contextlib.contextmanager
+def rounding_to_tf32(wanted: bool) -> Iterator[None]:
+    """Lets a GPU multiply float32 with 10 bits inside, if wanted; afterwards float32 is exact."""
+    keep_float32_exact()
+    if wanted:
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+    try:
+        yield
+    finally:
+        keep_float32_exact()
+
+
+@torch.inference_mode()
+def draw(way: Way, task: Task) -> Drawn:
+    """All pictures, then a single call on noise, as the commands draw them."""
+    slot = ModelSlot(Compute(task.device, way.dtype))
+    ldm = slot.use(read_checkpoint(task.weights), task.settings)
+    parts = [task.seeds] if way.together else [[seed] for seed in task.seeds]
+    speed_up(ldm, way.compile, len(parts) * task.sampling.num_steps)
+    pictures, eps = [], []
+    with rounding_to_tf32(way.tf32):
+        for seeds in parts:
+            prompts = [task.prompts[task.seeds.index(seed)] for seed in seeds]
+            context = torch.cat([slot.context(prompt) for prompt in prompts])
+            nothing = slot.context("").expand(len(seeds), -1, -1)
+            pictures.append(sample_images(ldm, context, nothing, seeds, task.sampling))
+            # The same call as a step's with guidance, types included, so that it is the recorded one.
+            shape = (len(seeds), *ldm.config.latent_shape(task.sampling.height, task.sampling.width))
+            noise = draw_noise(shape, image_generators(seeds), ldm.device).repeat(2, 1, 1, 1)
+            kind = torch.float32 if task.sampling.sampler == "dpm-solver" else torch.int64
+            timesteps = torch.full((len(noise),), MIDDLE, dtype=kind, device=ldm.device)
+            eps.append(ldm.eps_given(torch.cat([nothing, context]))(noise, timesteps)[len(seeds) :].cpu())
+    return Drawn(torch.cat(pictures), torch.cat(eps))
+
+
+def difference(drawn: Drawn, plain: Drawn) -> Difference:
+    """See `Difference`."""
+    apart = drawn.pictures - plain.pictures
+    call = (drawn.eps - plain.eps).abs().max() / plain.eps.abs().max()
+    levels = LEVELS * apart.abs()
+    return Difference(float(levels.mean()), float(levels.max()), float(psnr(apart).min()), float(call))
+
+
+def parse(arguments: Sequence[str] | None) -> tuple[Task, list[Way], Path | None, Path | None]:
+    """The flags: what is drawn, in which ways, the sheet's and the figures' file."""
+    parser = script_parser(__doc__, goals=False)
+    parser.add_argument("--ckpt-path", type=Path, default=EMBEDDED, help="default: the embedded tiny model")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--prompts", nargs="+", default=[*PROMPTS], metavar="PROMPT")
+    parser.add_argument(
+        "--seed", type=SEED, default=42, help="of the first picture; the next has the next (default: 42)"
+    )
+    parser.add_argument("--sampler", choices=("ddim", "plms", "dpm-solver"), help="default: the model's")
+    parser.add_argument("--steps", type=STEPS, help="default: the model's")
+    parser.add_argument("--hw", type=COUNT, metavar="PX", help="height and width; default: the model's")
+    parser.add_argument("--without-compile", action="store_true", help="leave out --compile full, which takes minutes")
+    parser.add_argument("--sheet", type=Path, help="write the pictures to this file, .png or .jpg")
+    options = parser.parse_args(arguments)
+    device = parse_device(options.device)
+    settings = settings_of(read_checkpoint(options.ckpt_path), None)[1]
+    model = settings.sampling
+    sampling = SamplingConfig(
+        options.hw or model.height,
+        options.hw or model.width,
+        options.sampler or model.sampler,
+        options.steps or model.num_steps,
+        model.guidance_scale,
+    )
+    seeds = [options.seed + index for index in range(len(options.prompts))]
+    task = Task(options.ckpt_path, settings, sampling, options.prompts, seeds, device)
+    ways = [
+        way
+        for way in FAST
+        if (device.type == "cuda" or not way.on_cuda_only) and not (options.without_compile and way.compile == "full")
+    ]
+    return task, ways, options.sheet, options.json
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Draws, compares and prints."""
+    task, ways, sheet, json = parse(arguments)
+    sampling = task.sampling
+    say(f"{machine()}\n{sampling.sampler}, {sampling.num_steps} steps, {sampling.width} x {sampling.height} pixels, "
+        f"{len(task.prompts)} pictures\n")  # fmt: skip
+    drawn = {way.name: draw(way, task) for way in tqdm([PLAIN, *ways], desc="drawing", unit="way")}
+    plain = drawn.pop(PLAIN.name)
+    found = {name: difference(one, plain) for name, one in drawn.items()}
+    header = [f"against {PLAIN.name}", "mean, levels of 255", "most", "PSNR of the worst picture, dB", "one UNet call"]
+    rows = [[name, f"{one.mean:.3f}", f"{one.most:.1f}", f"{one.psnr:.1f}", f"{one.call:.1e}"]
+            for name, one in found.items()]  # fmt: skip
+    say(table(header, rows))
+    if sheet:
+        cells = [[to_image(picture) for picture in one.pictures] for one in (plain, *drawn.values())]
+        labels = [PLAIN.name, *(f"{name}\n{one.psnr:.0f} dB" for name, one in found.items())]
+        save_sheet(sheet, labelled_grid(cells, labels, task.prompts))
+    figures = {"machine": machine(), "sampling": sampling, "prompts": task.prompts, "seeds": task.seeds}
+    write_json(json, {**figures, "differences": found})
+    return 0
+
+
+if __name__ == "__main__":
+    run_script(main)
