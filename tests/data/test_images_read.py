@@ -1,0 +1,241 @@
+"""Pictures: whatever cameras and programs write comes in upright, opaque and RGB; what is broken is named."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from ldm.data.images import read_image
+from ldm.errors import UserError
+from tests.data.scenes import BLUE, GREEN, RED, WHITE, pixels, scene
+
+ORIENTATION = 0x0112
+
+
+def error_of(path: Path) -> str:
+    with pytest.raises(UserError) as error:
+        read_image(path)
+    assert str(path) in str(error.value)
+    return str(error.value)
+
+
+# EXIF 2.3, tag 0x0112: which visual side the stored picture's row 0 and column 0 are.
+STORED = {
+    1: lambda visual: visual,  # top, left
+    2: lambda visual: visual[:, ::-1],  # top, right
+    3: lambda visual: visual[::-1, ::-1],  # bottom, right
+    4: lambda visual: visual[::-1],  # bottom, left
+    5: lambda visual: visual.swapaxes(0, 1),  # left, top
+    6: lambda visual: visual[:, ::-1].swapaxes(0, 1),  # right, top
+    7: lambda visual: visual[::-1, ::-1].swapaxes(0, 1),  # right, bottom
+    8: lambda visual: visual[::-1].swapaxes(0, 1),  # left, bottom
+}
+
+
+def turned(orientation: int) -> tuple[Image.Image, Image.Exif]:
+    stored = Image.fromarray(np.ascontiguousarray(STORED[orientation](np.asarray(scene()))))
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    return stored, exif
+
+
+@pytest.mark.parametrize("orientation", STORED)
+def test_a_picture_comes_in_upright(orientation: int, tmp_path: Path) -> None:
+    stored, exif = turned(orientation)
+    stored.save(tmp_path / "a.png", exif=exif)
+    assert pixels(read_image(tmp_path / "a.png")) == pixels(scene())
+
+
+@pytest.mark.parametrize("orientation", STORED)
+def test_a_photo_comes_in_upright(orientation: int, tmp_path: Path) -> None:
+    visual = Image.new("RGB", (48, 32), BLUE)
+    visual.paste(RED, (0, 0, 16, 16))  # the upper left corner
+    stored = Image.fromarray(np.ascontiguousarray(STORED[orientation](np.asarray(visual))))
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    stored.save(tmp_path / "a.jpg", exif=exif, quality=95)
+    photo = read_image(tmp_path / "a.jpg")
+    assert photo.size == (48, 32)
+    assert np.abs(np.asarray(photo).astype(int) - np.asarray(visual)).mean() < 3
+
+
+@pytest.mark.parametrize("orientation", [0, 9, 255])
+def test_an_orientation_that_does_not_exist_turns_nothing(orientation: int, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    scene().save(tmp_path / "a.png", exif=exif)
+    assert pixels(read_image(tmp_path / "a.png")) == pixels(scene())
+
+
+@pytest.mark.parametrize(
+    "tag",
+    [
+        b"\x01\x01\x00\x02\x00\x00\x00\x02x\x00\x00\x00",  # the height, as text
+        b"\x01\x1b\x00\x02\x00\x00\x00\x02x\x00\x00\x00",  # the resolution, as text
+        b"\x01\x0f\x00\x05\x00\x00\x00\x02\x00\x00\x00\x00",  # the maker, as fractions
+    ],
+)
+def test_odd_words_of_a_camera_do_not_spoil_its_photo(tag: bytes, tmp_path: Path) -> None:
+    turn = b"\x01\x12\x00\x03\x00\x00\x00\x01\x00\x06\x00\x00"
+    exif = b"Exif\x00\x00MM\x00*\x00\x00\x00\x08\x00\x02" + tag + turn + bytes(12)
+    Image.new("RGB", (32, 16), RED).save(tmp_path / "a.jpg", exif=exif)
+    assert read_image(tmp_path / "a.jpg").size == (16, 32)
+
+
+def test_transparency_becomes_white(tmp_path: Path) -> None:
+    image = Image.new("RGBA", (3, 1))
+    for x, pixel in enumerate([(200, 0, 0, 255), (200, 0, 0, 0), (255, 0, 0, 128)]):
+        image.putpixel((x, 0), pixel)
+    image.save(tmp_path / "a.png")
+    assert pixels(read_image(tmp_path / "a.png")) == [[[200, 0, 0], [255, 255, 255], [255, 127, 127]]]
+
+
+def test_transparent_grey_becomes_white(tmp_path: Path) -> None:
+    image = Image.new("LA", (2, 1), (10, 255))
+    image.putpixel((1, 0), (10, 0))
+    image.save(tmp_path / "a.png")
+    assert pixels(read_image(tmp_path / "a.png")) == [[[10, 10, 10], [255, 255, 255]]]
+
+
+@pytest.mark.parametrize("suffix", ["png", "gif"])
+def test_a_transparent_entry_of_a_palette_becomes_white(suffix: str, tmp_path: Path) -> None:
+    image = Image.new("P", (2, 1), 0)
+    image.putpalette([*BLUE, *RED])
+    image.putpixel((1, 0), 1)
+    image.save(tmp_path / f"a.{suffix}", transparency=1)
+    assert pixels(read_image(tmp_path / f"a.{suffix}")) == [[[0, 0, 255], [255, 255, 255]]]
+
+
+def test_a_palette_without_transparency(tmp_path: Path) -> None:
+    image = Image.new("P", (2, 1), 0)
+    image.putpalette([*BLUE, *RED])
+    image.putpixel((1, 0), 1)
+    image.save(tmp_path / "a.png")
+    assert pixels(read_image(tmp_path / "a.png")) == [[list(BLUE), list(RED)]]
+
+
+def test_a_transparent_colour_becomes_white(tmp_path: Path) -> None:
+    image = Image.new("RGB", (2, 1), RED)
+    image.putpixel((1, 0), GREEN)
+    image.save(tmp_path / "a.png", transparency=GREEN)
+    assert pixels(read_image(tmp_path / "a.png")) == [[list(RED), list(WHITE)]]
+
+
+@pytest.mark.parametrize(("grey", "suffix"), [(0, "png"), (77, "png"), (255, "png"), (77, "jpg")])
+def test_grey(grey: int, suffix: str, tmp_path: Path) -> None:
+    Image.new("L", (8, 8), grey).save(tmp_path / f"a.{suffix}")
+    assert pixels(read_image(tmp_path / f"a.{suffix}"))[0][0] == [grey] * 3
+
+
+def test_print_colours(tmp_path: Path) -> None:
+    Image.new("CMYK", (16, 16), (0, 255, 255, 0)).save(tmp_path / "a.jpg", quality=95)
+    red, green, blue = pixels(read_image(tmp_path / "a.jpg"))[8][8]
+    assert red > 240
+    assert max(green, blue) < 15
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_sixteen_bits_are_scaled_and_not_cut(suffix: str, tmp_path: Path) -> None:
+    values = np.array([[0, 255, 256, 32768, 65535]], dtype=np.uint16)
+    Image.fromarray(values).save(tmp_path / f"a.{suffix}")
+    assert [pixel[0] for pixel in pixels(read_image(tmp_path / f"a.{suffix}"))[0]] == [0, 0, 1, 128, 255]
+
+
+def test_sixteen_bits_upright(tmp_path: Path) -> None:
+    values = (np.arange(6).reshape(2, 3) * 256).astype(np.uint16)
+    exif = Image.Exif()
+    exif[ORIENTATION] = 3
+    Image.fromarray(values).save(tmp_path / "a.png", exif=exif)
+    assert np.asarray(read_image(tmp_path / "a.png"))[:, :, 0].tolist() == [[5, 4, 3], [2, 1, 0]]
+
+
+def test_black_and_white(tmp_path: Path) -> None:
+    image = Image.new("1", (2, 1), 0)
+    image.putpixel((1, 0), 1)
+    image.save(tmp_path / "a.png")
+    assert pixels(read_image(tmp_path / "a.png")) == [[[0, 0, 0], [255, 255, 255]]]
+
+
+@pytest.mark.parametrize("suffix", ["gif", "webp", "png"])
+def test_of_an_animation_the_first_frame(suffix: str, tmp_path: Path) -> None:
+    frames = [Image.new("RGB", (8, 8), colour) for colour in (RED, GREEN, BLUE)]
+    options = {"lossless": True} if suffix == "webp" else {}
+    frames[0].save(tmp_path / f"a.{suffix}", save_all=True, append_images=frames[1:], **options)
+    with Image.open(tmp_path / f"a.{suffix}") as file:
+        assert getattr(file, "n_frames", 1) == 3
+    assert pixels(read_image(tmp_path / f"a.{suffix}"))[0][0] == list(RED)
+
+
+@pytest.mark.parametrize("suffix", ["png", "bmp", "tif", "webp", "gif"])
+def test_the_usual_formats(suffix: str, tmp_path: Path) -> None:
+    image = Image.new("RGB", (8, 4), BLUE)
+    image.paste(RED, (0, 0, 4, 4))
+    image.save(tmp_path / f"a.{suffix}", **({"lossless": True} if suffix == "webp" else {}))
+    assert pixels(read_image(tmp_path / f"a.{suffix}")) == pixels(image)
+
+
+def test_a_picture_is_whole_when_its_file_is_gone(tmp_path: Path) -> None:
+    scene().save(tmp_path / "a.png")
+    image = read_image(tmp_path / "a.png")
+    (tmp_path / "a.png").unlink()
+    assert pixels(image) == pixels(scene())
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "gif", "tif", "bmp"])
+@pytest.mark.parametrize("percent", [0, 2, 50, 90])
+def test_a_truncated_picture_is_named(percent: int, suffix: str, tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / f"whole.{suffix}")
+    content = (tmp_path / f"whole.{suffix}").read_bytes()
+    cut = tmp_path / f"cut.{suffix}"
+    cut.write_bytes(content[: len(content) * percent // 100])
+    assert "not a readable image" in error_of(cut)
+
+
+@pytest.mark.parametrize("content", [b"", b"not a picture", b"<!DOCTYPE html>", bytes(100), b"\xff\xd8\xff", b"GIF89a"])
+def test_what_is_no_picture_is_named(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(content)
+    assert "not a readable image" in error_of(tmp_path / "a.jpg")
+
+
+def test_a_missing_picture_is_named(tmp_path: Path) -> None:
+    assert "there is no image" in error_of(tmp_path / "a.jpg")
+
+
+def test_a_directory_is_no_picture(tmp_path: Path) -> None:
+    error_of(tmp_path)
+
+
+def test_a_picture_too_large_to_be_true_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scene(100, 100).save(tmp_path / "a.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    error_of(tmp_path / "a.png")
+
+
+def encoded(kind: str) -> bytes:
+    buffer = io.BytesIO()
+    stored, exif = turned(6)
+    stored.save(buffer, kind, exif=exif)
+    return buffer.getvalue()
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # PIL's, of damaged words about the picture
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
+@settings(max_examples=100)
+@given(where=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), max_size=5))
+def test_a_damaged_picture_is_read_or_named(
+    kind: str, where: list[tuple[float, int]], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "damaged"
+    content = bytearray(encoded(kind))
+    for share, byte in where:
+        content[int(share**2 * len(content))] = byte  # most of them near the beginning
+    path.write_bytes(content)
+    try:
+        assert read_image(path).mode == "RGB"
+    except UserError as error:
+        assert str(path) in str(error)

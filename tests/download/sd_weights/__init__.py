@@ -1,0 +1,1 @@
+"""download/sd-weights.sh against a server that breaks off, lies, refuses and redirects."""
