@@ -4,14 +4,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from ldm.data.subject import TOKEN
 from ldm.diffusion.samplers import SAMPLERS
 
 LR_SCHEDULES = ("constant", "linear", "cosine", "cooldown")
 OPTIMIZERS = ("adamw", "adamw8bit")
 TRAIN_DTYPES = ("fp32", "bf16")
 CHECKPOINTING_LEVELS = ("none", "attention", "all")
-TOKEN = "sks"
-"""The rare word that names the subject."""
 
 
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
