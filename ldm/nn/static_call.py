@@ -7,6 +7,7 @@ buffers that inputs are copied into, and outputs that stay where they are.
 
 import logging
 from collections.abc import Callable, Iterator
+from functools import cache
 from typing import Any, Generic, Protocol, TypeVar
 
 import torch
@@ -124,9 +125,9 @@ class _Recording:
 def record_cuda_graph(
     call: Callable[[], Out], device: torch.device, release: Callable[[], object] = nothing
 ) -> tuple[Callable[[], object], Out]:
-    """Captures a call as a CUDA graph, after some on a side stream, as capturing wants it."""
+    """Captures a call as a CUDA graph, after some on the same side stream, as capturing wants it."""
     with torch.cuda.device(device), torch.cuda.stream(torch.cuda.current_stream(device)):  # restored if this fails
-        side = torch.cuda.Stream()
+        side = _side_stream(device)
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
             for _ in range(WARM_UP_CALLS):
@@ -135,9 +136,15 @@ def record_cuda_graph(
         release()  # a capture can't use the memory of what is still there
         graph = torch.cuda.CUDAGraph()
         # Other threads, which read and write files, may do as they like meanwhile.
-        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+        with torch.cuda.graph(graph, stream=side, capture_error_mode="thread_local"):
             outputs = call()
     return graph.replay, outputs
+
+
+@cache
+def _side_stream(device: torch.device) -> torch.cuda.Stream:
+    """One for all recordings: libraries keep a workspace, up to 32 MiB, for each stream that they were ever used on."""
+    return torch.cuda.Stream(device)
 
 
 def record_compiled(

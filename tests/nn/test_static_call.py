@@ -1,8 +1,11 @@
 """A recorded call: its buffers, with the recorder of CUDA graphs simulated; and the real recorders."""
 
+import contextlib
+import itertools
 import logging
 from collections.abc import Callable
 from functools import partial
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import pytest
@@ -249,6 +252,30 @@ def test_a_compiled_unet_predicts_the_same_and_sees_replaced_weights(backend: st
             replayed = static(latents, timesteps, unet.project_context(context))
             assert rel(replayed, unet(latents, timesteps, context)) < BOUND
     assert static.works
+
+
+def test_all_cuda_graphs_are_captured_where_they_were_warmed_up_on_one_stream(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Libraries keep a workspace for each stream; CUDA is simulated."""
+    entered: list[Any] = []
+
+    def enter(stream: Any, **options: Any) -> contextlib.AbstractContextManager[None]:
+        entered.append(stream)
+        return contextlib.nullcontext()
+
+    main, numbers = SimpleNamespace(wait_stream=lambda other: None), itertools.count()
+    monkeypatch.setattr(
+        torch.cuda, "Stream", lambda device: SimpleNamespace(number=next(numbers), wait_stream=lambda other: None)
+    )
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device=None: main)
+    monkeypatch.setattr(torch.cuda, "device", contextlib.nullcontext)
+    monkeypatch.setattr(torch.cuda, "stream", enter)
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: SimpleNamespace(replay=None))
+    monkeypatch.setattr(torch.cuda, "graph", lambda graph, stream, **options: enter(stream))
+    for _ in range(2):
+        assert record_cuda_graph(lambda: A, torch.device("cuda", 7))[1] is A
+    assert [getattr(stream, "number", "main") for stream in entered] == 2 * ["main", 0, 0]
 
 
 @pytest.mark.gpu
