@@ -3,7 +3,8 @@
 import logging
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
+from logging.handlers import MemoryHandler
 from pathlib import Path
 
 from ldm.errors import UserError
@@ -31,16 +32,23 @@ def run(command: Callable[[], None]) -> int:
 
 
 @contextmanager
-def logging_to(path: Path) -> Iterator[None]:
-    """Writes what is said meanwhile to a file as well, with the time."""
-    handler = logging.FileHandler(path, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    log.addHandler(handler)
-    try:
-        yield
-    finally:
-        log.removeHandler(handler)
-        handler.close()
+def run_log() -> Iterator[Callable[[Path], None]]:
+    """Writes what is said meanwhile to a file as well, with the time.
+
+    The file is named by calling what is yielded, once there is a directory for it: what was said before comes first.
+    """
+    with ExitStack() as stack:
+        waiting = MemoryHandler(capacity=1)  # passes everything on at once, but keeps it while there is no target
+        log.addHandler(waiting)
+        stack.callback(log.removeHandler, waiting)
+
+        def begin(path: Path) -> None:
+            file = stack.enter_context(closing(logging.FileHandler(path, encoding="utf-8")))
+            file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+            waiting.setTarget(file)
+            waiting.flush()
+
+        yield begin
 
 
 class _Terminal(logging.Formatter):

@@ -1,6 +1,6 @@
 """How many pictures are drawn at a time where nobody says: on a GPU as many as fit."""
 
-from collections.abc import Sequence
+import logging
 
 import torch
 
@@ -8,8 +8,11 @@ from ldm.commands.models import Settings
 from ldm.diffusion.latent_diffusion import DECODED_PIXELS, LatentDiffusion, LatentDiffusionConfig
 from ldm.diffusion.sampling import SamplingConfig
 from ldm.nn.autoencoder import AutoencoderKL
+from ldm.nn.device_memory import free_memory
 from ldm.nn.footprint import peak_bytes
 from ldm.nn.unet import UNet
+
+log = logging.getLogger(__name__)
 
 MOST = 16
 """Stable Diffusion fills a large GPU with these."""
@@ -19,22 +22,20 @@ SHARE = 0.8
 
 
 def batch_that_fits(
-    settings: Settings, sampling: SamplingConfig, dtype: torch.dtype, devices: Sequence[torch.device]
+    settings: Settings, sampling: SamplingConfig, dtype: torch.dtype, device: torch.device, pictures: int
 ) -> int:
-    """On CUDA as many pictures as fit into each device's free memory together with the model, 1 to `MOST`.
+    """On CUDA as many of the pictures as fit into the free memory together with the model, 1 to `MOST`.
 
-    Elsewhere the model's default. To be called before the weights are there.
+    Elsewhere the model's default. To be called before the weights are there, by the process that is to draw.
     """
-    if any(device.type != "cuda" for device in devices):
+    if (free := free_memory(device)) is None:
         return settings.sampling.batch_size
-    free = min(free_bytes(device) for device in devices)
+    if pictures <= 1:
+        return 1
     one, two = (drawing_bytes(settings.model, sampling, count, dtype) for count in (1, 2))
-    return max(1, min(MOST, 1 + (int(SHARE * free) - one) // (two - one)))
-
-
-def free_bytes(device: torch.device) -> int:
-    """What nobody has allocated on a CUDA device."""
-    return torch.cuda.mem_get_info(device)[0]
+    fitting = max(1, min(MOST, pictures, 1 + (int(SHARE * free) - one) // (two - one)))
+    log.info("batch size: %d, with %.1f GiB free on %s", fitting, free / 2**30, device)
+    return fitting
 
 
 def drawing_bytes(config: LatentDiffusionConfig, sampling: SamplingConfig, pictures: int, dtype: torch.dtype) -> int:

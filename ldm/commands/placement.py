@@ -61,7 +61,7 @@ def parse_device(text: str) -> torch.device:
 
 def half_dtype(device: torch.device) -> torch.dtype:
     """The better 16-bit type of a device: bfloat16 doesn't overflow, but older GPUs lack it."""
-    if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+    if device.type == "cuda" and torch.cuda.get_device_capability(device) < (8, 0):  # of this one, not the current one
         return torch.float16
     return torch.bfloat16
 
@@ -99,15 +99,23 @@ def drawing_crew(ldm: LatentDiffusion, sampling: SamplingConfig) -> Crew:
     return Crew(workers=cores // threads, threads=threads)
 
 
+def training_precision(device: torch.device, asked: str) -> str:
+    """full, bf16-mixed or fp16-mixed: what `auto`, which mixes on CUDA only, and `autocast` mean on a device."""
+    if asked == "auto":
+        asked = "autocast" if device.type == "cuda" else "full"
+    if asked == "autocast":
+        return "bf16-mixed" if half_dtype(device) == torch.bfloat16 else "fp16-mixed"
+    return asked
+
+
 def training_compute(device: torch.device, precision: str) -> Compute:
-    """For dreambooth: float32 weights always; `auto` mixes on CUDA only."""
+    """For dreambooth: float32 weights always, and arithmetic by `training_precision`."""
     keep_float32_exact()
-    if precision == "auto":
-        precision = "autocast" if device.type == "cuda" else "full"
+    precision = training_precision(device, precision)
     if precision == "fp16-mixed" and device.type != "cuda":
         raise UserError("--precision fp16-mixed needs a CUDA device; use bf16-mixed or full")
     dtypes = {"full": None, "bf16-mixed": torch.bfloat16, "fp16-mixed": torch.float16}
-    return Compute(device, autocast_dtype=dtypes.get(precision, half_dtype(device)))
+    return Compute(device, autocast_dtype=dtypes[precision])
 
 
 def step_recorder(devices: list[torch.device], compile_: str = "auto") -> Record | None:

@@ -86,6 +86,12 @@ class DreamBooth(TrainingModule):
         return parts
 
     @property
+    def drawn_pixels(self) -> int:
+        """Those of one preview, which is as large as the photos."""
+        height, width = self._moments[0].shape[-2:]
+        return height * width * self.ldm.config.autoencoder.downsampling_factor**2
+
+    @property
     def pictures_per_step(self) -> int:
         """Photos, and as many class pictures."""
         return self.config.batch_size * (1 if self._moments[1] is None else 2)

@@ -7,15 +7,18 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
+from ldm.diffusion.latent_diffusion import DECODED_PIXELS
 from ldm.errors import UserError
+from ldm.nn.device_memory import free_memory
 from ldm.nn.static_call import Record
 from ldm.training.adamw_8bit import AdamW8bit
 from ldm.training.config import OptimizationConfig
 from ldm.training.ema import WeightAverage
 from ldm.training.recorded import RecordedStep
 
-ROOM_FOR_PICTURES = 6 * 2**30
-"""Bytes that drawing a preview of 512 x 512 takes at most, generously: decoding it is the most of it."""
+ROOM, ROOM_PER_PIXEL = 2 * 2**30, 16 * 2**10
+"""Bytes that drawing takes at most, generously: for networks that were away and the libraries' workspaces, and for each
+pixel, of which Stable Diffusion's decoder holds 3 KiB in float32."""
 
 
 def lr_factor(step: int, schedule: str, warmup_steps: int, iterations: int) -> float:
@@ -69,11 +72,10 @@ class TrainingModule(pl.LightningModule):
 
     def make_room(self) -> None:
         """Before pictures are drawn: gives a recorded step's memory back where little is left. It is recorded again."""
-        if self._recorded is not None and self.device.type == "cuda":
-            torch.cuda.empty_cache()  # what this process keeps for later is not free otherwise
-            free, _ = torch.cuda.mem_get_info(self.device)
-            if free < ROOM_FOR_PICTURES:
-                self._recorded.forget()
+        if self._recorded is None or (free := free_memory(self.device)) is None:
+            return
+        if free < ROOM + ROOM_PER_PIXEL * self.drawn_pixels:
+            self._recorded.forget()
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """The loss of a batch; a recorded step has left its gradients already."""
@@ -91,6 +93,11 @@ class TrainingModule(pl.LightningModule):
         """Lightning's call after the forward pass: nothing is left to do after a recorded step."""
         if self._recorded is None:
             super().backward(loss, *args, **kwargs)
+
+    @property
+    def drawn_pixels(self) -> int:
+        """How many are decoded at a time when pictures are drawn between steps."""
+        return DECODED_PIXELS
 
     @property
     def pictures_per_step(self) -> int:

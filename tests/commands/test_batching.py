@@ -12,7 +12,7 @@ from ldm.commands.models import SamplingDefaults, Settings
 from ldm.diffusion.sampling import SamplingConfig
 from tests.tiny import tiny_config
 
-CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+CPU = torch.device("cpu")
 SAMPLING = SamplingConfig(height=64, width=64)
 SETTINGS = Settings("", tiny_config(), SamplingDefaults(batch_size=7))
 
@@ -22,10 +22,12 @@ def needed(pictures: int, dtype: torch.dtype = torch.float32, guidance_scale: fl
     return drawing_bytes(tiny_config(), replace(SAMPLING, guidance_scale=guidance_scale), pictures, dtype)
 
 
-def fitting(monkeypatch: pytest.MonkeyPatch, *free: float, dtype: torch.dtype = torch.float32) -> int:
-    """The batch size on devices with so many free bytes."""
-    monkeypatch.setattr(batching, "free_bytes", lambda device: int(free[device.index]))
-    return batch_that_fits(SETTINGS, SAMPLING, dtype, [torch.device("cuda", i) for i in range(len(free))])
+def fitting(
+    monkeypatch: pytest.MonkeyPatch, free: float, dtype: torch.dtype = torch.float32, pictures: int = 100
+) -> int:
+    """The batch size on a device with so many free bytes."""
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (int(free), 80 * 2**30))
+    return batch_that_fits(SETTINGS, SAMPLING, dtype, torch.device("cuda", 1), pictures)
 
 
 def test_pictures_add_up_and_half_precision_and_no_guidance_need_half() -> None:
@@ -43,16 +45,21 @@ def _weights() -> list[torch.Tensor]:
         return list(batching.LatentDiffusion(tiny_config()).parameters())
 
 
-def test_as_many_as_fit_into_the_free_memory_of_each_device(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_as_many_as_fit_into_the_free_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     each = needed(2) - needed(1)
     three = (needed(1) + 2.5 * each) / SHARE
     assert fitting(monkeypatch, three) == 3
-    assert fitting(monkeypatch, 1e12, three) == 3
     assert fitting(monkeypatch, three, dtype=torch.bfloat16) > 6
     assert fitting(monkeypatch, 1e12) == MOST
     assert fitting(monkeypatch, 0) == 1
 
 
+def test_not_more_than_there_are_and_one_needs_no_prediction(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert fitting(monkeypatch, 1e12, pictures=5) == 5
+    monkeypatch.setattr(batching, "drawing_bytes", lambda *how: pytest.fail("it was predicted"))
+    assert fitting(monkeypatch, 1e12, pictures=1) == 1
+
+
 def test_elsewhere_the_models_default_is_taken() -> None:
-    assert batch_that_fits(SETTINGS, SAMPLING, torch.float32, [CPU]) == 7
-    assert batch_that_fits(SETTINGS, SAMPLING, torch.float32, [CUDA, torch.device("mps")]) == 7
+    assert batch_that_fits(SETTINGS, SAMPLING, torch.float32, CPU, 100) == 7
+    assert batch_that_fits(SETTINGS, SAMPLING, torch.float32, torch.device("mps"), 1) == 7

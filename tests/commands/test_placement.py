@@ -16,6 +16,7 @@ from ldm.commands.placement import (
     parse_devices,
     step_recorder,
     training_compute,
+    training_precision,
 )
 from ldm.diffusion.crew import Crew
 from ldm.diffusion.latent_diffusion import LatentDiffusion, LatentDiffusionConfig
@@ -43,7 +44,7 @@ class Machine:
         """So many GPUs, or Apple's, and whether they know bfloat16."""
         self.monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
         self.monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
-        self.monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: bf16)
+        self.monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0) if bf16 else (7, 5))
         self.monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
 
 
@@ -168,6 +169,31 @@ def test_older_gpus_get_float16(machine: Machine) -> None:
     assert drawing_compute(CUDA, "auto").dtype == torch.float16
     assert drawing_compute(CUDA, "autocast").autocast_dtype == torch.float16
     assert training_compute(CUDA, "auto").autocast_dtype == torch.float16
+
+
+def test_each_gpu_is_asked_for_itself(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine.has(gpus=2)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: ((7, 5), (9, 0))[device.index])
+    assert [half_dtype(torch.device("cuda", index)) for index in range(2)] == [torch.float16, torch.bfloat16]
+
+
+@pytest.mark.parametrize(
+    ("device", "asked", "bf16", "resolved"),
+    [
+        (CPU, "auto", True, "full"),
+        (CPU, "autocast", True, "bf16-mixed"),
+        (CUDA, "auto", True, "bf16-mixed"),
+        (CUDA, "auto", False, "fp16-mixed"),
+        (CUDA, "bf16-mixed", False, "bf16-mixed"),
+        (CUDA, "full", True, "full"),
+    ],
+)
+def test_what_a_training_is_computed_in_has_a_name(
+    device: torch.device, asked: str, bf16: bool, resolved: str, machine: Machine
+) -> None:
+    machine.has(gpus=1, bf16=bf16)
+    assert training_precision(device, asked) == resolved
+    assert training_compute(device, asked) == training_compute(device, resolved)
 
 
 def test_float16_is_refused_where_it_does_not_work() -> None:

@@ -8,10 +8,22 @@ from typing import Any
 import pytest
 import torch
 
+from ldm.commands.dreambooth.vram import USABLE
+from ldm.diffusion.latent_diffusion import LatentDiffusionConfig
 from ldm.nn.footprint import Footprint
 from ldm.training import memory
 from ldm.training.config import CHECKPOINTING_LEVELS, DreamBoothConfig
-from ldm.training.memory import COMBINATIONS, Combination, Prediction, Workload, choose, plenty, predict
+from ldm.training.memory import (
+    COMBINATIONS,
+    CUDA_OVERHEAD,
+    GIB,
+    Combination,
+    Prediction,
+    Workload,
+    choose,
+    plenty,
+    predict,
+)
 from tests.tiny import tiny_config
 from tests.training.parts import SHORT, batch_of, build_module
 
@@ -104,6 +116,13 @@ def test_where_weights_alone_are_too_much_nothing_more_is_looked_at() -> None:
     weights = sum(p.numel() for p in build_module().trained_parameters())
     on_cuda = replace(TINY, like_cuda=True)
     assert predict(on_cuda, SHORT, limit=15 * weights).step == pytest.approx(16 * weights, rel=0.01)
+
+
+@pytest.mark.slow
+def test_all_of_stable_diffusions_unet_trains_on_a_card_of_8_gb() -> None:
+    workload = Workload(LatentDiffusionConfig(), 512, 512, autocast_dtype=AUTOCAST)
+    smaller = Combination("adamw8bit", "bf16", "attention")
+    assert predict(workload, smaller.applied_to(DreamBoothConfig())).peak + CUDA_OVERHEAD < USABLE * 8 * GIB
 
 
 def test_plenty_is_more_than_enough() -> None:

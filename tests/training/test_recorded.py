@@ -130,16 +130,20 @@ def test_a_recording_given_up_for_pictures_is_made_again(tmp_path: Path) -> None
     assert_same(module, plain)
 
 
-@pytest.mark.parametrize(("free", "kept"), [(7, True), (5, False)])
-def test_a_recording_is_given_up_where_little_memory_is_left(
-    free: int, kept: bool, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("side", "free", "kept"), [(512, 6.1, True), (512, 5.9, False), (256, 5.9, True), (1024, 6.1, False)]
+)
+def test_a_recording_is_given_up_where_too_little_memory_is_left_for_a_picture(
+    side: int, free: float, kept: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     module = build_module()
+    assert module.drawn_pixels == 32 * 32  # of the latents that it was given
+    monkeypatch.setattr(DreamBooth, "drawn_pixels", side**2)
     module.record_steps(recording(module), None)
     module.log = lambda *args: None  # type: ignore[method-assign, assignment]
     module.training_step(batch_of(module, 0), 0)
     monkeypatch.setattr(DreamBooth, "device", torch.device("cuda"))
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free * 2**30, 16 * 2**30))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (int(free * 2**30), 16 * 2**30))
     module.make_room()
     assert (module.trained_parameters()[0].grad is not None) == kept
 

@@ -91,7 +91,9 @@ def plan_call(options: argparse.Namespace, command: str) -> Call:
         options.prompt = prompts_to_score(options.prompt, protocol, checkpoints)
     job = job_from(options, checkpoints[0].settings)
     if options.batch_size is None:  # what is chosen is recorded, so that a continued call draws in the same company
-        fitting = batch_that_fits(checkpoints[0].settings, job.sampling, compute.dtype, [compute.device])
+        together = max(1, len(job.prompts)) * len(job.seeds)
+        how = job.sampling, compute.dtype, compute.device
+        fitting = batch_that_fits(checkpoints[0].settings, *how, together)
         job = replace(job, batch_size=fitting)
     records = RunRecords()
     families = _families(checkpoints, records, options) if root else [Family(checkpoints)]

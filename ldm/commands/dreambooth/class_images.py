@@ -10,6 +10,7 @@ from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedExc
 from tqdm import tqdm
 
 from ldm.checkpoint.reading import read_checkpoint
+from ldm.commands.batching import batch_that_fits
 from ldm.commands.compiling import speed_up
 from ldm.commands.models import ModelSlot, Settings
 from ldm.commands.placement import drawing_compute, drawing_crew, explain_out_of_memory
@@ -25,7 +26,8 @@ class Drawing:
 
     cache: ClassImages
     missing: list[int]
-    batch_size: int
+    batch_size: int | None
+    """None: as many as fit on a device."""
     base: Path
     settings: Settings
     devices: list[torch.device]
@@ -60,10 +62,13 @@ def _draw_share_in_process(rank: int, errors: "SimpleQueue[str]", drawing: Drawi
 
 def _draw_share(rank: int, drawing: Drawing) -> None:
     """Device `rank` draws every n-th picture of n devices."""
-    cache, batch_size = drawing.cache, drawing.batch_size
-    compute = drawing_compute(drawing.devices[rank], drawing.precision)
-    ldm = ModelSlot(compute).use(read_checkpoint(drawing.base), drawing.settings)
+    cache, device = drawing.cache, drawing.devices[rank]
     indices = drawing.missing[rank :: len(drawing.devices)]
+    compute = drawing_compute(device, drawing.precision)
+    batch_size = drawing.batch_size or batch_that_fits(
+        drawing.settings, cache.sampling, compute.dtype, device, len(indices)
+    )
+    ldm = ModelSlot(compute).use(read_checkpoint(drawing.base), drawing.settings)
     speed_up(ldm, drawing.compile, -(-len(indices) // batch_size) * cache.sampling.num_steps)
     crew = drawing_crew(ldm, cache.sampling)
     with (

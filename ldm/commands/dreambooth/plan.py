@@ -16,9 +16,9 @@ from ldm.checkpoint.reading import read_checkpoint
 from ldm.checkpoint.saving import SAVE_DTYPES, hash_file
 from ldm.commands.compiling import refuse_graphs_without_cuda
 from ldm.commands.drawing.job import sampling_flags, sampling_from, with_sampler
-from ldm.commands.dreambooth.memory import FIELDS, FLOAT_WEIGHTS, fit_into_memory
+from ldm.commands.dreambooth.vram import FIELDS, FLOAT_WEIGHTS, fit_into_memory
 from ldm.commands.models import Settings, base_weights, settings_of, snapped_size, tokenizer_dir
-from ldm.commands.placement import Compute, parse_devices, training_compute
+from ldm.commands.placement import Compute, parse_devices, training_compute, training_precision
 from ldm.commands.record import plain, write_record
 from ldm.commands.resuming import RECORD, RUN_DIR_VARIABLE, is_helper_process, resumed_options
 from ldm.config import read_yaml, to_yaml
@@ -101,7 +101,9 @@ def plan_run(options: argparse.Namespace) -> Run:
     log.info("%s of '%s' from %s", counted(len(photos), "photo"), options.class_name, options.instance_img_dir)
     log.info("reading %s for its SHA-256", base)
     base_sha256 = hash_file(base)
-    resolved = _resolved(options, config, sampling, base)
+    # Weights in bfloat16 are computed with as they are.
+    precision = "bf16-mixed" if config.train_dtype == "bf16" else training_precision(devices[0], options.precision)
+    resolved = {**_resolved(options, config, sampling, base), "precision": precision}
 
     if options.resume_dir:
         directory = options.resume_dir

@@ -1,7 +1,6 @@
 """DreamBooth from photos to checkpoints: class pictures, encoding, training, previews, report."""
 
 import argparse
-import contextlib
 import gc
 import logging
 import os
@@ -16,8 +15,7 @@ from ldm.background import BackgroundWriter
 from ldm.checkpoint.metadata import CheckpointInfo
 from ldm.checkpoint.reading import read_checkpoint
 from ldm.checkpoint.saving import SAVE_DTYPES, checkpoint_writer
-from ldm.commands.app import logging_to
-from ldm.commands.batching import batch_that_fits
+from ldm.commands.app import run_log
 from ldm.commands.dreambooth.class_images import Drawing, draw_class_images
 from ldm.commands.dreambooth.plan import Run, plan_run, resumed_run_options
 from ldm.commands.dreambooth.previews import Previews
@@ -41,10 +39,12 @@ log = logging.getLogger(__name__)
 
 def dreambooth(options: argparse.Namespace) -> None:
     """Runs or continues a training."""
-    if options.resume_dir:
-        options = resumed_run_options(options)
-    run = plan_run(options)
-    with contextlib.nullcontext() if is_helper_process() else logging_to(run.directory / "run.log"):
+    with run_log() as begin_log:
+        if options.resume_dir:
+            options = resumed_run_options(options)
+        run = plan_run(options)
+        if not is_helper_process():
+            begin_log(run.directory / "run.log")
         log.info("run: %s", run.directory)
         class_images = _class_images(run)
         with explain_out_of_memory("a smaller --vram, --hw or --batch-size 1 need less"):
@@ -83,9 +83,7 @@ def _class_images(run: Run) -> list[Path]:
     )
     missing = cache.missing(count)
     if missing and not is_helper_process():
-        batch_size = run.options.generation_batch_size or batch_that_fits(
-            run.settings, cache.sampling, compute.dtype, run.devices
-        )
+        batch_size = run.options.generation_batch_size
         log.info("drawing %d of %d class pictures '%s' into %s", len(missing), count, cache.prompt, cache.directory)
         how = run.devices, precision, run.options.compile
         draw_class_images(Drawing(cache, missing, batch_size, run.base, run.settings, *how))

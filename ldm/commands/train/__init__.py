@@ -1,10 +1,9 @@
 """Training from scratch, stage by stage: the tokenizer, the autoencoder, the text encoder and the UNet, the judge."""
 
 import argparse
-import contextlib
 import logging
 
-from ldm.commands.app import logging_to
+from ldm.commands.app import run_log
 from ldm.commands.options.train import refuse_flags_without_effect
 from ldm.commands.resuming import is_helper_process
 from ldm.commands.train.autoencoder import train_autoencoder
@@ -27,10 +26,12 @@ def train(options: argparse.Namespace) -> None:
     if options.stage in AT_ONCE:
         AT_ONCE[options.stage](options)
         return
-    if options.resume_dir:
-        options = resumed_training_options(options)
-    run = open_run(options)
-    with contextlib.nullcontext() if is_helper_process() else logging_to(run.directory / "run.log"):
+    with run_log() as begin_log:
+        if options.resume_dir:
+            options = resumed_training_options(options)
+        run = open_run(options)
+        if not is_helper_process():
+            begin_log(run.directory / "run.log")
         log.info("run: %s", run.directory)
         stopped_at = STAGES[options.stage](run)
         if stopped_at is not None:

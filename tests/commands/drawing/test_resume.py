@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from safetensors.torch import save_file
 
-from ldm.commands.drawing import painter
+from ldm.commands.drawing import painter, planning
 from ldm.config import read_yaml, to_yaml
 from tests.commands.calls import Drawn, Outcome, call, pixels, refused, start, tensors_of
 from tests.commands.conftest import Draw, Trained, UNetCall
@@ -149,6 +149,21 @@ def test_a_batch_of_which_something_is_missing_is_drawn_in_the_same_company(
     assert files(drawn.directory) == written
     changed = {name for name, mtime in times(drawn).items() if mtime != before[name]}
     assert changed == {drawn.paths[1].name}
+
+
+def test_a_batch_size_that_was_chosen_stays(txt2img: Draw, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU it is chosen by what is free just then."""
+    asked: list[int] = []
+
+    def choose(*how: Any) -> int:
+        asked.append(how[-1])
+        return 3
+
+    monkeypatch.setattr(planning, "batch_that_fits", choose)
+    drawn = txt2img("-v", 2, "-p", "a cat", "a dog")
+    resume(drawn.directory)
+    assert read_yaml(drawn.directory / "run.yaml")["options"]["batch_size"] == 3
+    assert asked == [4]  # pictures, once
 
 
 # Interrupted

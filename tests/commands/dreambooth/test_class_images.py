@@ -2,10 +2,12 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from ldm.checkpoint.reading import read_checkpoint
+from ldm.commands.dreambooth import class_images
 from ldm.commands.dreambooth import run as command
 from ldm.commands.dreambooth.class_images import Drawing
 from ldm.commands.models import DEFAULT_CONFIG, EMBEDDED, Settings, settings_of
@@ -78,6 +80,21 @@ def test_another_class_base_or_setting_never_shares_class_pictures(
         refused(call("dreambooth", *words), "enough")
     assert len(set(directories)) == len(changes) - 1
     assert directories[0] == directories[-1]
+
+
+def test_each_device_finds_out_how_many_fit(teach: Teach, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of its share of the pictures, in the process that draws them."""
+    asked: list[int] = []
+
+    def choose(*how: Any) -> int:
+        asked.append(how[-1])
+        return 1
+
+    monkeypatch.setattr(class_images, "batch_that_fits", choose)
+    teach("--no-previews")
+    assert asked == [2]
+    teach("--no-previews", "--class-img-count", 4, "--gb", 2)
+    assert asked == [2]
 
 
 def test_the_batch_size_of_class_pictures_changes_no_picture(

@@ -1,10 +1,14 @@
 """dreambooth.py -r: a run goes on as it began, or says why it can't."""
 
+import re
 import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
+from ldm.commands import placement
+from ldm.commands.dreambooth import run as command
 from ldm.commands.dreambooth.plan import resumed_run_options
 from ldm.commands.options.dreambooth import dreambooth_parser
 from ldm.config import read_yaml, to_yaml
@@ -27,6 +31,22 @@ def test_a_run_is_continued_with_its_own_options(stopped: Path, teach: Teach, un
     text = (stopped / "run.log").read_text()
     assert "drawing 2 of 2 class pictures" in text
     assert "4 updates made" in text
+
+
+def test_it_goes_on_in_the_precision_that_auto_meant_where_it_began(
+    stopped: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on another kind of GPU."""
+    seen = []
+    monkeypatch.setattr(placement, "half_dtype", lambda device: pytest.fail("it was asked what auto means here"))
+    monkeypatch.setattr(command, "fit", lambda module, options, save: seen.append(options.autocast_dtype) or 0)
+    record = stopped / "run.yaml"
+    assert "precision: full" in record.read_text()
+    for precision, dtype in (("bf16-mixed", torch.bfloat16), ("full", None)):
+        record.write_text(re.sub("precision: .*", f"precision: {precision}", record.read_text()))
+        assert call("dreambooth", "-r", stopped).status == 0
+        assert seen.pop() == dtype
+        assert read_yaml(record)["options"]["precision"] == precision
 
 
 def test_a_run_is_continued_from_any_directory(stopped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -79,7 +79,7 @@ def test_the_record_holds_every_option_resolved(trained: Trained, tiny_checkpoin
         "ckpt_path": str(tiny_checkpoint),
         "config": None,
         "output_dir": str(trained.root),
-        "precision": "auto",
+        "precision": "full",
         "compile": "auto",
         "save_dtype": "fp16",
         "logger": "tensorboard",
@@ -91,6 +91,13 @@ def test_the_log_file_holds_what_was_said(trained: Trained) -> None:
     assert "drawing 3 of 3 class pictures 'a photo of a Tin Can'" in text
     assert "7 updates made. The weights moved by" in text
     assert re.search(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d+ INFO ", text)
+
+
+def test_the_log_file_holds_what_was_said_before_there_was_one(trained: Trained) -> None:
+    """While all was decided: which photos, which memory."""
+    text = (trained.directory / "run.log").read_text()
+    assert "3 photos of 'Tin Can' from" in text
+    assert text.index("3 photos") < text.index("run: ")
 
 
 def test_two_runs_in_one_process_keep_their_logs_apart(

@@ -1,13 +1,15 @@
 """--vram: what is chosen so that a training fits, what is said, and which flags stay."""
 
 import logging
+import multiprocessing
+import os
 from pathlib import Path
 
 import pytest
 import torch
 
-from ldm.commands.dreambooth import memory as command
-from ldm.commands.dreambooth.memory import fit_into_memory
+from ldm.commands.dreambooth import vram as command
+from ldm.commands.dreambooth.vram import USABLE, fit_into_memory
 from ldm.commands.options.dreambooth import dreambooth_parser
 from ldm.config import read_yaml
 from ldm.errors import UserError
@@ -18,7 +20,7 @@ from tests.commands.dreambooth.teaching import STOPPED, Plan, Teach, interrupted
 from tests.tiny import tiny_config
 
 CPU, CUDA = [torch.device("cpu")], [torch.device("cuda:0")]
-NEEDS = dict(zip(COMBINATIONS, (14, 10, 7, 13, 9, 6, 12, 8, 5), strict=True))
+NEEDS = dict(zip(COMBINATIONS, (14, 9, 7, 13, 8.5, 6, 12, 7.5, 5), strict=True))
 """GiB at 512 x 512."""
 
 
@@ -36,7 +38,7 @@ def needs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(command, "plenty", lambda workload, config: 60 * GIB)
 
 
-def chosen(*words: str, devices: list[torch.device] = CPU, size: int = 512, **config: str) -> Combination:
+def chosen(*words: str, devices: list[torch.device] = CPU, size: int = 512, **config: object) -> Combination:
     options = dreambooth_parser().parse_args(words)
     wished = DreamBoothConfig(**config)  # type: ignore[arg-type]
     given = {name: value for name in command.FIELDS if (value := getattr(options, name)) is not None}
@@ -78,13 +80,41 @@ def test_with_plenty_of_memory_nothing_is_predicted(monkeypatch: pytest.MonkeyPa
 
 
 def test_of_several_devices_the_one_with_the_least_decides(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: ((40, 12)[device.index] * GIB, 80 * GIB))
+    monkeypatch.setattr(command, "_free_on_each", lambda devices: [(40, 12)[one.index] * GIB for one in devices])
     assert chosen(devices=[torch.device("cuda:0"), torch.device("cuda:1")]) == COMBINATIONS[1]
+
+
+def process_id(device: torch.device) -> int:
+    return os.getpid()
+
+
+@pytest.mark.slow
+def test_several_devices_are_asked_by_a_process_that_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The asking one would leave a context on each of them."""
+    monkeypatch.setattr(command, "free_memory", process_id)
+    assert command._free_on_each(CPU) == [os.getpid()]
+    assert os.getpid() not in command._free_on_each(2 * CPU)
+    assert not multiprocessing.active_children()
+
+
+def test_no_device_is_asked_where_nothing_is_left_to_choose(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in the processes of further devices, which are told."""
+    monkeypatch.setattr(command, "free_memory", lambda device: pytest.fail("it was"))
+    words = ("--optimizer", "adamw8bit", "--train-dtype", "bf16", "--gradient-checkpointing", "attention")
+    assert chosen(*words, devices=CUDA) == COMBINATIONS[5]
+
+
+def test_a_card_of_so_many_gb_has_less_for_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(NEEDS, COMBINATIONS[2], 8 * USABLE - 0.01)
+    assert chosen("--vram", "8") == COMBINATIONS[2]
+    monkeypatch.setitem(NEEDS, COMBINATIONS[2], 8 * USABLE + 0.01)
+    assert chosen("--vram", "8") == COMBINATIONS[5]
+    assert 7.3 < 8 * USABLE < 7.75
 
 
 def test_on_cuda_what_no_tensor_shows_counts_too() -> None:
     exactly = NEEDS[COMBINATIONS[1]] * GIB
-    assert exactly + CUDA_OVERHEAD > 10 * GIB
+    assert exactly < USABLE * 10 * GIB < exactly + CUDA_OVERHEAD
     assert chosen("--vram", "10", devices=CPU) == COMBINATIONS[1]
     assert chosen("--vram", "10", devices=CUDA) == COMBINATIONS[2]
 
@@ -103,7 +133,7 @@ def test_weights_stay_float32_where_bfloat16_is_not_for_the_device_or_the_precis
 
 
 def test_a_size_that_would_fit_is_named() -> None:
-    with pytest.raises(UserError, match=r"1024 x 1024 needs 20.0 GiB even with 8-bit AdamW .* --hw 640 640 would fit"):
+    with pytest.raises(UserError, match=r"1024 x 1024 needs 20.0 GiB even with 8-bit AdamW .* --hw 512 512 would fit"):
         chosen("--vram", "8", size=1024)
 
 
@@ -114,6 +144,11 @@ def test_unasked_nothing_is_refused_on_the_strength_of_a_prediction(
     with caplog.at_level(logging.WARNING):
         assert chosen(devices=CUDA) == COMBINATIONS[-1]
     assert "It is tried nevertheless" in caplog.text
+
+
+def test_a_text_encoder_that_is_too_much_is_named() -> None:
+    with pytest.raises(UserError, match="--no-train-text-encoder needs less"):
+        chosen("--vram", "8", "--optimizer", "adamw", size=4096, train_text_encoder=True)
 
 
 def test_where_nothing_fits_it_says_so() -> None:

@@ -2,12 +2,15 @@
 
 import argparse
 import logging
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from multiprocessing import get_context
 
 import torch
 
 from ldm.commands.placement import half_dtype
 from ldm.errors import UserError
+from ldm.nn.device_memory import free_memory
 from ldm.training.config import DreamBoothConfig
 from ldm.training.memory import (
     COMBINATIONS,
@@ -26,6 +29,9 @@ log = logging.getLogger(__name__)
 FIELDS = tuple(vars(COMBINATIONS[0]))
 FLOAT_WEIGHTS = ("full", "fp16-mixed")
 """Values of `--precision` that are not computed with weights in bfloat16."""
+USABLE = 0.95
+"""Of a card of N GB, which is N GiB, what a process can have: the driver keeps 2 to 4 % for itself. A display, and the
+error correction of some cards for data centres, take more."""
 SMALLER = (7 / 8, 3 / 4, 5 / 8, 1 / 2, 3 / 8, 1 / 4)
 """Sides that are tried to tell which would fit."""
 
@@ -38,9 +44,11 @@ def fit_into_memory(
     `--vram` says how much there is; by default it is what is free on a CUDA device, where the model's own wishes stay
     too, and elsewhere nothing is chosen. Raises `UserError` if nothing fits.
     """
-    budget = _budget(options.vram, devices)
     fixed = {name: getattr(options, name) for name in FIELDS if getattr(options, name) is not None}
-    if budget is None or len(fixed) == len(FIELDS):
+    if len(fixed) == len(FIELDS):
+        return config
+    budget = _budget(options.vram, devices)
+    if budget is None:
         return config
     if options.vram is None and budget > plenty(workload, config):
         return config
@@ -73,10 +81,16 @@ def fit_into_memory(
 def _budget(vram: str | None, devices: list[torch.device]) -> int | None:
     """Bytes on the device that has the fewest; None if nobody knows or asks."""
     if vram in (None, "auto"):
-        if devices[0].type != "cuda":
-            return None
-        return min(torch.cuda.mem_get_info(device)[0] for device in devices)
-    return int(float(str(vram)) * GIB)
+        return min((free for free in _free_on_each(devices) if free is not None), default=None)
+    return int(USABLE * float(vram) * GIB)
+
+
+def _free_on_each(devices: list[torch.device]) -> list[int | None]:
+    """Free memory of each device; several are asked by a process that ends: this one will compute on the first only."""
+    if len(devices) == 1:
+        return [free_memory(devices[0])]
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return list(pool.map(free_memory, devices))
 
 
 def _too_small(last: Combination, workload: Workload, config: DreamBoothConfig, budget: int, overhead: int) -> str:
@@ -92,8 +106,10 @@ def _too_small(last: Combination, workload: Workload, config: DreamBoothConfig, 
         height, width = (int(side * factor) // multiple * multiple for side in (workload.height, workload.width))
         if min(height, width) < multiple:
             break
-        if predict(replace(workload, height=height, width=width), config).peak + overhead <= budget:
+        if predict(replace(workload, height=height, width=width), config, budget - overhead).peak + overhead <= budget:
             return f"{said}--hw {height} {width} would fit"
+    if config.train_text_encoder:
+        return f"{said}--no-train-text-encoder needs less"
     if config.batch_size > 1:
         return f"{said}A smaller --batch-size needs less"
     return f"{said}No size fits; another device or --devices cpu may have more"
