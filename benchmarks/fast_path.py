@@ -23,6 +23,7 @@ from torch import Tensor  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
 from benchmarks.tools.common import machine, say, table, write_json  # noqa: E402
+from benchmarks.tools.measuring import digits  # noqa: E402
 from benchmarks.tools.script import run_script, script_parser  # noqa: E402
 from benchmarks.tools.sheets import save_sheet  # noqa: E402
 from ldm.checkpoint.reading import read_checkpoint  # noqa: E402
@@ -200,7 +201,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     plain = drawn.pop(PLAIN.name)
     found = {name: difference(one, plain) for name, one in drawn.items()}
     header = [f"against {PLAIN.name}", "mean, levels of 255", "most", "PSNR of the worst picture, dB", "one UNet call"]
-    rows = [[name, f"{one.mean:.3f}", f"{one.most:.1f}", f"{one.psnr:.1f}", f"{one.call:.1e}"]
+    rows = [[name, digits(one.mean), digits(one.most), f"{one.psnr:.1f}", f"{one.call:.1e}"]
             for name, one in found.items()]  # fmt: skip
     say(table(header, rows))
     if sheet:
