@@ -66,6 +66,13 @@ def counted(count: int, what: str) -> str:
     return f"{count} {what}" if count == 1 else f"{count} {what}s"
 
 
+def remove_leftovers(directory: Path) -> None:
+    """Removes what a process that was killed while writing has left; what can't be removed does no harm."""
+    for partial in directory.glob(f".*{PARTIAL_SUFFIX}"):
+        with contextlib.suppress(OSError):
+            partial.unlink()
+
+
 def make_numbered_dir(parent: Path, stem: str) -> Path:
     """Creates `parent/stem-<n>` with n above every existing one; two processes never get the same."""
     taken = [

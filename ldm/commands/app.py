@@ -8,6 +8,7 @@ from logging.handlers import MemoryHandler
 from pathlib import Path
 
 from ldm.errors import UserError
+from ldm.locking import unlock_directories
 
 log = logging.getLogger("ldm")
 
@@ -27,6 +28,7 @@ def run(command: Callable[[], None]) -> int:
         log.error("interrupted")
         return 130
     finally:
+        unlock_directories()
         log.removeHandler(handler)
     return 0
 

@@ -8,6 +8,8 @@ from typing import Any
 
 from ldm.config import read_yaml, renewed
 from ldm.errors import UserError
+from ldm.files import make_numbered_dir, remove_leftovers
+from ldm.locking import lock_directory
 
 RECORD = "run.yaml"
 RUN_DIR_VARIABLE = "LDM_RUN_DIR"
@@ -17,6 +19,13 @@ RUN_DIR_VARIABLE = "LDM_RUN_DIR"
 def is_helper_process() -> bool:
     """Whether this process was started for a further device of a run."""
     return os.environ.get("LOCAL_RANK", "0") != "0"
+
+
+def make_run_dir(parent: Path, stem: str) -> Path:
+    """Creates `parent/stem-<n>`, into which nobody else may write while this process does."""
+    directory = make_numbered_dir(parent, stem)
+    lock_directory(directory)
+    return directory
 
 
 def resumed_options(
@@ -30,7 +39,7 @@ def resumed_options(
 ) -> argparse.Namespace:
     """The options of the run in `--resume-dir`, with what `may_change` from the command line.
 
-    An option that is newer than the run has its default.
+    An option that is newer than the run has its default. The directory is locked, and what was half written is gone.
     `has`: an option that only runs of this script record. `paths`: the options that are paths. `config`: a dataclass
     that knows what older runs wrote.
     """
@@ -52,6 +61,9 @@ def resumed_options(
         options[name] = value
     for name in paths:
         options[name] = Path(str(options[name])) if options[name] else None
+    if not is_helper_process():
+        lock_directory(given.resume_dir)
+        remove_leftovers(given.resume_dir)
     return argparse.Namespace(**options)
 
 

@@ -19,11 +19,11 @@ from ldm.commands.drawing.runs import RunRecords, run_names
 from ldm.commands.models import base_weights
 from ldm.commands.placement import Compute, drawing_compute, parse_device
 from ldm.commands.record import plain, write_record
-from ldm.commands.resuming import RECORD, resumed_options
+from ldm.commands.resuming import RECORD, make_run_dir, resumed_options
 from ldm.config import read_yaml, to_yaml
 from ldm.errors import UserError
 from ldm.evaluation.encoders import Encoder, load_encoder
-from ldm.files import PARTIAL_SUFFIX, counted, make_numbered_dir, slug, write_text
+from ldm.files import counted, slug, write_text
 
 log = logging.getLogger(__name__)
 
@@ -102,7 +102,7 @@ def plan_call(options: argparse.Namespace, command: str) -> Call:
     name = getattr(options, "encoder", None) or checkpoints[0].settings.evaluation.encoder
     encoder = load_encoder(name, compute.device) if scores else None
 
-    directory = options.resume_dir or make_numbered_dir(options.output_dir, command)
+    directory = options.resume_dir or make_run_dir(options.output_dir, command)
     record = _write_record(directory, options, weights, plan, job, compute)
     if root:
         log.info("comparing %s below %s in %s", counted(len(plan.rows), "checkpoint"), root, directory)
@@ -140,8 +140,6 @@ def _resumed(given: argparse.Namespace, command: str) -> argparse.Namespace:
         raise UserError(
             f"{given.resume_dir} is {other}.py's; continue it with: python {other}.py -r {given.resume_dir}"
         )
-    for partial in given.resume_dir.glob(f".*{PARTIAL_SUFFIX}"):  # left by a process that was killed while writing
-        partial.unlink()
     return options
 
 

@@ -20,12 +20,12 @@ from ldm.commands.dreambooth.vram import FIELDS, FLOAT_WEIGHTS, fit_into_memory
 from ldm.commands.models import Settings, base_weights, settings_of, snapped_size, tokenizer_dir
 from ldm.commands.placement import Compute, parse_devices, training_compute, training_precision
 from ldm.commands.record import plain, write_record
-from ldm.commands.resuming import RECORD, RUN_DIR_VARIABLE, is_helper_process, resumed_options
+from ldm.commands.resuming import RECORD, RUN_DIR_VARIABLE, is_helper_process, make_run_dir, resumed_options
 from ldm.config import read_yaml, to_yaml
 from ldm.data.images import read_directory
 from ldm.diffusion.sampling import SamplingConfig
 from ldm.errors import UserError
-from ldm.files import PARTIAL_SUFFIX, counted, make_numbered_dir, slug, write_text
+from ldm.files import counted, slug, write_text
 from ldm.nn.tokenizer import copy_tokenizer
 from ldm.training.config import DreamBoothConfig, Subject
 from ldm.training.memory import Workload
@@ -107,8 +107,6 @@ def plan_run(options: argparse.Namespace) -> Run:
 
     if options.resume_dir:
         directory = options.resume_dir
-        for partial in directory.glob(f".*{PARTIAL_SUFFIX}"):  # left by a process that was killed while writing
-            partial.unlink()
         record = read_yaml(directory / RECORD)
         if (was := record.get("base_sha256")) != base_sha256:
             raise UserError(f"{base} is not the file that this run began with: its SHA-256 is {base_sha256}, not {was}")
@@ -122,7 +120,7 @@ def plan_run(options: argparse.Namespace) -> Run:
         directory = Path(os.environ[RUN_DIR_VARIABLE])
     else:
         _check_disk_space(options.output_dir, file.tensors, config, SAVE_DTYPES[options.save_dtype].itemsize)
-        directory = make_numbered_dir(options.output_dir, slug(options.class_name))
+        directory = make_run_dir(options.output_dir, slug(options.class_name))
         write_record(directory / RECORD, resolved, base_sha256=base_sha256, photos=photos, config=yaml)
         copy_tokenizer(tokenizer_dir(base, settings), directory / "tokenizer")
     return Run(

@@ -16,12 +16,12 @@ from ldm.checkpoint.saving import hash_file
 from ldm.commands.models import Settings, settings_of, tokenizer_dir
 from ldm.commands.placement import Compute, parse_devices, training_compute
 from ldm.commands.record import plain, versions, write_record
-from ldm.commands.resuming import RECORD, RUN_DIR_VARIABLE, is_helper_process, resumed_options
+from ldm.commands.resuming import RECORD, RUN_DIR_VARIABLE, is_helper_process, make_run_dir, resumed_options
 from ldm.config import build_config, read_yaml, to_yaml
 from ldm.data.captioned import CaptionedImage, digest, find_captioned
 from ldm.diffusion.latent_diffusion import LatentDiffusion
 from ldm.errors import UserError
-from ldm.files import PARTIAL_SUFFIX, ROOT, make_numbered_dir, write_text
+from ldm.files import ROOT, write_text
 from ldm.nn.tokenizer import load_tokenizer
 from ldm.training.config import OptimizationConfig
 
@@ -107,8 +107,6 @@ def open_run(options: argparse.Namespace) -> TrainingRun:
     files = {name: hash_file(read_checkpoint(path).path) for name in WEIGHTS if (path := getattr(options, name))}
     if options.resume_dir:
         directory = options.resume_dir
-        for partial in directory.glob(f".*{PARTIAL_SUFFIX}"):  # left by a process that was killed while writing
-            partial.unlink()
         _raise_if_changed(options, data, files)
         write_text(
             directory / RECORD, to_yaml({**read_yaml(directory / RECORD), "options": plain(recorded_options(options))})
@@ -117,7 +115,7 @@ def open_run(options: argparse.Namespace) -> TrainingRun:
         directory = Path(os.environ[RUN_DIR_VARIABLE])
     else:
         _raise_unless_possible(options, settings)
-        directory = make_numbered_dir(options.output_dir, options.stage)
+        directory = make_run_dir(options.output_dir, options.stage)
         write_record(directory / RECORD, recorded_options(options), config=yaml, data=data, files=files)
     return TrainingRun(directory, options, yaml, settings, devices, compute, images)
 

@@ -28,6 +28,7 @@ def test_a_run_is_one_directory_of_these_files(trained: Trained) -> None:
         "samples/sweep.png",
         "tokenizer/vocab.json",
         "tokenizer/merges.txt",
+        ".lock",
         "resume.ckpt",
         "run.yaml",
         "run.log",

@@ -25,7 +25,7 @@ def test_the_tokenizer_lies_where_the_yaml_says(finished: Scratch) -> None:
 
 def test_a_run_is_one_directory_of_these_files(first: Path, second: Path) -> None:
     common = {"step-000003.safetensors", LAST, "samples/step-000003.png", "samples/step-000006.png"}
-    common |= {"resume.ckpt", "run.yaml", "run.log"}
+    common |= {".lock", "resume.ckpt", "run.yaml", "run.log"}
     tokenizer = {"tokenizer/vocab.json", "tokenizer/merges.txt"}
     assert {name for name in files_of(first) if not name.startswith("log/")} == common
     assert {name for name in files_of(second) if not name.startswith("log/")} == common | tokenizer
