@@ -40,6 +40,7 @@ def resumed_options(
     """The options of the run in `--resume-dir`, with what `may_change` from the command line.
 
     An option that is newer than the run has its default. The directory is locked, and what was half written is gone.
+    `--hw` is for `refuse_another_size` to look at, once the model is known.
     `has`: an option that only runs of this script record. `paths`: the options that are paths. `config`: a dataclass
     that knows what older runs wrote.
     """
@@ -53,11 +54,8 @@ def resumed_options(
     options = {name: saved.get(name, value) for name, value in vars(given).items()}
     for name in given.typed:
         value = getattr(given, name)
-        if name not in may_change and not _same(value, options[name]):
-            raise UserError(
-                f"--{name.replace('_', '-')} can't change in a resumed run: it is {options[name]} there. "
-                "Leave it out, or start a new run"
-            )
+        if name not in may_change and name != "hw" and not _same(value, options[name]):
+            raise _changed(name, options[name])
         options[name] = value
     for name in paths:
         options[name] = Path(str(options[name])) if options[name] else None
@@ -67,10 +65,22 @@ def resumed_options(
     return argparse.Namespace(**options)
 
 
+def refuse_another_size(options: argparse.Namespace, height: int, width: int) -> None:
+    """Raises `UserError` if `--hw` asks a resumed run for another size than its own; as the model rounds it."""
+    if options.resume_dir and "hw" in options.typed:
+        was = read_yaml(options.resume_dir / RECORD)["options"]["hw"]
+        if was != [height, width]:
+            raise _changed("hw", was)
+
+
+def _changed(name: str, was: Any) -> UserError:
+    return UserError(
+        f"--{name.replace('_', '-')} can't change in a resumed run: it is {was} there. Leave it out, or start a new run"
+    )
+
+
 def _same(typed: Any, saved: Any) -> bool:
     """Whether a flag as typed means what the record says."""
     if isinstance(typed, Path):
         typed = typed.resolve()
-    if isinstance(typed, list) and typed and isinstance(typed[0], int):
-        typed = [typed[0], typed[-1]]  # --hw 512
     return str(typed) == str(saved)

@@ -19,7 +19,7 @@ from ldm.commands.drawing.runs import RunRecords, run_names
 from ldm.commands.models import base_weights
 from ldm.commands.placement import Compute, drawing_compute, parse_device
 from ldm.commands.record import plain, write_record
-from ldm.commands.resuming import RECORD, make_run_dir, resumed_options
+from ldm.commands.resuming import RECORD, make_run_dir, refuse_another_size, resumed_options
 from ldm.config import read_yaml, to_yaml
 from ldm.errors import UserError
 from ldm.evaluation.encoders import Encoder, load_encoder
@@ -90,6 +90,7 @@ def plan_call(options: argparse.Namespace, command: str) -> Call:
         protocol = getattr(options, "protocol", "default")
         options.prompt = prompts_to_score(options.prompt, protocol, checkpoints)
     job = job_from(options, checkpoints[0].settings)
+    refuse_another_size(options, job.sampling.height, job.sampling.width)
     if options.batch_size is None:  # what is chosen is recorded, so that a continued call draws in the same company
         together = max(1, len(job.prompts)) * len(job.seeds)
         how = job.sampling, compute.dtype, compute.device

@@ -20,7 +20,14 @@ from ldm.commands.dreambooth.vram import FIELDS, FLOAT_WEIGHTS, fit_into_memory
 from ldm.commands.models import Settings, base_weights, settings_of, snapped_size, tokenizer_dir
 from ldm.commands.placement import Compute, parse_devices, training_compute, training_precision
 from ldm.commands.record import plain, write_record
-from ldm.commands.resuming import RECORD, RUN_DIR_VARIABLE, is_helper_process, make_run_dir, resumed_options
+from ldm.commands.resuming import (
+    RECORD,
+    RUN_DIR_VARIABLE,
+    is_helper_process,
+    make_run_dir,
+    refuse_another_size,
+    resumed_options,
+)
 from ldm.config import read_yaml, to_yaml
 from ldm.data.images import read_directory
 from ldm.diffusion.sampling import SamplingConfig
@@ -93,6 +100,7 @@ def plan_run(options: argparse.Namespace) -> Run:
     file = read_checkpoint(base)
     yaml, settings = settings_of(file, options.config)
     height, width = snapped_size(settings.model, options.hw, (settings.sampling.height, settings.sampling.width))
+    refuse_another_size(options, height, width)
     sampling = sampling_from(options, settings.sampling, height, width)
     config = _config_from(options, settings.dreambooth, sampling)
     config = _fitting(options, config, settings, (height, width), devices, compute)

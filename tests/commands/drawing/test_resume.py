@@ -224,7 +224,7 @@ def test_a_sweep_that_was_stopped_and_continued_is_the_same_as_one_that_was_not(
     whole = txt2img(*words, "-b", 8)
     assert len(whole.paths) == 20
     assert files(directory) == files(whole.directory)
-    assert not list(directory.glob(".*"))
+    assert not list(directory.glob("*.partial"))
 
 
 # Its options
@@ -248,11 +248,19 @@ def test_it_continues_from_any_directory_with_its_own_options(
     assert not list((tmp_path / "elsewhere").iterdir())
 
 
-@pytest.mark.parametrize("flag", [("-p", "a dog"), ("--seed", 6), ("-v", 3), ("--scale", 2.0), ("-c", "ckpts")])
+@pytest.mark.parametrize(
+    "flag", [("-p", "a dog"), ("--seed", 6), ("-v", 3), ("--scale", 2.0), ("--hw", 48), ("-c", "ckpts")]
+)
 def test_a_changed_flag_is_named_and_refused(flag: tuple[object, ...], txt2img: Draw) -> None:
     drawn = txt2img("-v", 1)
     outcome = call("txt2img", "-r", drawn.directory, *flag)
     refused(outcome, "can't change in a resumed run")
+
+
+def test_the_size_that_was_asked_for_is_no_other_than_what_the_model_made_of_it(txt2img: Draw) -> None:
+    drawn = txt2img("-v", 1, "--hw", 33, 47)
+    resume(drawn.directory, "--hw", 33, 47)
+    assert drawn.record["options"]["hw"] == [32, 48]
 
 
 def test_batch_size_and_device_may_change(txt2img: Draw) -> None:
