@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 from textwrap import wrap
 
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageDraw, ImageOps
 
-Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+from ldm.commands.drawing.fonts import Font, font_for
 
 MARGIN = 8
 MIN_CELL, MAX_SHEET = 160, 8192
@@ -51,7 +51,8 @@ def labelled_grid(
     scale = min(enlarge, MAX_SHEET / (width * len(column_labels)), MAX_SHEET / (height * len(row_labels)))
     width, height = max(1, int(width * scale)), max(1, int(height * scale))
 
-    font = ImageFont.load_default(size=max(11, min(20, width // 14)))
+    labels = [*row_labels, *column_labels, *(one.text for one in headings)]
+    font = font_for("".join(labels), max(11, min(20, width // 14)))
     left = [_wrapped(label, font, max(120, min(width, 260))) for label in row_labels]
     above = [_wrapped(one.text, font, one.columns * (width + MARGIN) - MARGIN) for one in headings]
     top = [_wrapped(label, font, width) for label in column_labels]
