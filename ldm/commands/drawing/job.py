@@ -10,7 +10,7 @@ from PIL import Image
 from ldm.commands.drawing.checkpoints import Usable
 from ldm.commands.models import SamplingDefaults, Settings, snapped_size
 from ldm.data.images import fit, read_image, to_tensor
-from ldm.diffusion.samplers import SAMPLERS
+from ldm.diffusion.samplers import SAMPLERS, img2img_steps
 from ldm.diffusion.sampling import InitImage, SamplingConfig
 from ldm.errors import UserError
 
@@ -28,6 +28,12 @@ class Job:
     compile: str = "auto"
     init: InitImage | None = None
     init_path: Path | None = None
+
+    @property
+    def steps_run(self) -> int:
+        """Of the sampler's steps, those that are run for each picture."""
+        num_steps = self.sampling.num_steps
+        return num_steps if self.init is None else img2img_steps(num_steps, self.init.strength)
 
 
 def job_from(options: argparse.Namespace, settings: Settings) -> Job:

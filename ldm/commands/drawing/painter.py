@@ -55,7 +55,7 @@ def paint(rows: Sequence[PlannedRow], job: Job, compute: Compute, directory: Pat
                 continue
             ldm = slot.use(file, row.checkpoint.settings, row.checkpoint.tokenizer)
             batches = _batches(row, missing, batch_size)
-            speed_up(ldm, job.compile, len(batches) * job.sampling.num_steps)
+            speed_up(ldm, job.compile, len(batches) * job.steps_run)
             crew = drawing_crew(ldm, job.sampling)
             draw = partial(_sample, slot, _prepared(job, ldm, compute), compute, show_steps=crew.workers == 1)
             for batch, images in _drawn(row, batches, crew, draw, alone=len(rows) == 1):
@@ -115,7 +115,7 @@ def _sample(slot: ModelSlot, job: Job, compute: Compute, batch: Batch, show_step
     with (
         compute.autocast(),
         tqdm(
-            total=job.sampling.num_steps, desc="denoising", unit="step", leave=False, position=1, disable=not show_steps
+            total=job.steps_run, desc="denoising", unit="step", leave=False, position=1, disable=not show_steps
         ) as steps,
     ):
         context = torch.cat([slot.context(picture.prompt) for picture in batch])

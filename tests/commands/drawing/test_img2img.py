@@ -1,5 +1,6 @@
 """img2img.py as a user types it: a picture redrawn by a share of the steps."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -33,8 +34,9 @@ def test_the_picture_is_redrawn_once_per_seed(img2img: Draw, sketch: Path) -> No
 def test_strength_is_the_share_of_the_steps_that_are_run(
     strength: float, passes: int, img2img: Draw, sketch: Path, unet_calls: list[UNetCall]
 ) -> None:
-    img2img("-i", sketch, "-v", 1, "-s", strength, "--ddim-steps", 10)
+    drawn = img2img("-i", sketch, "-v", 1, "-s", strength, "--ddim-steps", 10)
     assert len(unet_calls) == passes
+    assert re.search(rf"denoising: .*\b0/{passes} ", drawn.said) or not passes
 
 
 def test_strength_0_gives_the_picture_as_the_autoencoder_sees_it(
