@@ -3,7 +3,6 @@
 import argparse
 import logging
 import os
-import shutil
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from ldm.checkpoint.keys import PARTS
 from ldm.checkpoint.reading import read_checkpoint
 from ldm.checkpoint.saving import SAVE_DTYPES, hash_file
 from ldm.commands.compiling import refuse_graphs_without_cuda
+from ldm.commands.disk_space import STATE_BYTES, refuse_without_space
 from ldm.commands.drawing.job import sampling_flags, sampling_from, with_sampler
 from ldm.commands.dreambooth.vram import FIELDS, FLOAT_WEIGHTS, fit_into_memory
 from ldm.commands.models import Settings, base_weights, settings_of, snapped_size, tokenizer_dir
@@ -41,9 +41,6 @@ log = logging.getLogger(__name__)
 
 MAY_CHANGE = ("resume_dir", "devices", "compile", "logger", "iterations", "no_previews", "save_every")
 """Flags that a resumed run takes from the command line; the others are the run's own."""
-
-STATE_BYTES = {("adamw", "fp32"): 12, ("adamw8bit", "fp32"): 7, ("adamw8bit", "bf16"): 6}
-"""Of a resume state, at most, for each trained weight: the weight and two moments."""
 
 
 @dataclass(frozen=True)
@@ -215,13 +212,9 @@ def _check_disk_space(
         for part, prefix in PARTS.items():
             sizes[part] += tensor.numel() if key.startswith(prefix) else 0
     trained = sizes["unet"] + sizes["text_encoder"] * config.train_text_encoder
-    checkpoints = -(-config.iterations // config.save_every)
-    needed = checkpoints * bytes_per_weight * sum(sizes.values())
-    needed += 2 * STATE_BYTES[config.optimizer, config.train_dtype] * trained  # two states while one is replaced
-    existing = next(parent for parent in [output_dir.resolve(), *output_dir.resolve().parents] if parent.exists())
-    free = shutil.disk_usage(existing).free
-    if free < needed:
-        raise UserError(
-            f"{checkpoints} checkpoints and the resume state need up to {needed / 1e9:.0f} GB, but {existing} has "
-            f"{free / 1e9:.0f} GB free. Save less often (--save-every) or elsewhere (--output-dir)"
-        )
+    refuse_without_space(
+        output_dir,
+        config,
+        checkpoint=bytes_per_weight * sum(sizes.values()),
+        state=STATE_BYTES[config.optimizer, config.train_dtype] * trained,
+    )

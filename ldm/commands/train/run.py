@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from torch import nn
 
 from ldm.checkpoint.loading import raise_unless_part
 from ldm.checkpoint.metadata import CheckpointInfo
 from ldm.checkpoint.reading import read_checkpoint
-from ldm.checkpoint.saving import hash_file
+from ldm.checkpoint.saving import SAVE_DTYPES, hash_file
+from ldm.commands.disk_space import AVERAGE_BYTES, STATE_BYTES, refuse_without_space
 from ldm.commands.models import Settings, settings_of, tokenizer_dir
 from ldm.commands.placement import Compute, parse_devices, training_compute
 from ldm.commands.record import plain, versions, write_record
@@ -57,9 +59,7 @@ class TrainingRun:
 
     def configured(self, config: Config) -> Config:
         """A training's config with the flags that were given."""
-        given = {name: getattr(self.options, name) for name in OVERRIDES}
-        known = {field.name for field in fields(config)}
-        return replace(config, **{k: v for k, v in given.items() if v is not None and k in known})
+        return _configured(config, self.options)
 
     def info(self, step: int, yaml: dict[str, Any]) -> CheckpointInfo:
         """What a checkpoint of this run says of itself."""
@@ -71,6 +71,12 @@ class TrainingRun:
     def checkpoint_path(self, step: int) -> Path:
         """Where the weights of a step are written."""
         return self.directory / f"step-{step:06d}.safetensors"
+
+
+def _configured(config: Config, options: argparse.Namespace) -> Config:
+    given = {name: getattr(options, name) for name in OVERRIDES}
+    known = {field.name for field in fields(config)}
+    return replace(config, **{k: v for k, v in given.items() if v is not None and k in known})
 
 
 def resumed_training_options(given: argparse.Namespace) -> argparse.Namespace:
@@ -164,7 +170,7 @@ def _raise_if_changed(options: argparse.Namespace, data: dict[str, Any], files: 
 
 
 def _raise_unless_possible(options: argparse.Namespace, settings: Settings) -> None:
-    """Pictures of a size that the networks take, weights that fit them, a tokenizer that the text encoder knows."""
+    """Pictures of a size that the networks take, weights that fit them, the text encoder's tokenizer, and room."""
     if options.stage == "judge":
         return
     first = options.stage == "autoencoder"
@@ -183,3 +189,23 @@ def _raise_unless_possible(options: argparse.Namespace, settings: Settings) -> N
         tokens, rows = len(load_tokenizer(source).clip_tokenizer), model.text_encoder.vocab_size
         if tokens != rows:
             raise UserError(f"the tokenizer in {source} has {tokens} tokens, but text_encoder.vocab_size is {rows}")
+    _refuse_without_space(options, settings, ldm)
+
+
+def _refuse_without_space(options: argparse.Namespace, settings: Settings, ldm: LatentDiffusion) -> None:
+    config: OptimizationConfig
+    if options.stage == "autoencoder":
+        config, saved, trained = settings.autoencoder_training, _weights(ldm.autoencoder), _weights(ldm.autoencoder)
+    else:
+        config, saved, trained = settings.diffusion_training, _weights(ldm), _weights(ldm.unet)
+        trained += _weights(ldm.text_encoder) * config.train_text_encoder
+    refuse_without_space(
+        options.output_dir,
+        _configured(config, options),
+        checkpoint=saved * SAVE_DTYPES[options.save_dtype].itemsize,
+        state=trained * (STATE_BYTES[config.optimizer, "fp32"] + AVERAGE_BYTES),
+    )
+
+
+def _weights(network: nn.Module) -> int:
+    return sum(weight.numel() for weight in network.parameters())

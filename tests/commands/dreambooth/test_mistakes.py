@@ -1,6 +1,7 @@
 """What goes wrong is told in the user's words, and as early as it can be known."""
 
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,6 @@ import pytest
 import torch
 
 from ldm.checkpoint.reading import read_checkpoint
-from ldm.commands.dreambooth import plan as dreambooth_plan
 from ldm.config import to_yaml
 from ldm.training.dreambooth import DreamBooth
 from tests.commands.calls import call, refused, shell
@@ -102,7 +102,7 @@ def test_a_run_that_would_fill_the_disk_fails_before_it_begins(
     """100 checkpoints of half precision and two resume states would need 10 of these units of space."""
     size = sum(tensor.numel() for tensor in read_checkpoint(teach.checkpoint).tensors.values())
     usage = type("Usage", (), {"free": int((100 * 2 + 24) * size * free / 10)})
-    monkeypatch.setattr(dreambooth_plan.shutil, "disk_usage", lambda path: usage)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
     words = ("-c", "can", "-i", teach.subject_dir, "--ckpt-path", teach.checkpoint, "-o", teach.root)
     outcome = call(
         "dreambooth", *words, "--iterations", 100, "-s", 1, "--save-dtype", save_dtype, "--class-img-count", 0

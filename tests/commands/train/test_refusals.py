@@ -8,7 +8,7 @@ import pytest
 from safetensors.torch import save_file
 
 from tests.commands.calls import call, refused, tensors_of
-from tests.commands.train.stages import LAST, Refuses, Scratch
+from tests.commands.train.stages import LAST, Plan, Refuses, Scratch
 from tests.scratch import write_yaml
 
 
@@ -186,3 +186,34 @@ def test_a_value_that_makes_no_sense_is_refused(arguments: tuple[object, ...], f
 
 def test_an_unknown_stage_is_refused() -> None:
     refused(call("train", "unet"), "tokenizer", "autoencoder", "diffusion")
+
+
+@pytest.mark.parametrize("stage", ["autoencoder", "diffusion"])
+@pytest.mark.parametrize(("save_dtype", "free", "fits"), [("fp16", 12, True), ("fp16", 8, False), ("fp32", 12, False)])
+def test_a_run_that_would_fill_the_disk_fails_before_it_begins(
+    save_dtype: str,
+    free: int,
+    fits: bool,
+    stage: str,
+    scratch: Scratch,
+    second: Path,
+    first: Path,
+    refuses: Refuses,
+    plan: Plan,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """100 checkpoints of half precision and two resume states, of 16 bytes a trained weight, need 10 of these units."""
+    weights = {
+        name: one.numel() for name, one in tensors_of((first if stage == "autoencoder" else second) / LAST).items()
+    }
+    saved = sum(weights.values())
+    fixed = sum(count for name, count in weights.items() if name.startswith("first_stage_model."))
+    trained = saved - fixed if stage == "diffusion" else saved
+    usage = type("Usage", (), {"free": int((100 * 2 * saved + 2 * 16 * trained) * free / 10)})
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    words = ("--iterations", 100, "-s", 1, "--save-dtype", save_dtype)
+    if fits:
+        plan(stage, *words)
+    else:
+        needed = ("--autoencoder", first / LAST) if stage == "diffusion" else ()
+        refuses((stage, *needed, *words), "GB free", "--save-every", "--output-dir")
