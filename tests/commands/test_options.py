@@ -140,6 +140,7 @@ FLAGS: dict[str, dict[str, tuple[list[str], str, Any]]] = {
         "-d": (["0,1"], "devices", "0,1"),
         "--devices": (["cpu"], "devices", "cpu"),
         "--precision": (["bf16-mixed"], "precision", "bf16-mixed"),
+        "--compile": (["off"], "compile", "off"),
         "--workers": (["4"], "workers", 4),
         "--save-dtype": (["bf16"], "save_dtype", "bf16"),
         "--logger": (["csv"], "logger", "csv"),

@@ -24,7 +24,7 @@ TRAINING = {
 HEEDED = {
     "tokenizer": {"image_dir", "config"},
     "autoencoder": {*TRAINING, "ckpt_path", "save_dtype"},
-    "diffusion": {*TRAINING, "ckpt_path", "save_dtype", "autoencoder"},
+    "diffusion": {*TRAINING, "ckpt_path", "save_dtype", "autoencoder", "compile"},
     "judge": TRAINING,
     "publish": {"ckpt_path", "config", "save_dtype"},
 }
@@ -115,6 +115,13 @@ def _add_placement(group: argparse._ArgumentGroup) -> None:
         choices=TRAINING_PRECISIONS,
         default="auto",
         help="full: float32; autocast: the better mixed one (default: auto, bf16-mixed where the hardware has it)",
+    )
+    group.add_argument(
+        "--compile",
+        choices=("auto", "off"),
+        default="auto",
+        help="for the stage `diffusion`. auto: steps are recorded as a CUDA graph on one CUDA device, unless in "
+        "fp16-mixed; off: they are not (default: auto)",
     )
     group.add_argument(
         "--workers", type=NATURAL, default=0, metavar="N", help="processes that read pictures; 4 to 8 for a GPU"

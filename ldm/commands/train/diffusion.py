@@ -49,7 +49,7 @@ def train_diffusion(run: TrainingRun) -> int | None:
     sampling = replace(sampling, height=height, width=width)
     module = LatentDiffusionTraining(ldm, moments, captions, config, run.options.seed, run.options.workers)
 
-    dtype, record = run.compute.autocast_dtype, step_recorder(run.devices)
+    dtype, record = run.compute.autocast_dtype, step_recorder(run.devices, run.options.compile)
     where = FitOptions(run.directory, run.devices, dtype, run.options.logger, record)
 
     def save(module: LatentDiffusionTraining, step: int) -> None:

@@ -29,7 +29,7 @@ from ldm.training.config import OptimizationConfig
 
 log = logging.getLogger(__name__)
 
-MAY_CHANGE = ("resume_dir", "devices", "logger", "iterations", "save_every", "workers", "precision")
+MAY_CHANGE = ("resume_dir", "devices", "compile", "logger", "iterations", "save_every", "workers", "precision")
 """Flags that a resumed run takes from the command line; the others are the run's own."""
 OVERRIDES = ("iterations", "save_every", "learning_rate", "batch_size")
 """Flags that go before the values in the YAML."""

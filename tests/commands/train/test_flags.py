@@ -8,10 +8,15 @@ from typing import Any
 import pytest
 import torch
 
+from ldm.commands.placement import step_recorder
+from ldm.commands.train import diffusion as diffusion_stage
 from ldm.files import ROOT
+from ldm.nn.static_call import record_cuda_graph
 from tests.commands.calls import call, info_of, refused, tensors_of
 from tests.commands.train.stages import LAST, Plan, Planned, Scratch, files_of
 from tests.scratch import SCRATCH_YAML
+
+CUDA = torch.device("cuda")
 
 
 @pytest.mark.parametrize("stage", ["autoencoder", "diffusion"])
@@ -31,6 +36,17 @@ def test_a_flag_reaches_the_training(
     stage: str, flag: str, value: Any, found: Callable[[Planned], Any], plan: Plan
 ) -> None:
     assert found(plan(stage, flag, value)) == value
+
+
+@pytest.mark.parametrize(
+    ("asked", "recorded"), [((), True), (("--compile", "auto"), True), (("--compile", "off"), False)]
+)
+def test_steps_are_recorded_on_cuda_unless_compile_is_off(
+    asked: tuple[str, ...], recorded: bool, plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert plan("diffusion", *asked).options.record is None
+    monkeypatch.setattr(diffusion_stage, "step_recorder", lambda devices, asked: step_recorder([CUDA], asked))
+    assert plan("diffusion", *asked).options.record is (record_cuda_graph if recorded else None)
 
 
 @pytest.mark.parametrize("stage", ["autoencoder", "diffusion"])
