@@ -3,6 +3,7 @@
 import argparse
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 SAMPLER_NAMES = ("ddim", "plms", "dpm-solver")
@@ -103,6 +104,33 @@ def add_compile(group: argparse._ArgumentGroup, more: str = "") -> None:
         help="how to call the UNet faster. graphs: as recorded CUDA graphs; full: by torch.compile, taking minutes "
         "to begin and rounds otherwise, so for thousands of pictures; off: plainly (default: auto, graphs for long "
         f"jobs on CUDA){more}",
+    )
+
+
+def add_resuming(group: argparse._ArgumentGroup) -> None:
+    """Which training goes on."""
+    group.add_argument(
+        "-r",
+        "--resume-dir",
+        type=Path,
+        metavar="DIR",
+        help="continue the run of this directory exactly where it stopped, with its own options",
+    )
+
+
+def add_training_devices(group: argparse._ArgumentGroup) -> None:
+    """On what a training computes, and how exactly."""
+    group.add_argument(
+        "-d",
+        "--devices",
+        default="auto",
+        help="auto, cpu, mps, cuda, several GPUs such as 0,1, or cpu,cpu (default: auto)",
+    )
+    group.add_argument(
+        "--precision",
+        choices=TRAINING_PRECISIONS,
+        default="auto",
+        help="full: float32; autocast: the better mixed one (default: auto, bf16-mixed where the hardware has it)",
     )
 
 

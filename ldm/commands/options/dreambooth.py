@@ -11,11 +11,12 @@ from ldm.commands.options.common import (
     SAMPLER_NAMES,
     SEED,
     STEPS,
-    TRAINING_PRECISIONS,
     TypedParser,
     add_compile,
+    add_resuming,
     add_sampling,
     add_saving,
+    add_training_devices,
     command_parser,
     words,
 )
@@ -45,13 +46,7 @@ def _add_subject(group: argparse._ArgumentGroup) -> None:
         "-c", "--class-name", type=words, metavar="WORDS", help='what the subject is, such as "water bottle"'
     )
     group.add_argument("-i", "--instance-img-dir", type=Path, metavar="DIR", help="photos of the subject, 3 to 30")
-    group.add_argument(
-        "-r",
-        "--resume-dir",
-        type=Path,
-        metavar="DIR",
-        help="continue the run of this directory exactly where it stopped, with its own options",
-    )
+    add_resuming(group)
 
 
 def _add_training(group: argparse._ArgumentGroup) -> None:
@@ -177,14 +172,6 @@ def _add_placement(group: argparse._ArgumentGroup) -> None:
         metavar="DIR",
         help="each run makes a new DIR/<class>-<n>; class pictures are kept in DIR/class-images (default: ckpts)",
     )
-    group.add_argument(
-        "-d", "--devices", default="auto", help="auto, cpu, mps, cuda, or several GPUs such as 0,1 (default: auto)"
-    )
-    group.add_argument(
-        "--precision",
-        choices=TRAINING_PRECISIONS,
-        default="auto",
-        help="full: float32; autocast: the better mixed one (default: auto, bf16-mixed where the hardware has it)",
-    )
+    add_training_devices(group)
     add_compile(group, ". Training steps are recorded on one CUDA device, unless it is off or in fp16-mixed")
     add_saving(group)

@@ -8,9 +8,10 @@ from ldm.commands.options.common import (
     NATURAL,
     NON_NEGATIVE,
     SEED,
-    TRAINING_PRECISIONS,
     TypedParser,
+    add_resuming,
     add_saving,
+    add_training_devices,
     command_parser,
 )
 from ldm.errors import UserError
@@ -78,13 +79,7 @@ def _add_sources(group: argparse._ArgumentGroup) -> None:
         "--autoencoder", type=Path, metavar="FILE", help="for the stage `diffusion`: the checkpoint of the stage before"
     )
     group.add_argument("--ckpt-path", type=Path, metavar="FILE", help="start from these weights, not from random ones")
-    group.add_argument(
-        "-r",
-        "--resume-dir",
-        type=Path,
-        metavar="DIR",
-        help="continue the run of this directory exactly where it stopped, with its own options",
-    )
+    add_resuming(group)
 
 
 def _add_training(group: argparse._ArgumentGroup) -> None:
@@ -107,15 +102,7 @@ def _add_placement(group: argparse._ArgumentGroup) -> None:
         metavar="DIR",
         help="each run makes a new DIR/<stage>-<n>; encoded pictures are kept in DIR/latents (default: runs)",
     )
-    group.add_argument(
-        "-d", "--devices", default="auto", help="auto, cpu, mps, cuda, several GPUs such as 0,1, or cpu,cpu"
-    )
-    group.add_argument(
-        "--precision",
-        choices=TRAINING_PRECISIONS,
-        default="auto",
-        help="full: float32; autocast: the better mixed one (default: auto, bf16-mixed where the hardware has it)",
-    )
+    add_training_devices(group)
     group.add_argument(
         "--compile",
         choices=("auto", "off"),
