@@ -113,13 +113,7 @@ def plan_run(options: argparse.Namespace) -> Run:
     if options.resume_dir:
         directory = options.resume_dir
         record = read_yaml(directory / RECORD)
-        if (was := record.get("base_sha256")) != base_sha256:
-            raise UserError(f"{base} is not the file that this run began with: its SHA-256 is {base_sha256}, not {was}")
-        if changed := sorted(dict(record.get("photos", {}).items() ^ photos.items())):
-            raise UserError(f"the photos are not those that this run began with: look at {', '.join(changed)}")
-        done = max((int(path.stem.removeprefix("step-")) for path in directory.glob("step-*.safetensors")), default=0)
-        if config.iterations < done:
-            raise UserError(f"--iterations {config.iterations} is less than the {done} updates this run has made")
+        _raise_if_changed(directory, record, config, base, base_sha256, photos)
         write_text(directory / RECORD, to_yaml({**record, "options": plain(resolved)}))
     elif is_helper_process():
         directory = Path(os.environ[RUN_DIR_VARIABLE])
@@ -143,6 +137,24 @@ def plan_run(options: argparse.Namespace) -> Run:
         devices=devices,
         compute=compute,
     )
+
+
+def _raise_if_changed(
+    directory: Path,
+    record: dict[str, Any],
+    config: DreamBoothConfig,
+    base: Path,
+    base_sha256: str,
+    photos: dict[str, str],
+) -> None:
+    """A run that goes on needs what it began with; raises `UserError`."""
+    if (was := record.get("base_sha256")) != base_sha256:
+        raise UserError(f"{base} is not the file that this run began with: its SHA-256 is {base_sha256}, not {was}")
+    if changed := sorted(dict(record.get("photos", {}).items() ^ photos.items())):
+        raise UserError(f"the photos are not those that this run began with: look at {', '.join(changed)}")
+    done = max((int(path.stem.removeprefix("step-")) for path in directory.glob("step-*.safetensors")), default=0)
+    if config.iterations < done:
+        raise UserError(f"--iterations {config.iterations} is less than the {done} updates this run has made")
 
 
 def _resolved(
