@@ -8,6 +8,7 @@ The floor is the counted arithmetic at the speed that this machine shows in prod
 
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,18 +47,26 @@ def contests(
 
         return turn
 
-    def tuned(batch_size: int) -> Turn:
-        unet = build_peer(ldm, place.size).unet.to(memory_format=torch.channels_last)
-        turn = forward(unet, batch_size)
+    def lone(turn: Turn, *ours: str) -> Turn:
+        """Of our weights only these parts are held beside it, if its memory is to be measured."""
         if alone:
-            forget(ldm)
+            forget(ldm, but=ours)
         return turn
+
+    def ours(batch_size: int) -> Turn:
+        return lone(forward(ldm.unet, batch_size), "unet")
+
+    def plain(batch_size: int) -> Turn:
+        return lone(forward(build_peer(ldm, place.size).unet, batch_size), "unet")
+
+    def tuned(batch_size: int) -> Turn:
+        return lone(forward(build_peer(ldm, place.size).unet.to(memory_format=torch.channels_last), batch_size))
 
     return {
         str(batch_size): {
-            OURS: lambda batch_size=batch_size: forward(ldm.unet, batch_size),
-            PLAIN: lambda batch_size=batch_size: forward(build_peer(ldm, place.size).unet, batch_size),
-            TUNED: lambda batch_size=batch_size: tuned(batch_size),
+            OURS: partial(ours, batch_size),
+            PLAIN: partial(plain, batch_size),
+            TUNED: partial(tuned, batch_size),
         }
         for batch_size in batch_sizes
     }
