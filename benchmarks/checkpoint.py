@@ -32,7 +32,6 @@ from benchmarks.diffusers_peer.training import (  # noqa: E402
     build_accelerator,
     build_scheduler,
 )
-from benchmarks.tools.common import Goal, say, table  # noqa: E402
 from benchmarks.tools.contest import ContestRun, Place, contest_parser  # noqa: E402
 from benchmarks.tools.measuring import Spread, digits, ratio, synchronize, take_turns  # noqa: E402
 from benchmarks.tools.ours_training import (  # noqa: E402
@@ -46,6 +45,7 @@ from benchmarks.tools.ours_training import (  # noqa: E402
     training_of,
 )
 from benchmarks.tools.photos import write_pictures  # noqa: E402
+from benchmarks.tools.reporting import Goal, say, table  # noqa: E402
 from benchmarks.tools.script import run_script  # noqa: E402
 from benchmarks.tools.sizes import build_random  # noqa: E402
 from ldm.checkpoint.discovery import RESUME_STATE  # noqa: E402

@@ -27,10 +27,10 @@ from benchmarks.diffusers_peer.drawing import (  # noqa: E402
     tune_pipeline,
 )
 from benchmarks.diffusers_peer.networks import Networks, assert_same_networks, build_peer, forget  # noqa: E402
-from benchmarks.tools.common import Goal, say, table  # noqa: E402
 from benchmarks.tools.contest import Build, ContestRun, Place, Result, contest_parser, peak_goals  # noqa: E402
 from benchmarks.tools.floors import Counted, Speed, count, measure_speed  # noqa: E402
 from benchmarks.tools.measuring import Turn, ratio, seconds  # noqa: E402
+from benchmarks.tools.reporting import Goal, say, table  # noqa: E402
 from benchmarks.tools.script import run_script  # noqa: E402
 from benchmarks.tools.sizes import build_random  # noqa: E402
 from ldm.commands.compiling import speed_up  # noqa: E402

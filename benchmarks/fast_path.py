@@ -22,8 +22,9 @@ import torch  # noqa: E402
 from torch import Tensor  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
-from benchmarks.tools.common import machine, say, table, write_json  # noqa: E402
+from benchmarks.tools.machine import machine  # noqa: E402
 from benchmarks.tools.measuring import digits  # noqa: E402
+from benchmarks.tools.reporting import say, table, write_json  # noqa: E402
 from benchmarks.tools.script import run_script, script_parser  # noqa: E402
 from benchmarks.tools.sheets import save_sheet  # noqa: E402
 from ldm.checkpoint.reading import read_checkpoint  # noqa: E402

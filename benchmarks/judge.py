@@ -21,7 +21,9 @@ from torch import Tensor
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.tools.common import Count, machine, table  # noqa: E402
+from benchmarks.tools.intervals import Count  # noqa: E402
+from benchmarks.tools.machine import machine  # noqa: E402
+from benchmarks.tools.reporting import table  # noqa: E402
 from benchmarks.tools.script import run_script, script_parser  # noqa: E402
 from ldm.checkpoint.loading import load_part  # noqa: E402
 from ldm.checkpoint.reading import read_checkpoint  # noqa: E402

@@ -24,8 +24,9 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.tools.common import machine, say, table, write_json  # noqa: E402
+from benchmarks.tools.machine import machine  # noqa: E402
 from benchmarks.tools.measuring import Spread  # noqa: E402
+from benchmarks.tools.reporting import say, table, write_json  # noqa: E402
 from benchmarks.tools.script import run_script, script_parser  # noqa: E402
 from benchmarks.tools.sizes import SIZES, Size  # noqa: E402
 from ldm.errors import UserError  # noqa: E402

@@ -19,12 +19,12 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.diffusers_peer.training import ReferenceOptions  # noqa: E402
-from benchmarks.tools.common import Goal, say, table  # noqa: E402
 from benchmarks.tools.contest import Build, ContestRun, Place, contest_parser  # noqa: E402
 from benchmarks.tools.measuring import digits  # noqa: E402
 from benchmarks.tools.ours_training import CLASS_PICTURES, PHOTOS  # noqa: E402
 from benchmarks.tools.peaks import Peak  # noqa: E402
 from benchmarks.tools.photos import write_pictures  # noqa: E402
+from benchmarks.tools.reporting import Goal, say, table  # noqa: E402
 from benchmarks.tools.script import run_script  # noqa: E402
 from benchmarks.tools.sizes import build_random  # noqa: E402
 from benchmarks.training_step import Contest  # noqa: E402

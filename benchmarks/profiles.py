@@ -28,8 +28,10 @@ import torch  # noqa: E402
 from PIL import Image, ImageDraw  # noqa: E402
 from torch import Tensor  # noqa: E402
 
-from benchmarks.tools.common import Drawer, Goal, machine, say, table, verdict, write_json  # noqa: E402
+from benchmarks.tools.drawer import Drawer  # noqa: E402
+from benchmarks.tools.machine import machine  # noqa: E402
 from benchmarks.tools.ours_training import EnoughError  # noqa: E402
+from benchmarks.tools.reporting import Goal, say, table, verdict, write_json  # noqa: E402
 from benchmarks.tools.script import run_script, script_parser  # noqa: E402
 from ldm.checkpoint.reading import read_checkpoint  # noqa: E402
 from ldm.commands.models import ModelSlot, base_weights, settings_of  # noqa: E402

@@ -19,8 +19,10 @@ from typing import TypeVar
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.tools.common import Goal, machine, say, table, timed_run, verdict, write_json  # noqa: E402
+from benchmarks.tools.commands import timed_run  # noqa: E402
+from benchmarks.tools.machine import machine  # noqa: E402
 from benchmarks.tools.measuring import Spread, digits, ratio, take_turns  # noqa: E402
+from benchmarks.tools.reporting import Goal, say, table, verdict, write_json  # noqa: E402
 from benchmarks.tools.script import run_script, script_parser  # noqa: E402
 from benchmarks.tools.straightforward import (  # noqa: E402
     NO_DRAWING_TRICKS,

@@ -23,11 +23,11 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.diffusers_peer.drawing import write_pipeline  # noqa: E402
 from benchmarks.diffusers_peer.networks import assert_same_networks, build_peer  # noqa: E402
-from benchmarks.tools.common import Goal, say, table  # noqa: E402
 from benchmarks.tools.contest import ContestRun, Place, contest_parser  # noqa: E402
 from benchmarks.tools.measuring import Spread, digits, ratio, take_turns  # noqa: E402
 from benchmarks.tools.ours_training import PHOTOS, SUBJECT  # noqa: E402
 from benchmarks.tools.photos import write_pictures  # noqa: E402
+from benchmarks.tools.reporting import Goal, say, table  # noqa: E402
 from benchmarks.tools.script import run_script  # noqa: E402
 from benchmarks.tools.sizes import build_random  # noqa: E402
 from ldm.checkpoint.metadata import CheckpointInfo  # noqa: E402

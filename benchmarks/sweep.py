@@ -20,7 +20,9 @@ sys.path.insert(0, str(ROOT))
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 
-from benchmarks.tools.common import machine, say, table, timed_run, write_json  # noqa: E402
+from benchmarks.tools.commands import timed_run  # noqa: E402
+from benchmarks.tools.machine import machine  # noqa: E402
+from benchmarks.tools.reporting import say, table, write_json  # noqa: E402
 from benchmarks.tools.script import run_script, script_parser  # noqa: E402
 from ldm.checkpoint.discovery import find_checkpoints  # noqa: E402
 from ldm.checkpoint.loading import Placement, checkpoint_info, load_model  # noqa: E402

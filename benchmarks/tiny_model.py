@@ -22,24 +22,11 @@ from torch import Tensor
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.tools.common import (  # noqa: E402
-    ALL,
-    QUESTIONS,
-    Count,
-    Drawer,
-    Goal,
-    Mean,
-    counts,
-    judged,
-    machine,
-    mean,
-    mistakes,
-    pair_similarity,
-    say,
-    table,
-    verdict,
-    write_json,
-)
+from benchmarks.tools.drawer import Drawer  # noqa: E402
+from benchmarks.tools.intervals import Count, Mean, mean  # noqa: E402
+from benchmarks.tools.judging import ALL, QUESTIONS, counts, judged, mistakes, pair_similarity  # noqa: E402
+from benchmarks.tools.machine import machine  # noqa: E402
+from benchmarks.tools.reporting import Goal, say, table, verdict, write_json  # noqa: E402
 from benchmarks.tools.script import run_script, script_parser  # noqa: E402
 from benchmarks.tools.sheets import save_sheet  # noqa: E402
 from ldm.commands.models import EMBEDDED  # noqa: E402

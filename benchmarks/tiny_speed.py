@@ -16,7 +16,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.tools.common import Goal, machine, say, table, timed_run, verdict, weights_flags, write_json  # noqa: E402
+from benchmarks.tools.commands import timed_run, weights_flags  # noqa: E402
+from benchmarks.tools.machine import machine  # noqa: E402
+from benchmarks.tools.reporting import Goal, say, table, verdict, write_json  # noqa: E402
 from benchmarks.tools.script import run_script, script_parser  # noqa: E402
 
 PROMPT = "a photo of a red and white striped ball on the beach"

@@ -33,19 +33,12 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.tiny_model import prompt_scenes  # noqa: E402
-from benchmarks.tools.common import (  # noqa: E402
-    Count,
-    Drawer,
-    counts,
-    judged,
-    machine,
-    pair_similarity,
-    say,
-    timed_run,
-    verdict,
-    weights_flags,
-    write_json,
-)
+from benchmarks.tools.commands import timed_run, weights_flags  # noqa: E402
+from benchmarks.tools.drawer import Drawer  # noqa: E402
+from benchmarks.tools.intervals import Count  # noqa: E402
+from benchmarks.tools.judging import counts, judged, pair_similarity  # noqa: E402
+from benchmarks.tools.machine import machine  # noqa: E402
+from benchmarks.tools.reporting import say, verdict, write_json  # noqa: E402
 from benchmarks.tools.script import run_script, script_parser  # noqa: E402
 from benchmarks.tools.subject_report import (  # noqa: E402
     NO_PRIOR,

@@ -29,12 +29,12 @@ from benchmarks.diffusers_peer.training import (  # noqa: E402
     build_accelerator,
     build_scheduler,
 )
-from benchmarks.tools.common import Goal, say, table  # noqa: E402
 from benchmarks.tools.contest import Build, ContestRun, Place, Result, contest_parser, peak_goals  # noqa: E402
 from benchmarks.tools.floors import Counted, Speed, count, measure_speed  # noqa: E402
 from benchmarks.tools.measuring import Turn, digits, ratio, synchronize  # noqa: E402
 from benchmarks.tools.ours_training import CLASS_PICTURES, PHOTOS, SUBJECT, time_steps, training_config  # noqa: E402
 from benchmarks.tools.photos import write_pictures  # noqa: E402
+from benchmarks.tools.reporting import Goal, say, table  # noqa: E402
 from benchmarks.tools.script import run_script  # noqa: E402
 from benchmarks.tools.sizes import build_random  # noqa: E402
 from ldm.commands.placement import Compute  # noqa: E402

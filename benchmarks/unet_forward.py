@@ -18,10 +18,10 @@ sys.path.insert(0, str(ROOT))
 import torch  # noqa: E402
 
 from benchmarks.diffusers_peer.networks import assert_same_networks, build_peer, forget  # noqa: E402
-from benchmarks.tools.common import Goal, say, table  # noqa: E402
 from benchmarks.tools.contest import Build, ContestRun, Place, contest_parser, peak_goals  # noqa: E402
 from benchmarks.tools.floors import count, measure_speed  # noqa: E402
 from benchmarks.tools.measuring import Turn, digits, ratio, seconds  # noqa: E402
+from benchmarks.tools.reporting import Goal, say, table  # noqa: E402
 from benchmarks.tools.script import run_script  # noqa: E402
 from benchmarks.tools.sizes import build_random  # noqa: E402
 from ldm.diffusion.latent_diffusion import LatentDiffusion  # noqa: E402

@@ -27,7 +27,9 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.tiny_subjects import SUBJECTS, parse_subject, photographs_of  # noqa: E402
-from benchmarks.tools.common import Goal, machine, say, table, timed_run, verdict, weights_flags, write_json  # noqa: E402
+from benchmarks.tools.commands import timed_run, weights_flags  # noqa: E402
+from benchmarks.tools.machine import machine  # noqa: E402
+from benchmarks.tools.reporting import Goal, say, table, verdict, write_json  # noqa: E402
 from benchmarks.tools.script import run_script, script_parser  # noqa: E402
 from benchmarks.tools.subject_report import Subject  # noqa: E402
 from ldm.commands.drawing.comparison import Comparison, Row  # noqa: E402

@@ -11,9 +11,10 @@ from typing import Any
 
 import torch
 
-from benchmarks.tools.common import Goal, machine, say, verdict
+from benchmarks.tools.machine import machine
 from benchmarks.tools.measuring import Spread, Turn, take_turns
 from benchmarks.tools.peaks import Peak, held, peak_in_own_process, peak_of, print_peak
+from benchmarks.tools.reporting import Goal, say, verdict
 from benchmarks.tools.script import script_parser
 from benchmarks.tools.sizes import SIZES, Size
 from ldm.commands.placement import Compute, drawing_compute, parse_device

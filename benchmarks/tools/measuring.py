@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from benchmarks.tools.common import say
+from benchmarks.tools.reporting import say
 
 
 @dataclass(frozen=True)

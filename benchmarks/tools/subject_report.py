@@ -3,7 +3,9 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from benchmarks.tools.common import ALL, Count, Goal, Mean, mean, table
+from benchmarks.tools.intervals import Count, Mean, mean
+from benchmarks.tools.judging import ALL
+from benchmarks.tools.reporting import Goal, table
 from ldm.data.toyworld import SETTINGS, photograph, unusual_subject
 from ldm.data.toyworld.subjects import DAYLIGHT
 from ldm.files import slug

@@ -12,7 +12,7 @@ from torch import Tensor
 import benchmarks.tiny_subjects as benchmark
 from benchmarks.tiny_model import prompt_scenes
 from benchmarks.tiny_subjects import BOTTLE, SUBJECTS, Pictures, judge_pictures, main, parse_subject, sheet
-from benchmarks.tools.common import Count
+from benchmarks.tools.intervals import Count
 from benchmarks.tools.subject_report import (
     NO_PRIOR,
     PRIOR,

@@ -1,0 +1,54 @@
+"""What is said at the end: tables, goals, files of figures."""
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ldm.files import write_text
+
+
+@dataclass(frozen=True)
+class Goal:
+    """A figure and what it should be at least, or at most."""
+
+    name: str
+    value: float
+    limit: float
+    unit: str = "%"
+    at_most: bool = False
+
+    @property
+    def met(self) -> bool:
+        """A figure that is not known misses its goal."""
+        return self.value <= self.limit if self.at_most else self.value >= self.limit
+
+    def __str__(self) -> str:
+        sign = "≤" if self.at_most else "≥"
+        return f"{self.name}: {self.value:.1f} {self.unit}, should be {sign} {self.limit:g} {self.unit}"
+
+
+def verdict(goals: Sequence[Goal], strict: bool) -> int:
+    """Says which goals are missed; the exit status, 1 for any of them if `strict`."""
+    missed = [str(goal) for goal in goals if not goal.met]
+    say(f"\nGoals: {len(goals) - len(missed)} of {len(goals)} met." + "".join(f"\n- missed: {line}" for line in missed))
+    return 1 if missed and strict else 0
+
+
+def table(header: Sequence[object], rows: Sequence[Sequence[object]]) -> str:
+    """In Markdown."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "".join(f"| {' | '.join(map(str, line))} |\n" for line in lines)
+
+
+def say(text: str) -> None:
+    """To the terminal, at once."""
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+def write_json(path: Path | None, figures: object) -> None:
+    """Writes the figures, if a file is given; counts and means become objects."""
+    if path:
+        write_text(path, json.dumps(figures, indent=1, default=vars) + "\n")
