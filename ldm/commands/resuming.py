@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,9 @@ from ldm.locking import lock_directory
 RECORD = "run.yaml"
 RUN_DIR_VARIABLE = "LDM_RUN_DIR"
 """Tells the processes of further devices which run they belong to."""
+
+STEP_FILE = re.compile(r"step-(\d+)\.safetensors")
+"""The name of a run's checkpoint."""
 
 
 def is_helper_process() -> bool:
@@ -71,6 +75,14 @@ def refuse_another_size(options: argparse.Namespace, height: int, width: int) ->
         was = read_yaml(options.resume_dir / RECORD)["options"]["hw"]
         if was != [height, width]:
             raise _changed("hw", was)
+
+
+def refuse_fewer_updates(directory: Path, iterations: int | None) -> None:
+    """Raises `UserError` if a run is to end before the last of its checkpoints. Files that others named don't count."""
+    names = [path.name for path in directory.glob("step-*.safetensors")]
+    done = max((int(match[1]) for name in names if (match := STEP_FILE.fullmatch(name))), default=0)
+    if iterations is not None and iterations < done:
+        raise UserError(f"--iterations {iterations} is less than the {done} updates this run has made")
 
 
 def _changed(name: str, was: Any) -> UserError:

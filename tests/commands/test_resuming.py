@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ldm.commands.resuming import make_run_dir, resumed_options
+from ldm.commands.resuming import make_run_dir, refuse_fewer_updates, resumed_options
 from ldm.errors import UserError
 from ldm.locking import unlock_directories
 from tests.commands.calls import call, refused
@@ -58,3 +58,16 @@ def test_a_directory_that_another_process_draws_into_is_refused_and_unchanged(tx
         refused(call("txt2img", "-r", drawn.directory), "being written by another process", str(drawn.directory))
     assert (drawn.directory / "run.yaml").read_bytes() == before
     assert call("txt2img", "-r", drawn.directory).status == 0
+
+
+@pytest.mark.parametrize(
+    "foreign", ["step-00400-best.safetensors", "step-best.safetensors", "my-step-00400.safetensors"]
+)
+def test_only_the_runs_own_checkpoints_tell_how_far_it_came(foreign: str, tmp_path: Path) -> None:
+    refuse_fewer_updates(tmp_path, 1)
+    for name in (foreign, "step-00002.safetensors", "step-00010.safetensors"):
+        (tmp_path / name).touch()
+    refuse_fewer_updates(tmp_path, 10)
+    refuse_fewer_updates(tmp_path, None)
+    with pytest.raises(UserError, match="--iterations 9 is less than the 10 updates this run has made"):
+        refuse_fewer_updates(tmp_path, 9)

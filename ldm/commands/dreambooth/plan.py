@@ -26,6 +26,7 @@ from ldm.commands.resuming import (
     is_helper_process,
     make_run_dir,
     refuse_another_size,
+    refuse_fewer_updates,
     resumed_options,
 )
 from ldm.config import read_yaml, to_yaml
@@ -152,9 +153,7 @@ def _raise_if_changed(
         raise UserError(f"{base} is not the file that this run began with: its SHA-256 is {base_sha256}, not {was}")
     if changed := sorted(dict(record.get("photos", {}).items() ^ photos.items())):
         raise UserError(f"the photos are not those that this run began with: look at {', '.join(changed)}")
-    done = max((int(path.stem.removeprefix("step-")) for path in directory.glob("step-*.safetensors")), default=0)
-    if config.iterations < done:
-        raise UserError(f"--iterations {config.iterations} is less than the {done} updates this run has made")
+    refuse_fewer_updates(directory, config.iterations)
 
 
 def _resolved(

@@ -18,7 +18,14 @@ from ldm.commands.disk_space import AVERAGE_BYTES, STATE_BYTES, refuse_without_s
 from ldm.commands.models import Settings, settings_of, tokenizer_dir
 from ldm.commands.placement import Compute, parse_devices, training_compute
 from ldm.commands.record import plain, versions, write_record
-from ldm.commands.resuming import RECORD, RUN_DIR_VARIABLE, is_helper_process, make_run_dir, resumed_options
+from ldm.commands.resuming import (
+    RECORD,
+    RUN_DIR_VARIABLE,
+    is_helper_process,
+    make_run_dir,
+    refuse_fewer_updates,
+    resumed_options,
+)
 from ldm.config import build_config, read_yaml, to_yaml
 from ldm.data.captioned import CaptionedImage, digest, find_captioned
 from ldm.diffusion.latent_diffusion import LatentDiffusion
@@ -164,9 +171,7 @@ def _raise_if_changed(options: argparse.Namespace, data: dict[str, Any], files: 
     for name, sha256 in files.items():
         if record.get("files", files).get(name) != sha256:
             raise UserError(f"{getattr(options, name)} is not the file that this run began with")
-    done = max((int(p.stem.removeprefix("step-")) for p in options.resume_dir.glob("step-*.safetensors")), default=0)
-    if options.iterations is not None and options.iterations < done:
-        raise UserError(f"--iterations {options.iterations} is less than the {done} updates this run has made")
+    refuse_fewer_updates(options.resume_dir, options.iterations)
 
 
 def _raise_unless_possible(options: argparse.Namespace, settings: Settings) -> None:

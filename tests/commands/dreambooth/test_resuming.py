@@ -103,6 +103,7 @@ def test_a_changed_length_is_remembered_by_the_next_resume(stopped: Path) -> Non
 
 
 def test_a_length_that_is_already_passed_is_refused(stopped: Path) -> None:
+    (stopped / "step-00400-best.safetensors").touch()  # what the user named is no step of the run's
     refused(call("dreambooth", "-r", stopped, "--iterations", 1), "--iterations 1", "2 updates")
 
 

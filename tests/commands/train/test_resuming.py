@@ -57,7 +57,9 @@ def test_a_continued_run_keeps_its_tokenizer_and_yaml(second: Path, finished: Sc
 def test_what_a_resumed_run_can_not_change_is_refused(
     flags: tuple[object, ...], words: str, first: Path, scratch: Scratch
 ) -> None:
-    refused(call("train", "autoencoder", "-r", copied(first, scratch), *flags), words)
+    run = copied(first, scratch)
+    (run / "step-000400-best.safetensors").touch()  # what the user named is no step of the run's
+    refused(call("train", "autoencoder", "-r", run, *flags), words)
 
 
 def test_a_run_of_another_stage_is_told_by_its_name(first: Path, scratch: Scratch) -> None:
