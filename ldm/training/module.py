@@ -119,20 +119,22 @@ class TrainingModule(pl.LightningModule):
         """All weights that move."""
         return [parameter for parameter in self.parameters() if parameter.requires_grad]
 
-    def build_optimizer(self, fused: bool) -> torch.optim.Optimizer:
-        """The config's kind of AdamW; `fused`: in one kernel, where there is a choice."""
+    def build_optimizer(self, *, fused: bool | None = None, foreach: bool | None = None) -> torch.optim.Optimizer:
+        """The config's kind of AdamW; where torch's has a choice of kernels, those: by default it chooses itself."""
         config, weights = self.config, self.trained_parameters()
         if config.optimizer == "adamw8bit":
             return AdamW8bit(weights, lr=config.learning_rate, weight_decay=config.weight_decay, seed=self.seed)
-        return torch.optim.AdamW(weights, lr=config.learning_rate, weight_decay=config.weight_decay, fused=fused)
+        return torch.optim.AdamW(
+            weights, lr=config.learning_rate, weight_decay=config.weight_decay, fused=fused, foreach=foreach
+        )
 
     def configure_optimizers(self) -> Any:
         """AdamW with the learning rate's schedule, stepped once per update."""
         config = self.config
-        # A fused optimizer unscales float16's gradients by itself, too late for clipping.
-        optimizer = self.build_optimizer(
-            fused=self.device.type in ("cpu", "cuda") and self.trainer.precision != "16-mixed"
-        )
+        # A fused optimizer unscales float16's gradients by itself, too late for clipping. False instead of None would
+        # also switch off the kernels for many tensors at a time that torch then takes on CUDA.
+        fused = self.device.type in ("cpu", "cuda") and self.trainer.precision != "16-mixed"
+        optimizer = self.build_optimizer(fused=fused or None)
         scheduler = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: lr_factor(step, config.lr_schedule, config.warmup_steps, config.iterations)
         )

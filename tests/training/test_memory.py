@@ -106,6 +106,15 @@ def test_on_cuda_autocast_keeps_more_of_a_picture() -> None:
     assert activations(like_cuda=True) > activations(like_cuda=False)
 
 
+def test_in_float16_the_optimizer_needs_as_much_again_as_its_weights_but_no_step_is_recorded() -> None:
+    weights = sum(p.numel() for p in build_module().trained_parameters())
+    small, large = (replace(TINY, like_cuda=True, height=side, width=side) for side in (32, 128))
+    half = torch.float16
+    assert predict(replace(small, autocast_dtype=half), SHORT).step == pytest.approx(20 * weights, rel=0.01)
+    recorded, plain = (predict(replace(large, autocast_dtype=dtype), SHORT).step for dtype in (AUTOCAST, half))
+    assert plain == pytest.approx(recorded, rel=0.01)  # its activations are gone when the optimizer begins
+
+
 def test_a_preview_counts_where_it_needs_more() -> None:
     prediction = predict(replace(TINY, previews=True, height=256, width=256), EVERY)
     assert prediction.peak == max(prediction.step, prediction.preview)

@@ -3,6 +3,7 @@
 import multiprocessing
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -121,6 +122,15 @@ def test_the_learning_rate_follows_the_schedule(tmp_path: Path) -> None:
     expected = [0.1 * lr_factor(step, "linear", 2, 6) for step in range(6)]
     assert [update["lr"] for update in updates] == pytest.approx(expected)
     assert {update["weight_decay"] for update in updates} == {0.2}
+
+
+@pytest.mark.parametrize(("precision", "fused"), [("32-true", True), ("bf16-mixed", True), ("16-mixed", None)])
+def test_where_the_optimizer_can_not_be_fused_torch_chooses_its_kernels(precision: str, fused: bool | None) -> None:
+    """With False it would choose those for one tensor at a time."""
+    module = Line()
+    module._trainer = SimpleNamespace(precision=precision)  # type: ignore[assignment]
+    group = module.configure_optimizers()["optimizer"].param_groups[0]
+    assert (group["fused"], group["foreach"]) == (fused, None)
 
 
 # The average
