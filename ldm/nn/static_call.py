@@ -126,7 +126,10 @@ def record_cuda_graph(
     call: Callable[[], Out], device: torch.device, release: Callable[[], object] = nothing
 ) -> tuple[Callable[[], object], Out]:
     """Captures a call as a CUDA graph, after some on the same side stream, as capturing wants it."""
-    with torch.cuda.device(device), torch.cuda.stream(torch.cuda.current_stream(device)):  # restored if this fails
+    # The current stream is set so that it is restored: in older versions of torch an aborted capture leaves its own.
+    with torch.cuda.device(device), torch.cuda.stream(torch.cuda.current_stream(device)):
+        release()
+        torch.cuda.empty_cache()  # what earlier calls have used belongs to their stream: it would be taken twice
         side = _side_stream(device)
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ldm.nn.static_call import Record, StaticCall, record_compiled, record_cuda_graph
+from ldm.nn.static_call import Record, StaticCall, _side_stream, record_compiled, record_cuda_graph
 from tests.oracle import BOUND, new_unet, rel, tensors
 from tests.recording import Simulation
 from tests.tiny import build_tiny_model
@@ -254,14 +254,13 @@ def test_a_compiled_unet_predicts_the_same_and_sees_replaced_weights(backend: st
     assert static.works
 
 
-def test_all_cuda_graphs_are_captured_where_they_were_warmed_up_on_one_stream(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Libraries keep a workspace for each stream; CUDA is simulated."""
-    entered: list[Any] = []
+@pytest.fixture
+def cuda(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Simulates CUDA; the streams that are entered, and when the cache is emptied."""
+    seen: list[Any] = []
 
     def enter(stream: Any, **options: Any) -> contextlib.AbstractContextManager[None]:
-        entered.append(stream)
+        seen.append(getattr(stream, "number", "main"))
         return contextlib.nullcontext()
 
     main, numbers = SimpleNamespace(wait_stream=lambda other: None), itertools.count()
@@ -273,9 +272,22 @@ def test_all_cuda_graphs_are_captured_where_they_were_warmed_up_on_one_stream(
     monkeypatch.setattr(torch.cuda, "stream", enter)
     monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: SimpleNamespace(replay=None))
     monkeypatch.setattr(torch.cuda, "graph", lambda graph, stream, **options: enter(stream))
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: seen.append("emptied"))
+    _side_stream.cache_clear()
+    return seen
+
+
+def test_all_cuda_graphs_are_captured_where_they_were_warmed_up_on_one_stream(cuda: list[Any]) -> None:
+    """Libraries keep a workspace for each stream."""
     for _ in range(2):
         assert record_cuda_graph(lambda: A, torch.device("cuda", 7))[1] is A
-    assert [getattr(stream, "number", "main") for stream in entered] == 2 * ["main", 0, 0]
+    assert [stream for stream in cuda if stream != "emptied"] == 2 * ["main", 0, 0]
+
+
+def test_what_earlier_calls_have_left_is_given_back_before_the_first_on_another_stream(cuda: list[Any]) -> None:
+    """Or else there would be memory for the same activations and gradients twice."""
+    record_cuda_graph(lambda: cuda.append("call"), torch.device("cuda", 7), lambda: cuda.append("released"))
+    assert cuda == ["main", "released", "emptied", 0, "call", "call", "released", 0, "call"]
 
 
 @pytest.mark.gpu
