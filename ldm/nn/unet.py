@@ -185,7 +185,8 @@ class UNet(nn.Module):
             skips.append(h)
         h = self.middle_block(h, emb, next(contexts))
         for block in self.output_blocks:
-            h = block(torch.cat([h, skips.pop()], dim=1), emb, next(contexts))
+            h = torch.cat([h, skips.pop()], dim=1)  # by itself, so that what went into it is let go of
+            h = block(h, emb, next(contexts))
         return self.out(h)
 
     def project_context(self, context: Tensor) -> ProjectedContext:
