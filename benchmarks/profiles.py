@@ -5,9 +5,9 @@
 
 Trains the same subject on the same batches (noise and timesteps included), as `dreambooth.py` does, once with each
 combination of optimizer, type of weights and gradient checkpointing that `--vram` chooses from, and compares the losses
-step by step with those of the first, which is exact. The peak is measured beside its prediction: on CUDA, where steps
-are recorded, what the allocator takes from the device in the whole training, predicted without CUDA's own context; on
-the CPU tensors alone, in one step.
+step by step with those of the first, which is exact; below them stand the losses if nothing were learned. The peak is
+measured beside its prediction: on CUDA, where steps are recorded, what the allocator takes from the device in the whole
+training, predicted without CUDA's own context; on the CPU tensors alone, in one step.
 """
 
 import argparse
@@ -60,6 +60,8 @@ STEADY = 1
 """The step that is measured on a CPU: the optimizer has its state by then."""
 LOSS_GOAL, PEAK_GOAL = 3.0, 10.0
 """In percent."""
+UNTAUGHT, NO_LEARNING = "without learning", 1e-30
+"""A learning rate that moves no weight: how far its losses are from the first row's says what 3 % mean."""
 FEW_OVERHEADS = 3
 """Where `CUDA_OVERHEAD`, made for Stable Diffusion, is more than a third of a prediction, its goal says nothing."""
 COLOURS = ("black", "#c03030", "#3060c0", "#309040", "#b07010", "#7040a0", "#109090", "#a03070", "#707070")
@@ -238,6 +240,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         if predicted > FEW_OVERHEADS * CUDA_OVERHEAD or not lesson.workload.like_cuda:
             goals.append(Goal(f"{name}: peak apart from its prediction", abs(part - 100), PEAK_GOAL, at_most=True))
+    untaught = replace(lesson, config=replace(lesson.config, learning_rate=NO_LEARNING))
+    losses = curves[UNTAUGHT] = learn(untaught, COMBINATIONS[0])[0]
+    last = mean_of_last(losses)
+    ratio = last / mean_of_last(next(iter(curves.values())))
+    rows.append([UNTAUGHT, "-", "-", "-", f"{mean_of_first(losses):.4f}", f"{last:.4f}", f"{ratio:.3f}"])
     header = ["combination", "predicted peak, MiB", "measured", "of the prediction, %", "loss, first quarter"]
     say(table([*header, "last quarter", "to the first row's"], rows))
     if options.sheet:

@@ -1,5 +1,6 @@
 """The most memory that a piece of work held, beyond what was held before the process built anything for it."""
 
+import ctypes
 import gc
 import json
 import re
@@ -59,10 +60,18 @@ def peak_of(work: Callable[[], object], device: torch.device, before: float) -> 
         synchronize(device)
         most = torch.cuda.max_memory_allocated(device), torch.cuda.max_memory_reserved(device)
         return Peak(most[0] / GIB - before, most[1] / GIB - before)
+    give_back_freed()
     CLEAR.write_text("5")  # the peak so far is what is held now
     work()
     peak = held(device, "VmHWM") - before
     return Peak(peak, peak)
+
+
+def give_back_freed() -> None:
+    """What was freed while the work was built, and kept by glibc for later, is not the work's."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def peak_in_own_process(script: str | Path, name: str, arguments: Sequence[str]) -> Peak | str:

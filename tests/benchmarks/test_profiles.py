@@ -26,7 +26,8 @@ def test_each_combination_has_a_row_and_a_curve(
     assert rows[0][-1].startswith("1.000")
     assert float(rows[1][2]) < float(rows[0][2])
     losses = json.loads((tmp_path / "figures.json").read_text())["losses"]
-    assert [len(curve) for curve in losses.values()] == [4, 4]
+    assert [len(curve) for curve in losses.values()] == [4, 4, 4]
+    assert list(losses)[-1] == benchmark.UNTAUGHT
     assert Image.open(tmp_path / "curves.png").size == (960, 540)
 
 
