@@ -67,13 +67,16 @@ class DreamBooth(TrainingModule):
         self._drop_gradients()
 
     def _drop_gradients(self) -> None:
-        self.optimizer_zero_grad(self.current_epoch, 0, self.trainer.optimizers[0])
+        if self._recorded is None:  # a recorded step's stay where the next replay writes its own
+            self.zero_grad()
 
     @contextmanager
     def whole(self, dtype: torch.dtype | None = None) -> Iterator[None]:
-        """Between two steps: all networks on the device, those that don't train in `dtype`, and no gradients."""
-        if self._trainer is not None and self.trainer.optimizers:
-            self._drop_gradients()
+        """Between two steps: all networks on the device, those that don't train in `dtype`; gradients are freed.
+
+        Unless steps are recorded: see `make_room`.
+        """
+        self._drop_gradients()
         # Lightning's own `self.device` is the CPU until a training begins.
         with self._idle.present(self.ldm.device, dtype):
             yield
@@ -87,7 +90,9 @@ class DreamBooth(TrainingModule):
 
     @property
     def drawn_pixels(self) -> int:
-        """Those of one preview, which is as large as the photos."""
+        """Those of one preview, which is as large as the photos; 0 without previews."""
+        if not self.config.preview_prompts:
+            return 0
         height, width = self._moments[0].shape[-2:]
         return height * width * self.ldm.config.autoencoder.downsampling_factor**2
 

@@ -48,6 +48,11 @@ class LatentDiffusionTraining(AveragedTraining):
             parts["text_encoder"] = self.ldm.text_encoder
         return parts
 
+    @property
+    def drawn_pixels(self) -> int:
+        """Those of the pictures that are decoded at a time, if a sheet is drawn at all."""
+        return super().drawn_pixels if self.config.sample_prompts else 0
+
     def losses(self, batch: LatentBatch) -> dict[str, Tensor]:
         """The loss of a batch, each sample at a timestep of its own."""
         schedule, timesteps = self.ldm.schedule, batch["timesteps"]

@@ -72,7 +72,7 @@ class TrainingModule(pl.LightningModule):
 
     def make_room(self) -> None:
         """Before pictures are drawn: gives a recorded step's memory back where little is left. It is recorded again."""
-        if self._recorded is None or (free := free_memory(self.device)) is None:
+        if self._recorded is None or not self.drawn_pixels or (free := free_memory(self.device)) is None:
             return
         if free < ROOM + ROOM_PER_PIXEL * self.drawn_pixels:
             self._recorded.forget()
@@ -96,7 +96,7 @@ class TrainingModule(pl.LightningModule):
 
     @property
     def drawn_pixels(self) -> int:
-        """How many are decoded at a time when pictures are drawn between steps."""
+        """How many are decoded at a time when pictures are drawn between steps; 0 if none are."""
         return DECODED_PIXELS
 
     @property

@@ -172,3 +172,8 @@ def test_it_learns(build: Build, tmp_path: Path) -> None:
     with torch.no_grad(), module.average.swapped_in():
         after = module.training_step(batch, 0).item()
     assert after < 0.6 * before
+
+
+@pytest.mark.parametrize("prompts", [[], ["a red disc"]])
+def test_pictures_need_room_only_if_any_are_drawn(prompts: list[str], build: Build) -> None:
+    assert bool(build(sample_prompts=prompts).drawn_pixels) == bool(prompts)

@@ -131,14 +131,22 @@ def test_a_recording_given_up_for_pictures_is_made_again(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("side", "free", "kept"), [(512, 6.1, True), (512, 5.9, False), (256, 5.9, True), (1024, 6.1, False)]
+    ("side", "free", "previews", "kept"),
+    [
+        (512, 6.1, True, True),
+        (512, 5.9, True, False),
+        (256, 5.9, True, True),
+        (1024, 6.1, True, False),
+        (1024, 0.1, False, True),
+    ],
 )
 def test_a_recording_is_given_up_where_too_little_memory_is_left_for_a_picture(
-    side: int, free: float, kept: bool, monkeypatch: pytest.MonkeyPatch
+    side: int, free: float, previews: bool, kept: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    module = build_module()
-    assert module.drawn_pixels == 32 * 32  # of the latents that it was given
-    monkeypatch.setattr(DreamBooth, "drawn_pixels", side**2)
+    module = build_module(**({} if previews else {"preview_prompts": ()}))
+    assert module.drawn_pixels == (32 * 32 if previews else 0)  # of the latents that it was given
+    if previews:
+        monkeypatch.setattr(DreamBooth, "drawn_pixels", side**2)
     module.record_steps(recording(module), None)
     module.log = lambda *args: None  # type: ignore[method-assign, assignment]
     module.training_step(batch_of(module, 0), 0)
