@@ -103,6 +103,19 @@ class SaveEvery(pl.Callback):
         self.writer.wait()
 
 
+class LetGo(pl.Callback):
+    """When nothing comes after a step, also because of an error: frees what the next would have needed.
+
+    Otherwise Lightning would move it to the host's memory.
+    """
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        pl_module.let_go()
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: Any, exception: BaseException) -> None:
+        pl_module.let_go()
+
+
 class StopOnSignal(pl.Callback):
     """On Ctrl-C or SIGTERM: finishes the step, saves the resume state and stops. A second signal stops at once.
 

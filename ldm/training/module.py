@@ -77,6 +77,14 @@ class TrainingModule(pl.LightningModule):
         if free < ROOM + ROOM_PER_PIXEL * self.drawn_pixels:
             self._recorded.forget()
 
+    def let_go(self) -> None:
+        """After the last step: gives back what only another one would need, a recording, gradients and moments."""
+        if self._recorded is not None:
+            self._recorded.forget()
+        self.zero_grad()
+        for optimizer in self.trainer.optimizers:
+            optimizer.state.clear()
+
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """The loss of a batch; a recorded step has left its gradients already."""
         losses = self.losses(batch) if self._recorded is None else self._recorded(batch)

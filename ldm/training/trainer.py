@@ -13,7 +13,7 @@ import torch
 from ldm.background import BackgroundWriter
 from ldm.checkpoint.discovery import RESUME_STATE
 from ldm.nn.static_call import Record
-from ldm.training.callbacks import FiniteGuard, GradientGuard, Progress, ResumeStateIO, SaveEvery, StopOnSignal
+from ldm.training.callbacks import FiniteGuard, GradientGuard, LetGo, Progress, ResumeStateIO, SaveEvery, StopOnSignal
 from ldm.training.logs import build_logger
 from ldm.training.module import TrainingModule
 
@@ -70,6 +70,7 @@ def fit(module: Module, options: FitOptions, save: Callable[[Module, int], None]
             Progress(every=log_every),
             SaveEvery(options.run_dir, config.save_every, save, options.writer),
             stop,
+            LetGo(),
         ],
         plugins=[ResumeStateIO(options.writer)],
         enable_checkpointing=False,

@@ -1,5 +1,6 @@
 """What happens around the training steps: guards, checkpoints, signals, the resume state."""
 
+import contextlib
 import os
 import re
 import signal
@@ -10,11 +11,13 @@ from typing import Any
 
 import pytest
 import torch
+from pytorch_lightning.strategies import SingleDeviceStrategy
 from torch import Tensor
 
 from ldm.errors import UserError
 from ldm.training.callbacks import FiniteGuard, ResumeStateIO, StopOnSignal
 from ldm.training.dreambooth import DreamBooth
+from tests.recording import Simulation
 from tests.training.parts import build_module, saved_step, train, weights
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -265,6 +268,43 @@ def test_signal_handlers_are_put_back_after_an_error(tmp_path: Path, signal_hand
     with pytest.raises(UserError):
         train(build_module(cls=Detached, train_text_encoder=True), tmp_path)
     assert [signal.getsignal(number) for number in SIGNALS] == signal_handlers
+
+
+# LetGo
+
+
+def held(module: DreamBooth) -> int:
+    """How many of the trained weights have a gradient or moments."""
+    states = [state for optimizer in module.trainer.optimizers for state in optimizer.state]
+    return len(states) + sum(parameter.grad is not None for parameter in module.trained_parameters())
+
+
+@pytest.mark.parametrize("end", ["the last update", "a signal", "an error", "two signals"])
+@pytest.mark.parametrize("recorded", [False, True])
+def test_at_its_end_a_training_holds_neither_gradients_nor_moments(
+    recorded: bool, end: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before Lightning moves what there is to the host."""
+    teardown, moved = SingleDeviceStrategy.teardown, []
+    monkeypatch.setattr(SingleDeviceStrategy, "teardown", lambda self: moved.append(held(module)) or teardown(self))
+    changes = {
+        "the last update": steps_that(lambda module, loss, update: loss),
+        "a signal": kill_in(3),
+        "an error": broken_from(3, lambda loss: loss * torch.nan),
+        "two signals": kill_in(3, times=2),
+    }
+    module = build_module(cls=changes[end], save_every=2)
+    during: list[int] = []
+
+    def save(module: DreamBooth, step: int) -> None:
+        during.append(held(module))
+
+    with contextlib.suppress(UserError, KeyboardInterrupt, SystemExit):
+        train(module, tmp_path, save, record=Simulation(module.trained_parameters()) if recorded else None)
+    assert moved == [0]
+    assert min(during) > len(module.trained_parameters())
+    assert module._recorded is None or module._recorded._static._recording is None
+    assert saved_step(tmp_path) == {"the last update": 4, "a signal": 3}.get(end, 2)
 
 
 # Progress
