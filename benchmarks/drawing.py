@@ -21,6 +21,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.diffusers_peer.drawing import (  # noqa: E402
+    COMPILE_MODES,
     assert_same_picture,
     build_pipeline,
     draw_class_images,
@@ -33,6 +34,7 @@ from benchmarks.tools.measuring import Turn, ratio, seconds  # noqa: E402
 from benchmarks.tools.reporting import Goal, say, table  # noqa: E402
 from benchmarks.tools.script import run_script  # noqa: E402
 from benchmarks.tools.sizes import build_random  # noqa: E402
+from benchmarks.tools.tf32 import tf32  # noqa: E402
 from ldm.commands.compiling import speed_up  # noqa: E402
 from ldm.commands.options.common import COMPILE_MODES as OUR_MODES  # noqa: E402
 from ldm.commands.placement import drawing_crew  # noqa: E402
@@ -45,7 +47,6 @@ OURS, FAST, PLAIN, TUNED = "ours, DDIM", "ours, DPM-Solver++", "diffusers", "dif
 FAST_STEPS = 20
 CLASS_PICTURES = 200
 """Of a whole job: what `--compile auto` goes by."""
-COMPILE_MODES = ("off", "default", "reduce-overhead", "max-autotune")
 
 
 def draw_ours(
@@ -64,7 +65,7 @@ def contests(
     batches: int,
     num_steps: int,
     compile_ours: str,
-    compile_mode: str | None,
+    compile_mode: str,
     root: Path,
     alone: bool,
 ) -> dict[str, dict[str, Build]]:
@@ -72,9 +73,6 @@ def contests(
     plain = None if alone else build_peer(ldm, place.size)  # before our weights change their layout
     fresh = (root / str(number) for number in itertools.count())
     pixels = place.size.pixels
-
-    def tune(pipeline: Any) -> Any:
-        return tune_pipeline(pipeline, compile_mode)
 
     def timed(draw: Callable[[Path], None]) -> Turn:
         return lambda: seconds(lambda: draw(next(fresh)), place.device)
@@ -91,14 +89,17 @@ def contests(
 
         return timed(draw)
 
-    def theirs(batch_size: int, networks: Networks, tune: Callable[[Any], Any]) -> Turn:
-        pipeline = tune(build_pipeline(networks, ldm))
+    def theirs(batch_size: int, networks: Networks, tuned: bool) -> Turn:
+        pipeline = build_pipeline(networks, ldm)
+        if tuned:
+            tune_pipeline(pipeline, compile_mode)
         if alone:
             forget(ldm)
 
         def draw(directory: Path) -> None:
-            for first in range(0, batches * batch_size, batch_size):
-                draw_class_images(pipeline, PROMPT, batch_size, num_steps, pixels, directory, first)
+            with tf32(products=tuned):
+                for first in range(0, batches * batch_size, batch_size):
+                    draw_class_images(pipeline, PROMPT, batch_size, num_steps, pixels, directory, first)
 
         return timed(draw)
 
@@ -106,8 +107,8 @@ def contests(
         str(size): {
             OURS: lambda size=size: ours(size, "ddim", num_steps),
             FAST: lambda size=size: ours(size, "dpm-solver", max(1, num_steps * FAST_STEPS // 50)),
-            PLAIN: lambda size=size: theirs(size, plain or build_peer(ldm, place.size), lambda pipeline: pipeline),
-            TUNED: lambda size=size: theirs(size, build_peer(ldm, place.size), tune),
+            PLAIN: lambda size=size: theirs(size, plain or build_peer(ldm, place.size), False),
+            TUNED: lambda size=size: theirs(size, build_peer(ldm, place.size), True),
         }
         for size in batch_sizes
     }
@@ -199,7 +200,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             options.batches,
             options.steps,
             options.compile,
-            None if mode == "off" else mode,
+            mode,
             Path(directory),
             alone=bool(run.peak_of),
         )

@@ -9,9 +9,8 @@ each faster way that exists on the device: all in one batch, with weights of 16 
 compared, which shows a way's rounding before 50 steps have carried it on.
 """
 
-import contextlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,12 +26,13 @@ from benchmarks.tools.measuring import digits  # noqa: E402
 from benchmarks.tools.reporting import say, table, write_json  # noqa: E402
 from benchmarks.tools.script import run_script, script_parser  # noqa: E402
 from benchmarks.tools.sheets import save_sheet  # noqa: E402
+from benchmarks.tools.tf32 import tf32  # noqa: E402
 from ldm.checkpoint.reading import read_checkpoint  # noqa: E402
 from ldm.commands.compiling import speed_up  # noqa: E402
 from ldm.commands.drawing.grid import labelled_grid  # noqa: E402
 from ldm.commands.models import EMBEDDED, ModelSlot, Settings, settings_of  # noqa: E402
 from ldm.commands.options.common import COUNT, SEED, STEPS  # noqa: E402
-from ldm.commands.placement import Compute, keep_float32_exact, parse_device  # noqa: E402
+from ldm.commands.placement import Compute, parse_device  # noqa: E402
 from ldm.data.images import to_image  # noqa: E402
 from ldm.diffusion.noise import draw_noise, image_generators  # noqa: E402
 from ldm.diffusion.sampling import SamplingConfig, sample_images  # noqa: E402
@@ -114,18 +114,6 @@ class Difference:
     """The largest difference of a single call's numbers, relative to the largest number."""
 
 
-@contextlib.contextmanager
-def rounding_to_tf32(wanted: bool) -> Iterator[None]:
-    """Lets a GPU multiply float32 with 10 bits inside, if wanted; afterwards float32 is exact."""
-    keep_float32_exact()
-    if wanted:
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
-    try:
-        yield
-    finally:
-        keep_float32_exact()
-
-
 @torch.inference_mode()
 def draw(way: Way, task: Task) -> Drawn:
     """All pictures, then a single call on noise, as the commands draw them."""
@@ -134,7 +122,7 @@ def draw(way: Way, task: Task) -> Drawn:
     parts = [task.seeds] if way.together else [[seed] for seed in task.seeds]
     speed_up(ldm, way.compile, len(parts) * task.sampling.num_steps)
     pictures, eps = [], []
-    with rounding_to_tf32(way.tf32):
+    with tf32(products=way.tf32, convolutions=way.tf32):
         for seeds in parts:
             prompts = [task.prompts[task.seeds.index(seed)] for seed in seeds]
             context = torch.cat([slot.context(prompt) for prompt in prompts])

@@ -5,7 +5,8 @@
 
 Whole processes, in turns: `dreambooth.py` without previews, which the reference doesn't draw either, and
 `diffusers_peer/reference.py`, plain and `--tuned`. Both begin with the same random weights in float32, each in its
-own kind of file, and with the same made-up photos. The phases are read off the files' times.
+own kind of file, and with the same made-up photos. The phases are read off the files' times. No
+run is left out (`--warmup 0`): what a process does once, such as compiling, is part of what its user waits for.
 """
 
 import itertools
@@ -21,7 +22,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.diffusers_peer.drawing import write_pipeline  # noqa: E402
+from benchmarks.diffusers_peer.drawing import COMPILE_MODES, write_pipeline  # noqa: E402
 from benchmarks.diffusers_peer.networks import assert_same_networks, build_peer  # noqa: E402
 from benchmarks.tools.contest import ContestRun, Place, contest_parser  # noqa: E402
 from benchmarks.tools.measuring import Spread, digits, ratio, take_turns  # noqa: E402
@@ -58,6 +59,8 @@ class Recipe:
     steps: int
     """Of the reference's class pictures; ours take their own default."""
     train_text_encoder: bool
+    compile_peer: str = "off"
+    """torch.compile's mode of the tuned reference's drawing."""
 
     def ours(self, files: Files, place: Place, output: Path) -> list[object]:
         """What is typed."""
@@ -71,7 +74,8 @@ class Recipe:
 
     def reference(self, files: Files, place: Place, output: Path, tuned: bool) -> list[object]:
         """Likewise."""
-        flags = [*(["--train-text-encoder"] if self.train_text_encoder else []), *(["--tuned"] if tuned else [])]
+        flags = ["--train-text-encoder"] if self.train_text_encoder else []
+        flags += ["--tuned", "--compile", self.compile_peer] if tuned else []
         precision = {"float32": "full", "bfloat16": "bf16", "float16": "fp16"}[place.precision]
         return [
             "benchmarks/diffusers_peer/reference.py",
@@ -145,11 +149,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--save-every", type=int, default=200)
     parser.add_argument("--steps", type=int, default=50, help="of the reference's class pictures (default: 50)")
     parser.add_argument("--train-text-encoder", action="store_true", help="on both sides")
+    parser.add_argument(
+        "--compile-peer",
+        choices=COMPILE_MODES,
+        default="off",
+        help="torch.compile's mode of the tuned reference's drawing, whose own time counts (default: off)",
+    )
     parser.add_argument("--directory", type=Path, help="for temporary files; needs room for checkpoints of 11 GB each")
     contest = ContestRun("recipe", parser, __file__, arguments)
     options, place = contest.options, contest.place
     recipe = Recipe(
-        options.class_images, options.iterations, options.save_every, options.steps, options.train_text_encoder
+        options.class_images,
+        options.iterations,
+        options.save_every,
+        options.steps,
+        options.train_text_encoder,
+        options.compile_peer,
     )
     contest.announce()
     with tempfile.TemporaryDirectory(dir=options.directory) as name:

@@ -12,7 +12,6 @@ an optimizer's state lives for one turn only.
 
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -31,12 +30,13 @@ from benchmarks.diffusers_peer.training import (  # noqa: E402
 )
 from benchmarks.tools.contest import Build, ContestRun, Place, Result, contest_parser, peak_goals  # noqa: E402
 from benchmarks.tools.floors import Counted, Speed, count, measure_speed  # noqa: E402
-from benchmarks.tools.measuring import Turn, digits, ratio, synchronize  # noqa: E402
+from benchmarks.tools.measuring import Turn, digits, ratio, seconds  # noqa: E402
 from benchmarks.tools.ours_training import CLASS_PICTURES, PHOTOS, SUBJECT, time_steps, training_config  # noqa: E402
 from benchmarks.tools.photos import write_pictures  # noqa: E402
 from benchmarks.tools.reporting import Goal, say, table  # noqa: E402
 from benchmarks.tools.script import run_script  # noqa: E402
 from benchmarks.tools.sizes import build_random  # noqa: E402
+from benchmarks.tools.tf32 import tf32  # noqa: E402
 from ldm.commands.placement import Compute  # noqa: E402
 from ldm.diffusion.latent_diffusion import LatentDiffusion  # noqa: E402
 from ldm.diffusion.loss import dreambooth_loss, eps_loss  # noqa: E402
@@ -84,22 +84,18 @@ class Contest:
         """By its loop, from files."""
         reference = self.build_reference(options)
 
+        def steps(number: int) -> None:
+            for _ in range(number):
+                reference.step()
+
         def turn() -> float:
-            before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-            torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = options.tf32
             reference.begin(photos, class_images, self.place.size.pixels)
             try:
-                for _ in range(self.warmup):
-                    reference.step()
-                synchronize(self.place.device)
-                began = time.perf_counter()
-                for _ in range(self.steps):
-                    reference.step()
-                synchronize(self.place.device)
-                return (time.perf_counter() - began) / self.steps
+                with tf32(products=options.tf32):
+                    steps(self.warmup)
+                    return seconds(lambda: steps(self.steps), self.place.device) / self.steps
             finally:
                 reference.end()
-                torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
 
         return turn
 

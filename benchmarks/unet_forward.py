@@ -24,6 +24,7 @@ from benchmarks.tools.measuring import Turn, digits, ratio, seconds  # noqa: E40
 from benchmarks.tools.reporting import Goal, say, table  # noqa: E402
 from benchmarks.tools.script import run_script  # noqa: E402
 from benchmarks.tools.sizes import build_random  # noqa: E402
+from benchmarks.tools.tf32 import tf32  # noqa: E402
 from ldm.diffusion.latent_diffusion import LatentDiffusion  # noqa: E402
 
 OURS, PLAIN, TUNED = "ours", "diffusers", "diffusers, channels_last"
@@ -43,7 +44,8 @@ def contests(
 
         @torch.inference_mode()
         def turn() -> float:
-            return seconds(lambda: network(latents, timesteps, context), place.device)
+            with tf32(products=False, convolutions=network is not ldm.unet):
+                return seconds(lambda: network(latents, timesteps, context), place.device)
 
         return turn
 

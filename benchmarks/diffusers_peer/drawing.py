@@ -14,6 +14,9 @@ from ldm.diffusion.noise import draw_noise, image_generators
 from ldm.diffusion.sampling import SamplingConfig, sample_images
 from ldm.errors import UserError
 
+COMPILE_MODES = ("off", "default", "reduce-overhead", "max-autotune")
+"""torch.compile's, for `tune_pipeline`."""
+
 PICTURE_TOLERANCE = {torch.float32: 1e-3, torch.float16: 5e-2, torch.bfloat16: 2e-1}
 """Of whole pictures in [0, 1], as `difference`."""
 
@@ -40,15 +43,16 @@ def write_pipeline(directory: Path, ldm: LatentDiffusion, size: Size) -> Path:
     return directory
 
 
-def tune_pipeline(pipeline: Any, compile_mode: str | None) -> Any:
-    """The advice of diffusers' documentation: channels_last, fused projections, compiled UNet and decoder.
+def tune_pipeline(pipeline: Any, compile_mode: str) -> Any:
+    """The same pipeline with the advice of its documentation: channels_last, fused projections, compiled networks.
 
-    Attention is PyTorch's `scaled_dot_product_attention` in any case.
+    UNet and decoder are compiled in one of the `COMPILE_MODES`. Attention is PyTorch's
+    `scaled_dot_product_attention` in any case.
     """
     pipeline.fuse_qkv_projections()
     pipeline.unet.to(memory_format=torch.channels_last)
     pipeline.vae.to(memory_format=torch.channels_last)
-    if compile_mode:
+    if compile_mode != "off":
         pipeline.unet = torch.compile(pipeline.unet, mode=compile_mode, fullgraph=True, dynamic=False)
         pipeline.vae.decode = torch.compile(pipeline.vae.decode, mode=compile_mode, fullgraph=True, dynamic=False)
     return pipeline

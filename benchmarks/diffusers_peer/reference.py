@@ -4,7 +4,7 @@
 
 Class pictures by the pipeline in half precision (JPEG, batches of 4, 50 steps, guidance), then the training loop of
 `benchmarks/diffusers_peer/training.py`; every so many updates the full training state is written, at the end the
-pipeline.
+pipeline. `--tuned` tunes both, the pipeline as `benchmarks/drawing.py` does.
 """
 
 import argparse
@@ -21,9 +21,10 @@ import torch  # noqa: E402
 from diffusers import AutoencoderKL, DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel  # noqa: E402
 from transformers import CLIPTextModel, CLIPTokenizer  # noqa: E402
 
-from benchmarks.diffusers_peer.drawing import draw_class_images  # noqa: E402
+from benchmarks.diffusers_peer.drawing import COMPILE_MODES, draw_class_images, tune_pipeline  # noqa: E402
 from benchmarks.diffusers_peer.networks import Networks  # noqa: E402
 from benchmarks.diffusers_peer.training import Reference, ReferenceOptions, build_accelerator  # noqa: E402
+from benchmarks.tools.tf32 import tf32  # noqa: E402
 from ldm.training.config import Subject  # noqa: E402
 
 SAMPLE_BATCH = 4
@@ -36,6 +37,8 @@ def draw_class_pictures(options: argparse.Namespace, prompt: str, directory: Pat
         options.model, torch_dtype=DTYPES[options.precision], safety_checker=None, local_files_only=True
     ).to(options.device)
     pipeline.set_progress_bar_config(disable=True)
+    if options.tuned:
+        tune_pipeline(pipeline, options.compile)
     for first in range(0, options.class_images, SAMPLE_BATCH):
         count = min(SAMPLE_BATCH, options.class_images - first)
         draw_class_images(pipeline, prompt, count, options.steps, options.pixels, directory, first)
@@ -59,7 +62,6 @@ def train(options: argparse.Namespace, subject: Subject, class_images: Path) -> 
     chosen = ReferenceOptions(
         train_text_encoder=options.train_text_encoder, precomputed_text=options.tuned, tf32=options.tuned
     )
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = options.tuned
     scheduler = DDPMScheduler.from_pretrained(options.model, subfolder="scheduler")
     reference = Reference(networks, scheduler, chosen, accelerator, (subject.instance_prompt, subject.class_prompt))
     reference.begin(options.photos, class_images, options.pixels)
@@ -89,18 +91,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--iterations", type=int, default=800)
     parser.add_argument("--save-every", type=int, default=200)
     parser.add_argument("--train-text-encoder", action="store_true")
-    parser.add_argument("--tuned", action="store_true", help="text embeddings computed ahead, TF32")
+    parser.add_argument("--tuned", action="store_true", help="pipeline tuned, text embeddings ahead, TF32")
+    parser.add_argument(
+        "--compile", choices=COMPILE_MODES, default="off", help="torch.compile's mode of --tuned drawing"
+    )
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--precision", choices=DTYPES, default="full")
     options = parser.parse_args(arguments)
 
     subject = Subject(options.class_name)
     class_images = options.output / "class"
-    draw_class_pictures(options, subject.class_prompt, class_images)
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-    train(options, subject, class_images)
+    with tf32(products=options.tuned):
+        draw_class_pictures(options, subject.class_prompt, class_images)
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        train(options, subject, class_images)
 
 
 if __name__ == "__main__":

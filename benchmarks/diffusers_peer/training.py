@@ -39,6 +39,7 @@ class ReferenceOptions:
     gradient_checkpointing: bool = False
     adam_8bit: bool = False
     tf32: bool = False
+    """In matrix products; PyTorch allows it in convolutions anyway."""
 
 
 class Pictures(Dataset[dict[str, Tensor]]):

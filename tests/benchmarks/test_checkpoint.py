@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import benchmarks.checkpoint as checkpoint
-from benchmarks.checkpoint import OURS, REFERENCE, Saved, on_disk
+from benchmarks.checkpoint import OURS, REFERENCE, Clock, Saved, on_disk
 
 
 def test_waits_and_sizes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -24,5 +24,11 @@ def test_waits_and_sizes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
 
 
 def test_the_reference_keeps_every_state() -> None:
-    saved = Saved(waited=0.0, written=0.0, weights=2, state=11)
+    saved = Saved(began_later=0.0, done_later=0.0, written=0.0, weights=2, state=11)
     assert (on_disk(OURS, saved), on_disk(REFERENCE, saved)) == (4 * 2 + 11, 2 + 4 * 11)
+
+
+def test_a_step_that_takes_longer_after_a_save_is_waiting_too() -> None:
+    clock = Clock()
+    clock.began, clock.done = [0.0, 11.0, 14.0, 19.0], [10.0, 13.0, 16.0, 26.0]  # the first isn't like the others
+    assert clock.later() == (2.0, 7.0), "3 instead of 1 s before it; 10 instead of 3 s until it was done"

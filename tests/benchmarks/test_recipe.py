@@ -34,13 +34,14 @@ def test_both_sides_are_asked_for_the_same_and_their_times_compared(
     monkeypatch.setattr(recipe.time, "time", lambda: now[0])
     monkeypatch.setattr(recipe, "_finished", lambda path: now[0] - 1)
     amounts = ["--class-images", "3", "--iterations", "4", "--save-every", "2", "--steps", "3"]
-    assert recipe.main([*QUICK, *amounts, "--strict"]) == 0
+    assert recipe.main([*QUICK, *amounts, "--compile-peer", "default", "--strict"]) == 0
     said = capsys.readouterr().out
     assert "| reference, tuned | 40 (40 to 40) | 39 | 0 | 0 | 1 | 4 (4 to 4) |" in said and "1 of 1 met" in said
 
     typed = dreambooth_parser().parse_args(asked[0][1:])
     assert (typed.class_img_count, typed.iterations, typed.save_every, typed.no_previews) == (3, 4, 2, True)
     assert "--tuned" in asked[2] and "--tuned" not in asked[1]
+    assert asked[2][asked[2].index("--compile") + 1] == "default" and "--compile" not in asked[1]
 
 
 def test_the_reference_does_all_of_it(tmp_path: Path) -> None:
