@@ -3,11 +3,13 @@
 Because nothing is drawn from a running random state, a training that continues at step n sees what it would have seen.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import TypedDict
 
 import torch
+from einops import rearrange
 from torch import Tensor
 from torch.utils.data import IterableDataset
 
@@ -30,18 +32,19 @@ class Batch(TypedDict):
 
 
 @torch.inference_mode()
-def encode_moments(autoencoder: AutoencoderKL, images: Tensor, flip: bool) -> Tensor:
-    """Posterior parameters of images (n 3 h w): (n v 2c h/8 w/8) float32 on the CPU; v = 2 with their mirror images.
+def encode_moments(autoencoder: AutoencoderKL, images: Iterable[Tensor], flip: bool, together: int = 1) -> Tensor:
+    """Posterior parameters of images (3 h w): (n v 2c h/8 w/8) float32 on the CPU; v = 2 with their mirror images.
 
-    Encoded one by one, so that a picture's parameters don't depend on its neighbours.
+    So many views are encoded `together`. One by one, a picture's parameters don't depend on its neighbours.
     """
     weight = autoencoder.quant_conv.weight
-
-    def encode(image: Tensor) -> Tensor:
-        return autoencoder.encode(image[None].to(weight)).parameters.float().cpu()
-
-    views = [images, images.flip(-1)] if flip else [images]
-    return torch.stack([torch.cat([encode(view[i]) for view in views]) for i in range(len(images))])
+    singles = (image[None] for image in images)
+    views = (view for single in singles for view in ((single, single.flip(-1)) if flip else (single,)))
+    encoded = []  # stays on the device, which computes while the next pictures are read
+    while batch := list(islice(views, together)):
+        encoded.append(autoencoder.encode(torch.cat(batch).to(weight)).parameters.float())
+    parameters = torch.cat([one.cpu() for one in encoded])
+    return rearrange(parameters, "(n v) c h w -> n v c h w", v=1 + flip)
 
 
 @dataclass(frozen=True)

@@ -248,6 +248,18 @@ def test_a_pictures_moments_do_not_depend_on_its_neighbours(autoencoder: Autoenc
         assert torch.equal(encode_moments(autoencoder, photos[order], flip=True), together[order])
 
 
+@pytest.mark.parametrize("flip", [True, False])
+def test_several_views_at_a_time_give_the_same_but_for_rounding(
+    flip: bool, autoencoder: AutoencoderKL, photos: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    singly = encode_moments(autoencoder, photos, flip)
+    sizes, encode = [], autoencoder.encode
+    monkeypatch.setattr(autoencoder, "encode", lambda images: sizes.append(len(images)) or encode(images))
+    together = encode_moments(autoencoder, iter(photos), flip, together=2)
+    assert sizes == ([2, 2, 2] if flip else [2, 1])
+    torch.testing.assert_close(together, singly, rtol=1e-5, atol=1e-5)
+
+
 def test_moments_of_a_half_precision_autoencoder_are_float32(photos: Tensor) -> None:
     autoencoder = build_tiny_model().autoencoder.eval().bfloat16()
     moments = encode_moments(autoencoder, photos, flip=False)

@@ -109,6 +109,7 @@ def plan_run(options: argparse.Namespace) -> Run:
     base_sha256 = hash_file(base)
     # Weights in bfloat16 are computed with as they are.
     precision = "bf16-mixed" if config.train_dtype == "bf16" else training_precision(devices[0], options.precision)
+    compute = training_compute(devices[0], precision)  # as a run that is continued computes
     resolved = {**_resolved(options, config, sampling, base), "precision": precision}
 
     if options.resume_dir:

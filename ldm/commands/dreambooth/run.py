@@ -8,25 +8,20 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 
-import torch
-from tqdm import tqdm
-
 from ldm.background import BackgroundWriter
 from ldm.checkpoint.metadata import CheckpointInfo
 from ldm.checkpoint.reading import read_checkpoint
 from ldm.checkpoint.saving import SAVE_DTYPES, checkpoint_writer
 from ldm.commands.app import run_log
 from ldm.commands.dreambooth.class_images import Drawing, draw_class_images
+from ldm.commands.dreambooth.encoding import encode_files, encode_photos
 from ldm.commands.dreambooth.plan import Run, plan_run, resumed_run_options
 from ldm.commands.dreambooth.previews import Previews
 from ldm.commands.models import ModelSlot, tokenizer_dir
-from ldm.commands.placement import Compute, drawing_compute, explain_out_of_memory, step_recorder
+from ldm.commands.placement import drawing_compute, explain_out_of_memory, step_recorder
 from ldm.commands.record import plain, versions
 from ldm.commands.resuming import RUN_DIR_VARIABLE, is_helper_process
 from ldm.config import to_yaml
-from ldm.data.dreambooth import encode_moments
-from ldm.data.images import fit as fit_image
-from ldm.data.images import read_image, to_tensor
 from ldm.files import write_text
 from ldm.nn.tokenizer import tokenizer_digest
 from ldm.training.class_images import ClassImages
@@ -94,19 +89,11 @@ def _class_images(run: Run) -> list[Path]:
 
 def _build_module(run: Run, class_images: list[Path]) -> DreamBooth:
     """Loads the base weights and encodes all pictures."""
-    device = run.devices[int(os.environ.get("LOCAL_RANK", 0)) % len(run.devices)]
-    ldm = ModelSlot(Compute(device)).use(read_checkpoint(run.base), run.settings)
-    height, width = run.sampling.height, run.sampling.width
-    instance_moments = encode_moments(ldm.autoencoder, run.instance_images, run.config.flip)
-    class_moments = None
-    if class_images:
-        encoded = [
-            encode_moments(
-                ldm.autoencoder, to_tensor(fit_image(read_image(path), height, width))[None], run.config.flip
-            )
-            for path in tqdm(class_images, desc="encoding", unit="img", disable=is_helper_process())
-        ]
-        class_moments = torch.cat(encoded)
+    compute = replace(run.compute, device=run.devices[int(os.environ.get("LOCAL_RANK", 0)) % len(run.devices)])
+    ldm = ModelSlot(compute).use(read_checkpoint(run.base), run.settings)
+    size, flip = (run.sampling.height, run.sampling.width), run.config.flip
+    instance_moments = encode_photos(ldm.autoencoder, run.instance_images, flip, compute)
+    class_moments = encode_files(ldm.autoencoder, class_images, size, flip, compute) if class_images else None
     gc.collect()
     return DreamBooth(ldm, run.subject, instance_moments, class_moments, run.config, run.options.seed)
 
