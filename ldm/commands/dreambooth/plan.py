@@ -40,7 +40,10 @@ from ldm.training.memory import Workload
 
 log = logging.getLogger(__name__)
 
-MAY_CHANGE = ("resume_dir", "devices", "compile", "logger", "iterations", "no_previews", "save_every")
+MAY_CHANGE = (
+    *("resume_dir", "devices", "compile", "logger", "iterations", "no_previews", "save_every"),
+    "gradient_checkpointing",
+)
 """Flags that a resumed run takes from the command line; the others are the run's own."""
 
 

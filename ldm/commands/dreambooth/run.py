@@ -42,7 +42,7 @@ def dreambooth(options: argparse.Namespace) -> None:
             begin_log(run.directory / "run.log")
         log.info("run: %s", run.directory)
         class_images = _class_images(run)
-        with explain_out_of_memory("a smaller --vram, --hw or --batch-size 1 need less"):
+        with explain_out_of_memory(_needs_less(run)):
             module = _build_module(run, class_images)
             previews = Previews(
                 run.directory, run.subject, run.config.preview_prompts, run.sampling, run.options.seed, run.compute
@@ -57,6 +57,15 @@ def dreambooth(options: argparse.Namespace) -> None:
             log.info("stopped after update %d; continue with\n  python dreambooth.py -r %s", stopped_at, run.directory)
         elif not is_helper_process():
             _report(run, module)
+
+
+def _needs_less(run: Run) -> str:
+    """What may be done about memory that is too small: a run that goes on keeps its numbers."""
+    if not run.options.resume_dir:
+        return "a smaller --vram, --hw or --batch-size needs less"
+    if run.config.gradient_checkpointing == "all":
+        return "continue the run on a device that has more (--devices)"
+    return "--gradient-checkpointing needs less and changes no number"
 
 
 def _class_images(run: Run) -> list[Path]:

@@ -12,6 +12,7 @@ from ldm.commands.dreambooth import run as command
 from ldm.commands.dreambooth.plan import resumed_run_options
 from ldm.commands.options.dreambooth import dreambooth_parser
 from ldm.config import read_yaml, to_yaml
+from ldm.training.dreambooth import DreamBooth
 from tests.commands.calls import call, difference, equal, info_of, pixels, refused
 from tests.commands.conftest import Trained, UNetCall
 from tests.commands.dreambooth.teaching import STOPPED, Teach, copied, interrupted
@@ -100,6 +101,31 @@ def test_a_changed_length_is_remembered_by_the_next_resume(stopped: Path) -> Non
     assert call("dreambooth", "-r", stopped, "--iterations", 5, "-s", 5, "--logger", "none").status == 0
     assert call("dreambooth", "-r", stopped).status == 0
     assert read_yaml(stopped / "run.yaml")["options"]["iterations"] == 5
+
+
+def test_memory_that_is_too_small_for_a_resumed_run_is_met_by_a_flag_that_it_takes(
+    stopped: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fit(module: DreamBooth, *args: object) -> None:
+        levels.append(module.config.gradient_checkpointing)
+        raise torch.OutOfMemoryError
+
+    levels: list[str] = []
+    monkeypatch.setattr(command, "fit", fit)
+    refused(call("dreambooth", "-r", stopped), "too small", "--gradient-checkpointing needs less")
+    outcome = call("dreambooth", "-r", stopped, "--gradient-checkpointing")
+    refused(outcome, "too small", "--devices")
+    assert "--gradient-checkpointing" not in outcome.said
+    assert read_yaml(stopped / "run.yaml")["options"]["gradient_checkpointing"] == "all"
+    assert levels == ["none", "all"]
+
+
+def test_a_resumed_run_may_keep_less_in_memory_and_ends_the_same(stopped: Path, teach: Teach, tmp_path: Path) -> None:
+    other = copied(stopped, tmp_path / "other")
+    assert call("dreambooth", "-r", other, "--logger", "none").status == 0
+    outcome = call("dreambooth", "-r", stopped, "--gradient-checkpointing", "--logger", "none")
+    assert outcome.status == 0, outcome.said
+    assert equal(stopped / "step-00004.safetensors", other / "step-00004.safetensors")
 
 
 def test_a_length_that_is_already_passed_is_refused(stopped: Path) -> None:
