@@ -187,11 +187,21 @@ def _config_from(options: argparse.Namespace, defaults: DreamBoothConfig, sampli
     if options.class_sampler is None and options.sampler is not None:
         given |= {"class_sampler": sampling.sampler, "class_steps": options.class_steps or sampling.num_steps}
     given["class_steps"] = given["class_steps"] or options.ddim_steps
+    given |= _with_it(options)
     try:
         config = replace(defaults, **{name: value for name, value in given.items() if value is not None})
     except ValueError as error:
         raise UserError(str(error)) from error
     return replace(config, class_img_count=0) if config.prior_loss_weight == 0 else config
+
+
+def _with_it(options: argparse.Namespace) -> dict[str, str]:
+    """What the type of the weights or the optimizer that was given brings with it where the other was not."""
+    if options.train_dtype == "bf16" and options.optimizer is None:
+        return {"optimizer": "adamw8bit"}
+    if options.optimizer == "adamw" and options.train_dtype is None:
+        return {"train_dtype": "fp32"}
+    return {}
 
 
 def _fitting(

@@ -41,30 +41,29 @@ def fit_into_memory(
 ) -> DreamBoothConfig:
     """The config with the first of the `COMBINATIONS` whose predicted peak fits; flags that were given stay.
 
-    `--vram` says how much there is; by default it is what is free on a CUDA device, where the model's own wishes stay
-    too, and elsewhere nothing is chosen. Raises `UserError` if nothing fits.
+    `--vram` says how much there is; `auto` is what is free on a CUDA device, where the model's own wishes stay, too;
+    elsewhere it chooses nothing. Raises `UserError` if nothing fits into what was named.
     """
     fixed = {name: getattr(options, name) for name in FIELDS if getattr(options, name) is not None}
     if len(fixed) == len(FIELDS):
         return config
-    budget = _budget(options.vram, devices)
-    if budget is None:
+    auto = options.vram == "auto"
+    budget = _free_on_all(devices) if auto else int(USABLE * float(options.vram) * GIB)
+    if budget is None or (auto and budget > plenty(workload, config)):
         return config
-    if options.vram is None and budget > plenty(workload, config):
-        return config
-    if options.vram is None:
+    if auto:
         wished = {name: getattr(config, name) for name in FIELDS}
         fixed = {name: value for name, value in wished.items() if value != getattr(DreamBoothConfig(), name)} | fixed
     candidates = [one for one in COMBINATIONS if all(getattr(one, name) == value for name, value in fixed.items())]
     if options.precision in FLOAT_WEIGHTS or half_dtype(devices[0]) != torch.bfloat16:
         candidates = [one for one in candidates if one.train_dtype != "bf16"] or candidates
     overhead = CUDA_OVERHEAD if devices[0].type == "cuda" else 0
-    if options.vram in (None, "auto"):
+    if auto:
         overhead = max(0, overhead - CUDA_CONTEXT)  # what is free was asked from within one
     chosen = choose(workload, config, candidates, budget - overhead)
     if chosen is None:
         said = _too_small(candidates[-1], workload, config, budget, overhead)
-        if options.vram not in (None, "auto"):
+        if not auto:
             raise UserError(said)
         log.warning("%s. It is tried nevertheless", said)
         return candidates[-1].applied_to(config)
@@ -78,11 +77,9 @@ def fit_into_memory(
     return combination.applied_to(config)
 
 
-def _budget(vram: str | None, devices: list[torch.device]) -> int | None:
-    """Bytes on the device that has the fewest; None if nobody knows or asks."""
-    if vram in (None, "auto"):
-        return min((free for free in _free_on_each(devices) if free is not None), default=None)
-    return int(USABLE * float(vram) * GIB)
+def _free_on_all(devices: list[torch.device]) -> int | None:
+    """Bytes on the device that has the fewest; None if nobody knows."""
+    return min((free for free in _free_on_each(devices) if free is not None), default=None)
 
 
 def _free_on_each(devices: list[torch.device]) -> list[int | None]:

@@ -104,14 +104,16 @@ def _add_memory(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--train-dtype",
         choices=("fp32", "bf16"),
-        help="type of the trained weights; bf16 halves them and their gradients, and needs --optimizer adamw8bit; "
+        help="type of the trained weights; bf16 halves them and their gradients, and takes --optimizer adamw8bit; "
         f"{MODEL_DEFAULT}",
     )
     group.add_argument(
         "--vram",
         choices=("auto", "24", "16", "12", "10", "8"),
+        default="auto",
         help="train in a way that fits into so many GB: choose those of the three flags above that are not given "
-        "(default: auto, what is free on a CUDA device; elsewhere nothing is chosen)",
+        "(default: auto, into what is free on a CUDA device, where the model's own wishes stay, too; elsewhere nothing "
+        "is chosen)",
     )
 
 

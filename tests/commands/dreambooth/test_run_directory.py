@@ -63,7 +63,7 @@ def test_the_record_holds_every_option_resolved(trained: Trained, tiny_checkpoin
         "gradient_checkpointing": "none",
         "optimizer": "adamw",
         "train_dtype": "fp32",
-        "vram": None,
+        "vram": "auto",
         "seed": 42,
         "lamb": 1.0,
         "class_img_count": 3,

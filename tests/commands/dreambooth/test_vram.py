@@ -11,13 +11,13 @@ import torch
 from ldm.commands.dreambooth import vram as command
 from ldm.commands.dreambooth.vram import USABLE, fit_into_memory
 from ldm.commands.options.dreambooth import dreambooth_parser
-from ldm.config import read_yaml
+from ldm.config import read_yaml, to_yaml
 from ldm.errors import UserError
 from ldm.training.config import DreamBoothConfig
 from ldm.training.memory import COMBINATIONS, CUDA_OVERHEAD, GIB, Combination, Prediction, Workload
 from tests.commands.calls import call, refused
 from tests.commands.dreambooth.teaching import STOPPED, Plan, Teach, interrupted
-from tests.tiny import tiny_config
+from tests.tiny import TINY_YAML, tiny_config
 
 CPU, CUDA = [torch.device("cpu")], [torch.device("cuda:0")]
 NEEDS = dict(zip(COMBINATIONS, (14, 9, 7, 13, 8.5, 6, 12, 7.5, 5), strict=True))
@@ -60,9 +60,10 @@ def test_flags_stay_as_they_are_given() -> None:
     assert chosen("--vram", "24", "--gradient-checkpointing") == COMBINATIONS[6]
 
 
-def test_the_models_wishes_stay_unless_vram_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_models_wishes_stay_unless_a_number_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (40 * GIB, 80 * GIB))
-    assert chosen(devices=CUDA, gradient_checkpointing="attention") == COMBINATIONS[3]
+    for words in ((), ("--vram", "auto")):
+        assert chosen(*words, devices=CUDA, gradient_checkpointing="attention") == COMBINATIONS[3]
     assert chosen("--vram", "24", gradient_checkpointing="attention") == COMBINATIONS[0]
 
 
@@ -75,7 +76,7 @@ def test_on_cuda_what_is_free_decides(free: float, index: int, monkeypatch: pyte
 def test_with_plenty_of_memory_nothing_is_predicted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (61 * GIB, 80 * GIB))
     monkeypatch.setattr(command, "choose", lambda *args: pytest.fail("it was"))
-    assert chosen(devices=CUDA) == COMBINATIONS[0]
+    assert chosen(devices=CUDA) == chosen("--vram", "auto", devices=CUDA) == COMBINATIONS[0]
     assert chosen(devices=CUDA, gradient_checkpointing="all") == COMBINATIONS[6]
 
 
@@ -170,13 +171,22 @@ def test_the_choice_is_told_recorded_and_kept_by_a_resumed_run(
     assert [read_yaml(run / "run.yaml")["options"][name] for name in command.FIELDS] == ["adamw8bit", "bf16", "none"]
 
 
-def test_bfloat16_weights_without_the_optimizer_for_them_are_refused(teach: Teach) -> None:
+def test_bfloat16_weights_with_what_they_do_not_go_with_are_refused(teach: Teach) -> None:
     words = ("dreambooth", "-c", "can", "-i", teach.subject_dir, "--ckpt-path", teach.checkpoint)
-    refused(call(*words, "--train-dtype", "bf16"), "adamw8bit")
-    refused(call(*words, "--train-dtype", "bf16", "--optimizer", "adamw8bit", "--precision", "full"), "full")
+    refused(call(*words, "--train-dtype", "bf16", "--optimizer", "adamw"), "adamw8bit")
+    refused(call(*words, "--train-dtype", "bf16", "--precision", "full"), "full")
+
+
+def test_a_flag_alone_brings_what_it_needs(plan: Plan, teach: Teach, tmp_path: Path) -> None:
+    config = plan("--train-dtype", "bf16", "--no-previews").module.config
+    assert (config.train_dtype, config.optimizer) == ("bf16", "adamw8bit")
+    section = {**TINY_YAML["dreambooth"], "train_dtype": "bf16", "optimizer": "adamw8bit"}
+    (tmp_path / "small.yaml").write_text(to_yaml({**TINY_YAML, "dreambooth": section}))
+    config = plan("--config", tmp_path / "small.yaml", "--optimizer", "adamw", "--no-previews").module.config
+    assert (config.train_dtype, config.optimizer) == ("fp32", "adamw")
 
 
 def test_the_training_gets_the_choice(plan: Plan, tmp_path: Path) -> None:
-    module = plan("--optimizer", "adamw8bit", "--train-dtype", "bf16").module
+    module = plan("--train-dtype", "bf16").module
     assert {weight.dtype for weight in module.trained_parameters()} == {torch.bfloat16}
     assert {weight.dtype for weight in module.ldm.autoencoder.parameters()} == {torch.float32}
