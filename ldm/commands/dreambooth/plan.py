@@ -1,4 +1,4 @@
-"""Everything about a DreamBooth run that is decided and checked before anything is computed."""
+"""Everything about a DreamBooth run that is decided and checked before anything is computed or written."""
 
 import argparse
 import logging
@@ -10,31 +10,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ldm.checkpoint.keys import PARTS
 from ldm.checkpoint.reading import read_checkpoint
-from ldm.checkpoint.saving import SAVE_DTYPES, hash_file
+from ldm.checkpoint.saving import hash_file
 from ldm.commands.compiling import refuse_graphs_without_cuda
-from ldm.commands.disk_space import STATE_BYTES, refuse_without_space
 from ldm.commands.drawing.job import sampling_flags, sampling_from, with_sampler
 from ldm.commands.dreambooth.vram import FIELDS, FLOAT_WEIGHTS, fit_into_memory
-from ldm.commands.models import Settings, base_weights, settings_of, snapped_size, tokenizer_dir
+from ldm.commands.models import Settings, base_weights, settings_of, snapped_size
 from ldm.commands.placement import Compute, parse_devices, training_compute, training_precision
-from ldm.commands.record import plain, write_record
-from ldm.commands.resuming import (
-    RECORD,
-    RUN_DIR_VARIABLE,
-    is_helper_process,
-    make_run_dir,
-    refuse_another_size,
-    refuse_fewer_updates,
-    resumed_options,
-)
-from ldm.config import read_yaml, to_yaml
+from ldm.commands.resuming import RECORD, RUN_DIR_VARIABLE, is_helper_process, refuse_another_size, resumed_options
+from ldm.config import read_yaml
 from ldm.data.images import read_directory
 from ldm.diffusion.sampling import SamplingConfig
 from ldm.errors import UserError
-from ldm.files import counted, slug, write_text
-from ldm.nn.tokenizer import copy_tokenizer
+from ldm.files import counted
 from ldm.training.config import DreamBoothConfig, Subject
 from ldm.training.memory import Workload
 
@@ -48,13 +36,15 @@ MAY_CHANGE = (
 
 
 @dataclass(frozen=True)
-class Run:
-    """Everything that is decided before anything is computed."""
+class Plan:
+    """Everything that is decided before anything is computed or written."""
 
-    directory: Path
     options: argparse.Namespace
+    """Every flag with the value that is used."""
     base: Path
     base_sha256: str
+    photos: dict[str, str]
+    """Their names, and the SHA-256 of each."""
     yaml: dict[str, Any]
     settings: Settings
     subject: Subject
@@ -85,8 +75,8 @@ def resumed_run_options(given: argparse.Namespace) -> argparse.Namespace:
     )
 
 
-def plan_run(options: argparse.Namespace) -> Run:
-    """Decides everything, checks what can be checked, makes the run's directory and writes its record."""
+def plan_run(options: argparse.Namespace) -> Plan:
+    """Decides everything and checks what can be checked; writes nothing."""
     if not options.class_name or not options.instance_img_dir:
         raise UserError('--class-name and --instance-img-dir are needed: -c "water bottle" -i data/bottle')
     if is_helper_process():  # what the first process has chosen
@@ -98,40 +88,22 @@ def plan_run(options: argparse.Namespace) -> Run:
     base = base_weights(options.ckpt_path)
     if base.is_dir():
         raise UserError(f"--ckpt-path takes one checkpoint to start from, and {base} is a directory")
-    file = read_checkpoint(base)
-    yaml, settings = settings_of(file, options.config)
+    yaml, settings = settings_of(read_checkpoint(base), options.config)
     height, width = snapped_size(settings.model, options.hw, (settings.sampling.height, settings.sampling.width))
     refuse_another_size(options, height, width)
     sampling = sampling_from(options, settings.sampling, height, width)
     config = _config_from(options, settings.dreambooth, sampling)
     config = _fitting(options, config, settings, (height, width), devices, compute)
-    paths, instance_images = read_directory(options.instance_img_dir, height, width)
-    photos = {path.name: hash_file(path) for path in paths}
-    log.info("%s of '%s' from %s", counted(len(photos), "photo"), options.class_name, options.instance_img_dir)
-    log.info("reading %s for its SHA-256", base)
-    base_sha256 = hash_file(base)
     # Weights in bfloat16 are computed with as they are.
     precision = "bf16-mixed" if config.train_dtype == "bf16" else training_precision(devices[0], options.precision)
-    compute = training_compute(devices[0], precision)  # as a run that is continued computes
-    resolved = {**_resolved(options, config, sampling, base), "precision": precision}
-
-    if options.resume_dir:
-        directory = options.resume_dir
-        record = read_yaml(directory / RECORD)
-        _raise_if_changed(directory, record, config, base, base_sha256, photos)
-        write_text(directory / RECORD, to_yaml({**record, "options": plain(resolved)}))
-    elif is_helper_process():
-        directory = Path(os.environ[RUN_DIR_VARIABLE])
-    else:
-        _check_disk_space(options.output_dir, file.tensors, config, SAVE_DTYPES[options.save_dtype].itemsize)
-        directory = make_run_dir(options.output_dir, slug(options.class_name))
-        write_record(directory / RECORD, resolved, base_sha256=base_sha256, photos=photos, config=yaml)
-        copy_tokenizer(tokenizer_dir(base, settings), directory / "tokenizer")
-    return Run(
-        directory=directory,
-        options=argparse.Namespace(**resolved),
+    paths, instance_images = read_directory(options.instance_img_dir, height, width)
+    log.info("%s of '%s' from %s", counted(len(paths), "photo"), options.class_name, options.instance_img_dir)
+    log.info("reading %s for its SHA-256", base)
+    return Plan(
+        options=argparse.Namespace(**{**_resolved(options, config, sampling, base), "precision": precision}),
         base=base,
-        base_sha256=base_sha256,
+        base_sha256=hash_file(base),
+        photos={path.name: hash_file(path) for path in paths},
         yaml=yaml,
         settings=settings,
         subject=Subject(options.class_name),
@@ -140,24 +112,8 @@ def plan_run(options: argparse.Namespace) -> Run:
         class_sampling=with_sampler(sampling, config.class_sampler, config.class_steps),
         instance_images=instance_images,
         devices=devices,
-        compute=compute,
+        compute=training_compute(devices[0], precision),  # as the run computes if it is continued
     )
-
-
-def _raise_if_changed(
-    directory: Path,
-    record: dict[str, Any],
-    config: DreamBoothConfig,
-    base: Path,
-    base_sha256: str,
-    photos: dict[str, str],
-) -> None:
-    """A run that goes on needs what it began with; raises `UserError`."""
-    if (was := record.get("base_sha256")) != base_sha256:
-        raise UserError(f"{base} is not the file that this run began with: its SHA-256 is {base_sha256}, not {was}")
-    if changed := sorted(dict(record.get("photos", {}).items() ^ photos.items())):
-        raise UserError(f"the photos are not those that this run began with: look at {', '.join(changed)}")
-    refuse_fewer_updates(directory, config.iterations)
 
 
 def _resolved(
@@ -226,20 +182,3 @@ def _fitting(
     if config.train_dtype == "bf16" and options.precision in FLOAT_WEIGHTS:
         raise UserError(f"--train-dtype bf16 is computed with as it is, not in --precision {options.precision}")
     return config
-
-
-def _check_disk_space(
-    output_dir: Path, tensors: dict[str, Tensor], config: DreamBoothConfig, bytes_per_weight: int
-) -> None:
-    """A run that would fill the disk fails before it begins."""
-    sizes = dict.fromkeys(PARTS, 0)
-    for key, tensor in tensors.items():
-        for part, prefix in PARTS.items():
-            sizes[part] += tensor.numel() if key.startswith(prefix) else 0
-    trained = sizes["unet"] + sizes["text_encoder"] * config.train_text_encoder
-    refuse_without_space(
-        output_dir,
-        config,
-        checkpoint=bytes_per_weight * sum(sizes.values()),
-        state=STATE_BYTES[config.optimizer, config.train_dtype] * trained,
-    )

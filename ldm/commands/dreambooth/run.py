@@ -15,7 +15,8 @@ from ldm.checkpoint.saving import SAVE_DTYPES, checkpoint_writer
 from ldm.commands.app import run_log
 from ldm.commands.dreambooth.class_images import Drawing, draw_class_images
 from ldm.commands.dreambooth.encoding import encode_files, encode_photos
-from ldm.commands.dreambooth.plan import Run, plan_run, resumed_run_options
+from ldm.commands.dreambooth.opening import Run, open_run
+from ldm.commands.dreambooth.plan import plan_run, resumed_run_options
 from ldm.commands.dreambooth.previews import Previews
 from ldm.commands.models import ModelSlot, tokenizer_dir
 from ldm.commands.placement import drawing_compute, explain_out_of_memory, step_recorder
@@ -37,7 +38,7 @@ def dreambooth(options: argparse.Namespace) -> None:
     with run_log() as begin_log:
         if options.resume_dir:
             options = resumed_run_options(options)
-        run = plan_run(options)
+        run = open_run(plan_run(options), options.output_dir)
         if not is_helper_process():
             begin_log(run.directory / "run.log")
         log.info("run: %s", run.directory)

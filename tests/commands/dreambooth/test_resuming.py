@@ -133,6 +133,19 @@ def test_a_length_that_is_already_passed_is_refused(stopped: Path) -> None:
     refused(call("dreambooth", "-r", stopped, "--iterations", 1), "--iterations 1", "2 updates")
 
 
+def test_a_process_of_a_further_device_leaves_the_record_to_the_first(
+    stopped: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended: list[int] = []
+    monkeypatch.setattr(command, "fit", lambda module, *args: ended.append(module.config.iterations))
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setenv("LDM_RUN_DIR", str(stopped))
+    before = (stopped / "run.yaml").read_bytes()
+    assert call("dreambooth", "-r", stopped, "--iterations", 6).status == 0
+    assert ended == [6]
+    assert (stopped / "run.yaml").read_bytes() == before
+
+
 def test_other_photos_than_the_runs_own_are_refused(
     teach: Teach, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,0 +1,70 @@
+"""The directory of a DreamBooth run: a new one with its record, or that of a run that goes on."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from ldm.checkpoint.keys import PARTS
+from ldm.checkpoint.reading import read_checkpoint
+from ldm.checkpoint.saving import SAVE_DTYPES
+from ldm.commands.disk_space import STATE_BYTES, refuse_without_space
+from ldm.commands.dreambooth.plan import Plan
+from ldm.commands.models import tokenizer_dir
+from ldm.commands.record import plain, write_record
+from ldm.commands.resuming import RECORD, RUN_DIR_VARIABLE, is_helper_process, make_run_dir, refuse_fewer_updates
+from ldm.config import read_yaml, to_yaml
+from ldm.errors import UserError
+from ldm.files import slug, write_text
+from ldm.nn.tokenizer import copy_tokenizer
+
+
+@dataclass(frozen=True)
+class Run(Plan):
+    """A plan that has a place."""
+
+    directory: Path
+
+
+def open_run(plan: Plan, output_dir: Path) -> Run:
+    """The run's directory with its record; `output_dir` is for a new one. The first process writes, others find it."""
+    if is_helper_process():
+        directory = Path(os.environ[RUN_DIR_VARIABLE])
+    elif plan.options.resume_dir:
+        directory = plan.options.resume_dir
+        _continue(plan, directory)
+    else:
+        _refuse_without_space(plan, output_dir)
+        directory = make_run_dir(output_dir, slug(plan.subject.class_name))
+        hashes = {"base_sha256": plan.base_sha256, "photos": plan.photos}
+        write_record(directory / RECORD, vars(plan.options), **hashes, config=plan.yaml)
+        copy_tokenizer(tokenizer_dir(plan.base, plan.settings), directory / "tokenizer")
+    return Run(**vars(plan), directory=directory)
+
+
+def _continue(plan: Plan, directory: Path) -> None:
+    """Adds to the record what has changed. Raises `UserError` unless there is what the run began with."""
+    record = read_yaml(directory / RECORD)
+    if (was := record.get("base_sha256")) != plan.base_sha256:
+        raise UserError(
+            f"{plan.base} is not the file that this run began with: its SHA-256 is {plan.base_sha256}, not {was}"
+        )
+    if changed := sorted(dict(record.get("photos", {}).items() ^ plan.photos.items())):
+        raise UserError(f"the photos are not those that this run began with: look at {', '.join(changed)}")
+    refuse_fewer_updates(directory, plan.config.iterations)
+    write_text(directory / RECORD, to_yaml({**record, "options": plain(vars(plan.options))}))
+
+
+def _refuse_without_space(plan: Plan, output_dir: Path) -> None:
+    """A run that would fill the disk fails before it begins."""
+    sizes = dict.fromkeys(PARTS, 0)
+    for key, tensor in read_checkpoint(plan.base).tensors.items():
+        for part, prefix in PARTS.items():
+            sizes[part] += tensor.numel() if key.startswith(prefix) else 0
+    config = plan.config
+    trained = sizes["unet"] + sizes["text_encoder"] * config.train_text_encoder
+    refuse_without_space(
+        output_dir,
+        config,
+        checkpoint=SAVE_DTYPES[plan.options.save_dtype].itemsize * sum(sizes.values()),
+        state=STATE_BYTES[config.optimizer, config.train_dtype] * trained,
+    )
