@@ -1,5 +1,6 @@
 """Pictures drawn before training and at every save from the same noise: the log shows the sweep as it grows."""
 
+import logging
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ import numpy as np
 import torch
 from PIL import Image
 from pytorch_lightning.loggers import TensorBoardLogger
+from torch import Tensor
 
 from ldm.commands.drawing.grid import labelled_grid
 from ldm.commands.placement import Compute
@@ -23,6 +25,16 @@ SAMPLES, PICTURES, SWEEP = "samples", "pictures", "sweep"
 """`samples/` holds a sheet per step, `samples/pictures/` the single pictures, `samples/sweep.png` all of them."""
 MOST_ROWS, MOST_PIXELS = 24, 256
 """Of the growing sheet: more steps are shown by some of them, larger pictures smaller."""
+
+MOST_TOGETHER = 4
+"""Pictures that a GPU draws at a time."""
+
+log = logging.getLogger(__name__)
+
+
+def pictures_together(device: torch.device) -> int:
+    """How many are drawn at a time: on a CPU one, whose bits no other is to change."""
+    return MOST_TOGETHER if device.type == "cuda" else 1
 
 
 @dataclass(frozen=True)
@@ -61,10 +73,24 @@ class Previews:
     def _draw_pictures(self, ldm: LatentDiffusion, step: int) -> None:
         with torch.no_grad():
             uncond_context = ldm.encode_prompts([""])
-            contexts = [ldm.encode_prompts([prompt]) for prompt in self._filled]
-        for index, (prompt, context) in enumerate(zip(self._filled, contexts, strict=True)):
-            image = sample_images(ldm, context, uncond_context, [self.seed], self.sampling)[0]
+            contexts = torch.cat([ldm.encode_prompts([prompt]) for prompt in self._filled])
+        images = self._sample(ldm, contexts, uncond_context)
+        for index, (prompt, image) in enumerate(zip(self._filled, images, strict=True)):
             save_png(self._path(step, index), to_image(image), {"prompt": prompt, "seed": self.seed, "step": step})
+
+    def _sample(self, ldm: LatentDiffusion, contexts: Tensor, uncond_context: Tensor) -> Tensor:
+        """A picture for each of the contexts (n m d), all from the same noise: (n 3 h w)."""
+
+        def sample(together: int) -> Tensor:
+            batches = [(some, uncond_context.expand_as(some)) for some in contexts.split(together)]
+            return torch.cat([sample_images(ldm, *one, [self.seed] * len(one[0]), self.sampling) for one in batches])
+
+        if (together := pictures_together(ldm.device)) > 1:
+            try:
+                return sample(together)
+            except torch.OutOfMemoryError:
+                log.warning("too little memory to draw previews together; they are drawn one by one")
+        return sample(1)
 
     @contextmanager
     def _ready(self, module: DreamBooth) -> Iterator[None]:

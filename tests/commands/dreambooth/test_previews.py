@@ -5,12 +5,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from ldm.commands.dreambooth import previews
 from tests.commands.calls import call, difference, pixels
-from tests.commands.conftest import Trained
-from tests.commands.dreambooth.teaching import Teach
+from tests.commands.conftest import Trained, UNetCall
+from tests.commands.dreambooth.teaching import Plan, Teach
 
 STEPS = (0, 3, 6, 9, 12)
 
@@ -38,6 +39,50 @@ def test_the_sweep_shows_every_step_and_prompt(uninterrupted: Trained) -> None:
             cell = sweep[-bottom - 160 : -bottom, -right - 160 : -right]
             assert np.array_equal(cell, picture.repeat(5, axis=0).repeat(5, axis=1))
     assert difference(pictures[0][0], pictures[-1][0]) > 0
+
+
+PROMPTS = ("a photo of sks can", "a can", "a photo of a can")
+
+
+def drawn_untrained(plan: Plan, root: Path) -> list[np.ndarray]:
+    plan("--preview-prompt", *PROMPTS, "--class-img-count", 0, "-o", root)
+    return [pixels(path) for path in sorted(root.rglob("step-00000_*.png"))]
+
+
+def test_as_on_a_gpu_previews_are_drawn_together_and_where_memory_is_too_small_one_by_one(
+    plan: Plan,
+    tmp_path: Path,
+    unet_calls: list[UNetCall],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    singly = drawn_untrained(plan, tmp_path / "singly")
+    assert len(singly) == 3
+    assert {one.batch for one in unet_calls} == {2}
+
+    unet_calls.clear()
+    monkeypatch.setattr(previews, "pictures_together", lambda device: 2)
+    together = drawn_untrained(plan, tmp_path / "together")
+    assert [one.batch for one in unet_calls] == [4, 4, 4, 2, 2, 2]
+    assert max(difference(one, other) for one, other in zip(singly, together, strict=True)) <= 1
+    assert min(difference(singly[0], other) for other in together[1:]) > 1
+
+    sample_images = previews.sample_images
+
+    def too_large(ldm: Any, context: Any, *how: Any) -> Any:
+        if len(context) > 1:
+            raise torch.OutOfMemoryError
+        return sample_images(ldm, context, *how)
+
+    monkeypatch.setattr(previews, "sample_images", too_large)
+    caplog.clear()
+    again = drawn_untrained(plan, tmp_path / "again")
+    assert "too little memory to draw previews together" in caplog.text
+    assert [difference(one, other) for one, other in zip(singly, again, strict=True)] == [0, 0, 0]
+
+
+def test_only_a_gpu_draws_several_at_a_time() -> None:
+    assert [previews.pictures_together(torch.device(name)) for name in ("cpu", "cuda:1", "mps")] == [1, 4, 1]
 
 
 def test_a_long_run_is_shown_by_some_of_its_steps(
