@@ -35,9 +35,9 @@ from benchmarks.tools.reporting import Goal, say, table  # noqa: E402
 from benchmarks.tools.script import run_script  # noqa: E402
 from benchmarks.tools.sizes import build_random  # noqa: E402
 from benchmarks.tools.tf32 import tf32  # noqa: E402
+from ldm.commands.batching import drawing_crew  # noqa: E402
 from ldm.commands.compiling import speed_up  # noqa: E402
 from ldm.commands.options.common import COMPILE_MODES as OUR_MODES  # noqa: E402
-from ldm.commands.placement import drawing_crew  # noqa: E402
 from ldm.diffusion.latent_diffusion import LatentDiffusion  # noqa: E402
 from ldm.diffusion.sampling import SamplingConfig  # noqa: E402
 from ldm.training.class_images import ClassImages  # noqa: E402

@@ -29,10 +29,11 @@ from benchmarks.tools.sheets import save_sheet  # noqa: E402
 from benchmarks.tools.tf32 import tf32  # noqa: E402
 from ldm.checkpoint.reading import read_checkpoint  # noqa: E402
 from ldm.commands.compiling import speed_up  # noqa: E402
+from ldm.commands.devices import parse_device  # noqa: E402
 from ldm.commands.drawing.grid import labelled_grid  # noqa: E402
 from ldm.commands.models import EMBEDDED, ModelSlot, Settings, settings_of  # noqa: E402
 from ldm.commands.options.common import COUNT, SEED, STEPS  # noqa: E402
-from ldm.commands.placement import Compute, parse_device  # noqa: E402
+from ldm.commands.placement import Compute  # noqa: E402
 from ldm.data.images import to_image  # noqa: E402
 from ldm.diffusion.noise import draw_noise, image_generators  # noqa: E402
 from ldm.diffusion.sampling import SamplingConfig, sample_images  # noqa: E402

@@ -34,9 +34,11 @@ from benchmarks.tools.ours_training import EnoughError  # noqa: E402
 from benchmarks.tools.reporting import Goal, say, table, verdict, write_json  # noqa: E402
 from benchmarks.tools.script import run_script, script_parser  # noqa: E402
 from ldm.checkpoint.reading import read_checkpoint  # noqa: E402
+from ldm.commands.compiling import step_recorder  # noqa: E402
+from ldm.commands.devices import parse_device  # noqa: E402
 from ldm.commands.models import ModelSlot, base_weights, settings_of  # noqa: E402
 from ldm.commands.options.common import number  # noqa: E402
-from ldm.commands.placement import Compute, parse_device, step_recorder, training_compute  # noqa: E402
+from ldm.commands.placement import Compute, training_compute  # noqa: E402
 from ldm.data.dreambooth import encode_moments  # noqa: E402
 from ldm.data.images import read_directory  # noqa: E402
 from ldm.nn.footprint import Footprint  # noqa: E402

@@ -17,7 +17,8 @@ from benchmarks.tools.peaks import Peak, held, peak_in_own_process, peak_of, pri
 from benchmarks.tools.reporting import Goal, say, verdict
 from benchmarks.tools.script import script_parser
 from benchmarks.tools.sizes import SIZES, Size
-from ldm.commands.placement import Compute, drawing_compute, parse_device
+from ldm.commands.devices import parse_device
+from ldm.commands.placement import Compute, drawing_compute
 from ldm.commands.record import versions
 from ldm.errors import UserError
 from ldm.files import write_text

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from benchmarks.tools.measuring import synchronize
 from benchmarks.tools.sizes import Size
-from ldm.commands.placement import step_recorder
+from ldm.commands.compiling import step_recorder
 from ldm.diffusion.latent_diffusion import LatentDiffusion
 from ldm.training.config import DreamBoothConfig, Subject
 from ldm.training.dreambooth import DreamBooth

@@ -24,8 +24,9 @@ from torch import Tensor  # noqa: E402
 from ldm.checkpoint.metadata import CheckpointInfo  # noqa: E402
 from ldm.checkpoint.reading import read_checkpoint  # noqa: E402
 from ldm.checkpoint.saving import save_checkpoint  # noqa: E402
+from ldm.commands.batching import drawing_crew  # noqa: E402
 from ldm.commands.models import EMBEDDED, ModelSlot, Settings, settings_of  # noqa: E402
-from ldm.commands.placement import Compute, drawing_crew  # noqa: E402
+from ldm.commands.placement import Compute  # noqa: E402
 from ldm.data.dreambooth import encode_moments  # noqa: E402
 from ldm.data.images import fit, read_image, save_png, to_image, to_tensor  # noqa: E402
 from ldm.diffusion.crew import Crew  # noqa: E402

@@ -1,10 +1,11 @@
-"""How many pictures are drawn at a time where nobody says: on a GPU as many as fit."""
+"""How many pictures are drawn at a time where nobody says: on a GPU as many as fit, on a CPU one on each core."""
 
 import logging
 
 import torch
 
 from ldm.commands.models import Settings
+from ldm.diffusion.crew import Crew, threads_for
 from ldm.diffusion.latent_diffusion import DECODED_PIXELS, LatentDiffusion, LatentDiffusionConfig
 from ldm.diffusion.sampling import SamplingConfig
 from ldm.nn.autoencoder import AutoencoderKL
@@ -61,3 +62,13 @@ def drawing_bytes(config: LatentDiffusionConfig, sampling: SamplingConfig, pictu
 
     in_float32 = resting * torch.float32.itemsize + peak_bytes(call) + peak_bytes(decode)
     return in_float32 * dtype.itemsize // torch.float32.itemsize
+
+
+def drawing_crew(ldm: LatentDiffusion, sampling: SamplingConfig) -> Crew:
+    """On a CPU as many workers as its cores are good for, each with the threads that the UNet can use."""
+    if ldm.device.type != "cpu" or ldm.recorded_unet is not None:
+        return Crew()
+    cores = torch.get_num_threads()
+    _, height, width = ldm.config.latent_shape(sampling.height, sampling.width)
+    threads = threads_for(sum(weight.numel() for weight in ldm.unet.parameters()), height * width, cores)
+    return Crew(workers=cores // threads, threads=threads)

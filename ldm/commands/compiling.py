@@ -1,4 +1,4 @@
-"""From `--compile` to how the UNet is called while drawing."""
+"""From `--compile` to how the UNet is called while drawing, and to what records training steps."""
 
 import torch
 
@@ -34,3 +34,8 @@ def speed_up(ldm: LatentDiffusion, asked: str, unet_calls: int) -> None:
         ldm.unet.to(memory_format=torch.channels_last)
     if ldm.recorded_unet is None:
         ldm.recorded_unet = StaticCall(ldm.unet, RECORDERS[asked])
+
+
+def step_recorder(devices: list[torch.device], compile_: str = "auto") -> Record | None:
+    """What records training steps: a CUDA graph, where there is CUDA and `--compile` isn't `off`."""
+    return record_cuda_graph if devices[0].type == "cuda" and compile_ != "off" else None

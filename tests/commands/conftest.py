@@ -10,6 +10,7 @@ from PIL import Image, ImageDraw
 
 from ldm.nn.unet import UNet
 from tests.commands.calls import Drawn, Outcome, call
+from tests.commands.machine import Machine
 
 
 @dataclass(frozen=True)
@@ -130,3 +131,9 @@ def unet_calls(monkeypatch: pytest.MonkeyPatch) -> list[UNetCall]:
 
     monkeypatch.setattr(UNet, "forward", watched)
     return calls
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
+    """Torch sees no other device than the CPU, until `has` gives it some."""
+    return Machine(monkeypatch)

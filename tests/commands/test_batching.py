@@ -7,10 +7,12 @@ import pytest
 import torch
 
 from ldm.commands import batching
-from ldm.commands.batching import MOST, SHARE, batch_that_fits, drawing_bytes
+from ldm.commands.batching import MOST, SHARE, batch_that_fits, drawing_bytes, drawing_crew
 from ldm.commands.models import SamplingDefaults, Settings
+from ldm.diffusion.crew import Crew
+from ldm.diffusion.latent_diffusion import LatentDiffusion, LatentDiffusionConfig
 from ldm.diffusion.sampling import SamplingConfig
-from tests.tiny import tiny_config
+from tests.tiny import build_tiny_model, tiny_config
 
 CPU = torch.device("cpu")
 SAMPLING = SamplingConfig(height=64, width=64)
@@ -63,3 +65,13 @@ def test_not_more_than_there_are_and_one_needs_no_prediction(monkeypatch: pytest
 def test_elsewhere_the_models_default_is_taken() -> None:
     assert batch_that_fits(SETTINGS, SAMPLING, torch.float32, CPU, 100) == 7
     assert batch_that_fits(SETTINGS, SAMPLING, torch.float32, torch.device("mps"), 1) == 7
+
+
+def test_on_a_cpu_small_networks_draw_on_each_core_and_large_ones_on_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 6)
+    assert drawing_crew(build_tiny_model(), SamplingConfig(64, 64)) == Crew(workers=6, threads=1)
+    with torch.device("meta"):
+        full_size = LatentDiffusion(LatentDiffusionConfig())
+    assert drawing_crew(full_size, SamplingConfig(512, 512)) == Crew()  # on another device than a CPU
+    monkeypatch.setattr(LatentDiffusion, "device", CPU)
+    assert drawing_crew(full_size, SamplingConfig(512, 512)) == Crew(workers=1, threads=6)

@@ -10,20 +10,22 @@ from torch import Tensor
 
 from ldm.checkpoint.reading import read_checkpoint
 from ldm.commands import compiling
-from ldm.commands.compiling import CALLS_WORTH_RECORDING, RECORDERS, refuse_graphs_without_cuda, speed_up
+from ldm.commands.batching import drawing_crew
+from ldm.commands.compiling import CALLS_WORTH_RECORDING, RECORDERS, refuse_graphs_without_cuda, speed_up, step_recorder
 from ldm.commands.models import ModelSlot, settings_of
-from ldm.commands.placement import Compute, drawing_crew
+from ldm.commands.placement import Compute
 from ldm.diffusion.crew import Crew
 from ldm.diffusion.latent_diffusion import LatentDiffusion
 from ldm.diffusion.samplers import SAMPLERS
 from ldm.diffusion.sampling import SamplingConfig, sample_images
 from ldm.errors import UserError
+from ldm.nn.static_call import record_cuda_graph
 from tests.commands.calls import call, difference, pixels
 from tests.commands.conftest import Draw, Trained
 from tests.recording import Simulation
 from tests.tiny import build_tiny_model, write_tiny_checkpoint
 
-CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+CPU, CUDA, MPS = torch.device("cpu"), torch.device("cuda"), torch.device("mps")
 
 
 @pytest.fixture
@@ -161,3 +163,19 @@ def test_class_pictures_are_drawn_with_a_recording(
 
 def test_every_way_but_auto_and_off_has_its_recorder() -> None:
     assert {"auto", "off", *compiling.RECORDERS} == {"auto", "off", "graphs", "full"}
+
+
+@pytest.mark.parametrize(
+    ("device", "asked", "recorded"),
+    [
+        (CUDA, "auto", True),
+        (CUDA, "graphs", True),
+        (CUDA, "off", False),
+        (CPU, "auto", False),
+        (MPS, "auto", False),
+    ],
+)
+def test_training_steps_are_recorded_on_cuda_unless_that_is_off(
+    device: torch.device, asked: str, recorded: bool
+) -> None:
+    assert step_recorder([device], asked) == (record_cuda_graph if recorded else None)

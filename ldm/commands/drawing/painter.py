@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from ldm.commands.batching import drawing_crew
 from ldm.commands.compiling import speed_up
 from ldm.commands.drawing.job import Job, png_text
 from ldm.commands.drawing.reading import ReadAhead
 from ldm.commands.drawing.rows import Picture, PlannedRow
 from ldm.commands.drawing.validity import KEY, is_valid
 from ldm.commands.models import ModelSlot
-from ldm.commands.placement import Compute, drawing_crew
+from ldm.commands.placement import Compute
 from ldm.data.writing import PictureWriter
 from ldm.diffusion.crew import Crew
 from ldm.diffusion.latent_diffusion import LatentDiffusion

@@ -8,6 +8,7 @@ from typing import Any
 
 from ldm.commands.batching import batch_that_fits
 from ldm.commands.compiling import refuse_graphs_without_cuda
+from ldm.commands.devices import parse_device
 from ldm.commands.drawing.base import BaseFinder
 from ldm.commands.drawing.checkpoints import Usable, find_to_draw, usable
 from ldm.commands.drawing.grouping import Family, families_of, with_bases
@@ -17,7 +18,7 @@ from ldm.commands.drawing.protocols import CLASS_PROMPT, prompts_to_score
 from ldm.commands.drawing.rows import Plan, plan_rows
 from ldm.commands.drawing.runs import RunRecords, run_names
 from ldm.commands.models import base_weights
-from ldm.commands.placement import Compute, drawing_compute, parse_device
+from ldm.commands.placement import Compute, drawing_compute
 from ldm.commands.record import plain, write_record
 from ldm.commands.resuming import RECORD, make_run_dir, refuse_another_size, resumed_options
 from ldm.config import read_yaml, to_yaml

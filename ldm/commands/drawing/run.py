@@ -14,7 +14,7 @@ from ldm.commands.drawing.planning import Call, plan_call
 from ldm.commands.drawing.results import comparison_of, write_results
 from ldm.commands.drawing.scoring import scored
 from ldm.commands.drawing.summary import summary
-from ldm.commands.placement import explain_out_of_memory
+from ldm.commands.out_of_memory import explain_out_of_memory
 from ldm.errors import UserError
 from ldm.evaluation.encoders import Encoder
 from ldm.files import counted

@@ -10,10 +10,11 @@ from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedExc
 from tqdm import tqdm
 
 from ldm.checkpoint.reading import read_checkpoint
-from ldm.commands.batching import batch_that_fits
+from ldm.commands.batching import batch_that_fits, drawing_crew
 from ldm.commands.compiling import speed_up
 from ldm.commands.models import ModelSlot, Settings
-from ldm.commands.placement import drawing_compute, drawing_crew, explain_out_of_memory
+from ldm.commands.out_of_memory import explain_out_of_memory
+from ldm.commands.placement import drawing_compute
 from ldm.errors import UserError
 from ldm.training.class_images import ClassImages
 

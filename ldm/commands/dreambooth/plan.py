@@ -13,10 +13,11 @@ from torch import Tensor
 from ldm.checkpoint.reading import read_checkpoint
 from ldm.checkpoint.saving import hash_file
 from ldm.commands.compiling import refuse_graphs_without_cuda
+from ldm.commands.devices import parse_devices
 from ldm.commands.drawing.job import sampling_flags, sampling_from, with_sampler
 from ldm.commands.dreambooth.vram import FIELDS, FLOAT_WEIGHTS, fit_into_memory
 from ldm.commands.models import Settings, base_weights, settings_of, snapped_size
-from ldm.commands.placement import Compute, parse_devices, training_compute, training_precision
+from ldm.commands.placement import Compute, training_compute, training_precision
 from ldm.commands.resuming import RECORD, RUN_DIR_VARIABLE, is_helper_process, refuse_another_size, resumed_options
 from ldm.config import read_yaml
 from ldm.data.images import read_directory

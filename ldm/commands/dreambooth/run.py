@@ -13,13 +13,15 @@ from ldm.checkpoint.metadata import CheckpointInfo
 from ldm.checkpoint.reading import read_checkpoint
 from ldm.checkpoint.saving import SAVE_DTYPES, checkpoint_writer
 from ldm.commands.app import run_log
+from ldm.commands.compiling import step_recorder
 from ldm.commands.dreambooth.class_images import Drawing, draw_class_images
 from ldm.commands.dreambooth.encoding import encode_files, encode_photos
 from ldm.commands.dreambooth.opening import Run, open_run
 from ldm.commands.dreambooth.plan import plan_run, resumed_run_options
 from ldm.commands.dreambooth.previews import Previews
 from ldm.commands.models import ModelSlot, tokenizer_dir
-from ldm.commands.placement import drawing_compute, explain_out_of_memory, step_recorder
+from ldm.commands.out_of_memory import explain_out_of_memory
+from ldm.commands.placement import drawing_compute
 from ldm.commands.record import plain, versions
 from ldm.commands.resuming import RUN_DIR_VARIABLE, is_helper_process
 from ldm.config import to_yaml

@@ -9,7 +9,7 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from ldm.checkpoint.loading import load_part
 from ldm.checkpoint.reading import read_checkpoint
 from ldm.checkpoint.saving import SAVE_DTYPES, part_writer
-from ldm.commands.placement import explain_out_of_memory
+from ldm.commands.out_of_memory import explain_out_of_memory
 from ldm.commands.resuming import RUN_DIR_VARIABLE
 from ldm.commands.train.run import TrainingRun
 from ldm.data.images import fit as fit_image

@@ -13,9 +13,10 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from ldm.checkpoint.loading import checkpoint_info, load_part
 from ldm.checkpoint.reading import CheckpointFile, read_checkpoint
 from ldm.checkpoint.saving import SAVE_DTYPES, checkpoint_writer, hash_part
+from ldm.commands.compiling import step_recorder
 from ldm.commands.drawing.grid import labelled_grid
 from ldm.commands.models import Settings, snapped_size
-from ldm.commands.placement import explain_out_of_memory, step_recorder
+from ldm.commands.out_of_memory import explain_out_of_memory
 from ldm.commands.resuming import RUN_DIR_VARIABLE, is_helper_process
 from ldm.commands.train.run import TrainingRun, tokenizer_source
 from ldm.config import build_config

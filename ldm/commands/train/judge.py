@@ -4,7 +4,7 @@ import logging
 import os
 
 from ldm.checkpoint.judge import judge_writer
-from ldm.commands.placement import explain_out_of_memory
+from ldm.commands.out_of_memory import explain_out_of_memory
 from ldm.commands.resuming import RUN_DIR_VARIABLE
 from ldm.commands.train.run import TrainingRun, tokenizer_source
 from ldm.data.judge import HEADS

@@ -14,9 +14,10 @@ from ldm.checkpoint.loading import raise_unless_part
 from ldm.checkpoint.metadata import CheckpointInfo
 from ldm.checkpoint.reading import read_checkpoint
 from ldm.checkpoint.saving import SAVE_DTYPES, hash_file
+from ldm.commands.devices import parse_devices
 from ldm.commands.disk_space import AVERAGE_BYTES, STATE_BYTES, refuse_without_space
 from ldm.commands.models import Settings, settings_of, tokenizer_dir
-from ldm.commands.placement import Compute, parse_devices, training_compute
+from ldm.commands.placement import Compute, training_compute
 from ldm.commands.record import plain, versions, write_record
 from ldm.commands.resuming import (
     RECORD,

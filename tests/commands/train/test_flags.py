@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from ldm.commands.placement import step_recorder
+from ldm.commands.compiling import step_recorder
 from ldm.commands.train import diffusion as diffusion_stage
 from ldm.files import ROOT
 from ldm.nn.static_call import record_cuda_graph
