@@ -92,10 +92,6 @@ class LatentDiffusion(nn.Module):
             raise ValueError("this model was built without a tokenizer")
         return self.text_encoder(self.tokenizer(prompts).to(self.device))
 
-    def encode_images(self, images: Tensor, noise: Tensor) -> Tensor:
-        """Images (b 3 h w) in [-1, 1], standard normal noise (b 4 h/8 w/8) -> latents drawn from their posterior."""
-        return self.sample_posterior(self.encode_posterior(images), noise)
-
     def encode_posterior(self, images: Tensor) -> DiagonalGaussian:
         """Images (b 3 h w) in [-1, 1] -> what `sample_posterior` draws latents from."""
         return self.autoencoder.encode(images.to(self.autoencoder.quant_conv.weight))

@@ -53,7 +53,7 @@ def outputs(model: LatentDiffusion) -> list[Tensor]:
         context,
         model.predict_eps(latents.to(dtype), torch.tensor([3, 800]), context),
         model.decode_latents(latents.to(dtype)),
-        model.encode_images(images, latents[:1]),
+        model.sample_posterior(model.encode_posterior(images), latents[:1]),
     ]
 
 

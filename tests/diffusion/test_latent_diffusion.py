@@ -85,7 +85,8 @@ def test_built_on_the_meta_device_and_loaded_by_assignment_it_predicts_the_same(
     assert ldm.device.type == "cpu"
     assert rel(ldm.text_encoder(text["input_ids"]), text["last_hidden_state"]) < BOUND
     assert rel(ldm.predict_eps(unet["x"], unet["t"], unet["context"]), unet["out"]) < BOUND
-    assert rel(ldm.encode_images(images["image"], images["noise"]), images["scaled_sample"]) < BOUND
+    latents = ldm.sample_posterior(ldm.encode_posterior(images["image"]), images["noise"])
+    assert rel(latents, images["scaled_sample"]) < BOUND
     assert rel(ldm.decode_latents(0.18215 * images["latent"]), images["decoded"]) < BOUND
 
 
@@ -98,8 +99,8 @@ def test_attribute_paths_lead_to_the_three_networks() -> None:
 
 @torch.inference_mode()
 def test_encoded_pictures_are_the_originals_scaled_samples() -> None:
-    io = tensors("vae-small-io")
-    latents = small_ldm().encode_images(io["image"], io["noise"])
+    io, ldm = tensors("vae-small-io"), small_ldm()
+    latents = ldm.sample_posterior(ldm.encode_posterior(io["image"]), io["noise"])
     assert rel(latents, io["scaled_sample"]) < BOUND
 
 
@@ -130,7 +131,7 @@ def test_a_picture_encoded_beforehand_gives_the_same_latents_for_each_noise() ->
     noise = torch.cat([io["noise"], io["noise"].flip(2)])
     latents = ldm.sample_posterior(ldm.encode_posterior(io["image"]), noise)
     for one, its_noise in zip(latents, noise, strict=True):
-        assert torch.equal(one, ldm.encode_images(io["image"], its_noise[None])[0])
+        assert torch.equal(one, ldm.sample_posterior(ldm.encode_posterior(io["image"]), its_noise[None])[0])
 
 
 @torch.inference_mode()
@@ -156,7 +157,7 @@ def test_eps_given_a_context_is_the_prediction_with_it_bit_for_bit(dtype: torch.
 @torch.inference_mode()
 def test_half_precision_networks_take_float32_pictures_and_latents() -> None:
     io, ldm = tensors("vae-small-io"), small_ldm(torch.bfloat16)
-    latents = ldm.encode_images(io["image"], io["noise"])
+    latents = ldm.sample_posterior(ldm.encode_posterior(io["image"]), io["noise"])
     assert latents.dtype == torch.bfloat16
     assert rel(latents, io["scaled_sample"]) < 0.1
     assert rel(ldm.decode_latents(0.18215 * io["latent"]), io["decoded"]) < 0.1

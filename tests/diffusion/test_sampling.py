@@ -59,7 +59,7 @@ def test_ids_to_latents_to_pictures_is_the_original(name: str) -> None:
 @torch.inference_mode()
 def test_picture_and_ids_to_picture_is_the_original() -> None:
     io, ldm, run = tensors("end-to-end"), small_ldm(), facts("end-to-end")
-    clean = ldm.encode_images(io["init_image"], io["posterior_noise"])
+    clean = ldm.sample_posterior(ldm.encode_posterior(io["init_image"]), io["posterior_noise"])
     assert rel(clean, io["init_latent"]) < BOUND
     start_step, alpha = img2img_start(SAMPLERS["ddim"], ldm.schedule, run["i2i_S"], run["strength"])
     assert start_step == run["i2i_S"] - run["t_enc"]
@@ -150,7 +150,8 @@ def test_strength_zero_gives_back_the_picture_encoded_and_decoded(name: str) -> 
         torch.randn(4, 8, 8, generator=generator)  # the noise that strength 0 does not use
         posterior_noise = torch.randn(1, 4, 8, 8, generator=generator)
         with torch.inference_mode():
-            expected = ldm.decode_latents(ldm.encode_images(picture[None], posterior_noise)).clamp(-1, 1)[0]
+            latents = ldm.sample_posterior(ldm.encode_posterior(picture[None]), posterior_noise)
+            expected = ldm.decode_latents(latents).clamp(-1, 1)[0]
         torch.testing.assert_close(image, expected, rtol=0, atol=ROUNDING)
 
 
