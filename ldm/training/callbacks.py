@@ -153,7 +153,7 @@ class StopOnSignal(pl.Callback):
             asked = trainer.strategy.reduce_boolean_decision(asked, all=False)
         if asked and trainer.global_step < trainer.max_steps:
             if self.guard:
-                self.guard.raise_if_bad(pl_module)
+                self.guard.raise_if_bad(trainer, pl_module)
             trainer.save_checkpoint(self.run_dir / RESUME_STATE)
             self.stopped_at = trainer.global_step
             trainer.should_stop = True
@@ -202,11 +202,18 @@ class FiniteGuard(pl.Callback):
         bad_now = torch.where(loss.isfinite(), never, torch.full_like(loss, step))
         self._first_bad = bad_now if self._first_bad is None else torch.minimum(self._first_bad, bad_now)
         if step == trainer.max_steps or any(step % every == 0 for every in self.every):
-            self.raise_if_bad(pl_module)
+            self.raise_if_bad(trainer, pl_module)
 
-    def raise_if_bad(self, pl_module: Any) -> None:
-        """Raises `UserError` if any loss so far was not finite; to be called before anything is saved."""
-        if self._first_bad is not None and (first := self._first_bad.item()) != torch.inf:
+    def raise_if_bad(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        """Raises `UserError` if any loss so far was not finite, in any of the processes, which all have to ask.
+
+        To be called before anything is saved.
+        """
+        if self._first_bad is None:
+            return
+        if trainer.world_size > 1:
+            self._first_bad = trainer.strategy.reduce(self._first_bad, reduce_op="min")
+        if (first := self._first_bad.item()) != torch.inf:
             broken = [
                 name
                 for name, part in pl_module.trained_parts().items()

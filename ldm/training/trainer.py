@@ -16,6 +16,7 @@ from ldm.nn.static_call import Record
 from ldm.training.callbacks import FiniteGuard, GradientGuard, LetGo, Progress, ResumeStateIO, SaveEvery, StopOnSignal
 from ldm.training.logs import build_logger
 from ldm.training.module import TrainingModule
+from ldm.training.processes import OtherProcesses
 
 logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)  # its own words are for its developers
 
@@ -48,6 +49,7 @@ def fit(module: Module, options: FitOptions, save: Callable[[Module, int], None]
     log_every = max(1, min(10, config.iterations // 50))
     finite = FiniteGuard(log_every, config.save_every)
     stop = StopOnSignal(options.run_dir, finite, log_every)
+    others = OtherProcesses()
     first = options.devices[0]
     autocast_dtype = options.autocast_dtype
     # Loss scaling looks at the gradients in every step, and several devices exchange them in the backward pass.
@@ -71,6 +73,7 @@ def fit(module: Module, options: FitOptions, save: Callable[[Module, int], None]
             SaveEvery(options.run_dir, config.save_every, save, options.writer),
             stop,
             LetGo(),
+            others,
         ],
         plugins=[ResumeStateIO(options.writer)],
         enable_checkpointing=False,
@@ -82,5 +85,8 @@ def fit(module: Module, options: FitOptions, save: Callable[[Module, int], None]
     with warnings.catch_warnings(), stop.restoring_handlers(), options.writer:
         # Lightning's advice to use worker processes and the like: latents are in memory, and a run has no end of data.
         warnings.filterwarnings("ignore", module="pytorch_lightning")
-        trainer.fit(module, ckpt_path=str(state) if state.exists() else None)
+        try:
+            trainer.fit(module, ckpt_path=str(state) if state.exists() else None)
+        finally:
+            others.end()
     return stop.stopped_at
