@@ -5,8 +5,9 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils._pytree import tree_leaves
 
-from ldm.nn.static_call import flatten, nothing
+from ldm.nn.static_call import nothing
 
 
 class Simulation:
@@ -30,7 +31,7 @@ class Simulation:
         def replay() -> None:
             self.replayed += 1
             kept = [parameter.grad for parameter in self.parameters]
-            for output, new in zip(flatten(outputs), flatten(call()), strict=True):
+            for output, new in zip(tree_leaves(outputs), tree_leaves(call()), strict=True):
                 output.copy_(new)
             for parameter, gradient, before in zip(self.parameters, gradients, kept, strict=True):
                 if gradient is not None:

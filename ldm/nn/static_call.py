@@ -6,12 +6,13 @@ buffers that inputs are copied into, and outputs that stay where they are.
 """
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cache
 from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map, tree_structure
 
 log = logging.getLogger(__name__)
 
@@ -46,10 +47,10 @@ that it shouldn't read, which is wrong altogether; rounding, also a compiler's o
 class StaticCall(Generic[Out]):
     """`function`, called as before, but replayed from a recording as soon as there is one.
 
-    Inputs are tensors or (nested) tuples of tensors, all on one device; outputs likewise, or a named tuple. The first
-    call runs the function, then records it for these shapes and types and compares a replay with what the function
-    gave. If recording fails or they don't agree, a warning says so and the function runs plainly from then on. So it
-    does for inputs of other shapes, such as a last smaller batch. What has to hold:
+    Inputs are tensors or (nested) tuples and dictionaries of tensors, all on one device; outputs likewise, or a named
+    tuple. The first call runs the function, then records it for these shapes and types and compares a replay with what
+    the function gave. If recording fails or they don't agree, a warning says so and the function runs plainly from then
+    on, beginning with this call. So it does for inputs of other shapes, such as a last smaller batch. What has to hold:
 
     - **Outputs are overwritten by the next call**: clone what is to be kept. (Those of plain calls are the caller's.)
     - An input that is the same tensor object as at the last call is not copied again. One that was changed in place
@@ -85,19 +86,23 @@ class StaticCall(Generic[Out]):
 
     def _first_call(self, inputs: tuple[Any, ...]) -> Out:
         expected = self.function(*inputs)
-        if not all(bool(one.isfinite().all()) for one in flatten(expected)):
+        if not all(bool(one.isfinite().all()) for one in tree_leaves(expected)):
             return expected  # nothing to compare with
+        self._recording = self._try(inputs, expected)
+        self.works = self._recording is not None
+        return expected if self.works else self.function(*inputs)  # the attempt may have left other gradients
+
+    def _try(self, inputs: tuple[Any, ...], expected: Out) -> "_Recording | None":
+        """A recording that gives what is expected; None, after a warning, if there can't be one."""
         try:
             recording = _Recording(self.function, inputs, self.record)
             if not _agree(recording.run(inputs), expected):
                 raise RuntimeError("its replay gives other numbers")
         except RuntimeError as error:  # torch's own errors are of this kind, out of memory too
-            self.works = False
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             log.warning("a call runs without being recorded, which is slower: %s", reason)
-        else:
-            self._recording = recording
-        return expected
+            return None
+        return recording
 
 
 class _Recording:
@@ -106,14 +111,16 @@ class _Recording:
     def __init__(self, function: Callable[..., Any], inputs: tuple[Any, ...], record: Record) -> None:
         self.signature = _signature(inputs)
         with torch.inference_mode(False):  # buffers may be written to in any mode
-            buffers = _zeros_like(inputs)  # not the inputs: comparing then shows whether these are read at all
-        self._buffers = list(flatten(buffers))
+            # Not the inputs: comparing then shows whether these are read at all. Their strides are kept where dense.
+            buffers = tree_map(lambda tensor: torch.zeros_like(tensor, requires_grad=False), inputs)
+        self._buffers: list[Tensor] = tree_leaves(buffers)
         self._last: list[tuple[Tensor | None, int | None]] = [(None, None)] * len(self._buffers)
         self._replay, self._outputs = record(lambda: function(*buffers), self._buffers[0].device)
 
     def run(self, inputs: tuple[Any, ...]) -> Any:
+        tensors: list[Tensor] = tree_leaves(inputs)
         with torch.no_grad():
-            for index, (buffer, tensor) in enumerate(zip(self._buffers, flatten(inputs), strict=True)):
+            for index, (buffer, tensor) in enumerate(zip(self._buffers, tensors, strict=True)):
                 last, version = self._last[index]
                 if last is not tensor or version != _version(tensor):
                     buffer.copy_(tensor)
@@ -161,33 +168,15 @@ def record_compiled(
     outputs = compiled()
 
     def replay() -> None:
-        for output, new in zip(flatten(outputs), flatten(compiled()), strict=True):
+        for output, new in zip(tree_leaves(outputs), tree_leaves(compiled()), strict=True):
             output.copy_(new)
 
     return replay, outputs
 
 
-def flatten(value: Any) -> Iterator[Tensor]:
-    """The tensors of nested tuples, in their order."""
-    if isinstance(value, Tensor):
-        yield value
-    else:
-        for one in value:
-            yield from flatten(one)
-
-
 def _signature(value: Any) -> Any:
     """Structure, shapes, types and devices."""
-    if isinstance(value, Tensor):
-        return value.shape, value.dtype, value.device
-    return tuple(_signature(one) for one in value)
-
-
-def _zeros_like(value: Any) -> Any:
-    """Tensors of the same structure, shapes, types and devices, and of the same strides where these are dense."""
-    if isinstance(value, Tensor):
-        return torch.zeros_like(value, requires_grad=False)
-    return tuple(_zeros_like(one) for one in value)
+    return tree_structure(value), [(tensor.shape, tensor.dtype, tensor.device) for tensor in tree_leaves(value)]
 
 
 def _version(tensor: Tensor) -> int | None:
@@ -196,7 +185,7 @@ def _version(tensor: Tensor) -> int | None:
 
 
 def _agree(replayed: Any, expected: Any) -> bool:
-    for one, other in zip(flatten(replayed), flatten(expected), strict=True):
+    for one, other in zip(tree_leaves(replayed), tree_leaves(expected), strict=True):
         tolerance = AGREEMENT if torch.finfo(other.dtype).bits >= 32 else AGREEMENT_OF_HALVES
         one, other = one.detach().float(), other.detach().float()
         if not bool((one - other).norm() <= tolerance * other.norm()):

@@ -5,7 +5,7 @@ launch. Clipping and the optimizer's few fused kernels stay outside.
 """
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from ldm.nn.static_call import Record, StaticCall, nothing
 
 Losses = Callable[[Any], dict[str, Tensor]]
 """From a batch, a mapping of tensors, to scalars by name; `total` is what is minimised."""
+Step = tuple[Tensor, dict[str, Tensor]]
 
 
 class RecordedStep:
@@ -37,17 +38,11 @@ class RecordedStep:
         self.autocast_dtype = autocast_dtype
         self._record = record
         self._static = StaticCall(self._run, self._record_with_gradients)
-        self._inputs: tuple[str, ...] = ()
-        self._outputs: tuple[str, ...] = ()
 
-    def __call__(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        self._inputs = tuple(batch)
-        inputs, could = tuple(batch.values()), self._static.works
-        norms, *losses = self._static(*inputs)
-        if could and not self._static.works:  # the attempt to record has left other gradients
-            norms, *losses = self._run(*inputs)
+    def __call__(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        norms, losses = self._static(batch)
         self.total_norm = torch.linalg.vector_norm(norms)
-        return dict(zip(self._outputs, losses, strict=True))
+        return losses
 
     def forget(self) -> None:
         """Gives back the recording's memory, that of the gradients included; the next call records anew."""
@@ -58,16 +53,15 @@ class RecordedStep:
         for parameter in self.parameters:
             parameter.grad = None
 
-    def _run(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+    def _run(self, batch: dict[str, Tensor]) -> Step:
         """The norm of each gradient (n,), for comparing and clipping, and the losses."""
         self._drop_gradients()  # so that the backward pass sets them and doesn't add to them
-        with self._autocast(inputs[0].device.type):
-            losses = self.losses(dict(zip(self._inputs, inputs, strict=True)))
+        with self._autocast(next(iter(batch.values())).device.type):
+            losses = self.losses(batch)
         losses["total"].backward()
         gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
         norms = torch.stack(list(torch._foreach_norm(gradients)))
-        self._outputs = tuple(losses)
-        return norms, *(loss.detach() for loss in losses.values())
+        return norms, {name: loss.detach() for name, loss in losses.items()}
 
     def _autocast(self, device_type: str) -> contextlib.AbstractContextManager[object]:
         """Entered and left within what is recorded; its cache would outlive an update of the weights it was made of."""
@@ -76,8 +70,8 @@ class RecordedStep:
         return torch.autocast(device_type, self.autocast_dtype, cache_enabled=False)
 
     def _record_with_gradients(
-        self, call: Callable[[], tuple[Tensor, ...]], device: torch.device, release: Callable[[], object] = nothing
-    ) -> tuple[Callable[[], object], tuple[Tensor, ...]]:
+        self, call: Callable[[], Step], device: torch.device, release: Callable[[], object] = nothing
+    ) -> tuple[Callable[[], object], Step]:
         replay, outputs = self._record(call, device, self._drop_gradients)
         gradients = [parameter.grad for parameter in self.parameters]
 

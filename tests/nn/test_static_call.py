@@ -100,6 +100,33 @@ def test_other_shapes_types_and_structures_run_plainly(other: tuple[Any, ...]) -
     assert (record.recorded, record.replayed) == (1, 2)
 
 
+def test_inputs_and_outputs_may_be_dictionaries() -> None:
+    def function(batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        return batch["x"] + 1, {name: 2 * tensor for name, tensor in batch.items()}
+
+    record = Simulation()
+    static = StaticCall(function, record)
+    for x, y in ((A, B), (B, C), (C, A)):
+        shifted, doubled = static({"x": x, "y": y})
+        assert torch.equal(shifted, x + 1)
+        assert all(torch.equal(doubled[name], 2 * tensor) for name, tensor in (("x", x), ("y", y)))
+    assert static({"z": C, "x": A})[1].keys() == {"z", "x"}
+    assert (record.recorded, record.replayed) == (1, 3)
+
+
+def test_a_call_that_can_not_be_recorded_leaves_what_a_plain_one_leaves() -> None:
+    layer = nn.Linear(3, 1, bias=False)
+
+    def step(x: Tensor) -> Tensor:
+        layer.zero_grad()
+        loss = layer(x).sum()
+        loss.backward()
+        return loss.detach()
+
+    StaticCall(step, failing)(A)  # type: ignore[arg-type]
+    assert torch.equal(layer.weight.grad, A.sum(0, keepdim=True))  # type: ignore[arg-type]
+
+
 def test_strides_are_kept_and_an_expanded_input_gets_memory_of_its_own() -> None:
     seen = []
 
