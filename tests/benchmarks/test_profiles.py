@@ -11,6 +11,7 @@ from ldm.commands.models import EMBEDDED
 from ldm.training.memory import COMBINATIONS
 
 
+@pytest.mark.slow
 def test_each_combination_has_a_row_and_a_curve(
     tiny_checkpoint: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,6 +15,11 @@ import pytest
 from tests.download.hub_server import Hub, serve
 
 SCRIPTS = Path(__file__).parents[2] / "download"
+
+
+def heed_ctrl_c() -> None:
+    """What runs in a shell's background ignores Ctrl-C, and so would all that it starts."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @dataclass
@@ -33,6 +39,7 @@ class Checkout:
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,  # so that a test can send a signal to the whole group, as Ctrl-C does
+            preexec_fn=heed_ctrl_c,
         )
 
     def run(self, script: str, *args: str, **env: str) -> subprocess.CompletedProcess[str]:

@@ -242,9 +242,9 @@ def test_an_interruption_leaves_only_whole_photos_under_their_names(
     remote = dataset.remote("dog/01.jpg")
     remote.hold_after = 10_000
     process = checkout.start(SCRIPT, "dog")
-    assert remote.holding.wait(60)
+    assert remote.holding.wait(10)
     process.terminate()
-    process.communicate(timeout=60)
+    process.communicate(timeout=10)
     assert process.returncode == 143
     assert {path.name for path in (directory / "dog").iterdir()} - {"01.jpg.part"} == {"00.jpg"}
     remote.hold_after = None

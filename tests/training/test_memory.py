@@ -95,6 +95,7 @@ def test_on_cuda_fixed_networks_are_elsewhere() -> None:
     assert step_bytes(replace(TINY, like_cuda=True)) < step_bytes()
 
 
+@pytest.mark.slow
 def test_on_cuda_autocast_keeps_more_of_a_picture() -> None:
     def activations(like_cuda: bool) -> int:
         small, large = (
@@ -106,6 +107,7 @@ def test_on_cuda_autocast_keeps_more_of_a_picture() -> None:
     assert activations(like_cuda=True) > activations(like_cuda=False)
 
 
+@pytest.mark.slow
 def test_in_float16_the_optimizer_needs_as_much_again_as_its_weights_but_no_step_is_recorded() -> None:
     weights = sum(p.numel() for p in build_module().trained_parameters())
     small, large = (replace(TINY, like_cuda=True, height=side, width=side) for side in (32, 128))

@@ -97,14 +97,14 @@ def test_an_interruption_keeps_the_part_and_stops_curl(
 ) -> None:
     remote.hold_after = 120_000
     process = checkout.start(SCRIPT)
-    assert remote.holding.wait(60)
+    assert remote.holding.wait(10)
     while not (part(ckpt).exists() and part(ckpt).stat().st_size):  # sent is not yet written
         time.sleep(0.01)
     if how == "Ctrl-C":
         os.killpg(process.pid, signal.SIGINT)
     else:
         process.terminate()
-    _, stderr = process.communicate(timeout=60)  # returns only when nobody, curl included, holds stderr open
+    _, stderr = process.communicate(timeout=10)  # returns only when nobody, curl included, holds stderr open
     assert process.returncode == (130 if how == "Ctrl-C" else 143)
     assert "goes on from there" in stderr
     kept = part(ckpt).read_bytes()
@@ -122,10 +122,10 @@ def test_a_second_run_at_the_same_time_is_turned_away(checkout: Checkout, remote
         pytest.skip("needs flock")
     remote.hold_after = 1000
     first = checkout.start(SCRIPT)
-    assert remote.holding.wait(60)
+    assert remote.holding.wait(10)
     second = checkout.run(SCRIPT)
     remote.released.set()
-    first.communicate(timeout=60)
+    first.communicate(timeout=10)
     assert second.returncode == 1
     assert "another download" in second.stderr
     assert first.returncode == 0
@@ -135,9 +135,9 @@ def test_a_second_run_at_the_same_time_is_turned_away(checkout: Checkout, remote
 def test_a_run_that_was_killed_locks_nobody_out(checkout: Checkout, remote: Remote, ckpt: Path) -> None:
     remote.hold_after = 1000
     process = checkout.start(SCRIPT)
-    assert remote.holding.wait(60)
+    assert remote.holding.wait(10)
     os.killpg(process.pid, signal.SIGKILL)
-    process.communicate(timeout=60)
+    process.communicate(timeout=10)
     remote.hold_after = None
     assert checkout.run(SCRIPT).returncode == 0
     assert ckpt.read_bytes() == WEIGHTS

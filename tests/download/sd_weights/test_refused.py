@@ -77,10 +77,10 @@ def test_the_token_is_on_no_command_line(checkout: Checkout, hub: Hub, remote: R
         pytest.skip("needs /proc")
     remote.hold_after = 1000
     process = checkout.start(SCRIPT, HF_TOKEN="hf_secret")
-    assert remote.holding.wait(60)
+    assert remote.holding.wait(10)
     lines = command_lines()
     remote.released.set()
-    process.communicate(timeout=60)
+    process.communicate(timeout=10)
     assert process.returncode == 0
     assert any("curl" in line and V1_4_URL in line for line in lines)
     assert not any("hf_secret" in line for line in lines)
