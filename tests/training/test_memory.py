@@ -72,6 +72,7 @@ def step_bytes(workload: Workload = TINY, **changes: Any) -> int:
     return predicted(workload, replace(SHORT, **changes)).step
 
 
+@pytest.mark.slow
 def test_fewer_bits_and_recomputing_need_less() -> None:
     large = replace(TINY, height=256, width=256)
     plain, attention, every = (step_bytes(large, gradient_checkpointing=level) for level in CHECKPOINTING_LEVELS)
