@@ -35,6 +35,7 @@ from ldm.commands.models import EMBEDDED, ModelSlot, Settings, settings_of  # no
 from ldm.commands.options.common import COUNT, SEED, STEPS  # noqa: E402
 from ldm.commands.placement import Compute  # noqa: E402
 from ldm.data.images import to_image  # noqa: E402
+from ldm.diffusion.guidance import Conditioning, classifier_free  # noqa: E402
 from ldm.diffusion.noise import draw_noise, image_generators  # noqa: E402
 from ldm.diffusion.sampling import SamplingConfig, sample_images  # noqa: E402
 from ldm.training.autoencoder import psnr  # noqa: E402
@@ -128,13 +129,14 @@ def draw(way: Way, task: Task) -> Drawn:
             prompts = [task.prompts[task.seeds.index(seed)] for seed in seeds]
             context = torch.cat([slot.context(prompt) for prompt in prompts])
             nothing = slot.context("").expand(len(seeds), -1, -1)
-            pictures.append(sample_images(ldm, context, nothing, seeds, task.sampling))
+            guidance = classifier_free(context, nothing, task.sampling.guidance_scale)
+            pictures.append(sample_images(ldm, guidance, seeds, task.sampling))
             # The same call as a step's with guidance, types included, so that it is the recorded one.
             shape = (len(seeds), *ldm.config.latent_shape(task.sampling.height, task.sampling.width))
             noise = draw_noise(shape, image_generators(seeds), ldm.device).repeat(2, 1, 1, 1)
             kind = torch.float32 if task.sampling.sampler == "dpm-solver" else torch.int64
             timesteps = torch.full((len(noise),), MIDDLE, dtype=kind, device=ldm.device)
-            eps.append(ldm.eps_given(torch.cat([nothing, context]))(noise, timesteps)[len(seeds) :].cpu())
+            eps.append(ldm.predictor(Conditioning(torch.cat([nothing, context])))(noise, timesteps)[len(seeds) :].cpu())
     return Drawn(torch.cat(pictures), torch.cat(eps))
 
 

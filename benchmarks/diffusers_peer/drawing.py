@@ -9,6 +9,7 @@ from diffusers import DDIMScheduler, StableDiffusionPipeline
 from benchmarks.diffusers_peer.configs import scheduler_config
 from benchmarks.diffusers_peer.networks import Networks, build_peer, difference
 from benchmarks.tools.sizes import Size
+from ldm.diffusion.guidance import classifier_free
 from ldm.diffusion.latent_diffusion import LatentDiffusion
 from ldm.diffusion.noise import draw_noise, image_generators
 from ldm.diffusion.sampling import SamplingConfig, sample_images
@@ -77,7 +78,8 @@ def assert_same_picture(ldm: LatentDiffusion, pipeline: Any, pixels: int, num_st
     """The `difference` of a picture that both draw from the same noise. Raises `UserError` if it is large."""
     sampling = SamplingConfig(height=pixels, width=pixels, num_steps=num_steps)
     prompt, seed = "a photo of sks can", 42
-    ours = sample_images(ldm, ldm.encode_prompts([prompt]), ldm.encode_prompts([""]), [seed], sampling)
+    contexts = ldm.encode_prompts([prompt]), ldm.encode_prompts([""])
+    ours = sample_images(ldm, classifier_free(*contexts, sampling.guidance_scale), [seed], sampling)
     noise = draw_noise((1, *ldm.config.latent_shape(pixels, pixels)), image_generators([seed]))
     theirs = pipeline(
         prompt,

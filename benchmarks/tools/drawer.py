@@ -12,6 +12,7 @@ from ldm.checkpoint.metadata import CheckpointInfo
 from ldm.checkpoint.reading import read_checkpoint
 from ldm.commands.models import ModelSlot, settings_of
 from ldm.commands.placement import Compute
+from ldm.diffusion.guidance import classifier_free
 from ldm.diffusion.latent_diffusion import LatentDiffusion
 from ldm.diffusion.sampling import sample_images
 
@@ -40,7 +41,8 @@ class Drawer:
                 context = torch.cat([self.slot.context(prompt) for prompt in some])
                 nothing = self.slot.context("").expand(len(some), -1, -1)
                 chosen = seeds[start : start + len(some)]
-                parts.append(sample_images(self.ldm, context, nothing, chosen, self.sampling))
+                guidance = classifier_free(context, nothing, self.sampling.guidance_scale)
+                parts.append(sample_images(self.ldm, guidance, chosen, self.sampling))
                 bar.update(len(some))
         return torch.cat(parts)
 

@@ -30,7 +30,7 @@ from ldm.commands.placement import Compute  # noqa: E402
 from ldm.data.dreambooth import encode_moments  # noqa: E402
 from ldm.data.images import fit, read_image, save_png, to_image, to_tensor  # noqa: E402
 from ldm.diffusion.crew import Crew  # noqa: E402
-from ldm.diffusion.guidance import EpsFn, guided_eps  # noqa: E402
+from ldm.diffusion.guidance import Conditioning, EpsFn, classifier_free, guided_eps  # noqa: E402
 from ldm.diffusion.latent_diffusion import LatentDiffusion  # noqa: E402
 from ldm.diffusion.loss import eps_loss  # noqa: E402
 from ldm.diffusion.noise import draw_noise, image_generators  # noqa: E402
@@ -112,13 +112,13 @@ class ClassPictures:
     def _eps_fn(self, context: Tensor, nothing: Tensor) -> EpsFn:
         ldm, scale = self.ldm, self.sampling.guidance_scale
 
-        def given_each_time(context: Tensor) -> EpsFn:
-            return lambda latents, timesteps: ldm.predict_eps(latents, timesteps, context)
+        def projected_each_time(conditioning: Conditioning) -> EpsFn:
+            return lambda latents, timesteps: ldm.predict_eps(latents, timesteps, conditioning.context)
 
-        eps_given = ldm.eps_given if self.tricks.context_projected_once else given_each_time
+        predictor = ldm.predictor if self.tricks.context_projected_once else projected_each_time
         if self.tricks.guidance_in_one_pass:
-            return guided_eps(eps_given, context, nothing, scale)
-        with_prompt, without = eps_given(context), eps_given(nothing)
+            return guided_eps(predictor, classifier_free(context, nothing, scale))
+        with_prompt, without = predictor(Conditioning(context)), predictor(Conditioning(nothing))
 
         def eps_fn(latents: Tensor, timesteps: Tensor) -> Tensor:
             eps_uncond = without(latents, timesteps)

@@ -1,6 +1,12 @@
-"""Classifier-free guidance ("Classifier-Free Diffusion Guidance", arXiv 2207.12598)."""
+"""Conditionings, and guidance as a weighted sum of the predictions with each of them.
 
-from collections.abc import Callable
+Classifier-free guidance ("Classifier-Free Diffusion Guidance", arXiv 2207.12598) has two: no prompt and the prompt.
+InstructPix2Pix (arXiv 2211.09800, eq. 3) has three: (1 - s_I, s_I - s_T, s_T).
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -9,21 +15,53 @@ EpsFn = Callable[[Tensor, Tensor], Tensor]
 """(latents (b c h w), timesteps (b,), whole or fractional) -> eps (b c h w)."""
 
 
-def guided_eps(
-    eps_given: Callable[[Tensor], EpsFn], context: Tensor, uncond_context: Tensor, guidance_scale: float
-) -> EpsFn:
-    """Noise prediction steered towards `context` (b m d) and away from `uncond_context` (b m d).
+@dataclass(frozen=True)
+class Conditioning:
+    """What the network is given besides noisy latents and timesteps."""
 
-    `eps_given(context)` is the model's prediction with a context, which it is given once for all steps. Both are
-    predicted in one forward pass of twice the batch; at a scale of 1 the unconditional half drops out.
+    context: Tensor
+    """(b m d), for cross-attention."""
+    concat: Tensor | None = None
+    """(b c h w) further channels of the input, such as a mask or another image's latents."""
+
+
+Guidance = Sequence[tuple[float, Conditioning]]
+"""Weights that sum to 1, and the conditioning of each."""
+
+
+def classifier_free(context: Tensor, uncond_context: Tensor, guidance_scale: float) -> Guidance:
+    """Guidance towards `context` (b m d) and away from `uncond_context` (b m d); a scale of 1 is none."""
+    # eq. 6, with scale = 1 + w
+    return [(1.0 - guidance_scale, Conditioning(uncond_context)), (guidance_scale, Conditioning(context))]
+
+
+def guided_eps(predict: Callable[[Conditioning], EpsFn], guidance: Guidance) -> EpsFn:
+    """The sum of weight * eps over all conditionings, which are predicted in one forward pass.
+
+    `predict(conditioning)` is the network with a conditioning, which it is given once for all steps. A conditioning of
+    weight 0 is left out. Raises `ValueError` if the weights do not sum to 1.
     """
-    if guidance_scale == 1.0:
-        return eps_given(context)
-    eps_of_both = eps_given(torch.cat([uncond_context, context]))
+    if not math.isclose(sum(weight for weight, _ in guidance), 1.0, abs_tol=1e-6):
+        raise ValueError(f"the weights of guidance should sum to 1: {[weight for weight, _ in guidance]}")
+    weights, conditionings = zip(*(pair for pair in guidance if pair[0] != 0.0), strict=True)
+    count = len(conditionings)
+    eps_of_all = predict(_joined(conditionings))
+    if count == 1:
+        return eps_of_all
 
     def eps_fn(latents: Tensor, timesteps: Tensor) -> Tensor:
-        eps_uncond, eps_cond = eps_of_both(latents.repeat(2, 1, 1, 1), timesteps.repeat(2)).chunk(2)
-        # eq. 6, with scale = 1 + w
-        return eps_uncond + guidance_scale * (eps_cond - eps_uncond)
+        first, *others = eps_of_all(latents.repeat(count, 1, 1, 1), timesteps.repeat(count)).chunk(count)
+        eps = first  # its weight is what the others' lack to 1
+        for weight, other in zip(weights[1:], others, strict=True):
+            eps = eps + weight * (other - first)
+        return eps
 
     return eps_fn
+
+
+def _joined(conditionings: Sequence[Conditioning]) -> Conditioning:
+    """One conditioning for a batch of all of them, in their order."""
+    concats = [one.concat for one in conditionings if one.concat is not None]
+    if concats and len(concats) < len(conditionings):
+        raise ValueError("all conditionings or none should have further channels")
+    return Conditioning(torch.cat([one.context for one in conditionings]), torch.cat(concats) if concats else None)

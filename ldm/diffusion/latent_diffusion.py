@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from ldm.diffusion.guidance import EpsFn
+from ldm.diffusion.guidance import Conditioning, EpsFn
 from ldm.diffusion.schedule import NoiseSchedule, ScheduleConfig
+from ldm.errors import UserError
 from ldm.nn.autoencoder import AutoencoderConfig, AutoencoderKL, DiagonalGaussian
 from ldm.nn.static_call import StaticCall
 from ldm.nn.text_encoder import TextEncoder, TextEncoderConfig
@@ -33,9 +34,10 @@ class LatentDiffusionConfig:
     scale_factor: float = 0.18215
 
     def __post_init__(self) -> None:
-        channels = {self.unet.in_channels, self.unet.out_channels, self.autoencoder.embed_dim}
-        if len(channels) > 1:
-            raise ValueError("unet.in_channels, unet.out_channels and autoencoder.embed_dim should be the same")
+        if self.unet.out_channels != self.autoencoder.embed_dim:
+            raise ValueError("unet.out_channels and autoencoder.embed_dim should be the same")
+        if self.concat_channels < 0:
+            raise ValueError("unet.in_channels should not be less than autoencoder.embed_dim")
         if self.unet.context_dim != self.text_encoder.hidden_size:
             raise ValueError("unet.context_dim and text_encoder.hidden_size should be the same")
         if self.text_encoder.hidden_size % self.text_encoder.num_attention_heads:
@@ -46,10 +48,15 @@ class LatentDiffusionConfig:
         """Height and width of a picture must be multiples of this many pixels."""
         return self.autoencoder.downsampling_factor * self.unet.size_multiple
 
+    @property
+    def concat_channels(self) -> int:
+        """How many channels the UNet takes besides the latents: 0, 5 (inpainting) or 4 (InstructPix2Pix)."""
+        return self.unet.in_channels - self.autoencoder.embed_dim
+
     def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
         """(channels, height, width) of the latents of a picture of height x width pixels."""
         factor = self.autoencoder.downsampling_factor
-        return self.unet.in_channels, height // factor, width // factor
+        return self.autoencoder.embed_dim, height // factor, width // factor
 
 
 class LatentDiffusion(nn.Module):
@@ -107,15 +114,26 @@ class LatentDiffusion(nn.Module):
         some = unscaled.split(max(1, DECODED_PIXELS // pixels))
         return torch.cat([self.autoencoder.decode(one) for one in some])
 
-    def eps_given(self, context: Tensor) -> EpsFn:
-        """`predict_eps` with this context (b m d), of which the keys and values are computed once for all calls."""
-        projected = self.unet.project_context(context.to(self.unet.dtype))
-        return lambda latents, timesteps: self.predict_eps(latents, timesteps, projected)
+    def predictor(self, conditioning: Conditioning) -> EpsFn:
+        """`predict_eps` with this conditioning; the keys and values of its context are computed once for all calls."""
+        projected = self.unet.project_context(conditioning.context.to(self.unet.dtype))
+        return lambda latents, timesteps: self.predict_eps(latents, timesteps, projected, conditioning.concat)
 
-    def predict_eps(self, latents: Tensor, timesteps: Tensor, context: Tensor | ProjectedContext) -> Tensor:
-        """The UNet's eps (b 4 h w) in the dtype of `latents`, computed in that of its weights."""
+    def predict_eps(
+        self, latents: Tensor, timesteps: Tensor, context: Tensor | ProjectedContext, concat: Tensor | None = None
+    ) -> Tensor:
+        """The UNet's eps (b 4 h w) in the dtype of `latents`, computed in that of its weights.
+
+        `concat` (b c h w) are the further channels of models that take some. Raises `UserError` for too few or many.
+        """
+        if (given := 0 if concat is None else concat.shape[1]) != self.config.concat_channels:
+            raise UserError(
+                f"the UNet takes {self.config.concat_channels} channels besides the latents, and {given} were given: "
+                "a model for inpainting or InstructPix2Pix needs an image"
+            )
         if isinstance(context, Tensor):
             context = context.to(self.unet.dtype)
-        inputs = latents.to(self.unet.dtype), timesteps, context
+        noisy = latents if concat is None else torch.cat([latents, concat.to(latents)], dim=1)
+        inputs = noisy.to(self.unet.dtype), timesteps, context
         eps = self.unet(*inputs) if self.recorded_unet is None else self.recorded_unet(*inputs).clone()
         return eps.to(latents.dtype)

@@ -2,11 +2,12 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ldm.diffusion.guidance import guided_eps
+from ldm.diffusion.guidance import Guidance, guided_eps
 from ldm.diffusion.latent_diffusion import LatentDiffusion
 from ldm.diffusion.noise import draw_noise, image_generators
 from ldm.diffusion.samplers import SAMPLERS, img2img_start
@@ -50,16 +51,16 @@ class InitImage:
 @torch.inference_mode()
 def sample_images(
     ldm: LatentDiffusion,
-    context: Tensor,
-    uncond_context: Tensor,
+    guidance: Guidance,
     seeds: Sequence[int],
     config: SamplingConfig,
     init: InitImage | None = None,
     on_step: Callable[[], object] | None = None,
 ) -> Tensor:
-    """Draws one picture per seed: contexts (b m d) -> images (b 3 h w) float32 in [-1, 1], on the CPU.
+    """Samples one image per seed: images (b 3 h w) float32 in [-1, 1], on the CPU.
 
-    Picture i depends on its own seed and context only, not on the batch. Raises `UserError` if numbers overflow.
+    Each conditioning of `guidance` is for b images. Image i depends on its own seed and conditioning, not on the batch.
+    Raises `UserError` if numbers overflow.
     """
     sampler = SAMPLERS[config.sampler]
     generators = image_generators(seeds)
@@ -81,8 +82,10 @@ def sample_images(
         if on_step:
             on_step()
 
-    eps_fn = guided_eps(ldm.eps_given, context, uncond_context, config.guidance_scale)
-    noise_options = {"eta": config.eta, "generator": generators} if sampler.takes_eta else {}
+    eps_fn = guided_eps(ldm.predictor, guidance)
+    noise_options: dict[str, Any] = {} if sampler.default_eta is None else {"eta": config.eta}
+    if sampler.stochastic:
+        noise_options["generator"] = generators
     latents = sampler.sample(
         eps_fn,
         latents,

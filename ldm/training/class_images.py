@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ldm.data.writing import PictureWriter
 from ldm.diffusion.crew import Crew
+from ldm.diffusion.guidance import classifier_free
 from ldm.diffusion.latent_diffusion import LatentDiffusion
 from ldm.diffusion.sampling import SamplingConfig, sample_images
 from ldm.files import slug, write_text
@@ -84,7 +85,8 @@ class ClassImages:
         def sample(batch: list[int]) -> Tensor:
             size, seeds = len(batch), [self.seed + index for index in batch]
             contexts = context.expand(size, -1, -1), uncond_context.expand(size, -1, -1)
-            return sample_images(ldm, *contexts, seeds, self.sampling, on_step=on_step)
+            guidance = classifier_free(*contexts, self.sampling.guidance_scale)
+            return sample_images(ldm, guidance, seeds, self.sampling, on_step=on_step)
 
         batches = [indices[start : start + batch_size] for start in range(0, len(indices), batch_size)]
         with PictureWriter(BATCHES_WAITING * batch_size) as writer:

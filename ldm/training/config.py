@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from ldm.choices import SAMPLERS
 from ldm.data.subject import TOKEN
-from ldm.diffusion.samplers import SAMPLERS
 
 LR_SCHEDULES = ("constant", "linear", "cosine", "cooldown")
 OPTIMIZERS = ("adamw", "adamw8bit")

@@ -15,6 +15,7 @@ from ldm.commands.compiling import CALLS_WORTH_RECORDING, RECORDERS, refuse_grap
 from ldm.commands.models import ModelSlot, settings_of
 from ldm.commands.placement import Compute
 from ldm.diffusion.crew import Crew
+from ldm.diffusion.guidance import classifier_free
 from ldm.diffusion.latent_diffusion import LatentDiffusion
 from ldm.diffusion.samplers import SAMPLERS
 from ldm.diffusion.sampling import SamplingConfig, sample_images
@@ -87,7 +88,8 @@ def test_a_recording_is_kept_while_it_is_wanted() -> None:
 def draw(ldm: LatentDiffusion, seeds: list[int], **sampling: Any) -> Tensor:
     generator = torch.Generator().manual_seed(len(seeds))
     context, uncond = (torch.randn(1, 77, 32, generator=generator).expand(len(seeds), -1, -1) for _ in range(2))
-    return sample_images(ldm, context, uncond, seeds, SamplingConfig(height=32, width=32, **sampling))
+    config = SamplingConfig(height=32, width=32, **sampling)
+    return sample_images(ldm, classifier_free(context, uncond, config.guidance_scale), seeds, config)
 
 
 @pytest.mark.parametrize("guidance_scale", [1.0, 3.0])

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ldm.diffusion.crew import Crew, threads_for
+from ldm.diffusion.guidance import classifier_free
 from ldm.diffusion.sampling import SamplingConfig, sample_images
 from ldm.errors import UserError
 from tests.oracle import small_ldm
@@ -97,7 +98,7 @@ def test_pictures_of_several_workers_are_those_of_one() -> None:
     context = torch.randn(1, 77, 32, generator=torch.Generator().manual_seed(0))
 
     def draw(seed: int) -> torch.Tensor:
-        return sample_images(ldm, context, torch.zeros_like(context), [seed], config)
+        return sample_images(ldm, classifier_free(context, torch.zeros_like(context), 2.0), [seed], config)
 
     one = Crew(2, threads=1).draw(range(5), draw)
     other = Crew(1).draw(range(5), draw)  # the tests run with one thread

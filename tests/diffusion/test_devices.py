@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from ldm.checkpoint.loading import Placement, load_model
-from ldm.diffusion.guidance import guided_eps
+from ldm.diffusion.guidance import classifier_free, guided_eps
 from ldm.diffusion.latent_diffusion import LatentDiffusion
 from ldm.diffusion.samplers import SAMPLERS
 from ldm.nn.tokenizer import load_tokenizer
@@ -50,7 +50,7 @@ def test_pictures_are_encoded_and_decoded_there(ldm: LatentDiffusion) -> None:
 
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_every_sampler_works_there(ldm: LatentDiffusion, name: str) -> None:
-    eps_fn = guided_eps(ldm.eps_given, ldm.encode_prompts(["a cat"]), ldm.encode_prompts([""]), 7.5)
+    eps_fn = guided_eps(ldm.predictor, classifier_free(ldm.encode_prompts(["a cat"]), ldm.encode_prompts([""]), 7.5))
     latents = SAMPLERS[name].sample(eps_fn, torch.zeros(1, 4, 4, 4, device=META), ldm.schedule, num_steps=5)
     assert latents.device == META
 

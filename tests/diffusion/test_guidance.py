@@ -1,26 +1,32 @@
-"""Classifier-free guidance: what the network is asked, and what is made of its answers."""
+"""Guidance: what the network is given, and what is made of its predictions."""
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 
-from ldm.diffusion.guidance import EpsFn, guided_eps
+from ldm.diffusion.guidance import Conditioning, EpsFn, classifier_free, guided_eps
 
 
 class Model:
-    """Predicts latents * mean(context) + timestep, and keeps what it was called with, and each context it was given."""
+    """Predicts latents * mean(context) + timestep + the mean of further channels, and keeps what it was given."""
 
     def __init__(self) -> None:
-        self.calls: list[tuple[Tensor, Tensor, Tensor]] = []
-        self.given: list[Tensor] = []
+        self.calls: list[tuple[Tensor, Tensor]] = []
+        self.given: list[Conditioning] = []
 
-    def eps_given(self, context: Tensor) -> EpsFn:
-        self.given.append(context)
-        return lambda latents, timesteps: self(latents, timesteps, context)
+    def predictor(self, conditioning: Conditioning) -> EpsFn:
+        self.given.append(conditioning)
 
-    def __call__(self, latents: Tensor, timesteps: Tensor, context: Tensor) -> Tensor:
-        self.calls.append((latents, timesteps, context))
-        return latents * context.mean(dim=(1, 2))[:, None, None, None] + timesteps[:, None, None, None]
+        def eps_fn(latents: Tensor, timesteps: Tensor) -> Tensor:
+            self.calls.append((latents, timesteps))
+            eps = latents * conditioning.context.mean(dim=(1, 2))[:, None, None, None]
+            if conditioning.concat is not None:
+                eps = eps + conditioning.concat.mean(dim=1, keepdim=True)
+            return eps + timesteps[:, None, None, None]
+
+        return eps_fn
 
 
 def noise(*shape: int, seed: int) -> Tensor:
@@ -33,39 +39,74 @@ CONTEXT, UNCOND = noise(2, 6, 8, seed=1), noise(2, 6, 8, seed=2)
 
 def test_both_halves_are_predicted_in_one_forward_pass_uncond_first() -> None:
     model = Model()
-    guided_eps(model.eps_given, CONTEXT, UNCOND, 7.5)(LATENTS, TIMESTEPS)
-    ((latents, timesteps, context),) = model.calls
+    guided_eps(model.predictor, classifier_free(CONTEXT, UNCOND, 7.5))(LATENTS, TIMESTEPS)
+    ((latents, timesteps),) = model.calls
     assert torch.equal(latents, torch.cat([LATENTS, LATENTS]))
     assert torch.equal(timesteps, torch.cat([TIMESTEPS, TIMESTEPS]))
-    assert torch.equal(context, torch.cat([UNCOND, CONTEXT]))
+    assert torch.equal(model.given[0].context, torch.cat([UNCOND, CONTEXT]))
 
 
-@pytest.mark.parametrize("scale", [0.0, 0.5, 1.0, 1.5, 7.5])
+@pytest.mark.parametrize("scale", [-1.0, 0.0, 0.5, 1.0, 1.5, 7.5])
 def test_eps_is_moved_from_uncond_towards_cond_by_the_scale(scale: float) -> None:
-    eps = guided_eps(Model().eps_given, CONTEXT, UNCOND, scale)(LATENTS, TIMESTEPS)
-    eps_cond, eps_uncond = Model()(LATENTS, TIMESTEPS, CONTEXT), Model()(LATENTS, TIMESTEPS, UNCOND)
+    eps = guided_eps(Model().predictor, classifier_free(CONTEXT, UNCOND, scale))(LATENTS, TIMESTEPS)
+    eps_cond, eps_uncond = (Model().predictor(Conditioning(c))(LATENTS, TIMESTEPS) for c in (CONTEXT, UNCOND))
+    assert torch.equal(eps, eps_uncond + scale * (eps_cond - eps_uncond)) or scale in (0.0, 1.0)
     torch.testing.assert_close(eps, eps_uncond + scale * (eps_cond - eps_uncond))
 
 
-def test_at_scale_one_there_is_no_uncond_pass() -> None:
+@pytest.mark.parametrize(("scale", "left"), [(1.0, CONTEXT), (0.0, UNCOND)])
+def test_a_conditioning_of_weight_zero_is_not_predicted(scale: float, left: Tensor) -> None:
     model = Model()
-    guided_eps(model.eps_given, CONTEXT, UNCOND, 1.0)(LATENTS, TIMESTEPS)
-    ((latents, timesteps, context),) = model.calls
+    guided_eps(model.predictor, classifier_free(CONTEXT, UNCOND, scale))(LATENTS, TIMESTEPS)
+    ((latents, timesteps),) = model.calls
     assert torch.equal(latents, LATENTS)
     assert torch.equal(timesteps, TIMESTEPS)
-    assert torch.equal(context, CONTEXT)
+    assert torch.equal(model.given[0].context, left)
+
+
+@given(st.lists(st.floats(-8, 8), min_size=0, max_size=4))
+def test_any_number_of_conditionings_is_their_weighted_sum(others: list[float]) -> None:
+    weights = [1.0 - sum(others), *others]
+    conditionings = [
+        Conditioning(noise(2, 6, 8, seed=10 + i), noise(2, 5, 3, 5, seed=20 + i)) for i in range(len(weights))
+    ]
+    model = Model()
+    eps = guided_eps(model.predictor, list(zip(weights, conditionings, strict=True)))(LATENTS, TIMESTEPS)
+    expected = sum(
+        weight * Model().predictor(one)(LATENTS.double(), TIMESTEPS.double())
+        for weight, one in zip(weights, conditionings, strict=True)
+    )
+    torch.testing.assert_close(eps.double(), expected, rtol=1e-4, atol=2e-2)  # timesteps are up to 901
+    assert len(model.calls) == 1
+
+
+def test_three_conditionings_are_instruct_pix2pix() -> None:
+    s_image, s_text = 1.5, 7.5
+    image, nothing = noise(2, 4, 3, 5, seed=3), torch.zeros(2, 4, 3, 5)
+    three = [Conditioning(UNCOND, nothing), Conditioning(UNCOND, image), Conditioning(CONTEXT, image)]
+    weights = [1 - s_image, s_image - s_text, s_text]
+    eps = guided_eps(Model().predictor, list(zip(weights, three, strict=True)))(LATENTS, TIMESTEPS)
+    e, e_image, e_both = (Model().predictor(one)(LATENTS, TIMESTEPS) for one in three)
+    torch.testing.assert_close(eps, e + s_image * (e_image - e) + s_text * (e_both - e_image), rtol=1e-5, atol=1e-3)
+
+
+def test_weights_that_do_not_sum_to_one_and_half_given_channels_are_refused() -> None:
+    with pytest.raises(ValueError, match="sum to 1"):
+        guided_eps(Model().predictor, [(0.5, Conditioning(CONTEXT)), (0.4, Conditioning(UNCOND))])
+    with pytest.raises(ValueError, match="all conditionings or none"):
+        guided_eps(Model().predictor, [(0.5, Conditioning(CONTEXT, LATENTS)), (0.5, Conditioning(UNCOND))])
 
 
 def test_fractional_timesteps_pass_through() -> None:
     model = Model()
-    guided_eps(model.eps_given, CONTEXT, UNCOND, 2.0)(LATENTS, torch.tensor([949.05, 0.5]))
+    guided_eps(model.predictor, classifier_free(CONTEXT, UNCOND, 2.0))(LATENTS, torch.tensor([949.05, 0.5]))
     torch.testing.assert_close(model.calls[0][1], torch.tensor([949.05, 0.5, 949.05, 0.5]))
 
 
 @pytest.mark.parametrize("scale", [1.0, 7.5])
-def test_the_model_is_given_its_context_once_for_all_steps(scale: float) -> None:
+def test_the_model_is_given_its_conditioning_once_for_all_steps(scale: float) -> None:
     model = Model()
-    eps_fn = guided_eps(model.eps_given, CONTEXT, UNCOND, scale)
+    eps_fn = guided_eps(model.predictor, classifier_free(CONTEXT, UNCOND, scale))
     for _ in range(3):
         eps_fn(LATENTS, TIMESTEPS)
     assert len(model.given) == 1

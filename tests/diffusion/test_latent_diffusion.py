@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from ldm.diffusion import latent_diffusion
+from ldm.diffusion.guidance import Conditioning
 from ldm.diffusion.latent_diffusion import LatentDiffusion, LatentDiffusionConfig
 from ldm.nn.attention import CrossAttention
 from ldm.nn.autoencoder import AutoencoderConfig
@@ -147,9 +148,9 @@ def test_eps_has_the_latents_dtype_and_is_computed_in_the_weights(weights: torch
 
 @torch.inference_mode()
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_eps_given_a_context_is_the_prediction_with_it_bit_for_bit(dtype: torch.dtype) -> None:
+def test_a_predictor_gives_the_prediction_with_its_conditioning_bit_for_bit(dtype: torch.dtype) -> None:
     io, ldm = tensors("unet-small-io"), small_ldm(dtype)
-    eps_fn = ldm.eps_given(io["context"])
+    eps_fn = ldm.predictor(Conditioning(io["context"]))
     for timesteps in (io["t"], io["t"].flip(0)):
         assert torch.equal(eps_fn(io["x"], timesteps), ldm.predict_eps(io["x"], timesteps, io["context"]))
 
@@ -182,7 +183,8 @@ def test_prompts_are_tokenized_and_encoded() -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"unet": UNetConfig(in_channels=3)}, r"unet\.in_channels, unet\.out_channels and autoencoder\.embed_dim"),
+        ({"unet": UNetConfig(out_channels=3)}, r"unet\.out_channels and autoencoder\.embed_dim"),
+        ({"unet": UNetConfig(in_channels=3)}, r"unet\.in_channels should not be less than autoencoder\.embed_dim"),
         ({"autoencoder": AutoencoderConfig(embed_dim=8)}, r"autoencoder\.embed_dim should be the same"),
         ({"unet": UNetConfig(context_dim=512)}, r"unet\.context_dim and text_encoder\.hidden_size should be the same"),
         ({"text_encoder": TextEncoderConfig(num_attention_heads=7)}, r"multiple of text_encoder\.num_attention_heads"),

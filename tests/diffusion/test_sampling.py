@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ldm.diffusion import sampling
-from ldm.diffusion.guidance import guided_eps
+from ldm.diffusion.guidance import classifier_free, guided_eps
 from ldm.diffusion.latent_diffusion import LatentDiffusion
 from ldm.diffusion.noise import image_generators
 from ldm.diffusion.samplers import SAMPLERS, img2img_start
@@ -35,7 +35,8 @@ def a_picture(height: int = 64, width: int = 64) -> Tensor:
 
 
 def draw(seeds: list[int], config: SamplingConfig = SMALL, init: InitImage | None = None, **options: Any) -> Tensor:
-    return sample_images(options.pop("ldm", small_ldm()), *contexts(len(seeds)), seeds, config, init, **options)
+    guidance = classifier_free(*contexts(len(seeds)), config.guidance_scale)
+    return sample_images(options.pop("ldm", small_ldm()), guidance, seeds, config, init, **options)
 
 
 @torch.inference_mode()
@@ -50,7 +51,7 @@ def test_contexts_are_the_originals() -> None:
 def test_ids_to_latents_to_pictures_is_the_original(name: str) -> None:
     io, ldm, run = tensors("end-to-end"), small_ldm(), facts("end-to-end")
     context, uncond_context = ldm.text_encoder(io["input_ids"]), ldm.text_encoder(io["uncond_input_ids"])
-    eps_fn = guided_eps(ldm.eps_given, context, uncond_context, run["scale"])
+    eps_fn = guided_eps(ldm.predictor, classifier_free(context, uncond_context, run["scale"]))
     latents = SAMPLERS[name].sample(eps_fn, io["x_T"], ldm.schedule, num_steps=run["S"])
     assert rel(latents, io[f"{name}_latent"]) < BOUND
     assert rel(ldm.decode_latents(latents), io[f"{name}_image"]) < BOUND
@@ -66,7 +67,7 @@ def test_picture_and_ids_to_picture_is_the_original() -> None:
     latents = alpha**0.5 * clean + (1 - alpha) ** 0.5 * io["encode_noise"]
     assert rel(latents, io["img2img_start"]) < BOUND
     context, uncond_context = ldm.text_encoder(io["input_ids"]), ldm.text_encoder(io["uncond_input_ids"])
-    eps_fn = guided_eps(ldm.eps_given, context, uncond_context, run["i2i_scale"])
+    eps_fn = guided_eps(ldm.predictor, classifier_free(context, uncond_context, run["i2i_scale"]))
     latents = SAMPLERS["ddim"].sample(eps_fn, latents, ldm.schedule, num_steps=run["i2i_S"], start_step=start_step)
     assert rel(latents, io["img2img_latent"]) < BOUND
     assert rel(ldm.decode_latents(latents), io["img2img_image"]) < BOUND
@@ -83,7 +84,8 @@ def test_sample_images_from_the_originals_noise_gives_its_picture(name: str, mon
     io, run = tensors("end-to-end"), facts("end-to-end")
     feed_noise(monkeypatch, io["x_T"])
     config = SamplingConfig(128, 128, name, run["S"], run["scale"])
-    images = sample_images(small_ldm(), io["context"], io["uncond_context"], [0], config)
+    guidance = classifier_free(io["context"], io["uncond_context"], config.guidance_scale)
+    images = sample_images(small_ldm(), guidance, [0], config)
     assert rel((images + 1) / 2, (io[f"{name}_image"].clamp(-1, 1) + 1) / 2) < BOUND
     if name == "ddim":
         assert rel((images + 1) / 2, io["ddim_image_01"]) < BOUND
@@ -94,7 +96,8 @@ def test_sample_images_from_the_originals_picture_and_noise_gives_its_picture(mo
     feed_noise(monkeypatch, io["encode_noise"], io["posterior_noise"])
     config = SamplingConfig(128, 128, "ddim", run["i2i_S"], run["i2i_scale"])
     init = InitImage(io["init_image"][0], run["strength"])
-    images = sample_images(small_ldm(), io["context"], io["uncond_context"], [0], config, init)
+    guidance = classifier_free(io["context"], io["uncond_context"], config.guidance_scale)
+    images = sample_images(small_ldm(), guidance, [0], config, init)
     assert rel((images + 1) / 2, io["img2img_image_01"]) < BOUND
 
 
@@ -106,7 +109,8 @@ def test_a_picture_depends_on_its_seed_and_context_and_not_on_its_batch(name: st
     context, uncond_context = contexts(3)
     for i, seed in enumerate([3, 4, 5]):
         one = slice(i, i + 1)
-        alone = sample_images(small_ldm(), context[one], uncond_context[one], [seed], config, init)
+        guidance = classifier_free(context[one], uncond_context[one], config.guidance_scale)
+        alone = sample_images(small_ldm(), guidance, [seed], config, init)
         torch.testing.assert_close(alone[0], together[i], rtol=0, atol=ROUNDING)
     assert (together[0] - together[1]).abs().max() > 0.1
 
@@ -116,7 +120,7 @@ def test_another_seed_another_context_and_another_eta_change_the_picture() -> No
     context, uncond_context = contexts(1)
     others = [
         draw([4]),
-        sample_images(small_ldm(), context.flip(1) * 1.5, uncond_context, [3], SMALL),
+        sample_images(small_ldm(), classifier_free(context.flip(1) * 1.5, uncond_context, 2.0), [3], SMALL),
         draw([3], dataclasses.replace(SMALL, eta=0.5)),
         draw([3], dataclasses.replace(SMALL, guidance_scale=5.0)),
     ]
@@ -197,9 +201,9 @@ def broken_from_call(number: int, value: float = float("nan")) -> LatentDiffusio
     ldm, calls = new_ldm(), []
     predict_eps = ldm.predict_eps
 
-    def broken(latents: Tensor, timesteps: Tensor, context: Tensor) -> Tensor:
+    def broken(latents: Tensor, timesteps: Tensor, *conditioning: Any) -> Tensor:
         calls.append(timesteps)
-        eps = predict_eps(latents, timesteps, context)
+        eps = predict_eps(latents, timesteps, *conditioning)
         if len(calls) >= number:
             eps[-1, -1, -1, -1] = value
         return eps

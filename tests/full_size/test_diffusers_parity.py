@@ -10,6 +10,7 @@ from torch import Tensor
 from ldm.checkpoint.loading import Placement, load_model
 from ldm.checkpoint.metadata import CheckpointInfo
 from ldm.checkpoint.saving import save_checkpoint
+from ldm.diffusion.guidance import classifier_free
 from ldm.diffusion.latent_diffusion import LatentDiffusion, LatentDiffusionConfig
 from ldm.diffusion.noise import draw_noise, image_generators
 from ldm.diffusion.sampling import SamplingConfig, sample_images
@@ -141,8 +142,7 @@ def test_a_file_written_by_us_opens_in_diffusers_and_draws_the_same_picture(
     ours = load_ours(path)
     drawn = sample_images(
         ours,
-        ours.encode_prompts([prompt]),
-        ours.encode_prompts([negative]),
+        classifier_free(ours.encode_prompts([prompt]), ours.encode_prompts([negative]), 7.5),
         [seed],
         SamplingConfig(height=64, width=128, num_steps=5),
     )

@@ -65,14 +65,19 @@ def sampling_from(options: argparse.Namespace, defaults: SamplingConfig, height:
     }
     base = SamplingConfig(height, width, defaults.sampler, defaults.num_steps, defaults.guidance_scale, defaults.eta)
     sampling = replace(base, **{name: value for name, value in given.items() if value is not None})
-    if options.ddim_eta and not SAMPLERS[sampling.sampler].takes_eta:
-        raise UserError(f"--ddim-eta is for the ddim sampler; {sampling.sampler} adds no noise")
-    return with_sampler(sampling, sampling.sampler, sampling.num_steps)
+    takes_eta = SAMPLERS[sampling.sampler].default_eta is not None
+    if options.ddim_eta and not takes_eta:
+        able = " and ".join(name for name, sampler in SAMPLERS.items() if sampler.default_eta is not None)
+        raise UserError(f"--ddim-eta is for the samplers {able}; {sampling.sampler} adds no noise")
+    if options.ddim_eta is not None and takes_eta:
+        return sampling
+    return with_sampler(replace(sampling, sampler=defaults.sampler), sampling.sampler, sampling.num_steps)
 
 
 def with_sampler(sampling: SamplingConfig, sampler: str, num_steps: int) -> SamplingConfig:
-    """The same with another sampler, without noise if this one takes none."""
-    eta = sampling.eta if SAMPLERS[sampler].takes_eta else 0.0
+    """The same with another sampler, which then adds as much noise as it does by default."""
+    default_eta = SAMPLERS[sampler].default_eta
+    eta = sampling.eta if sampler == sampling.sampler and default_eta is not None else default_eta or 0.0
     return replace(sampling, sampler=sampler, num_steps=num_steps, eta=eta)
 
 

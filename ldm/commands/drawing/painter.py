@@ -20,6 +20,7 @@ from ldm.commands.models import ModelSlot
 from ldm.commands.placement import Compute
 from ldm.data.writing import PictureWriter
 from ldm.diffusion.crew import Crew
+from ldm.diffusion.guidance import classifier_free
 from ldm.diffusion.latent_diffusion import LatentDiffusion
 from ldm.diffusion.sampling import sample_images
 from ldm.errors import UserError
@@ -123,8 +124,7 @@ def _sample(slot: ModelSlot, job: Job, compute: Compute, batch: Batch, show_step
         uncond_context = slot.context(job.negative_prompt).expand(len(batch), -1, -1)
         return sample_images(
             slot.ldm,
-            context,
-            uncond_context,
+            classifier_free(context, uncond_context, job.sampling.guidance_scale),
             [picture.seed for picture in batch],
             job.sampling,
             job.init,

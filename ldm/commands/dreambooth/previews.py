@@ -16,6 +16,7 @@ from torch import Tensor
 from ldm.commands.drawing.grid import labelled_grid
 from ldm.commands.placement import Compute
 from ldm.data.images import read_image, save_png, to_image, to_tensor
+from ldm.diffusion.guidance import classifier_free
 from ldm.diffusion.latent_diffusion import LatentDiffusion
 from ldm.diffusion.sampling import SamplingConfig, sample_images
 from ldm.training.config import Subject
@@ -83,7 +84,13 @@ class Previews:
 
         def sample(together: int) -> Tensor:
             batches = [(some, uncond_context.expand_as(some)) for some in contexts.split(together)]
-            return torch.cat([sample_images(ldm, *one, [self.seed] * len(one[0]), self.sampling) for one in batches])
+            scale = self.sampling.guidance_scale
+            return torch.cat(
+                [
+                    sample_images(ldm, classifier_free(*one, scale), [self.seed] * len(one[0]), self.sampling)
+                    for one in batches
+                ]
+            )
 
         if (together := pictures_together(ldm.device)) > 1:
             try:

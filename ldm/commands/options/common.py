@@ -6,7 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-SAMPLER_NAMES = ("ddim", "plms", "dpm-solver")
+from ldm.choices import SAMPLERS
+
 ENCODER_NAMES = ("toyworld-judge", "clip-dino")
 DRAWING_PRECISIONS = ("auto", "full", "autocast", "bf16", "fp16")
 TRAINING_PRECISIONS = ("auto", "full", "autocast", "bf16-mixed", "fp16-mixed")
@@ -80,7 +81,8 @@ def add_sampling(group: argparse._ArgumentGroup) -> None:
         metavar="PX",
         help=f"height and width, or one number for a square; {MODEL_DEFAULT}",
     )
-    group.add_argument("--sampler", choices=SAMPLER_NAMES, help=f"{MODEL_DEFAULT} (dpm-solver needs the fewest steps)")
+    about = "; ".join(f"{name}: {choice.about}" for name, choice in SAMPLERS.items())
+    group.add_argument("--sampler", choices=SAMPLERS, help=f"{about}; {MODEL_DEFAULT}")
     group.add_argument(
         "--ddim-steps", type=STEPS, metavar="N", help=f"denoising steps of any sampler, 1 to 1000; {MODEL_DEFAULT}"
     )
@@ -91,7 +93,10 @@ def add_sampling(group: argparse._ArgumentGroup) -> None:
         help=f"guidance: how strictly the prompt is followed; 1 is none; {MODEL_DEFAULT}",
     )
     group.add_argument(
-        "--ddim-eta", type=SHARE, metavar="ETA", help=f"fresh noise in each DDIM step, 0 (none) to 1; {MODEL_DEFAULT}"
+        "--ddim-eta",
+        type=SHARE,
+        metavar="ETA",
+        help="fresh noise in each step of ddim (default: the model's) and euler-ancestral (default: 1), 0 (none) to 1",
     )
 
 

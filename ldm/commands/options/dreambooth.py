@@ -3,12 +3,12 @@
 import argparse
 from pathlib import Path
 
+from ldm.choices import SAMPLERS
 from ldm.commands.options.common import (
     COUNT,
     MODEL_DEFAULT,
     NATURAL,
     NON_NEGATIVE,
-    SAMPLER_NAMES,
     SEED,
     STEPS,
     TypedParser,
@@ -139,7 +139,7 @@ def _add_prior_preservation(group: argparse._ArgumentGroup) -> None:
 def _add_pictures(group: argparse._ArgumentGroup) -> None:
     add_sampling(group)
     like_previews = "default: as previews where their flags are given, else the model's for class pictures"
-    group.add_argument("--class-sampler", choices=SAMPLER_NAMES, help=f"of class pictures; {like_previews}")
+    group.add_argument("--class-sampler", choices=SAMPLERS, help=f"of class pictures; {like_previews}")
     group.add_argument("--class-steps", type=STEPS, metavar="N", help=f"of class pictures; {like_previews}")
     group.add_argument(
         "--preview-prompt",

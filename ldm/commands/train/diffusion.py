@@ -22,6 +22,7 @@ from ldm.commands.train.run import TrainingRun, tokenizer_source
 from ldm.config import build_config
 from ldm.data.images import save_png, to_image
 from ldm.data.latents import latents_key, measure_scale_factor, open_moments, write_moments
+from ldm.diffusion.guidance import classifier_free
 from ldm.diffusion.latent_diffusion import LatentDiffusion, LatentDiffusionConfig
 from ldm.diffusion.sampling import SamplingConfig, sample_images
 from ldm.nn.autoencoder import AutoencoderKL
@@ -121,7 +122,10 @@ def _show(run: TrainingRun, module: LatentDiffusionTraining, sampling: SamplingC
     ldm, seeds = module.ldm, list(range(SEEDS))
     with run.compute.autocast():
         uncond_context, *contexts = (ldm.encode_prompts([prompt] * len(seeds)) for prompt in ("", *prompts))
-        rows = [sample_images(ldm, context, uncond_context, seeds, sampling) for context in contexts]
+        rows = [
+            sample_images(ldm, classifier_free(context, uncond_context, sampling.guidance_scale), seeds, sampling)
+            for context in contexts
+        ]
     cells = [[to_image(picture) for picture in row] for row in rows]
     sheet = labelled_grid(cells, prompts, [f"seed {seed}" for seed in seeds])
     save_png(run.directory / "samples" / f"step-{step:06d}.png", sheet)

@@ -1,42 +1,12 @@
-"""A sampler is a function over (eps_fn, latents, schedule): it knows nothing of prompts, guidance or pictures."""
+"""The samplers by name, and where img2img enters them."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
-
-from torch import Tensor
-
-from ldm.diffusion.samplers import ddim, dpm_solver
-from ldm.diffusion.samplers.ddim import Callback, sample_ddim
-from ldm.diffusion.samplers.dpm_solver import sample_dpm_solver
-from ldm.diffusion.samplers.plms import sample_plms
+from ldm import choices
+from ldm.diffusion.samplers.sampler import Callback, Sampler
 from ldm.diffusion.schedule import NoiseSchedule
 
-__all__ = [
-    "SAMPLERS",
-    "Callback",
-    "Sampler",
-    "img2img_start",
-    "img2img_steps",
-    "sample_ddim",
-    "sample_dpm_solver",
-    "sample_plms",
-]
+__all__ = ["SAMPLERS", "Callback", "Sampler", "img2img_start", "img2img_steps"]
 
-
-@dataclass(frozen=True)
-class Sampler:
-    """A sampling function, how noisy the latents are that enter at its `start_step`, and whether it takes an eta."""
-
-    sample: Callable[..., Tensor]
-    start_alpha: Callable[[NoiseSchedule, int, int], float]
-    takes_eta: bool = False
-
-
-SAMPLERS = {
-    "ddim": Sampler(sample_ddim, ddim.start_alpha, takes_eta=True),
-    "plms": Sampler(sample_plms, ddim.start_alpha),
-    "dpm-solver": Sampler(sample_dpm_solver, dpm_solver.start_alpha),
-}
+SAMPLERS: dict[str, Sampler] = {name: choice.load() for name, choice in choices.SAMPLERS.items()}
 
 
 def img2img_steps(num_steps: int, strength: float) -> int:

@@ -8,17 +8,13 @@ The paper's symbols and the names here:
     sigma_t         sigma, from eta (eq. 16)
 """
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
 from ldm.diffusion.guidance import EpsFn
 from ldm.diffusion.noise import Generators, draw_noise
+from ldm.diffusion.samplers.sampler import Callback, Sampler
 from ldm.diffusion.schedule import NoiseSchedule
-
-Callback = Callable[[int, Tensor, Tensor], None]
-"""Called after each step with (step, latents, pred_x0)."""
 
 
 def ddim_step(
@@ -74,3 +70,6 @@ def start_alpha(schedule: NoiseSchedule, num_steps: int, start_step: int) -> flo
     As the original: latents are noised to one step further up than the timestep at which denoising begins.
     """
     return schedule.spaced_alphas(num_steps)[0][num_steps - start_step] if start_step > 0 else 0.0
+
+
+DDIM = Sampler(sample_ddim, start_alpha, default_eta=0.0, stochastic=True)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ldm.diffusion.guidance import EpsFn
-from ldm.diffusion.samplers.ddim import Callback
+from ldm.diffusion.samplers.sampler import Callback, Sampler
 from ldm.diffusion.schedule import NoiseSchedule
 
 FIRST_ORDER_END_BELOW = 15
@@ -90,3 +90,6 @@ def sample_dpm_solver(
 def start_alpha(schedule: NoiseSchedule, num_steps: int, start_step: int) -> float:
     """alpha-bar of the latents that enter `start_step`; 0, pure noise, for the first step."""
     return time_grid(schedule, num_steps)[start_step].alpha ** 2 if start_step > 0 else 0.0
+
+
+DPM_SOLVER = Sampler(sample_dpm_solver, start_alpha)

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from ldm.diffusion.guidance import EpsFn
-from ldm.diffusion.samplers.ddim import Callback, ddim_step
+from ldm.diffusion.samplers.ddim import ddim_step, start_alpha
+from ldm.diffusion.samplers.sampler import Callback, Sampler
 from ldm.diffusion.schedule import NoiseSchedule
 
 
@@ -54,3 +55,6 @@ def sample_plms(
         if callback:
             callback(step, latents, pred_x0)
     return latents
+
+
+PLMS = Sampler(sample_plms, start_alpha)

@@ -181,7 +181,7 @@ def test_a_model_that_says_nothing_of_class_pictures_draws_them_by_dpm_solver_in
         assert (config.class_sampler, config.class_steps) == ("dpm-solver", 20)
 
 
-@pytest.mark.parametrize(("name", "value"), [("class_sampler", "euler"), ("class_steps", 0)])
+@pytest.mark.parametrize(("name", "value"), [("class_sampler", "euler-maruyama"), ("class_steps", 0)])
 def test_a_yaml_with_a_wrong_sampler_of_class_pictures_is_refused(name: str, value: object) -> None:
     with pytest.raises(UserError, match=name):
         build_config(DreamBoothConfig, {name: value}, "here")

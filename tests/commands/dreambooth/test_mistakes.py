@@ -117,7 +117,7 @@ def test_a_run_that_would_fill_the_disk_fails_before_it_begins(
 @pytest.mark.parametrize(
     ("section", "values", "words"),
     [
-        ("sampling", {"sampler": "euler"}, "sampler should be one of"),
+        ("sampling", {"sampler": "euler-maruyama"}, "sampler should be one of"),
         ("sampling", {"num_steps": 2000}, "num_steps"),
         ("sampling", {"batch_size": 0}, "batch_size"),
         ("dreambooth", {"lr_schedule": "poly"}, "lr_schedule should be one of"),

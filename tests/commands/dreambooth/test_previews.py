@@ -69,10 +69,10 @@ def test_as_on_a_gpu_previews_are_drawn_together_and_where_memory_is_too_small_o
 
     sample_images = previews.sample_images
 
-    def too_large(ldm: Any, context: Any, *how: Any) -> Any:
-        if len(context) > 1:
+    def too_large(ldm: Any, guidance: Any, seeds: Any, *how: Any) -> Any:
+        if len(seeds) > 1:
             raise torch.OutOfMemoryError
-        return sample_images(ldm, context, *how)
+        return sample_images(ldm, guidance, seeds, *how)
 
     monkeypatch.setattr(previews, "sample_images", too_large)
     caplog.clear()

@@ -125,7 +125,7 @@ def test_a_missing_tokenizer_is_named(refuses: Refuses, scratch: Scratch, first:
         ({"model.autoencoder": {"num_groups": 3}}, ("model: autoencoder: ch should be a multiple of num_groups",)),
         ({"model.unet": {"num_groups": 3}}, ("model: unet: model_channels should be a multiple of num_groups",)),
         ({"model.unet": {"num_heads": 3}}, ("model: unet:", "should be a multiple of num_heads")),
-        ({"model.unet": {"in_channels": 3}}, ("unet.in_channels, unet.out_channels and autoencoder.embed_dim",)),
+        ({"model.unet": {"in_channels": 3}}, ("unet.in_channels should not be less than autoencoder.embed_dim",)),
         ({"model.unet": {"context_dim": 8}}, ("unet.context_dim and text_encoder.hidden_size",)),
         ({"model.text_encoder": {"num_attention_heads": 3}}, ("text_encoder.num_attention_heads",)),
     ],

@@ -7,17 +7,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from ldm.diffusion.guidance import EpsFn, guided_eps
+from ldm.diffusion.guidance import EpsFn, classifier_free, guided_eps
 from ldm.diffusion.noise import image_generators
-from ldm.diffusion.samplers import SAMPLERS, ddim, img2img_start, sample_ddim
-from ldm.diffusion.samplers.ddim import ddim_step
+from ldm.diffusion.samplers import SAMPLERS, ddim, img2img_start
+from ldm.diffusion.samplers.ddim import ddim_step, sample_ddim
 from ldm.diffusion.schedule import NoiseSchedule
 from tests.oracle import BOUND, BOUND_F64, facts, rel, small_ldm, tensors
 
 
 def oracle_eps(scale: float, dtype: torch.dtype = torch.float32) -> EpsFn:
     io = tensors("samplers")
-    return guided_eps(small_ldm(dtype).eps_given, io["c"].to(dtype), io["uc"].to(dtype), scale)
+    return guided_eps(small_ldm(dtype).predictor, classifier_free(io["c"].to(dtype), io["uc"].to(dtype), scale))
 
 
 def trajectory(run: str, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:

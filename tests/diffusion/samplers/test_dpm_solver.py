@@ -7,9 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from ldm.diffusion.guidance import guided_eps
-from ldm.diffusion.samplers import sample_dpm_solver
-from ldm.diffusion.samplers.dpm_solver import Point, dpm_solver_step, time_grid
+from ldm.diffusion.guidance import classifier_free, guided_eps
+from ldm.diffusion.samplers.dpm_solver import Point, dpm_solver_step, sample_dpm_solver, time_grid
 from ldm.diffusion.schedule import NoiseSchedule
 from tests.oracle import BOUND, BOUND_F64, facts, rel, small_ldm, tensors
 
@@ -19,7 +18,7 @@ from tests.oracle import BOUND, BOUND_F64, facts, rel, small_ldm, tensors
 def test_end_and_timesteps_are_the_originals(num_steps: int) -> None:
     io, run = tensors("samplers"), f"dpm{num_steps}"
     settings = facts("samplers")["runs"][run]
-    guided = guided_eps(small_ldm().eps_given, io["c"], io["uc"], settings["scale"])
+    guided = guided_eps(small_ldm().predictor, classifier_free(io["c"], io["uc"], settings["scale"]))
     timesteps: list[float] = []
 
     def eps_fn(latents: Tensor, t: Tensor) -> Tensor:
@@ -38,7 +37,7 @@ def test_end_and_timesteps_are_the_originals(num_steps: int) -> None:
 @pytest.mark.parametrize("num_steps", [10, 20])
 def test_end_in_float64_is_the_originals(num_steps: int) -> None:
     io = tensors("samplers")
-    eps_fn = guided_eps(small_ldm(torch.float64).eps_given, io["c"].double(), io["uc"].double(), 7.5)
+    eps_fn = guided_eps(small_ldm(torch.float64).predictor, classifier_free(io["c"].double(), io["uc"].double(), 7.5))
     final = sample_dpm_solver(eps_fn, io["x_T"].double(), NoiseSchedule(), num_steps=num_steps)
     assert rel(final, io[f"dpm{num_steps}.final_f64"]) < BOUND_F64
 

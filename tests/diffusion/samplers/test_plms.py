@@ -6,10 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from ldm.diffusion.guidance import guided_eps
-from ldm.diffusion.samplers import sample_plms
+from ldm.diffusion.guidance import classifier_free, guided_eps
 from ldm.diffusion.samplers.ddim import ddim_step
-from ldm.diffusion.samplers.plms import multistep_eps
+from ldm.diffusion.samplers.plms import multistep_eps, sample_plms
 from ldm.diffusion.schedule import NoiseSchedule
 from tests.oracle import BOUND, BOUND_F64, facts, rel, small_ldm, tensors
 
@@ -23,7 +22,9 @@ def trajectory(dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         latents.append(state)
         pred_x0s.append(pred_x0)
 
-    eps_fn = guided_eps(small_ldm(dtype).eps_given, io["c"].to(dtype), io["uc"].to(dtype), settings["scale"])
+    eps_fn = guided_eps(
+        small_ldm(dtype).predictor, classifier_free(io["c"].to(dtype), io["uc"].to(dtype), settings["scale"])
+    )
     final = sample_plms(eps_fn, latents[0], NoiseSchedule(), num_steps=settings["S"], callback=keep)
     assert torch.equal(final, latents[-1])
     return torch.stack(latents), torch.stack(pred_x0s)

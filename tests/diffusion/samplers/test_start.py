@@ -1,5 +1,7 @@
 """What all samplers have in common: where they start, how often they ask the network, what they give back."""
 
+from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 
 import pytest
@@ -13,16 +15,24 @@ from ldm.diffusion.schedule import NoiseSchedule
 
 NAMES = sorted(SAMPLERS)
 SCHEDULE = NoiseSchedule()
-EXTRA_CALLS = {"ddim": 0, "plms": 1, "dpm-solver": 0}
+EXTRA_CALLS = {"plms": 1}
+LAST_ALPHA = {"euler": 1.0, "euler-ancestral": 1.0}
+"""alpha-bar of what a sampler ends with, where it is not the first timestep's."""
+
+
+def without_noise(name: str) -> Callable[..., Tensor]:
+    """The sampler's function, adding no noise."""
+    sampler = SAMPLERS[name]
+    return sampler.sample if sampler.default_eta is None else partial(sampler.sample, eta=0.0)
 
 
 def noise(*shape: int, seed: int) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def test_the_three_samplers_have_these_names() -> None:
-    assert NAMES == ["ddim", "dpm-solver", "plms"]
-    assert [name for name in NAMES if SAMPLERS[name].takes_eta] == ["ddim"]
+def test_the_samplers_have_these_names() -> None:
+    assert NAMES == ["ddim", "dpm-solver", "euler", "euler-ancestral", "plms"]
+    assert [name for name in NAMES if SAMPLERS[name].default_eta is not None] == ["ddim", "euler-ancestral"]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -38,7 +48,7 @@ def test_the_network_is_asked_once_a_step_and_plms_once_more(name: str, num_step
     SAMPLERS[name].sample(
         eps_fn, torch.ones(1, 1, 1, 1), SCHEDULE, num_steps=num_steps, callback=lambda step, x, x0: steps.append(step)
     )
-    assert len(calls) == num_steps + EXTRA_CALLS[name]
+    assert len(calls) == num_steps + EXTRA_CALLS.get(name, 0)
     assert steps == list(range(num_steps))
     assert all(timesteps.shape == (1,) for timesteps in calls)
 
@@ -73,8 +83,9 @@ def test_a_late_start_runs_the_last_steps_only(name: str, start_step: int) -> No
 def test_with_the_true_noise_every_step_predicts_the_clean_latents(name: str, num_steps: int) -> None:
     x0, eps, predictions = noise(2, 4, 3, 5, seed=0), noise(2, 4, 3, 5, seed=1), []
     first = 999 if name == "dpm-solver" else SCHEDULE.spaced_timesteps(num_steps)[-1]
-    alpha, alpha_end = SCHEDULE.alphas_cumprod[first].item(), SCHEDULE.alphas_cumprod[0].item()
-    final = SAMPLERS[name].sample(
+    alpha = SCHEDULE.alphas_cumprod[first].item()
+    alpha_end = LAST_ALPHA.get(name, SCHEDULE.alphas_cumprod[0].item())
+    final = without_noise(name)(
         lambda x, t: eps,
         alpha**0.5 * x0 + (1 - alpha) ** 0.5 * eps,
         SCHEDULE,
@@ -121,8 +132,8 @@ def test_half_precision_latents_stay_half_and_come_near(name: str, dtype: torch.
     def after_step(step: int, latents: Tensor, pred_x0: Tensor) -> None:
         seen.extend([latents.dtype, pred_x0.dtype])
 
-    final = SAMPLERS[name].sample(half_eps_fn, noisiest, SCHEDULE, num_steps=5, callback=after_step)
-    exact = SAMPLERS[name].sample(eps_fn, noisiest.double(), SCHEDULE, num_steps=5)
+    final = without_noise(name)(half_eps_fn, noisiest, SCHEDULE, num_steps=5, callback=after_step)
+    exact = without_noise(name)(eps_fn, noisiest.double(), SCHEDULE, num_steps=5)
     assert set(seen) == {dtype}
     assert final.dtype == dtype
     torch.testing.assert_close(final.double(), exact, rtol=0.05, atol=0.05 * exact.abs().max().item())

@@ -1,0 +1,25 @@
+"""What a sampler is: a function over (eps_fn, latents, schedule). It knows nothing of prompts, guidance or images."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from ldm.diffusion.schedule import NoiseSchedule
+
+Callback = Callable[[int, Tensor, Tensor], None]
+"""Called after each step with (step, latents, pred_x0)."""
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """A sampling function and what its caller has to know of it."""
+
+    sample: Callable[..., Tensor]
+    """`sample(eps_fn, latents, schedule, *, num_steps, start_step, callback)`, and what the fields below add."""
+    start_alpha: Callable[[NoiseSchedule, int, int], float]
+    """(schedule, num_steps, start_step) -> alpha-bar of the latents that enter `start_step`; 0 is pure noise."""
+    default_eta: float | None = None
+    """The share of fresh noise if nobody chooses one, passed as `eta`; None: it takes no `eta`."""
+    stochastic: bool = False
+    """Whether it may add noise in a step, and so takes a `generator`."""
