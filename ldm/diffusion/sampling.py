@@ -1,4 +1,4 @@
-"""From prompts and seeds to pictures: the one path that every command draws through."""
+"""From prompts and seeds to images: the one path through which every command samples."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -10,7 +10,7 @@ from torch import Tensor
 from ldm.diffusion.guidance import Guidance, guided_eps
 from ldm.diffusion.latent_diffusion import LatentDiffusion
 from ldm.diffusion.noise import draw_noise, image_generators
-from ldm.diffusion.samplers import SAMPLERS, img2img_start
+from ldm.diffusion.samplers import SAMPLERS, Callback, img2img_start
 from ldm.errors import UserError
 from ldm.nn.autoencoder import DiagonalGaussian
 
@@ -49,15 +49,15 @@ class InitImage:
 
 
 @torch.inference_mode()
-def sample_images(
+def sample_latents(
     ldm: LatentDiffusion,
     guidance: Guidance,
     seeds: Sequence[int],
     config: SamplingConfig,
     init: InitImage | None = None,
-    on_step: Callable[[], object] | None = None,
+    callback: Callback | None = None,
 ) -> Tensor:
-    """Samples one image per seed: images (b 3 h w) float32 in [-1, 1], on the CPU.
+    """Samples latents (b c h/8 w/8) float32, one image's per seed; `callback` is called after each step.
 
     Each conditioning of `guidance` is for b images. Image i depends on its own seed and conditioning, not on the batch.
     Raises `UserError` if numbers overflow.
@@ -79,15 +79,14 @@ def sample_images(
 
     def after_step(step: int, latents: Tensor, pred_x0: Tensor) -> None:
         finite.append(latents.isfinite().all())
-        if on_step:
-            on_step()
+        if callback:
+            callback(step, latents, pred_x0)
 
-    eps_fn = guided_eps(ldm.predictor, guidance)
     noise_options: dict[str, Any] = {} if sampler.default_eta is None else {"eta": config.eta}
     if sampler.stochastic:
         noise_options["generator"] = generators
     latents = sampler.sample(
-        eps_fn,
+        guided_eps(ldm.predictor, guidance),
         latents,
         ldm.schedule,
         num_steps=config.num_steps,
@@ -100,7 +99,21 @@ def sample_images(
         raise UserError(
             f"the UNet's output is not finite from step {step + 1} of {config.num_steps} on; try --precision full"
         )
-    images = ldm.decode_latents(latents).float().cpu()
+    return latents
+
+
+@torch.inference_mode()
+def sample_images(
+    ldm: LatentDiffusion,
+    guidance: Guidance,
+    seeds: Sequence[int],
+    config: SamplingConfig,
+    init: InitImage | None = None,
+    on_step: Callable[[], object] | None = None,
+) -> Tensor:
+    """Samples one image per seed: images (b 3 h w) float32 in [-1, 1], on the CPU; otherwise as `sample_latents`."""
+    callback = None if on_step is None else lambda step, latents, pred_x0: on_step()
+    images = ldm.decode_latents(sample_latents(ldm, guidance, seeds, config, init, callback)).float().cpu()
     if not images.isfinite().all():
-        raise UserError("the autoencoder's pictures are not finite; try --precision full")
+        raise UserError("the autoencoder's images are not finite; try --precision full")
     return images.clamp(-1.0, 1.0)

@@ -1,6 +1,7 @@
 """An exponential moving average of the weights: smoother than the latest ones, and what is shipped.
 
 "Acceleration of Stochastic Approximation by Averaging" (Polyak, Juditsky 1992) as DDPM (arXiv 2006.11239) uses it.
+Not `torch.optim.swa_utils`: its decay does not grow, and it keeps a second module instead of swapping weights in place.
 """
 
 from collections.abc import Iterator
