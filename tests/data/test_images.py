@@ -10,7 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from ldm.data.images import IMAGE_SUFFIXES, fit, read_directory, read_image, save_png, to_image, to_tensor
+from ldm.data.formats import IMAGE_SUFFIXES
+from ldm.data.images import fit, read_image, save_png, to_image, to_tensor
+from ldm.data.photos import read_directory
 from ldm.errors import UserError
 from tests.data.scenes import BLUE, GREEN, RED, pixels, scene
 

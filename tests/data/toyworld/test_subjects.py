@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ldm.data.images import read_directory
+from ldm.data.photos import read_directory
 from ldm.data.toyworld import CLASSES, photograph, unusual_subject
 from ldm.data.toyworld.__main__ import main
 from ldm.data.toyworld.shapes import SHAPES
