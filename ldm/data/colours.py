@@ -4,13 +4,15 @@ import functools
 import io
 import logging
 from pathlib import Path
-from types import ModuleType
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from PIL import Image, features
 
 from ldm.errors import UserError
+
+if TYPE_CHECKING:
+    from PIL.ImageCms import ImageCmsTransform
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +78,7 @@ def _eight_bits(image: Image.Image, path: Path) -> Image.Image:
     if bits == 32 and not signed:
         return _scaled(values.view(np.uint32), path)  # Pillow has no such mode and reads them as signed
     if image.mode == "I" and tags and (bits == 32 or signed):
-        return _scaled(values, path)
+        return _scaled(values.astype(np.int16) if bits == 16 else values, path)
     if bits == 12:
         return _grey(values >> 4)
     if values.size and (brightest := int(values.max())) < 65536 // DARK:
@@ -106,15 +108,18 @@ def _scaled(values: np.ndarray, path: Path) -> Image.Image:
 def scale_of(low: float, high: float, dtype: np.dtype) -> Scale | None:
     """[0, 1] for floating point, [0, 255] or [0, 65535], whichever the values fit and fill; None where none is meant.
 
-    Values that don't reach a fourth of a white are more likely of some other scale, such as 12 bits. All of [0, 1] is
-    taken for floating point, so a black image stays black.
+    A small signed type's white is its largest value. Values that don't reach a fourth of a white are more likely of
+    some other scale, such as 12 bits. What is black stays black.
     """
+    whites = {"int8": (127,), "int16": (255, 32767)}.get(dtype.name, (255, 65535))
+    if dtype.kind == "f":
+        whites = (1, *whites)
     if low < 0:
         return None
-    if high <= (1 if dtype.kind == "f" else 0):
-        return Scale(0, 1)
-    white = next((white for white in (255, 65535) if high <= white), None)
-    return None if white is None or high < (white + 1) / DARK else Scale(0, white)
+    if high == 0:
+        return Scale(0, whites[0])
+    white = next((white for white in whites if high <= white), None)
+    return None if white is None or (white > 1 and high < (white + 1) / DARK) else Scale(0, white)
 
 
 def _grey(values: np.ndarray) -> Image.Image:
@@ -166,7 +171,7 @@ def _refuse_lab(path: Path, error: Exception) -> Image.Image:
 
 
 @functools.lru_cache(maxsize=8)
-def _transform(profile: bytes, mode: str) -> "tuple[str, object | None]":
+def _transform(profile: bytes, mode: str) -> "tuple[str, ImageCmsTransform | None]":
     """The mode that an image of `mode` is to be in and what takes it to sRGB: None where the profile is sRGB already.
 
     An empty profile is that of Lab colours as they are defined.
@@ -187,10 +192,10 @@ def _transform(profile: bytes, mode: str) -> "tuple[str, object | None]":
         renderingIntent=ImageCms.Intent.RELATIVE_COLORIMETRIC,
         flags=ImageCms.Flags.BLACKPOINTCOMPENSATION,
     )
-    return mode, None if mode in ("RGB", "L") and _changes_nothing(ImageCms, transform, mode) else transform
+    return mode, None if mode in ("RGB", "L") and _changes_nothing(transform, mode) else transform
 
 
-def _changes_nothing(cms: ModuleType, transform: object, mode: str) -> bool:
+def _changes_nothing(transform: "ImageCmsTransform", mode: str) -> bool:
     """Whether a transform leaves colours of the whole cube, or all greys, where they are."""
     if mode == "L":
         colours = np.arange(256, dtype=np.uint8)[None]
@@ -198,5 +203,5 @@ def _changes_nothing(cms: ModuleType, transform: object, mode: str) -> bool:
         steps = np.linspace(0, 255, 17).round().astype(np.uint8)
         colours = np.stack(np.meshgrid(steps, steps, steps), axis=-1).reshape(1, -1, 3)
     before = Image.fromarray(colours)
-    after = np.asarray(cms.applyTransform(before, transform)).astype(int)
+    after = np.asarray(transform.apply(before)).astype(int)
     return bool(np.abs(after - np.asarray(before.convert("RGB"))).max() <= SAME_COLOUR)

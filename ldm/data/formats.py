@@ -134,7 +134,8 @@ def _foreign(path: Path, head: bytes) -> str | None:
     """What a file is that a decoder could mistake for an image of its own."""
     if not head:
         return EMPTY
-    if path.suffix.lower() in RAW_SUFFIXES or head[8:11] == b"CR\2":
+    is_raw = path.suffix.lower() in RAW_SUFFIXES and head[:2] not in (b"\xff\xd8", b"\x89P")  # no renamed JPEG or PNG
+    if is_raw or head[8:11] == b"CR\2":
         return RAW
     return None
 

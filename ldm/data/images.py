@@ -1,6 +1,7 @@
 """The one reader and writer of image files: upright, sRGB, cropped to size; what a PNG of ours says of itself."""
 
 import logging
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -55,7 +56,7 @@ def read_image(path: Path, cover: int | None = None) -> Image.Image:
     """
     try:
         with open_regular(path) as stream, open_image(stream, path) as file:
-            _load_bounded(file, path, stream.seek(0, 2), _reduction(file.size, cover))
+            _load_bounded(file, path, os.fstat(stream.fileno()).st_size, _reduction(file.size, cover))
             # Only now: some decoders turn the image themselves while they load it, and then take the tag away.
             turn = UPRIGHT.get(file.getexif().get(ExifTags.Base.Orientation, 1))
             image = to_srgb(_reduced(file, cover), path)
