@@ -1,4 +1,4 @@
-"""Files that turn up in folders of photos, odd ones each, by name: written on demand, so that the repository holds none."""
+"""Files that turn up in folders of photos, odd ones each, by name; written on demand, the repository holds none."""
 
 import os
 import struct
@@ -210,9 +210,7 @@ BAD: dict[str, Callable[[Path], None]] = {
 
 
 def _claim_tiff(path: Path, side: int) -> None:
-    Image.new("1", (8, 8)).save(
-        path, "TIFF", tiffinfo={TiffImagePlugin.ROWSPERSTRIP: side}, compression="group4"
-    )
+    Image.new("1", (8, 8)).save(path, "TIFF", tiffinfo={TiffImagePlugin.ROWSPERSTRIP: side}, compression="group4")
     content = bytearray(path.read_bytes())
     for tag in (256, 257):
         at = next(

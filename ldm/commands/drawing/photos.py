@@ -8,7 +8,7 @@ from pathlib import Path
 from ldm.commands.drawing.grouping import Family
 from ldm.commands.drawing.runs import RunRecords
 from ldm.data.images import read_image, save_png
-from ldm.data.photos import find_photos, look_into
+from ldm.data.photos import find_photos
 from ldm.errors import UserError
 from ldm.files import slug
 
@@ -67,6 +67,6 @@ def copy_photos(photos: list[Path], name: str, output_dir: Path) -> list[Photo]:
 def _images(directory: Path) -> list[Path]:
     """The image files of a directory in their natural order; none if there is no such directory."""
     try:
-        return look_into(directory).images
+        return find_photos(directory)
     except UserError:
         return []

@@ -75,8 +75,8 @@ def test_the_picture_is_encoded_once_for_all_that_are_drawn_from_it(
 def test_strength_is_075_by_default_and_recorded(img2img: Draw, sketch: Path) -> None:
     drawn = img2img("-i", sketch, "-v", 1)
     info = Image.open(drawn.paths[0]).info
-    assert info["strength"] == "0.75"
-    assert info["init_img"] == str(sketch)
+    assert info["ldm.strength"] == "0.75"
+    assert info["ldm.init_img"] == sketch.name
     assert drawn.record["options"]["strength"] == 0.75
     assert drawn.record["options"]["init_img"] == str(sketch)
 

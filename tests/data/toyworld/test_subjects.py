@@ -65,7 +65,7 @@ def test_the_command_photographs_any_class_and_draws_a_sheet(tmp_path: Path, mon
     pictures = sorted(Path("data/teddy-bear").iterdir())
     assert [path.name for path in pictures] == ["teddy-bear-1.png", "teddy-bear-2.png"]
     with Image.open(pictures[0]) as picture:
-        assert picture.size == (16, 16) and "teddy bear" in picture.info["caption"]
+        assert picture.size == (16, 16) and "teddy bear" in picture.info["ldm.caption"]
     main(["--sheet", "sheet.png", "--size", "8"])
     with Image.open("sheet.png") as sheet:
         assert sheet.size == (8 * 12, 8 * 12)
