@@ -15,6 +15,7 @@ from ldm.data.formats import DRAWING, OTHER, READABLE, TEXT, unused_reason
 from ldm.data.images import fit, read_image, to_tensor
 from ldm.errors import UserError
 from ldm.files import natural_key
+from ldm.user_files import kind_of
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +47,8 @@ def look_into(directory: Path) -> Folder:
     """The images of a folder by their first bytes, and everything else in it. Raises `UserError` if there is none."""
     if not directory.is_dir():
         if directory.exists():
-            raise UserError(f"{directory} is no directory but a single file; name the folder that the photos are in")
+            kind = kind_of(directory) or "a file"
+            raise UserError(f"{directory} is {kind}, not a folder; name the folder that the photos are in")
         raise UserError(f"there is no directory {directory}")
     try:
         entries = sorted(directory.iterdir(), key=natural_key)

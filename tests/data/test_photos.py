@@ -157,7 +157,7 @@ def test_a_directory_that_is_not_there(tmp_path: Path) -> None:
 
 def test_a_file_is_no_directory(tmp_path: Path) -> None:
     write_photos(tmp_path, "a.png")
-    with pytest.raises(UserError, match=r"a\.png is no directory but a single file"):
+    with pytest.raises(UserError, match=r"a\.png is a file, not a folder"):
         read_directory(tmp_path / "a.png", 8, 8)
 
 

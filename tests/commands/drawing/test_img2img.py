@@ -1,5 +1,6 @@
 """img2img.py as a user types it: a picture redrawn by a share of the steps."""
 
+import os
 import re
 from pathlib import Path
 
@@ -110,6 +111,21 @@ def test_without_hw_the_pictures_shape_is_kept_at_the_models_area(
     drawn = img2img("-i", tmp_path / "photo.png", "-v", 1)
     assert Image.open(drawn.paths[0]).size == size
     assert ("needs multiples of 16" in drawn.said) is noted
+
+
+@pytest.mark.parametrize("command", ["img2img -i", "dreambooth -c can -i", "evaluate --instance-img-dir"])
+@pytest.mark.parametrize("what", ["named pipe", "device"])
+def test_what_is_no_file_is_refused_and_not_waited_for(
+    what: str, command: str, tiny_checkpoint: Path, trained: Trained, tmp_path: Path
+) -> None:
+    if what == "device":
+        (tmp_path / "odd").symlink_to("/dev/zero")
+    else:
+        os.mkfifo(tmp_path / "odd")
+    weights = trained.root if command.startswith("evaluate") else tiny_checkpoint
+    wanted = "file" if command.startswith("img2img") else "folder"
+    outcome = call(*command.split(), tmp_path / "odd", "--ckpt-path", weights)
+    refused(outcome, f"{tmp_path / 'odd'} is a {what}, not a {wanted}")
 
 
 def test_hw_is_the_size(img2img: Draw, sketch: Path) -> None:

@@ -33,6 +33,7 @@ def test_a_pictures_text_says_how_to_draw_it_again(txt2img: Draw, tiny_checkpoin
         "Negative prompt: blurry — grau",
         "Steps: 4, Sampler: ddim, CFG scale: 2.5, Seed: 10, Size: 48x32, Model: tiny",
     ]
+    assert str(tiny_checkpoint.parent).encode() not in drawn.paths[3].read_bytes()
     again = txt2img("-p", info["ldm.prompt"], "--seed", info["ldm.seed"], "-v", 1, *options)
     assert difference(again.pictures[0], drawn.pictures[3]) <= 1
 
