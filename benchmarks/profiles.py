@@ -40,7 +40,7 @@ from ldm.commands.models import ModelSlot, base_weights, settings_of  # noqa: E4
 from ldm.commands.options.common import number  # noqa: E402
 from ldm.commands.placement import Compute, training_compute  # noqa: E402
 from ldm.data.dreambooth import encode_moments  # noqa: E402
-from ldm.data.images import read_directory  # noqa: E402
+from ldm.data.photos import read_directory  # noqa: E402
 from ldm.nn.footprint import Footprint  # noqa: E402
 from ldm.training.config import DreamBoothConfig, Subject  # noqa: E402
 from ldm.training.dreambooth import DreamBooth  # noqa: E402

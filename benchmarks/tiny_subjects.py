@@ -57,7 +57,8 @@ from benchmarks.tools.subject_report import (  # noqa: E402
 from ldm.checkpoint.discovery import find_checkpoints  # noqa: E402
 from ldm.commands.drawing.grid import labelled_grid  # noqa: E402
 from ldm.commands.models import EMBEDDED  # noqa: E402
-from ldm.data.images import read_directory, save_png, to_image  # noqa: E402
+from ldm.data.images import save_png, to_image  # noqa: E402
+from ldm.data.photos import read_directory  # noqa: E402
 from ldm.data.toyworld import CLASSES, Scene, canonical_caption  # noqa: E402
 from ldm.evaluation.judge import SHIPPED, SHIPPED_TOKENIZER, Evaluator, load_evaluator  # noqa: E402
 from ldm.files import write_text  # noqa: E402

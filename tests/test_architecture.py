@@ -19,6 +19,7 @@ GROUND = {
     "ldm.host_memory",
     "ldm.config",
     "ldm.choices",
+    "ldm.user_files",
 }
 """Modules that all rooms use and that use none."""
 

@@ -124,7 +124,8 @@ class ImageBatches(StepBatches[ImageBatch]):
         self.flip = flip
 
     def batch(self, indices: list[int], generator: torch.Generator) -> ImageBatch:
-        images = torch.stack([to_tensor(fit(read_image(self.paths[index]), self.size, self.size)) for index in indices])
+        size = self.size
+        images = torch.stack([to_tensor(fit(read_image(self.paths[index], size), size, size)) for index in indices])
         mirrored = torch.rand(len(indices), generator=generator) < (0.5 if self.flip else 0.0)
         images = torch.where(mirrored[:, None, None, None], images.flip(-1), images)
         return ImageBatch(images=images, noise=torch.randn(len(indices), *self.latent_shape, generator=generator))

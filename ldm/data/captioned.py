@@ -4,18 +4,24 @@ import hashlib
 import json
 import logging
 import os
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ldm.data.images import IMAGE_SUFFIXES
+from ldm.data.formats import IMAGE_SUFFIXES, unused_reason
+from ldm.data.photos import named
 from ldm.errors import UserError
 from ldm.files import natural_key
+from ldm.user_files import kind_of, open_regular
 
 log = logging.getLogger(__name__)
 
 METADATA = "metadata.jsonl"
+
+SIDECARS = frozenset([".txt", ".caption", ".json", ".jsonl", ".yaml", ".yml", ".csv", ".tsv", ".parquet", ".md"])
+"""Files that such folders hold beside the pictures, of which nothing is said."""
 
 
 @dataclass(frozen=True)
@@ -32,14 +38,18 @@ def find_captioned(directory: Path, *, need_captions: bool = True) -> list[Capti
 
     A `metadata.jsonl` has a line for each picture in its folder: `{"file_name": "1.png", "text": "a cat"}`, where
     `text` may be a list; or `1.txt` beside `1.png` has a caption on each line. With `need_captions`, pictures without
-    one are left out with a warning. What is hidden (`.name`) is passed over. Raises `UserError` if no picture is left.
+    one are left out with a warning, as are files that are no pictures. What is hidden (`.name`) is passed over. Files
+    with a picture's suffix aren't opened here, however many they are. Raises `UserError` if no picture is left.
     """
     if not directory.is_dir():
         raise UserError(f"there is no directory {directory}")
-    files = [path for path in directory.rglob("*") if not _is_hidden(path, directory)]
+    files = _files_below(directory)
     lists = sorted(path for path in files if path.name == METADATA)
     listed = {image.path: image for path in lists for image in _read_list(path)}
-    paths = sorted({path for path in files if path.suffix.lower() in IMAGE_SUFFIXES} | set(listed), key=natural_key)
+    unused: dict[str, list[Path]] = defaultdict(list)
+    paths = sorted({path for path in files if _is_image(path, unused)} | set(listed), key=natural_key)
+    for reason, some in unused.items():
+        log.warning("%s: not used: %s (%s)", directory, named(sorted(some, key=natural_key)), reason)
     images = [listed.get(path) or CaptionedImage(path, _read_text(path)) for path in paths]
     if missing := [path for path in listed if not path.is_file()]:
         raise UserError(f"{len(missing)} pictures that {METADATA} lists are not there, such as {missing[0]}")
@@ -56,6 +66,25 @@ def digest(images: Sequence[CaptionedImage], directory: Path) -> str:
     """Tells datasets apart by the names and sizes of their files and by what is said of them; they may be moved."""
     rows = [(os.path.relpath(image.path, directory), image.path.stat().st_size, image.captions) for image in images]
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+
+
+def _files_below(directory: Path) -> list[Path]:
+    found = (path for path in directory.rglob("*") if not _is_hidden(path, directory))
+    return [path for path in found if not path.is_dir()]
+
+
+def _is_image(path: Path, unused: dict[str, list[Path]]) -> bool:
+    """By the suffix, or by the first bytes where that tells nothing. Others are added to `unused` by their reason."""
+    suffix = path.suffix.lower()
+    if suffix in SIDECARS:
+        return False
+    try:
+        reason = kind_of(path) if suffix in IMAGE_SUFFIXES else unused_reason(path)
+    except OSError as error:
+        reason = f"could not be opened: {error.strerror}"
+    if reason is not None:
+        unused[reason].append(path)
+    return reason is None
 
 
 def _is_hidden(path: Path, directory: Path) -> bool:
@@ -89,6 +118,7 @@ def _read_text(image: Path) -> tuple[str, ...]:
 
 def _read_utf8(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8-sig")
+        with open_regular(path) as file:
+            return file.read().decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not text in UTF-8: {error}") from error

@@ -1,23 +1,24 @@
-"""The one reader and writer of image files: upright, RGB, cropped to size, with every unreadable file named."""
+"""The one reader and writer of image files: upright, sRGB, cropped to size; what a PNG of ours says of itself."""
 
 import logging
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, ImageOps
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
+from ldm.data.colours import to_srgb
+from ldm.data.formats import open_image
 from ldm.errors import UserError
-from ldm.files import atomic_path, natural_key
+from ldm.files import atomic_path
+from ldm.host_memory import available_memory
+from ldm.user_files import open_regular
 
 log = logging.getLogger(__name__)
-
-IMAGE_SUFFIXES = frozenset(
-    [".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif", ".heic", ".heif"]
-)
 
 UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -30,24 +31,107 @@ UPRIGHT = {
 }
 """What makes a photo upright that its camera stored with this EXIF orientation; 1 is upright."""
 
+LARGE_PIXELS = 178_956_970
+"""A larger image is read at a reduced size where a small one is wanted. (So many pixels Pillow reads by itself.)"""
 
-def read_image(path: Path) -> Image.Image:
-    """Opens an image file upright and as RGB; transparency becomes white. Raises `UserError` if it can't be read."""
+DENSE_PIXELS, PIXELS_PER_BYTE = 2**26, 1000
+"""Of an image with more pixels than the first, a byte of its file stands for no more than the second: no photo comes
+near that, but a file made to fill the memory goes far beyond."""
+
+UNKNOWN_MEMORY = 2**32
+"""So many bytes are taken for available where the system doesn't tell."""
+SURELY_THERE = 2**28
+"""Needs below so many bytes aren't compared with what is available, which takes a moment."""
+
+PREFIX, FOREIGN = "ldm.", frozenset(["parameters"])
+"""Our text chunks are named `ldm.<key>`: other programs keep things of their own under `prompt`. Those that we write
+for other programs keep their names."""
+
+
+def read_image(path: Path, cover: int | None = None) -> Image.Image:
+    """Reads an image file, of the format that its content tells, upright and as sRGB; transparency becomes white.
+
+    With `cover`, the longer side of the size that it will be fitted to, a very large image comes in reduced to no less
+    than twice that. Raises `UserError` if it can't be read.
+    """
     try:
-        with Image.open(path) as file:
+        with open_regular(path) as stream, open_image(stream, path) as file:
+            _load_bounded(file, path, os.fstat(stream.fileno()).st_size, _reduction(file.size, cover))
+            # Only now: some decoders turn the image themselves while they load it, and then take the tag away.
             turn = UPRIGHT.get(file.getexif().get(ExifTags.Base.Orientation, 1))
-            image = file.transpose(turn) if turn is not None else file
-            if image.mode.startswith("I"):  # 16-bit greyscale; PIL would cut off instead of scaling down
-                image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-            if image.has_transparency_data:
-                image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
-            return image.convert("RGB")
+            image = to_srgb(_reduced(file, cover), path)
+            return image.transpose(turn) if turn is not None else image
     except FileNotFoundError:
         raise UserError(f"there is no image {path}") from None
-    except UnidentifiedImageError:
-        raise UserError(f"{path} is not a readable image") from None
+    except UserError:
+        raise
+    except Image.DecompressionBombError:
+        raise UserError(
+            f"{path} is larger than Pillow reads in its format; save it as JPEG, or with at most 12000 x 12000 pixels"
+        ) from None
     except Exception as error:  # whatever a damaged file makes the decoders raise
         raise UserError(f"{path} is not a readable image: {error}") from error
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """Width and height as an image file's header tells them, not turned. Raises `UserError`."""
+    try:
+        with open_regular(path) as stream, open_image(stream, path) as file:
+            return file.size
+    except UserError:
+        raise
+    except Exception as error:  # as above
+        raise UserError(f"{path} is not a readable image: {error}") from error
+
+
+def _reduction(size: tuple[int, int], cover: int | None) -> int:
+    """By how much an image of this size may be reduced to be still twice as large as what is wanted of it."""
+    if cover is None or size[0] * size[1] <= LARGE_PIXELS:
+        return 1
+    return max(1, min(size) // (2 * cover))
+
+
+def _reduced(image: Image.Image, cover: int | None) -> Image.Image:
+    factor = _reduction(image.size, cover)
+    if factor == 1:
+        return image
+    if image.mode in ("1", "P", "PA"):
+        return image.convert("RGBA" if image.has_transparency_data else "RGB").reduce(factor)
+    return image if image.mode.startswith("I;") else image.reduce(factor)
+
+
+def _load_bounded(file: ImageFile.ImageFile, path: Path, num_bytes: int, factor: int) -> None:
+    """Decodes an image, by a JPEG's own means at a size reduced by up to `factor`.
+
+    Raises `UserError` before the pixels take memory if they would take too much.
+    """
+    width, height = file.size
+    if width * height > max(DENSE_PIXELS, PIXELS_PER_BYTE * num_bytes):
+        raise UserError(f"{path} claims to be {width} x {height} pixels in {num_bytes} bytes, which is no photo")
+    if factor > 1 and file.format in ("JPEG", "MPO"):
+        file.draft(file.mode, (width // factor, height // factor))
+    need = file.width * file.height * _bytes_per_pixel(file, reduced=factor > 1)
+    if file.info.get("progressive"):
+        need += width * height * 6  # all coefficients of such a JPEG are in memory at once
+    if need > SURELY_THERE and need > (room := _room()):
+        raise UserError(
+            f"{path} has {width} x {height} pixels, and reading it would take {need / 2**30:.1f} GiB of memory, "
+            f"more than the {room / 2**30:.1f} GiB that may be used for it; make it smaller"
+        )
+    file.load()
+
+
+def _room() -> int:
+    """Half of what is available: other images, and the networks, need some as well."""
+    available = available_memory()
+    return (UNKNOWN_MEMORY if available is None else available) // 2
+
+
+def _bytes_per_pixel(file: ImageFile.ImageFile, reduced: bool) -> int:
+    """At the peak: decoded, in its colours, and converted ones beside it, unless these are small."""
+    decoded = 1 if file.mode in ("1", "L", "P") else 4
+    copies = 24 if file.mode in ("I", "F") else 8
+    return decoded + (0 if reduced else copies)
 
 
 def fit(image: Image.Image, height: int, width: int) -> Image.Image:
@@ -67,35 +151,17 @@ def to_image(tensor: Tensor) -> Image.Image:
     return Image.fromarray(pixels.permute(1, 2, 0).contiguous().cpu().numpy())
 
 
-def read_directory(directory: Path, height: int, width: int) -> tuple[list[Path], Tensor]:
-    """All images of a directory: their paths in natural order and the pictures (n 3 height width) in [-1, 1].
-
-    Every image file that can't be read is named in a warning. Raises `UserError` if none is left.
-    """
-    if not directory.is_dir():
-        raise UserError(f"there is no directory {directory}")
-    try:
-        entries = sorted(directory.iterdir(), key=natural_key)
-    except OSError as error:
-        raise UserError(f"could not read the directory {directory}: {error.strerror}") from error
-    paths, pictures = [], []
-    for path in entries:
-        if path.suffix.lower() not in IMAGE_SUFFIXES or path.name.startswith("."):
-            continue
-        try:
-            pictures.append(to_tensor(fit(read_image(path), height, width)))
-            paths.append(path)
-        except UserError as error:
-            log.warning("left out: %s", error)
-    if not paths:
-        raise UserError(f"{directory} holds no readable image ({', '.join(sorted(IMAGE_SUFFIXES))})")
-    return paths, torch.stack(pictures)
-
-
 def save_png(path: Path, image: Image.Image, text: Mapping[str, object] | None = None) -> None:
-    """Writes a PNG atomically, with `text` in its text chunks."""
+    """Writes a PNG atomically, with `text` in its text chunks: `seed` in `ldm.seed`, `parameters` in `parameters`."""
     info = PngInfo()
     for key, value in (text or {}).items():
-        info.add_itxt(key, str(value).encode("utf-8", "replace").decode())
+        words = str(value).encode("utf-8", "replace").decode().replace("\0", " ")
+        info.add_text(key if key in FOREIGN else PREFIX + key, words)  # tEXt, which all read; iTXt where it must be
     with atomic_path(path) as partial:
         image.save(partial, format="PNG", pnginfo=info, compress_level=4)
+
+
+def own_text(image: Image.Image, key: str) -> str | None:
+    """What `save_png` wrote under a key, also before it named its chunks `ldm.<key>`; None if there is nothing."""
+    value = image.info.get(PREFIX + key, image.info.get(key))
+    return value if isinstance(value, str) else None

@@ -96,7 +96,7 @@ class JudgeBatches(StepBatches[JudgeBatch]):
 
 def read_images(images: Iterable[CaptionedImage], size: int) -> Tensor:
     """The pictures (b 3 size size) in [-1, 1]."""
-    return torch.stack([to_tensor(fit(read_image(image.path), size, size)) for image in images])
+    return torch.stack([to_tensor(fit(read_image(image.path, size), size, size)) for image in images])
 
 
 def label_indices(images: Iterable[CaptionedImage]) -> dict[str, Tensor]:

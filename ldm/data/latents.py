@@ -38,7 +38,9 @@ def write_moments(path: Path, autoencoder: AutoencoderKL, images: Sequence[Path]
         with atomic_path(path) as partial:
             moments = np.lib.format.open_memmap(partial, mode="w+", dtype=np.float16, shape=shape)
             for start in tqdm(range(0, len(images), BATCH_SIZE), desc="encoding", unit="batch"):
-                batch = [to_tensor(fit(read_image(file), size, size)) for file in images[start : start + BATCH_SIZE]]
+                batch = [
+                    to_tensor(fit(read_image(file, size), size, size)) for file in images[start : start + BATCH_SIZE]
+                ]
                 pictures = torch.stack(batch).to(weight)
                 views = torch.stack([pictures, pictures.flip(-1)], dim=1) if flip else pictures[:, None]
                 encoded = autoencoder.encode(rearrange(views, "b v c h w -> (b v) c h w")).parameters.half()

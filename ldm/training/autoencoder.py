@@ -52,7 +52,7 @@ class AutoencoderTraining(AveragedTraining):
         """Shows the teacher some pictures; a resumed run has it from its state."""
         if self.config.teacher_iterations and not self.teacher.fitted:
             size = self.config.size
-            images = [to_tensor(fit(read_image(path), size, size)) for path in self.paths[:TEACHER_IMAGES]]
+            images = [to_tensor(fit(read_image(path, size), size, size)) for path in self.paths[:TEACHER_IMAGES]]
             self.teacher.fit(torch.stack(images).to(self.device))
 
     def trained_parts(self) -> dict[str, nn.Module]:

@@ -1,6 +1,7 @@
 """Folders of captioned pictures: both forms, and every way in which they may be wrong, by name."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -211,3 +212,46 @@ def test_a_changed_dataset_is_another(change: str, tmp_path: Path) -> None:
         case "more":
             picture(root / "4.png").with_suffix(".txt").write_text("a cow")
     assert digest_of(root) != before
+
+
+# What else lies in such folders
+
+
+def test_images_are_found_by_what_they_hold_where_the_name_tells_nothing(folder: Path) -> None:
+    for name in ("a", "b.image", "c.tga"):
+        Image.new("RGB", (4, 4)).save(folder / name, format="TGA" if name == "c.tga" else "PNG")
+        (folder / name).with_suffix(".txt").write_text(f"a cat {name}")
+    assert list(captions(folder)) == ["a", "b.image", "c.tga"]
+
+
+def test_files_that_are_no_images_are_named_once_and_captions_are_not(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    picture(folder / "1.png").with_suffix(".txt").write_text("a cat")
+    (folder / "sub").mkdir()
+    for name in ("1.json", "1.yaml", "1.caption", "info.csv", ".hidden.mp4"):
+        (folder / name).write_text("{}")
+    for name in ("clip.mp4", "sub/other.mp4"):
+        (folder / name).write_bytes(b"\0\0\0\x18ftypmp42" + bytes(20))
+    os.mkfifo(folder / "pipe.png")
+    os.mkfifo(folder / "pipe")
+    assert list(captions(folder)) == ["1.png"]
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{folder}: not used: clip.mp4, other.mp4 (videos)",
+        f"{folder}: not used: pipe, pipe.png (a named pipe)",
+    ]
+
+
+@pytest.mark.parametrize("name", ["1.txt", "metadata.jsonl"])
+def test_captions_from_a_pipe_are_not_waited_for(name: str, folder: Path) -> None:
+    picture(folder / "1.png")
+    os.mkfifo(folder / name)
+    with pytest.raises(UserError, match=rf"{name} is a named pipe, not a file"):
+        find_captioned(folder)
+
+
+def test_listing_does_not_open_what_has_an_images_name(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for index in range(200):
+        (folder / f"{index}.jpg").touch()
+    monkeypatch.setattr("ldm.data.captioned.unused_reason", lambda path: pytest.fail(f"{path} was opened"))
+    assert len(find_captioned(folder, need_captions=False)) == 200

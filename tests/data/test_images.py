@@ -1,6 +1,5 @@
-"""Pictures cropped to size, as tensors and back; directories of them; and the words that are saved with one."""
+"""Pictures cropped to size, as tensors and back; and the words that are saved with one."""
 
-import logging
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
-from ldm.data.images import IMAGE_SUFFIXES, fit, read_directory, read_image, save_png, to_image, to_tensor
+from ldm.data.images import fit, own_text, read_image, save_png, to_image, to_tensor
 from ldm.errors import UserError
 from tests.data.scenes import BLUE, GREEN, RED, pixels, scene
 
@@ -83,86 +83,6 @@ def test_pictures_of_other_types_and_layouts(dtype: torch.dtype) -> None:
     assert pixels(to_image(tensor.permute(1, 2, 0).contiguous().permute(2, 0, 1))) == expected
 
 
-def write_photos(directory: Path, *names: str) -> None:
-    directory.mkdir(exist_ok=True)
-    for index, name in enumerate(names):
-        Image.new("RGB", (10 + index, 20), (index, 0, 0)).save(directory / name, format="PNG")
-
-
-def test_all_photos_of_a_directory(photos: Path, caplog: pytest.LogCaptureFixture) -> None:
-    paths, images = read_directory(photos, 16, 24)
-    assert [path.name for path in paths] == [f"photo-{i}.{'png' if i % 2 else 'jpg'}" for i in range(1, 6)]
-    assert images.shape == (5, 3, 16, 24)
-    assert images.dtype == torch.float32
-    for path, image in zip(paths, images, strict=True):
-        assert torch.equal(image, to_tensor(fit(read_image(path), 16, 24)))
-    assert not caplog.records
-
-
-def test_photos_come_in_natural_order(tmp_path: Path) -> None:
-    names = ["1.png", "2.png", "10.png", "a-9.png", "a-10.png", "B.png", "c.png"]
-    write_photos(tmp_path, *reversed(names))
-    assert [path.name for path in read_directory(tmp_path, 8, 8)[0]] == names
-
-
-def test_names_with_other_digits_are_only_names(tmp_path: Path) -> None:
-    write_photos(tmp_path, "3²4.png", "٣.png", "½.png")
-    assert len(read_directory(tmp_path, 8, 8)[0]) == 3
-
-
-@pytest.mark.parametrize("suffix", sorted(IMAGE_SUFFIXES))
-def test_a_suffix_counts_in_capitals_too(suffix: str, tmp_path: Path) -> None:
-    write_photos(tmp_path, f"a{suffix}", f"B{suffix.upper()}")
-    assert len(read_directory(tmp_path, 8, 8)[0]) == 2
-
-
-def test_what_systems_leave_behind_is_not_spoken_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    write_photos(tmp_path, "a.png", ".hidden.png")
-    (tmp_path / "._a.png").write_bytes(b"\0\5\x16\7")
-    for name in (".DS_Store", "Thumbs.db", "desktop.ini", "notes.txt", "a.png.txt", "png"):
-        (tmp_path / name).write_bytes(b"x")
-    (tmp_path / "more").mkdir()
-    write_photos(tmp_path / "more", "b.png")
-    paths, _ = read_directory(tmp_path, 8, 8)
-    assert [path.name for path in paths] == ["a.png"]
-    assert not caplog.records
-
-
-def test_every_picture_that_is_left_out_is_named_in_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    write_photos(tmp_path, "good.png", "cut.png", "zz.png")
-    (tmp_path / "cut.png").write_bytes((tmp_path / "cut.png").read_bytes()[:40])
-    (tmp_path / "text.jpg").write_text("not a picture")
-    (tmp_path / "folder.png").mkdir()
-    paths, images = read_directory(tmp_path, 8, 8)
-    assert [path.name for path in paths] == ["good.png", "zz.png"]
-    assert len(images) == 2
-    messages = [record.getMessage() for record in caplog.records]
-    assert [record.levelno for record in caplog.records] == [logging.WARNING] * 3
-    for name, message in zip(("cut.png", "folder.png", "text.jpg"), messages, strict=True):
-        assert str(tmp_path / name) in message
-
-
-def test_a_directory_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"there is no directory .*nowhere"):
-        read_directory(tmp_path / "nowhere", 8, 8)
-
-
-def test_a_file_is_no_directory(tmp_path: Path) -> None:
-    write_photos(tmp_path, "a.png")
-    with pytest.raises(UserError, match=r"there is no directory .*a\.png"):
-        read_directory(tmp_path / "a.png", 8, 8)
-
-
-@pytest.mark.parametrize("names", [[], ["notes.txt"], ["broken.jpg"], [".hidden.png"]])
-def test_a_directory_without_a_readable_picture(names: list[str], tmp_path: Path) -> None:
-    for name in names:
-        (tmp_path / name).write_text("x")
-    with pytest.raises(UserError) as error:
-        read_directory(tmp_path, 8, 8)
-    assert str(tmp_path) in str(error.value)
-    assert ".png" in str(error.value)
-
-
 texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=40)
 
 
@@ -173,11 +93,30 @@ texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"
 def test_words_are_saved_with_the_picture(text: dict[str, object], tmp_path_factory: pytest.TempPathFactory) -> None:
     path = tmp_path_factory.getbasetemp() / "text.png"
     save_png(path, scene(), text)
+    names = {key: key if key == "parameters" else f"ldm.{key}" for key in text}  # "prompt" is ComfyUI's
     with Image.open(path) as file:
         assert file.format == "PNG"
         file.load()
-        assert file.text == {key: str(value) for key, value in text.items()}  # type: ignore[attr-defined]
+        assert file.text == {names[key]: str(value) for key, value in text.items()}  # type: ignore[attr-defined]
+        assert all(own_text(file, key) == str(value) for key, value in text.items() if key != "parameters")
     assert pixels(read_image(path)) == pixels(scene())
+
+
+def test_text_is_written_so_that_most_programs_read_it(tmp_path: Path) -> None:
+    save_png(tmp_path / "a.png", scene(), {"prompt": "a caf\xe9", "negative_prompt": "— grau", "parameters": "a\nb: 1"})
+    content = (tmp_path / "a.png").read_bytes()
+    assert b"tEXtldm.prompt\0a caf\xe9" in content
+    assert b"tEXtparameters\0a\nb: 1" in content
+    assert b"iTXtldm.negative_prompt\0" in content and "— grau".encode() in content
+
+
+def test_text_of_older_files_is_read(tmp_path: Path) -> None:
+    info = PngInfo()
+    info.add_itxt("key", "5f")
+    info.add_text("prompt", "a cat")
+    scene().save(tmp_path / "a.png", pnginfo=info)
+    with Image.open(tmp_path / "a.png") as file:
+        assert [own_text(file, key) for key in ("key", "prompt", "seed")] == ["5f", "a cat", None]
 
 
 def test_a_picture_is_saved_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 
 import ldm.evaluation.judge as evaluation
 from ldm.checkpoint.judge import judge_writer
-from ldm.data.images import read_directory
 from ldm.data.judge import HALF_AND_HALF
+from ldm.data.photos import read_directory
 from ldm.data.toyworld import SETTINGS, canonical_caption, photograph, random_scene, render, unusual_subject
 from ldm.errors import UserError
 from ldm.evaluation.judge import SHIPPED, Evaluator, load_evaluator

@@ -94,8 +94,8 @@ def test_pictures_are_written_with_their_prompt_and_seed(ldm: LatentDiffusion, t
         picture = Image.open(path)
         assert picture.size == (32, 32)
         assert picture.format == "PNG"
-        assert picture.info["prompt"] == "a photo of a can"
-        assert picture.info["seed"] == str(5 + index)
+        assert picture.info["ldm.prompt"] == "a photo of a can"
+        assert picture.info["ldm.seed"] == str(5 + index)
     assert json.loads((cache.directory / "settings.json").read_text()) == cache.key
 
 

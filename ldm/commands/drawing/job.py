@@ -40,7 +40,8 @@ def job_from(options: argparse.Namespace, settings: Settings) -> Job:
     """The job that the flags of txt2img or img2img ask for, with the model's defaults."""
     defaults = settings.sampling
     init_path = getattr(options, "init_img", None)
-    photo = read_image(init_path) if init_path else None
+    longest = max(options.hw or (defaults.height, defaults.width))
+    photo = read_image(init_path, longest) if init_path else None
     default_size = (defaults.height, defaults.width) if photo is None else _size_like(photo, defaults)
     height, width = snapped_size(settings.model, options.hw, default_size)
     return Job(
@@ -99,7 +100,7 @@ def _size_like(photo: Image.Image, defaults: SamplingDefaults) -> tuple[int, int
 
 
 def png_text(prompt: str, seed: int, job: Job, checkpoint: Usable) -> dict[str, object]:
-    """The text chunks of a picture: one key each, and `parameters` as other tools write and read it."""
+    """What a picture says of itself: a key each, and `parameters` as other tools write and read it. No paths."""
     sampling = job.sampling
     size = f"{sampling.width}x{sampling.height}"
     negative = f"Negative prompt: {job.negative_prompt}\n" if job.negative_prompt else ""
@@ -112,11 +113,11 @@ def png_text(prompt: str, seed: int, job: Job, checkpoint: Usable) -> dict[str, 
         "scale": sampling.guidance_scale,
         "eta": sampling.eta,
         "size": size,
-        "checkpoint": checkpoint.path,
+        "checkpoint": checkpoint.path.name,
         "checkpoint_step": checkpoint.info.step,
     }
     if job.init is not None:
-        text |= {"init_img": job.init_path, "strength": job.init.strength}
+        text |= {"init_img": job.init_path and job.init_path.name, "strength": job.init.strength}
     parameters = (
         f"{prompt}\n{negative}Steps: {sampling.num_steps}, Sampler: {sampling.sampler}, "
         f"CFG scale: {sampling.guidance_scale}, Seed: {seed}, Size: {size}, Model: {checkpoint.path.stem}"

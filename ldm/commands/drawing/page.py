@@ -19,9 +19,9 @@ from string import Template
 from typing import Any
 from urllib.parse import quote
 
-from PIL import Image
-
 from ldm.commands.drawing.comparison import Comparison
+from ldm.data.images import image_size
+from ldm.errors import UserError
 from ldm.files import write_text
 
 SOURCES = Path(__file__).parent / "page"
@@ -116,8 +116,7 @@ def _picture_size(directory: Path, comparison: Comparison) -> tuple[int, int]:
     for row in comparison.rows:
         for cell in filter(None, row.cells):
             try:
-                with Image.open(directory / cell.file) as picture:
-                    return picture.size
-            except OSError:
+                return image_size(directory / cell.file)
+            except UserError:
                 continue
     return UNKNOWN_SIZE

@@ -7,9 +7,10 @@ from pathlib import Path
 
 from ldm.commands.drawing.grouping import Family
 from ldm.commands.drawing.runs import RunRecords
-from ldm.data.images import IMAGE_SUFFIXES, read_image, save_png
+from ldm.data.images import read_image, save_png
+from ldm.data.photos import find_photos
 from ldm.errors import UserError
-from ldm.files import natural_key, slug
+from ldm.files import slug
 
 log = logging.getLogger(__name__)
 
@@ -21,8 +22,10 @@ def photos_of_each(families: Sequence[Family], records: RunRecords, given: Path 
     """Each family's photos: the image files of `--instance-img-dir`, else those that its runs learned from."""
     if given is None:
         return [_recorded(family, records) for family in families]
-    if not (photos := _images(given)):
-        raise UserError(f"--instance-img-dir {given} is no directory with images ({', '.join(sorted(IMAGE_SUFFIXES))})")
+    try:
+        photos = find_photos(given)
+    except UserError as error:
+        raise UserError(f"--instance-img-dir: {error}") from error
     if len(subjects := sorted({family.subject for family in families if family.subject})) > 1:
         log.warning("the photos in %s are taken for those of %s alike", given, " and ".join(subjects))
     return [photos for _ in families]
@@ -50,7 +53,7 @@ def copy_photos(photos: list[Path], name: str, output_dir: Path) -> list[Photo]:
     copied = []
     for index, path in enumerate(photos):
         try:
-            photo = read_image(path)
+            photo = read_image(path, MAX_SIDE)
         except UserError as error:
             log.warning("left out: %s", error)
             continue
@@ -63,5 +66,7 @@ def copy_photos(photos: list[Path], name: str, output_dir: Path) -> list[Photo]:
 
 def _images(directory: Path) -> list[Path]:
     """The image files of a directory in their natural order; none if there is no such directory."""
-    entries = sorted(directory.iterdir(), key=natural_key) if directory.is_dir() else []
-    return [path for path in entries if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")]
+    try:
+        return find_photos(directory)
+    except UserError:
+        return []

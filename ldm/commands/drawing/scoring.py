@@ -62,7 +62,7 @@ def scored(
 def _see_photos(encoder: Encoder, paths: Sequence[Path], size: tuple[int, int], bar: tqdm) -> Seen | None:
     if not paths:
         return None
-    photos = torch.stack([to_tensor(fit(read_image(path), *size)) for path in paths])
+    photos = torch.stack([to_tensor(fit(read_image(path, max(size)), *size)) for path in paths])
     bar.update(len(paths))
     return see(encoder, photos)
 

@@ -5,14 +5,16 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from PIL import Image
-
 from ldm.commands.drawing.checkpoints import Usable
 from ldm.commands.drawing.job import Job
 from ldm.commands.placement import Compute
+from ldm.data.formats import open_image
+from ldm.data.images import own_text
+from ldm.errors import UserError
+from ldm.user_files import open_regular
 
 KEY = "key"
-"""The name of the text chunk."""
+"""What the text of the file calls it."""
 
 PNG_END = b"IEND\xae\x42\x60\x82"
 
@@ -47,10 +49,10 @@ class PictureKeys:
 def is_valid(path: Path, key: str) -> bool:
     """Whether a picture is there, whole, and of this key."""
     try:
-        with path.open("rb") as file:
-            with Image.open(file) as image:
-                found = image.info.get(KEY)
+        with open_regular(path) as file:
+            with open_image(file, path) as image:
+                found = own_text(image, KEY)
             file.seek(-len(PNG_END), 2)
             return bool(found == key and file.read() == PNG_END)
-    except OSError:  # not there, or no picture
+    except (OSError, ValueError, SyntaxError, UserError):  # not there, or no picture
         return False

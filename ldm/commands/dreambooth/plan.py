@@ -20,7 +20,7 @@ from ldm.commands.models import Settings, base_weights, settings_of, snapped_siz
 from ldm.commands.placement import Compute, training_compute, training_precision
 from ldm.commands.resuming import RECORD, RUN_DIR_VARIABLE, is_helper_process, refuse_another_size, resumed_options
 from ldm.config import read_yaml
-from ldm.data.images import read_directory
+from ldm.data.photos import read_directory
 from ldm.diffusion.sampling import SamplingConfig
 from ldm.errors import UserError
 from ldm.files import counted

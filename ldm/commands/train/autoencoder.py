@@ -35,7 +35,8 @@ def train_autoencoder(run: TrainingRun) -> int | None:
     if run.options.ckpt_path:
         load_part(autoencoder, "autoencoder", read_checkpoint(run.options.ckpt_path))
     module = AutoencoderTraining(autoencoder, paths, config, run.options.seed, run.options.workers)
-    shown = torch.stack([to_tensor(fit_image(read_image(p), config.size, config.size)) for p in paths[:SHOWN]])
+    size = config.size
+    shown = torch.stack([to_tensor(fit_image(read_image(p, size), size, size)) for p in paths[:SHOWN]])
     where = FitOptions(run.directory, run.devices, run.compute.autocast_dtype, run.options.logger)
 
     def save(module: AutoencoderTraining, step: int) -> None:

@@ -1,5 +1,6 @@
 """img2img.py as a user types it: a picture redrawn by a share of the steps."""
 
+import os
 import re
 from pathlib import Path
 
@@ -75,8 +76,8 @@ def test_the_picture_is_encoded_once_for_all_that_are_drawn_from_it(
 def test_strength_is_075_by_default_and_recorded(img2img: Draw, sketch: Path) -> None:
     drawn = img2img("-i", sketch, "-v", 1)
     info = Image.open(drawn.paths[0]).info
-    assert info["strength"] == "0.75"
-    assert info["init_img"] == str(sketch)
+    assert info["ldm.strength"] == "0.75"
+    assert info["ldm.init_img"] == sketch.name
     assert drawn.record["options"]["strength"] == 0.75
     assert drawn.record["options"]["init_img"] == str(sketch)
 
@@ -110,6 +111,21 @@ def test_without_hw_the_pictures_shape_is_kept_at_the_models_area(
     drawn = img2img("-i", tmp_path / "photo.png", "-v", 1)
     assert Image.open(drawn.paths[0]).size == size
     assert ("needs multiples of 16" in drawn.said) is noted
+
+
+@pytest.mark.parametrize("command", ["img2img -i", "dreambooth -c can -i", "evaluate --instance-img-dir"])
+@pytest.mark.parametrize("what", ["named pipe", "device"])
+def test_what_is_no_file_is_refused_and_not_waited_for(
+    what: str, command: str, tiny_checkpoint: Path, trained: Trained, tmp_path: Path
+) -> None:
+    if what == "device":
+        (tmp_path / "odd").symlink_to("/dev/zero")
+    else:
+        os.mkfifo(tmp_path / "odd")
+    weights = trained.root if command.startswith("evaluate") else tiny_checkpoint
+    wanted = "file" if command.startswith("img2img") else "folder"
+    outcome = call(*command.split(), tmp_path / "odd", "--ckpt-path", weights)
+    refused(outcome, f"{tmp_path / 'odd'} is a {what}, not a {wanted}")
 
 
 def test_hw_is_the_size(img2img: Draw, sketch: Path) -> None:

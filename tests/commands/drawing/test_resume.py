@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from safetensors.torch import save_file
 
 from ldm.commands.drawing import painter, planning
@@ -71,6 +72,19 @@ def test_what_is_missing_damaged_or_of_another_picture_is_drawn_again_the_same(t
     assert files(drawn.directory) == written
     changed = {name for name, mtime in times(drawn).items() if mtime != before[name]}
     assert changed == {path.name for path in (gone, cut, other, bare)}
+
+
+def test_pictures_of_older_versions_with_their_names_of_chunks_are_valid(txt2img: Draw, ckpts: Path) -> None:
+    drawn = txt2img("-c", ckpts, "--no-base", "-v", 1)
+    for path in drawn.paths:
+        with Image.open(path) as picture:
+            info, text = PngInfo(), dict(picture.info)
+            for key, value in text.items():
+                info.add_itxt(key.removeprefix("ldm."), value)
+            picture.save(path, pnginfo=info)
+    before = times(drawn)
+    resume(drawn.directory)
+    assert times(drawn) == before
 
 
 def test_checkpoints_that_have_come_or_changed_since_are_drawn(

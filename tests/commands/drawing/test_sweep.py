@@ -87,9 +87,9 @@ def test_all_checkpoints_of_two_runs_are_drawn_in_order_each_with_its_own_subjec
         )
     ]
     infos = [Image.open(path).info for path in drawn.paths]
-    assert {info["prompt"] for info in infos} == {"a photo of sks mug", "a photo of sks Tin Can"}
+    assert {info["ldm.prompt"] for info in infos} == {"a photo of sks mug", "a photo of sks Tin Can"}
     for info in infos:
-        assert info["checkpoint"].endswith(f"step-{int(info['checkpoint_step']):05d}.safetensors")
+        assert info["ldm.checkpoint"] == f"step-{int(info['ldm.checkpoint_step']):05d}.safetensors"
 
 
 def test_every_picture_is_the_one_its_checkpoint_draws_alone(

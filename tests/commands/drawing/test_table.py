@@ -145,7 +145,7 @@ def test_the_photos_of_the_run_are_copied_small(txt2img: Draw, tmp_path: Path, t
     photos = tmp_path / "large"
     photos.mkdir()
     Image.new("RGB", (2000, 1000), "red").save(photos / "wide one.jpg")
-    (photos / "broken.png").write_bytes(b"no picture")
+    (photos / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n, cut off")
     Image.new("RGB", (40, 50), "blue").save(photos / "tiny.png")
     record(tuned(tmp_path / "ckpts" / "mug-1", tiny_checkpoint).parent, tiny_checkpoint, photos)
     drawn = txt2img("-c", tmp_path / "ckpts", "-v", 1)
@@ -181,7 +181,7 @@ def test_photos_may_be_given(txt2img: Draw, trained: Trained, photos: Path, tmp_
     refused(
         call("txt2img", "-c", trained.root, "--instance-img-dir", tmp_path / "empty"),
         "--instance-img-dir",
-        "no directory with images",
+        f"{tmp_path / 'empty'} holds no readable image",
     )
 
 

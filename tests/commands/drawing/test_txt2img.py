@@ -57,7 +57,7 @@ def test_the_same_prompt_twice_gives_two_files(txt2img: Draw) -> None:
 
 def test_an_empty_prompt_is_a_prompt(txt2img: Draw) -> None:
     drawn = txt2img("-p", "", "-v", 1)
-    assert Image.open(drawn.paths[0]).info["prompt"] == ""
+    assert Image.open(drawn.paths[0]).info["ldm.prompt"] == ""
     assert difference(drawn.pictures[0], txt2img("-p", "a cat", "-v", 1).pictures[0]) > 1
 
 
@@ -129,7 +129,7 @@ def test_ddim_steps_is_the_number_of_unet_passes(steps: int, txt2img: Draw, unet
 def test_sampler_is_used(sampler: str, passes: int, txt2img: Draw, unet_calls: list[UNetCall]) -> None:
     picture = txt2img("-v", 1, "--ddim-steps", 4, "--sampler", sampler)
     assert len(unet_calls) == passes
-    assert Image.open(picture.paths[0]).info["sampler"] == sampler
+    assert Image.open(picture.paths[0]).info["ldm.sampler"] == sampler
     default = txt2img("-v", 1, "--ddim-steps", 4).pictures[0]
     assert (difference(picture.pictures[0], default) > 1) is (sampler != "ddim")
 

@@ -23,8 +23,8 @@ def test_config_stands_in_for_a_checkpoint_without_its_own(txt2img: Draw, tmp_pa
     values = {**TINY_YAML, "sampling": {**TINY_YAML["sampling"], "num_steps": 2, "prompt": "a dog"}}
     (tmp_path / "tiny.yaml").write_text(to_yaml(values))
     drawn = txt2img("-v", 1, "-c", bare, "--config", tmp_path / "tiny.yaml")
-    assert Image.open(drawn.paths[0]).info["prompt"] == "a dog"
-    assert Image.open(drawn.paths[0]).info["steps"] == "2"
+    assert Image.open(drawn.paths[0]).info["ldm.prompt"] == "a dog"
+    assert Image.open(drawn.paths[0]).info["ldm.steps"] == "2"
     expected = txt2img("-v", 1, "-p", "a dog", "--ddim-steps", 2).pictures[0]
     assert difference(drawn.pictures[0], expected) <= 1
 
@@ -33,7 +33,7 @@ def test_config_goes_before_the_checkpoints_own(txt2img: Draw, tmp_path: Path) -
     values = {**TINY_YAML, "sampling": {**TINY_YAML["sampling"], "prompt": "a dog"}}
     (tmp_path / "tiny.yaml").write_text(to_yaml(values))
     drawn = txt2img("-v", 1, "--config", tmp_path / "tiny.yaml")
-    assert Image.open(drawn.paths[0]).info["prompt"] == "a dog"
+    assert Image.open(drawn.paths[0]).info["ldm.prompt"] == "a dog"
 
 
 def test_a_checkpoint_in_half_precision_and_as_ckpt_draws_the_same(txt2img: Draw, tmp_path: Path) -> None:
@@ -51,8 +51,8 @@ def test_a_checkpoint_draws_its_own_subject(txt2img: Draw, tmp_path: Path) -> No
     mug = write_tiny_checkpoint(tmp_path / "mug", class_name="mug", instance_prompt="a photo of sks mug", step=5)
     drawn = txt2img("-v", 1, "-c", mug)
     info = Image.open(drawn.paths[0]).info
-    assert info["prompt"] == "a photo of sks mug"
-    assert info["checkpoint_step"] == "5"
+    assert info["ldm.prompt"] == "a photo of sks mug"
+    assert info["ldm.checkpoint_step"] == "5"
 
 
 def test_without_other_weights_the_embedded_model_draws_and_is_named(

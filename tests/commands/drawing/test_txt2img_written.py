@@ -15,8 +15,8 @@ def test_a_pictures_text_says_how_to_draw_it_again(txt2img: Draw, tiny_checkpoin
     options = ("--ddim-steps", 4, "--scale", 2.5, "--ddim-eta", 0.5, "--hw", 32, 48, "-n", "blurry — grau")
     drawn = txt2img("-p", "a cat", "ein Bär", "-v", 2, "--seed", 9, *options)
     info = Image.open(drawn.paths[3]).info
-    assert re.fullmatch("[0-9a-f]{64}", info["key"])
-    assert {key: info[key] for key in info if key not in ("parameters", "key")} == {
+    assert re.fullmatch("[0-9a-f]{64}", info["ldm.key"])
+    assert {key.removeprefix("ldm."): info[key] for key in info if key not in ("parameters", "ldm.key")} == {
         "prompt": "ein Bär",
         "negative_prompt": "blurry — grau",
         "seed": "10",
@@ -25,7 +25,7 @@ def test_a_pictures_text_says_how_to_draw_it_again(txt2img: Draw, tiny_checkpoin
         "scale": "2.5",
         "eta": "0.5",
         "size": "48x32",
-        "checkpoint": str(tiny_checkpoint),
+        "checkpoint": tiny_checkpoint.name,
         "checkpoint_step": "0",
     }
     assert info["parameters"].splitlines() == [
@@ -33,7 +33,8 @@ def test_a_pictures_text_says_how_to_draw_it_again(txt2img: Draw, tiny_checkpoin
         "Negative prompt: blurry — grau",
         "Steps: 4, Sampler: ddim, CFG scale: 2.5, Seed: 10, Size: 48x32, Model: tiny",
     ]
-    again = txt2img("-p", info["prompt"], "--seed", info["seed"], "-v", 1, *options)
+    assert str(tiny_checkpoint.parent).encode() not in drawn.paths[3].read_bytes()
+    again = txt2img("-p", info["ldm.prompt"], "--seed", info["ldm.seed"], "-v", 1, *options)
     assert difference(again.pictures[0], drawn.pictures[3]) <= 1
 
 

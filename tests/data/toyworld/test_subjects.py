@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ldm.data.images import read_directory
+from ldm.data.photos import read_directory
 from ldm.data.toyworld import CLASSES, photograph, unusual_subject
 from ldm.data.toyworld.__main__ import main
 from ldm.data.toyworld.shapes import SHAPES
@@ -65,7 +65,7 @@ def test_the_command_photographs_any_class_and_draws_a_sheet(tmp_path: Path, mon
     pictures = sorted(Path("data/teddy-bear").iterdir())
     assert [path.name for path in pictures] == ["teddy-bear-1.png", "teddy-bear-2.png"]
     with Image.open(pictures[0]) as picture:
-        assert picture.size == (16, 16) and "teddy bear" in picture.info["caption"]
+        assert picture.size == (16, 16) and "teddy bear" in picture.info["ldm.caption"]
     main(["--sheet", "sheet.png", "--size", "8"])
     with Image.open("sheet.png") as sheet:
         assert sheet.size == (8 * 12, 8 * 12)

@@ -1,0 +1,147 @@
+"""A folder with photos of a subject: which of its files are used, why the others aren't, and what is odd about some."""
+
+import logging
+import shlex
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ldm.checkpoint.saving import hash_file
+from ldm.data.formats import DRAWING, OTHER, READABLE, TEXT, unused_reason
+from ldm.data.images import fit, read_image, to_tensor
+from ldm.errors import UserError
+from ldm.files import natural_key
+from ldm.user_files import kind_of
+
+log = logging.getLogger(__name__)
+
+MOST_NAMED = 20
+"""Of files with the same reason; of more it is said how many."""
+
+HARMLESS = frozenset([TEXT, OTHER, DRAWING])
+"""Reasons that are said but are no cause for a warning."""
+
+ENLARGED = 2
+"""A photo that is enlarged more than so many times is named."""
+
+LONG = 4
+"""So is one of which less than one part in so many remains."""
+
+
+@dataclass(frozen=True)
+class Folder:
+    """What is in a folder, in natural order; hidden files (`.name`) are passed over."""
+
+    path: Path
+    images: list[Path] = field(default_factory=list)
+    folders: list[Path] = field(default_factory=list)
+    unused: dict[str, list[Path]] = field(default_factory=dict)
+    """Other files by the reason why they aren't used."""
+
+
+def look_into(directory: Path) -> Folder:
+    """The images of a folder by their first bytes, and everything else in it. Raises `UserError` if there is none."""
+    if not directory.is_dir():
+        if directory.exists():
+            kind = kind_of(directory) or "a file"
+            raise UserError(f"{directory} is {kind}, not a folder; name the folder that the photos are in")
+        raise UserError(f"there is no directory {directory}")
+    try:
+        entries = sorted(directory.iterdir(), key=natural_key)
+        below = {path for path in entries if path.is_dir()}
+    except OSError as error:
+        raise UserError(f"could not read the directory {directory}: {error.strerror}") from error
+    images, folders, unused = [], [], defaultdict(list)
+    for path in entries:
+        if path.name.startswith("."):
+            continue
+        if path in below:
+            folders.append(path)
+        elif (reason := unused_reason(path)) is None:
+            images.append(path)
+        else:
+            unused[reason].append(path)
+    return Folder(directory, images, folders, dict(unused))
+
+
+def find_photos(directory: Path) -> list[Path]:
+    """The images of a folder. Names everything else in it, a line for each reason. Raises `UserError` if none."""
+    folder = look_into(directory)
+    if not folder.images:
+        raise UserError(_nothing_in(folder))
+    for reason, paths in folder.unused.items():
+        level = logging.INFO if reason in HARMLESS else logging.WARNING
+        log.log(level, "%s: not used: %s (%s)", directory, named(paths), reason)
+    if folder.folders:
+        log.info("%s: not used: %s (folders)", directory, named(folder.folders))
+    return folder.images
+
+
+def read_directory(directory: Path, height: int, width: int) -> tuple[list[Path], Tensor]:
+    """All images of a directory: their paths in natural order and the pictures (n 3 height width) in [-1, 1].
+
+    Every file that isn't used is named, every image that can't be read in a warning of its own; so are images that are
+    the same, far too small or far too long. Raises `UserError` if no image is left.
+    """
+    paths, pictures = [], []
+    for path in find_photos(directory):
+        try:
+            image = read_image(path, cover=max(height, width))
+        except UserError as error:
+            log.warning("left out: %s", error)
+            continue
+        _warn_of_shape(path, image.size, height, width)
+        pictures.append(to_tensor(fit(image, height, width)))
+        paths.append(path)
+    if not paths:
+        raise UserError(f"{directory} holds no readable image ({READABLE})")
+    for same in _duplicates(paths):
+        log.warning("%s: %s are the same file; each of them counts", directory, " and ".join(one.name for one in same))
+    return paths, torch.stack(pictures)
+
+
+def named(paths: Sequence[Path]) -> str:
+    """The names of files in a folder."""
+    names = ", ".join(path.name for path in paths[:MOST_NAMED])
+    return names if len(paths) <= MOST_NAMED else f"{names} and {len(paths) - MOST_NAMED} more"
+
+
+def _nothing_in(folder: Folder) -> str:
+    """Why a folder has no image, and where there are some."""
+    deeper = [below for below in folder.folders if _holds_images(below)]
+    if deeper:
+        first = shlex.quote(str(deeper[0]))
+        return f"{folder.path} holds no image itself, but these folders in it do: {named(deeper)}; name one: -i {first}"
+    there = "".join(f"; {named(paths)}: {reason}" for reason, paths in folder.unused.items())
+    return f"{folder.path} holds no readable image ({READABLE}){there}"
+
+
+def _holds_images(directory: Path) -> bool:
+    try:
+        return bool(look_into(directory).images)
+    except UserError:
+        return False
+
+
+def _warn_of_shape(path: Path, size: tuple[int, int], height: int, width: int) -> None:
+    enlarged = max(width / size[0], height / size[1])
+    if enlarged > ENLARGED:
+        log.warning("%s: %d x %d is enlarged %.0f times", path, *size, enlarged)
+    remaining = (width / enlarged) * (height / enlarged) / (size[0] * size[1])
+    if remaining < 1 / LONG:
+        log.warning("%s: of %d x %d only %.0f%% is seen, the middle", path, *size, 100 * remaining)
+
+
+def _duplicates(paths: Sequence[Path]) -> list[list[Path]]:
+    """Those that are byte for byte the same."""
+    by_size: dict[object, list[Path]] = defaultdict(list)
+    for path in paths:
+        by_size[path.stat().st_size].append(path)
+    by_digest: dict[object, list[Path]] = defaultdict(list)
+    for path in (path for same in by_size.values() if len(same) > 1 for path in same):
+        by_digest[hash_file(path)].append(path)
+    return [same for same in by_digest.values() if len(same) > 1]
