@@ -25,7 +25,7 @@ LARGEST_INDEX = 4 * 2**20
 """Bytes of the zip file's list of records. With Adam's moments and averaged weights it takes half a megabyte."""
 LARGEST_PICKLE = 16 * 2**20
 """Bytes of the pickle, which takes half a megabyte, too; older Lightning files also keep their options there."""
-MOST_TENSORS = 20_000
+MOST_TENSORS = 10_000
 """The official file with its averaged weights holds 1,831."""
 MOST_DIMENSIONS = 16
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from ldm.bounds import LARGEST_SIDE, check_range
 from ldm.diffusion.guidance import guided_eps
 from ldm.diffusion.latent_diffusion import LatentDiffusion
 from ldm.diffusion.noise import draw_noise, image_generators
@@ -27,9 +28,11 @@ class SamplingConfig:
 
     def __post_init__(self) -> None:
         if self.sampler not in SAMPLERS:
-            raise ValueError(f"sampler should be one of {', '.join(SAMPLERS)}, not '{self.sampler}'")
-        if min(self.height, self.width) < 1 or not 1 <= self.num_steps <= 1000 or not 0.0 <= self.eta <= 1.0:
-            raise ValueError("height and width should be at least 1, num_steps from 1 to 1000, eta from 0 to 1")
+            raise ValueError(f"sampler should be one of {', '.join(SAMPLERS)}, not {self.sampler!r:.60}")
+        check_range(self, 1, LARGEST_SIDE, "height", "width")
+        check_range(self, 1, 1000, "num_steps")
+        check_range(self, -1000, 1000, "guidance_scale")
+        check_range(self, 0, 1, "eta")
 
 
 @dataclass(frozen=True)
