@@ -14,14 +14,15 @@ class UserError(Exception):
 
 
 @contextmanager
-def named_in_errors(path: Path) -> Iterator[None]:
+def named_in_errors(path: Path, passed: type[Exception] = UserError) -> Iterator[None]:
     """Turns any error into the user's, with the name of the file that it comes from: it is a stranger's work.
 
-    Used where one bad file among many is left out, whatever is wrong with it.
+    Used where one bad file among many is left out, whatever is wrong with it. Errors of the type `passed` stay as they
+    are, as they say nothing about the file.
     """
     try:
         yield
-    except UserError:
+    except (UserError, passed):
         raise
     except Exception as error:
         raise UserError(f"{path} can't be used: {type(error).__name__}: {str(error)[:200]}") from error

@@ -119,6 +119,8 @@ class ModelSlot:
         if (digest := tokenizer_digest(directory)) not in self._tokenizers:
             length = settings.model.text_encoder.max_position_embeddings
             self._tokenizers[digest] = load_tokenizer(directory, length)
+        if (size := self._tokenizers[digest].size) > (known := settings.model.text_encoder.vocab_size):
+            raise UserError(f"the tokenizer in {directory} has {size} tokens, but {file.path} knows only {known}")
         if self.ldm is None:
             self.ldm = load_model(file, settings.model, self.placement)
         else:

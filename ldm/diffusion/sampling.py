@@ -64,6 +64,8 @@ def sample_images(
 
     Picture i depends on its own seed and context only, not on the batch. Raises `UserError` if numbers overflow.
     """
+    if config.num_steps > ldm.schedule.num_timesteps:
+        raise UserError(f"{config.num_steps} steps are more than the model's {ldm.schedule.num_timesteps} timesteps")
     sampler = SAMPLERS[config.sampler]
     generators = image_generators(seeds)
     shape = (len(seeds), *ldm.config.latent_shape(config.height, config.width))
@@ -97,10 +99,19 @@ def sample_images(
     )
     if finite and not (ok := torch.stack(finite).cpu()).all():
         step = start_step + int(ok.int().argmin())
-        raise UserError(
-            f"the UNet's output is not finite from step {step + 1} of {config.num_steps} on; try --precision full"
-        )
+        where = f"the UNet's output is not finite from step {step + 1} of {config.num_steps} on"
+        raise UserError(f"{where}; {_remedy(ldm, 'model.', 'cond_stage_model.')}")
     images = ldm.decode_latents(latents).float().cpu()
     if not images.isfinite().all():
-        raise UserError("the autoencoder's pictures are not finite; try --precision full")
+        raise UserError(f"the autoencoder's pictures are not finite; {_remedy(ldm, 'first_stage_model.')}")
     return images.clamp(-1.0, 1.0)
+
+
+def _remedy(ldm: LatentDiffusion, *parts: str) -> str:
+    """What helps against numbers that are not finite: another file, if the weights of these parts are not either."""
+    for name, weight in ldm.named_parameters():
+        if name.startswith(parts) and not weight.isfinite().all():
+            if weight.isnan().any() or weight.dtype not in (torch.float16, torch.bfloat16):
+                return f"the checkpoint is broken: its {name} holds NaN or infinite numbers; use another file"
+            return f"{name} is too large for half precision; try --precision full"
+    return "try --precision full"
