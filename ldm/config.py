@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import re
+import reprlib
 import typing
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +16,8 @@ from yaml import YAMLError
 from ldm.errors import UserError
 
 Config = TypeVar("Config")
+
+LONGEST_LIST = 1000
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -54,8 +57,9 @@ def build_config(cls: type[Config], values: Mapping[str, Any], where: str) -> Co
     known = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
     for key in values:
         if key not in known:
-            nearest = difflib.get_close_matches(str(key), known, n=1, cutoff=0.0)
-            raise UserError(f"{where}: unknown key '{key}'; the nearest known one is '{nearest[0]}'")
+            shown = str(key)[:60]
+            nearest = difflib.get_close_matches(shown, known, n=1, cutoff=0.0)
+            raise UserError(f"{where}: unknown key '{shown}'; the nearest known one is '{nearest[0]}'")
     required = {
         name
         for name, field in known.items()
@@ -65,7 +69,7 @@ def build_config(cls: type[Config], values: Mapping[str, Any], where: str) -> Co
         raise UserError(f"{where}: missing {', '.join(missing)}")
     try:
         return cls(**{key: _convert(hints[key], value, f"{where}: {key}") for key, value in values.items()})
-    except ValueError as error:  # from the dataclass's own checks
+    except (ValueError, OverflowError) as error:  # from the dataclass's own checks, or a number too large for its type
         raise UserError(f"{where}: {error}") from error
 
 
@@ -84,14 +88,16 @@ def renewed(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
 def _convert(kind: Any, value: Any, where: str) -> Any:
     if dataclasses.is_dataclass(kind):
         if not isinstance(value, Mapping):
-            raise UserError(f"{where} should hold keys of its own, not {value!r}")
+            raise UserError(f"{where} should hold keys of its own, not {reprlib.repr(value)}")
         return build_config(typing.cast(type, kind), value, where)
     if typing.get_origin(kind) is tuple:
         if not isinstance(value, list | tuple):
-            raise UserError(f"{where} should be a list, not {value!r}")
+            raise UserError(f"{where} should be a list, not {reprlib.repr(value)}")
+        if len(value) > LONGEST_LIST:
+            raise UserError(f"{where} should be a list of {LONGEST_LIST} values at most, not {len(value)}")
         return tuple(_convert(typing.get_args(kind)[0], item, where) for item in value)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-        raise UserError(f"{where} should be {getattr(kind, '__name__', kind)}, not {value!r}")
+        raise UserError(f"{where} should be {getattr(kind, '__name__', kind)}, not {reprlib.repr(value)}")
     return value

@@ -10,17 +10,7 @@ import pytest
 
 from ldm.files import ROOT
 
-GROUND = {
-    "ldm",
-    "ldm.errors",
-    "ldm.files",
-    "ldm.locking",
-    "ldm.background",
-    "ldm.host_memory",
-    "ldm.config",
-    "ldm.choices",
-    "ldm.user_files",
-}
+GROUND = {"ldm", *(f"ldm.{path.stem}" for path in (ROOT / "ldm").glob("[a-z]*.py"))}
 """Modules that all rooms use and that use none."""
 
 FLOORS = [{"nn"}, {"diffusion"}, {"checkpoint"}, {"data"}, {"training", "evaluation"}, {"commands"}]

@@ -1,17 +1,22 @@
 """Which files below a directory are checkpoints, in the order of their runs and steps, and why the others are not."""
 
+import os
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ldm.checkpoint.keys import PARTS
+from ldm.checkpoint.keys import PARTS, kind_of
 from ldm.checkpoint.loading import checkpoint_info
 from ldm.checkpoint.metadata import CheckpointInfo
 from ldm.checkpoint.reading import SUFFIXES, read_checkpoint
-from ldm.errors import UserError
+from ldm.errors import UserError, named_in_errors
 from ldm.files import natural_key
 
 RESUME_STATE = "resume.ckpt"
 """The name of a run's resume state: it continues a training and is not sampled."""
+
+ANY_CONTENT = ".bin"
+"""Many programs name files so; one that doesn't begin as a checkpoint does is not spoken of."""
 
 
 @dataclass(frozen=True)
@@ -31,21 +36,74 @@ class Skipped:
 
 
 def find_checkpoints(directory: Path) -> tuple[list[Found], list[Skipped]]:
-    """Looks at every file below `directory` with a checkpoint's suffix. No weights are read, only their index."""
-    found, skipped = [], []
-    for path in sorted(directory.rglob("*"), key=natural_key):
-        hidden = any(part.startswith(".") for part in path.relative_to(directory).parts)
-        if hidden or path.suffix not in SUFFIXES or not path.is_file():
-            continue
-        if path.name == RESUME_STATE:
-            skipped.append(Skipped(path, "the state of a training run, not a checkpoint"))
-            continue
+    """Looks at every file below `directory` with a checkpoint's suffix. No weights are read, only their index.
+
+    Links are followed, and each file is looked at once. A run's resume state is not spoken of.
+    """
+    found: list[Found] = []
+    paths, skipped = _candidates(directory)
+    for path in paths:
         try:
-            file = read_checkpoint(path)
-            if not any(key.startswith(PARTS["unet"]) for key in file.tensors):
-                raise UserError(f"{path} holds no UNet in the official layout")
-            found.append(Found(path, checkpoint_info(file)))
+            found.append(_inspect(path))
         except UserError as error:
             skipped.append(Skipped(path, str(error)))
     found.sort(key=lambda one: (natural_key(one.path.parent), one.info.step))
+    skipped.sort(key=lambda one: natural_key(one.path))
     return found, skipped
+
+
+def _inspect(path: Path) -> Found:
+    """Raises `UserError` if this is no checkpoint, whatever is wrong with it."""
+    with named_in_errors(path):
+        file = read_checkpoint(path)
+        if not any(key.startswith(PARTS["unet"]) for key in file.tensors):
+            kind = kind_of({key: tensor.shape for key, tensor in file.tensors.items()})
+            raise UserError(f"{path} holds no UNet in the official layout{f'; it looks like {kind}' if kind else ''}")
+        return Found(path, checkpoint_info(file))
+
+
+def _candidates(directory: Path) -> tuple[list[Path], list[Skipped]]:
+    """Files with a checkpoint's suffix, each once, in natural order; and directories that can't be read."""
+    unreadable: list[Skipped] = []
+
+    def note(error: OSError) -> None:
+        unreadable.append(Skipped(Path(error.filename), f"could not be read: {error.strerror}"))
+
+    paths: dict[str, Path] = {}
+    for path in sorted(_walk(directory, note), key=lambda path: (path.is_symlink(), natural_key(path))):
+        if _is_candidate(path):
+            paths.setdefault(os.path.realpath(path), path)
+    return sorted(paths.values(), key=natural_key), unreadable
+
+
+def _walk(directory: Path, note: Callable[[OSError], None]) -> Iterator[Path]:
+    """All entries that are no directories, without hidden ones; linked directories last, and none twice."""
+    waiting, entered = [directory], set()
+    while waiting:
+        for folder, subfolders, names in os.walk(waiting.pop(0), onerror=note):
+            real = os.path.realpath(folder)
+            if real in entered:
+                subfolders.clear()
+                continue
+            entered.add(real)
+            subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+            waiting += [Path(folder, name) for name in subfolders if Path(folder, name).is_symlink()]
+            yield from (Path(folder, name) for name in names if not name.startswith("."))
+
+
+def _is_candidate(path: Path) -> bool:
+    suffix = path.suffix.lower()
+    if suffix not in SUFFIXES or path.name == RESUME_STATE:
+        return False
+    return suffix != ANY_CONTENT or _begins_as_checkpoint(path)
+
+
+def _begins_as_checkpoint(path: Path) -> bool:
+    if not path.is_file():
+        return False
+    try:
+        with path.open("rb") as file:
+            head = file.read(9)
+    except OSError:
+        return True  # reading it says why it can't be read
+    return head.startswith((b"PK\x03\x04", b"\x80")) or head[8:] == b"{"

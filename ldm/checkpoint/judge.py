@@ -53,12 +53,20 @@ def load_judge(path: Path) -> tuple[Judge, str]:
     Raises `UserError` if the file is damaged or no judge's.
     """
     file = read_checkpoint(path)
-    judge = Judge(_config(file))
+    config = _config(file)
+    if config.least_tensors > len(file.tensors):
+        raise UserError(
+            f"{path} is damaged: its config describes at least {config.least_tensors:,} tensors, and it holds "
+            f"{len(file.tensors):,}"
+        )
+    with torch.device("meta"):
+        judge = Judge(config)
     compare_keys(
         {name: tensor.shape for name, tensor in judge.state_dict().items()},
         {name: tensor.shape for name, tensor in file.tensors.items()},
     ).raise_if_any(path)
-    judge.load_state_dict(file.tensors)
+    needed = judge.state_dict()
+    judge.load_state_dict({name: snapshot(file.tensors[name], tensor.dtype) for name, tensor in needed.items()}, assign=True)
     return judge.eval().requires_grad_(False), file.metadata.get(TOKENIZER, "")
 
 

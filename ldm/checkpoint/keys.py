@@ -1,7 +1,7 @@
 """The names of tensors in the official Stable Diffusion v1 checkpoint, and what may differ from them."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -27,16 +27,46 @@ TOLERATED = re.compile(
     r"|posterior_variance|posterior_log_variance_clipped|posterior_mean_coef1|posterior_mean_coef2"
     r"|" + re.escape(POSITION_IDS)  # 0, 1, ..., 76
 )
-"""Keys that a file may hold although the model has no weight of that name. Every other unexpected key is an error."""
+"""Keys that official files hold although the model has no weight of that name. Others are named in a warning."""
 
-FOREIGN = {
-    "conditioner.embedders.": "Stable Diffusion XL",
-    "cond_stage_model.model.": "Stable Diffusion 2",
-    "down_blocks.": "a single network in diffusers' layout; save the whole pipeline in the original layout",
-    "lora_unet_": "a LoRA, not a whole model",
-    "lora_te_": "a LoRA, not a whole model",
+UNET_INPUT = "model.diffusion_model.input_blocks.0.0.weight"
+INPUT_CHANNELS = {
+    5: "a depth-to-image checkpoint",
+    7: "an upscaler's checkpoint",
+    8: "an InstructPix2Pix checkpoint",
+    9: "an inpainting checkpoint",
 }
-"""Beginnings of keys that give another kind of file away."""
+"""Kinds of models by the channels (of latents and what else they see) that their UNets take."""
+
+FOREIGN = (
+    (r"conditioner\.embedders\.|model\.diffusion_model\.label_emb\.", "Stable Diffusion XL"),
+    (r"cond_stage_model\.model\.", "Stable Diffusion 2"),
+    (r"(model\.diffusion_model\.)?double_blocks\.|transformer\.single_transformer_blocks\.", "Flux"),
+    (r"(model\.diffusion_model\.)?joint_blocks\.|text_encoders\.", "Stable Diffusion 3"),
+    (r"control_model\.|controlnet_", "a ControlNet, not a whole model"),
+    (
+        r"down_blocks\.",
+        "a UNet in diffusers' layout, a single network; save the whole pipeline as one file in the original layout",
+    ),
+    (
+        r"(encoder|decoder)\.(down_blocks|up_blocks|mid_block)\.",
+        "an autoencoder (VAE) in diffusers' layout, a single network; save the whole pipeline as one file in the "
+        "original layout",
+    ),
+    (r"(encoder|decoder)\.(down|up|mid)\.", "an autoencoder (VAE) alone, not a whole model"),
+    (r"(text_model|vision_model)\.", "a CLIP encoder alone, not a whole model"),
+    (r"(string_to_param|emb_params)", "a textual inversion's embedding, not a whole model"),
+)
+"""Beginnings of keys that give another kind of file away, and the kind."""
+
+LORA = re.compile(r"lora_(unet|te\d?)_.+|.+\.(lora_[AB]|lora\.(up|down)|lora_(up|down)|lokr_w\d|hada_w\d_[ab])\b.*")
+SCALED = re.compile(r"(.+\.)?(scaled_fp8|scale_weight|weight_scale(_2)?|input_scale|absmax|quant_map|quant_state\..+)")
+"""Numbers without which a quantized file's weights mean nothing."""
+SHARD = re.compile(r"-(\d{5})-of-(\d{5})\.")
+"""In the name of one of several files that hold a model together."""
+
+SHOWN = 4
+"""So many keys of each kind are named."""
 
 
 def official_key(key: str) -> str:
@@ -53,26 +83,37 @@ class KeyReport:
 
     missing: list[str] = field(default_factory=list)
     unexpected: list[str] = field(default_factory=list)
+    """Tensors that the model has no use for: harmless, unless others are missing."""
     wrong_shape: list[str] = field(default_factory=list)
+    kind: str = ""
+    """What the file is instead, where that shows."""
 
     def raise_if_any(self, path: Path) -> None:
-        """Raises `UserError` that lists the first of each kind and says what the file may be instead."""
-        if not (self.missing or self.unexpected or self.wrong_shape):
+        """Raises `UserError` that lists the first of each kind and says what the file may be instead.
+
+        Tensors that are not needed are no reason.
+        """
+        if not (self.missing or self.wrong_shape):
             return
         lines = [f"{path} does not hold the weights of this model"]
-        for prefix, kind in FOREIGN.items():
-            if any(key.startswith(prefix) for key in self.unexpected):
-                lines.append(f"  it looks like {kind}")
-                break
+        if shard := SHARD.search(path.name):
+            lines.append(f"  by its name it is part {int(shard[1])} of {int(shard[2])}; save the model as one file")
+        elif self.kind:
+            lines.append(f"  it looks like {self.kind}")
         for title, keys in (
             ("missing", self.missing),
             ("unexpected", self.unexpected),
             ("of another shape", self.wrong_shape),
         ):
             if keys:
-                more = f" and {len(keys) - 4} more" if len(keys) > 4 else ""
-                lines.append(f"  {len(keys)} {title}: {', '.join(keys[:4])}{more}")
+                lines.append(f"  {len(keys)} {title}: {first_of(keys)}")
         raise UserError("\n".join(lines))
+
+
+def first_of(keys: Sequence[str]) -> str:
+    """The first few keys, and how many more there are."""
+    more = f" and {len(keys) - SHOWN} more" if len(keys) > SHOWN else ""
+    return ", ".join(key if len(key) <= 200 else f"{key[:200]}..." for key in keys[:SHOWN]) + more
 
 
 def compare_keys(needed: Mapping[str, torch.Size], found: Mapping[str, torch.Size]) -> KeyReport:
@@ -85,4 +126,21 @@ def compare_keys(needed: Mapping[str, torch.Size], found: Mapping[str, torch.Siz
             for key, shape in needed.items()
             if key in found and found[key] != shape
         ],
+        kind=kind_of(found, needed),
     )
+
+
+def kind_of(found: Mapping[str, torch.Size], needed: Mapping[str, torch.Size] | None = None) -> str:
+    """What a file with these tensors is, if it is no Stable Diffusion v1 and that shows; else nothing."""
+    needed = needed or {}
+    rest = [key for key in found if key not in needed]
+    if rest and all(LORA.fullmatch(key) for key in found):
+        return "a LoRA, not a whole model"
+    for pattern, kind in FOREIGN:
+        if any(re.match(pattern, key) for key in rest):
+            return kind
+    shape = found.get(UNET_INPUT, torch.Size())
+    if len(shape) == 4 and UNET_INPUT in needed and shape[1] != needed[UNET_INPUT][1]:
+        what = INPUT_CHANNELS.get(shape[1], "a model for another task")
+        return f"{what}: its UNet takes {shape[1]} input channels, not {needed[UNET_INPUT][1]}"
+    return ""

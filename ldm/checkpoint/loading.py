@@ -1,17 +1,25 @@
 """From a file to a model: built without memory, checked key by key, then given the file's own tensors."""
 
+import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from ldm.checkpoint.keys import PARTS, compare_keys, official_key
+from ldm.checkpoint.keys import PARTS, SCALED, compare_keys, first_of, official_key
 from ldm.checkpoint.metadata import CheckpointInfo
 from ldm.checkpoint.reading import CheckpointFile, read_checkpoint
 from ldm.diffusion.latent_diffusion import LatentDiffusion, LatentDiffusionConfig
 from ldm.errors import UserError
+from ldm.files import counted
+
+log = logging.getLogger(__name__)
+
+QUICKLY_BUILT = 5_000
+"""Tensors of a model that is built within a second; Stable Diffusion v1 has 1,130."""
 
 
 @dataclass(frozen=True)
@@ -23,12 +31,14 @@ class Placement:
 
 
 def load_model(file: CheckpointFile | Path, config: LatentDiffusionConfig, placement: Placement) -> LatentDiffusion:
-    """Builds the model on the meta device and assigns it the file's tensors, after a strict comparison of all keys.
+    """Builds the model on the meta device and assigns it the file's tensors, after a comparison of all keys.
 
     On the CPU and without a change of type the weights stay mapped from the file.
     """
-    model = _build_empty(config)
-    assign_parts(model, file if isinstance(file, CheckpointFile) else read_checkpoint(file), PARTS, placement)
+    file = file if isinstance(file, CheckpointFile) else read_checkpoint(file)
+    model = _build_empty(config, file)
+    assign_parts(model, file, PARTS, placement)
+    _warn_of_extras(model, file)
     return model.to(placement.device).eval().requires_grad_(False)  # buffers go where the weights are
 
 
@@ -56,32 +66,71 @@ def load_part(network: nn.Module, part: str, file: CheckpointFile) -> None:
 def raise_unless_part(network: nn.Module, part: str, file: CheckpointFile) -> None:
     """Raises `UserError` if the file doesn't hold the weights of one of the `PARTS`; reads none of them."""
     prefix = PARTS[part]
-    found = {official_key(key): tensor.shape for key, tensor in file.tensors.items()}
-    compare_keys(
+    found = {official_key(key): tensor for key, tensor in file.tensors.items()}
+    _raise_unless_fitting(
         {official_key(prefix + name): weight.shape for name, weight in network.state_dict().items()},
-        {key: shape for key, shape in found.items() if key.startswith(prefix)},
-    ).raise_if_any(file.path)
+        {key: tensor for key, tensor in found.items() if key.startswith(prefix)},
+        file.path,
+    )
 
 
 def raise_unless_whole(file: CheckpointFile, config: LatentDiffusionConfig) -> None:
-    """Raises `UserError` if the file doesn't hold all weights of such a model; reads none of them."""
-    _fitting_tensors(_build_empty(config), file)
+    """Raises `UserError` if the file doesn't hold all weights of such a model; reads none of them.
+
+    Tensors that it holds beside them are named in a warning.
+    """
+    model = _build_empty(config, file)
+    _fitting_tensors(model, file)
+    _warn_of_extras(model, file)
 
 
-def _build_empty(config: LatentDiffusionConfig) -> LatentDiffusion:
-    """The model with shapes but no weights."""
+def _build_empty(config: LatentDiffusionConfig, file: CheckpointFile) -> LatentDiffusion:
+    """The model with shapes but no weights.
+
+    Raises `UserError` if it would take long and be in vain: a config may ask for any number of layers.
+    """
+    if config.least_tensors > max(QUICKLY_BUILT, len(file.tensors)):
+        raise UserError(
+            f"{file.path} does not hold the weights of this model: its config describes at least "
+            f"{config.least_tensors:,} tensors, and the file holds {len(file.tensors):,}"
+        )
     with torch.device("meta"):
         return LatentDiffusion(config)
 
 
 def _fitting_tensors(model: LatentDiffusion, file: CheckpointFile) -> dict[str, Tensor]:
-    """The file's tensors by official name, after a strict comparison with those of the model."""
+    """The file's tensors by official name, after a comparison with those of the model."""
     found = {official_key(key): tensor for key, tensor in file.tensors.items()}
-    compare_keys(
-        {official_key(name): tensor.shape for name, tensor in model.state_dict().items()},
-        {key: tensor.shape for key, tensor in found.items()},
-    ).raise_if_any(file.path)
+    _raise_unless_fitting(_shapes(model), found, file.path)
     return found
+
+
+def _shapes(model: LatentDiffusion) -> dict[str, torch.Size]:
+    return {official_key(name): tensor.shape for name, tensor in model.state_dict().items()}
+
+
+def _raise_unless_fitting(needed: dict[str, torch.Size], found: dict[str, Tensor], path: Path) -> None:
+    """Raises `UserError` unless all that is needed was found, as numbers that can be computed with as they are."""
+    compare_keys(needed, {key: tensor.shape for key, tensor in found.items()}).raise_if_any(path)
+    whole = [key for key in needed if not found[key].is_floating_point()]
+    scales = [key for key in found if SCALED.fullmatch(key)]
+    if whole or scales:
+        example = f"{whole[0]} is {str(found[whole[0]].dtype).removeprefix('torch.')}" if whole else f"it has {scales[0]}"
+        raise UserError(f"{path} is quantized ({example[:200]}); get it in half or full precision")
+
+
+def _warn_of_extras(model: LatentDiffusion, file: CheckpointFile) -> None:
+    """Names tensors that the model has no use for."""
+    found = {official_key(key): tensor.shape for key, tensor in file.tensors.items()}
+    if extras := compare_keys(_shapes(model), found).unexpected:
+        verb = "is" if len(extras) == 1 else "are"
+        _warn_once(f"{counted(len(extras), 'tensor')} of {file.path} {verb} not used: {first_of(extras)}")
+
+
+@cache
+def _warn_once(message: str) -> None:
+    """A file is looked at several times in a command."""
+    log.warning("%s", message)
 
 
 def checkpoint_info(file: CheckpointFile) -> CheckpointInfo:

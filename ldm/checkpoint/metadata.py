@@ -2,11 +2,15 @@
 
 import dataclasses
 import json
+import reprlib
 import typing
 from dataclasses import dataclass, field
 from typing import Any
 
 PREFIX = "ldm."
+
+LARGEST_NUMBER = 2**64
+"""Of steps and seeds."""
 
 
 @dataclass(frozen=True)
@@ -43,5 +47,9 @@ class CheckpointInfo:
                 values[field_.name] = value = json.loads(text)
                 kind = typing.get_origin(field_.type) or field_.type
                 if not isinstance(value, kind) or isinstance(value, bool):  # type: ignore[arg-type]
-                    raise ValueError(f"{PREFIX}{field_.name} should be {kind}, not {value!r:.60}")
+                    raise ValueError(f"{PREFIX}{field_.name} should be {kind.__name__}, not {reprlib.repr(value)}")  # type: ignore[union-attr]
+                if isinstance(value, int) and not 0 <= value < LARGEST_NUMBER:
+                    raise ValueError(f"{PREFIX}{field_.name} should be from 0 to 2^64, not {reprlib.repr(value)}")
+                if field_.type == dict[str, str] and not all(isinstance(item, str) for item in value.values()):
+                    raise ValueError(f"{PREFIX}{field_.name} should hold text only, not {reprlib.repr(value)}")
         return cls(**values)

@@ -1,23 +1,10 @@
-"""What a pickle asks for, read without running it.
+"""Which of the names that a pickle asks for are harmless.
 
-A `.ckpt` file is a pickle, which may name any function for the reader to call. torch's weights-only reader runs none of
-them; this module finds all the names beforehand, so that a refused file can be explained, and supplies inert stand-ins
-for the few harmless classes that training frameworks leave behind.
+Nothing that a checkpoint names is called here (`ldm.checkpoint.unpickling`). A file that names more than tensors need
+is refused all the same, with the names: whoever opens it with another program is warned.
 """
 
-import pickletools
-from typing import Any
-
-
-class Inert:
-    """Stands in for an object of a training framework: takes anything, keeps nothing, does nothing."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        pass
-
-    def __setstate__(self, state: Any) -> None:
-        pass
-
+from ldm.checkpoint.unpickling import read_pickle
 
 KNOWN_INERT = (
     "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint",
@@ -29,21 +16,46 @@ KNOWN_INERT = (
     "numpy.dtype",
     "_codecs.encode",
 )
-"""Harmless names that `Inert` stands in for: the real ones are never imported."""
+"""Harmless names that training frameworks leave behind."""
+
+DTYPES = frozenset(
+    "float64 float32 float16 bfloat16 float8_e4m3fn float8_e4m3fnuz float8_e5m2 float8_e5m2fnuz "
+    "int64 int32 int16 int8 uint8 uint16 uint32 uint64 bool".split()
+)
+"""Types of numbers, as torch names them."""
+
+STORAGES = {
+    "Double": "float64",
+    "Float": "float32",
+    "Half": "float16",
+    "BFloat16": "bfloat16",
+    "Long": "int64",
+    "Int": "int32",
+    "Short": "int16",
+    "Char": "int8",
+    "Byte": "uint8",
+    "Bool": "bool",
+}
+"""The beginnings of torch's names for storages, and the type of the numbers in them."""
+
+UNTYPED_STORAGE = "torch.storage.UntypedStorage"
+"""A storage of bytes; the tensor names their type."""
+
+STORAGE_TYPES = {f"torch.{kind}Storage": dtype for kind, dtype in STORAGES.items()} | {UNTYPED_STORAGE: "uint8"}
 
 TENSORS = {
     "collections.OrderedDict",
     "torch._utils._rebuild_tensor",
     "torch._utils._rebuild_tensor_v2",
+    "torch._utils._rebuild_tensor_v3",
     "torch._utils._rebuild_parameter",
+    "torch._utils._rebuild_parameter_with_state",
     "torch.Tensor",
     "torch.Size",
     "torch.device",
     "torch.nn.parameter.Parameter",
-    *(f"torch.{kind}Storage" for kind in ("Double", "Float", "Half", "BFloat16")),
-    *(f"torch.{kind}Storage" for kind in ("Long", "Int", "Short", "Char", "Byte", "Bool")),
-    *(f"torch.{dtype}" for dtype in ("float64", "float32", "float16", "bfloat16")),
-    *(f"torch.{dtype}" for dtype in ("int64", "int32", "int16", "int8", "uint8", "bool")),
+    *STORAGE_TYPES,
+    *(f"torch.{dtype}" for dtype in DTYPES),
 }
 """Names of which tensors and plain containers are made."""
 
@@ -53,28 +65,9 @@ def refused_names(pickle: bytes) -> list[str]:
 
     Raises `ValueError` if the bytes are no pickle.
     """
-    return sorted(_names(pickle) - TENSORS - set(KNOWN_INERT))
+    return refused_among(read_pickle(pickle).names)
 
 
-def _names(pickle: bytes) -> set[str]:
-    """Every `module.name` in a pickle. Protocol 4 pushes both as strings, possibly out of the memo."""
-    found: set[str] = set()
-    strings: list[str] = []
-    memo: dict[int, str] = {}
-    last = ""
-    for opcode, argument, _ in pickletools.genops(pickle):
-        match opcode.name:
-            case "GLOBAL" | "INST":
-                found.add(str(argument).replace(" ", "."))
-            case "STACK_GLOBAL":
-                found.add(".".join(strings[-2:]))
-            case "MEMOIZE":
-                memo[len(memo)] = last
-            case "PUT" | "BINPUT" | "LONG_BINPUT":
-                memo[int(argument or 0)] = last
-            case "GET" | "BINGET" | "LONG_BINGET":
-                strings.append(memo.get(int(argument or 0), "?"))
-        last = argument if isinstance(argument, str) else "?" if opcode.name != "MEMOIZE" else last
-        if "UNICODE" in opcode.name:
-            strings.append(last)
-    return found
+def refused_among(names: frozenset[str]) -> list[str]:
+    """Those of the names that are neither tensors nor known to be inert, sorted."""
+    return sorted(names - TENSORS - set(KNOWN_INERT))

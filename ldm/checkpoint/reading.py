@@ -3,20 +3,25 @@
 Tensors come mapped from the file, so that reading costs nothing until they are used and memory holds them once.
 """
 
-import warnings
-import zipfile
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import BinaryIO
 
-import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from ldm.checkpoint.pickle_guard import KNOWN_INERT, Inert, refused_names
+from ldm.checkpoint.foreign import HEAD_BYTES, describe_foreign
+from ldm.checkpoint.pickle_guard import refused_names
+from ldm.checkpoint.torch_zip import LARGEST_PICKLE, MOST_TENSORS, read_torch_zip, refusal
 from ldm.errors import UserError
+from ldm.files import open_file
 
-SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth")
+SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
+"""In lower case; files may have them in capitals."""
+
+LARGEST_HEADER = 16 * 2**20
+"""Bytes of a safetensors file's header. The official file's has 130,000; a trainer's notes may come on top."""
 
 
 @dataclass(frozen=True)
@@ -30,84 +35,69 @@ class CheckpointFile:
 
 def read_checkpoint(path: Path) -> CheckpointFile:
     """Reads a file by its content, not its name. Raises `UserError` for a missing, truncated, foreign or unsafe one."""
-    try:
-        with path.open("rb") as file:
-            head = file.read(16)
-    except FileNotFoundError:
-        raise UserError(f"there is no checkpoint {path}") from None
-    except OSError as error:
-        raise UserError(f"could not read {path}: {error.strerror}") from error
+    with open_file(path, "checkpoint") as file:
+        try:
+            read = _read(file, path)
+        except OSError as error:
+            raise UserError(f"could not read {path}: {error.strerror or error}") from error
+    if not read.tensors:
+        raise UserError(f"{path} holds no tensors")
+    return read
 
-    if head[8:9] == b"{":
-        return _with_tensors(_read_safetensors(path))
+
+def _read(file: BinaryIO, path: Path) -> CheckpointFile:
+    head, size = file.read(HEAD_BYTES), os.fstat(file.fileno()).st_size
     if head.startswith(b"PK\x03\x04"):
-        return _with_tensors(CheckpointFile(path, _read_torch_zip(path)))
-    if head.startswith(b"version https://"):
-        raise UserError(f"{path} is a Git LFS pointer, not the file itself; fetch it with 'git lfs pull'")
-    if head.lstrip().lower().startswith((b"<!doctype", b"<html")):
-        raise UserError(f"{path} is a web page, not a checkpoint; the download went wrong")
+        return CheckpointFile(path, read_torch_zip(file, path))
+    if foreign := describe_foreign(head, size):
+        raise UserError(f"{path} is neither a safetensors file nor a torch checkpoint: it is {foreign}")
+    if head[8:9] == b"{":
+        return _read_safetensors(file, path, int.from_bytes(head[:8], "little"), size)
     if head.startswith((b"\x80", b"(")):
-        _refuse_pickle(path)
+        _refuse_pickle(file, path)
     raise UserError(f"{path} is neither a safetensors file nor a torch checkpoint")
 
 
-def _with_tensors(file: CheckpointFile) -> CheckpointFile:
-    if not file.tensors:
-        raise UserError(f"{file.path} holds no tensors")
-    return file
-
-
-def _read_safetensors(path: Path) -> CheckpointFile:
+def _read_safetensors(file: BinaryIO, path: Path, header: int, size: int) -> CheckpointFile:
+    if LARGEST_HEADER < header < size:
+        raise UserError(f"{path}: its header has {header:,} bytes; a checkpoint's has {LARGEST_HEADER:,} at most")
     try:
-        with safe_open(path, framework="pt", device="cpu") as file:
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a mapping)
-            return CheckpointFile(path, tensors, dict(file.metadata() or {}))
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{path} is damaged or cut off: {error}") from error
+        with safe_open(_encodable(path, file), framework="pt", device="cpu") as opened:
+            keys = opened.keys()
+            if len(keys) > MOST_TENSORS:
+                raise UserError(f"{path} holds {len(keys):,} tensors; a checkpoint has {MOST_TENSORS:,} at most")
+            tensors = {key: opened.get_tensor(key) for key in keys}
+            return CheckpointFile(path, tensors, dict(opened.metadata() or {}))
+    except UserError:
+        raise
+    except SafetensorError as error:
+        raise UserError(f"{path} is damaged or cut off: {str(error)[:200]}") from error
+    except Exception as error:  # whatever an unusual type or shape makes torch raise
+        raise UserError(f"{path} can't be read: {str(error)[:200]}") from error
 
 
-def _read_torch_zip(path: Path) -> dict[str, Tensor]:
-    if path.suffix == ".safetensors":  # torch.load goes by the name
-        raise UserError(f"{path} is a torch checkpoint by its content; rename it to {path.with_suffix('.ckpt').name}")
+def _encodable(path: Path, file: BinaryIO) -> str:
+    """The file's name for libraries that take UTF-8 only; for another name the way to the opened file."""
     try:
-        with zipfile.ZipFile(path) as archive:
-            pickles = [name for name in archive.namelist() if name.endswith("data.pkl")]
-            refused = refused_names(archive.read(pickles[0])) if len(pickles) == 1 else []
-    except Exception as error:  # whatever a damaged file makes the zip and pickle libraries raise
-        raise UserError(f"{path} is damaged or cut off: {error}") from error
-    if len(pickles) != 1:
-        raise UserError(f"{path} is a zip file, but no torch checkpoint")
-    _raise_if_refused(path, refused)
+        str(path).encode()
+    except UnicodeEncodeError:
+        return f"/dev/fd/{file.fileno()}"
+    return str(path)
 
-    stand_ins: list[Any] = [(Inert, name) for name in KNOWN_INERT]
+
+def _refuse_pickle(file: BinaryIO, path: Path) -> None:
+    """Of a file without a zip file's index: it names what it would run, or it is of an old kind."""
+    file.seek(0)
+    pickle = file.read(LARGEST_PICKLE)
+    whole = len(pickle) < LARGEST_PICKLE
     try:
-        with torch.serialization.safe_globals(stand_ins), warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # of unusual pickle protocols
-            content = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
-    except Exception as error:  # torch's own words would recommend to switch its safety off
-        raise UserError(
-            f"{path} can't be read as a torch checkpoint: it is damaged, or pickled in an unusual way. "
-            "Get it as safetensors, or save it again with torch.save's defaults"
-        ) from error
-    state_dict = content.get("state_dict", content) if isinstance(content, dict) else {}
-    items = state_dict.items() if isinstance(state_dict, dict) else ()
-    return {str(key): value for key, value in items if isinstance(value, Tensor)}
-
-
-def _refuse_pickle(path: Path) -> None:
-    try:
-        refused = refused_names(path.read_bytes())
-    except Exception as error:  # whatever damaged bytes make the pickle library raise
-        raise UserError(f"{path} is damaged or cut off: {error}") from error
-    _raise_if_refused(path, refused)
+        names = refused_names(pickle)
+    except (ValueError, RecursionError) as error:
+        if whole:
+            raise UserError(f"{path} is damaged or cut off: {str(error)[:200]}") from error
+        names = []
+    if names:
+        raise UserError(refusal(path, names))
     raise UserError(
         f"{path} is a bare pickle, not a torch checkpoint; save it again with torch >= 1.6 or as safetensors"
     )
-
-
-def _raise_if_refused(path: Path, refused: list[str]) -> None:
-    if refused:
-        raise UserError(
-            f"{path} was not opened: it is a pickle that asks to use {', '.join(refused)}, which could run code "
-            "here. A checkpoint needs tensors only; get it as safetensors"
-        )

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ldm.bounds import check_range
 from ldm.checkpoint.keys import PARTS
 from ldm.checkpoint.loading import Placement, assign_parts, checkpoint_info, load_model
 from ldm.checkpoint.metadata import CheckpointInfo
@@ -43,8 +44,7 @@ class SamplingDefaults(SamplingConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.batch_size < 1:
-            raise ValueError("batch_size should be at least 1")
+        check_range(self, 1, 100_000, "batch_size")
 
 
 @dataclass(frozen=True)
@@ -60,12 +60,20 @@ class Settings:
     diffusion_training: DiffusionTrainingConfig = field(default_factory=DiffusionTrainingConfig)
     judge_training: JudgeTrainingConfig = field(default_factory=JudgeTrainingConfig)
 
+    def __post_init__(self) -> None:
+        timesteps = self.model.schedule.num_timesteps
+        if self.sampling.num_steps > timesteps:
+            raise ValueError(
+                f"sampling.num_steps should be at most model.schedule.num_timesteps, {timesteps}, "
+                f"not {self.sampling.num_steps}"
+            )
+
 
 def base_weights(ckpt_path: Path | None) -> Path:
     """`--ckpt-path`, else the downloaded weights, else the embedded tiny model; which and why is said."""
     if ckpt_path is not None:
         return ckpt_path
-    downloaded = [path for path in sorted(DOWNLOADED.glob("*")) if path.suffix in SUFFIXES]
+    downloaded = [path for path in sorted(DOWNLOADED.glob("*")) if path.suffix.lower() in SUFFIXES]
     if downloaded:
         log.info("weights: %s (downloaded; --ckpt-path takes others)", downloaded[0].relative_to(ROOT))
         return downloaded[0]
@@ -111,6 +119,8 @@ class ModelSlot:
         if (digest := tokenizer_digest(directory)) not in self._tokenizers:
             length = settings.model.text_encoder.max_position_embeddings
             self._tokenizers[digest] = load_tokenizer(directory, length)
+        if (size := self._tokenizers[digest].size) > (known := settings.model.text_encoder.vocab_size):
+            raise UserError(f"the tokenizer in {directory} has {size} tokens, but {file.path} knows only {known}")
         if self.ldm is None:
             self.ldm = load_model(file, settings.model, self.placement)
         else:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from ldm.bounds import check_range
 from ldm.diffusion.guidance import Conditioning, EpsFn
 from ldm.diffusion.schedule import NoiseSchedule, ScheduleConfig
 from ldm.errors import UserError
@@ -34,14 +35,22 @@ class LatentDiffusionConfig:
     scale_factor: float = 0.18215
 
     def __post_init__(self) -> None:
+        check_range(self, 1e-6, 1e6, "scale_factor")
         if self.unet.out_channels != self.autoencoder.embed_dim:
             raise ValueError("unet.out_channels and autoencoder.embed_dim should be the same")
         if self.concat_channels < 0:
             raise ValueError("unet.in_channels should not be less than autoencoder.embed_dim")
+        if {self.autoencoder.in_channels, self.autoencoder.out_ch} != {3}:
+            raise ValueError("autoencoder.in_channels and autoencoder.out_ch should be 3, as images have")
         if self.unet.context_dim != self.text_encoder.hidden_size:
             raise ValueError("unet.context_dim and text_encoder.hidden_size should be the same")
         if self.text_encoder.hidden_size % self.text_encoder.num_attention_heads:
             raise ValueError("text_encoder.hidden_size should be a multiple of text_encoder.num_attention_heads")
+
+    @property
+    def least_tensors(self) -> int:
+        """A model of this shape has at least so many, as is known without building it."""
+        return self.unet.least_tensors + self.autoencoder.least_tensors + self.text_encoder.least_tensors
 
     @property
     def size_multiple(self) -> int:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ldm.bounds import LARGEST_SIDE, check_range
 from ldm.diffusion.guidance import Guidance, guided_eps
 from ldm.diffusion.latent_diffusion import LatentDiffusion
 from ldm.diffusion.noise import draw_noise, image_generators
@@ -28,9 +29,11 @@ class SamplingConfig:
 
     def __post_init__(self) -> None:
         if self.sampler not in SAMPLERS:
-            raise ValueError(f"sampler should be one of {', '.join(SAMPLERS)}, not '{self.sampler}'")
-        if min(self.height, self.width) < 1 or not 1 <= self.num_steps <= 1000 or not 0.0 <= self.eta <= 1.0:
-            raise ValueError("height and width should be at least 1, num_steps from 1 to 1000, eta from 0 to 1")
+            raise ValueError(f"sampler should be one of {', '.join(SAMPLERS)}, not {self.sampler!r:.60}")
+        check_range(self, 1, LARGEST_SIDE, "height", "width")
+        check_range(self, 1, 1000, "num_steps")
+        check_range(self, -1000, 1000, "guidance_scale")
+        check_range(self, 0, 1, "eta")
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,8 @@ def sample_latents(
     Each conditioning of `guidance` is for b images. Image i depends on its own seed and conditioning, not on the batch.
     Raises `UserError` if numbers overflow.
     """
+    if config.num_steps > ldm.schedule.num_timesteps:
+        raise UserError(f"{config.num_steps} steps are more than the model's {ldm.schedule.num_timesteps} timesteps")
     sampler = SAMPLERS[config.sampler]
     generators = image_generators(seeds)
     shape = (len(seeds), *ldm.config.latent_shape(config.height, config.width))
@@ -96,9 +101,8 @@ def sample_latents(
     )
     if finite and not (ok := torch.stack(finite).cpu()).all():
         step = start_step + int(ok.int().argmin())
-        raise UserError(
-            f"the UNet's output is not finite from step {step + 1} of {config.num_steps} on; try --precision full"
-        )
+        where = f"the UNet's output is not finite from step {step + 1} of {config.num_steps} on"
+        raise UserError(f"{where}; {_remedy(ldm, 'model.', 'cond_stage_model.')}")
     return latents
 
 
@@ -115,5 +119,15 @@ def sample_images(
     callback = None if on_step is None else lambda step, latents, pred_x0: on_step()
     images = ldm.decode_latents(sample_latents(ldm, guidance, seeds, config, init, callback)).float().cpu()
     if not images.isfinite().all():
-        raise UserError("the autoencoder's images are not finite; try --precision full")
+        raise UserError(f"the autoencoder's images are not finite; {_remedy(ldm, 'first_stage_model.')}")
     return images.clamp(-1.0, 1.0)
+
+
+def _remedy(ldm: LatentDiffusion, *parts: str) -> str:
+    """What helps against numbers that are not finite: another file, if the weights of these parts are not either."""
+    for name, weight in ldm.named_parameters():
+        if name.startswith(parts) and not weight.isfinite().all():
+            if weight.isnan().any() or weight.dtype not in (torch.float16, torch.bfloat16):
+                return f"the checkpoint is broken: its {name} holds NaN or infinite numbers; use another file"
+            return f"{name} is too large for half precision; try --precision full"
+    return "try --precision full"

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ldm.bounds import check_range
+
 
 @dataclass(frozen=True)
 class ScheduleConfig:
@@ -22,6 +24,14 @@ class ScheduleConfig:
     num_timesteps: int = 1000
     linear_start: float = 0.00085
     linear_end: float = 0.0120
+
+    def __post_init__(self) -> None:
+        check_range(self, 1, 10_000, "num_timesteps")
+        if not 0.0 < self.linear_start <= self.linear_end < 1.0:
+            raise ValueError(
+                "betas should be above 0, below 1 and not fall: "
+                f"linear_start is {self.linear_start:g}, linear_end {self.linear_end:g}"
+            )
 
 
 class NoiseSchedule:

@@ -21,6 +21,6 @@ class EvaluationConfig:
 
     def __post_init__(self) -> None:
         if self.encoder not in ENCODERS:
-            raise ValueError(f"encoder should be one of {', '.join(ENCODERS)}, not '{self.encoder}'")
+            raise ValueError(f"encoder should be one of {', '.join(ENCODERS)}, not {self.encoder!r:.60}")
         if not self.prompts:
             raise ValueError("prompts should be at least one")

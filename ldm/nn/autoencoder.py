@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from ldm.bounds import LARGEST_WIDTH, check_list, check_range
 from ldm.nn.layers import Upsample, conv1x1, conv3x3, group_norm
 
 
@@ -31,8 +32,16 @@ class AutoencoderConfig:
     """Of every group normalisation."""
 
     def __post_init__(self) -> None:
-        if self.num_groups < 1 or self.ch % self.num_groups:
+        check_range(self, 1, LARGEST_WIDTH, "in_channels", "out_ch", "ch", "z_channels", "embed_dim", "num_groups")
+        check_range(self, 1, 32, "num_res_blocks")
+        check_list(self, 8, 1, 64, "ch_mult")
+        if self.ch % self.num_groups:
             raise ValueError(f"ch should be a multiple of num_groups: {self.ch} channels, {self.num_groups} groups")
+
+    @property
+    def least_tensors(self) -> int:
+        """An autoencoder of this shape has at least so many, as is known without building it."""
+        return 8 * (len(self.ch_mult) * (2 * self.num_res_blocks + 1) + 4)
 
     @property
     def downsampling_factor(self) -> int:

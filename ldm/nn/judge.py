@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from ldm.bounds import LARGEST_WIDTH, check_length, check_list, check_range
 from ldm.nn.layers import conv1x1, conv3x3
 
 FIRST_SCALE, LARGEST_SCALE = 1 / 0.07, 100.0
@@ -25,6 +26,12 @@ class Head:
 
     name: str
     labels: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        check_length("labels", self.labels, 1000)
+        # The names of its methods would be overwritten in the module that holds the heads.
+        if not self.name.isidentifier() or len(self.name) > 60 or hasattr(nn.ModuleDict, self.name):
+            raise ValueError(f"a head should have a plain name, not {self.name!r:.60}")
 
 
 @dataclass(frozen=True)
@@ -50,10 +57,26 @@ class JudgeConfig:
     text_heads: int = 4
 
     def __post_init__(self) -> None:
+        check_list(self, 8, 1, LARGEST_WIDTH, "widths")
+        check_list(self, 8, 0, 64, "depths")
+        check_range(self, 1, 1024, "size")
+        check_range(self, 1, LARGEST_WIDTH, "vocab_size", "place_width", "embedding_dim", "text_width", "text_heads")
+        check_range(self, 2, 4096, "max_length")
+        check_range(self, 1, 64, "text_layers")
+        if self.text_width % self.text_heads:
+            raise ValueError(f"text_width should be a multiple of text_heads: {self.text_width}, {self.text_heads}")
         if len(self.widths) != len(self.depths):
             raise ValueError("widths and depths should be of one length")
         if self.size % 2 ** len(self.widths):
             raise ValueError(f"size should be a multiple of {2 ** len(self.widths)}")
+        check_length("heads", self.heads, 64)
+        if len({head.name for head in self.heads}) < len(self.heads):
+            raise ValueError("heads should have different names")
+
+    @property
+    def least_tensors(self) -> int:
+        """A judge of this shape has at least so many, as is known without building it."""
+        return 14 * sum(self.depths) + 12 * self.text_layers + 2 * len(self.heads)
 
 
 @dataclass(frozen=True)

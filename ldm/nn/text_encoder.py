@@ -13,6 +13,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from ldm.bounds import LARGEST_WIDTH, check_range
+
 
 def quick_gelu(x: Tensor) -> Tensor:
     """x * sigmoid(1.702 x), OpenAI's approximation of the GELU (arXiv 1606.08415, section 2)."""
@@ -36,8 +38,18 @@ class TextEncoderConfig:
     layer_norm_eps: float = 1e-5
 
     def __post_init__(self) -> None:
+        check_range(self, 1, 10_000_000, "vocab_size")
+        check_range(self, 1, LARGEST_WIDTH, "hidden_size", "intermediate_size", "num_attention_heads")
+        check_range(self, 1, 256, "num_hidden_layers")
+        check_range(self, 2, 4096, "max_position_embeddings")
+        check_range(self, 0, 1, "layer_norm_eps")
         if self.hidden_act not in ACTIVATIONS:
-            raise ValueError(f"hidden_act should be one of {', '.join(ACTIVATIONS)}, not '{self.hidden_act}'")
+            raise ValueError(f"hidden_act should be one of {', '.join(ACTIVATIONS)}, not {self.hidden_act!r:.60}")
+
+    @property
+    def least_tensors(self) -> int:
+        """A text encoder of this shape has at least so many, as is known without building it."""
+        return 16 * self.num_hidden_layers + 4
 
 
 class Embeddings(nn.Module):

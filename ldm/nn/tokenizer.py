@@ -36,6 +36,11 @@ class PromptTokenizer:
         encoded = self.clip_tokenizer(prompts, truncation=True, max_length=self.max_length, padding="max_length")
         return torch.tensor(encoded["input_ids"], dtype=torch.int64)
 
+    @property
+    def size(self) -> int:
+        """Ids are below this."""
+        return len(self.clip_tokenizer)
+
     def cut_text(self, prompt: str) -> str:
         """The end of the prompt that does not fit, as the tokens spell it; empty if all of it fits."""
         ids = self.clip_tokenizer(prompt, truncation=False, verbose=False)["input_ids"]

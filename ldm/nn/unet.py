@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from ldm.bounds import LARGEST_WIDTH, check_list, check_range
 from ldm.nn.attention import KeysValues, SpatialTransformer
 from ldm.nn.layers import Upsample, conv1x1, conv3x3, group_norm, timestep_embedding, zero_init
 
@@ -35,16 +36,29 @@ class UNetConfig:
     """Of every group normalisation."""
 
     def __post_init__(self) -> None:
+        check_range(self, 1, LARGEST_WIDTH, "in_channels", "out_channels", "model_channels", "context_dim")
+        check_range(self, 1, LARGEST_WIDTH, "num_heads", "num_groups")
+        check_range(self, 1, 32, "num_res_blocks", "transformer_depth")
+        check_list(self, 8, 1, 64, "channel_mult")
+        if self.attention_resolutions:
+            check_list(self, 16, 1, 2**16, "attention_resolutions")
         width, groups, heads = self.model_channels, self.num_groups, self.num_heads
-        if groups < 1 or width % groups:
+        if width % groups:
             raise ValueError(f"model_channels should be a multiple of num_groups: {width} channels, {groups} groups")
         attentive = {level for level in range(len(self.channel_mult)) if 2**level in self.attention_resolutions}
         for level in sorted(attentive | {len(self.channel_mult) - 1}):
-            if heads < 1 or self.channel_mult[level] * width % heads:
+            if self.channel_mult[level] * width % heads:
                 raise ValueError(
                     f"the channels of level {level}, {self.channel_mult[level]} * model_channels, should be a multiple "
                     f"of num_heads: {self.channel_mult[level] * width} channels, {heads} heads"
                 )
+
+    @property
+    def least_tensors(self) -> int:
+        """A UNet of this shape has at least so many, as is known without building it."""
+        levels, blocks = len(self.channel_mult), 2 * self.num_res_blocks + 1
+        attentive = sum(2**level in self.attention_resolutions for level in range(levels))
+        return 10 * (levels * blocks + 2) + (6 + 20 * self.transformer_depth) * (attentive * blocks + 1)
 
     @property
     def size_multiple(self) -> int:

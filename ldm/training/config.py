@@ -4,18 +4,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from ldm.bounds import LARGEST_SIDE, check_range
 from ldm.choices import SAMPLERS
 from ldm.data.subject import TOKEN
 
 LR_SCHEDULES = ("constant", "linear", "cosine", "cooldown")
 OPTIMIZERS = ("adamw", "adamw8bit")
 TRAIN_DTYPES = ("fp32", "bf16")
+MOST_UPDATES = 1_000_000_000
 CHECKPOINTING_LEVELS = ("none", "attention", "all")
 
 
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
-        raise ValueError(f"{name} should be one of {', '.join(choices)}, not '{value}'")
+        raise ValueError(f"{name} should be one of {', '.join(choices)}, not {value!r:.60}")
 
 
 @dataclass(frozen=True)
@@ -37,8 +39,10 @@ class OptimizationConfig:
     def __post_init__(self) -> None:
         _check_choice("optimizer", self.optimizer, OPTIMIZERS)
         _check_choice("lr_schedule", self.lr_schedule, LR_SCHEDULES)
-        if min(self.iterations, self.save_every, self.batch_size) < 1:
-            raise ValueError("iterations, save_every and batch_size should be at least 1")
+        check_range(self, 1, MOST_UPDATES, "iterations", "save_every")
+        check_range(self, 1, 100_000, "batch_size")
+        check_range(self, 0, MOST_UPDATES, "warmup_steps")
+        check_range(self, 0, 1e6, "learning_rate", "weight_decay", "max_grad_norm")
 
 
 @dataclass(frozen=True)
@@ -65,8 +69,9 @@ class DreamBoothConfig(OptimizationConfig):
         super().__post_init__()
         _check_choice("gradient_checkpointing", self.gradient_checkpointing, CHECKPOINTING_LEVELS)
         _check_choice("class_sampler", self.class_sampler, tuple(SAMPLERS))
-        if not 1 <= self.class_steps <= 1000:
-            raise ValueError("class_steps should be from 1 to 1000")
+        check_range(self, 1, 1000, "class_steps")
+        check_range(self, 0, 1_000_000, "class_img_count")
+        check_range(self, 0, 1e6, "prior_loss_weight")
         _check_choice("train_dtype", self.train_dtype, TRAIN_DTYPES)
         if self.train_dtype == "bf16" and self.optimizer != "adamw8bit":
             raise ValueError("train_dtype bf16 needs the optimizer adamw8bit, which rounds weights at random")
@@ -87,6 +92,13 @@ class AutoencoderTrainingConfig(OptimizationConfig):
     """Updates in which the encoder learns the principal components of patches and the decoder reads them."""
     ema_decay: float = 0.999
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_range(self, 1, LARGEST_SIDE, "size")
+        check_range(self, 0, 1e6, "absolute_weight", "square_weight", "edge_weight", "kl_weight")
+        check_range(self, 0, MOST_UPDATES, "teacher_iterations")
+        check_range(self, 0, 1, "ema_decay")
+
 
 @dataclass(frozen=True)
 class DiffusionTrainingConfig(OptimizationConfig):
@@ -102,6 +114,12 @@ class DiffusionTrainingConfig(OptimizationConfig):
     ema_decay: float = 0.9999
     sample_prompts: tuple[str, ...] = ()
     """Drawn at every save with the same noise."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_range(self, 1, LARGEST_SIDE, "size")
+        check_range(self, 0, 1, "caption_dropout", "ema_decay")
+        check_range(self, 0, 1e6, "min_snr_gamma")
 
 
 @dataclass(frozen=True)
@@ -119,6 +137,11 @@ class JudgeTrainingConfig(OptimizationConfig):
     caption_weight: float = 1.0
     subject_weight: float = 1.0
     subject_temperature: float = 0.1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_range(self, 0, 1e6, "caption_weight", "subject_weight")
+        check_range(self, 1e-6, 1e6, "subject_temperature")
 
 
 @dataclass(frozen=True)

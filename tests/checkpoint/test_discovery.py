@@ -1,5 +1,6 @@
 """Finding checkpoints: all of them, in the order of their runs and steps, and a reason for what is left out."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -7,8 +8,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from ldm.checkpoint import discovery
 from ldm.checkpoint.discovery import RESUME_STATE, find_checkpoints
 from ldm.checkpoint.metadata import CheckpointInfo
+from ldm.checkpoint.reading import CheckpointFile
 from tests.checkpoint.files import ATTACKS, few_tensors
 
 
@@ -58,11 +61,11 @@ def test_it_tells_what_each_says_of_itself(tmp_path: Path) -> None:
     assert (found.info.step, found.info.class_name) == (7, "can")
 
 
-@pytest.mark.parametrize("suffix", [".safetensors", ".ckpt", ".pt", ".pth"])
+@pytest.mark.parametrize("suffix", [".safetensors", ".SAFETENSORS", ".ckpt", ".Ckpt", ".pt", ".pth", ".bin"])
 def test_every_kind_of_file_is_found_at_every_depth(suffix: str, tmp_path: Path) -> None:
     path = tmp_path / "a" / "b" / "c" / f"x{suffix}"
     path.parent.mkdir(parents=True)
-    if suffix == ".safetensors":
+    if suffix.lower() == ".safetensors":
         write(path)
     else:
         torch.save({"state_dict": few_tensors()}, path)
@@ -102,9 +105,9 @@ def test_a_directory_below_a_hidden_one_is_searched(tmp_path: Path) -> None:
     assert found_names(tmp_path / ".cache" / "runs") == ["a.safetensors"]
 
 
-def test_the_state_of_a_run_is_left_out(tmp_path: Path) -> None:
+def test_the_state_of_a_run_is_no_checkpoint_and_not_spoken_of(tmp_path: Path) -> None:
     torch.save({"state_dict": few_tensors()}, tmp_path / RESUME_STATE)
-    assert "state of a training run" in only_reason(tmp_path)
+    assert find_checkpoints(tmp_path) == ([], [])
 
 
 def test_a_truncated_file_is_left_out(tmp_path: Path) -> None:
@@ -151,14 +154,64 @@ def test_damaged_metadata_are_left_out(values: dict[str, str], tmp_path: Path) -
     assert "metadata" in skipped[0].reason
 
 
-def test_a_broken_link_is_not_spoken_of_and_a_good_one_is_followed(tmp_path: Path) -> None:
+def test_a_good_link_is_followed_and_a_broken_one_named(tmp_path: Path) -> None:
     target = write(tmp_path / "elsewhere" / "a.safetensors", 3)
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "good.safetensors").symlink_to(target)
     (tmp_path / "runs" / "bad.safetensors").symlink_to(tmp_path / "nowhere")
     found, skipped = find_checkpoints(tmp_path / "runs")
     assert [one.path.name for one in found] == ["good.safetensors"]
-    assert not skipped
+    assert [one.path.name for one in skipped] == ["bad.safetensors"]
+    assert f"it is a link to {tmp_path / 'nowhere'}" in skipped[0].reason
+
+
+def test_linked_directories_are_searched_once_and_loops_end(tmp_path: Path) -> None:
+    target = write(tmp_path / "elsewhere" / "run-2" / "a.safetensors").parent
+    write(tmp_path / "runs" / "run-1" / "b.safetensors")
+    (tmp_path / "runs" / "linked").symlink_to(target)
+    (tmp_path / "runs" / "again").symlink_to(target)
+    (tmp_path / "runs" / "run-1" / "up").symlink_to(tmp_path / "runs")
+    assert len(found_names(tmp_path / "runs")) == 2
+    assert "run-1/b.safetensors" in found_names(tmp_path / "runs")
+    assert {Path(name).name for name in found_names(tmp_path / "runs")} == {"a.safetensors", "b.safetensors"}
+
+
+def test_a_file_and_links_to_it_are_one_checkpoint_under_its_own_name(tmp_path: Path) -> None:
+    path = write(tmp_path / "z.safetensors")
+    (tmp_path / "best.safetensors").symlink_to(path)
+    (tmp_path / "dir").symlink_to(tmp_path)
+    assert found_names(tmp_path) == ["z.safetensors"]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_a_named_pipe_is_named_and_does_not_block(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.ckpt")
+    assert "a named pipe" in only_reason(tmp_path)
+
+
+def test_bin_files_of_other_programs_are_not_spoken_of(tmp_path: Path) -> None:
+    (tmp_path / "level.bin").write_bytes(b"some game's data")
+    (tmp_path / "empty.bin").touch()
+    assert find_checkpoints(tmp_path) == ([], [])
+
+
+def test_whatever_a_file_makes_the_reader_raise_it_is_left_out_and_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for error in (RecursionError("deep"), MemoryError("large"), KeyError("x"), OSError(5, "Input/output error")):
+        write(tmp_path / "good.safetensors")
+        write(tmp_path / "bad.safetensors")
+
+        def info(file: CheckpointFile, error: Exception = error) -> CheckpointInfo:
+            if file.path.name == "bad.safetensors":
+                raise error
+            return CheckpointInfo()
+
+        monkeypatch.setattr(discovery, "checkpoint_info", info)
+        found, skipped = find_checkpoints(tmp_path)
+        assert [one.path.name for one in found] == ["good.safetensors"]
+        assert [one.path.name for one in skipped] == ["bad.safetensors"]
+        assert type(error).__name__ in skipped[0].reason
 
 
 def test_one_bad_file_does_not_hide_the_good_ones(tmp_path: Path) -> None:

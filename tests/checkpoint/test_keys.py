@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ldm.checkpoint.keys import PARTS, POSITION_IDS, TOLERATED, KeyReport, compare_keys, official_key
+from ldm.checkpoint.keys import PARTS, POSITION_IDS, TOLERATED, UNET_INPUT, KeyReport, compare_keys, official_key
 from ldm.errors import UserError
 from tests.oracle import facts
 
@@ -69,7 +69,7 @@ def test_missing_and_unexpected_are_the_two_differences_of_the_sets(needed: set[
     ("report", "kind"),
     [
         (KeyReport(missing=["a.weight"]), "1 missing: a.weight"),
-        (KeyReport(unexpected=["a.weight", "b"]), "2 unexpected: a.weight, b"),
+        (KeyReport(missing=["c"], unexpected=["a.weight", "b"]), "2 unexpected: a.weight, b"),
         (KeyReport(wrong_shape=["a (1,) instead of (2,)"]), "1 of another shape: a (1,) instead of (2,)"),
     ],
 )
@@ -78,7 +78,12 @@ def test_the_error_names_the_file_and_the_keys_of_each_kind(report: KeyReport, k
         report.raise_if_any(Path("some") / "x.ckpt")
     assert "x.ckpt" in str(error.value)
     assert kind in str(error.value)
-    assert sum(word in str(error.value) for word in (" missing:", " unexpected:", " of another shape:")) == 1
+    shown = [bool(keys) for keys in (report.missing, report.unexpected, report.wrong_shape)]
+    assert [word in str(error.value) for word in (" missing:", " unexpected:", " of another shape:")] == shown
+
+
+def test_tensors_that_are_not_needed_are_no_error() -> None:
+    KeyReport(unexpected=["denoiser.sigmas"]).raise_if_any(Path("x.ckpt"))
 
 
 def test_of_very_many_keys_the_first_are_named_and_all_are_counted() -> None:
@@ -152,19 +157,51 @@ def test_what_may_be_passed_over_is_compared_where_it_is_needed() -> None:
     ("key", "kind"),
     [
         ("conditioner.embedders.0.transformer.text_model.embeddings.position_ids", "Stable Diffusion XL"),
+        ("model.diffusion_model.label_emb.0.0.weight", "Stable Diffusion XL"),
         ("cond_stage_model.model.transformer.resblocks.0.ln_1.bias", "Stable Diffusion 2"),
-        ("down_blocks.0.attentions.0.norm.bias", "diffusers"),
+        ("double_blocks.0.img_attn.norm.key_norm.scale", "Flux"),
+        ("model.diffusion_model.double_blocks.0.img_attn.norm.key_norm.scale", "Flux"),
+        ("model.diffusion_model.joint_blocks.0.context_block.attn.proj.bias", "Stable Diffusion 3"),
+        ("control_model.input_blocks.0.0.bias", "ControlNet"),
+        ("down_blocks.0.attentions.0.norm.bias", "UNet in diffusers' layout"),
+        ("encoder.down_blocks.0.resnets.0.norm1.bias", "VAE\\) in diffusers' layout"),
+        ("encoder.down.0.block.0.norm1.bias", "VAE\\) alone"),
+        ("text_model.encoder.layers.0.layer_norm1.bias", "CLIP encoder alone"),
+        ("emb_params", "textual inversion"),
         ("lora_unet_down_blocks_0_attentions_0_proj_in.alpha", "LoRA"),
         ("lora_te_text_model_encoder_layers_0_mlp_fc1.alpha", "LoRA"),
+        ("unet.down_blocks.0.attentions.0.proj_in.lora_A.weight", "LoRA"),
     ],
 )
 def test_another_kind_of_file_is_recognized(key: str, kind: str) -> None:
-    report = compare_keys(sizes("model.diffusion_model.out.2.bias"), sizes("other", key))
+    report = compare_keys(sizes("model.diffusion_model.out.2.bias"), sizes(key))
     with pytest.raises(UserError, match=f"it looks like .*{kind}"):
         report.raise_if_any(Path("x.ckpt"))
 
 
+def test_one_key_of_a_lora_makes_no_lora() -> None:
+    report = compare_keys(sizes("a", "b"), sizes("a", "lora_te_text_model_encoder_layers_0_mlp_fc1.alpha"))
+    with pytest.raises(UserError) as error:
+        report.raise_if_any(Path("x.ckpt"))
+    assert "LoRA" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("channels", "kind"), [(9, "an inpainting checkpoint"), (8, "an InstructPix2Pix checkpoint"), (6, "another task")]
+)
+def test_a_model_for_another_task_is_known_by_what_its_unet_takes(channels: int, kind: str) -> None:
+    needed, found = {UNET_INPUT: torch.Size([320, 4, 3, 3])}, {UNET_INPUT: torch.Size([320, channels, 3, 3])}
+    with pytest.raises(UserError, match=f"it looks like .*{kind}: its UNet takes {channels} input channels, not 4"):
+        compare_keys(needed, found).raise_if_any(Path("x.ckpt"))
+
+
+@pytest.mark.parametrize("name", ["model-00001-of-00003.safetensors", "pytorch_model-00001-of-00003.bin"])
+def test_a_part_of_a_model_in_several_files_is_known_by_its_name(name: str) -> None:
+    with pytest.raises(UserError, match="part 1 of 3; save the model as one file"):
+        compare_keys(sizes("a", "b"), sizes("a")).raise_if_any(Path(name))
+
+
 def test_an_unknown_kind_of_file_is_not_guessed_at() -> None:
     with pytest.raises(UserError) as error:
-        compare_keys({}, sizes("other")).raise_if_any(Path("x.ckpt"))
+        compare_keys(sizes("a"), sizes("other")).raise_if_any(Path("x.ckpt"))
     assert "looks like" not in str(error.value)

@@ -10,7 +10,15 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ldm.checkpoint.keys import PARTS, POSITION_IDS, official_key
-from ldm.checkpoint.loading import Placement, assign_parts, checkpoint_info, load_model, load_part, raise_unless_part
+from ldm.checkpoint.loading import (
+    Placement,
+    assign_parts,
+    checkpoint_info,
+    load_model,
+    load_part,
+    raise_unless_part,
+    raise_unless_whole,
+)
 from ldm.checkpoint.metadata import CheckpointInfo
 from ldm.checkpoint.reading import CheckpointFile, read_checkpoint
 from ldm.checkpoint.saving import official_state_dict
@@ -163,10 +171,9 @@ def drop(key: str) -> Callable[[dict[str, Tensor]], dict[str, Tensor]]:
 BAD: dict[str, tuple[Callable[[dict[str, Tensor]], dict[str, Tensor]], str]] = {
     "missing in the UNet": (drop(SOME_WEIGHT), f"1 missing: {SOME_WEIGHT}"),
     "missing in the text encoder": (drop(SOME_NORM), f"1 missing: {SOME_NORM}"),
-    "unexpected": (lambda tensors: {**tensors, "foo.weight": torch.ones(1)}, "1 unexpected: foo.weight"),
-    "unexpected in the UNet": (
-        lambda tensors: {**tensors, "model.diffusion_model.out.3.weight": torch.ones(1)},
-        "1 unexpected: model.diffusion_model.out.3.weight",
+    "missing and unexpected": (
+        lambda tensors: {**drop(SOME_WEIGHT)(tensors), "foo.weight": torch.ones(1)},
+        "1 unexpected: foo.weight",
     ),
     "of another shape": (
         lambda tensors: {**tensors, SOME_WEIGHT: tensors[SOME_WEIGHT][:, :16]},
@@ -180,10 +187,64 @@ BAD: dict[str, tuple[Callable[[dict[str, Tensor]], dict[str, Tensor]], str]] = {
         "missing: first_stage_model.",
     ),
     "of Stable Diffusion XL": (
-        lambda tensors: {**tensors, "conditioner.embedders.0.transformer.x": torch.ones(1)},
+        lambda tensors: {**drop(SOME_NORM)(tensors), "conditioner.embedders.0.transformer.x": torch.ones(1)},
         "Stable Diffusion XL",
     ),
 }
+
+
+HARMLESS = {
+    "denoiser.sigmas": torch.ones(1000),
+    "denoiser.log_sigmas": torch.ones(1000),
+    "logvar": torch.zeros(1000),
+    "scale_factor": torch.tensor(0.18215),
+    "cond_stage_model.logit_scale": torch.tensor(4.6),
+    "cond_stage_model.transformer.text_projection.weight": torch.ones(2, 2),
+    "first_stage_model.loss.logvar": torch.zeros(()),
+    "first_stage_model.loss.discriminator.main.0.weight": torch.ones(2),
+    "embedding_manager.string_to_param_dict.*": torch.ones(2),
+    "lora_te_text_model_encoder_layers_0_mlp_fc1.alpha": torch.ones(()),
+    "model.diffusion_model.out.3.weight": torch.ones(1),
+}
+
+
+def test_tensors_that_are_not_needed_are_named_once_and_change_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    file = CheckpointFile(Path("with-extras.ckpt"), {**contents(), **HARMLESS})
+    for _ in range(2):
+        raise_unless_whole(file, tiny_config())
+        assert same_weights(load_model(file, tiny_config(), CPU), contents())
+    (said,) = [record.getMessage() for record in caplog.records]
+    assert said.startswith("11 tensors of with-extras.ckpt are not used: denoiser.sigmas, denoiser.log_sigmas, logvar")
+
+
+def test_what_official_files_hold_is_not_spoken_of(caplog: pytest.LogCaptureFixture) -> None:
+    load_model(file_of(EXTRAS["averaged weights"](contents())), tiny_config(), CPU)
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2])
+@pytest.mark.parametrize("suffix", [".ckpt", ".safetensors"])
+def test_a_file_of_eight_bit_floats_is_loaded(dtype: torch.dtype, suffix: str, tmp_path: Path) -> None:
+    """They are plain numbers that are turned into larger ones."""
+    tensors = {key: tensor.to(dtype) if key.startswith("model.") else tensor for key, tensor in contents().items()}
+    save = {".ckpt": torch.save, ".safetensors": save_file}[suffix]
+    save(tensors, tmp_path / f"a{suffix}")
+    expected = {key: tensor.float() for key, tensor in tensors.items()}
+    assert same_weights(load_model(tmp_path / f"a{suffix}", tiny_config(), CPU), expected)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {SOME_WEIGHT: contents()[SOME_WEIGHT].to(torch.int8)},
+        {"scaled_fp8": torch.zeros(2)},
+        {SOME_WEIGHT.replace(".weight", ".scale_weight"): torch.ones(())},
+    ],
+    ids=["int8", "scaled fp8", "scales"],
+)
+def test_quantized_weights_are_refused_as_such(changes: dict[str, Tensor]) -> None:
+    with pytest.raises(UserError, match="is quantized"):
+        load_model(file_of({**contents(), **changes}), tiny_config(), CPU)
 
 
 @pytest.mark.parametrize(("change", "word"), BAD.values(), ids=list(BAD))
@@ -303,10 +364,6 @@ def test_a_loaded_part_is_no_view_of_the_file() -> None:
             "1 missing: first_stage_model.quant_conv.bias",
         ),
         (lambda tensors: tensors.clear(), "missing: first_stage_model."),
-        (
-            lambda tensors: tensors.update({"first_stage_model.loss.logvar": torch.zeros(())}),
-            "1 unexpected: first_stage_model.loss.logvar",
-        ),
         (
             lambda tensors: tensors.update({"first_stage_model.quant_conv.bias": torch.zeros(4)}),
             r"1 of another shape: first_stage_model.quant_conv.bias \(4,\) instead of \(8,\)",

@@ -268,7 +268,7 @@ def test_num_groups_changes_every_normalisation_and_no_weight() -> None:
     ("changes", "words"),
     [
         ({"num_groups": 24}, "model_channels should be a multiple of num_groups: 320 channels, 24 groups"),
-        ({"num_groups": 0}, "model_channels should be a multiple of num_groups"),
+        ({"num_groups": 0}, "num_groups should be from 1"),
         ({"num_heads": 7}, "the channels of level 0, 1 \\* model_channels, should be a multiple of num_heads"),
         ({"num_heads": 7, "attention_resolutions": ()}, "the channels of level 3, 4 \\* model_channels"),
     ],

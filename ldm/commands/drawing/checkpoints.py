@@ -11,7 +11,7 @@ from ldm.checkpoint.loading import checkpoint_info, raise_unless_whole
 from ldm.checkpoint.metadata import CheckpointInfo
 from ldm.checkpoint.reading import read_checkpoint
 from ldm.commands.models import Settings, base_weights, part_digests, settings_of, tokenizer_dir
-from ldm.errors import UserError
+from ldm.errors import UserError, named_in_errors
 from ldm.nn.tokenizer import tokenizer_digest
 
 log = logging.getLogger(__name__)
@@ -52,7 +52,8 @@ def usable(checkpoints: list[Found], config: Path | None) -> list[Usable]:
     known: set[object] = set()
     for found in checkpoints:
         try:
-            whole.append(_whole(found, config, known))
+            with named_in_errors(found.path):
+                whole.append(_whole(found, config, known))
         except UserError as error:
             if len(checkpoints) == 1:
                 raise
@@ -75,4 +76,6 @@ def _whole(found: Found, config: Path | None, known: set[object]) -> Usable:
         raise_unless_whole(file, settings.model)
         known.add(content)
     tokenizer = tokenizer_dir(found.path, settings)
-    return Usable(found.path, found.info, settings, tokenizer, tokenizer_digest(tokenizer))
+    one = Usable(found.path, found.info, settings, tokenizer, tokenizer_digest(tokenizer))
+    assert one.parts  # looked at now, while a file that isn't there any more is left out
+    return one

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -23,7 +24,7 @@ from ldm.diffusion.crew import Crew
 from ldm.diffusion.guidance import classifier_free
 from ldm.diffusion.latent_diffusion import LatentDiffusion
 from ldm.diffusion.sampling import sample_images
-from ldm.errors import UserError
+from ldm.errors import UserError, named_in_errors
 
 log = logging.getLogger(__name__)
 
@@ -50,12 +51,13 @@ def paint(rows: Sequence[PlannedRow], job: Job, compute: Compute, directory: Pat
         for row, missing in work:
             try:
                 file = reader.take()
+                with named_in_errors(row.checkpoint.path, torch.OutOfMemoryError):
+                    ldm = slot.use(file, row.checkpoint.settings, row.checkpoint.tokenizer)
             except UserError as error:  # it was there when the rows were planned
                 if len(rows) == 1:
                     raise
                 log.warning("left out %s: %s", row.checkpoint.path, error)
                 continue
-            ldm = slot.use(file, row.checkpoint.settings, row.checkpoint.tokenizer)
             batches = _batches(row, missing, batch_size)
             speed_up(ldm, job.compile, len(batches) * job.steps_run)
             crew = drawing_crew(ldm, job.sampling)
@@ -80,12 +82,14 @@ def _drawn(
     row: PlannedRow, batches: Sequence[Batch], crew: Crew, draw: Callable[[Batch], Tensor], alone: bool
 ) -> Iterator[tuple[Batch, Tensor]]:
     """Batches and their pictures, until one can't be drawn; in a comparison that is only said."""
+    path = row.checkpoint.path
     try:
-        yield from crew.draw(batches, draw)
+        with nullcontext() if alone else named_in_errors(path, torch.OutOfMemoryError):
+            yield from crew.draw(batches, draw)
     except UserError as error:
         if alone:
             raise
-        log.warning("left out the rest of %s: %s", row.checkpoint.path, error)
+        log.warning("left out the rest of %s: %s", path, error)
 
 
 def pictures_at_a_time(job: Job, compute: Compute) -> int:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ldm.checkpoint.keys import PARTS, official_key
 from ldm.checkpoint.reading import CheckpointFile, read_checkpoint
-from ldm.errors import UserError
+from ldm.errors import UserError, named_in_errors
 
 ALIGNMENT, PAGE = 64, 4096
 """In bytes: where torch begins its own tensors, and what is read from a file at a time."""
@@ -71,15 +71,16 @@ class ReadAhead:
 
 def _read(path: Path, parts: set[str]) -> CheckpointFile:
     """The file with these parts in memory; of the others, what isn't used isn't read."""
-    file = read_checkpoint(path)
-    prefixes = tuple(PARTS[part] for part in parts)
-    return replace(
-        file,
-        tensors={
-            key: _in_memory(tensor) if official_key(key).startswith(prefixes) else tensor
-            for key, tensor in file.tensors.items()
-        },
-    )
+    with named_in_errors(path):
+        file = read_checkpoint(path)
+        prefixes = tuple(PARTS[part] for part in parts)
+        return replace(
+            file,
+            tensors={
+                key: _in_memory(tensor) if official_key(key).startswith(prefixes) else tensor
+                for key, tensor in file.tensors.items()
+            },
+        )
 
 
 def _in_memory(tensor: Tensor) -> Tensor:

@@ -1,0 +1,32 @@
+"""Bounds of the numbers in a config: a stranger's file may ask for ten million layers, or none."""
+
+import reprlib
+from collections.abc import Collection
+from typing import Any
+
+LARGEST_WIDTH = 65_536
+"""Channels, or numbers in a vector."""
+LARGEST_SIDE = 16_384
+"""Of an image, in pixels."""
+
+
+def check_range(config: object, low: float, high: float, *names: str) -> None:
+    """Raises `ValueError` unless each of these fields is from `low` to `high`. NaN is not."""
+    for name in names:
+        value = getattr(config, name)
+        if not low <= value <= high:
+            raise ValueError(f"{name} should be from {low:g} to {high:g}, not {reprlib.repr(value)}")
+
+
+def check_list(config: object, most: int, low: float, high: float, *names: str) -> None:
+    """Raises `ValueError` unless each of these fields holds 1 to `most` numbers from `low` to `high`."""
+    for name in names:
+        check_length(name, values := getattr(config, name), most)
+        if not all(low <= value <= high for value in values):
+            raise ValueError(f"{name} should hold numbers from {low:g} to {high:g}, not {reprlib.repr(values)}")
+
+
+def check_length(name: str, values: Collection[Any], most: int) -> None:
+    """Raises `ValueError` unless there are 1 to `most` values."""
+    if not 1 <= len(values) <= most:
+        raise ValueError(f"{name} should hold 1 to {most} values, not {len(values)}")
