@@ -25,6 +25,7 @@ from ldm.config import read_yaml, to_yaml
 from ldm.errors import UserError
 from ldm.evaluation.encoders import Encoder, load_encoder
 from ldm.files import counted, slug, write_text
+from ldm.shell import command_line
 
 log = logging.getLogger(__name__)
 
@@ -140,7 +141,8 @@ def _resumed(given: argparse.Namespace, command: str) -> argparse.Namespace:
     other = next((name for name, flag in OWN_FLAGS.items() if flag in recorded), "txt2img")
     if other != command:
         raise UserError(
-            f"{given.resume_dir} is {other}.py's; continue it with: python {other}.py -r {given.resume_dir}"
+            f"{given.resume_dir} is {other}.py's; continue it with: "
+            f"{command_line(f'{other}.py', '-r', given.resume_dir)}"
         )
     return options
 

@@ -33,6 +33,7 @@ from ldm.diffusion.latent_diffusion import LatentDiffusion
 from ldm.errors import UserError
 from ldm.files import ROOT, write_text
 from ldm.nn.tokenizer import load_tokenizer
+from ldm.shell import command_line
 from ldm.training.config import OptimizationConfig
 
 log = logging.getLogger(__name__)
@@ -99,7 +100,8 @@ def resumed_training_options(given: argparse.Namespace) -> argparse.Namespace:
     )
     if options.stage != given.stage:
         raise UserError(
-            f"{given.resume_dir} is a run of another stage: python train.py {options.stage} -r {given.resume_dir}"
+            f"{given.resume_dir} is a run of another stage: "
+            f"{command_line('train.py', options.stage, '-r', given.resume_dir)}"
         )
     return options
 
