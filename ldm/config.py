@@ -2,37 +2,45 @@
 
 import dataclasses
 import difflib
+import math
 import re
+import sys
 import typing
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
-
 from ldm.errors import UserError
+from ldm.text_files import read_text
+from ldm.yaml_values import YamlError, dump_yaml, parse_yaml
 
 Config = TypeVar("Config")
+
+
+MOST_FLOAT = int(sys.float_info.max)
+
+MOST_BYTES = 32_000_000
+"""Of a YAML file: a run's record names every image that it drew."""
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """Reads a YAML file of nested keys and values."""
     try:
-        values = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
+        values = parse_yaml(read_text(path, MOST_BYTES))
     except FileNotFoundError:
         raise UserError(f"there is no config file {path}") from None
-    except (OSError, UnicodeDecodeError, YAMLError, OmegaConfBaseException) as error:
+    except YamlError as error:
         raise UserError(f"{path} is not a readable YAML file: {error}") from error
+    if values is None:
+        return {}
     if not isinstance(values, dict):
         raise UserError(f"{path} should hold `key: value` lines, but holds a {type(values).__name__}")
-    return {str(key): value for key, value in values.items()}
+    return values
 
 
 def to_yaml(values: Mapping[str, Any]) -> str:
     """The values as YAML text, in their order."""
-    return OmegaConf.to_yaml(OmegaConf.create(_escaped(dict(values))))
+    return dump_yaml(_escaped(dict(values)))
 
 
 def _escaped(value: Any) -> Any:
@@ -54,8 +62,8 @@ def build_config(cls: type[Config], values: Mapping[str, Any], where: str) -> Co
     known = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
     for key in values:
         if key not in known:
-            nearest = difflib.get_close_matches(str(key), known, n=1, cutoff=0.0)
-            raise UserError(f"{where}: unknown key '{key}'; the nearest known one is '{nearest[0]}'")
+            nearest = difflib.get_close_matches(str(key)[:80], known, n=1, cutoff=0.0)
+            raise UserError(f"{where}: unknown key '{str(key)[:80]}'; the nearest known one is '{nearest[0]}'")
     required = {
         name
         for name, field in known.items()
@@ -84,14 +92,26 @@ def renewed(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
 def _convert(kind: Any, value: Any, where: str) -> Any:
     if dataclasses.is_dataclass(kind):
         if not isinstance(value, Mapping):
-            raise UserError(f"{where} should hold keys of its own, not {value!r}")
+            raise UserError(f"{where} should hold keys of its own, not {_short(value)}")
         return build_config(typing.cast(type, kind), value, where)
     if typing.get_origin(kind) is tuple:
         if not isinstance(value, list | tuple):
-            raise UserError(f"{where} should be a list, not {value!r}")
+            raise UserError(f"{where} should be a list, not {_short(value)}")
         return tuple(_convert(typing.get_args(kind)[0], item, where) for item in value)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        if abs(value) > MOST_FLOAT:
+            raise UserError(f"{where} should be a finite number, not one so large")
         return float(value)
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-        raise UserError(f"{where} should be {getattr(kind, '__name__', kind)}, not {value!r}")
+        raise UserError(f"{where} should be {getattr(kind, '__name__', kind)}, not {_short(value)}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f"{where} should be a finite number, not {value}")
     return value
+
+
+def _short(value: Any) -> str:
+    """A value as it is quoted in an error: a stranger's may be megabytes long, or a number without end."""
+    if isinstance(value, int) and abs(value) > MOST_FLOAT:
+        return "a number so large"
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."

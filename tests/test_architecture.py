@@ -12,7 +12,7 @@ from ldm.files import ROOT
 
 GROUND = {
     *("ldm", "ldm.errors", "ldm.files", "ldm.locking", "ldm.background", "ldm.host_memory", "ldm.config"),
-    *("ldm.prompts", "ldm.shell", "ldm.terminal", "ldm.text_files"),
+    *("ldm.prompts", "ldm.shell", "ldm.terminal", "ldm.text_files", "ldm.yaml_values"),
 }
 """Modules that all rooms use and that use none."""
 
