@@ -4,7 +4,7 @@ import dataclasses
 import difflib
 import math
 import re
-import sys
+import reprlib
 import typing
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,8 +16,6 @@ from ldm.yaml_values import YamlError, dump_yaml, parse_yaml
 
 Config = TypeVar("Config")
 
-
-MOST_FLOAT = int(sys.float_info.max)
 
 MOST_BYTES = 32_000_000
 """Of a YAML file: a run's record names every image that it drew."""
@@ -62,8 +60,9 @@ def build_config(cls: type[Config], values: Mapping[str, Any], where: str) -> Co
     known = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
     for key in values:
         if key not in known:
-            nearest = difflib.get_close_matches(str(key)[:80], known, n=1, cutoff=0.0)
-            raise UserError(f"{where}: unknown key '{str(key)[:80]}'; the nearest known one is '{nearest[0]}'")
+            shown = str(key)[:60]
+            nearest = difflib.get_close_matches(shown, known, n=1, cutoff=0.0)
+            raise UserError(f"{where}: unknown key '{shown}'; the nearest known one is '{nearest[0]}'")
     required = {
         name
         for name, field in known.items()
@@ -73,7 +72,7 @@ def build_config(cls: type[Config], values: Mapping[str, Any], where: str) -> Co
         raise UserError(f"{where}: missing {', '.join(missing)}")
     try:
         return cls(**{key: _convert(hints[key], value, f"{where}: {key}") for key, value in values.items()})
-    except ValueError as error:  # from the dataclass's own checks
+    except (ValueError, OverflowError) as error:  # from the dataclass's own checks, or a number too large for its type
         raise UserError(f"{where}: {error}") from error
 
 
@@ -92,26 +91,16 @@ def renewed(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
 def _convert(kind: Any, value: Any, where: str) -> Any:
     if dataclasses.is_dataclass(kind):
         if not isinstance(value, Mapping):
-            raise UserError(f"{where} should hold keys of its own, not {_short(value)}")
+            raise UserError(f"{where} should hold keys of its own, not {reprlib.repr(value)}")
         return build_config(typing.cast(type, kind), value, where)
     if typing.get_origin(kind) is tuple:
         if not isinstance(value, list | tuple):
-            raise UserError(f"{where} should be a list, not {_short(value)}")
+            raise UserError(f"{where} should be a list, not {reprlib.repr(value)}")
         return tuple(_convert(typing.get_args(kind)[0], item, where) for item in value)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        if abs(value) > MOST_FLOAT:
-            raise UserError(f"{where} should be a finite number, not one so large")
         return float(value)
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-        raise UserError(f"{where} should be {getattr(kind, '__name__', kind)}, not {_short(value)}")
+        raise UserError(f"{where} should be {getattr(kind, '__name__', kind)}, not {reprlib.repr(value)}")
     if isinstance(value, float) and not math.isfinite(value):
         raise UserError(f"{where} should be a finite number, not {value}")
     return value
-
-
-def _short(value: Any) -> str:
-    """A value as it is quoted in an error: a stranger's may be megabytes long, or a number without end."""
-    if isinstance(value, int) and abs(value) > MOST_FLOAT:
-        return "a number so large"
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."

@@ -11,7 +11,7 @@ UNQUOTABLE = re.compile(f"{UNSAFE.pattern}|\n")
 
 
 def quoted(word: object) -> str:
-    """One word for the shell. Control characters and bytes that are no UTF-8 are spelled, as `$'caf\\351'`."""
+    """One word for the shell. Control characters and bytes that are no UTF-8 are spelled, within `$'...'`."""
     text = str(word)
     if isinstance(word, Path) and text.startswith("-"):
         text = f"./{text}"  # would be taken for a flag

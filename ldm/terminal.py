@@ -31,7 +31,7 @@ class Lines(tuple[str, ...]):
 
 
 def visible(text: str) -> str:
-    """The text with every control character, line break and broken letter spelled: `\\x1b`, `\\n`, `\\u202e`."""
+    r"""The text with every control character, line break and broken letter spelled: `\x1b`, `\n`, `\u202e`."""
     return visible_lines(text).replace("\n", "\\n")
 
 
@@ -77,4 +77,5 @@ def _visible_args(args: object) -> object:
 
 
 def _visible_arg(value: object) -> object:
-    return value if value is None or isinstance(value, int | float | Lines) else visible(str(value))
+    is_number = hasattr(type(value), "__float__")  # also of torch and numpy
+    return value if value is None or is_number or isinstance(value, Lines) else visible(str(value))

@@ -1,4 +1,4 @@
-"""Reading other people's text files: regular files of a bounded size, in UTF-8. A pipe or device would block for ever."""
+"""Reading other people's text files: regular files of a bounded size, in UTF-8. A pipe would block for ever."""
 
 import codecs
 import os
@@ -36,7 +36,7 @@ def read_text(path: Path, most_bytes: int) -> str:
         if not stat.S_ISREG(status.st_mode):
             raise UserError(f"{path} is {KINDS.get(stat.S_IFMT(status.st_mode), 'no file')}, not a text file")
         if status.st_size > most_bytes:
-            raise UserError(f"{path} is not what it should be: {_size(status.st_size)}, and at most {_size(most_bytes)}")
+            raise UserError(f"{path} is too large to be it: {_size(status.st_size)}, and at most {_size(most_bytes)}")
         with os.fdopen(os.dup(descriptor), "rb") as file:
             content = file.read(most_bytes + 1)
     except OSError as error:

@@ -77,7 +77,7 @@ class _FastDumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignor
 
 
 def dump_yaml(values: Any) -> str:
-    """Values as YAML text, which `parse_yaml` reads back; what is no UTF-8 is spelled, as "caf\\uDCE9"."""
+    r"""Values as YAML text, which `parse_yaml` reads back; what is no UTF-8 is spelled, as "caf\uDCE9"."""
     how: dict[str, Any] = {"default_flow_style": False, "allow_unicode": True, "sort_keys": False}
     try:
         return str(yaml.dump(values, Dumper=_FastDumper, **how))

@@ -20,6 +20,7 @@ from ldm.errors import UserError
 from ldm.evaluation.config import EvaluationConfig
 from ldm.files import ROOT
 from ldm.nn.tokenizer import PromptTokenizer, load_tokenizer, tokenizer_digest
+from ldm.prompts import raise_for_prompts
 from ldm.training.config import (
     AutoencoderTrainingConfig,
     DiffusionTrainingConfig,
@@ -45,6 +46,7 @@ class SamplingDefaults(SamplingConfig):
         super().__post_init__()
         if self.batch_size < 1:
             raise ValueError("batch_size should be at least 1")
+        raise_for_prompts("prompt", [self.prompt])
 
 
 @dataclass(frozen=True)

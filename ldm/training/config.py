@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 from ldm.data.subject import TOKEN
 from ldm.diffusion.samplers import SAMPLERS
+from ldm.prompts import raise_for_prompts
 
 LR_SCHEDULES = ("constant", "linear", "cosine", "cooldown")
 OPTIMIZERS = ("adamw", "adamw8bit")
@@ -70,6 +71,7 @@ class DreamBoothConfig(OptimizationConfig):
         _check_choice("train_dtype", self.train_dtype, TRAIN_DTYPES)
         if self.train_dtype == "bf16" and self.optimizer != "adamw8bit":
             raise ValueError("train_dtype bf16 needs the optimizer adamw8bit, which rounds weights at random")
+        raise_for_prompts("preview_prompts", self.preview_prompts)
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,10 @@ class DiffusionTrainingConfig(OptimizationConfig):
     ema_decay: float = 0.9999
     sample_prompts: tuple[str, ...] = ()
     """Drawn at every save with the same noise."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        raise_for_prompts("sample_prompts", self.sample_prompts)
 
 
 @dataclass(frozen=True)

@@ -82,7 +82,7 @@ def plan_run(options: argparse.Namespace) -> Plan:
         raise UserError('--class-name and --instance-img-dir are needed: -c "water bottle" -i data/bottle')
     if is_helper_process():  # what the first process has chosen
         chosen = read_yaml(Path(os.environ[RUN_DIR_VARIABLE]) / RECORD)["options"]
-        options = argparse.Namespace(**{**vars(options), **{name: chosen[name] for name in FIELDS}})
+        options = argparse.Namespace(**{**vars(options), **{name: chosen[name] for name in (*FIELDS, "seed")}})
     devices = parse_devices(options.devices)
     refuse_graphs_without_cuda(options.compile, devices[0])
     compute = training_compute(devices[0], options.precision)

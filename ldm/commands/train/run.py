@@ -129,6 +129,7 @@ def open_run(options: argparse.Namespace) -> TrainingRun:
         )
     elif is_helper_process():
         directory = Path(os.environ[RUN_DIR_VARIABLE])
+        options.seed = read_yaml(directory / RECORD)["options"]["seed"]  # -1 would be another one in each process
     else:
         _raise_unless_possible(options, settings)
         directory = make_run_dir(options.output_dir, options.stage)
