@@ -45,6 +45,12 @@ def write_record(path: Path, options: dict[str, Any], **more: Any) -> None:
     )
 
 
+def section(record: dict[str, Any], name: str) -> dict[str, Any]:
+    """A part of a record that holds keys of its own; a record that a stranger wrote may lack it."""
+    value = record.get(name)
+    return value if isinstance(value, dict) else {}
+
+
 def plain(options: dict[str, Any]) -> dict[str, Any]:
     """Options as YAML and JSON can hold them: paths as text, tuples as lists."""
     return {

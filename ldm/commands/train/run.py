@@ -18,7 +18,7 @@ from ldm.commands.devices import parse_devices
 from ldm.commands.disk_space import AVERAGE_BYTES, STATE_BYTES, refuse_without_space
 from ldm.commands.models import Settings, settings_of, tokenizer_dir
 from ldm.commands.placement import Compute, training_compute
-from ldm.commands.record import plain, versions, write_record
+from ldm.commands.record import plain, section, versions, write_record
 from ldm.commands.resuming import (
     RECORD,
     RUN_DIR_VARIABLE,
@@ -173,7 +173,7 @@ def _raise_if_changed(options: argparse.Namespace, data: dict[str, Any], files: 
     if record.get("data", data) != data:
         raise UserError(f"the pictures or captions in {options.image_dir} are not those that this run began with")
     for name, sha256 in files.items():
-        if record.get("files", files).get(name) != sha256:
+        if "files" in record and section(record, "files").get(name) != sha256:
             raise UserError(f"{getattr(options, name)} is not the file that this run began with")
     refuse_fewer_updates(options.resume_dir, options.iterations)
 
