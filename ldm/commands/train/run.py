@@ -27,6 +27,7 @@ from ldm.commands.resuming import (
     refuse_fewer_updates,
     resumed_options,
 )
+from ldm.commands.train.memory import refuse_too_large_training
 from ldm.config import build_config, read_yaml, to_yaml
 from ldm.data.captioned import CaptionedImage, digest, find_captioned
 from ldm.diffusion.latent_diffusion import LatentDiffusion
@@ -187,6 +188,8 @@ def _raise_unless_possible(options: argparse.Namespace, settings: Settings) -> N
     multiple = model.autoencoder.downsampling_factor if first else model.size_multiple
     if (size := getattr(settings, stage).size) < 1 or size % multiple:
         raise UserError(f"{options.config}: {stage}.size should be a multiple of {multiple} pixels, not {size}")
+    batch_size = _configured(getattr(settings, stage), options).batch_size
+    refuse_too_large_training(settings, options.stage, size, batch_size, parse_devices(options.devices))
     with torch.device("meta"):
         ldm = LatentDiffusion(model)
     if start := options.ckpt_path and read_checkpoint(options.ckpt_path):
