@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import math
 import re
 import reprlib
 import typing
@@ -9,33 +10,37 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
-
 from ldm.errors import UserError
+from ldm.user_files import read_text
+from ldm.yaml_values import YamlError, dump_yaml, parse_yaml
 
 Config = TypeVar("Config")
 
 LONGEST_LIST = 1000
 
 
+MOST_BYTES = 32_000_000
+"""Of a YAML file: a run's record names every image that it drew."""
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """Reads a YAML file of nested keys and values."""
     try:
-        values = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
+        values = parse_yaml(read_text(path, MOST_BYTES))
     except FileNotFoundError:
         raise UserError(f"there is no config file {path}") from None
-    except (OSError, UnicodeDecodeError, YAMLError, OmegaConfBaseException) as error:
+    except YamlError as error:
         raise UserError(f"{path} is not a readable YAML file: {error}") from error
+    if values is None:
+        return {}
     if not isinstance(values, dict):
         raise UserError(f"{path} should hold `key: value` lines, but holds a {type(values).__name__}")
-    return {str(key): value for key, value in values.items()}
+    return values
 
 
 def to_yaml(values: Mapping[str, Any]) -> str:
     """The values as YAML text, in their order."""
-    return OmegaConf.to_yaml(OmegaConf.create(_escaped(dict(values))))
+    return dump_yaml(_escaped(dict(values)))
 
 
 def _escaped(value: Any) -> Any:
@@ -100,4 +105,6 @@ def _convert(kind: Any, value: Any, where: str) -> Any:
         return float(value)
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         raise UserError(f"{where} should be {getattr(kind, '__name__', kind)}, not {reprlib.repr(value)}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f"{where} should be a finite number, not {value}")
     return value

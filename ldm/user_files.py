@@ -1,5 +1,6 @@
-"""Files that people name or keep in their folders, opened only if they are files: a named pipe would block for ever."""
+"""Other people's files, opened only if they are files, of a bounded size: a named pipe would block for ever."""
 
+import codecs
 import os
 import stat
 from pathlib import Path
@@ -15,12 +16,13 @@ KINDS = {
     stat.S_IFBLK: "a device",
 }
 """What a path can be that is no regular file, by its type in `st_mode`."""
+UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+MEGABYTE = 10**6
 
 
 def kind_of(path: Path) -> str | None:
     """None of a regular file, else what the path is: "a named pipe". Links are followed. Raises `OSError`."""
-    mode = path.stat().st_mode
-    return None if stat.S_ISREG(mode) else KINDS.get(stat.S_IFMT(mode), "no file")
+    return _kind(path.stat())
 
 
 def open_regular(path: Path) -> BinaryIO:
@@ -33,7 +35,44 @@ def open_regular(path: Path) -> BinaryIO:
     # Between the two calls the path may have become a pipe: opened this way, that doesn't block either.
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
     file = os.fdopen(os.open(path, flags), "rb")
-    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+    if (kind := _kind(os.fstat(file.fileno()))) is not None:
         file.close()
-        raise UserError(f"{path} is not a file")
+        raise UserError(f"{path} is {kind}, not a file")
     return file
+
+
+def read_text(path: Path, most_bytes: int) -> str:
+    """The text of a file in UTF-8, without the byte-order mark that some editors write before it.
+
+    Raises `FileNotFoundError` if there is none, and `UserError` with the reason for anything but a text file of at most
+    so many bytes.
+    """
+    try:
+        with open_regular(path) as file:
+            if (size := os.fstat(file.fileno()).st_size) > most_bytes:
+                raise UserError(f"{path} is too large to be it: {_size(size)}, and at most {_size(most_bytes)}")
+            content = file.read(most_bytes + 1)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise FileNotFoundError(*error.args) from None
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        raise UserError(f"could not read {path}: {getattr(error, 'strerror', None) or error}") from error
+    return _decoded(path, content)
+
+
+def _decoded(path: Path, content: bytes) -> str:
+    if content.startswith(UTF_16):
+        raise UserError(f"{path} is not text in UTF-8: it is UTF-16; save it as UTF-8")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise UserError(f"{path} is not text in UTF-8: line {line} has a byte {content[error.start]:#04x}") from None
+
+
+def _kind(status: os.stat_result) -> str | None:
+    mode = status.st_mode
+    return None if stat.S_ISREG(mode) else KINDS.get(stat.S_IFMT(mode), "no file")
+
+
+def _size(count: int) -> str:
+    return f"{count / MEGABYTE:.1f} MB" if count >= MEGABYTE / 10 else f"{count} bytes"

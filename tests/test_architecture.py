@@ -112,6 +112,20 @@ def imports_by_string(name: str, tree: ast.Module) -> Iterator[str]:
                 yield f"line {node.lineno}: {used}"
 
 
+def messages_made_of_foreign_text(name: str, tree: ast.Module) -> Iterator[str]:
+    """What is logged is words of ours with foreign text as arguments, in which the formatter spells line breaks."""
+    for node in ast.walk(tree):
+        if (
+            isinstance(node, ast.Call)
+            and isinstance(node.func, ast.Attribute)
+            and isinstance(node.func.value, ast.Name)
+            and node.func.value.id == "log"
+            and node.func.attr in ("debug", "info", "warning", "error", "exception", "critical")
+            and not (node.args and isinstance(node.args[0], ast.Constant))
+        ):
+            yield f"line {node.lineno}: the message is not a constant"
+
+
 Rule = Callable[[str, ast.Module], Iterator[str]]
 RULES: list[Rule] = [
     wrong_imports,
@@ -120,6 +134,7 @@ RULES: list[Rule] = [
     swallowed_errors,
     loose_loading,
     imports_by_string,
+    messages_made_of_foreign_text,
 ]
 
 
@@ -195,6 +210,8 @@ def test_flags_are_read_before_anything_heavy_is_imported(module: str) -> None:
         (loose_loading, "ldm.nn.unet", "m.load_state_dict(x, strict=strict)"),
         (imports_by_string, "ldm.nn.unet", "import importlib\nimportlib.import_module(name)"),
         (imports_by_string, "ldm.nn.unet", "__import__(name)"),
+        (messages_made_of_foreign_text, "ldm.nn.unet", "log.info(f'drew {name}')"),
+        (messages_made_of_foreign_text, "ldm.nn.unet", "log.warning(text)"),
     ],
 )
 def test_a_broken_rule_is_noticed(rule: Rule, name: str, source: str) -> None:

@@ -1,6 +1,8 @@
 """Configs: from YAML to dataclasses and back, and errors that name the key."""
 
 import dataclasses
+import os
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -36,7 +38,7 @@ class Outer:
 
 # Printable text and everything that YAML could misread; OmegaConf takes `${` for a reference to another key.
 text = st.text(st.characters(codec="utf-8")) | st.text("${}\\a")
-floats = st.floats(allow_nan=False)
+floats = st.floats(allow_nan=False, allow_infinity=False)
 inners = st.builds(Inner, st.integers(), floats, st.lists(st.integers(), max_size=4).map(tuple))
 outers = st.builds(
     Outer,
@@ -193,7 +195,6 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         "\tx: 1",
         "a: 1\na: 2",
         "a: ${missing}",
-        b"a: \xff\xfe",
         b"\x00",
         "a: !!python/object:os.x {}",
     ],
@@ -204,10 +205,112 @@ def test_an_unreadable_file_is_named(content: str | bytes, tmp_path: Path) -> No
 
 
 def test_a_directory_is_not_a_readable_file(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="is not a readable YAML file"):
+    with pytest.raises(UserError, match="is a directory, not a text file"):
         read_yaml(tmp_path)
 
 
 def test_a_list_is_not_a_config(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"some\.yaml should hold `key: value` lines, but holds a list"):
         read_yaml(written(tmp_path, "- a\n- b\n"))
+
+
+ALIASES = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 12)
+)
+MERGES = "a0: &a0 {x: 1}\n" + "".join(f"a{n}: &a{n} {{<<: [*a{n - 1}, *a{n - 1}]}}\n" for n in range(1, 40))
+REFERENCES = "a0: xxxxxxxxxx\n" + "".join(f"a{n}: ${{a{n - 1}}}${{a{n - 1}}}\n" for n in range(1, 40))
+
+HOSTILE = {
+    "timestamp": ("a: 1\nb: !!timestamp 2024-01-01", "line 2: a value of the type !!timestamp"),
+    "timestamp that is none": ("a: !!timestamp never", "line 1: a value of the type !!timestamp"),
+    "int that is none": ("a: 1\nb: !!int abc", "line 2: 'abc' is no int"),
+    "int without digits": ("a: !!int _", "line 1: '_' is no int"),
+    "float that is none": ("a: !!float abc", "line 1: 'abc' is no float"),
+    "bool that is none": ("a: !!bool abc", "line 1: 'abc' is no bool"),
+    "five thousand digits": ("a: " + "9" * 5000, "line 1: a number of 5000 digits"),
+    "hexadecimal digits": ("a: 0x" + "f" * 5000, "line 1: a number of 5002 digits"),
+    "binary": ("a: !!binary aGVsbG8=", "line 1: a value of the type !!binary"),
+    "set": ("a: !!set {x}", "line 1: a value of the type !!set"),
+    "class": ("a: !!python/object/apply:os.system [id]", "line 1: a value of the type"),
+    "aliases": (ALIASES, "values, counting those that aliases repeat"),
+    "merges": (MERGES, "values, counting those that aliases repeat"),
+    "references": (REFERENCES, "78 references to other keys"),
+    "environment": ("a: ${oc.env:HOME}", "${oc.env:NAME}"),
+    "holds itself": ("a: &a [*a]", "line 1: a value that holds itself"),
+    "key twice": ("a: 1\nb: {c: 1, c: 2}", "line 2: the key 'c' comes twice"),
+    "list as a key": ("? [a, b]\n: 1", "line 1: a key should be a word"),
+    "deep lists": ("a: " + "[" * 100_000, "line 1: "),
+    "deep keys": ("".join(f"{' ' * n}a:\n" for n in range(200)), "line 50: more than 50 levels"),
+    "NUL": ("a: b\0c", "control characters are not allowed"),
+    "UTF-16": ("a: 1".encode("utf-16"), "it is UTF-16; save it as UTF-8"),
+    "Latin-1": ("a: 1\nb: caf\xe9".encode("latin-1"), "line 2 has a byte 0xe9"),
+    "two documents": ("a: 1\n---\nb: 2", "line 2: "),
+}
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_a_hostile_file_is_named_with_its_line_at_once(kind: str, tmp_path: Path) -> None:
+    content, words = HOSTILE[kind]
+    path = written(tmp_path, content)
+    started = time.process_time()
+    with pytest.raises(UserError) as error:
+        read_yaml(path)
+    assert time.process_time() - started < 1
+    assert str(path) in str(error.value)
+    assert words in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_dates_are_text_and_keys_are_text(tmp_path: Path) -> None:
+    path = written(tmp_path, "day: 2024-01-01\n7: {8: x}\nrate: 1e-5\n")
+    assert read_yaml(path) == {"day": "2024-01-01", "7": {"8": "x"}, "rate": 1e-5}
+
+
+def test_aliases_within_reason_are_filled_in(tmp_path: Path) -> None:
+    assert read_yaml(written(tmp_path, "a: &a {x: 1}\nb: {<<: *a, y: 2}\n")) == {"a": {"x": 1}, "b": {"x": 1, "y": 2}}
+
+
+@pytest.mark.parametrize("value", ["x" * 10**6, {"x": "y" * 10**6}])
+def test_a_wrong_value_is_quoted_in_short(value: Any) -> None:
+    with pytest.raises(UserError) as error:
+        build_config(Inner, {"factors": value}, "here")
+    assert len(str(error.value)) < 200
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_number_that_is_not_finite_is_refused(value: Any) -> None:
+    with pytest.raises(UserError, match="here: rate should be a finite number"):
+        build_config(Inner, {"rate": value}, "here")
+
+
+def test_a_pipe_does_not_block(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.yaml")
+    with pytest.raises(UserError, match=r"pipe\.yaml is a named pipe, not a text file"):
+        read_yaml(tmp_path / "pipe.yaml")
+
+
+@pytest.mark.parametrize("device", ["/dev/zero", "/dev/null"])
+def test_a_device_is_not_read(device: str) -> None:
+    with pytest.raises(UserError, match=f"{device} is a device, not a text file"):
+        read_yaml(Path(device))
+
+
+def test_a_file_of_a_gigabyte_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "large.yaml"
+    with path.open("wb") as file:
+        file.truncate(10**9)  # takes no room on the disk
+    with pytest.raises(UserError, match=r"large\.yaml .*1000\.0 MB, and at most"):
+        read_yaml(path)
+
+
+def test_a_name_that_is_too_long_is_the_users_error(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"could not read .*File name too long"):
+        read_yaml(tmp_path / ("x" * 300))
+
+
+@pytest.mark.parametrize(
+    "name", ["caf\udce9.jpg", "\ud800", "a\nb", "\x1b[2J", "\u202egpj.exe", "\U0001f600", "\x85\u2028"]
+)
+def test_any_name_of_a_file_comes_back_from_yaml(name: str, tmp_path: Path) -> None:
+    text = to_yaml({"photos": {name: name}})
+    assert read_yaml(written(tmp_path, text)) == {"photos": {name: name}}

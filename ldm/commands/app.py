@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ldm.errors import UserError
 from ldm.locking import unlock_directories
+from ldm.terminal import TerminalFormatter, log_file_formatter
 
 log = logging.getLogger("ldm")
 
@@ -16,7 +17,7 @@ log = logging.getLogger("ldm")
 def run(command: Callable[[], None]) -> int:
     """Runs a command and returns its exit status: 0 done, 2 a mistake that the user can mend, 130 interrupted."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_Terminal())
+    handler.setFormatter(TerminalFormatter())
     log.addHandler(handler)
     log.setLevel(logging.INFO)
     try:
@@ -46,16 +47,8 @@ def run_log() -> Iterator[Callable[[Path], None]]:
 
         def begin(path: Path) -> None:
             file = stack.enter_context(closing(logging.FileHandler(path, encoding="utf-8")))
-            file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+            file.setFormatter(log_file_formatter())
             waiting.setTarget(file)
             waiting.flush()
 
         yield begin
-
-
-class _Terminal(logging.Formatter):
-    """Plain words; only warnings carry their level."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        message = record.getMessage()
-        return f"warning: {message}" if record.levelno == logging.WARNING else message

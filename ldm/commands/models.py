@@ -21,6 +21,7 @@ from ldm.errors import UserError
 from ldm.evaluation.config import EvaluationConfig
 from ldm.files import ROOT
 from ldm.nn.tokenizer import PromptTokenizer, load_tokenizer, tokenizer_digest
+from ldm.prompts import raise_for_prompts
 from ldm.training.config import (
     AutoencoderTrainingConfig,
     DiffusionTrainingConfig,
@@ -45,6 +46,7 @@ class SamplingDefaults(SamplingConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_range(self, 1, 100_000, "batch_size")
+        raise_for_prompts("prompt", [self.prompt])
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,6 @@
 """The record beside a run's files: what was asked for, with which versions, from which commit."""
 
 import platform
-import shlex
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -12,6 +11,7 @@ from typing import Any
 import ldm
 from ldm.config import to_yaml
 from ldm.files import ROOT, write_text
+from ldm.shell import command_line
 
 PACKAGES = ("torch", "transformers", "pytorch-lightning", "safetensors", "pillow", "numpy")
 
@@ -35,7 +35,7 @@ def write_record(path: Path, options: dict[str, Any], **more: Any) -> None:
         path,
         to_yaml(
             {
-                "command": shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]]),
+                "command": command_line(Path(sys.argv[0]).name, *sys.argv[1:]),
                 "started": datetime.now(UTC).isoformat(timespec="seconds"),
                 "options": plain(options),
                 "versions": versions(),
@@ -43,6 +43,12 @@ def write_record(path: Path, options: dict[str, Any], **more: Any) -> None:
             }
         ),
     )
+
+
+def section(record: dict[str, Any], name: str) -> dict[str, Any]:
+    """A part of a record that holds keys of its own; a record that a stranger wrote may lack it."""
+    value = record.get(name)
+    return value if isinstance(value, dict) else {}
 
 
 def plain(options: dict[str, Any]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+from ldm.commands.options.recorded import check_recorded
 from ldm.config import read_yaml, renewed
 from ldm.errors import UserError
 from ldm.files import make_numbered_dir, remove_leftovers
@@ -55,6 +56,7 @@ def resumed_options(
     if not isinstance(saved, dict) or has not in saved:
         raise UserError(f"{given.resume_dir} is no run of {script}: its {RECORD} is another command's")
     saved = renewed(config, saved)
+    check_recorded(saved, script, record)
     options = {name: saved.get(name, value) for name, value in vars(given).items()}
     for name in given.typed:
         value = getattr(given, name)

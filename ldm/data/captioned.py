@@ -5,7 +5,7 @@ import json
 import logging
 import os
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,14 @@ from ldm.data.formats import IMAGE_SUFFIXES, unused_reason
 from ldm.data.photos import named
 from ldm.errors import UserError
 from ldm.files import natural_key
-from ldm.user_files import kind_of, open_regular
+from ldm.prompts import prompt_fault
+from ldm.user_files import kind_of, read_text
 
 log = logging.getLogger(__name__)
 
 METADATA = "metadata.jsonl"
+MOST_LIST_BYTES, MOST_TEXT_BYTES = 512_000_000, 1_000_000
+"""Of a list of captions, and of the captions of one image."""
 
 SIDECARS = frozenset([".txt", ".caption", ".json", ".jsonl", ".yaml", ".yml", ".csv", ".tsv", ".parquet", ".md"])
 """Files that such folders hold beside the pictures, of which nothing is said."""
@@ -51,7 +54,7 @@ def find_captioned(directory: Path, *, need_captions: bool = True) -> list[Capti
     for reason, some in unused.items():
         log.warning("%s: not used: %s (%s)", directory, named(sorted(some, key=natural_key)), reason)
     images = [listed.get(path) or CaptionedImage(path, _read_text(path)) for path in paths]
-    if missing := [path for path in listed if not path.is_file()]:
+    if missing := [path for path in listed if not _is_file(path)]:
         raise UserError(f"{len(missing)} pictures that {METADATA} lists are not there, such as {missing[0]}")
     if need_captions and (bare := [image.path for image in images if not image.captions]):
         log.warning("left out: %d pictures without a caption, such as %s", len(bare), bare[0])
@@ -92,7 +95,7 @@ def _is_hidden(path: Path, directory: Path) -> bool:
 
 
 def _read_list(path: Path) -> Iterator[CaptionedImage]:
-    for number, line in enumerate(_read_utf8(path).split("\n"), 1):
+    for number, line in enumerate(read_text(path, MOST_LIST_BYTES).split("\n"), 1):
         if not line.strip():
             continue
         try:
@@ -100,25 +103,35 @@ def _read_list(path: Path) -> Iterator[CaptionedImage]:
             name, text = row.pop("file_name"), row.pop("text", ())
             captions = (text,) if isinstance(text, str) else tuple(map(str, text))
             captions = tuple(caption for caption in captions if caption.strip())
-            yield CaptionedImage(Path(os.path.normpath(path.parent / name)), captions, row)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            image = CaptionedImage(Path(os.path.normpath(path.parent / name)), captions, row)
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise UserError(
                 f'{path}, line {number} should be {{"file_name": "1.png", "text": "a caption"}}, not {line[:60]!r}'
             ) from error
+        _raise_for(captions, f"{path}, line {number}")
+        yield image
+
+
+def _raise_for(captions: Iterable[str], where: str) -> None:
+    for caption in captions:
+        if fault := prompt_fault(caption):
+            raise UserError(f"{where}: a caption {fault}")
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name longer than any file has
+        return False
 
 
 def _read_text(image: Path) -> tuple[str, ...]:
     """The lines of the .txt file beside a picture, if there is one."""
+    path = image.with_suffix(".txt")
     try:
-        lines = _read_utf8(image.with_suffix(".txt")).splitlines()
+        lines = read_text(path, MOST_TEXT_BYTES).splitlines()
     except FileNotFoundError:
         return ()
-    return tuple(line.strip() for line in lines if line.strip())
-
-
-def _read_utf8(path: Path) -> str:
-    try:
-        with open_regular(path) as file:
-            return file.read().decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not text in UTF-8: {error}") from error
+    captions = tuple(line.strip() for line in lines if line.strip())
+    _raise_for(captions, str(path))
+    return captions

@@ -1,4 +1,5 @@
 """How prompts and captions name a subject that a model was taught."""
 
-TOKEN = "sks"
-"""The rare word that stands for the subject, as in "a photo of sks dog" (DreamBooth, section 3.1)."""
+from ldm.prompts import TOKEN
+
+__all__ = ["TOKEN"]

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from ldm.evaluation.clip_dino import CLIP_DINO
 from ldm.evaluation.encoders import ENCODERS
+from ldm.prompts import raise_for_prompts
 
 
 @dataclass(frozen=True)
@@ -24,3 +25,4 @@ class EvaluationConfig:
             raise ValueError(f"encoder should be one of {', '.join(ENCODERS)}, not {self.encoder!r:.60}")
         if not self.prompts:
             raise ValueError("prompts should be at least one")
+        raise_for_prompts("prompts", self.prompts)

@@ -13,3 +13,8 @@ def free_memory(device: torch.device) -> int | None:
         return None
     torch.cuda.empty_cache()
     return torch.cuda.mem_get_info(device)[0]
+
+
+def total_memory(device: torch.device) -> int | None:
+    """Bytes of a CUDA device, whoever has them now; None for other kinds of devices."""
+    return int(torch.cuda.get_device_properties(device).total_memory) if device.type == "cuda" else None

@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import CLIPTokenizer
 
 from ldm.errors import UserError
+from ldm.nn.vocabulary import raise_unless_vocabulary
 
 log = logging.getLogger(__name__)
 
@@ -55,11 +56,11 @@ class PromptTokenizer:
 def load_tokenizer(directory: Path, max_length: int = 77) -> PromptTokenizer:
     """Reads `vocab.json` and `merges.txt` from a directory."""
     _raise_if_missing(directory)
+    merges = raise_unless_vocabulary(directory)
     try:
         clip_tokenizer = CLIPTokenizer.from_pretrained(str(directory), local_files_only=True)
     except Exception as error:  # the tokenizers library raises no narrower class
         raise UserError(f"the tokenizer in {directory} can't be read: {error}") from error
-    merges = sum(1 for line in (directory / "merges.txt").open(encoding="utf-8") if not line.startswith("#version"))
     if merges == 0 and clip_tokenizer.vocab_size > BYTES_ONLY:
         raise UserError(f"{directory / 'merges.txt'} is empty, but vocab.json has merged tokens; fetch both again")
     return PromptTokenizer(clip_tokenizer, max_length, tokenizer_digest(directory))

@@ -2,12 +2,15 @@
 
 import hashlib
 import json
+import logging
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from ldm.data.writing import PictureWriter
@@ -16,6 +19,8 @@ from ldm.diffusion.guidance import classifier_free
 from ldm.diffusion.latent_diffusion import LatentDiffusion
 from ldm.diffusion.sampling import SamplingConfig, sample_images
 from ldm.files import slug, write_text
+
+log = logging.getLogger(__name__)
 
 BATCHES_WAITING = 2
 """So many batches at most are in memory for being written."""
@@ -63,8 +68,25 @@ class ClassImages:
         return [self.path(index) for index in range(count)]
 
     def missing(self, count: int) -> list[int]:
-        """Which of the first `count` pictures are not there yet. They are written whole: one that is there is good."""
-        return [index for index in range(count) if not self.path(index).exists()]
+        """Which of the first `count` images are to be drawn: they are not there, or damaged, and then that is said.
+
+        One that is drawn again has the same bits.
+        """
+        return [index for index in range(count) if not self._is_good(index)]
+
+    def _is_good(self, index: int) -> bool:
+        path = self.path(index)
+        try:
+            with Image.open(path) as image:
+                image.load()
+                if image.size == (self.sampling.width, self.sampling.height):
+                    return True
+                log.warning("%s is %d x %d pixels; it is drawn again", path, *image.size)
+        except FileNotFoundError:
+            return False
+        except (OSError, SyntaxError, ValueError, zlib.error) as error:  # what Pillow raises for a damaged PNG
+            log.warning("%s is damaged (%s); it is drawn again", path, error)
+        return False
 
     def draw(
         self,

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 from ldm.bounds import LARGEST_SIDE, check_range
 from ldm.choices import SAMPLERS
 from ldm.data.subject import TOKEN
+from ldm.prompts import raise_for_prompts
 
 LR_SCHEDULES = ("constant", "linear", "cosine", "cooldown")
 OPTIMIZERS = ("adamw", "adamw8bit")
@@ -75,6 +76,7 @@ class DreamBoothConfig(OptimizationConfig):
         _check_choice("train_dtype", self.train_dtype, TRAIN_DTYPES)
         if self.train_dtype == "bf16" and self.optimizer != "adamw8bit":
             raise ValueError("train_dtype bf16 needs the optimizer adamw8bit, which rounds weights at random")
+        raise_for_prompts("preview_prompts", self.preview_prompts)
 
 
 @dataclass(frozen=True)
@@ -120,6 +122,7 @@ class DiffusionTrainingConfig(OptimizationConfig):
         check_range(self, 1, LARGEST_SIDE, "size")
         check_range(self, 0, 1, "caption_dropout", "ema_decay")
         check_range(self, 0, 1e6, "min_snr_gamma")
+        raise_for_prompts("sample_prompts", self.sample_prompts)
 
 
 @dataclass(frozen=True)

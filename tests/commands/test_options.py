@@ -232,7 +232,7 @@ def test_names_are_those_of_the_encoders() -> None:
         ("txt2img", ["-p", "a caf\udce9"], "--prompt"),
         ("txt2img", ["-n", "a caf\udce9"], "--negative-prompt"),
         ("txt2img", ["-b", "-1"], "--batch-size"),
-        ("txt2img", ["--seed", "-1"], "--seed"),
+        ("txt2img", ["--seed", "-2"], "--seed"),
         ("txt2img", ["--seed", "99999999999999999999"], "--seed"),
         ("txt2img", ["--precision", "bf16-mixed"], "--precision"),
         ("txt2img", ["-d", "cpu", "--precision", "fp16"], "--precision"),

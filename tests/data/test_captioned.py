@@ -255,3 +255,49 @@ def test_listing_does_not_open_what_has_an_images_name(folder: Path, monkeypatch
         (folder / f"{index}.jpg").touch()
     monkeypatch.setattr("ldm.data.captioned.unused_reason", lambda path: pytest.fail(f"{path} was opened"))
     assert len(find_captioned(folder, need_captions=False)) == 200
+# What strangers write
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ("[" * 100_000, "line 1 should be"),
+        ('{"file_name": "1.png", "text": "a", "n": ' + "9" * 5000 + "}", "line 1 should be"),
+        ('{"file_name": "1.png", "text": "half \\ud83d"}', r"line 1: a caption holds \ud83d"),
+        ('{"file_name": "1.png", "text": "\\u001b[2J"}', r"line 1: a caption holds \x1b"),
+        (json.dumps({"file_name": "1.png", "text": "x" * 10**6}), "line 1: a caption should be at most"),
+        ('{"file_name": "' + "x" * 300 + '.png", "text": "a"}', "are not there"),
+        ('{"file_name": "a\\u0000.png", "text": "a"}', "are not there"),
+    ],
+    ids=["deep", "digits", "half a letter", "control", "long", "long name", "NUL in a name"],
+)
+def test_a_strangers_line_is_the_users_error(row: str, words: str, folder: Path) -> None:
+    picture(folder / "1.png")
+    write_list(folder, row)
+    with pytest.raises(UserError) as error:
+        find_captioned(folder)
+    assert words in str(error.value)
+    assert len(str(error.value)) < 1000
+
+
+def test_a_strangers_caption_file_is_the_users_error(folder: Path) -> None:
+    picture(folder / "1.png").with_suffix(".txt").write_text("a cat\x1b[2J")
+    with pytest.raises(UserError, match=r"1\.txt: a caption holds \\x1b"):
+        find_captioned(folder)
+
+
+@pytest.mark.parametrize("name", ["metadata.jsonl", "1.txt"])
+def test_a_pipe_among_captions_does_not_block(name: str, folder: Path) -> None:
+    picture(folder / "1.png")
+    os.mkfifo(folder / name)
+    with pytest.raises(UserError, match=f"{name} is a named pipe"):
+        find_captioned(folder)
+
+
+@pytest.mark.parametrize("name", ["metadata.jsonl", "1.txt"])
+def test_captions_of_a_gigabyte_are_not_read(name: str, folder: Path) -> None:
+    picture(folder / "1.png")
+    with (folder / name).open("wb") as file:
+        file.truncate(10**9)
+    with pytest.raises(UserError, match=f"{name} is too large"):
+        find_captioned(folder)

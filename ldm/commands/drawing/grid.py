@@ -2,13 +2,14 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from textwrap import wrap
 
 from PIL import Image, ImageDraw, ImageOps
 
 from ldm.commands.drawing.fonts import Font, font_for
+from ldm.terminal import visible_lines
 
 MARGIN = 8
 MIN_CELL, MAX_SHEET = 160, 8192
@@ -51,6 +52,8 @@ def labelled_grid(
     scale = min(enlarge, MAX_SHEET / (width * len(column_labels)), MAX_SHEET / (height * len(row_labels)))
     width, height = max(1, int(width * scale)), max(1, int(height * scale))
 
+    row_labels, column_labels = [*map(visible_lines, row_labels)], [*map(visible_lines, column_labels)]
+    headings = [replace(one, text=visible_lines(one.text)) for one in headings]
     labels = [*row_labels, *column_labels, *(one.text for one in headings)]
     font = font_for("".join(labels), max(11, min(20, width // 14)))
     left = [_wrapped(label, font, max(120, min(width, 260))) for label in row_labels]

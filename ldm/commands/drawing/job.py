@@ -8,7 +8,9 @@ from typing import Any
 from PIL import Image
 
 from ldm.commands.drawing.checkpoints import Usable
+from ldm.commands.enough_memory import refuse_too_large_images
 from ldm.commands.models import SamplingDefaults, Settings, snapped_size
+from ldm.commands.placement import Compute
 from ldm.data.images import fit, read_image, to_tensor
 from ldm.diffusion.samplers import SAMPLERS, img2img_steps
 from ldm.diffusion.sampling import InitImage, SamplingConfig
@@ -36,19 +38,25 @@ class Job:
         return num_steps if self.init is None else img2img_steps(num_steps, self.init.strength)
 
 
-def job_from(options: argparse.Namespace, settings: Settings) -> Job:
-    """The job that the flags of txt2img or img2img ask for, with the model's defaults."""
+def job_from(options: argparse.Namespace, settings: Settings, compute: Compute) -> Job:
+    """The job that the flags of txt2img or img2img ask for, with the model's defaults.
+
+    Raises `UserError` if images of that size don't fit into the memory of the device.
+    """
     defaults = settings.sampling
     init_path = getattr(options, "init_img", None)
     longest = max(options.hw or (defaults.height, defaults.width))
     photo = read_image(init_path, longest) if init_path else None
     default_size = (defaults.height, defaults.width) if photo is None else _size_like(photo, defaults)
     height, width = snapped_size(settings.model, options.hw, default_size)
+    sampling = sampling_from(options, defaults, height, width)
+    together = 1 if compute.device.type == "cpu" else options.batch_size or 1
+    refuse_too_large_images(settings.model, sampling, together, compute.dtype, compute.device)
     return Job(
         prompts=options.prompt or [],
         negative_prompt=options.negative_prompt,
         seeds=[options.seed + i for i in range(options.variations)],
-        sampling=sampling_from(options, defaults, height, width),
+        sampling=sampling,
         batch_size=options.batch_size or defaults.batch_size,
         compile=options.compile,
         init=InitImage(to_tensor(fit(photo, height, width)), options.strength) if photo else None,

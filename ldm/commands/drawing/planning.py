@@ -18,6 +18,7 @@ from ldm.commands.drawing.protocols import CLASS_PROMPT, prompts_to_score
 from ldm.commands.drawing.rows import Plan, plan_rows
 from ldm.commands.drawing.runs import RunRecords, run_names
 from ldm.commands.models import base_weights
+from ldm.commands.options.common import MOST_IMAGES
 from ldm.commands.placement import Compute, drawing_compute
 from ldm.commands.record import plain, write_record
 from ldm.commands.resuming import RECORD, make_run_dir, refuse_another_size, resumed_options
@@ -25,6 +26,7 @@ from ldm.config import read_yaml, to_yaml
 from ldm.errors import UserError
 from ldm.evaluation.encoders import Encoder, load_encoder
 from ldm.files import counted, slug, write_text
+from ldm.shell import command_line
 
 log = logging.getLogger(__name__)
 
@@ -90,7 +92,8 @@ def plan_call(options: argparse.Namespace, command: str) -> Call:
     if scores:
         protocol = getattr(options, "protocol", "default")
         options.prompt = prompts_to_score(options.prompt, protocol, checkpoints)
-    job = job_from(options, checkpoints[0].settings)
+    job = job_from(options, checkpoints[0].settings, compute)
+    _refuse_too_many_images(len(checkpoints), job)
     refuse_another_size(options, job.sampling.height, job.sampling.width)
     if options.batch_size is None:  # what is chosen is recorded, so that a continued call draws in the same company
         together = max(1, len(job.prompts)) * len(job.seeds)
@@ -122,6 +125,17 @@ def plan_call(options: argparse.Namespace, command: str) -> Call:
     )
 
 
+def _refuse_too_many_images(checkpoints: int, job: Job) -> None:
+    """Each is planned, with its file and its key, before the first is drawn."""
+    prompts, seeds = max(1, len(job.prompts)), len(job.seeds)
+    if (count := checkpoints * prompts * seeds) > MOST_IMAGES:
+        each = f"{checkpoints:,} checkpoints x {prompts:,} prompts x {seeds:,} seeds"
+        raise UserError(
+            f"{count:,} images ({each}) are more than one call draws, {MOST_IMAGES:,}: a smaller --variations, "
+            "then another call with another --seed"
+        )
+
+
 def _resumed(given: argparse.Namespace, command: str) -> argparse.Namespace:
     """The options of the call in `--resume-dir`."""
     given = _with_class_prompt(given)
@@ -140,7 +154,8 @@ def _resumed(given: argparse.Namespace, command: str) -> argparse.Namespace:
     other = next((name for name, flag in OWN_FLAGS.items() if flag in recorded), "txt2img")
     if other != command:
         raise UserError(
-            f"{given.resume_dir} is {other}.py's; continue it with: python {other}.py -r {given.resume_dir}"
+            f"{given.resume_dir} is {other}.py's; continue it with: "
+            f"{command_line(f'{other}.py', '-r', given.resume_dir)}"
         )
     return options
 

@@ -10,6 +10,7 @@ from ldm.commands.drawing.rows import PlannedRow
 from ldm.commands.drawing.sheets import write_sheets
 from ldm.commands.drawing.table import write_csv, write_json
 from ldm.commands.drawing.validity import is_valid
+from ldm.commands.record import section
 
 
 def comparison_of(call: Call) -> Comparison:
@@ -29,8 +30,8 @@ def comparison_of(call: Call) -> Comparison:
     runs = {row.run: row.checkpoint.info.options for row in call.plan.rows if row.run}
     return Comparison(
         title=(call.root or call.weights).resolve().name,
-        command=str(call.record["command"]),
-        created=str(call.record["started"]),
+        command=str(call.record.get("command", "")),
+        created=str(call.record.get("started", "")),
         columns=call.plan.columns,
         rows=[row for row in rows if any(row.cells)],
         groups=[
@@ -39,7 +40,7 @@ def comparison_of(call: Call) -> Comparison:
         ],
         runs=[Run(name, options) for name, options in runs.items()],
         sampling={**asdict(call.job.sampling), "negative_prompt": call.job.negative_prompt},
-        versions={name: str(version) for name, version in call.record["versions"].items()},
+        versions={name: str(version) for name, version in section(call.record, "versions").items()},
     )
 
 

@@ -2,7 +2,6 @@
 
 import argparse
 import logging
-import shlex
 import signal
 import threading
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from ldm.commands.out_of_memory import explain_out_of_memory
 from ldm.errors import UserError
 from ldm.evaluation.encoders import Encoder
 from ldm.files import counted
+from ldm.shell import command_line
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +71,7 @@ def _finish(call: Call, encoder: Encoder | None = None) -> str:
 
 
 def _say_how_to_continue(call: Call) -> None:
-    log.info("continue with\n  python %s.py -r %s", call.command, shlex.quote(str(call.directory)))
+    log.info("continue with\n  %s", command_line(f"{call.command}.py", "-r", call.directory))
 
 
 @contextmanager

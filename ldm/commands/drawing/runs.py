@@ -1,10 +1,12 @@
 """The runs that checkpoints come from: their names, their records, their photos."""
 
 import logging
+from argparse import ArgumentTypeError
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from ldm.commands.options.places import place
 from ldm.commands.resuming import RECORD
 from ldm.config import read_yaml
 from ldm.errors import UserError
@@ -38,7 +40,10 @@ class RunRecords:
     def option(self, checkpoint: Path, name: str) -> Path | None:
         """An option of the run that is a path."""
         value = self.of(checkpoint).get("options", {}).get(name)
-        return Path(str(value)) if value else None
+        try:
+            return place(str(value)) if value else None
+        except ArgumentTypeError:  # a stranger's record
+            return None
 
     def photos(self, checkpoint: Path) -> tuple[str, ...]:
         """The SHA-256 of each photo that the run was taught with: another subject has others."""

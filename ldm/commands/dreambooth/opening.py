@@ -10,7 +10,7 @@ from ldm.checkpoint.saving import SAVE_DTYPES
 from ldm.commands.disk_space import STATE_BYTES, refuse_without_space
 from ldm.commands.dreambooth.plan import Plan
 from ldm.commands.models import tokenizer_dir
-from ldm.commands.record import plain, write_record
+from ldm.commands.record import plain, section, write_record
 from ldm.commands.resuming import RECORD, RUN_DIR_VARIABLE, is_helper_process, make_run_dir, refuse_fewer_updates
 from ldm.config import read_yaml, to_yaml
 from ldm.errors import UserError
@@ -48,7 +48,9 @@ def _continue(plan: Plan, directory: Path) -> None:
         raise UserError(
             f"{plan.base} is not the file that this run began with: its SHA-256 is {plan.base_sha256}, not {was}"
         )
-    if changed := sorted(dict(record.get("photos", {}).items() ^ plan.photos.items())):
+    if changed := sorted(
+        dict({name: str(sha256) for name, sha256 in section(record, "photos").items()}.items() ^ plan.photos.items())
+    ):
         raise UserError(f"the photos are not those that this run began with: look at {', '.join(changed)}")
     refuse_fewer_updates(directory, plan.config.iterations)
     write_text(directory / RECORD, to_yaml({**record, "options": plain(vars(plan.options))}))

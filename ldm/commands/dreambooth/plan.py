@@ -16,6 +16,7 @@ from ldm.commands.compiling import refuse_graphs_without_cuda
 from ldm.commands.devices import parse_devices
 from ldm.commands.drawing.job import sampling_flags, sampling_from, with_sampler
 from ldm.commands.dreambooth.vram import FIELDS, FLOAT_WEIGHTS, fit_into_memory
+from ldm.commands.enough_memory import refuse_too_large_images, refuse_too_large_training
 from ldm.commands.models import Settings, base_weights, settings_of, snapped_size
 from ldm.commands.placement import Compute, training_compute, training_precision
 from ldm.commands.resuming import RECORD, RUN_DIR_VARIABLE, is_helper_process, refuse_another_size, resumed_options
@@ -82,7 +83,7 @@ def plan_run(options: argparse.Namespace) -> Plan:
         raise UserError('--class-name and --instance-img-dir are needed: -c "water bottle" -i data/bottle')
     if is_helper_process():  # what the first process has chosen
         chosen = read_yaml(Path(os.environ[RUN_DIR_VARIABLE]) / RECORD)["options"]
-        options = argparse.Namespace(**{**vars(options), **{name: chosen[name] for name in FIELDS}})
+        options = argparse.Namespace(**{**vars(options), **{name: chosen[name] for name in (*FIELDS, "seed")}})
     devices = parse_devices(options.devices)
     refuse_graphs_without_cuda(options.compile, devices[0])
     compute = training_compute(devices[0], options.precision)
@@ -93,6 +94,7 @@ def plan_run(options: argparse.Namespace) -> Plan:
     height, width = snapped_size(settings.model, options.hw, (settings.sampling.height, settings.sampling.width))
     refuse_another_size(options, height, width)
     sampling = sampling_from(options, settings.sampling, height, width)
+    refuse_too_large_images(settings.model, sampling, 1, compute.dtype, devices[0])
     config = _config_from(options, settings.dreambooth, sampling)
     config = _fitting(options, config, settings, (height, width), devices, compute)
     # Weights in bfloat16 are computed with as they are.
@@ -180,6 +182,7 @@ def _fitting(
         previews=bool(config.preview_prompts),
     )
     config = fit_into_memory(options, config, workload, devices)
+    refuse_too_large_training(workload, config, devices[0])
     if config.train_dtype == "bf16" and options.precision in FLOAT_WEIGHTS:
         raise UserError(f"--train-dtype bf16 is computed with as it is, not in --precision {options.precision}")
     return config

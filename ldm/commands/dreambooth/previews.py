@@ -19,6 +19,7 @@ from ldm.data.images import read_image, save_png, to_image, to_tensor
 from ldm.diffusion.guidance import classifier_free
 from ldm.diffusion.latent_diffusion import LatentDiffusion
 from ldm.diffusion.sampling import SamplingConfig, sample_images
+from ldm.terminal import visible
 from ldm.training.config import Subject
 from ldm.training.dreambooth import DreamBooth
 
@@ -63,7 +64,7 @@ class Previews:
         if isinstance(module.logger, TensorBoardLogger):
             for one in steps if steps[:-1] == [0] else [step]:  # there was no log before training
                 for prompt, picture in zip(self._filled, self._pictures(one), strict=True):
-                    module.logger.experiment.add_image(prompt, (to_tensor(picture) + 1.0) / 2.0, one)
+                    module.logger.experiment.add_image(visible(prompt), (to_tensor(picture) + 1.0) / 2.0, one)
             module.logger.experiment.add_image(SWEEP, np.asarray(sweep), step, dataformats="HWC")
 
     def draw_untrained(self, module: DreamBooth) -> None:

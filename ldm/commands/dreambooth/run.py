@@ -27,6 +27,8 @@ from ldm.commands.resuming import RUN_DIR_VARIABLE, is_helper_process
 from ldm.config import to_yaml
 from ldm.files import write_text
 from ldm.nn.tokenizer import tokenizer_digest
+from ldm.shell import command_line
+from ldm.terminal import Lines
 from ldm.training.class_images import ClassImages
 from ldm.training.dreambooth import DreamBooth
 from ldm.training.movement import weight_movement
@@ -57,7 +59,8 @@ def dreambooth(options: argparse.Namespace) -> None:
             where = FitOptions(run.directory, run.devices, dtype, options.logger, record)
             stopped_at = fit(module, where, _saver(run, previews, where.writer))
         if stopped_at is not None:
-            log.info("stopped after update %d; continue with\n  python dreambooth.py -r %s", stopped_at, run.directory)
+            again = command_line("dreambooth.py", "-r", run.directory)
+            log.info("stopped after update %d; continue with\n  %s", stopped_at, again)
         elif not is_helper_process():
             _report(run, module)
 
@@ -141,6 +144,6 @@ def _report(run: Run, module: DreamBooth) -> None:
     """Says how far each part moved, and how to compare the checkpoints."""
     moved, updates = weight_movement(module.ldm, run.base), run.config.iterations
     write_text(run.directory / "report.yaml", to_yaml({"updates": updates, "relative_movement": moved}))
-    lines = "\n".join(f"  {group:24s} {100 * share:8.4f} %" for group, share in moved.items())
+    lines = Lines(f"  {group:24s} {100 * share:8.4f} %" for group, share in moved.items())
     log.info("%d updates made. The weights moved by\n%s", updates, lines)
-    log.info("compare the checkpoints with\n  python txt2img.py --ckpt-path %s", run.directory)
+    log.info("compare the checkpoints with\n  %s", command_line("txt2img.py", "--ckpt-path", run.directory))

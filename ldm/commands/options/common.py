@@ -1,10 +1,17 @@
 """What flags are made of: their types and the groups that several commands share."""
 
 import argparse
+import logging
 import math
+import secrets
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
+
+from ldm.commands.options.places import DIRECTORY
+from ldm.prompts import bare_class_name, class_name_fault, prompt_fault
+from ldm.terminal import visible
+
+log = logging.getLogger(__name__)
 
 from ldm.choices import SAMPLERS
 
@@ -13,6 +20,9 @@ DRAWING_PRECISIONS = ("auto", "full", "autocast", "bf16", "fp16")
 TRAINING_PRECISIONS = ("auto", "full", "autocast", "bf16-mixed", "fp16-mixed")
 COMPILE_MODES = ("auto", "off", "graphs", "full")
 MODEL_DEFAULT = "default: the model's"
+
+MOST_IMAGES = 100_000
+"""That one call draws: each is planned before the first is drawn."""
 
 
 def number(kind: type[int] | type[float], low: float, high: float = math.inf) -> Callable[[str], float]:
@@ -26,18 +36,37 @@ def number(kind: type[int] | type[float], low: float, high: float = math.inf) ->
         except (ValueError, OverflowError):
             fits = False
         if not fits:
-            raise argparse.ArgumentTypeError(f"should be a {'whole ' * (kind is int)}number {bounds}, not '{text}'")
+            raise argparse.ArgumentTypeError(
+                f"should be a {'whole ' * (kind is int)}number {bounds}, not '{text[:40]}'"
+            )
         return value
 
     return parse
 
 
-COUNT = number(int, 1)
-NATURAL = number(int, 0)
-SEED = number(int, 0, 2**62)
+UPDATES = number(int, 1, 10**9)
+"""Of weights: a billion are more than anyone makes."""
+WARMUP = number(int, 0, 10**9)
+BATCH = number(int, 1, 65_536)
+IMAGES = number(int, 1, MOST_IMAGES)
+CLASS_IMAGES = number(int, 0, MOST_IMAGES)
+SIDE = number(int, 1, 65_536)
+WORKERS = number(int, 0, 256)
 STEPS = number(int, 1, 1000)
 SHARE = number(float, 0, 1)
-NON_NEGATIVE = number(float, 0)
+NON_NEGATIVE = number(float, 0, 10**6)
+
+RANDOM_SEED = -1
+LARGEST_SEED = 2**62
+
+
+def seed(text: str) -> int:
+    """A parser of seeds: -1 is a random one, which is said and recorded, so that the call can be made again."""
+    value = int(number(int, RANDOM_SEED, LARGEST_SEED)(text))
+    if value == RANDOM_SEED:
+        value = secrets.randbelow(2**32)
+        log.info("seed: %d, chosen at random; --seed %d makes the same again", value, value)
+    return value
 
 
 def words(text: str) -> str:
@@ -46,7 +75,19 @@ def words(text: str) -> str:
         text.encode()
     except UnicodeEncodeError:
         raise argparse.ArgumentTypeError("is not valid UTF-8; set the terminal to it, or leave accents out") from None
+    if fault := prompt_fault(text):
+        raise argparse.ArgumentTypeError(fault)
     return text
+
+
+def class_name(text: str) -> str:
+    """A parser of class names: what prompts say before them by themselves is left out."""
+    name = bare_class_name(text)
+    if fault := class_name_fault(name):
+        raise argparse.ArgumentTypeError(fault)
+    if name != text:
+        log.info("class: '%s' instead of '%s'; prompts bring an article, or sks, by themselves", name, text)
+    return words(name)
 
 
 class TypedParser(argparse.ArgumentParser):
@@ -55,14 +96,18 @@ class TypedParser(argparse.ArgumentParser):
     def parse_args(self, args: Any = None, namespace: Any = None) -> argparse.Namespace:  # type: ignore[override]
         """Parses once with the defaults and once without."""
         options = super().parse_args(args, namespace)
-        defaults = {action: action.default for action in self._actions}
-        for action in defaults:
-            action.default = argparse.SUPPRESS
+        before = {action: (action.default, action.type, action.choices) for action in self._actions}
+        for action in before:  # values were checked, and notes on them given, the first time
+            action.default, action.type, action.choices = argparse.SUPPRESS, None, None
         typed = sorted(vars(super().parse_args(args)))
-        for action, default in defaults.items():
-            action.default = default
+        for action, kept in before.items():
+            action.default, action.type, action.choices = kept
         options.typed = typed
         return options
+
+    def error(self, message: str) -> NoReturn:
+        """Says what is wrong; words that were typed may hold anything."""
+        super().error(visible(message))
 
 
 def command_parser(
@@ -76,7 +121,7 @@ def add_sampling(group: argparse._ArgumentGroup) -> None:
     """How pictures are drawn."""
     group.add_argument(
         "--hw",
-        type=COUNT,
+        type=SIDE,
         nargs="+",
         metavar="PX",
         help=f"height and width, or one number for a square; {MODEL_DEFAULT}",
@@ -117,7 +162,7 @@ def add_resuming(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "-r",
         "--resume-dir",
-        type=Path,
+        type=DIRECTORY,
         metavar="DIR",
         help="continue the run of this directory exactly where it stopped, with its own options",
     )

@@ -4,18 +4,20 @@ import argparse
 from pathlib import Path
 
 from ldm.commands.options.common import (
-    COUNT,
+    BATCH,
     DRAWING_PRECISIONS,
     ENCODER_NAMES,
+    IMAGES,
     MODEL_DEFAULT,
-    SEED,
     SHARE,
     TypedParser,
     add_compile,
     add_sampling,
     command_parser,
+    seed,
     words,
 )
+from ldm.commands.options.places import DIRECTORY, FILE, OUTPUT, place
 
 OWN_SUBJECT = '"a photo of sks {class}", or what the model draws by default'
 
@@ -44,16 +46,17 @@ def _add_prompts(group: argparse._ArgumentGroup, own_prompts: str) -> None:
     group.add_argument(
         "-v",
         "--variations",
-        type=COUNT,
+        type=IMAGES,
         default=4,
         metavar="N",
         help="pictures per prompt, with the seeds SEED, SEED+1, ... (default: 4)",
     )
     group.add_argument(
         "--seed",
-        type=SEED,
+        type=seed,
         default=42,
-        help="the first picture's seed; the same seed gives the same picture whatever the batch size (default: 42)",
+        help="the first picture's seed, -1 for a random one; the same seed gives the same picture whatever the batch "
+        "size (default: 42)",
     )
 
 
@@ -61,7 +64,7 @@ def _add_checkpoints(group: argparse._ArgumentGroup, weights: Path | None) -> No
     group.add_argument(
         "-c",
         "--ckpt-path",
-        type=Path,
+        type=place,
         default=weights,
         metavar="PATH",
         help="a checkpoint, or a directory: all checkpoints below it are compared "
@@ -70,7 +73,7 @@ def _add_checkpoints(group: argparse._ArgumentGroup, weights: Path | None) -> No
     group.add_argument(
         "-r",
         "--resume-dir",
-        type=Path,
+        type=DIRECTORY,
         metavar="DIR",
         help="continue the call of this directory with its own options: draws what is missing or no longer valid, "
         "and with checkpoints that have come since",
@@ -78,7 +81,7 @@ def _add_checkpoints(group: argparse._ArgumentGroup, weights: Path | None) -> No
     either = group.add_mutually_exclusive_group()
     either.add_argument(
         "--base",
-        type=Path,
+        type=FILE,
         metavar="FILE",
         help="the base model of compared checkpoints, their first row (default: what their run says, if it is here)",
     )
@@ -86,13 +89,13 @@ def _add_checkpoints(group: argparse._ArgumentGroup, weights: Path | None) -> No
     group.add_argument(
         *(["-i"] if weights else []),
         "--instance-img-dir",
-        type=Path,
+        type=DIRECTORY,
         metavar="DIR",
         help="photos of the subject, to show beside the pictures and to score by (default: those its run learned from)",
     )
     group.add_argument(
         "--config",
-        type=Path,
+        type=FILE,
         metavar="YAML",
         help="the model's YAML, for a checkpoint that doesn't carry its own (default: configs/sd-v1.yaml)",
     )
@@ -102,7 +105,7 @@ def _add_placement(group: argparse._ArgumentGroup, what: str) -> None:
     group.add_argument(
         "-o",
         "--output-dir",
-        type=Path,
+        type=OUTPUT,
         default=Path("outputs"),
         metavar="DIR",
         help=f"each call makes a new DIR/{what}-<n> (default: outputs)",
@@ -110,7 +113,7 @@ def _add_placement(group: argparse._ArgumentGroup, what: str) -> None:
     group.add_argument(
         "-b",
         "--batch-size",
-        type=COUNT,
+        type=BATCH,
         metavar="N",
         help="pictures at a time on a GPU; the CPU draws each alone, so that no bit depends on the batch; "
         "default: on CUDA as many as fit, up to 16, else the model's",
@@ -189,7 +192,7 @@ def img2img_parser() -> argparse.ArgumentParser:
     group.add_argument(
         "-i",
         "--init-img",
-        type=Path,
+        type=FILE,
         metavar="FILE",
         help="the picture to start from; without --hw its shape is kept, at about the model's size",
     )

@@ -5,21 +5,25 @@ from pathlib import Path
 
 from ldm.choices import SAMPLERS
 from ldm.commands.options.common import (
-    COUNT,
+    BATCH,
+    CLASS_IMAGES,
     MODEL_DEFAULT,
-    NATURAL,
     NON_NEGATIVE,
-    SEED,
     STEPS,
+    UPDATES,
+    WARMUP,
     TypedParser,
     add_compile,
     add_resuming,
     add_sampling,
     add_saving,
     add_training_devices,
+    class_name,
     command_parser,
+    seed,
     words,
 )
+from ldm.commands.options.places import DIRECTORY, FILE, OUTPUT
 
 
 def dreambooth_parser() -> argparse.ArgumentParser:
@@ -43,25 +47,25 @@ def dreambooth_parser() -> argparse.ArgumentParser:
 
 def _add_subject(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
-        "-c", "--class-name", type=words, metavar="WORDS", help='what the subject is, such as "water bottle"'
+        "-c", "--class-name", type=class_name, metavar="WORDS", help='what the subject is, such as "water bottle"'
     )
-    group.add_argument("-i", "--instance-img-dir", type=Path, metavar="DIR", help="photos of the subject, 3 to 30")
+    group.add_argument("-i", "--instance-img-dir", type=DIRECTORY, metavar="DIR", help="photos of the subject, 3 to 30")
     add_resuming(group)
 
 
 def _add_training(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--iterations", type=COUNT, metavar="N", help=f"updates of the weights; {MODEL_DEFAULT}")
+    group.add_argument("--iterations", type=UPDATES, metavar="N", help=f"updates of the weights; {MODEL_DEFAULT}")
     group.add_argument(
         "-s",
         "--save-every",
-        type=COUNT,
+        type=UPDATES,
         metavar="N",
         help=f"write a checkpoint and previews every N updates; {MODEL_DEFAULT}",
     )
     group.add_argument("--learning-rate", type=NON_NEGATIVE, metavar="LR", help=MODEL_DEFAULT)
     group.add_argument("--lr-schedule", choices=("constant", "linear", "cosine"), help=MODEL_DEFAULT)
     group.add_argument(
-        "--warmup-steps", type=NATURAL, metavar="N", help=f"updates until the learning rate is reached; {MODEL_DEFAULT}"
+        "--warmup-steps", type=WARMUP, metavar="N", help=f"updates until the learning rate is reached; {MODEL_DEFAULT}"
     )
     group.add_argument("--weight-decay", type=NON_NEGATIVE, metavar="X", help=MODEL_DEFAULT)
     group.add_argument(
@@ -69,7 +73,7 @@ def _add_training(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument(
         "--batch-size",
-        type=COUNT,
+        type=BATCH,
         metavar="N",
         help=f"photos, and as many class pictures, per update and device; {MODEL_DEFAULT}",
     )
@@ -84,7 +88,7 @@ def _add_training(group: argparse._ArgumentGroup) -> None:
         action=argparse.BooleanOptionalAction,
         help=f"also show mirrored pictures; off for lettering and faces; {MODEL_DEFAULT}",
     )
-    group.add_argument("--seed", type=SEED, default=42, help="of everything random (default: 42)")
+    group.add_argument("--seed", type=seed, default=42, help="of everything random; -1: a random one (default: 42)")
 
 
 def _add_memory(group: argparse._ArgumentGroup) -> None:
@@ -123,14 +127,14 @@ def _add_prior_preservation(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument(
         "--class-img-count",
-        type=NATURAL,
+        type=CLASS_IMAGES,
         metavar="N",
         help=f"class pictures, drawn once and kept; 0: no prior preservation; {MODEL_DEFAULT}",
     )
     group.add_argument(
         "--generation-batch-size",
         "--gb",
-        type=COUNT,
+        type=BATCH,
         metavar="N",
         help="class pictures drawn at a time; default: on CUDA as many as fit, up to 16, else the model's",
     )
@@ -156,20 +160,20 @@ def _add_pictures(group: argparse._ArgumentGroup) -> None:
 def _add_placement(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--ckpt-path",
-        type=Path,
+        type=FILE,
         metavar="FILE",
         help="base weights (default: the downloaded ones, else the tiny model)",
     )
     group.add_argument(
         "--config",
-        type=Path,
+        type=FILE,
         metavar="YAML",
         help="the model's YAML, for weights that don't carry their own (default: configs/sd-v1.yaml)",
     )
     group.add_argument(
         "-o",
         "--output-dir",
-        type=Path,
+        type=OUTPUT,
         default=Path("ckpts"),
         metavar="DIR",
         help="each run makes a new DIR/<class>-<n>; class pictures are kept in DIR/class-images (default: ckpts)",

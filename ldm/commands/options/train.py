@@ -4,16 +4,18 @@ import argparse
 from pathlib import Path
 
 from ldm.commands.options.common import (
-    COUNT,
-    NATURAL,
+    BATCH,
     NON_NEGATIVE,
-    SEED,
+    UPDATES,
+    WORKERS,
     TypedParser,
     add_resuming,
     add_saving,
     add_training_devices,
     command_parser,
+    seed,
 )
+from ldm.commands.options.places import DIRECTORY, FILE, OUTPUT
 from ldm.errors import UserError
 from ldm.files import ROOT
 
@@ -64,40 +66,40 @@ def _add_sources(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "-i",
         "--image-dir",
-        type=Path,
+        type=DIRECTORY,
         metavar="DIR",
         help="pictures, in folders of any depth, with captions in metadata.jsonl or in a .txt beside each",
     )
     group.add_argument(
         "--config",
-        type=Path,
+        type=FILE,
         default=DEFAULT_CONFIG,
         metavar="YAML",
         help="the model's shape, and how each stage learns (default: configs/tiny.yaml, or what --ckpt-path carries)",
     )
     group.add_argument(
-        "--autoencoder", type=Path, metavar="FILE", help="for the stage `diffusion`: the checkpoint of the stage before"
+        "--autoencoder", type=FILE, metavar="FILE", help="for the stage `diffusion`: the checkpoint of the stage before"
     )
-    group.add_argument("--ckpt-path", type=Path, metavar="FILE", help="start from these weights, not from random ones")
+    group.add_argument("--ckpt-path", type=FILE, metavar="FILE", help="start from these weights, not from random ones")
     add_resuming(group)
 
 
 def _add_training(group: argparse._ArgumentGroup) -> None:
     from_yaml = "default: the recipe's in the YAML"
-    group.add_argument("--iterations", type=COUNT, metavar="N", help=f"updates of the weights; {from_yaml}")
+    group.add_argument("--iterations", type=UPDATES, metavar="N", help=f"updates of the weights; {from_yaml}")
     group.add_argument(
-        "-s", "--save-every", type=COUNT, metavar="N", help=f"write weights and samples every N updates; {from_yaml}"
+        "-s", "--save-every", type=UPDATES, metavar="N", help=f"write weights and samples every N updates; {from_yaml}"
     )
     group.add_argument("--learning-rate", type=NON_NEGATIVE, metavar="LR", help=from_yaml)
-    group.add_argument("--batch-size", type=COUNT, metavar="N", help=f"per update and device; {from_yaml}")
-    group.add_argument("--seed", type=SEED, default=42, help="of everything random (default: 42)")
+    group.add_argument("--batch-size", type=BATCH, metavar="N", help=f"per update and device; {from_yaml}")
+    group.add_argument("--seed", type=seed, default=42, help="of everything random; -1: a random one (default: 42)")
 
 
 def _add_placement(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "-o",
         "--output-dir",
-        type=Path,
+        type=OUTPUT,
         default=Path("runs"),
         metavar="DIR",
         help="each run makes a new DIR/<stage>-<n>; encoded pictures are kept in DIR/latents (default: runs)",
@@ -111,6 +113,6 @@ def _add_placement(group: argparse._ArgumentGroup) -> None:
         "fp16-mixed; off: they are not (default: auto)",
     )
     group.add_argument(
-        "--workers", type=NATURAL, default=0, metavar="N", help="processes that read pictures; 4 to 8 for a GPU"
+        "--workers", type=WORKERS, default=0, metavar="N", help="processes that read pictures; 4 to 8 for a GPU"
     )
     add_saving(group)

@@ -12,6 +12,7 @@ from ldm.commands.train.judge import train_judge
 from ldm.commands.train.publish import publish
 from ldm.commands.train.run import open_run, resumed_training_options
 from ldm.commands.train.tokenizer import write_tokenizer
+from ldm.shell import command_line
 
 log = logging.getLogger(__name__)
 
@@ -35,5 +36,5 @@ def train(options: argparse.Namespace) -> None:
         log.info("run: %s", run.directory)
         stopped_at = STAGES[options.stage](run)
         if stopped_at is not None:
-            again = f"python train.py {options.stage} -r {run.directory}"
+            again = command_line("train.py", options.stage, "-r", run.directory)
             log.info("stopped after update %d; continue with\n  %s", stopped_at, again)

@@ -15,6 +15,7 @@ from ldm.commands.train.run import TrainingRun
 from ldm.data.images import fit as fit_image
 from ldm.data.images import read_image, save_png, to_image, to_tensor
 from ldm.nn.autoencoder import AutoencoderKL
+from ldm.shell import command_line
 from ldm.training.autoencoder import AutoencoderTraining, initialise, psnr
 from ldm.training.trainer import FitOptions, fit
 
@@ -52,7 +53,8 @@ def train_autoencoder(run: TrainingRun) -> int | None:
         stopped_at = fit(module, where, save)
     if stopped_at is None:
         last = run.checkpoint_path(config.iterations)
-        log.info("the next stage:\n  python train.py diffusion --autoencoder %s -i %s", last, run.options.image_dir)
+        again = command_line("train.py", "diffusion", "--autoencoder", last, "-i", run.options.image_dir)
+        log.info("the next stage:\n  %s", again)
     return stopped_at
 
 

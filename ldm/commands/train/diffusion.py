@@ -27,6 +27,7 @@ from ldm.diffusion.latent_diffusion import LatentDiffusion, LatentDiffusionConfi
 from ldm.diffusion.sampling import SamplingConfig, sample_images
 from ldm.nn.autoencoder import AutoencoderKL
 from ldm.nn.tokenizer import copy_tokenizer, load_tokenizer
+from ldm.shell import command_line
 from ldm.training.config import DiffusionTrainingConfig
 from ldm.training.latent_diffusion import LatentDiffusionTraining, initialise
 from ldm.training.trainer import FitOptions, fit
@@ -65,7 +66,8 @@ def train_diffusion(run: TrainingRun) -> int | None:
     with explain_out_of_memory("a smaller --batch-size needs less"):
         stopped_at = fit(module, where, save)
     if stopped_at is None:
-        log.info("try it:\n  python txt2img.py --ckpt-path %s", run.checkpoint_path(config.iterations))
+        last = run.checkpoint_path(config.iterations)
+        log.info("try it:\n  %s", command_line("txt2img.py", "--ckpt-path", last))
     return stopped_at
 
 

@@ -10,6 +10,7 @@ from ldm.commands.train.run import TrainingRun, tokenizer_source
 from ldm.data.judge import HEADS
 from ldm.nn.judge import JudgeConfig
 from ldm.nn.tokenizer import load_tokenizer
+from ldm.shell import command_line
 from ldm.training.judge import JudgeTraining, build_judge_training
 from ldm.training.trainer import FitOptions, fit
 
@@ -33,5 +34,5 @@ def train_judge(run: TrainingRun) -> int | None:
         stopped_at = fit(module, where, save)
     if stopped_at is None:
         last = run.checkpoint_path(config.iterations)
-        log.info("can it be trusted?\n  python benchmarks/judge.py --judge %s", last)
+        log.info("can it be trusted?\n  %s", command_line("benchmarks/judge.py", "--judge", last))
     return stopped_at

@@ -18,7 +18,7 @@ from ldm.commands.devices import parse_devices
 from ldm.commands.disk_space import AVERAGE_BYTES, STATE_BYTES, refuse_without_space
 from ldm.commands.models import Settings, settings_of, tokenizer_dir
 from ldm.commands.placement import Compute, training_compute
-from ldm.commands.record import plain, versions, write_record
+from ldm.commands.record import plain, section, versions, write_record
 from ldm.commands.resuming import (
     RECORD,
     RUN_DIR_VARIABLE,
@@ -27,12 +27,14 @@ from ldm.commands.resuming import (
     refuse_fewer_updates,
     resumed_options,
 )
+from ldm.commands.train.memory import refuse_too_large_training
 from ldm.config import build_config, read_yaml, to_yaml
 from ldm.data.captioned import CaptionedImage, digest, find_captioned
 from ldm.diffusion.latent_diffusion import LatentDiffusion
 from ldm.errors import UserError
 from ldm.files import ROOT, write_text
 from ldm.nn.tokenizer import load_tokenizer
+from ldm.shell import command_line
 from ldm.training.config import OptimizationConfig
 
 log = logging.getLogger(__name__)
@@ -99,7 +101,8 @@ def resumed_training_options(given: argparse.Namespace) -> argparse.Namespace:
     )
     if options.stage != given.stage:
         raise UserError(
-            f"{given.resume_dir} is a run of another stage: python train.py {options.stage} -r {given.resume_dir}"
+            f"{given.resume_dir} is a run of another stage: "
+            f"{command_line('train.py', options.stage, '-r', given.resume_dir)}"
         )
     return options
 
@@ -127,6 +130,7 @@ def open_run(options: argparse.Namespace) -> TrainingRun:
         )
     elif is_helper_process():
         directory = Path(os.environ[RUN_DIR_VARIABLE])
+        options.seed = read_yaml(directory / RECORD)["options"]["seed"]  # -1 would be another one in each process
     else:
         _raise_unless_possible(options, settings)
         directory = make_run_dir(options.output_dir, options.stage)
@@ -170,7 +174,7 @@ def _raise_if_changed(options: argparse.Namespace, data: dict[str, Any], files: 
     if record.get("data", data) != data:
         raise UserError(f"the pictures or captions in {options.image_dir} are not those that this run began with")
     for name, sha256 in files.items():
-        if record.get("files", files).get(name) != sha256:
+        if "files" in record and section(record, "files").get(name) != sha256:
             raise UserError(f"{getattr(options, name)} is not the file that this run began with")
     refuse_fewer_updates(options.resume_dir, options.iterations)
 
@@ -184,6 +188,8 @@ def _raise_unless_possible(options: argparse.Namespace, settings: Settings) -> N
     multiple = model.autoencoder.downsampling_factor if first else model.size_multiple
     if (size := getattr(settings, stage).size) < 1 or size % multiple:
         raise UserError(f"{options.config}: {stage}.size should be a multiple of {multiple} pixels, not {size}")
+    batch_size = _configured(getattr(settings, stage), options).batch_size
+    refuse_too_large_training(settings, options.stage, size, batch_size, parse_devices(options.devices))
     with torch.device("meta"):
         ldm = LatentDiffusion(model)
     if start := options.ckpt_path and read_checkpoint(options.ckpt_path):

@@ -1,0 +1,185 @@
+"""Sizes that no memory of this device holds are refused before anything is made, also on a CPU, where nobody else does.
+
+Three numbers, from the cheapest: what is needed at the very least, which refuses the absurd; what is needed at most,
+with which nearly every call passes at once; and in between the count on fake tensors (`ldm.nn.footprint`).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from math import ceil
+
+import torch
+from torch import nn
+
+from ldm.commands.batching import drawing_bytes
+from ldm.diffusion.crew import threads_for
+from ldm.diffusion.latent_diffusion import DECODED_PIXELS, LatentDiffusion, LatentDiffusionConfig
+from ldm.diffusion.sampling import SamplingConfig
+from ldm.errors import UserError
+from ldm.host_memory import available_memory
+from ldm.nn.autoencoder import AutoencoderConfig
+from ldm.nn.device_memory import total_memory
+from ldm.nn.unet import UNetConfig
+from ldm.training.config import DreamBoothConfig
+from ldm.training.memory import Workload, predict
+
+FLOAT = 4
+"""Bytes."""
+FEATURES = 12
+"""Feature maps of the largest level that are alive at once in a network that only computes, at most."""
+KEPT = 100
+"""Those that one residual block and its attention keep for the backward pass, at most, counted in the same way."""
+STATE = 24
+"""Bytes of a trained weight, its gradient, its moments and its average, at most."""
+SIDES = [n / 8 for n in range(7, 0, -1)] + [1 / 2**n for n in range(4, 12)]
+"""Shares of a side that are tried to tell which would fit."""
+
+
+@dataclass(frozen=True)
+class Need:
+    """Bytes that something takes: at least, at most, and counted."""
+
+    least: int
+    most: int
+    counted: Callable[[], int]
+
+    def more_than(self, limit: int) -> int | None:
+        """The bytes needed if there are not so many; None if there are."""
+        if self.least > limit:
+            return self.least
+        if self.most <= limit:
+            return None
+        return needed if (needed := self.counted()) > limit else None
+
+
+def memory_of(device: torch.device, processes: int = 1) -> int | None:
+    """Bytes that a process can have on a device at most; None where nobody knows."""
+    if device.type == "cuda":
+        return total_memory(device)
+    free = available_memory()
+    return free // processes if free is not None else None
+
+
+def refuse_too_large_images(
+    model: LatentDiffusionConfig, sampling: SamplingConfig, together: int, dtype: torch.dtype, device: torch.device
+) -> None:
+    """Raises `UserError` if `together` images of this size can't be drawn at a time in the device's memory."""
+    if (limit := memory_of(device)) is None:
+        return
+    if needed := _drawing(model, sampling, together, dtype, device).more_than(limit):
+        fits = _side_that_fits(
+            model,
+            sampling,
+            lambda smaller: _drawing(model, smaller, 1, dtype, device).most <= limit,
+        )
+        what = f"{together} images" if together > 1 else "an image"
+        raise UserError(
+            f"{what} of {sampling.height} x {sampling.width} would take {_gigabytes(needed)} of memory to draw, and "
+            f"{_gigabytes(limit)} are there. {fits or 'A smaller --hw or --batch-size'} would fit"
+        )
+
+
+def refuse_too_large_training(workload: Workload, config: DreamBoothConfig, device: torch.device) -> None:
+    """Raises `UserError` if a training of this size can't be done in the device's memory."""
+    processes = workload.devices if device.type == "cpu" else 1
+    if (limit := memory_of(device, processes)) is None:
+        return
+    samples = config.batch_size * (2 if workload.with_class else 1)
+    model, height, width = workload.model, workload.height, workload.width
+    latents = height * width // model.autoencoder.downsampling_factor**2
+    widest = _widest(model.unet.model_channels, model.unet.channel_mult)
+    blocks = model.unet.num_res_blocks + 1
+    need = Need(
+        least=samples * latents * model.unet.model_channels * 2,
+        most=STATE * _weights(model) + samples * latents * widest * KEPT * blocks * FLOAT,
+        counted=lambda: predict(workload, config).step,
+    )
+    if needed := need.more_than(limit):
+        raise UserError(
+            f"training at {height} x {width} with --batch-size {config.batch_size} would take {_gigabytes(needed)} of "
+            f"memory, and {_gigabytes(limit)} are there. A smaller --hw or --batch-size needs less"
+        )
+
+
+def network_need(network: AutoencoderConfig | UNetConfig, pixels: int, weights: int, count: Callable[[], int]) -> Need:
+    """Of a training from scratch: `pixels` are those of all samples of a step, as the network sees them."""
+    is_unet = isinstance(network, UNetConfig)
+    channels = network.model_channels if is_unet else network.ch
+    widest = _widest(channels, network.channel_mult if is_unet else network.ch_mult)
+    return Need(
+        least=pixels * channels * 2,
+        most=STATE * weights + pixels * widest * KEPT * (network.num_res_blocks + 1) * FLOAT,
+        counted=count,
+    )
+
+
+def _drawing(
+    model: LatentDiffusionConfig, sampling: SamplingConfig, together: int, dtype: torch.dtype, device: torch.device
+) -> Need:
+    """Of images drawn at a time, by as many workers as a CPU has."""
+    weights, pixels = _weights(model), sampling.height * sampling.width
+    latents = pixels // model.autoencoder.downsampling_factor**2
+    workers = 1
+    if device.type == "cpu":
+        cores = torch.get_num_threads()
+        workers = cores // threads_for(_unet_weights(model), latents, cores)
+    autoencoder, unet = model.autoencoder, model.unet
+    decoded = max(pixels, DECODED_PIXELS) * _widest(autoencoder.ch, autoencoder.ch_mult) * FEATURES + 3 * latents**2
+    called = 2 * together * latents * _widest(unet.model_channels, unet.channel_mult) * FEATURES
+    called *= ceil(len(unet.channel_mult) * (unet.num_res_blocks + 1) / 4)  # what waits to be joined on the way up
+    size = dtype.itemsize
+    return Need(
+        least=size * (pixels * autoencoder.ch + together * latents * unet.model_channels),
+        most=size * (2 * weights + workers * (decoded + called)),
+        counted=lambda: _counted_drawing(model, sampling, together, dtype, workers),
+    )
+
+
+def _counted_drawing(
+    model: LatentDiffusionConfig, sampling: SamplingConfig, together: int, dtype: torch.dtype, workers: int
+) -> int:
+    whole = drawing_bytes(model, sampling, together, dtype)
+    weights = _weights(model) * dtype.itemsize
+    return weights + workers * max(0, whole - weights)
+
+
+def _side_that_fits(
+    model: LatentDiffusionConfig, sampling: SamplingConfig, fits: Callable[[SamplingConfig], bool]
+) -> str:
+    """The flag for the largest of some smaller sizes that fits; empty if none does."""
+    multiple = model.size_multiple
+    for share in SIDES:
+        height, width = (int(side * share) // multiple * multiple for side in (sampling.height, sampling.width))
+        if min(height, width) < multiple:
+            break
+        if fits(replace(sampling, height=height, width=width)):
+            return f"--hw {height} {width}"
+    return ""
+
+
+def _widest(channels: int, mult: tuple[int, ...]) -> int:
+    """Of a pixel at full resolution, the numbers that the largest level holds; a level's first block also reads
+    the level below.
+    """
+    levels = [max(pair) for pair in pairwise(mult)] + [mult[-1]]
+    return ceil(max(channels * factor / 4**level for level, factor in enumerate(levels)))
+
+
+def _weights(model: LatentDiffusionConfig) -> int:
+    with torch.device("meta"):
+        return count_weights(LatentDiffusion(model))
+
+
+def _unet_weights(model: LatentDiffusionConfig) -> int:
+    with torch.device("meta"):
+        return count_weights(LatentDiffusion(model).unet)
+
+
+def count_weights(network: nn.Module) -> int:
+    """How many numbers a network holds."""
+    return sum(weight.numel() for weight in network.parameters())
+
+
+def _gigabytes(count: int) -> str:
+    return f"{count / 1e9:,.1f} GB" if count >= 1e8 else f"{count / 1e6:.0f} MB"

@@ -1,0 +1,69 @@
+"""Flags that are paths: what can be said of one before a command begins."""
+
+import argparse
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+MOST_BYTES, MOST_NAME_BYTES = 4096, 255
+"""Of a whole path and of a name in it, on Linux."""
+ROOM = 512
+"""For the names of what is written below a directory."""
+
+
+def place(text: str) -> Path:
+    """A parser of paths that a file system can hold."""
+    if not text:
+        raise argparse.ArgumentTypeError("should be a path, not empty")
+    if "\0" in text:
+        raise argparse.ArgumentTypeError("holds a NUL, which no path does")
+    path = Path(text)
+    try:
+        longest = max((len(os.fsencode(part)) for part in path.parts), default=0)
+        length = len(os.fsencode(path.absolute()))
+    except UnicodeEncodeError:
+        raise argparse.ArgumentTypeError("holds half a letter, which no path does") from None
+    if longest > MOST_NAME_BYTES or length > MOST_BYTES - ROOM:
+        raise argparse.ArgumentTypeError(
+            f"is too long for a path: {text[:30]}... has {length} bytes, and a name of {longest} bytes in it; "
+            f"at most {MOST_BYTES - ROOM}, and {MOST_NAME_BYTES} a name"
+        )
+    return path
+
+
+def _checked(check: Callable[[Path], str | None]) -> Callable[[str], Path]:
+    def parse(text: str) -> Path:
+        path = place(text)
+        try:
+            fault = check(path)
+        except OSError as error:  # such as a loop of links, or a directory that may not be looked into
+            fault = f"can't be used: {error.strerror}"
+        if fault:
+            raise argparse.ArgumentTypeError(f"{path} {fault}")
+        return path
+
+    return parse
+
+
+def _no_file(path: Path) -> str | None:
+    return "is a directory; a file is needed" if path.is_dir() else None
+
+
+def _no_directory(path: Path) -> str | None:
+    return "is a file; a directory is needed" if path.exists() and not path.is_dir() else None
+
+
+def _not_writable(path: Path) -> str | None:
+    """Of what is to be made: the part of it that is there already should be a directory that takes files."""
+    existing = next(parent for parent in (path.absolute(), *path.absolute().parents) if os.path.lexists(parent))
+    if not existing.is_dir():
+        what = "is a file" if existing == path.absolute() else f"lies below {existing}, which is a file"
+        return f"{what}; a directory is needed"
+    if not os.access(existing, os.W_OK | os.X_OK):
+        return f"can't be written: {existing} is read-only for you"
+    return None
+
+
+FILE = _checked(_no_file)
+DIRECTORY = _checked(_no_directory)
+OUTPUT = _checked(_not_writable)

@@ -1,0 +1,58 @@
+"""Options as a run's record has them: a stranger's may hold anything, and is checked as the command line is."""
+
+import argparse
+import reprlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ldm.commands.options.common import class_name, words
+from ldm.commands.options.drawing import evaluate_parser, img2img_parser, txt2img_parser
+from ldm.commands.options.dreambooth import dreambooth_parser
+from ldm.commands.options.places import DIRECTORY, FILE, OUTPUT, place
+from ldm.commands.options.train import train_parser
+from ldm.errors import UserError
+
+PARSERS: dict[str, Callable[[], argparse.ArgumentParser]] = {
+    "txt2img.py": txt2img_parser,
+    "img2img.py": img2img_parser,
+    "evaluate.py": evaluate_parser,
+    "dreambooth.py": dreambooth_parser,
+    "train.py": train_parser,
+}
+
+
+def check_recorded(options: Mapping[str, Any], script: str, record: Path) -> None:
+    """Raises `UserError` for an option in a `record` that the script's command line would not take."""
+    for action in PARSERS[script]()._actions:
+        if action.dest in options and (fault := _fault(action, options[action.dest])):
+            raise UserError(f"{record} is damaged: options.{action.dest} {fault}")
+
+
+def _fault(action: argparse.Action, value: Any) -> str | None:
+    if value is None:
+        return None if action.default is None else "should not be empty"
+    if action.nargs == 0:  # a switch
+        return None if isinstance(value, bool) else f"should be true or false, not {reprlib.repr(value)}"
+    if action.nargs not in ("+", "*"):
+        return _fault_of_one(action, value)
+    if not isinstance(value, list):
+        return f"should be a list, not {reprlib.repr(value)}"
+    return next((fault for one in value if (fault := _fault_of_one(action, one))), None)
+
+
+def _fault_of_one(action: argparse.Action, value: Any) -> str | None:
+    if action.choices is not None:
+        known = isinstance(value, str) and value in action.choices
+        return None if known else f"should be one of {', '.join(action.choices)}, not {reprlib.repr(value)}"
+    # A place may have moved since. What a class was called when the run began, it is called still.
+    kinds: dict[Any, Any] = {FILE: place, DIRECTORY: place, OUTPUT: place, class_name: words, None: str}
+    parse = kinds.get(action.type, action.type)
+    is_text = parse in (place, words, str)
+    if not isinstance(value, str if is_text else int | float) or isinstance(value, bool):
+        return f"should be {'text' if is_text else 'a number'}, not {reprlib.repr(value)}"
+    try:
+        parse(str(value))
+    except argparse.ArgumentTypeError as error:
+        return str(error)
+    return None

@@ -1,0 +1,42 @@
+"""What a step of a training from scratch takes, so that one that fits into no memory is refused before it begins."""
+
+import torch
+
+from ldm.commands.enough_memory import count_weights, memory_of, network_need
+from ldm.commands.models import Settings
+from ldm.errors import UserError
+from ldm.nn.autoencoder import AutoencoderKL
+from ldm.nn.footprint import peak_bytes
+from ldm.nn.unet import UNet
+
+
+def refuse_too_large_training(
+    settings: Settings, stage: str, size: int, batch_size: int, devices: list[torch.device]
+) -> None:
+    """Raises `UserError` if a step of the stage, on images of `size` pixels a side, doesn't fit into the memory."""
+    limit = memory_of(devices[0], len(devices) if devices[0].type == "cpu" else 1)
+    if limit is None:
+        return
+    model, autoencoder, unet = settings.model, settings.model.autoencoder, settings.model.unet
+    with torch.device("meta"):
+        weights = count_weights(AutoencoderKL(autoencoder) if stage == "autoencoder" else UNet(unet))
+
+    def autoencoder_step() -> None:
+        network = AutoencoderKL(autoencoder)
+        network.decode(network.encode(torch.zeros(batch_size, 3, size, size)).mean).sum().backward()
+
+    def diffusion_step() -> None:
+        latents = torch.zeros(batch_size, *model.latent_shape(size, size))
+        context = torch.zeros(batch_size, model.text_encoder.max_position_embeddings, unet.context_dim)
+        UNet(unet)(latents, torch.zeros(batch_size), context).sum().backward()
+
+    if stage == "autoencoder":
+        need = network_need(autoencoder, batch_size * size**2, weights, lambda: peak_bytes(autoencoder_step))
+    else:
+        latents = (size // autoencoder.downsampling_factor) ** 2
+        need = network_need(unet, batch_size * latents, weights, lambda: peak_bytes(diffusion_step))
+    if needed := need.more_than(limit):
+        raise UserError(
+            f"{batch_size} images of {size} x {size} a step would take {needed / 1e9:,.1f} GB of memory, and "
+            f"{limit / 1e9:,.1f} GB are there. A smaller --batch-size, or {stage}_training.size in the YAML, needs less"
+        )

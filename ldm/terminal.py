@@ -1,0 +1,81 @@
+"""Other people's text on its way to a terminal or a log: nothing in it moves the cursor, turns letters or forges lines.
+
+Prompts, class names, file names and what files say of themselves may hold any character. They are kept as they are
+inside the program and become visible here, once, where text leaves it: `VisibleFormatter` is the formatter of every
+handler. A line break in a message's own words stays; one in an argument, which may be foreign, is spelled.
+"""
+
+import logging
+import re
+from collections.abc import Mapping
+
+UNSAFE = re.compile(
+    "["
+    "\x00-\x09\x0b-\x1f\x7f-\x9f"  # C0 without the line break, C1
+    "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"  # what changes the direction of writing
+    "\u2028\u2029"  # further line breaks
+    "\ud800-\udfff"  # bytes that were no UTF-8, and halves of letters
+    "\ufff9-\ufffb\U000e0000-\U000e007f"  # annotations and tags, which no one sees
+    "]"
+)
+"""Characters that do something instead of showing something, but the line break."""
+
+
+class Lines(tuple[str, ...]):
+    """An argument of a log message that is several lines on purpose; each of them is foreign text."""
+
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        return "\n".join(visible(line) for line in self)
+
+
+def visible(text: str) -> str:
+    r"""The text with every control character, line break and broken letter spelled: `\x1b`, `\n`, `\u202e`."""
+    return visible_lines(text).replace("\n", "\\n")
+
+
+def visible_lines(text: str) -> str:
+    """The same, but line breaks stay."""
+    return UNSAFE.sub(lambda match: _spelled(match[0]), text)
+
+
+def _spelled(character: str) -> str:
+    code = ord(character)
+    if 0xDC80 <= code <= 0xDCFF:  # a byte of a file name that is no UTF-8
+        return f"\\x{code - 0xDC00:02x}"
+    if character in "\t\r":
+        return {"\t": "\\t", "\r": "\\r"}[character]
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+class VisibleFormatter(logging.Formatter):
+    """Writes a record so that only the message's own words break lines."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        safe = logging.makeLogRecord({**vars(record), "args": _visible_args(record.args)})
+        return visible_lines(super().format(safe))
+
+
+class TerminalFormatter(VisibleFormatter):
+    """Plain words; only warnings carry their level."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 (logging's name)
+        return f"warning: {record.message}" if record.levelno == logging.WARNING else record.message
+
+
+def log_file_formatter() -> logging.Formatter:
+    """The formatter of `run.log`: the time and the level before each message."""
+    return VisibleFormatter("%(asctime)s %(levelname)s %(message)s")
+
+
+def _visible_args(args: object) -> object:
+    """A record's arguments; numbers stay numbers for `%d`."""
+    if isinstance(args, Mapping):
+        return {name: _visible_arg(value) for name, value in args.items()}
+    return tuple(_visible_arg(value) for value in args) if isinstance(args, tuple) else args
+
+
+def _visible_arg(value: object) -> object:
+    is_number = hasattr(type(value), "__float__")  # also of torch and numpy
+    return value if value is None or is_number or isinstance(value, Lines) else visible(str(value))

@@ -1,0 +1,135 @@
+"""Sizes that no memory holds are refused before anything is made; the cheap numbers are below and above the count."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from ldm.commands import enough_memory
+from ldm.commands.enough_memory import Need, refuse_too_large_images, refuse_too_large_training
+from ldm.commands.models import Settings
+from ldm.commands.train import memory as train_memory
+from ldm.config import build_config
+from ldm.diffusion.sampling import SamplingConfig
+from ldm.errors import UserError
+from ldm.training.config import DreamBoothConfig
+from ldm.training.memory import Workload
+from tests.commands.calls import call, refused
+from tests.scratch import SCRATCH_YAML, write_captioned, write_yaml
+from tests.tiny import tiny_config, write_tokenizer
+
+CPU, OTHER = torch.device("cpu"), torch.device("mps")
+
+
+@pytest.fixture
+def needs(monkeypatch: pytest.MonkeyPatch) -> list[Need]:
+    """What was asked for; nothing is refused."""
+    seen: list[Need] = []
+    monkeypatch.setattr(Need, "more_than", lambda self, limit: seen.append(self))
+    return seen
+
+
+def in_order(need: Need) -> bool:
+    return 0 < need.least <= need.counted() <= need.most
+
+
+@pytest.mark.parametrize(("side", "together"), [(32, 1), (512, 3)])
+def test_drawing_needs_what_is_counted_between_least_and_most(side: int, together: int, needs: list[Need]) -> None:
+    sampling = SamplingConfig(side, side)
+    refuse_too_large_images(tiny_config(), sampling, together, torch.float32, OTHER)
+    assert in_order(needs[0])
+
+
+def test_training_needs_what_is_counted_between_least_and_most(needs: list[Need]) -> None:
+    workload = Workload(tiny_config(), 256, 256, like_cuda=False)
+    refuse_too_large_training(workload, DreamBoothConfig(batch_size=2), CPU)
+    assert in_order(needs[0])
+
+
+@pytest.mark.parametrize("stage", ["autoencoder", "diffusion"])
+def test_a_stage_needs_what_is_counted_between_least_and_most(stage: str, needs: list[Need]) -> None:
+    settings = build_config(Settings, {"tokenizer": "", **SCRATCH_YAML}, "scratch")
+    train_memory.refuse_too_large_training(settings, stage, 32, 4, [CPU])
+    assert in_order(needs[0])
+
+
+def test_what_is_counted_decides_between_least_and_most() -> None:
+    need = Need(least=10, most=30, counted=lambda: 20)
+    assert [need.more_than(limit) for limit in (9, 19, 20, 30)] == [10, 20, None, None]
+    assert Need(10, 30, lambda: pytest.fail("counted")).more_than(30) is None
+
+
+def test_on_a_cpu_each_worker_draws_an_image_of_its_own(needs: list[Need], monkeypatch: pytest.MonkeyPatch) -> None:
+    for cores in (1, 4):
+        monkeypatch.setattr(torch, "get_num_threads", lambda cores=cores: cores)
+        refuse_too_large_images(tiny_config(), SamplingConfig(32, 32), 1, torch.float32, CPU)
+    assert needs[1].most > 2 * needs[0].most
+
+
+def test_memory_is_shared_by_processes_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(enough_memory, "available_memory", lambda: 1000)
+    assert enough_memory.memory_of(CPU, 4) == 250
+
+
+def test_where_nobody_knows_the_memory_nothing_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(enough_memory, "available_memory", lambda: None)
+    refuse_too_large_images(tiny_config(), SamplingConfig(65_536, 65_536), 1, torch.float32, CPU)
+
+
+def test_the_size_that_would_fit_is_named_and_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(enough_memory, "available_memory", lambda: 2 * 10**9)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    with pytest.raises(
+        UserError, match=r"20000 x 10000 would take .* GB of memory to draw, and 2\.0 GB are there"
+    ) as error:
+        refuse_too_large_images(tiny_config(), SamplingConfig(20_000, 10_000), 1, torch.float32, CPU)
+    height, width = map(int, str(error.value).partition("--hw ")[2].split()[:2])
+    refuse_too_large_images(tiny_config(), SamplingConfig(height, width), 1, torch.float32, CPU)
+
+
+Refuse = Callable[..., None]
+
+
+@pytest.fixture
+def refuses(tiny_checkpoint: Path, subject_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Refuse:
+    """Runs a command that is refused and leaves nothing behind."""
+    monkeypatch.chdir(tmp_path)
+    needed = {
+        "txt2img": ["-c", tiny_checkpoint],
+        "img2img": ["-c", tiny_checkpoint, "-i", subject_dir / "0.png"],
+        "evaluate": ["-c", tiny_checkpoint, "-p", "a cat", "--encoder", "toyworld-judge"],
+        "dreambooth": ["-c", "can", "-i", subject_dir, "--ckpt-path", tiny_checkpoint],
+    }
+
+    def check(command: str, arguments: list[object], *words: str) -> None:
+        refused(call(command, *needed[command], *arguments), *words)
+        assert not [*tmp_path.iterdir()]
+
+    return check
+
+
+@pytest.mark.parametrize("command", ["txt2img", "img2img", "evaluate", "dreambooth"])
+@pytest.mark.parametrize("size", [[20_000], [65_536, 65_536]])
+def test_a_size_without_bounds_is_refused_in_every_command(command: str, size: list[int], refuses: Refuse) -> None:
+    refuses(command, ["--hw", *size], "GB of memory", "--hw")
+
+
+def test_a_batch_without_bounds_is_refused(refuses: Refuse) -> None:
+    refuses("dreambooth", ["--batch-size", 65_536, "--hw", 1024], "GB of memory", "--batch-size")
+
+
+def test_training_from_scratch_with_a_batch_without_bounds_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(enough_memory, "available_memory", lambda: 10**9)
+    config = write_yaml(tmp_path / "a.yaml", tmp_path, {"autoencoder_training": {"size": 1024}})
+    images = write_captioned(tmp_path / "images", 2)
+    words = ("autoencoder", "-i", images, "--config", config, "-o", tmp_path / "runs", "--batch-size", 60_000)
+    refused(call("train", *words), "60000 images of 1024 x 1024", "--batch-size")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_images_without_number_are_refused(refuses: Refuse) -> None:
+    refuses("txt2img", ["-v", 100_000_000], "--variations", "from 1 to 100000")
+    refuses("txt2img", ["-v", 60_000, "-p", "a", "b"], "120,000 images", "1 checkpoints x 2 prompts x 60,000 seeds")
