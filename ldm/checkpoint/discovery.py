@@ -13,6 +13,9 @@ from ldm.files import natural_key
 RESUME_STATE = "resume.ckpt"
 """The name of a run's resume state: it continues a training and is not sampled."""
 
+BEFORE_FIRST_SAVE = ".before-first-save"
+"""The name of an empty file in a run's directory until there is a resume state: without it, a lost one is noticed."""
+
 
 @dataclass(frozen=True)
 class Found:

@@ -2,8 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,8 @@ from ldm.diffusion.latent_diffusion import LatentDiffusion
 from ldm.diffusion.sampling import SamplingConfig, sample_images
 from ldm.files import slug, write_text
 
+DIRECTORY = "class-images"
+"""The name of the folder beside runs that holds them."""
 BATCHES_WAITING = 2
 """So many batches at most are in memory for being written."""
 
@@ -52,6 +54,11 @@ class ClassImages:
         """Named by the prompt and a digest of the key."""
         digest = hashlib.sha256(json.dumps(self.key, sort_keys=True).encode()).hexdigest()[:12]
         return self.root / f"{slug(self.prompt)}-{digest}"
+
+    def found_in(self, roots: Iterable[Path]) -> "ClassImages":
+        """The same below the first of the roots that has them; if none has, below the first."""
+        choices = [replace(self, root=root) for root in roots]
+        return next((one for one in choices if one.directory.is_dir()), choices[0])
 
     def path(self, index: int) -> Path:
         """Picture `index`, which is drawn with the seed `seed` + `index`."""
