@@ -72,7 +72,7 @@ def test_a_checkpoint_that_says_nothing_is_taken_for_sd_v1(tmp_path: Path) -> No
     values, settings = settings_of(read_checkpoint(write_tiny_checkpoint(tmp_path, config={})), None)
     assert values == read_yaml(DEFAULT_CONFIG)
     assert settings.model == LatentDiffusionConfig()
-    assert settings.tokenizer == "weights/sd-v1/tokenizer"
+    assert settings.tokenizer == "ldm/assets/clip-tokenizer"
 
 
 def test_sd_v1s_file_holds_every_setting() -> None:

@@ -13,9 +13,9 @@ from ldm.commands.drawing.comparison import Column, Comparison, Group, Row
 from ldm.commands.limits import quoted
 from ldm.data.images import fit, read_image, to_tensor
 from ldm.evaluation.encoders import Encoder
+from ldm.evaluation.protocol import without_token
 from ldm.evaluation.recommendation import RULE, Candidate, recommend
 from ldm.evaluation.results import Asked, Recommendation
-from ldm.evaluation.protocol import without_token
 from ldm.evaluation.scores import COPY_DETAILS, SCORES, GroupScores, explained, score_group
 from ldm.evaluation.seeing import Seen, see, with_gaps
 
