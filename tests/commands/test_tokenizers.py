@@ -44,7 +44,6 @@ def test_a_checkpoint_that_points_elsewhere_is_refused_by_name(named: str, tmp_p
 
 
 def test_a_users_own_yaml_may_name_any_place(tmp_path: Path) -> None:
-    from ldm.config import to_yaml
 
     elsewhere = write_tokenizer(tmp_path / "elsewhere")
     (tmp_path / "mine.yaml").write_text(to_yaml({**TINY_YAML, "tokenizer": str(elsewhere)}))
