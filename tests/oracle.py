@@ -11,12 +11,13 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ldm.diffusion.latent_diffusion import LatentDiffusion, LatentDiffusionConfig
+from ldm.files import ROOT
 from ldm.nn.autoencoder import AutoencoderConfig, AutoencoderKL
 from ldm.nn.text_encoder import TextEncoder, TextEncoderConfig
 from ldm.nn.unet import UNet, UNetConfig
 
 ORACLE = Path(__file__).parent / "fixtures" / "oracle"
-TOKENIZER = ORACLE / "clip-tokenizer"
+TOKENIZER = ROOT / "ldm" / "assets" / "clip-tokenizer"
 
 BOUND = 1e-5
 """What float32 on the CPU may differ by, as `rel` measures it."""

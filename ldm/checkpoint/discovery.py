@@ -17,6 +17,8 @@ RESUME_STATE = "resume.ckpt"
 
 ANY_CONTENT = ".bin"
 """Many programs name files so; one that doesn't begin as a checkpoint does is not spoken of."""
+BEFORE_FIRST_SAVE = ".before-first-save"
+"""The name of an empty file in a run's directory until there is a resume state: without it, a lost one is noticed."""
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,8 @@ class CheckpointInfo:
     base_sha256: str = ""
     parts: dict[str, str] = field(default_factory=dict)
     """SHA-256 of each part's weights: equal parts need not be read twice."""
+    tokenizer: str = ""
+    """SHA-256 of the tokenizer's files, as `ldm.nn.tokenizer.tokenizer_digest` gives it."""
     options: dict[str, Any] = field(default_factory=dict)
     """The options of the run that wrote it."""
     versions: dict[str, str] = field(default_factory=dict)

@@ -1,5 +1,6 @@
 """A training that would fill the disk fails before it begins."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -17,10 +18,26 @@ def refuse_without_space(output_dir: Path, config: OptimizationConfig, *, checkp
     """Raises `UserError` unless there is room for all checkpoints and for resume states, of so many bytes each."""
     checkpoints = -(-config.iterations // config.save_every)
     needed = checkpoints * checkpoint + 2 * state  # two states while one is replaced
-    existing = next(parent for parent in [output_dir.resolve(), *output_dir.resolve().parents] if parent.exists())
+    existing = _existing(output_dir)
     free = shutil.disk_usage(existing).free
     if free < needed:
         raise UserError(
             f"{checkpoints} checkpoints and the resume state need up to {needed / 1e9:.0f} GB, but {existing} has "
             f"{free / 1e9:.0f} GB free. Save less often (--save-every) or elsewhere (--output-dir)"
         )
+
+
+def refuse_unwritable(*directories: Path) -> None:
+    """Raises `UserError` unless something can be made in each of them, or they themselves where they are not yet."""
+    for directory in directories:
+        existing = _existing(directory)
+        if not existing.is_dir():
+            raise UserError(f"could not write into {directory}: {existing} is no directory")
+        if not os.access(existing, os.W_OK | os.X_OK):
+            raise UserError(f"could not write into {directory}: you may not write in {existing}")
+
+
+def _existing(directory: Path) -> Path:
+    """The directory, or the nearest one above it that is there."""
+    resolved = directory.resolve()
+    return next(parent for parent in [resolved, *resolved.parents] if parent.exists())

@@ -2,9 +2,10 @@
 
 import logging
 import threading
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -14,13 +15,14 @@ from ldm.checkpoint.keys import PARTS
 from ldm.checkpoint.loading import Placement, assign_parts, checkpoint_info, load_model
 from ldm.checkpoint.metadata import CheckpointInfo
 from ldm.checkpoint.reading import SUFFIXES, CheckpointFile
+from ldm.commands.tokenizers import find_tokenizer, fitting_tokenizer, is_confined
 from ldm.config import build_config, read_yaml
 from ldm.diffusion.latent_diffusion import LatentDiffusion, LatentDiffusionConfig
 from ldm.diffusion.sampling import SamplingConfig
 from ldm.errors import UserError
 from ldm.evaluation.config import EvaluationConfig
 from ldm.files import ROOT
-from ldm.nn.tokenizer import PromptTokenizer, load_tokenizer, tokenizer_digest
+from ldm.nn.tokenizer import PromptTokenizer, tokenizer_digest
 from ldm.prompts import raise_for_prompts
 from ldm.training.config import (
     AutoencoderTrainingConfig,
@@ -62,6 +64,10 @@ class Settings:
     diffusion_training: DiffusionTrainingConfig = field(default_factory=DiffusionTrainingConfig)
     judge_training: JudgeTrainingConfig = field(default_factory=JudgeTrainingConfig)
 
+    EARLIER: ClassVar[Mapping[str, Mapping[Any, Any]]] = {
+        "tokenizer": {"weights/sd-v1/tokenizer": "ldm/assets/clip-tokenizer"}
+    }
+    """Values in the YAML of older checkpoints and runs, and what they are now."""
     def __post_init__(self) -> None:
         timesteps = self.model.schedule.num_timesteps
         if self.sampling.num_steps > timesteps:
@@ -87,10 +93,14 @@ def base_weights(ckpt_path: Path | None) -> Path:
 
 
 def settings_of(file: CheckpointFile, config_path: Path | None) -> tuple[dict[str, Any], Settings]:
-    """The YAML that belongs to a checkpoint, as it is and typed: `--config`, else the file's own, else SD v1's."""
+    """The YAML that belongs to a checkpoint, as it is and typed: `--config`, else the file's own, else SD v1's.
+
+    A path of the file's own that leads out of the repository is left empty: nothing is read there.
+    """
     own = checkpoint_info(file).config
     if config_path is None and own:
-        return own, build_config(Settings, own, f"{file.path}: metadata")
+        settings = build_config(Settings, own, f"{file.path}: metadata")
+        return own, settings if is_confined(settings.tokenizer) else replace(settings, tokenizer="")
     path = config_path or DEFAULT_CONFIG
     values = read_yaml(path)
     return values, build_config(Settings, values, str(path))
@@ -117,12 +127,9 @@ class ModelSlot:
     def use(self, file: CheckpointFile, settings: Settings, tokenizer: Path | None = None) -> LatentDiffusion:
         """The model with the weights of this file; `tokenizer` is a directory, by default the checkpoint's own."""
         parts = part_digests(file.path, checkpoint_info(file))
-        directory = tokenizer or tokenizer_dir(file.path, settings)
+        directory = tokenizer or tokenizer_dir(file.path, settings, checkpoint_info(file).tokenizer)
         if (digest := tokenizer_digest(directory)) not in self._tokenizers:
-            length = settings.model.text_encoder.max_position_embeddings
-            self._tokenizers[digest] = load_tokenizer(directory, length)
-        if (size := self._tokenizers[digest].size) > (known := settings.model.text_encoder.vocab_size):
-            raise UserError(f"the tokenizer in {directory} has {size} tokens, but {file.path} knows only {known}")
+            self._tokenizers[digest] = read_tokenizer(directory, settings)
         if self.ldm is None:
             self.ldm = load_model(file, settings.model, self.placement)
         else:
@@ -146,10 +153,18 @@ class ModelSlot:
             return self._contexts[key]
 
 
-def tokenizer_dir(checkpoint: Path, settings: Settings) -> Path:
-    """`tokenizer/` beside the checkpoint, else the directory that the model's YAML names below the repository."""
-    beside = checkpoint.parent / "tokenizer"
-    return beside if beside.is_dir() else ROOT / settings.tokenizer
+def tokenizer_dir(checkpoint: Path, settings: Settings, digest: str = "") -> Path:
+    """`tokenizer/` beside the checkpoint, else the directory that the model's YAML names below the repository.
+
+    With the SHA-256 that the checkpoint names it is that tokenizer, or an error.
+    """
+    return find_tokenizer(checkpoint, settings.tokenizer, digest)
+
+
+def read_tokenizer(directory: Path, settings: Settings) -> PromptTokenizer:
+    """The tokenizer of a model. Raises `UserError` if it is damaged, or doesn't fit the model."""
+    encoder = settings.model.text_encoder
+    return fitting_tokenizer(directory, encoder.max_position_embeddings, encoder.vocab_size)
 
 
 def snapped_size(config: LatentDiffusionConfig, hw: list[int] | None, default: tuple[int, int]) -> tuple[int, int]:

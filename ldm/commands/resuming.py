@@ -1,17 +1,23 @@
 """A run that goes on: its own options, and from the command line only what may change."""
 
 import argparse
+import logging
 import os
 import re
-from collections.abc import Collection
+import shlex
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ldm.checkpoint.discovery import BEFORE_FIRST_SAVE, RESUME_STATE
 from ldm.commands.options.recorded import check_recorded
+from ldm.commands.options.resumable import Change, Rule
 from ldm.config import read_yaml, renewed
 from ldm.errors import UserError
 from ldm.files import make_numbered_dir, remove_leftovers
 from ldm.locking import lock_directory
+
+log = logging.getLogger(__name__)
 
 RECORD = "run.yaml"
 RUN_DIR_VARIABLE = "LDM_RUN_DIR"
@@ -38,14 +44,15 @@ def resumed_options(
     *,
     script: str,
     has: str,
-    may_change: Collection[str],
+    rules: Mapping[str, Rule],
     paths: Collection[str],
     config: type = object,
 ) -> argparse.Namespace:
-    """The options of the run in `--resume-dir`, with what `may_change` from the command line.
+    """The options of the run in `--resume-dir`, with what may change by the `rules` from the command line.
 
     An option that is newer than the run has its default. The directory is locked, and what was half written is gone.
     `--hw` is for `refuse_another_size` to look at, once the model is known.
+    A path whose content may be elsewhere is for the caller to compare with the record.
     `has`: an option that only runs of this script record. `paths`: the options that are paths. `config`: a dataclass
     that knows what older runs wrote.
     """
@@ -60,9 +67,10 @@ def resumed_options(
     options = {name: saved.get(name, value) for name, value in vars(given).items()}
     for name in given.typed:
         value = getattr(given, name)
-        if name not in may_change and name != "hw" and not _same(value, options[name]):
-            raise _changed(name, options[name])
-        options[name] = value
+        rule = rules[name]
+        if rule.change is Change.FIXED and name != "hw" and not _same(value, options[name]):
+            raise changed(name, options[name], rule)
+        options[name] = value.resolve() if rule.change is Change.MOVED else value
     for name in paths:
         options[name] = Path(str(options[name])) if options[name] else None
     if not is_helper_process():
@@ -71,25 +79,67 @@ def resumed_options(
     return argparse.Namespace(**options)
 
 
-def refuse_another_size(options: argparse.Namespace, height: int, width: int) -> None:
+def refuse_another_size(options: argparse.Namespace, height: int, width: int, rules: Mapping[str, Rule]) -> None:
     """Raises `UserError` if `--hw` asks a resumed run for another size than its own; as the model rounds it."""
     if options.resume_dir and "hw" in options.typed:
         was = read_yaml(options.resume_dir / RECORD)["options"]["hw"]
         if was != [height, width]:
-            raise _changed("hw", was)
+            raise changed("hw", was, rules["hw"])
 
 
 def refuse_fewer_updates(directory: Path, iterations: int | None) -> None:
     """Raises `UserError` if a run is to end before the last of its checkpoints. Files that others named don't count."""
-    names = [path.name for path in directory.glob("step-*.safetensors")]
-    done = max((int(match[1]) for name in names if (match := STEP_FILE.fullmatch(name))), default=0)
+    done = max(step_files(directory), default=0)
     if iterations is not None and iterations < done:
         raise UserError(f"--iterations {iterations} is less than the {done} updates this run has made")
 
 
-def _changed(name: str, was: Any) -> UserError:
+def step_files(directory: Path) -> dict[int, Path]:
+    """A run's checkpoints by their steps, the earliest first. Files that others named don't count."""
+    found = {int(match[1]): path for path in directory.glob("step-*") if (match := STEP_FILE.fullmatch(path.name))}
+    return dict(sorted(found.items()))
+
+
+def is_finished_without_state(directory: Path, iterations: int, again: Sequence[object]) -> bool:
+    """Whether all updates of a run are made and nothing is left of it but its checkpoints, which is said.
+
+    Raises `UserError` if it isn't finished and its resume state is lost: it can't go on, and would silently begin
+    again. `again` are the words of a command that starts from the weights of the last step, after `python`. A run that
+    has not saved anything begins again, which is said.
+    """
+    state, unsaved, steps = directory / RESUME_STATE, directory / BEFORE_FIRST_SAVE, step_files(directory)
+    if state.exists():
+        return False
+    if not steps or unsaved.exists():
+        log.info("%s was stopped before it had saved anything to go on from: it starts from its beginning", directory)
+        return False
+    last, path = max(steps.items())
+    start = shlex.join(["python", *map(str, again), *(["--ckpt-path", str(path)] if again else [])])
+    how = f"To train on from the weights of its last checkpoint, start a new run:\n  {start}" if again else ""
+    if last >= iterations:
+        log.info(
+            "%s is finished: all %d updates are made. Without %s it can't be given more. %s",
+            *(directory, last, RESUME_STATE, how),
+        )
+        return True
+    names = ", ".join(one.name for one in steps.values())
+    raise UserError(
+        f"{state} is not there, and without it this run can't go on where it stopped: it was deleted, dropped or not "
+        f"copied. Copy it back if it is elsewhere. There are the checkpoints {names}. {how}".rstrip()
+    )
+
+
+def mark_unsaved(directory: Path) -> None:
+    """Remembers that a run has no resume state yet; who writes the first one removes the mark."""
+    if not (directory / RESUME_STATE).exists() and not step_files(directory):
+        (directory / BEFORE_FIRST_SAVE).touch()
+
+
+def changed(name: str, was: Any, rule: Rule) -> UserError:
+    """What is said of a flag that may not change."""
     return UserError(
-        f"--{name.replace('_', '-')} can't change in a resumed run: it is {was} there. Leave it out, or start a new run"
+        f"--{name.replace('_', '-')} can't change in a resumed run: it is {was} there. Leave it out, or start a new "
+        f"run: {rule.why}"
     )
 
 

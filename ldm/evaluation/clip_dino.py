@@ -38,6 +38,15 @@ class ClipDino:
     """Looks at pictures (b 3 h w) in [-1, 1] of any size; results are unit vectors, float32, on the CPU."""
 
     name = CLIP_DINO
+    title = "DINO ViT-S/16 and CLIP ViT-B/32"
+    measures = {  # noqa: RUF012 (read only)
+        "subject": "DINO",
+        "image": "CLIP-I",
+        "prompt": "CLIP-T",
+        "diversity": "CLIP-I",
+        "leakage": "DINO; the paper's PRES",
+        "drift": "CLIP-I",
+    }
 
     def __init__(
         self,
@@ -52,6 +61,14 @@ class ClipDino:
         self.dino_preprocessing, self.clip_preprocessing = dino_preprocessing, clip_preprocessing
         self.tokenizer = tokenizer
         self.device = device
+
+    def unknown_words(self, caption: str) -> list[str]:
+        """None: both were trained on the web's pictures."""
+        return []
+
+    def is_familiar(self, images: Tensor) -> bool:
+        """Whatever they show."""
+        return True
 
     def embed_subjects(self, images: Tensor) -> Tensor:
         """DINO's class token after the last layer (b 384): which thing it is."""

@@ -21,6 +21,9 @@ from ldm.nn.tokenizer import PromptTokenizer, load_tokenizer
 ASSETS = ROOT / "ldm" / "assets"
 SHIPPED, SHIPPED_TOKENIZER = ASSETS / "judge.safetensors", ASSETS / "tokenizer"
 AT_A_TIME = 256
+SURE, ALIKE = 0.95, 0.75
+"""How sure it is of the setting of renders, on average, and how near embeddings of one rendered thing are, at least. Of
+36 rendered subjects the lowest were 0.99 and 0.88; three subjects in real photos had 0.78 to 0.89 and 0.34 to 0.61."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,14 @@ class Evaluator:
         sizes = [len(labels) for labels in self.labels.values()]
         logits = self._each(images, lambda part: torch.cat([*self.judge(part).logits.values()], dim=1))
         return {head: part.softmax(1) for head, part in zip(self.labels, logits.split(sizes, dim=1), strict=True)}
+
+    def is_familiar(self, images: Tensor) -> bool:
+        """Whether pictures, of one thing if there are several, look as renders of the little world do."""
+        sure = self.probabilities(images)["setting"].amax(dim=1).mean() >= SURE
+        count = len(images)
+        near = self.subject_similarity(images, images)
+        alike = count == 1 or (near.sum() - near.trace()) / (count * (count - 1)) >= ALIKE
+        return bool(sure and alike)
 
     def caption_similarity(self, images: Tensor, captions: list[str]) -> Tensor:
         """Cosines of b pictures and c captions (b c): CLIP-T's stand-in."""

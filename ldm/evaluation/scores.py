@@ -5,8 +5,8 @@ prompt fidelity, PRES of the class's preservation, DIV of diversity; the last by
 another encoder than DINO and CLIP they have its meaning and its scale.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from einops import rearrange
@@ -24,20 +24,20 @@ SCORES = (
         "subject",
         "Subject",
         True,
-        "Is it the subject? Mean cosine of a picture of the subject with the photos, in an embedding of things (DINO). "
+        "Is it the subject? Mean cosine of a picture of the subject with the photos, in an embedding of things. "
         "At best as near as the photos are to each other.",
     ),
     Score(
         "image",
         "Picture",
         True,
-        "The same in an embedding of whole pictures (CLIP-I), which sees the surroundings, too.",
+        "The same in an embedding of whole pictures, which sees the surroundings, too.",
     ),
     Score(
         "prompt",
         "Prompt",
         True,
-        "Does it show what was asked for? Cosine of the picture and its prompt without the token (CLIP-T).",
+        "Does it show what was asked for? Cosine of the picture and its prompt without the token.",
     ),
     Score(
         "diversity",
@@ -57,7 +57,7 @@ SCORES = (
         "leakage",
         "Leakage",
         False,
-        "Has any thing of the class become the subject? Mean cosine of pictures of the class with the photos (PRES).",
+        "Has any thing of the class become the subject? Mean cosine of pictures of the class with the photos.",
     ),
     Score(
         "drift",
@@ -76,6 +76,12 @@ COPY_DETAILS = (
     Score("copy_pixels", "Pixels", False, "Correlation with that photo, laid on it by moving, mirroring and scaling."),
 )
 """What is known of a single picture of the subject besides."""
+
+
+def explained(score: Score, measures: Mapping[str, str]) -> Score:
+    """A score whose explanation also says in which embedding it was measured: `Encoder.measures`."""
+    measure = measures.get(score.name)
+    return replace(score, explanation=f"{score.explanation} Measured in {measure}.") if measure else score
 
 
 @dataclass(frozen=True)

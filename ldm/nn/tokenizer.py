@@ -2,7 +2,7 @@
 
 import hashlib
 import logging
-import shutil
+import re
 from pathlib import Path
 
 import torch
@@ -10,11 +10,13 @@ from torch import Tensor
 from transformers import CLIPTokenizer
 
 from ldm.errors import UserError
+from ldm.files import atomic_path
 from ldm.nn.vocabulary import raise_unless_vocabulary
 
 log = logging.getLogger(__name__)
 
 FILES = ("vocab.json", "merges.txt")
+END_OF_WORD = "</w>"
 BYTES_ONLY = 514
 """Size of a vocabulary without merges: 256 bytes within a word, 256 at its end, begin and end of text."""
 
@@ -47,6 +49,12 @@ class PromptTokenizer:
         ids = self.clip_tokenizer(prompt, truncation=False, verbose=False)["input_ids"]
         return self.clip_tokenizer.decode(ids[self.max_length - 1 : -1]).strip() if len(ids) > self.max_length else ""
 
+    def unknown_words(self, text: str) -> list[str]:
+        """Words that are not one token of the vocabulary: the captions that it was learned from had few or none."""
+        vocabulary = self.clip_tokenizer.get_vocab()
+        words = dict.fromkeys(re.findall(r"[^\W\d_]+", text.lower()))
+        return [word for word in words if len(word) > 1 and word + END_OF_WORD not in vocabulary]
+
     def _warn_if_cut(self, prompt: str) -> None:
         if prompt not in self._warned and (cut := self.cut_text(prompt)):
             self._warned.add(prompt)
@@ -73,14 +81,18 @@ def tokenizer_digest(directory: Path) -> str:
 
 
 def copy_tokenizer(source: Path, target: Path) -> None:
-    """Copies the tokenizer's files, so that checkpoints beside `target` are read with their own."""
+    """Copies the tokenizer's files, each of them atomically, so that checkpoints beside `target` have their own.
+
+    Files that are there are replaced.
+    """
     _raise_if_missing(source)
-    target.mkdir(parents=True)
-    for name in FILES:
-        shutil.copyfile(source / name, target / name)
+    contents = {name: (source / name).read_bytes() for name in FILES}
+    for name, content in contents.items():
+        with atomic_path(target / name) as partial:
+            partial.write_bytes(content)
 
 
 def _raise_if_missing(directory: Path) -> None:
     for name in FILES:
         if not (directory / name).is_file():
-            raise UserError(f"the tokenizer's {name} is missing in {directory}; run: bash download/sd-weights.sh")
+            raise UserError(f"the tokenizer's {name} is missing in {directory}; copy the base model's tokenizer there")

@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from tqdm import tqdm
 
 from ldm.background import BackgroundWriter
-from ldm.checkpoint.discovery import RESUME_STATE
+from ldm.checkpoint.discovery import BEFORE_FIRST_SAVE, RESUME_STATE
 from ldm.checkpoint.saving import snapshot
 from ldm.errors import UserError
 from ldm.files import atomic_path
@@ -67,6 +67,7 @@ def write_state(state: dict[str, Any], path: Path) -> None:
     try:
         with atomic_path(path) as partial_path:
             torch.save(state, partial_path)
+        (path.parent / BEFORE_FIRST_SAVE).unlink(missing_ok=True)
     except RuntimeError as error:  # torch's word for a full disk
         raise UserError(f"could not write {path}: {error}") from error
 

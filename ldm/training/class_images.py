@@ -4,8 +4,8 @@ import hashlib
 import json
 import logging
 import zlib
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,8 @@ from ldm.files import slug, write_text
 
 log = logging.getLogger(__name__)
 
+DIRECTORY = "class-images"
+"""The name of the folder beside runs that holds them."""
 BATCHES_WAITING = 2
 """So many batches at most are in memory for being written."""
 
@@ -58,6 +60,11 @@ class ClassImages:
         """Named by the prompt and a digest of the key."""
         digest = hashlib.sha256(json.dumps(self.key, sort_keys=True).encode()).hexdigest()[:12]
         return self.root / f"{slug(self.prompt)}-{digest}"
+
+    def found_in(self, roots: Iterable[Path]) -> "ClassImages":
+        """The same below the first of the roots that has them; if none has, below the first."""
+        choices = [replace(self, root=root) for root in roots]
+        return next((one for one in choices if one.directory.is_dir()), choices[0])
 
     def path(self, index: int) -> Path:
         """Picture `index`, which is drawn with the seed `seed` + `index`."""

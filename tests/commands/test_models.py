@@ -1,5 +1,6 @@
 """Which weights and settings a command uses, and the one model that changes its weights in place."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,15 @@ from hypothesis import strategies as st
 
 from ldm.checkpoint.reading import read_checkpoint
 from ldm.commands import models
-from ldm.commands.models import DEFAULT_CONFIG, ModelSlot, base_weights, settings_of, snapped_size, tokenizer_dir
+from ldm.commands.models import (
+    DEFAULT_CONFIG,
+    ModelSlot,
+    base_weights,
+    read_tokenizer,
+    settings_of,
+    snapped_size,
+    tokenizer_dir,
+)
 from ldm.commands.placement import Compute
 from ldm.config import build_config, read_yaml, to_yaml
 from ldm.diffusion.latent_diffusion import LatentDiffusionConfig
@@ -72,7 +81,17 @@ def test_a_checkpoint_that_says_nothing_is_taken_for_sd_v1(tmp_path: Path) -> No
     values, settings = settings_of(read_checkpoint(write_tiny_checkpoint(tmp_path, config={})), None)
     assert values == read_yaml(DEFAULT_CONFIG)
     assert settings.model == LatentDiffusionConfig()
-    assert settings.tokenizer == "weights/sd-v1/tokenizer"
+    assert settings.tokenizer == "ldm/assets/clip-tokenizer"
+
+
+@pytest.mark.parametrize("config", [{}, {**read_yaml(DEFAULT_CONFIG), "tokenizer": "weights/sd-v1/tokenizer"}])
+def test_sd_v1s_vocabulary_is_here_without_a_download(config: dict[str, Any], tmp_path: Path) -> None:
+    """Also for checkpoints that were trained when it had to be downloaded."""
+    file = read_checkpoint(write_tiny_checkpoint(tmp_path, config=config))
+    shutil.rmtree(tmp_path / "tokenizer")
+    settings = settings_of(file, None)[1]
+    tokenizer = read_tokenizer(tokenizer_dir(file.path, settings), settings)
+    assert len(tokenizer.clip_tokenizer) == settings.model.text_encoder.vocab_size == 49408
 
 
 def test_sd_v1s_file_holds_every_setting() -> None:

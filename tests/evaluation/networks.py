@@ -10,9 +10,9 @@ from transformers import CLIPConfig, CLIPModel, ViTConfig, ViTModel
 from transformers.utils import logging
 
 from ldm.evaluation.clip_dino import CLIP, DINO
-from tests.oracle import ORACLE
+from tests.oracle import TOKENIZER
 
-CLIP_TOKENIZER = ORACLE / "clip-tokenizer"
+CLIP_TOKENIZER = TOKENIZER
 SIZE = 32
 """Pixels on a side of what both look at."""
 

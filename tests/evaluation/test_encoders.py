@@ -6,10 +6,13 @@ import pytest
 import torch
 
 import ldm.evaluation.encoders as encoders
+from ldm.data.images import read_directory
 from ldm.errors import UserError
 from ldm.evaluation.clip_dino import DIRECTORY, load_clip_dino
 from ldm.evaluation.encoders import CLIP_DINO, ENCODERS, TOYWORLD_JUDGE, Encoder, load_encoder
 from ldm.evaluation.judge import load_evaluator
+from ldm.evaluation.scores import SCORES, explained
+from ldm.files import ROOT
 from tests.evaluation.networks import write_networks
 
 CPU = torch.device("cpu")
@@ -31,6 +34,23 @@ def test_each_says_who_it_is_and_gives_unit_vectors(encoder: Encoder) -> None:
     for vectors in (captions, shown, things):
         assert vectors.dtype == torch.float32
         assert torch.allclose(vectors.norm(dim=-1), torch.ones(len(vectors)), atol=1e-5)
+
+
+def test_each_says_in_which_embedding_a_score_is_measured(encoder: Encoder) -> None:
+    assert encoder.measures.keys() == {score.name for score in SCORES} - {"copy"}
+    for score in SCORES:
+        explanation = explained(score, encoder.measures).explanation
+        assert explanation.startswith(score.explanation)
+        assert encoder.measures.get(score.name, "") in explanation
+        assert not any(name in score.explanation for name in ("DINO", "CLIP"))
+
+
+def test_what_each_can_not_know(encoder: Encoder) -> None:
+    noise = torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    limited = encoder.name == TOYWORLD_JUDGE
+    assert encoder.unknown_words("a red ball and a corgi") == (["corgi"] if limited else [])
+    assert encoder.is_familiar(noise) is not limited
+    assert encoder.is_familiar(read_directory(ROOT / "data" / "bottle", 64, 64)[1])
 
 
 def test_the_judge_sees_what_it_sees_without_the_interface() -> None:

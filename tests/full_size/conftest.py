@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 from safetensors.torch import save_file
 
+from ldm.files import ROOT
 from tests.full_size.make_ckpt import random_state_dict, write_official_ckpt
 
-CLIP_TOKENIZER = Path(__file__).parents[1] / "fixtures" / "oracle" / "clip-tokenizer"
+CLIP_TOKENIZER = ROOT / "ldm" / "assets" / "clip-tokenizer"
 
 
 @pytest.fixture(scope="session")

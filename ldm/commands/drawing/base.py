@@ -6,9 +6,9 @@ from pathlib import Path
 
 from ldm.checkpoint.reading import read_checkpoint
 from ldm.checkpoint.saving import hash_file
-from ldm.commands import models
 from ldm.commands.drawing.checkpoints import Usable
 from ldm.commands.drawing.runs import RunRecords
+from ldm.commands.elsewhere import known_weights
 from ldm.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -55,11 +55,10 @@ class BaseFinder:
 
     def _candidates(self, tuned: Sequence[Usable], name: str) -> list[Path]:
         """Files that may be it, the likely ones first."""
-        recorded = [self.records.option(one.path, "ckpt_path") for one in tuned]
+        recorded = [place for one in tuned for place in self.records.places(one.path, "ckpt_path")]
         beside = [one.path for one in self.checkpoints if one.path.name == name]
-        downloaded = [models.DOWNLOADED / name] if name else []
-        embedded = [models.EMBEDDED] if models.EMBEDDED.name == name else []
-        return [path for path in [self.given, *recorded, *beside, *downloaded, *embedded] if path is not None]
+        known = known_weights(name) if name else []
+        return [path for path in [self.given, *recorded, *beside, *known] if path is not None]
 
     def _hash(self, path: Path) -> str:
         if (real := path.resolve()) not in self._hashes:

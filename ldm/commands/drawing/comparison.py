@@ -97,6 +97,10 @@ class Comparison:
     groups: list[Group]
     runs: list[Run] = field(default_factory=list)
     scores: list[Score] = field(default_factory=list)
+    scored_by: str = ""
+    """What the encoder that scored is called; empty where nothing was scored."""
+    notes: list[str] = field(default_factory=list)
+    """What to know before the scores and images are trusted, a sentence or two each."""
     rule: str = ""
     """How the recommendation was made, in words; empty where nothing was scored."""
     sampling: dict[str, Any] = field(default_factory=dict)

@@ -1,13 +1,19 @@
 """The photos that a subject was taught with, as small copies beside the pictures."""
 
+import contextlib
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+
+import torch
+from torch import Tensor
 
 from ldm.commands.drawing.grouping import Family
 from ldm.commands.drawing.runs import RunRecords
-from ldm.data.images import read_image, save_png
+from ldm.commands.elsewhere import first, holds_photos
+from ldm.data.images import fit, read_image, save_png, to_tensor
 from ldm.data.photos import find_photos
 from ldm.errors import UserError
 from ldm.files import slug
@@ -32,9 +38,15 @@ def photos_of_each(families: Sequence[Family], records: RunRecords, given: Path 
 
 
 def _recorded(family: Family, records: RunRecords) -> list[Path]:
-    """Those of the first run whose photos are still where they were."""
-    directories = [records.option(one.path, "instance_img_dir") for one in family.tuned]
-    photos = next((photos for directory in directories if directory and (photos := _images(directory))), [])
+    """Those of the first run whose photos are still where they were, or have moved with it."""
+    photos: list[Path] = []
+    for one in family.tuned:
+        places = records.places(one.path, "instance_img_dir")
+        there = next((place for place in places[:1] if _images(place)), None)
+        digests = records.photo_digests(one.path)
+        if directory := there or first(places[1:], partial(holds_photos, photos=digests)):
+            photos = _images(directory)
+            break
     if family.subject and not photos:
         log.info("no photos of '%s' were found; --instance-img-dir DIR shows them beside the pictures", family.subject)
     return photos
@@ -62,6 +74,15 @@ def copy_photos(photos: list[Path], name: str, output_dir: Path) -> list[Photo]:
         save_png(copy, photo)
         copied.append(Photo(path, copy.relative_to(output_dir).as_posix()))
     return copied
+
+
+def readable_photos(paths: Sequence[Path], height: int, width: int) -> Tensor:
+    """Those photos that can be read (n 3 height width) in [-1, 1]; `copy_photos` names the others."""
+    images = []
+    for path in paths:
+        with contextlib.suppress(UserError):
+            images.append(to_tensor(fit(read_image(path), height, width)))
+    return torch.stack(images) if images else torch.empty(0, 3, height, width)
 
 
 def _images(directory: Path) -> list[Path]:

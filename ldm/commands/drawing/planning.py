@@ -3,6 +3,7 @@
 import argparse
 import logging
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,45 +12,29 @@ from ldm.commands.compiling import refuse_graphs_without_cuda
 from ldm.commands.devices import parse_device
 from ldm.commands.drawing.base import BaseFinder
 from ldm.commands.drawing.checkpoints import Usable, find_to_draw, usable
+from ldm.commands.drawing.continuing import PATHS, resumed_call_options, what_is_known
 from ldm.commands.drawing.grouping import Family, families_of, with_bases
 from ldm.commands.drawing.job import Job, job_from, sampling_flags
-from ldm.commands.drawing.photos import Photo, copy_photos, photos_of_each
-from ldm.commands.drawing.protocols import CLASS_PROMPT, prompts_to_score
+from ldm.commands.drawing.photos import Photo, copy_photos, photos_of_each, readable_photos
+from ldm.commands.drawing.protocols import prompts_to_score
 from ldm.commands.drawing.rows import Plan, plan_rows
 from ldm.commands.drawing.runs import RunRecords, run_names
-from ldm.commands.models import base_weights
+from ldm.commands.limits import warn_of_photos, warn_of_unknown_words
+from ldm.commands.models import base_weights, read_tokenizer
 from ldm.commands.options.common import MOST_IMAGES
+from ldm.commands.options.resumable import DRAWING
 from ldm.commands.placement import Compute, drawing_compute
 from ldm.commands.record import plain, write_record
-from ldm.commands.resuming import RECORD, make_run_dir, refuse_another_size, resumed_options
+from ldm.commands.resuming import RECORD, make_run_dir, refuse_another_size
 from ldm.config import read_yaml, to_yaml
 from ldm.errors import UserError
 from ldm.evaluation.encoders import Encoder, load_encoder
 from ldm.files import counted, slug, write_text
-from ldm.shell import command_line
 
 log = logging.getLogger(__name__)
 
-MAY_CHANGE = (
-    "resume_dir",
-    "device",
-    "batch_size",
-    "compile",
-    "base",
-    "no_base",
-    "instance_img_dir",
-    "score",
-    "encoder",
-)
-"""Flags that a continued call takes from the command line; the others are its own."""
-
 COMPARING = ("base", "no_base", "instance_img_dir")
 """Flags that are about directories of checkpoints."""
-
-OWN_FLAGS = {"img2img": "init_img", "evaluate": "protocol"}
-"""By which a call's record tells whose it is."""
-
-PATHS = ("ckpt_path", "config", "output_dir", "base", "instance_img_dir", "init_img")
 
 
 @dataclass(frozen=True)
@@ -76,7 +61,7 @@ def plan_call(options: argparse.Namespace, command: str) -> Call:
     if {"prompt", "protocol"} <= {*options.typed}:
         raise UserError("--protocol has prompts of its own: leave it out, or -p")
     if options.resume_dir:
-        options = _resumed(options, command)
+        options = resumed_call_options(options, command)
     elif command == "img2img" and not options.init_img:
         raise UserError("--init-img is needed: the picture to start from")
     compute = drawing_compute(parse_device(options.device), options.precision)
@@ -94,7 +79,7 @@ def plan_call(options: argparse.Namespace, command: str) -> Call:
         options.prompt = prompts_to_score(options.prompt, protocol, checkpoints)
     job = job_from(options, checkpoints[0].settings, compute)
     _refuse_too_many_images(len(checkpoints), job)
-    refuse_another_size(options, job.sampling.height, job.sampling.width)
+    refuse_another_size(options, job.sampling.height, job.sampling.width, DRAWING)
     if options.batch_size is None:  # what is chosen is recorded, so that a continued call draws in the same company
         together = max(1, len(job.prompts)) * len(job.seeds)
         how = job.sampling, compute.dtype, compute.device
@@ -107,6 +92,7 @@ def plan_call(options: argparse.Namespace, command: str) -> Call:
     name = getattr(options, "encoder", None) or checkpoints[0].settings.evaluation.encoder
     encoder = load_encoder(name, compute.device) if scores else None
 
+    _warn_of_strangers(plan, job, photos)
     directory = options.resume_dir or make_run_dir(options.output_dir, command)
     record = _write_record(directory, options, weights, plan, job, compute)
     if root:
@@ -136,37 +122,17 @@ def _refuse_too_many_images(checkpoints: int, job: Job) -> None:
         )
 
 
-def _resumed(given: argparse.Namespace, command: str) -> argparse.Namespace:
-    """The options of the call in `--resume-dir`."""
-    given = _with_class_prompt(given)
-    options = resumed_options(
-        given,
-        script=f"{command}.py",
-        has="variations",
-        may_change=MAY_CHANGE,
-        paths=[name for name in PATHS if hasattr(given, name)],
-    )
-    if "base" in given.typed:
-        options.no_base = False
-    if "no_base" in given.typed:
-        options.base = None
-    recorded = read_yaml(given.resume_dir / RECORD)["options"]
-    other = next((name for name, flag in OWN_FLAGS.items() if flag in recorded), "txt2img")
-    if other != command:
-        raise UserError(
-            f"{given.resume_dir} is {other}.py's; continue it with: "
-            f"{command_line(f'{other}.py', '-r', given.resume_dir)}"
-        )
-    return options
-
-
-def _with_class_prompt(given: argparse.Namespace) -> argparse.Namespace:
-    """The same words as the first time mean the same: scores had added the prompt of the class."""
-    record = given.resume_dir / RECORD
-    options = read_yaml(record).get("options") if record.is_file() else None
-    if given.prompt and isinstance(options, dict) and options.get("prompt") == [*given.prompt, CLASS_PROMPT]:
-        return argparse.Namespace(**{**vars(given), "prompt": options["prompt"]})
-    return given
+def _warn_of_strangers(plan: Plan, job: Job, photos: list[list[Path]]) -> None:
+    """A model of a small world draws nothing else."""
+    first = plan.rows[0].checkpoint
+    prompts = dict.fromkeys(picture.prompt for row in plan.rows for picture in row.pictures if picture)
+    warn_of_unknown_words(first.settings, read_tokenizer(first.tokenizer, first.settings), prompts)
+    size = job.sampling.height, job.sampling.width
+    for paths in filter(None, photos):
+        what = f"the photos in {paths[0].parent}"
+        warn_of_photos(first.settings, what, partial(readable_photos, paths, *size))
+    if init := job.init:
+        warn_of_photos(first.settings, f"the image {job.init_path}", lambda: init.image[None])
 
 
 def _families(checkpoints: list[Usable], records: RunRecords, options: argparse.Namespace) -> list[Family]:
@@ -184,12 +150,17 @@ def _write_record(
     resolved |= sampling_flags(job.sampling)
     resolved |= {"batch_size": job.batch_size, "device": str(compute.device), "ckpt_path": weights}
     resolved |= {name: resolved[name].resolve() for name in PATHS if resolved.get(name)}
-    checkpoints = [str(row.checkpoint.path) for row in plan.rows]
+    tuned = [row.checkpoint for row in plan.rows if not row.is_base]
+    more = {
+        "directory": str(directory.resolve()),
+        "checkpoints": [str(row.checkpoint.path) for row in plan.rows],
+        **what_is_known(weights, tuned, job.init_path),
+    }
     path = directory / RECORD
     if options.resume_dir:
-        write_text(path, to_yaml({**read_yaml(path), "options": plain(resolved), "checkpoints": checkpoints}))
+        write_text(path, to_yaml({**read_yaml(path), "options": plain(resolved), **more}))
     else:
-        write_record(path, resolved, seeds=job.seeds, checkpoints=checkpoints)
+        write_record(path, resolved, seeds=job.seeds, **more)
     return read_yaml(path)
 
 

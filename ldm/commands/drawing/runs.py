@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from ldm.commands.elsewhere import moved
 from ldm.commands.options.places import place
 from ldm.commands.resuming import RECORD
 from ldm.config import read_yaml
@@ -44,6 +45,15 @@ class RunRecords:
             return place(str(value)) if value else None
         except ArgumentTypeError:  # a stranger's record
             return None
+
+    def places(self, checkpoint: Path, name: str) -> list[Path]:
+        """Where an option of the run that is a path may lead now, its recorded place first."""
+        recorded = self.option(checkpoint, name)
+        return moved(checkpoint.parent, self.of(checkpoint)).places(recorded) if recorded else []
+
+    def photo_digests(self, checkpoint: Path) -> dict[str, str]:
+        """The names of the run's photos and the SHA-256 of each."""
+        return {str(name): str(sha256) for name, sha256 in self.of(checkpoint).get("photos", {}).items()}
 
     def photos(self, checkpoint: Path) -> tuple[str, ...]:
         """The SHA-256 of each photo that the run was taught with: another subject has others."""

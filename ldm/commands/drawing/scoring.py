@@ -10,11 +10,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ldm.commands.drawing.comparison import Column, Comparison, Group, Row
+from ldm.commands.limits import quoted
 from ldm.data.images import fit, read_image, to_tensor
 from ldm.evaluation.encoders import Encoder
+from ldm.evaluation.protocol import without_token
 from ldm.evaluation.recommendation import RULE, Candidate, recommend
 from ldm.evaluation.results import Asked, Recommendation
-from ldm.evaluation.scores import COPY_DETAILS, SCORES, GroupScores, score_group
+from ldm.evaluation.scores import COPY_DETAILS, SCORES, GroupScores, explained, score_group
 from ldm.evaluation.seeing import Seen, see, with_gaps
 
 log = logging.getLogger(__name__)
@@ -31,12 +33,15 @@ def scored(
     """
     rows, groups = list(comparison.rows), list(comparison.groups)
     pictures = sum(cell is not None for row in rows for cell in row.cells)
+    notes = _strange_words(comparison, encoder)
     with tqdm(total=pictures + sum(map(len, photos)), desc="scoring", unit="img") as bar:
         for index, group in enumerate(comparison.groups):
             members = [i for i, row in enumerate(rows) if row.group == index]
             if not members:
                 continue
-            known = _see_photos(encoder, photos[index], size, bar)
+            known, familiar = _see_photos(encoder, photos[index], size, bar)
+            if not familiar:
+                notes.append(_strange_photos(group, encoder))
             seen = [_see_row(encoder, rows[i], directory, bar) for i in members]
             asked = _asked(comparison.columns, [rows[i] for i in members])
             base = next((place for place, i in enumerate(members) if rows[i].is_base), None)
@@ -54,17 +59,40 @@ def scored(
         comparison,
         rows=rows,
         groups=groups,
-        scores=[*(score for score in SCORES if score.name in found), *details],
+        scores=[*(explained(score, encoder.measures) for score in SCORES if score.name in found), *details],
+        scored_by=encoder.title,
+        notes=[*comparison.notes, *notes],
         rule=RULE,
     )
 
 
-def _see_photos(encoder: Encoder, paths: Sequence[Path], size: tuple[int, int], bar: tqdm) -> Seen | None:
+def _strange_words(comparison: Comparison, encoder: Encoder) -> list[str]:
+    """What is to be said of prompts that the encoder can't compare with images."""
+    prompts = dict.fromkeys(cell.prompt for row in comparison.rows for cell in row.cells if cell)
+    words = [word for prompt in prompts for word in encoder.unknown_words(without_token(prompt))]
+    if not words:
+        return []
+    return [
+        f"{encoder.title} has never seen {quoted(words)}: how well images follow prompts with such words is scored by "
+        "their other words only, and says little."
+    ]
+
+
+def _strange_photos(group: Group, encoder: Encoder) -> str:
+    whose = f" of '{group.subject}'" if group.subject else ""
+    return (
+        f"The photos{whose} do not look like what {encoder.title} was trained with: how near images are to them says "
+        "little."
+    )
+
+
+def _see_photos(encoder: Encoder, paths: Sequence[Path], size: tuple[int, int], bar: tqdm) -> tuple[Seen | None, bool]:
+    """What is kept of the photos, and whether the encoder knows photos of such a kind."""
     if not paths:
-        return None
+        return None, True
     photos = torch.stack([to_tensor(fit(read_image(path, max(size)), *size)) for path in paths])
     bar.update(len(paths))
-    return see(encoder, photos)
+    return see(encoder, photos), encoder.is_familiar(photos)
 
 
 def _see_row(encoder: Encoder, row: Row, directory: Path, bar: tqdm) -> Seen:

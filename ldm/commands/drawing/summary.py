@@ -20,7 +20,9 @@ def summary(comparison: Comparison) -> Lines:
         "  ".join(text.ljust(width) if column < 2 else text.rjust(width) for column, (text, width) in enumerate(pairs))
         for pairs in (list(zip(line, widths, strict=True)) for line in lines)
     ]
-    return Lines([*(line.rstrip() for line in table), *_verdicts(comparison)])
+    by = [f"scored by {comparison.scored_by}"] if comparison.scored_by else []
+    notes = [f"note: {note}" for note in comparison.notes]
+    return Lines([*by, *notes, *(line.rstrip() for line in table), *_verdicts(comparison)])
 
 
 def _mean(row: Row, name: str) -> str:

@@ -30,6 +30,7 @@ class Drawing:
     batch_size: int | None
     """None: as many as fit on a device."""
     base: Path
+    tokenizer: Path
     settings: Settings
     devices: list[torch.device]
     precision: str
@@ -69,7 +70,7 @@ def _draw_share(rank: int, drawing: Drawing) -> None:
     batch_size = drawing.batch_size or batch_that_fits(
         drawing.settings, cache.sampling, compute.dtype, device, len(indices)
     )
-    ldm = ModelSlot(compute).use(read_checkpoint(drawing.base), drawing.settings)
+    ldm = ModelSlot(compute).use(read_checkpoint(drawing.base), drawing.settings, drawing.tokenizer)
     speed_up(ldm, drawing.compile, -(-len(indices) // batch_size) * cache.sampling.num_steps)
     crew = drawing_crew(ldm, cache.sampling)
     with (

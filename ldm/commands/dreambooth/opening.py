@@ -7,15 +7,23 @@ from pathlib import Path
 from ldm.checkpoint.keys import PARTS
 from ldm.checkpoint.reading import read_checkpoint
 from ldm.checkpoint.saving import SAVE_DTYPES
-from ldm.commands.disk_space import STATE_BYTES, refuse_without_space
+from ldm.commands.disk_space import STATE_BYTES, refuse_unwritable, refuse_without_space
 from ldm.commands.dreambooth.plan import Plan
-from ldm.commands.models import tokenizer_dir
 from ldm.commands.record import plain, section, write_record
-from ldm.commands.resuming import RECORD, RUN_DIR_VARIABLE, is_helper_process, make_run_dir, refuse_fewer_updates
+from ldm.commands.resuming import (
+    RECORD,
+    RUN_DIR_VARIABLE,
+    is_helper_process,
+    make_run_dir,
+    mark_unsaved,
+    refuse_fewer_updates,
+)
+from ldm.commands.tokenizers import NAME
 from ldm.config import read_yaml, to_yaml
 from ldm.errors import UserError
 from ldm.files import slug, write_text
 from ldm.nn.tokenizer import copy_tokenizer
+from ldm.training.class_images import DIRECTORY as CLASS_IMAGES
 
 
 @dataclass(frozen=True)
@@ -33,12 +41,24 @@ def open_run(plan: Plan, output_dir: Path) -> Run:
         directory = plan.options.resume_dir
         _continue(plan, directory)
     else:
+        refuse_unwritable(output_dir, *([output_dir / CLASS_IMAGES] if plan.config.class_img_count else []))
         _refuse_without_space(plan, output_dir)
         directory = make_run_dir(output_dir, slug(plan.subject.class_name))
-        hashes = {"base_sha256": plan.base_sha256, "photos": plan.photos}
-        write_record(directory / RECORD, vars(plan.options), **hashes, config=plan.yaml)
-        copy_tokenizer(tokenizer_dir(plan.base, plan.settings), directory / "tokenizer")
+        copy_tokenizer(plan.tokenizer, directory / NAME)  # before the record: with it, everything is there
+        write_record(directory / RECORD, vars(plan.options), **_began_with(plan, directory), config=plan.yaml)
+    if not is_helper_process():
+        mark_unsaved(directory)
     return Run(**vars(plan), directory=directory)
+
+
+def _began_with(plan: Plan, directory: Path) -> dict[str, object]:
+    """What the run is known by, wherever its files are."""
+    return {
+        "directory": str(directory.resolve()),
+        "base_sha256": plan.base_sha256,
+        "photos": plan.photos,
+        "tokenizer": plan.tokenizer_digest,
+    }
 
 
 def _continue(plan: Plan, directory: Path) -> None:
@@ -46,14 +66,19 @@ def _continue(plan: Plan, directory: Path) -> None:
     record = read_yaml(directory / RECORD)
     if (was := record.get("base_sha256")) != plan.base_sha256:
         raise UserError(
-            f"{plan.base} is not the file that this run began with: its SHA-256 is {plan.base_sha256}, not {was}"
+            f"{plan.base} is not the file that this run began with: its SHA-256 is {plan.base_sha256}, not {was}. "
+            "Name the file itself with --ckpt-path"
         )
-    if changed := sorted(
-        dict({name: str(sha256) for name, sha256 in section(record, "photos").items()}.items() ^ plan.photos.items())
-    ):
-        raise UserError(f"the photos are not those that this run began with: look at {', '.join(changed)}")
+    photos = {name: str(sha256) for name, sha256 in section(record, "photos").items()}
+    if [*photos.values()] != [*plan.photos.values()]:  # in this order they are trained on; their names don't matter
+        changed = sorted(dict(photos.items() ^ plan.photos.items()))
+        raise UserError(
+            f"the photos in {plan.options.instance_img_dir} are not those that this run began with: look at "
+            f"{', '.join(changed)}. Name their folder with --instance-img-dir"
+        )
     refuse_fewer_updates(directory, plan.config.iterations)
-    write_text(directory / RECORD, to_yaml({**record, "options": plain(vars(plan.options))}))
+    options = plain(vars(plan.options))
+    write_text(directory / RECORD, to_yaml({**record, **_began_with(plan, directory), "options": options}))
 
 
 def _refuse_without_space(plan: Plan, output_dir: Path) -> None:

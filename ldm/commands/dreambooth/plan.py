@@ -10,31 +10,32 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ldm.checkpoint.reading import read_checkpoint
+from ldm.checkpoint.loading import checkpoint_info, raise_unless_whole
+from ldm.checkpoint.reading import CheckpointFile, read_checkpoint
 from ldm.checkpoint.saving import hash_file
 from ldm.commands.compiling import refuse_graphs_without_cuda
 from ldm.commands.devices import parse_devices
 from ldm.commands.drawing.job import sampling_flags, sampling_from, with_sampler
 from ldm.commands.dreambooth.vram import FIELDS, FLOAT_WEIGHTS, fit_into_memory
+from ldm.commands.elsewhere import find_photos, find_weights, moved, sha256_of
 from ldm.commands.enough_memory import refuse_too_large_images, refuse_too_large_training
-from ldm.commands.models import Settings, base_weights, settings_of, snapped_size
+from ldm.commands.limits import warn_of_photos, warn_of_unknown_words
+from ldm.commands.models import Settings, base_weights, read_tokenizer, settings_of, snapped_size, tokenizer_dir
+from ldm.commands.options.resumable import DREAMBOOTH
 from ldm.commands.placement import Compute, training_compute, training_precision
 from ldm.commands.resuming import RECORD, RUN_DIR_VARIABLE, is_helper_process, refuse_another_size, resumed_options
-from ldm.config import read_yaml
+from ldm.commands.tokenizers import NAME, has_tokenizer, repair_tokenizer
+from ldm.config import build_config, read_yaml
 from ldm.data.photos import read_directory
 from ldm.diffusion.sampling import SamplingConfig
 from ldm.errors import UserError
-from ldm.files import counted
+from ldm.files import ROOT, counted
+from ldm.nn.tokenizer import PromptTokenizer, tokenizer_digest
+from ldm.training.class_images import DIRECTORY as CLASS_IMAGES
 from ldm.training.config import DreamBoothConfig, Subject
 from ldm.training.memory import Workload
 
 log = logging.getLogger(__name__)
-
-MAY_CHANGE = (
-    *("resume_dir", "devices", "compile", "logger", "iterations", "no_previews", "save_every"),
-    "gradient_checkpointing",
-)
-"""Flags that a resumed run takes from the command line; the others are the run's own."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,9 @@ class Plan:
     """Their names, and the SHA-256 of each."""
     yaml: dict[str, Any]
     settings: Settings
+    tokenizer: Path
+    """The directory of the model's tokenizer: that of the base weights, or the run's own if it goes on."""
+    tokenizer_digest: str
     subject: Subject
     config: DreamBoothConfig
     sampling: SamplingConfig
@@ -67,14 +71,29 @@ class Plan:
 
 def resumed_run_options(given: argparse.Namespace) -> argparse.Namespace:
     """The options of the run in `--resume-dir`."""
-    return resumed_options(
+    options = resumed_options(
         given,
         script="dreambooth.py",
         has="class_name",
-        may_change=MAY_CHANGE,
+        rules=DREAMBOOTH,
         paths=("ckpt_path", "config", "instance_img_dir", "output_dir"),
         config=DreamBoothConfig,
     )
+    return _found_again(options)
+
+
+def _found_again(options: argparse.Namespace) -> argparse.Namespace:
+    """With the places where base weights and photos are now, unless they were typed."""
+    record = read_yaml(options.resume_dir / RECORD)
+    where = moved(options.resume_dir, record)
+    if "ckpt_path" not in options.typed and options.ckpt_path:
+        options.ckpt_path = find_weights(options.ckpt_path, record.get("base_sha256"), where, "--ckpt-path")
+    if "instance_img_dir" not in options.typed and options.instance_img_dir:
+        photos = record.get("photos") or {}
+        options.instance_img_dir = find_photos(options.instance_img_dir, photos, where, "--instance-img-dir")
+    if not (options.output_dir and (options.output_dir / CLASS_IMAGES).is_dir()):
+        options.output_dir = where.now.parent
+    return options
 
 
 def plan_run(options: argparse.Namespace) -> Plan:
@@ -90,9 +109,12 @@ def plan_run(options: argparse.Namespace) -> Plan:
     base = base_weights(options.ckpt_path)
     if base.is_dir():
         raise UserError(f"--ckpt-path takes one checkpoint to start from, and {base} is a directory")
-    yaml, settings = settings_of(read_checkpoint(base), options.config)
+    file = read_checkpoint(base)
+    yaml, settings = _resumed_yaml(options) if options.resume_dir else settings_of(file, options.config)
+    raise_unless_whole(file, settings.model)
+    tokenizer = _tokenizer(options, base, file, settings)
     height, width = snapped_size(settings.model, options.hw, (settings.sampling.height, settings.sampling.width))
-    refuse_another_size(options, height, width)
+    refuse_another_size(options, height, width, DREAMBOOTH)
     sampling = sampling_from(options, settings.sampling, height, width)
     refuse_too_large_images(settings.model, sampling, 1, compute.dtype, devices[0])
     config = _config_from(options, settings.dreambooth, sampling)
@@ -101,14 +123,18 @@ def plan_run(options: argparse.Namespace) -> Plan:
     precision = "bf16-mixed" if config.train_dtype == "bf16" else training_precision(devices[0], options.precision)
     paths, instance_images = read_directory(options.instance_img_dir, height, width)
     log.info("%s of '%s' from %s", counted(len(paths), "photo"), options.class_name, options.instance_img_dir)
-    log.info("reading %s for its SHA-256", base)
+    encode = read_tokenizer(tokenizer, settings)
+    if not options.resume_dir and not is_helper_process():
+        _warn_of_strangers(options, config, settings, encode, instance_images)
     return Plan(
         options=argparse.Namespace(**{**_resolved(options, config, sampling, base), "precision": precision}),
         base=base,
-        base_sha256=hash_file(base),
+        base_sha256=sha256_of(base),
         photos={path.name: hash_file(path) for path in paths},
         yaml=yaml,
         settings=settings,
+        tokenizer=tokenizer,
+        tokenizer_digest=encode.digest,
         subject=Subject(options.class_name),
         config=config,
         sampling=sampling,
@@ -117,6 +143,43 @@ def plan_run(options: argparse.Namespace) -> Plan:
         devices=devices,
         compute=training_compute(devices[0], precision),  # as the run computes if it is continued
     )
+
+
+def _warn_of_strangers(
+    options: argparse.Namespace,
+    config: DreamBoothConfig,
+    settings: Settings,
+    tokenizer: PromptTokenizer,
+    images: Tensor,
+) -> None:
+    """A model of a small world can't be taught what is not of it."""
+    previews = [prompt.replace("{class}", options.class_name) for prompt in config.preview_prompts]
+    warn_of_unknown_words(settings, tokenizer, [options.class_name, *previews])
+    warn_of_photos(settings, f"the photos in {options.instance_img_dir}", lambda: images)
+
+
+def _resumed_yaml(options: argparse.Namespace) -> tuple[dict[str, Any], Settings]:
+    """The one that the run began with."""
+    record = options.resume_dir / RECORD
+    if not isinstance(values := read_yaml(record).get("config"), dict):
+        raise UserError(f"{record} is damaged: it has no `config`")
+    return values, build_config(Settings, values, str(record))
+
+
+def _tokenizer(options: argparse.Namespace, base: Path, file: CheckpointFile, settings: Settings) -> Path:
+    """The base weights' tokenizer; a run that goes on has its own, which is repaired if it is damaged."""
+    digest = checkpoint_info(file).tokenizer
+    if not options.resume_dir:
+        return tokenizer_dir(base, settings, digest)
+    own = options.resume_dir / NAME
+    wanted = str(read_yaml(options.resume_dir / RECORD).get("tokenizer") or "")
+    sources = [base.parent / NAME, *([ROOT / settings.tokenizer] if settings.tokenizer else [])]
+    if not wanted:  # an older run: its copy was made of the base weights'
+        source = tokenizer_dir(base, settings, digest)
+        wanted = tokenizer_digest(source if has_tokenizer(source) else own)
+    if not is_helper_process():
+        repair_tokenizer(options.resume_dir, wanted, sources)
+    return own
 
 
 def _resolved(

@@ -19,16 +19,16 @@ from ldm.commands.dreambooth.encoding import encode_files, encode_photos
 from ldm.commands.dreambooth.opening import Run, open_run
 from ldm.commands.dreambooth.plan import plan_run, resumed_run_options
 from ldm.commands.dreambooth.previews import Previews
-from ldm.commands.models import ModelSlot, tokenizer_dir
+from ldm.commands.models import ModelSlot
 from ldm.commands.out_of_memory import explain_out_of_memory
 from ldm.commands.placement import drawing_compute
 from ldm.commands.record import plain, versions
-from ldm.commands.resuming import RUN_DIR_VARIABLE, is_helper_process
+from ldm.commands.resuming import RUN_DIR_VARIABLE, is_finished_without_state, is_helper_process
 from ldm.config import to_yaml
 from ldm.files import write_text
-from ldm.nn.tokenizer import tokenizer_digest
 from ldm.shell import command_line
 from ldm.terminal import Lines
+from ldm.training.class_images import DIRECTORY as CLASS_IMAGES
 from ldm.training.class_images import ClassImages
 from ldm.training.dreambooth import DreamBooth
 from ldm.training.movement import weight_movement
@@ -42,6 +42,9 @@ def dreambooth(options: argparse.Namespace) -> None:
     with run_log() as begin_log:
         if options.resume_dir:
             options = resumed_run_options(options)
+            again = ["dreambooth.py", "-c", options.class_name, "-i", options.instance_img_dir]
+            if is_finished_without_state(options.resume_dir, options.iterations, again):
+                return
         run = open_run(plan_run(options), options.output_dir)
         if not is_helper_process():
             begin_log(run.directory / "run.log")
@@ -82,21 +85,21 @@ def _class_images(run: Run) -> list[Path]:
     precision = "full" if run.options.precision == "full" else "auto"
     compute = drawing_compute(run.devices[0], precision)
     cache = ClassImages(
-        root=run.options.output_dir / "class-images",
+        root=run.options.output_dir / CLASS_IMAGES,
         prompt=run.subject.class_prompt,
         base_sha256=run.base_sha256,
         sampling=run.class_sampling,
         seed=run.options.seed,
         precision=str(compute.dtype).removeprefix("torch."),
-        tokenizer=tokenizer_digest(tokenizer_dir(run.base, run.settings)),
+        tokenizer=run.tokenizer_digest,
         model=asdict(run.settings.model),
-    )
+    ).found_in([run.directory.parent / CLASS_IMAGES, run.options.output_dir / CLASS_IMAGES])
     missing = cache.missing(count)
     if missing and not is_helper_process():
         batch_size = run.options.generation_batch_size
         log.info("drawing %d of %d class pictures '%s' into %s", len(missing), count, cache.prompt, cache.directory)
         how = run.devices, precision, run.options.compile
-        draw_class_images(Drawing(cache, missing, batch_size, run.base, run.settings, *how))
+        draw_class_images(Drawing(cache, missing, batch_size, run.base, run.tokenizer, run.settings, *how))
     else:
         log.info("%d class pictures '%s' from %s", count, cache.prompt, cache.directory)
     return cache.paths(count)
@@ -105,7 +108,7 @@ def _class_images(run: Run) -> list[Path]:
 def _build_module(run: Run, class_images: list[Path]) -> DreamBooth:
     """Loads the base weights and encodes all pictures."""
     compute = replace(run.compute, device=run.devices[int(os.environ.get("LOCAL_RANK", 0)) % len(run.devices)])
-    ldm = ModelSlot(compute).use(read_checkpoint(run.base), run.settings)
+    ldm = ModelSlot(compute).use(read_checkpoint(run.base), run.settings, run.tokenizer)
     size, flip = (run.sampling.height, run.sampling.width), run.config.flip
     instance_moments = encode_photos(ldm.autoencoder, run.instance_images, flip, compute)
     class_moments = encode_files(ldm.autoencoder, class_images, size, flip, compute) if class_images else None
@@ -123,6 +126,7 @@ def _saver(run: Run, previews: Previews, writer: BackgroundWriter) -> Callable[[
         seed=run.options.seed,
         base=run.base.name,
         base_sha256=run.base_sha256,
+        tokenizer=run.tokenizer_digest,
         options=plain({name: _shareable(value) for name, value in vars(run.options).items()}),
         versions=versions(),
     )

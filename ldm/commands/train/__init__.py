@@ -10,7 +10,7 @@ from ldm.commands.train.autoencoder import train_autoencoder
 from ldm.commands.train.diffusion import train_diffusion
 from ldm.commands.train.judge import train_judge
 from ldm.commands.train.publish import publish
-from ldm.commands.train.run import open_run, resumed_training_options
+from ldm.commands.train.run import is_done, open_run, resumed_training_options
 from ldm.commands.train.tokenizer import write_tokenizer
 from ldm.shell import command_line
 
@@ -30,6 +30,8 @@ def train(options: argparse.Namespace) -> None:
     with run_log() as begin_log:
         if options.resume_dir:
             options = resumed_training_options(options)
+            if is_done(options):
+                return
         run = open_run(options)
         if not is_helper_process():
             begin_log(run.directory / "run.log")

@@ -18,7 +18,8 @@ from ldm.commands.drawing.grid import labelled_grid
 from ldm.commands.models import Settings, snapped_size
 from ldm.commands.out_of_memory import explain_out_of_memory
 from ldm.commands.resuming import RUN_DIR_VARIABLE, is_helper_process
-from ldm.commands.train.run import TrainingRun, tokenizer_source
+from ldm.commands.tokenizers import NAME
+from ldm.commands.train.run import TrainingRun
 from ldm.config import build_config
 from ldm.data.images import save_png, to_image
 from ldm.data.latents import latents_key, measure_scale_factor, open_moments, write_moments
@@ -26,7 +27,7 @@ from ldm.diffusion.guidance import classifier_free
 from ldm.diffusion.latent_diffusion import LatentDiffusion, LatentDiffusionConfig
 from ldm.diffusion.sampling import SamplingConfig, sample_images
 from ldm.nn.autoencoder import AutoencoderKL
-from ldm.nn.tokenizer import copy_tokenizer, load_tokenizer
+from ldm.nn.tokenizer import load_tokenizer
 from ldm.shell import command_line
 from ldm.training.config import DiffusionTrainingConfig
 from ldm.training.latent_diffusion import LatentDiffusionTraining, initialise
@@ -102,16 +103,13 @@ def _with_scale_factor(run: TrainingRun, moments: np.ndarray) -> dict[str, Any]:
 def _build_model(run: TrainingRun, file: CheckpointFile, config: LatentDiffusionConfig) -> LatentDiffusion:
     """The model to train, with random weights or those of `--ckpt-path`, and its tokenizer."""
     torch.manual_seed(run.options.seed)
-    source = tokenizer_source(run.options, run.settings)
-    ldm = LatentDiffusion(config, load_tokenizer(source, config.text_encoder.max_position_embeddings))
+    ldm = LatentDiffusion(config, load_tokenizer(run.directory / NAME, config.text_encoder.max_position_embeddings))
     initialise(ldm)
     load_part(ldm.autoencoder, "autoencoder", file)
     if run.options.ckpt_path:
         start = read_checkpoint(run.options.ckpt_path)
         load_part(ldm.unet, "unet", start)
         load_part(ldm.text_encoder, "text_encoder", start)
-    if not is_helper_process() and not (target := run.directory / "tokenizer").exists():
-        copy_tokenizer(source, target)
     return ldm
 
 

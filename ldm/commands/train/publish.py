@@ -32,6 +32,8 @@ def publish(options: argparse.Namespace) -> None:
     model = load_model(file, settings.model, Placement(torch.device("cpu")))
     trained = {"updates": info.step, "run": info.options, "versions": info.versions}
     path = ROOT / "ldm" / "assets" / f"{options.config.stem}.safetensors"
-    published = CheckpointInfo(config=yaml, seed=info.seed, options=plain(trained), versions=versions())
+    published = CheckpointInfo(
+        config=yaml, seed=info.seed, tokenizer=info.tokenizer, options=plain(trained), versions=versions()
+    )
     save_checkpoint(path, model, published, SAVE_DTYPES[options.save_dtype])
     log.info("%s: %.1f MB, %d updates", path, path.stat().st_size / 1e6, info.step)

@@ -4,43 +4,48 @@ import argparse
 import logging
 import os
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
-from ldm.checkpoint.loading import raise_unless_part
+from ldm.checkpoint.loading import checkpoint_info, raise_unless_part
 from ldm.checkpoint.metadata import CheckpointInfo
 from ldm.checkpoint.reading import read_checkpoint
-from ldm.checkpoint.saving import SAVE_DTYPES, hash_file
+from ldm.checkpoint.saving import SAVE_DTYPES
 from ldm.commands.devices import parse_devices
-from ldm.commands.disk_space import AVERAGE_BYTES, STATE_BYTES, refuse_without_space
+from ldm.commands.disk_space import AVERAGE_BYTES, STATE_BYTES, refuse_unwritable, refuse_without_space
+from ldm.commands.elsewhere import find_directory, find_weights, moved, sha256_of
 from ldm.commands.models import Settings, settings_of, tokenizer_dir
+from ldm.commands.options.resumable import TRAIN
+from ldm.commands.options.train import HEEDED
 from ldm.commands.placement import Compute, training_compute
 from ldm.commands.record import plain, section, versions, write_record
 from ldm.commands.resuming import (
     RECORD,
     RUN_DIR_VARIABLE,
+    is_finished_without_state,
     is_helper_process,
     make_run_dir,
+    mark_unsaved,
     refuse_fewer_updates,
     resumed_options,
 )
+from ldm.commands.tokenizers import NAME, has_tokenizer, repair_tokenizer
 from ldm.commands.train.memory import refuse_too_large_training
 from ldm.config import build_config, read_yaml, to_yaml
 from ldm.data.captioned import CaptionedImage, digest, find_captioned
 from ldm.diffusion.latent_diffusion import LatentDiffusion
 from ldm.errors import UserError
 from ldm.files import ROOT, write_text
-from ldm.nn.tokenizer import load_tokenizer
+from ldm.nn.tokenizer import copy_tokenizer, load_tokenizer, tokenizer_digest
 from ldm.shell import command_line
 from ldm.training.config import OptimizationConfig
 
 log = logging.getLogger(__name__)
 
-MAY_CHANGE = ("resume_dir", "devices", "compile", "logger", "iterations", "save_every", "workers", "precision")
-"""Flags that a resumed run takes from the command line; the others are the run's own."""
 OVERRIDES = ("iterations", "save_every", "learning_rate", "batch_size")
 """Flags that go before the values in the YAML."""
 PATHS = ("image_dir", "config", "output_dir", "ckpt_path", "autoencoder")
@@ -75,8 +80,18 @@ class TrainingRun:
         """What a checkpoint of this run says of itself."""
         options = {k: v.name if isinstance(v, Path) else v for k, v in recorded_options(self.options).items()}
         return CheckpointInfo(
-            config=yaml, step=step, seed=self.options.seed, options=plain(options), versions=versions()
+            config=yaml,
+            step=step,
+            seed=self.options.seed,
+            tokenizer=self.tokenizer_digest,
+            options=plain(options),
+            versions=versions(),
         )
+
+    @property
+    def tokenizer_digest(self) -> str:
+        """Of the run's own tokenizer, which only a diffusion model has."""
+        return tokenizer_digest(own) if (own := _own_tokenizer(self.directory)) else ""
 
     def checkpoint_path(self, step: int) -> Path:
         """Where the weights of a step are written."""
@@ -96,7 +111,7 @@ def resumed_training_options(given: argparse.Namespace) -> argparse.Namespace:
         argparse.Namespace(**vars(given) | {"typed": typed}),
         script="train.py",
         has="stage",
-        may_change=MAY_CHANGE,
+        rules=TRAIN,
         paths=PATHS,
     )
     if options.stage != given.stage:
@@ -104,7 +119,38 @@ def resumed_training_options(given: argparse.Namespace) -> argparse.Namespace:
             f"{given.resume_dir} is a run of another stage: "
             f"{command_line('train.py', options.stage, '-r', given.resume_dir)}"
         )
+    return _found_again(options)
+
+
+def _found_again(options: argparse.Namespace) -> argparse.Namespace:
+    """With the places where images and weights are now, unless they were typed."""
+    record = read_yaml(options.resume_dir / RECORD)
+    where = moved(options.resume_dir, record)
+    files, data = record.get("files") or {}, record.get("data") or {}
+    for name in WEIGHTS:
+        if name not in options.typed and (path := getattr(options, name)):
+            setattr(options, name, find_weights(path, files.get(name), where, f"--{name.replace('_', '-')}"))
+    if "image_dir" not in options.typed and options.image_dir:
+        what = f"which held the {data.get('pictures', '')} images that this run is trained on"
+        known = partial(_holds_data, stage=options.stage, data=data)
+        options.image_dir = find_directory(options.image_dir, known, where, what, "--image-dir")
+    if not (options.output_dir and options.output_dir.is_dir()):
+        options.output_dir = where.now.parent
     return options
+
+
+def _holds_data(directory: Path, stage: str, data: dict[str, Any]) -> bool:
+    return digest(find_captioned(directory, need_captions=stage != "autoencoder"), directory) == data.get("sha256")
+
+
+def is_done(options: argparse.Namespace) -> bool:
+    """Whether a run that is to go on has ended and left no resume state, which is said; an error if that is lost."""
+    _, settings = _resumed_yaml(options)
+    config: OptimizationConfig = _configured(getattr(settings, f"{options.stage}_training"), options)
+    again = ["train.py", options.stage, "-i", options.image_dir]
+    again += ["--autoencoder", options.autoencoder] if options.autoencoder else []
+    takes_weights = "ckpt_path" in HEEDED[options.stage]
+    return is_finished_without_state(options.resume_dir, config.iterations, again if takes_weights else [])
 
 
 def open_run(options: argparse.Namespace) -> TrainingRun:
@@ -121,20 +167,27 @@ def open_run(options: argparse.Namespace) -> TrainingRun:
     yaml, settings = _resumed_yaml(options) if options.resume_dir else _model_yaml(options)
     images = find_captioned(options.image_dir, need_captions=options.stage != "autoencoder")
     data = {"pictures": len(images), "sha256": digest(images, options.image_dir)}
-    files = {name: hash_file(read_checkpoint(path).path) for name in WEIGHTS if (path := getattr(options, name))}
+    files = {name: sha256_of(read_checkpoint(path).path) for name in WEIGHTS if (path := getattr(options, name))}
     if options.resume_dir:
         directory = options.resume_dir
         _raise_if_changed(options, data, files)
-        write_text(
-            directory / RECORD, to_yaml({**read_yaml(directory / RECORD), "options": plain(recorded_options(options))})
-        )
+        _continue(options, settings)
     elif is_helper_process():
         directory = Path(os.environ[RUN_DIR_VARIABLE])
         options.seed = read_yaml(directory / RECORD)["options"]["seed"]  # -1 would be another one in each process
     else:
         _raise_unless_possible(options, settings)
+        refuse_unwritable(
+            options.output_dir, *([options.output_dir / "latents"] if options.stage == "diffusion" else [])
+        )
         directory = make_run_dir(options.output_dir, options.stage)
-        write_record(directory / RECORD, recorded_options(options), config=yaml, data=data, files=files)
+        known = {"directory": str(directory.resolve()), "data": data, "files": files}
+        if options.stage == "diffusion":
+            copy_tokenizer(source := tokenizer_source(options, settings), directory / NAME)
+            known["tokenizer"] = tokenizer_digest(source)
+        write_record(directory / RECORD, recorded_options(options), config=yaml, **known)
+    if not is_helper_process():
+        mark_unsaved(directory)
     return TrainingRun(directory, options, yaml, settings, devices, compute, images)
 
 
@@ -145,10 +198,35 @@ def recorded_options(options: argparse.Namespace) -> dict[str, Any]:
 
 def tokenizer_source(options: argparse.Namespace, settings: Settings) -> Path:
     """The run's own tokenizer if it goes on, else that of the weights it starts from, else the YAML's."""
-    if options.resume_dir and (own := options.resume_dir / "tokenizer").is_dir():
-        return own
-    beside = options.ckpt_path or options.autoencoder
-    return tokenizer_dir(beside, settings) if beside else ROOT / settings.tokenizer
+    own = _own_tokenizer(options.resume_dir) if options.resume_dir else None
+    return own or _first_tokenizer(options, settings)
+
+
+def _first_tokenizer(options: argparse.Namespace, settings: Settings) -> Path:
+    """That of the weights a run starts from, else the YAML's."""
+    if beside := options.ckpt_path or options.autoencoder:
+        return tokenizer_dir(beside, settings, checkpoint_info(read_checkpoint(beside)).tokenizer)
+    return ROOT / settings.tokenizer
+
+
+def _continue(options: argparse.Namespace, settings: Settings) -> None:
+    """Repairs the run's tokenizer and records where everything is now; one process does that."""
+    if is_helper_process():
+        return
+    directory = options.resume_dir
+    record = read_yaml(directory / RECORD)
+    known: dict[str, Any] = {"directory": str(directory.resolve()), "options": plain(recorded_options(options))}
+    if options.stage == "diffusion":
+        source = _first_tokenizer(options, settings)
+        digest = str(record.get("tokenizer") or "") or tokenizer_digest(_own_tokenizer(directory) or source)
+        repair_tokenizer(directory, digest, [source])
+        known["tokenizer"] = digest
+    write_text(directory / RECORD, to_yaml({**record, **known}))
+
+
+def _own_tokenizer(directory: Path) -> Path | None:
+    """The run's own tokenizer, if its files are there."""
+    return own if has_tokenizer(own := directory / NAME) else None
 
 
 def _model_yaml(options: argparse.Namespace) -> tuple[dict[str, Any], Settings]:
@@ -182,6 +260,7 @@ def _raise_if_changed(options: argparse.Namespace, data: dict[str, Any], files: 
 def _raise_unless_possible(options: argparse.Namespace, settings: Settings) -> None:
     """Pictures of a size that the networks take, weights that fit them, the text encoder's tokenizer, and room."""
     if options.stage == "judge":
+        load_tokenizer(tokenizer_source(options, settings))
         return
     first = options.stage == "autoencoder"
     model, stage = settings.model, f"{options.stage}_training"

@@ -60,6 +60,22 @@ def test_every_checkpoint_is_scored_and_one_is_recommended_or_it_is_said_why_non
         assert (line["score_subject"] == "") is ("sks" not in line["prompt"])
 
 
+def test_the_encoder_that_scored_is_named_and_what_it_cannot_know_is_said(trained: Trained) -> None:
+    """On the terminal, in the table, and on the page, which speak of no other encoder."""
+    comparison, outcome, drawn = evaluated("-c", trained.root, *JUDGE, *PROMPTS, "-v", 1)
+    page = (drawn.directory / "index.html").read_text(encoding="utf-8")
+    assert comparison.scored_by == "the rendered world's judge"
+    assert {line["scored_by"] for line in lines_of(drawn)} == {comparison.scored_by}
+    words, photos = comparison.notes
+    assert "has never seen 'tin', 'can'" in words
+    assert "photos of 'Tin Can' do not look like" in photos
+    for text in (page, outcome.said):
+        assert comparison.scored_by in text.replace("\\u0027", "'")
+        assert not any(name in text for name in ("DINO", "CLIP-I", "CLIP-T"))
+        assert words in text and photos in text
+    assert all("the judge's embedding" in score.explanation for score in comparison.scores if score.name == "image")
+
+
 def test_the_table_on_the_terminal_has_a_line_for_each_checkpoint(trained: Trained) -> None:
     comparison, outcome, _ = evaluated("-c", trained.root, *JUDGE, *PROMPTS, "-v", 1)
     for row in comparison.rows:

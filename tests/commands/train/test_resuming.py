@@ -50,7 +50,7 @@ def test_a_continued_run_keeps_its_tokenizer_and_yaml(second: Path, finished: Sc
         (("--batch-size", 9), "--batch-size can't change"),
         (("--save-dtype", "bf16"), "--save-dtype can't change"),
         (("--config", "other.yaml"), "--config can't change"),
-        (("-i", "other"), "--image-dir can't change"),
+        (("-i", "other"), "there is no directory"),
         (("--iterations", 2), "--iterations 2 is less than the 6 updates this run has made"),
     ],
 )

@@ -13,7 +13,7 @@ from tests.download.conftest import Checkout
 from tests.download.hub_server import Hub, Remote
 
 SCRIPT = "sd-weights.sh"
-TOKENIZER = Path(__file__).parents[2] / "fixtures" / "oracle" / "clip-tokenizer"
+TOKENIZER = Path(__file__).parents[3] / "ldm" / "assets" / "clip-tokenizer"
 
 V1_4_URL = "/CompVis/stable-diffusion-v-1-4-original/resolve/main/sd-v1-4.ckpt"
 V1_4_SHA256 = "fe4efff1e174c627256e44ec2991ba279b3816e364b49f9be2abc0b3ff3f8556"

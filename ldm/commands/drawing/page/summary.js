@@ -8,9 +8,11 @@ function buildSummary() {
     counted(prompts.length, "prompt"),
     counted(seeds.length, "seed"),
     counted(pictures, "picture"),
+    comparison.scored_by && element("span", {}, "scored by ", element("strong", {}, comparison.scored_by)),
     comparison.created && element("time", {}, timeText(comparison.created)),
   ].filter(Boolean);
   byId("facts").append(...facts.map(fact => element("span", {}, fact)));
+  for (const note of comparison.notes) byId("summary").append(element("p", {class: "unscored"}, note));
   groups.forEach((group, index) => {
     const panel = groupPanel(group, index);
     if (panel) byId("summary").append(panel);

@@ -1,0 +1,132 @@
+"""What a run began with, found again after the run, the photos, the weights or the checkout have moved.
+
+Paths are hints: what is meant is known by its SHA-256, and nothing else is taken for it.
+"""
+
+import logging
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub.constants import HF_HUB_CACHE
+
+from ldm.checkpoint.saving import hash_file
+from ldm.commands import models
+from ldm.errors import UserError
+
+log = logging.getLogger(__name__)
+
+LARGE = 100_000_000
+"""Bytes from which on reading a file is said: it takes a moment."""
+SHOWN = 6
+"""So many of the places that were looked at are named in an error."""
+
+
+@dataclass(frozen=True)
+class Moved:
+    """A directory where it was when its record was written, and where it is now."""
+
+    was: Path
+    now: Path
+
+    def places(self, recorded: Path) -> list[Path]:
+        """Where a recorded path may lead now: there, as far from the directory as before, or beside it."""
+        relative = Path(os.path.normpath(self.now / os.path.relpath(recorded, self.was)))
+        above = [self.now, *list(self.now.parents)[:2]]
+        return list(dict.fromkeys([recorded, relative, *(directory / recorded.name for directory in above)]))
+
+
+def moved(directory: Path, record: Mapping[str, Any]) -> Moved:
+    """Where a run's directory was, as its record says; older ones name the directory above it."""
+    options = record.get("options")
+    parent = options.get("output_dir") if isinstance(options, dict) else None
+    now = directory.resolve()
+    was = record.get("directory") or (Path(str(parent)) / now.name if parent else now)
+    return Moved(Path(str(was)), now)
+
+
+def find_weights(recorded: Path, sha256: object, where: Moved, flag: str) -> Path:
+    """The file of base weights with this SHA-256: at its place, near the run, embedded, downloaded or in the cache.
+
+    Raises `UserError` if no file is at its place and none is found elsewhere. One that is there and another one is for
+    the caller to refuse.
+    """
+    places = [*where.places(recorded), *known_weights(recorded.name)]
+    found = first(places, lambda path: path.is_file() and sha256_of(path) == sha256)
+    if found is None and recorded.is_file():
+        return recorded
+    return _found(
+        found, recorded, f"there is no checkpoint {recorded} any more, with the SHA-256 {sha256}", flag, places
+    )
+
+
+def known_weights(name: str) -> list[Path]:
+    """Where base weights of this name lie on every machine: embedded, downloaded, in the Hugging Face Hub's cache."""
+    embedded = [models.EMBEDDED] if models.EMBEDDED.name == name else []
+    cached = sorted(Path(HF_HUB_CACHE).glob(f"models--*/snapshots/*/{_literal(name)}"))
+    return [*embedded, models.DOWNLOADED / name, *cached]
+
+
+def find_photos(recorded: Path, photos: Mapping[str, str], where: Moved, flag: str) -> Path:
+    """The directory with the photos of these names and SHA-256: at its place, or near the run."""
+    places = where.places(recorded)
+    found = first(places, lambda path: holds_photos(path, photos))
+    if found is None and recorded.is_dir():
+        return recorded
+    needed = ", ".join(f"{name} (SHA-256 {sha256[:12]}...)" for name, sha256 in list(photos.items())[:SHOWN])
+    what = f"there is no directory {recorded} any more, which held the photos {needed or 'of this run'}"
+    return _found(found, recorded, what, flag, places)
+
+
+def find_directory(recorded: Path, is_it: Callable[[Path], bool], where: Moved, what: str, flag: str) -> Path:
+    """A directory or file that `is_it` knows again: what is at its place is taken as it is."""
+    places = where.places(recorded)
+    found = recorded if recorded.exists() else first(places, is_it)
+    return _found(found, recorded, f"there is no {recorded} any more, {what}", flag, places)
+
+
+def first(places: Iterable[Path], is_it: Callable[[Path], bool]) -> Path | None:
+    """The first place where it is; a place that can't be looked at is passed over."""
+
+    def looked(path: Path) -> bool:
+        try:
+            return is_it(path)
+        except (OSError, ValueError, UserError):
+            return False
+
+    return next((path for path in places if looked(path)), None)
+
+
+def sha256_of(path: Path) -> str:
+    """Of a file, which is read once as long as it doesn't change."""
+    stat = path.stat()
+    return _hashed(path.resolve(), stat.st_size, stat.st_mtime_ns)
+
+
+def holds_photos(directory: Path, photos: Mapping[str, str]) -> bool:
+    """Whether a directory has the photos of these names and SHA-256."""
+    return bool(photos) and all(hash_file(directory / name) == sha256 for name, sha256 in photos.items())
+
+
+@cache
+def _hashed(path: Path, size: int, mtime_ns: int) -> str:
+    if size > LARGE:
+        log.info("reading %s for its SHA-256", path)
+    return hash_file(path)
+
+
+def _found(found: Path | None, recorded: Path, what: str, flag: str, places: Sequence[Path]) -> Path:
+    if found is None:
+        looked_at = ", ".join(map(str, places[:SHOWN]))
+        raise UserError(f"{what}. Name its place now with {flag} (looked at {looked_at})")
+    if found != recorded:
+        log.info("%s has moved: %s", recorded, found)
+    return found
+
+
+def _literal(name: str) -> str:
+    """A file's name as a pattern that only it matches."""
+    return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in name)

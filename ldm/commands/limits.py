@@ -1,0 +1,55 @@
+"""What a model can't know is said before anything is computed: words and photos from outside of its world."""
+
+import logging
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor
+
+from ldm.commands.models import Settings
+from ldm.data.subject import TOKEN
+from ldm.evaluation.encoders import WORLDS, load_encoder
+from ldm.evaluation.protocol import without_token
+from ldm.nn.tokenizer import PromptTokenizer
+
+log = logging.getLogger(__name__)
+
+SHOWN = 5
+"""So many words are named."""
+INSTEAD = "real photos need Stable Diffusion: bash download/sd-weights.sh"
+
+
+def warn_of_unknown_words(settings: Settings, tokenizer: PromptTokenizer, prompts: Iterable[str]) -> None:
+    """Names the words of prompts that a model of a small world has never seen: those that it would have to spell."""
+    world = WORLDS.get(settings.evaluation.encoder)
+    if world is None:
+        return
+    words = [word for prompt in prompts for word in tokenizer.unknown_words(without_token(prompt, TOKEN))]
+    if words:
+        size = f"{settings.sampling.height} x {settings.sampling.width}"
+        log.warning(
+            "%s has never seen %s and makes %s images of %s; %s",
+            *(world.model, quoted(words), size, world.images, INSTEAD),
+        )
+
+
+def warn_of_photos(settings: Settings, what: str, images: Callable[[], Tensor]) -> None:
+    """Says so if `images` (b 3 h w) of one thing are not of the small world that a model knows."""
+    world = WORLDS.get(settings.evaluation.encoder)
+    if world is None:
+        return
+    encoder = load_encoder(settings.evaluation.encoder, torch.device("cpu"))
+    seen = images()
+    if len(seen) and not encoder.is_familiar(seen):
+        size = f"{settings.sampling.height} x {settings.sampling.width}"
+        log.warning(
+            "%s: this is not of %s, and %s has never seen anything else; it makes %s images; %s",
+            *(what, world.images, world.model, size, INSTEAD),
+        )
+
+
+def quoted(words: Iterable[str]) -> str:
+    """Each word once, a few of them: 'dog', 'cat' and 3 more."""
+    names = [f"'{word}'" for word in dict.fromkeys(words)]
+    shown, more = names[:SHOWN], len(names) - SHOWN
+    return ", ".join(shown) + (f" and {more} more" if more > 0 else "")

@@ -1,0 +1,139 @@
+"""What may change when a run goes on (`-r`), and why everything else may not: one table for all commands."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+
+
+class Change(Enum):
+    """What a flag beside `-r` may do."""
+
+    FREE = "yes"
+    MOVED = "another place, same content"
+    FIXED = "no"
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Of one flag."""
+
+    change: Change
+    why: str
+
+
+def _free(why: str) -> Rule:
+    return Rule(Change.FREE, why)
+
+
+def _moved(why: str) -> Rule:
+    return Rule(Change.MOVED, why)
+
+
+def _fixed(why: str) -> Rule:
+    return Rule(Change.FIXED, why)
+
+
+RECIPE = _fixed("every update so far was made with it: another value is another training")
+CLASS_IMAGES = _fixed("the class images are drawn with it already")
+PREVIEWS = _fixed("previews of one run are compared: they are drawn alike at every step")
+MEMORY = _fixed("it rounds otherwise, and the resume state holds weights and moments in its types")
+FILES = _fixed("the checkpoints of one run are compared, and have one type")
+WHICH_IMAGE = _fixed("it says which images this call draws: ask for others in a new call")
+HOW_IMAGE = _fixed("the images that are drawn already were drawn with it, and are compared with the others")
+RECORDED_YAML = _fixed("the YAML that the run began with stands in its run.yaml")
+PLACE = _fixed("the run goes on in its own directory, wherever that is now")
+
+_TRAINING = {
+    "resume_dir": _free("it says which run"),
+    "iterations": _free("more updates or fewer, but not fewer than are made already"),
+    "save_every": _free("it changes which steps are kept, and no weight"),
+    "devices": _free("a device may be gone; with as many as before the batches stay the same"),
+    "compile": _free("recorded steps compute the same"),
+    "logger": _free("it changes what is written of the losses, and no weight"),
+    "learning_rate": RECIPE,
+    "batch_size": RECIPE,
+    "seed": RECIPE,
+    "save_dtype": FILES,
+    "output_dir": PLACE,
+    "config": RECORDED_YAML,
+    "ckpt_path": _moved("the base weights are known by their SHA-256"),
+}
+
+DREAMBOOTH: Mapping[str, Rule] = {
+    **_TRAINING,
+    "class_name": _fixed("it is what the model is taught"),
+    "instance_img_dir": _moved("the photos are known by their SHA-256"),
+    "lr_schedule": RECIPE,
+    "warmup_steps": RECIPE,
+    "weight_decay": RECIPE,
+    "max_grad_norm": RECIPE,
+    "train_text_encoder": RECIPE,
+    "flip": RECIPE,
+    "lamb": RECIPE,
+    "precision": RECIPE,
+    "gradient_checkpointing": _free("it changes memory and speed, and no number"),
+    "optimizer": MEMORY,
+    "train_dtype": MEMORY,
+    "vram": _fixed("what it chose stands in the run's record; --gradient-checkpointing alone needs less memory"),
+    "class_img_count": RECIPE,
+    "generation_batch_size": CLASS_IMAGES,
+    "class_sampler": CLASS_IMAGES,
+    "class_steps": CLASS_IMAGES,
+    "hw": _fixed("the photos are cropped to it"),
+    "sampler": PREVIEWS,
+    "ddim_steps": PREVIEWS,
+    "scale": PREVIEWS,
+    "ddim_eta": PREVIEWS,
+    "preview_prompts": PREVIEWS,
+    "no_previews": _free("previews change no weight"),
+}
+"""Of dreambooth.py."""
+
+TRAIN: Mapping[str, Rule] = {
+    **_TRAINING,
+    "stage": _fixed("a run is one stage"),
+    "image_dir": _moved("images and captions are known by a SHA-256 of their names, sizes and words"),
+    "autoencoder": _moved("it is known by its SHA-256"),
+    "precision": _free("another device may need another one; weights and moments are kept in float32"),
+    "workers": _free("it changes who reads the images, and no weight"),
+}
+"""Of train.py."""
+
+DRAWING: Mapping[str, Rule] = {
+    "resume_dir": _free("it says which call"),
+    "device": _free("what is drawn on another kind of device is drawn anew"),
+    "batch_size": _free("what is drawn already stays"),
+    "compile": _free("what is drawn already stays, unless it is compiled in full, which rounds otherwise"),
+    "base": _free("it only adds a row"),
+    "no_base": _free("it only leaves a row out"),
+    "instance_img_dir": _free("photos are shown and scored by, not drawn from"),
+    "score": _free("scores are computed from the images that are there"),
+    "encoder": _free("scores are computed from the images that are there"),
+    "ckpt_path": _moved("checkpoints are known by the SHA-256 of their parts, and others may have come since"),
+    "init_img": _moved("it is known by its SHA-256"),
+    "prompt": WHICH_IMAGE,
+    "negative_prompt": WHICH_IMAGE,
+    "variations": WHICH_IMAGE,
+    "seed": WHICH_IMAGE,
+    "protocol": WHICH_IMAGE,
+    "strength": HOW_IMAGE,
+    "hw": HOW_IMAGE,
+    "sampler": HOW_IMAGE,
+    "ddim_steps": HOW_IMAGE,
+    "scale": HOW_IMAGE,
+    "ddim_eta": HOW_IMAGE,
+    "precision": HOW_IMAGE,
+    "config": _fixed("it shapes the model that the images were drawn with"),
+    "output_dir": PLACE,
+}
+"""Of txt2img.py, img2img.py and evaluate.py."""
+
+
+def as_markdown(rules: Mapping[str, Rule]) -> str:
+    """The table for people: `docs/resume.md` holds it for each kind of command."""
+    lines = [
+        f"| `--{name.replace('_', '-')}` | {rule.change.value} | {rule.why} |"
+        for name, rule in sorted(rules.items(), key=lambda item: (list(Change).index(item[1].change), item[0]))
+        if name != "resume_dir"
+    ]
+    return "\n".join(["| flag | may change | why |", "|---|---|---|", *lines])

@@ -1,0 +1,107 @@
+"""Where a checkpoint's tokenizer is: beside it, below the repository, or the same files in another place."""
+
+import logging
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+
+from ldm.errors import UserError
+from ldm.files import ROOT
+from ldm.nn.tokenizer import PromptTokenizer, copy_tokenizer, load_tokenizer, tokenizer_digest
+
+log = logging.getLogger(__name__)
+
+NAME = "tokenizer"
+"""Of the folder beside a checkpoint."""
+ASSETS = ROOT / "ldm" / "assets"
+ELSEWHERE = (ASSETS / "tokenizer", ASSETS / "clip-tokenizer", ROOT / "weights" / "sd-v1" / NAME)
+"""Where a tokenizer that is known by its SHA-256 may be found again."""
+
+
+def is_confined(path: str) -> bool:
+    """Whether a path that a file names stays below the repository, also after its symbolic links are followed."""
+    named = Path(path)
+    try:
+        inside = (ROOT / named).resolve().is_relative_to(ROOT.resolve())
+    except (OSError, ValueError, RuntimeError):  # too long, a null byte, a circle of links
+        return False
+    return bool(path) and not named.is_absolute() and ".." not in named.parts and inside
+
+
+def find_tokenizer(checkpoint: Path, named: str, digest: str = "") -> Path:
+    """The directory of a checkpoint's tokenizer: `tokenizer/` beside it, else `named` below the repository.
+
+    With a `digest`, the SHA-256 that the checkpoint names, it is that tokenizer, from another place if need be. Raises
+    `UserError` if it is nowhere. Without, files may be missing.
+    """
+    beside = checkpoint.parent / NAME
+    own = beside if beside.is_dir() else ROOT / named if named else None
+    if digest:
+        found = with_digest([*([own] if own else []), *ELSEWHERE], digest)
+        if found is None:
+            raise UserError(
+                f"{own or beside} does not hold the tokenizer that {checkpoint} was trained with, whose SHA-256 is "
+                f"{digest}: its files are missing, damaged or another model's. Copy the base model's tokenizer there"
+            )
+        if own is not None and found != own and own.is_dir():
+            _say_damaged(own, found)
+        return found
+    if own is None:
+        raise UserError(
+            f"{checkpoint}: its metadata name a tokenizer outside of this repository, which is not read. Put "
+            f"vocab.json and merges.txt into {beside}, or name the tokenizer in a YAML of your own (--config)"
+        )
+    return own
+
+
+def with_digest(places: Iterable[Path], digest: str) -> Path | None:
+    """The first of the directories that holds this tokenizer."""
+    return next((place for place in places if _digest_or_none(place) == digest), None)
+
+
+def has_tokenizer(directory: Path) -> bool:
+    """Whether the files of a tokenizer are there."""
+    return _digest_or_none(directory) is not None
+
+
+def fitting_tokenizer(directory: Path, max_length: int, vocab_size: int) -> PromptTokenizer:
+    """Reads a tokenizer. Raises `UserError` if it has tokens that a text encoder of `vocab_size` doesn't know."""
+    loaded = _loaded(directory, tokenizer_digest(directory))
+    tokenizer = PromptTokenizer(loaded.clip_tokenizer, max_length, loaded.digest)
+    if (tokens := len(tokenizer.clip_tokenizer)) > vocab_size:
+        raise UserError(
+            f"the tokenizer in {directory} has {tokens} tokens, but the model's text encoder knows {vocab_size}"
+        )
+    return tokenizer
+
+
+def repair_tokenizer(directory: Path, digest: str, sources: Iterable[Path]) -> None:
+    """Makes a run's `tokenizer/` what it was when the run began. Raises `UserError` if that is nowhere to be found."""
+    target = directory / NAME
+    if _digest_or_none(target) == digest:
+        return
+    source = with_digest([*sources, *ELSEWHERE], digest)
+    if source is None:
+        raise UserError(
+            f"{target} is damaged or missing: this run began with the tokenizer whose SHA-256 is {digest}. Copy the "
+            "base model's tokenizer (vocab.json and merges.txt) there"
+        )
+    copy_tokenizer(source, target)
+    log.warning("%s was damaged or missing: its files are copied from %s", target, source)
+
+
+def _digest_or_none(directory: Path) -> str | None:
+    try:
+        return tokenizer_digest(directory)
+    except (UserError, OSError):
+        return None
+
+
+@cache
+def _loaded(directory: Path, digest: str) -> PromptTokenizer:
+    return load_tokenizer(directory)
+
+
+@cache
+def _say_damaged(own: Path, found: Path) -> None:
+    log.warning("%s is damaged or another model's; the same tokenizer as in training is read from %s", own, found)

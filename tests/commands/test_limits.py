@@ -1,0 +1,83 @@
+"""What the embedded tiny model can't know is said before anything is computed."""
+
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+
+from ldm.checkpoint.reading import read_checkpoint
+from ldm.commands.drawing import run as drawing
+from ldm.commands.dreambooth import plan as planning
+from ldm.commands.limits import quoted, warn_of_photos, warn_of_unknown_words
+from ldm.commands.models import EMBEDDED, Settings, read_tokenizer, settings_of, tokenizer_dir
+from ldm.data.images import read_directory
+from ldm.data.toyworld import photograph, render, unusual_subject
+from ldm.data.toyworld.words import SETTINGS
+from ldm.files import ROOT
+from tests.commands.calls import call
+from tests.commands.conftest import write_photos
+
+SIZE = (64, 64)
+INSTEAD = "64 x 64 images; real photos need Stable Diffusion: bash download/sd-weights.sh"
+NEVER_SEEN = (
+    "the tiny model has never seen 'dog' and makes 64 x 64 images of a rendered world; "
+    "real photos need Stable Diffusion: bash download/sd-weights.sh"
+)
+
+
+@pytest.fixture(scope="module")
+def tiny() -> Settings:
+    return settings_of(read_checkpoint(EMBEDDED), None)[1]
+
+
+@pytest.mark.parametrize("command", ["dreambooth", "txt2img", "img2img", "evaluate"])
+def test_every_command_says_which_word_the_tiny_model_has_never_seen(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And that photos are none of its world; before anything is computed."""
+    photos = write_photos(tmp_path / "photos", 4)
+    flags = {
+        "dreambooth": ("-c", "dog", "-i", photos, "--ckpt-path", EMBEDDED),
+        "txt2img": ("-p", "a photo of a dog", "-c", EMBEDDED),
+        "img2img": ("-p", "a photo of a dog", "-c", EMBEDDED, "-i", photos / "0.png"),
+        "evaluate": ("-p", "a photo of sks dog", "-c", EMBEDDED, "-i", photos),
+    }
+
+    def enough(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(planning, "sha256_of", enough)
+    monkeypatch.setattr(drawing, "paint", enough)
+    outcome = call(command, *flags[command], "-o", tmp_path / "out")
+    assert outcome.status == 130
+    assert NEVER_SEEN in outcome.said
+    if command != "txt2img":
+        assert str(photos) in outcome.said and "of a rendered world, and the tiny model has never" in outcome.said
+        assert f"it makes {INSTEAD}" in outcome.said
+
+
+def test_what_is_of_its_world_is_no_word_worth(tiny: Settings, caplog: pytest.LogCaptureFixture) -> None:
+    """Neither its captions' settings nor the made-up word, nor renders of subjects that it has never seen."""
+    caplog.set_level(logging.WARNING, logger="ldm")
+    tokenizer = read_tokenizer(tokenizer_dir(EMBEDDED, tiny), tiny)
+    prompts = [f"A photo of sks water bottle {words}, 2" for phrases in SETTINGS.values() for words in phrases]
+    warn_of_unknown_words(tiny, tokenizer, prompts)
+    warn_of_photos(tiny, "bottle", lambda: read_directory(ROOT / "data" / "bottle", *SIZE)[1])
+    for class_name in ("mug", "hat", "duck"):
+        renders = render(photograph(unusual_subject(2, class_name), 4, 2), 64, supersample=2)
+        warn_of_photos(tiny, class_name, lambda renders=renders: renders)
+    assert not caplog.records
+
+
+def test_another_model_is_not_said_to_know_only_little(caplog: pytest.LogCaptureFixture, tiny_checkpoint: Path) -> None:
+    other = settings_of(read_checkpoint(tiny_checkpoint), None)[1]
+    tokenizer = read_tokenizer(tokenizer_dir(tiny_checkpoint, other), other)
+    warn_of_unknown_words(other, tokenizer, ["a photo of an axolotl"])
+    warn_of_photos(other, "noise", lambda: torch.rand(3, 3, *SIZE))
+    assert not caplog.records
+
+
+def test_a_few_words_are_named() -> None:
+    assert quoted(["dog", "dog", "cat"]) == "'dog', 'cat'"
+    assert quoted("abcdefg") == "'a', 'b', 'c', 'd', 'e' and 2 more"

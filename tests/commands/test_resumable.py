@@ -1,0 +1,39 @@
+"""What may change when a run goes on: one table, for the commands, their errors and the page about it."""
+
+import argparse
+from collections.abc import Mapping
+
+import pytest
+
+from ldm.commands.options.drawing import evaluate_parser, img2img_parser, txt2img_parser
+from ldm.commands.options.dreambooth import dreambooth_parser
+from ldm.commands.options.resumable import DRAWING, DREAMBOOTH, TRAIN, Change, Rule, as_markdown
+from ldm.commands.options.train import train_parser
+from ldm.files import ROOT
+from tests.commands.calls import call, refused
+from tests.commands.conftest import Trained
+
+TABLES = [
+    ([dreambooth_parser()], DREAMBOOTH),
+    ([train_parser()], TRAIN),
+    ([txt2img_parser(), img2img_parser(), evaluate_parser()], DRAWING),
+]
+PAGE = (ROOT / "docs" / "resume.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(("parsers", "rules"), TABLES, ids=["dreambooth", "train", "drawing"])
+def test_every_flag_has_a_rule_with_a_reason(parsers: list[argparse.ArgumentParser], rules: Mapping[str, Rule]) -> None:
+    flags = {action.dest for parser in parsers for action in parser._actions} - {"help"}
+    assert flags == rules.keys()
+    assert all(rule.why for rule in rules.values())
+
+
+@pytest.mark.parametrize("rules", [DREAMBOOTH, TRAIN, DRAWING])
+def test_the_page_holds_the_table(rules: Mapping[str, Rule]) -> None:
+    assert as_markdown(rules) in PAGE
+
+
+def test_the_error_gives_the_reason(trained: Trained) -> None:
+    assert DREAMBOOTH["learning_rate"].change is Change.FIXED
+    outcome = call("dreambooth", "-r", trained.directory, "--learning-rate", 1)
+    refused(outcome, "--learning-rate can't change in a resumed run", DREAMBOOTH["learning_rate"].why)
