@@ -13,10 +13,11 @@ import torch
 from ldm.background import BackgroundWriter
 from ldm.checkpoint.discovery import RESUME_STATE
 from ldm.nn.static_call import Record
-from ldm.training.callbacks import FiniteGuard, GradientGuard, LetGo, Progress, ResumeStateIO, SaveEvery, StopOnSignal
+from ldm.training.callbacks import FiniteGuard, GradientGuard, LetGo, Progress, SaveEvery, StopOnSignal
 from ldm.training.logs import build_logger
 from ldm.training.module import TrainingModule
 from ldm.training.processes import OtherProcesses
+from ldm.training.resume_state import ResumeStateIO
 
 logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)  # its own words are for its developers
 
