@@ -7,6 +7,7 @@ from contextlib import ExitStack, closing, contextmanager
 from logging.handlers import MemoryHandler
 from pathlib import Path
 
+from ldm.commands.log_file import LogFile
 from ldm.errors import UserError
 from ldm.locking import unlock_directories
 
@@ -45,8 +46,7 @@ def run_log() -> Iterator[Callable[[Path], None]]:
         stack.callback(log.removeHandler, waiting)
 
         def begin(path: Path) -> None:
-            file = stack.enter_context(closing(logging.FileHandler(path, encoding="utf-8")))
-            file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+            file = stack.enter_context(closing(LogFile(path)))
             waiting.setTarget(file)
             waiting.flush()
 

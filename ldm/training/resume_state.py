@@ -1,8 +1,9 @@
 """The resume state of a training: everything that it needs to go on, written whole and read without running code."""
 
 from functools import partial
+from io import FileIO
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 import torch
 from pytorch_lightning.plugins.io import CheckpointIO
@@ -11,6 +12,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from ldm.background import BackgroundWriter
 from ldm.checkpoint.saving import snapshot
+from ldm.disk import write_all
 from ldm.errors import UserError
 from ldm.files import atomic_path
 from ldm.host_memory import available_memory
@@ -53,11 +55,42 @@ class ResumeStateIO(CheckpointIO):
 
 def write_state(state: dict[str, Any], path: Path) -> None:
     """Writes a resume state, atomically. Raises `UserError` if that is not possible."""
-    try:
-        with atomic_path(path) as partial_path:
+    with atomic_path(path, state_bytes(state)) as partial_path:
+        try:
             torch.save(state, partial_path)
-    except RuntimeError as error:  # torch's word for a full disk
-        raise UserError(f"could not write {path}: {error}") from error
+        except RuntimeError:  # torch's own writer is the faster one, but doesn't tell what the system said
+            _write_by_python(state, partial_path)
+
+
+def _write_by_python(state: dict[str, Any], path: Path) -> None:
+    """Writes a state; raises `OSError` if that is not possible."""
+    with path.open("wb", buffering=0) as raw:
+        file = _Remembering(raw)
+        try:
+            torch.save(state, cast(IO[bytes], file))
+        except RuntimeError as error:
+            if file.error is not None:
+                raise file.error from error
+            raise
+
+
+class _Remembering:
+    """A file that keeps its error, which torch replaces by one about its own code."""
+
+    def __init__(self, file: FileIO) -> None:
+        self.file = file
+        self.error: OSError | None = None
+
+    def write(self, data: bytes) -> int:
+        try:
+            write_all(self.file, data)
+        except OSError as error:
+            self.error = error
+            raise
+        return len(data)
+
+    def flush(self) -> None:
+        """Nothing is kept back."""
 
 
 def state_bytes(state: dict[str, Any]) -> int:

@@ -14,8 +14,8 @@ import torch
 from ldm.background import BackgroundWriter
 from ldm.errors import UserError
 from ldm.training import resume_state
-from ldm.training.resume_state import ResumeStateIO
 from ldm.training.dreambooth import DreamBooth
+from ldm.training.resume_state import ResumeStateIO
 from tests.commands.processes import FORKS
 from tests.training.parts import SHORT, build_module, saved_step, train, weights
 

@@ -1,6 +1,7 @@
 """What happens around the training steps: guards, checkpoints, signals."""
 
 import contextlib
+import os
 import re
 import signal
 from collections.abc import Callable, Iterator
