@@ -53,8 +53,8 @@ def _locked_directory(parent: Path) -> Path:
             raise
 
 
-def remove_leftovers(root: Path, *, alone: bool = False) -> None:
-    """Removes what dead processes left in `root` and below, and nothing of a living one, here or on another machine.
+def remove_leftovers(root: Path, *, alone: bool = False, deep: bool = True) -> None:
+    """Removes what dead processes left in `root` and, if `deep`, below, and nothing of a living one, here or on another machine.
 
     `alone`: this process has locked `root`; then what earlier versions left goes too, which nobody has locked.
     What can't be removed does no harm.
@@ -68,6 +68,8 @@ def remove_leftovers(root: Path, *, alone: bool = False) -> None:
             if old or (alone and SAFETENSORS_TEMPORARY.fullmatch(name)):
                 with contextlib.suppress(OSError):
                     Path(directory, name).unlink()
+        if not deep:
+            return
 
 
 def remove_dead_runs(parent: Path, stem: str = "") -> None:

@@ -18,6 +18,7 @@ from ldm.commands.drawing.job import sampling_flags, sampling_from, with_sampler
 from ldm.commands.dreambooth.vram import FIELDS, FLOAT_WEIGHTS, fit_into_memory
 from ldm.commands.models import Settings, base_weights, settings_of, snapped_size
 from ldm.commands.placement import Compute, training_compute, training_precision
+from ldm.commands.resume_state import refuse_without_dropped_state
 from ldm.commands.resuming import RECORD, RUN_DIR_VARIABLE, is_helper_process, refuse_another_size, resumed_options
 from ldm.config import read_yaml
 from ldm.data.images import read_directory
@@ -31,7 +32,7 @@ log = logging.getLogger(__name__)
 
 MAY_CHANGE = (
     *("resume_dir", "devices", "compile", "logger", "iterations", "no_previews", "save_every"),
-    "gradient_checkpointing",
+    *("gradient_checkpointing", "drop_resume_state"),
 )
 """Flags that a resumed run takes from the command line; the others are the run's own."""
 
@@ -66,6 +67,7 @@ class Plan:
 
 def resumed_run_options(given: argparse.Namespace) -> argparse.Namespace:
     """The options of the run in `--resume-dir`."""
+    refuse_without_dropped_state(given.resume_dir)
     return resumed_options(
         given,
         script="dreambooth.py",

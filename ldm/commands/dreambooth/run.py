@@ -23,9 +23,11 @@ from ldm.commands.models import ModelSlot, tokenizer_dir
 from ldm.commands.out_of_memory import explain_out_of_memory
 from ldm.commands.placement import drawing_compute
 from ldm.commands.record import plain, versions
+from ldm.commands.resume_state import end_resume_state
 from ldm.commands.resuming import RUN_DIR_VARIABLE, is_helper_process
 from ldm.config import to_yaml
 from ldm.files import write_text
+from ldm.leftovers import remove_leftovers
 from ldm.nn.tokenizer import tokenizer_digest
 from ldm.training.class_images import ClassImages
 from ldm.training.dreambooth import DreamBooth
@@ -88,6 +90,8 @@ def _class_images(run: Run) -> list[Path]:
         tokenizer=tokenizer_digest(tokenizer_dir(run.base, run.settings)),
         model=asdict(run.settings.model),
     )
+    if not is_helper_process():
+        remove_leftovers(cache.root)
     missing = cache.missing(count)
     if missing and not is_helper_process():
         batch_size = run.options.generation_batch_size
@@ -143,4 +147,5 @@ def _report(run: Run, module: DreamBooth) -> None:
     write_text(run.directory / "report.yaml", to_yaml({"updates": updates, "relative_movement": moved}))
     lines = "\n".join(f"  {group:24s} {100 * share:8.4f} %" for group, share in moved.items())
     log.info("%d updates made. The weights moved by\n%s", updates, lines)
+    end_resume_state(run.directory, updates, drop=run.options.drop_resume_state)
     log.info("compare the checkpoints with\n  python txt2img.py --ckpt-path %s", run.directory)

@@ -19,6 +19,7 @@ from ldm.commands.disk_space import AVERAGE_BYTES, STATE_BYTES, refuse_without_s
 from ldm.commands.models import Settings, settings_of, tokenizer_dir
 from ldm.commands.placement import Compute, training_compute
 from ldm.commands.record import plain, versions, write_record
+from ldm.commands.resume_state import refuse_without_dropped_state
 from ldm.commands.resuming import (
     RECORD,
     RUN_DIR_VARIABLE,
@@ -29,6 +30,7 @@ from ldm.commands.resuming import (
 )
 from ldm.config import build_config, read_yaml, to_yaml
 from ldm.data.captioned import CaptionedImage, digest, find_captioned
+from ldm.data.latents import moments_bytes
 from ldm.diffusion.latent_diffusion import LatentDiffusion
 from ldm.errors import UserError
 from ldm.files import ROOT, write_text
@@ -37,7 +39,10 @@ from ldm.training.config import OptimizationConfig
 
 log = logging.getLogger(__name__)
 
-MAY_CHANGE = ("resume_dir", "devices", "compile", "logger", "iterations", "save_every", "workers", "precision")
+MAY_CHANGE = (
+    *("resume_dir", "devices", "compile", "logger", "iterations", "save_every", "workers", "precision"),
+    "drop_resume_state",
+)
 """Flags that a resumed run takes from the command line; the others are the run's own."""
 OVERRIDES = ("iterations", "save_every", "learning_rate", "batch_size")
 """Flags that go before the values in the YAML."""
@@ -65,6 +70,11 @@ class TrainingRun:
         """Where this process computes."""
         return self.devices[int(os.environ.get("LOCAL_RANK", 0)) % len(self.devices)]
 
+    @property
+    def iterations(self) -> int:
+        """Updates of the weights, in all."""
+        return self.configured(getattr(self.settings, f"{self.options.stage}_training")).iterations
+
     def configured(self, config: Config) -> Config:
         """A training's config with the flags that were given."""
         return _configured(config, self.options)
@@ -89,6 +99,7 @@ def _configured(config: Config, options: argparse.Namespace) -> Config:
 
 def resumed_training_options(given: argparse.Namespace) -> argparse.Namespace:
     """The options of the run in `--resume-dir`."""
+    refuse_without_dropped_state(given.resume_dir)
     typed = [name for name in given.typed if name != "stage"]
     options = resumed_options(
         argparse.Namespace(**vars(given) | {"typed": typed}),
@@ -128,10 +139,16 @@ def open_run(options: argparse.Namespace) -> TrainingRun:
     elif is_helper_process():
         directory = Path(os.environ[RUN_DIR_VARIABLE])
     else:
-        _raise_unless_possible(options, settings)
+        _raise_unless_possible(options, settings, len(images))
         directory = make_run_dir(options.output_dir, options.stage)
         write_record(directory / RECORD, recorded_options(options), config=yaml, data=data, files=files)
     return TrainingRun(directory, options, yaml, settings, devices, compute, images)
+
+
+def latents_dir(options: argparse.Namespace) -> Path:
+    """Where encoded pictures are kept for all runs."""
+    directory: Path = options.output_dir / "latents"
+    return directory
 
 
 def recorded_options(options: argparse.Namespace) -> dict[str, Any]:
@@ -175,7 +192,7 @@ def _raise_if_changed(options: argparse.Namespace, data: dict[str, Any], files: 
     refuse_fewer_updates(options.resume_dir, options.iterations)
 
 
-def _raise_unless_possible(options: argparse.Namespace, settings: Settings) -> None:
+def _raise_unless_possible(options: argparse.Namespace, settings: Settings, pictures: int) -> None:
     """Pictures of a size that the networks take, weights that fit them, the text encoder's tokenizer, and room."""
     if options.stage == "judge":
         return
@@ -195,21 +212,27 @@ def _raise_unless_possible(options: argparse.Namespace, settings: Settings) -> N
         tokens, rows = len(load_tokenizer(source).clip_tokenizer), model.text_encoder.vocab_size
         if tokens != rows:
             raise UserError(f"the tokenizer in {source} has {tokens} tokens, but text_encoder.vocab_size is {rows}")
-    _refuse_without_space(options, settings, ldm)
+    _refuse_without_space(options, settings, ldm, pictures)
 
 
-def _refuse_without_space(options: argparse.Namespace, settings: Settings, ldm: LatentDiffusion) -> None:
+def _refuse_without_space(options: argparse.Namespace, settings: Settings, ldm: LatentDiffusion, pictures: int) -> None:
     config: OptimizationConfig
+    latents = 0
     if options.stage == "autoencoder":
         config, saved, trained = settings.autoencoder_training, _weights(ldm.autoencoder), _weights(ldm.autoencoder)
     else:
         config, saved, trained = settings.diffusion_training, _weights(ldm), _weights(ldm.unet)
         trained += _weights(ldm.text_encoder) * config.train_text_encoder
+        latents = moments_bytes(settings.model.autoencoder, pictures, config.size, config.flip)
+        if any(path.stat().st_size - latents in range(4096) for path in latents_dir(options).glob("*.npy")):
+            latents = 0  # so large is what an earlier run encoded of these pictures
     refuse_without_space(
         options.output_dir,
         _configured(config, options),
         checkpoint=saved * SAVE_DTYPES[options.save_dtype].itemsize,
         state=trained * (STATE_BYTES[config.optimizer, "fp32"] + AVERAGE_BYTES),
+        more=latents,
+        what="the encoded pictures",
     )
 
 
