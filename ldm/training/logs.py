@@ -81,6 +81,7 @@ class EventLog(TensorBoardLogger):
         super().__init__(run_dir, name="", version=LOG_DIR)
         self.path = run_dir / LOG_DIR
         self._said = False
+        self._saying = threading.Lock()
 
     @property
     def experiment(self) -> Any:
@@ -116,9 +117,11 @@ class EventLog(TensorBoardLogger):
             threading.excepthook = before
 
     def _say(self, error: OSError) -> None:
-        if not self._said:
+        """Once, whichever thread comes first."""
+        with self._saying:
+            first, self._said = not self._said, True
+        if first:
             log.warning("%s; the training goes on", write_error(self.path, error))
-        self._said = True
 
 
 class _Forgiving:
