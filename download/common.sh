@@ -14,7 +14,8 @@ say() { printf '%s\n' "$@" >&2; }
 die() { say "error: $*"; exit 1; }
 
 size_of() { if [ -f "$1" ]; then echo $(($(wc -c <"$1"))); else echo 0; fi; }
-human() { awk -v n="$1" 'BEGIN { if (n >= 1e9) printf "%.1f GB", n / 1e9; else printf "%.1f MB", n / 1e6 }'; }
+human() { awk -v n="$1" 'BEGIN { if (n >= 1e9) printf "%.1f GB", n / 1e9
+  else if (n >= 1e6) printf "%.1f MB", n / 1e6; else printf "%.1f kB", n / 1e3 }'; }
 
 # --- leaving ----------------------------------------------------------------------------------------------
 

@@ -1,6 +1,5 @@
 """Writing files whole: under a temporary name, flushed to the disk, then renamed. A half-written file is never seen."""
 
-import contextlib
 import os
 import re
 import stat
@@ -10,32 +9,57 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+from ldm.disk import write_error
 from ldm.errors import UserError
+from ldm.leftovers import temporary_directory
 
 ROOT = Path(__file__).resolve().parent.parent
 """The repository's root, where `configs/` and `weights/` lie."""
-
-PARTIAL_SUFFIX = ".partial"
 
 _UMASK = threading.Lock()
 
 
 @contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
-    """Yields a temporary path beside `path`; it becomes `path` when the block ends without an error."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}{PARTIAL_SUFFIX}")
+def atomic_path(path: Path, size: int | None = None) -> Iterator[Path]:
+    """Yields a temporary path near `path`; it becomes `path` when the block ends without an error.
+
+    `size`: of the file in bytes, if it is known, to be told where the disk is too small.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        yield partial
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())
-        partial.chmod(0o666 & ~_umask())  # some writers make private files
-        partial.replace(path)
+        with temporary_directory(path.parent) as directory:
+            partial = directory / path.name
+            yield partial
+            _flush(partial)
+            partial.replace(path)
     except OSError as error:
-        raise UserError(f"could not write {path}: {error.strerror or error}") from error
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink()
+        raise write_error(path, error, size) from error
+
+
+@contextmanager
+def atomic_directory(path: Path) -> Iterator[Path]:
+    """Yields an empty directory; with the files in it, it becomes `path` when the block ends without an error.
+
+    Raises `UserError` if there is something at `path`, unless that is an empty directory.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary_directory(path.parent) as directory:
+            partial = directory / path.name
+            partial.mkdir()
+            yield partial
+            for file in partial.iterdir():
+                _flush(file)
+            partial.replace(path)
+    except OSError as error:
+        raise write_error(path, error) from error
+
+
+def _flush(path: Path) -> None:
+    """What is in the file is on the disk afterwards, and read by whom the umask allows to."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+    path.chmod(0o666 & ~_umask())  # some writers make private files
 
 
 def _umask() -> int:
@@ -104,20 +128,13 @@ def counted(count: int, what: str) -> str:
     return f"{count} {what}" if count == 1 else f"{count} {what}s"
 
 
-def remove_leftovers(directory: Path) -> None:
-    """Removes what a process that was killed while writing has left; what can't be removed does no harm."""
-    for partial in directory.glob(f".*{PARTIAL_SUFFIX}"):
-        with contextlib.suppress(OSError):
-            partial.unlink()
-
-
 def make_numbered_dir(parent: Path, stem: str) -> Path:
     """Creates `parent/stem-<n>` with n above every existing one; two processes never get the same."""
-    taken = [
-        int(match.group(1))
-        for entry in (parent.iterdir() if parent.is_dir() else ())
-        if (match := re.fullmatch(re.escape(stem) + r"-(\d+)", entry.name))
-    ]
+    try:
+        entries = [entry.name for entry in parent.iterdir()] if parent.is_dir() else []
+    except OSError as error:
+        raise UserError(f"could not read the directory {parent}: {error.strerror or error}") from error
+    taken = [int(match[1]) for name in entries if (match := re.fullmatch(re.escape(stem) + r"-(\d+)", name))]
     number = max(taken, default=0) + 1
     while True:
         try:

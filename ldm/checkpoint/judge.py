@@ -7,17 +7,15 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor
 
 from ldm.checkpoint.keys import compare_keys
 from ldm.checkpoint.metadata import PREFIX
 from ldm.checkpoint.reading import CheckpointFile, read_checkpoint
 from ldm.checkpoint.saving import snapshot
+from ldm.checkpoint.writing import write_safetensors
 from ldm.config import build_config
 from ldm.errors import UserError
-from ldm.files import atomic_path
 from ldm.nn.judge import Judge, JudgeConfig
 
 CONFIG, TOKENIZER = PREFIX + "judge", PREFIX + "judge_tokenizer"
@@ -40,11 +38,7 @@ def _save(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> N
     for name, tensor in tensors.items():
         if not tensor.isfinite().all():
             raise UserError(f"{path} was not written: {name} is not finite as float16")
-    try:
-        with atomic_path(path) as partial:
-            save_file(tensors, partial, metadata=metadata)
-    except SafetensorError as error:  # such as a full disk
-        raise UserError(f"could not write {path}: {error}") from error
+    write_safetensors(path, tensors, metadata)
 
 
 def load_judge(path: Path) -> tuple[Judge, str]:

@@ -7,15 +7,13 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ldm.checkpoint.keys import PARTS, POSITION_IDS, official_key
 from ldm.checkpoint.metadata import CheckpointInfo
+from ldm.checkpoint.writing import write_safetensors
 from ldm.diffusion.latent_diffusion import LatentDiffusion
 from ldm.errors import UserError
-from ldm.files import atomic_path
 
 SAVE_DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 
@@ -64,11 +62,7 @@ def _save(path: Path, tensors: dict[str, Tensor], info: CheckpointInfo, dtype: t
             )
     present = [part for part, prefix in PARTS.items() if any(key.startswith(prefix) for key in tensors)]
     info = dataclasses.replace(info, parts={part: hash_part(tensors, part) for part in present})
-    try:
-        with atomic_path(path) as partial:
-            save_file(tensors, partial, metadata=info.to_metadata())
-    except SafetensorError as error:  # such as a full disk
-        raise UserError(f"could not write {path}: {error}") from error
+    write_safetensors(path, tensors, info.to_metadata())
 
 
 def hash_part(tensors: dict[str, Tensor], part: str) -> str:

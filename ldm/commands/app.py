@@ -7,9 +7,10 @@ from contextlib import ExitStack, closing, contextmanager
 from logging.handlers import MemoryHandler
 from pathlib import Path
 
+from ldm.commands.log_file import LogFile
 from ldm.errors import UserError
 from ldm.locking import unlock_directories
-from ldm.terminal import TerminalFormatter, log_file_formatter
+from ldm.terminal import TerminalFormatter
 
 log = logging.getLogger("ldm")
 
@@ -46,8 +47,7 @@ def run_log() -> Iterator[Callable[[Path], None]]:
         stack.callback(log.removeHandler, waiting)
 
         def begin(path: Path) -> None:
-            file = stack.enter_context(closing(logging.FileHandler(path, encoding="utf-8")))
-            file.setFormatter(log_file_formatter())
+            file = stack.enter_context(closing(LogFile(path)))
             waiting.setTarget(file)
             waiting.flush()
 

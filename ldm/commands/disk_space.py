@@ -1,10 +1,11 @@
-"""A training that would fill the disk fails before it begins."""
+"""What would fill the disk fails before it begins."""
 
 import os
-import shutil
 from pathlib import Path
 
+from ldm.disk import existing, free_bytes, human_size
 from ldm.errors import UserError
+from ldm.files import counted
 from ldm.training.config import OptimizationConfig
 
 STATE_BYTES = {("adamw", "fp32"): 12, ("adamw8bit", "fp32"): 7, ("adamw8bit", "bf16"): 6}
@@ -13,31 +14,64 @@ STATE_BYTES = {("adamw", "fp32"): 12, ("adamw8bit", "fp32"): 7, ("adamw8bit", "b
 AVERAGE_BYTES = 4
 """More, where a moving average of the weights is kept."""
 
+PNG_BYTES = 1.5
+"""Of a picture's file for each pixel: about half of what its red, green and blue take, as of photos and drawings."""
 
-def refuse_without_space(output_dir: Path, config: OptimizationConfig, *, checkpoint: int, state: int) -> None:
-    """Raises `UserError` unless there is room for all checkpoints and for resume states, of so many bytes each."""
+
+def refuse_without_space(
+    output_dir: Path,
+    config: OptimizationConfig,
+    *,
+    checkpoint: int,
+    state: int,
+    more: int = 0,
+    what: str = "",
+) -> None:
+    """Raises `UserError` unless there is room for all checkpoints and for resume states, of so many bytes each.
+
+    `more` bytes are for `what`, such as "class pictures".
+    """
     checkpoints = -(-config.iterations // config.save_every)
-    needed = checkpoints * checkpoint + 2 * state  # two states while one is replaced
-    existing = _existing(output_dir)
-    free = shutil.disk_usage(existing).free
+    needed = checkpoints * checkpoint + 2 * state + more  # two states while one is replaced
+    parts = [counted(checkpoints, "checkpoint"), *([what] if more else []), "the resume state"]
+    _refuse(
+        output_dir,
+        needed,
+        f"{', '.join(parts[:-1])} and {parts[-1]} need up to",
+        "Save less often (--save-every) or elsewhere (--output-dir)",
+    )
+
+
+def refuse_without_space_for_pictures(output_dir: Path, count: int, height: int, width: int) -> None:
+    """Raises `UserError` unless there is room for so many pictures."""
+    needed = picture_bytes(count, height, width)
+    _refuse(
+        output_dir,
+        needed,
+        f"{counted(count, 'picture')} of {width} x {height} pixels need about",
+        "Draw fewer (--variations) or elsewhere (--output-dir)",
+    )
+
+
+def picture_bytes(count: int, height: int, width: int) -> int:
+    """What so many pictures take on the disk, more or less."""
+    return round(count * height * width * PNG_BYTES)
+
+
+def _refuse(output_dir: Path, needed: int, what: str, advice: str) -> None:
+    free = free_bytes(output_dir)
     if free < needed:
         raise UserError(
-            f"{checkpoints} checkpoints and the resume state need up to {needed / 1e9:.0f} GB, but {existing} has "
-            f"{free / 1e9:.0f} GB free. Save less often (--save-every) or elsewhere (--output-dir)"
+            f"{what} {human_size(needed)}, but {existing(output_dir)} has {human_size(free)} free. {advice}"
         )
 
 
 def refuse_unwritable(*directories: Path) -> None:
     """Raises `UserError` unless something can be made in each of them, or they themselves where they are not yet."""
     for directory in directories:
-        existing = _existing(directory)
-        if not existing.is_dir():
-            raise UserError(f"could not write into {directory}: {existing} is no directory")
-        if not os.access(existing, os.W_OK | os.X_OK):
-            raise UserError(f"could not write into {directory}: you may not write in {existing}")
+        nearest = existing(directory)
+        if not nearest.is_dir():
+            raise UserError(f"could not write into {directory}: {nearest} is no directory")
+        if not os.access(nearest, os.W_OK | os.X_OK):
+            raise UserError(f"could not write into {directory}: you may not write in {nearest}")
 
-
-def _existing(directory: Path) -> Path:
-    """The directory, or the nearest one above it that is there."""
-    resolved = directory.resolve()
-    return next(parent for parent in [resolved, *resolved.parents] if parent.exists())

@@ -14,8 +14,9 @@ from ldm.commands.options.recorded import check_recorded
 from ldm.commands.options.resumable import Change, Rule
 from ldm.config import read_yaml, renewed
 from ldm.errors import UserError
-from ldm.files import make_numbered_dir, remove_leftovers
-from ldm.locking import lock_directory
+from ldm.files import make_numbered_dir
+from ldm.leftovers import remove_dead_runs, remove_leftovers
+from ldm.locking import TakenError, lock_directory
 
 log = logging.getLogger(__name__)
 
@@ -33,10 +34,22 @@ def is_helper_process() -> bool:
 
 
 def make_run_dir(parent: Path, stem: str) -> Path:
-    """Creates `parent/stem-<n>`, into which nobody else may write while this process does."""
-    directory = make_numbered_dir(parent, stem)
-    lock_directory(directory)
-    return directory
+    """Creates `parent/stem-<n>`, into which nobody else may write while this process does.
+
+    What dead processes left in the runs beside it is removed.
+    """
+    remove_dead_runs(parent, stem)
+    while True:
+        directory = make_numbered_dir(parent, stem)
+        try:
+            lock_directory(directory)
+            return directory
+        except TakenError:  # another process takes it for a dead one's: it wasn't locked yet
+            continue
+        except UserError:
+            if directory.is_dir():
+                directory.rmdir()
+                raise
 
 
 def resumed_options(
@@ -75,7 +88,7 @@ def resumed_options(
         options[name] = Path(str(options[name])) if options[name] else None
     if not is_helper_process():
         lock_directory(given.resume_dir)
-        remove_leftovers(given.resume_dir)
+        remove_leftovers(given.resume_dir, alone=True)
     return argparse.Namespace(**options)
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from tqdm import tqdm
 from ldm.data.images import fit, read_image, to_tensor
 from ldm.errors import UserError
 from ldm.files import atomic_path
-from ldm.nn.autoencoder import AutoencoderKL, DiagonalGaussian
+from ldm.nn.autoencoder import AutoencoderConfig, AutoencoderKL, DiagonalGaussian
 
 log = logging.getLogger(__name__)
 
@@ -28,36 +29,47 @@ def latents_key(autoencoder_sha256: str, paths: Sequence[Path], size: int, flip:
     return hashlib.sha256(json.dumps([autoencoder_sha256, files, size, flip, precision]).encode()).hexdigest()[:16]
 
 
+def moments_bytes(autoencoder: AutoencoderConfig, count: int, size: int, flip: bool) -> int:
+    """What `write_moments` writes for so many pictures, without the file's head."""
+    return 2 * math.prod(_shape(autoencoder, count, size, flip))
+
+
+def _shape(config: AutoencoderConfig, count: int, size: int, flip: bool) -> tuple[int, ...]:
+    side = size // config.downsampling_factor
+    return count, 1 + flip, 2 * config.embed_dim, side, side
+
+
 @torch.inference_mode()
 def write_moments(path: Path, autoencoder: AutoencoderKL, images: Sequence[Path], size: int, flip: bool) -> None:
     """Encodes files, cropped to size x size, into a .npy file (n v 2c h w) float16; v = 2 with mirror images."""
-    config, weight = autoencoder.config, autoencoder.quant_conv.weight
-    side = size // config.downsampling_factor
-    shape = (len(images), 1 + flip, 2 * config.embed_dim, side, side)
-    try:
-        with atomic_path(path) as partial:
-            moments = np.lib.format.open_memmap(partial, mode="w+", dtype=np.float16, shape=shape)
-            for start in tqdm(range(0, len(images), BATCH_SIZE), desc="encoding", unit="batch"):
-                batch = [
-                    to_tensor(fit(read_image(file, size), size, size)) for file in images[start : start + BATCH_SIZE]
-                ]
-                pictures = torch.stack(batch).to(weight)
-                views = torch.stack([pictures, pictures.flip(-1)], dim=1) if flip else pictures[:, None]
-                encoded = autoencoder.encode(rearrange(views, "b v c h w -> (b v) c h w")).parameters.half()
-                if not encoded.isfinite().all():
-                    names = f"{images[start].name} to {images[start + len(batch) - 1].name}"
-                    raise UserError(f"the autoencoder's latents of {names} are not finite in half precision")
-                moments[start : start + len(batch)] = rearrange(
-                    encoded.cpu().numpy(), "(b v) c h w -> b v c h w", v=1 + flip
-                )
-            moments.flush()
-    except ValueError as error:
-        raise UserError(f"could not write {path}: {error}") from error
+    shape = _shape(autoencoder.config, len(images), size, flip)
+    weight = autoencoder.quant_conv.weight
+    # Written piece by piece: in a file that is mapped, a full disk is a signal that ends the process without a word.
+    with (
+        atomic_path(path, moments_bytes(autoencoder.config, len(images), size, flip)) as partial,
+        partial.open("wb") as file,
+    ):
+        header = {"descr": np.dtype(np.float16).str, "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(file, header)
+        for start in tqdm(range(0, len(images), BATCH_SIZE), desc="encoding", unit="batch"):
+            batch = [to_tensor(fit(read_image(image, size), size, size)) for image in images[start : start + BATCH_SIZE]]
+            pictures = torch.stack(batch).to(weight)
+            views = torch.stack([pictures, pictures.flip(-1)], dim=1) if flip else pictures[:, None]
+            encoded = autoencoder.encode(rearrange(views, "b v c h w -> (b v) c h w")).parameters.half()
+            if not encoded.isfinite().all():
+                names = f"{images[start].name} to {images[start + len(batch) - 1].name}"
+                raise UserError(f"the autoencoder's latents of {names} are not finite in half precision")
+            file.write(encoded.cpu().numpy().tobytes())  # (b v) c h w, as they lie in the file
 
 
 def open_moments(path: Path) -> np.memmap:
     """The moments that `write_moments` wrote, mapped: only what is looked at is read."""
-    moments: np.memmap = np.load(path, mmap_mode="r")
+    try:
+        moments: np.memmap = np.load(path, mmap_mode="r")
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"the encoded pictures {path} can't be read ({error}); delete the file, and they are encoded again"
+        ) from error
     return moments
 
 

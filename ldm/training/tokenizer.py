@@ -15,7 +15,7 @@ from tokenizers.models import BPE
 from tokenizers.trainers import BpeTrainer
 
 from ldm.errors import UserError
-from ldm.files import write_text
+from ldm.files import atomic_directory
 from ldm.nn.tokenizer import BYTES_ONLY
 
 log = logging.getLogger(__name__)
@@ -42,8 +42,10 @@ def train_tokenizer(captions: Iterable[str], vocab_size: int, directory: Path) -
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokens = [*letters, *(letter + END_OF_WORD for letter in letters), *(a + b for a, b in merges), *SPECIAL]
     vocabulary = {token: index for index, token in enumerate(tokens)}
-    write_text(directory / "vocab.json", json.dumps(vocabulary, ensure_ascii=False))
-    write_text(directory / "merges.txt", "".join(["#version: 0.2\n", *(f"{a} {b}\n" for a, b in merges)]))
+    with atomic_directory(directory) as partial:  # one is of no use without the other
+        (partial / "vocab.json").write_text(json.dumps(vocabulary, ensure_ascii=False), encoding="utf-8")
+        lines = ["#version: 0.2\n", *(f"{a} {b}\n" for a, b in merges)]
+        (partial / "merges.txt").write_text("".join(lines), encoding="utf-8")
     log.info("%s: %d tokens", directory, len(vocabulary))
 
 

@@ -1,5 +1,6 @@
 """Lightning's Trainer as this project uses it: no progress, files or checkpoints but our own."""
 
+import contextlib
 import logging
 import warnings
 from collections.abc import Callable
@@ -13,10 +14,11 @@ import torch
 from ldm.background import BackgroundWriter
 from ldm.checkpoint.discovery import RESUME_STATE
 from ldm.nn.static_call import Record
-from ldm.training.callbacks import FiniteGuard, GradientGuard, LetGo, Progress, ResumeStateIO, SaveEvery, StopOnSignal
-from ldm.training.logs import build_logger
+from ldm.training.callbacks import FiniteGuard, GradientGuard, LetGo, Progress, SaveEvery, StopOnSignal
+from ldm.training.logs import EventLog, build_logger
 from ldm.training.module import TrainingModule
 from ldm.training.processes import OtherProcesses
+from ldm.training.resume_state import ResumeStateIO
 
 logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)  # its own words are for its developers
 
@@ -56,6 +58,8 @@ def fit(module: Module, options: FitOptions, save: Callable[[Module, int], None]
     if options.record and module.recordable and len(options.devices) == 1 and autocast_dtype != torch.float16:
         module.record_steps(options.record, autocast_dtype)
         autocast_dtype = None  # what is recorded does its own
+    logger = build_logger(options.logger, options.run_dir)
+    quiet = logger.no_traceback_of_its_thread() if isinstance(logger, EventLog) else contextlib.nullcontext()
     trainer = pl.Trainer(
         accelerator="gpu" if first.type == "cuda" else first.type,
         devices=[device.index or 0 for device in options.devices] if first.type == "cuda" else len(options.devices),
@@ -63,7 +67,7 @@ def fit(module: Module, options: FitOptions, save: Callable[[Module, int], None]
         precision=PRECISIONS[autocast_dtype],  # type: ignore[arg-type]
         max_steps=config.iterations,
         gradient_clip_val=config.max_grad_norm or None,
-        logger=build_logger(options.logger, options.run_dir),
+        logger=logger,
         log_every_n_steps=log_every,
         # The guards come before the saving, so that nothing broken is saved.
         callbacks=[
@@ -82,7 +86,7 @@ def fit(module: Module, options: FitOptions, save: Callable[[Module, int], None]
         use_distributed_sampler=False,
     )
     state = options.run_dir / RESUME_STATE
-    with warnings.catch_warnings(), stop.restoring_handlers(), options.writer:
+    with warnings.catch_warnings(), stop.restoring_handlers(), quiet, options.writer:
         # Lightning's advice to use worker processes and the like: latents are in memory, and a run has no end of data.
         warnings.filterwarnings("ignore", module="pytorch_lightning")
         try:

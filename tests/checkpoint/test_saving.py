@@ -12,7 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-import ldm.checkpoint.saving as saving
+import ldm.checkpoint.writing as writing
 from ldm.checkpoint.keys import PARTS, POSITION_IDS, official_key
 from ldm.checkpoint.loading import Placement, checkpoint_info, load_model
 from ldm.checkpoint.metadata import CheckpointInfo
@@ -225,7 +225,7 @@ def test_whatever_stops_the_writing_leaves_the_old_file(tmp_path: Path, monkeypa
         partial.write_bytes(partial.read_bytes()[:1000])
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(saving, "save_file", write_half)
+    monkeypatch.setattr(writing, "save_file", write_half)
     with pytest.raises(KeyboardInterrupt):
         save(path, seed=2)
     assert path.read_bytes() == before

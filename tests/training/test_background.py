@@ -13,9 +13,9 @@ import torch
 
 from ldm.background import BackgroundWriter
 from ldm.errors import UserError
-from ldm.training import callbacks
-from ldm.training.callbacks import ResumeStateIO
+from ldm.training import resume_state
 from ldm.training.dreambooth import DreamBooth
+from ldm.training.resume_state import ResumeStateIO
 from tests.commands.processes import FORKS
 from tests.training.parts import SHORT, build_module, saved_step, train, weights
 
@@ -82,7 +82,7 @@ def test_a_state_held_up_is_that_of_its_step(tmp_path: Path, monkeypatch: pytest
     whole = build_module()
     train(whole, tmp_path / "whole")
     third = threading.Event()
-    write = callbacks.write_state
+    write = resume_state.write_state
 
     def held_up(state: dict[str, Any], path: Path) -> None:
         third.wait(60)
@@ -93,7 +93,7 @@ def test_a_state_held_up_is_that_of_its_step(tmp_path: Path, monkeypatch: pytest
             third.set()
             raise UserError("stop")
 
-    monkeypatch.setattr(callbacks, "write_state", held_up)
+    monkeypatch.setattr(resume_state, "write_state", held_up)
     with pytest.raises(UserError, match="stop"):
         train(build_module(cls=stepping(after)), tmp_path)
     assert saved_step(tmp_path) == 2
@@ -172,11 +172,11 @@ def test_a_second_ctrl_c_does_not_wait_for_it(tmp_path: Path) -> None:
 def test_without_room_for_a_copy_the_state_is_written_at_once(
     available: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(callbacks, "available_memory", lambda: available)
+    monkeypatch.setattr(resume_state, "available_memory", lambda: available)
     threads: list[str] = []
-    write = callbacks.write_state
+    write = resume_state.write_state
     monkeypatch.setattr(
-        callbacks, "write_state", lambda *args: threads.append(threading.current_thread().name) or write(*args)
+        resume_state, "write_state", lambda *args: threads.append(threading.current_thread().name) or write(*args)
     )
     writer = BackgroundWriter()
     train(build_module(), tmp_path, saving(writer, tmp_path, lambda step: time.sleep(0.05)), writer=writer)
@@ -226,7 +226,7 @@ def test_the_default_run_saves_twice() -> None:
 
 def test_a_step_that_is_saved_twice_is_written_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written: list[int] = []
-    monkeypatch.setattr(callbacks, "write_state", lambda state, path: written.append(state["global_step"]))
+    monkeypatch.setattr(resume_state, "write_state", lambda state, path: written.append(state["global_step"]))
     io = ResumeStateIO()
     for step in (2, 2, 4):
         io.save_checkpoint({"global_step": step}, tmp_path / "resume.ckpt")

@@ -10,6 +10,7 @@ from typing import Any
 from ldm.commands.batching import batch_that_fits
 from ldm.commands.compiling import refuse_graphs_without_cuda
 from ldm.commands.devices import parse_device
+from ldm.commands.disk_space import refuse_without_space_for_pictures
 from ldm.commands.drawing.base import BaseFinder
 from ldm.commands.drawing.checkpoints import Usable, find_to_draw, usable
 from ldm.commands.drawing.continuing import PATHS, resumed_call_options, what_is_known
@@ -93,6 +94,7 @@ def plan_call(options: argparse.Namespace, command: str) -> Call:
     encoder = load_encoder(name, compute.device) if scores else None
 
     _warn_of_strangers(plan, job, photos)
+    _refuse_without_space(options, plan, job)
     directory = options.resume_dir or make_run_dir(options.output_dir, command)
     record = _write_record(directory, options, weights, plan, job, compute)
     if root:
@@ -109,6 +111,14 @@ def plan_call(options: argparse.Namespace, command: str) -> Call:
         encoder=encoder,
         record=record,
     )
+
+
+def _refuse_without_space(options: argparse.Namespace, plan: Plan, job: Job) -> None:
+    """Pictures that would fill the disk aren't begun; those of a call that goes on may be there."""
+    files = [picture.file for row in plan.rows for picture in row.pictures if picture]
+    there = options.resume_dir
+    missing = sum(not (there / file).exists() for file in files) if there else len(files)
+    refuse_without_space_for_pictures(there or options.output_dir, missing, job.sampling.height, job.sampling.width)
 
 
 def _refuse_too_many_images(checkpoints: int, job: Job) -> None:

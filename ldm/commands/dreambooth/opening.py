@@ -7,7 +7,7 @@ from pathlib import Path
 from ldm.checkpoint.keys import PARTS
 from ldm.checkpoint.reading import read_checkpoint
 from ldm.checkpoint.saving import SAVE_DTYPES
-from ldm.commands.disk_space import STATE_BYTES, refuse_unwritable, refuse_without_space
+from ldm.commands.disk_space import STATE_BYTES, picture_bytes, refuse_unwritable, refuse_without_space
 from ldm.commands.dreambooth.plan import Plan
 from ldm.commands.record import plain, section, write_record
 from ldm.commands.resuming import (
@@ -87,11 +87,13 @@ def _refuse_without_space(plan: Plan, output_dir: Path) -> None:
     for key, tensor in read_checkpoint(plan.base).tensors.items():
         for part, prefix in PARTS.items():
             sizes[part] += tensor.numel() if key.startswith(prefix) else 0
-    config = plan.config
+    config, sampling = plan.config, plan.class_sampling
     trained = sizes["unet"] + sizes["text_encoder"] * config.train_text_encoder
     refuse_without_space(
         output_dir,
         config,
         checkpoint=SAVE_DTYPES[plan.options.save_dtype].itemsize * sum(sizes.values()),
         state=STATE_BYTES[config.optimizer, config.train_dtype] * trained,
+        more=picture_bytes(config.class_img_count, sampling.height, sampling.width),
+        what="class pictures",
     )

@@ -23,9 +23,11 @@ from ldm.commands.models import ModelSlot
 from ldm.commands.out_of_memory import explain_out_of_memory
 from ldm.commands.placement import drawing_compute
 from ldm.commands.record import plain, versions
+from ldm.commands.resume_state import end_resume_state
 from ldm.commands.resuming import RUN_DIR_VARIABLE, is_finished_without_state, is_helper_process
 from ldm.config import to_yaml
 from ldm.files import write_text
+from ldm.leftovers import remove_leftovers
 from ldm.shell import command_line
 from ldm.terminal import Lines
 from ldm.training.class_images import DIRECTORY as CLASS_IMAGES
@@ -94,6 +96,8 @@ def _class_images(run: Run) -> list[Path]:
         tokenizer=run.tokenizer_digest,
         model=asdict(run.settings.model),
     ).found_in([run.directory.parent / CLASS_IMAGES, run.options.output_dir / CLASS_IMAGES])
+    if not is_helper_process():
+        remove_leftovers(cache.root)
     missing = cache.missing(count)
     if missing and not is_helper_process():
         batch_size = run.options.generation_batch_size
@@ -150,4 +154,5 @@ def _report(run: Run, module: DreamBooth) -> None:
     write_text(run.directory / "report.yaml", to_yaml({"updates": updates, "relative_movement": moved}))
     lines = Lines(f"  {group:24s} {100 * share:8.4f} %" for group, share in moved.items())
     log.info("%d updates made. The weights moved by\n%s", updates, lines)
+    end_resume_state(run.directory, drop=run.options.drop_resume_state)
     log.info("compare the checkpoints with\n  %s", command_line("txt2img.py", "--ckpt-path", run.directory))

@@ -187,6 +187,12 @@ def add_training_devices(group: argparse._ArgumentGroup) -> None:
 def add_saving(group: argparse._ArgumentGroup) -> None:
     """What all trainings write."""
     group.add_argument(
+        "--drop-resume-state",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="after the last update remove the resume state, often the largest file: the run can't go on then",
+    )
+    group.add_argument(
         "--save-dtype",
         choices=("fp16", "bf16", "fp32"),
         default="fp16",

@@ -50,6 +50,7 @@ _TRAINING = {
     "devices": _free("a device may be gone; with as many as before the batches stay the same"),
     "compile": _free("recorded steps compute the same"),
     "logger": _free("it changes what is written of the losses, and no weight"),
+    "drop_resume_state": _free("it only removes the resume state when all updates are made"),
     "learning_rate": RECIPE,
     "batch_size": RECIPE,
     "seed": RECIPE,

@@ -22,7 +22,7 @@ from ldm.files import ROOT
 DEFAULT_CONFIG = ROOT / "configs" / "tiny.yaml"
 TRAINING = {
     *("image_dir", "config", "resume_dir", "iterations", "save_every", "learning_rate", "batch_size", "seed"),
-    *("output_dir", "devices", "precision", "workers", "logger"),
+    *("output_dir", "devices", "precision", "workers", "logger", "drop_resume_state"),
 }
 HEEDED = {
     "tokenizer": {"image_dir", "config"},

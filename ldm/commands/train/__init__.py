@@ -5,6 +5,7 @@ import logging
 
 from ldm.commands.app import run_log
 from ldm.commands.options.train import refuse_flags_without_effect
+from ldm.commands.resume_state import end_resume_state
 from ldm.commands.resuming import is_helper_process
 from ldm.commands.train.autoencoder import train_autoencoder
 from ldm.commands.train.diffusion import train_diffusion
@@ -40,3 +41,5 @@ def train(options: argparse.Namespace) -> None:
         if stopped_at is not None:
             again = command_line("train.py", options.stage, "-r", run.directory)
             log.info("stopped after update %d; continue with\n  %s", stopped_at, again)
+        elif not is_helper_process():
+            end_resume_state(run.directory, drop=options.drop_resume_state)

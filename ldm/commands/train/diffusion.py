@@ -19,13 +19,14 @@ from ldm.commands.models import Settings, snapped_size
 from ldm.commands.out_of_memory import explain_out_of_memory
 from ldm.commands.resuming import RUN_DIR_VARIABLE, is_helper_process
 from ldm.commands.tokenizers import NAME
-from ldm.commands.train.run import TrainingRun
+from ldm.commands.train.run import TrainingRun, latents_dir
 from ldm.config import build_config
 from ldm.data.images import save_png, to_image
 from ldm.data.latents import latents_key, measure_scale_factor, open_moments, write_moments
 from ldm.diffusion.guidance import classifier_free
 from ldm.diffusion.latent_diffusion import LatentDiffusion, LatentDiffusionConfig
 from ldm.diffusion.sampling import SamplingConfig, sample_images
+from ldm.leftovers import remove_leftovers
 from ldm.nn.autoencoder import AutoencoderKL
 from ldm.nn.tokenizer import load_tokenizer
 from ldm.shell import command_line
@@ -77,7 +78,9 @@ def _moments(run: TrainingRun, file: CheckpointFile, config: DiffusionTrainingCo
     paths = [image.path for image in run.images]
     precision = str(run.compute.autocast_dtype or run.compute.dtype)
     key = latents_key(hash_part(file.tensors, "autoencoder"), paths, config.size, config.flip, precision)
-    path = run.options.output_dir / "latents" / f"{key}.npy"
+    path = latents_dir(run.options) / f"{key}.npy"
+    if not is_helper_process():
+        remove_leftovers(path.parent)
     if not path.exists() and not is_helper_process():
         log.info("encoding %d pictures into %s", len(paths), path)
         autoencoder = AutoencoderKL(run.settings.model.autoencoder)

@@ -13,8 +13,10 @@ from ldm.checkpoint.saving import SAVE_DTYPES, save_checkpoint
 from ldm.commands.models import Settings
 from ldm.commands.record import plain, versions
 from ldm.config import build_config, read_yaml
+from ldm.disk import human_size
 from ldm.errors import UserError
 from ldm.files import ROOT
+from ldm.leftovers import remove_leftovers
 
 log = logging.getLogger(__name__)
 
@@ -35,5 +37,6 @@ def publish(options: argparse.Namespace) -> None:
     published = CheckpointInfo(
         config=yaml, seed=info.seed, tokenizer=info.tokenizer, options=plain(trained), versions=versions()
     )
+    remove_leftovers(path.parent, deep=False)
     save_checkpoint(path, model, published, SAVE_DTYPES[options.save_dtype])
-    log.info("%s: %.1f MB, %d updates", path, path.stat().st_size / 1e6, info.step)
+    log.info("%s: %s, %d updates", path, human_size(path.stat().st_size), info.step)

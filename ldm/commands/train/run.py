@@ -37,6 +37,7 @@ from ldm.commands.tokenizers import NAME, has_tokenizer, repair_tokenizer
 from ldm.commands.train.memory import refuse_too_large_training
 from ldm.config import build_config, read_yaml, to_yaml
 from ldm.data.captioned import CaptionedImage, digest, find_captioned
+from ldm.data.latents import moments_bytes
 from ldm.diffusion.latent_diffusion import LatentDiffusion
 from ldm.errors import UserError
 from ldm.files import ROOT, write_text
@@ -71,6 +72,11 @@ class TrainingRun:
     def device(self) -> torch.device:
         """Where this process computes."""
         return self.devices[int(os.environ.get("LOCAL_RANK", 0)) % len(self.devices)]
+
+    @property
+    def iterations(self) -> int:
+        """Updates of the weights, in all."""
+        return self.configured(getattr(self.settings, f"{self.options.stage}_training")).iterations
 
     def configured(self, config: Config) -> Config:
         """A training's config with the flags that were given."""
@@ -176,7 +182,7 @@ def open_run(options: argparse.Namespace) -> TrainingRun:
         directory = Path(os.environ[RUN_DIR_VARIABLE])
         options.seed = read_yaml(directory / RECORD)["options"]["seed"]  # -1 would be another one in each process
     else:
-        _raise_unless_possible(options, settings)
+        _raise_unless_possible(options, settings, len(images))
         refuse_unwritable(
             options.output_dir, *([options.output_dir / "latents"] if options.stage == "diffusion" else [])
         )
@@ -189,6 +195,12 @@ def open_run(options: argparse.Namespace) -> TrainingRun:
     if not is_helper_process():
         mark_unsaved(directory)
     return TrainingRun(directory, options, yaml, settings, devices, compute, images)
+
+
+def latents_dir(options: argparse.Namespace) -> Path:
+    """Where encoded pictures are kept for all runs."""
+    directory: Path = options.output_dir / "latents"
+    return directory
 
 
 def recorded_options(options: argparse.Namespace) -> dict[str, Any]:
@@ -257,7 +269,7 @@ def _raise_if_changed(options: argparse.Namespace, data: dict[str, Any], files: 
     refuse_fewer_updates(options.resume_dir, options.iterations)
 
 
-def _raise_unless_possible(options: argparse.Namespace, settings: Settings) -> None:
+def _raise_unless_possible(options: argparse.Namespace, settings: Settings, pictures: int) -> None:
     """Pictures of a size that the networks take, weights that fit them, the text encoder's tokenizer, and room."""
     if options.stage == "judge":
         load_tokenizer(tokenizer_source(options, settings))
@@ -280,21 +292,27 @@ def _raise_unless_possible(options: argparse.Namespace, settings: Settings) -> N
         tokens, rows = len(load_tokenizer(source).clip_tokenizer), model.text_encoder.vocab_size
         if tokens != rows:
             raise UserError(f"the tokenizer in {source} has {tokens} tokens, but text_encoder.vocab_size is {rows}")
-    _refuse_without_space(options, settings, ldm)
+    _refuse_without_space(options, settings, ldm, pictures)
 
 
-def _refuse_without_space(options: argparse.Namespace, settings: Settings, ldm: LatentDiffusion) -> None:
+def _refuse_without_space(options: argparse.Namespace, settings: Settings, ldm: LatentDiffusion, pictures: int) -> None:
     config: OptimizationConfig
+    latents = 0
     if options.stage == "autoencoder":
         config, saved, trained = settings.autoencoder_training, _weights(ldm.autoencoder), _weights(ldm.autoencoder)
     else:
         config, saved, trained = settings.diffusion_training, _weights(ldm), _weights(ldm.unet)
         trained += _weights(ldm.text_encoder) * config.train_text_encoder
+        latents = moments_bytes(settings.model.autoencoder, pictures, config.size, config.flip)
+        if any(path.stat().st_size - latents in range(4096) for path in latents_dir(options).glob("*.npy")):
+            latents = 0  # so large is what an earlier run encoded of these pictures
     refuse_without_space(
         options.output_dir,
         _configured(config, options),
         checkpoint=saved * SAVE_DTYPES[options.save_dtype].itemsize,
         state=trained * (STATE_BYTES[config.optimizer, "fp32"] + AVERAGE_BYTES),
+        more=latents,
+        what="the encoded pictures",
     )
 
 

@@ -7,6 +7,7 @@ from ldm.config import build_config, read_yaml
 from ldm.data.captioned import find_captioned
 from ldm.errors import UserError
 from ldm.files import ROOT
+from ldm.leftovers import remove_leftovers
 from ldm.nn.tokenizer import FILES
 from ldm.training.tokenizer import train_tokenizer
 
@@ -22,6 +23,7 @@ def write_tokenizer(options: argparse.Namespace) -> None:
             f"there is a {taken[0]} in {directory} already, and models that were trained with it need it; "
             f"name another `tokenizer` in {options.config}, or move it away"
         )
+    remove_leftovers(directory.parent, deep=False)
     images = find_captioned(options.image_dir)
     captions = (caption for image in images for caption in image.captions)
     train_tokenizer(captions, settings.model.text_encoder.vocab_size, directory)

@@ -26,6 +26,7 @@ from ldm.data.toyworld.words import CLASSES, COLOURS, PATTERNS, SETTINGS
 from ldm.diffusion.noise import derived_generator
 from ldm.errors import UserError
 from ldm.files import write_text
+from ldm.leftovers import remove_leftovers
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +68,7 @@ def write_dataset(
     `workers`: processes that render, 0 for one per processor on the CPU and one on a GPU.
     """
     _raise_if_another(directory, {"seed": seed, "size": size, "split": split, "views": views})
+    remove_leftovers(directory)
     folders = [
         Folder(directory / f"{first:07d}", seed, first, min(PER_FOLDER, count - first), size, split, views, device)
         for first in range(0, count, PER_FOLDER)

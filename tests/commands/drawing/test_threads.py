@@ -17,7 +17,7 @@ from ldm.commands.drawing import reading, run
 from ldm.commands.drawing.reading import ALIGNMENT, ReadAhead
 from ldm.data import writing
 from ldm.errors import UserError
-from ldm.files import PARTIAL_SUFFIX
+from ldm.leftovers import PARTIAL_SUFFIX
 from tests.commands.calls import call, difference, refused, tensors_of
 from tests.commands.conftest import Draw, Trained
 from tests.commands.drawing.tables import table_of, tuned

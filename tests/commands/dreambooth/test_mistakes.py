@@ -111,7 +111,7 @@ def test_a_run_that_would_fill_the_disk_fails_before_it_begins(
     if fits:
         assert outcome.status == 0, outcome.said
     else:
-        refused(outcome, "GB free", "--save-every", "--output-dir")
+        refused(outcome, "B free", "--save-every", "--output-dir")
         assert not teach.root.exists()
 
 

@@ -216,4 +216,4 @@ def test_a_run_that_would_fill_the_disk_fails_before_it_begins(
         plan(stage, *words)
     else:
         needed = ("--autoencoder", first / LAST) if stage == "diffusion" else ()
-        refuses((stage, *needed, *words), "GB free", "--save-every", "--output-dir")
+        refuses((stage, *needed, *words), "B free", "--save-every", "--output-dir")

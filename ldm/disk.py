@@ -1,0 +1,65 @@
+"""Room on a disk: how much there is, how sizes are written, and why a file could not be."""
+
+import errno
+import os
+import re
+import resource
+import shutil
+from io import FileIO
+from pathlib import Path
+
+from ldm.errors import UserError
+
+UNITS = ("bytes", "kB", "MB", "GB", "TB", "PB")
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+def human_size(size: float) -> str:
+    """A number of bytes with three digits: 1 byte, 999 bytes, 1.5 kB, 133 MB, 4.27 GB."""
+    power = 0
+    while power < len(UNITS) - 1 and size >= 999.5:
+        size, power = size / 1000, power + 1
+    return "1 byte" if (size, power) == (1, 0) else f"{float(f'{size:.3g}'):g} {UNITS[power]}"
+
+
+def free_bytes(path: Path) -> int:
+    """What may still be written on the disk of `path`, which need not be there yet."""
+    return shutil.disk_usage(existing(path)).free
+
+
+def existing(path: Path) -> Path:
+    """The path itself, or the first directory above it that is there."""
+    absolute = path.absolute()
+    return next(one for one in (absolute, *absolute.parents) if one.exists())
+
+
+def write_all(file: FileIO, data: bytes) -> None:
+    """Writes all of it to a file without a buffer, for which the system may write less than it is given."""
+    rest = memoryview(data).cast("B")
+    while rest:
+        rest = rest[file.write(rest) :]
+
+
+def write_error(path: Path, error: Exception, size: int | None = None) -> UserError:
+    """In one line why a file could not be written: the system's reason, and what its `size` in bytes has to do with it.
+
+    What a library raises instead of an `OSError` may carry the system's number in its words, as safetensors' does.
+    """
+    number, reason = _reason(error)
+    details = []
+    if number in FULL and size is not None:
+        details.append(f"it takes {human_size(size)}")
+    if number in FULL:
+        details.append(f"{human_size(free_bytes(path.parent))} are free in {existing(path.parent)}")
+    if number == errno.EFBIG and (limit := resource.getrlimit(resource.RLIMIT_FSIZE)[0]) != resource.RLIM_INFINITY:
+        details.append(f"`ulimit -f` allows files of {human_size(limit)}")
+    return UserError(f"could not write {path}: {'; '.join([reason, *details])}")
+
+
+def _reason(error: Exception) -> tuple[int | None, str]:
+    if isinstance(error, OSError):
+        return error.errno, error.strerror or str(error)
+    if found := re.search(r"\(os error (\d+)\)", str(error)):
+        return int(found[1]), os.strerror(int(found[1]))
+    return None, str(error)

@@ -1,0 +1,40 @@
+"""The file of a run's log on a disk that fills up."""
+
+import logging
+from pathlib import Path
+
+import pytest
+
+from ldm.commands.app import run
+from ldm.commands.app import run_log as run_log_of
+from ldm.errors import UserError
+from tests.full_disk import files_of_at_most
+
+log = logging.getLogger("ldm.tests")
+
+
+def test_a_log_that_can_not_be_written_hides_nothing_and_ends_nothing(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "run.log"
+
+    def command() -> None:
+        with run_log_of() as begin:
+            begin(path)
+            log.info("first")
+            with files_of_at_most(path.stat().st_size + 2):
+                log.info("second")
+                log.info("third")
+            log.info("fourth \udce9")
+
+    assert run(command) == 0
+    said = capfd.readouterr().err.splitlines()
+    assert [said[0], said[1], said[3]] == ["first", "second", "third"]
+    assert said[2].startswith(f"warning: could not write {path}: File too large")
+    assert "fourth" in path.read_text()
+
+
+def test_a_log_that_can_not_be_begun_is_the_users_error(tmp_path: Path) -> None:
+    (tmp_path / "run.log").mkdir()
+    with run_log_of() as begin, pytest.raises(UserError, match=r"could not write .*run\.log: Is a directory"):
+        begin(tmp_path / "run.log")

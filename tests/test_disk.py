@@ -1,0 +1,65 @@
+"""Sizes as people say them, and why a file could not be written."""
+
+import errno
+import resource
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ldm.disk import UNITS, free_bytes, human_size, write_error
+from tests.full_disk import files_of_at_most
+
+
+@pytest.mark.parametrize(
+    ("size", "said"),
+    [
+        (0, "0 bytes"),
+        (1, "1 byte"),
+        (999, "999 bytes"),
+        (1000, "1 kB"),
+        (1549, "1.55 kB"),
+        (999_499, "999 kB"),
+        (999_500, "1 MB"),
+        (133_400_000, "133 MB"),
+        (4_265_380_512, "4.27 GB"),
+        (10_000_000_000, "10 GB"),
+        (2 * 10**18, "2000 PB"),
+    ],
+)
+def test_a_size_is_said_with_three_digits(size: int, said: str) -> None:
+    assert human_size(size) == said
+
+
+@given(st.integers(0, 10**17))
+def test_a_size_is_never_far_from_what_is_said(size: int) -> None:
+    number, unit = human_size(size).split()
+    exponent = 0 if unit == "byte" else UNITS.index(unit)
+    assert abs(float(number) * 1000**exponent - size) <= size / 200
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_is_said_with_what_is_needed_and_free(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1_500_000))
+    error = OSError(number, "No room")
+    assert str(write_error(tmp_path / "a", error, 4_270_000_000)) == (
+        f"could not write {tmp_path / 'a'}: No room; it takes 4.27 GB; 1.5 MB are free in {tmp_path}"
+    )
+    assert str(write_error(tmp_path / "a", error)).endswith(f"No room; 1.5 MB are free in {tmp_path}")
+
+
+def test_the_systems_number_is_found_in_a_librarys_words(tmp_path: Path) -> None:
+    with files_of_at_most(5_000_000):
+        error = write_error(tmp_path / "a", RuntimeError("Error while serializing: I/O error: xyz (os error 27)"), 7)
+    assert str(error) == f"could not write {tmp_path / 'a'}: File too large; `ulimit -f` allows files of 5 MB"
+    assert str(write_error(tmp_path / "a", RuntimeError("xyz"))) == f"could not write {tmp_path / 'a'}: xyz"
+
+
+def test_what_is_free_is_known_of_a_directory_that_is_not_there_yet(tmp_path: Path) -> None:
+    assert free_bytes(tmp_path / "not" / "yet") > 0
+    assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] != 5_000_000
