@@ -10,7 +10,10 @@ import pytest
 
 from ldm.files import ROOT
 
-GROUND = {"ldm", "ldm.errors", "ldm.files", "ldm.locking", "ldm.background", "ldm.host_memory", "ldm.config"}
+GROUND = {
+    *("ldm", "ldm.errors", "ldm.files", "ldm.locking", "ldm.background", "ldm.host_memory", "ldm.config"),
+    *("ldm.interruption", "ldm.processes", "ldm.progress"),
+}
 """Modules that all rooms use and that use none."""
 
 FLOORS = [{"nn"}, {"diffusion"}, {"checkpoint"}, {"data"}, {"training", "evaluation"}, {"commands"}]

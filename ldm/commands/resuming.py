@@ -1,7 +1,6 @@
 """A run that goes on: its own options, and from the command line only what may change."""
 
 import argparse
-import os
 import re
 from collections.abc import Collection
 from pathlib import Path
@@ -11,18 +10,12 @@ from ldm.config import read_yaml, renewed
 from ldm.errors import UserError
 from ldm.files import make_numbered_dir, remove_leftovers
 from ldm.locking import lock_directory
+from ldm.processes import RUN_DIR_VARIABLE as RUN_DIR_VARIABLE
+from ldm.processes import is_helper_process as is_helper_process
 
 RECORD = "run.yaml"
-RUN_DIR_VARIABLE = "LDM_RUN_DIR"
-"""Tells the processes of further devices which run they belong to."""
-
 STEP_FILE = re.compile(r"step-(\d+)\.safetensors")
 """The name of a run's checkpoint."""
-
-
-def is_helper_process() -> bool:
-    """Whether this process was started for a further device of a run."""
-    return os.environ.get("LOCAL_RANK", "0") != "0"
 
 
 def make_run_dir(parent: Path, stem: str) -> Path:

@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from einops import rearrange
 from torch import Tensor
-from tqdm import tqdm
 
 from ldm.data.images import fit, read_image, to_tensor
 from ldm.errors import UserError
 from ldm.files import atomic_path
 from ldm.nn.autoencoder import AutoencoderKL, DiagonalGaussian
+from ldm.progress import each
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +37,8 @@ def write_moments(path: Path, autoencoder: AutoencoderKL, images: Sequence[Path]
     try:
         with atomic_path(path) as partial:
             moments = np.lib.format.open_memmap(partial, mode="w+", dtype=np.float16, shape=shape)
-            for start in tqdm(range(0, len(images), BATCH_SIZE), desc="encoding", unit="batch"):
+            starts = range(0, len(images), BATCH_SIZE)
+            for start in each(starts, len(starts), "encoding", "batch"):
                 batch = [to_tensor(fit(read_image(file), size, size)) for file in images[start : start + BATCH_SIZE]]
                 pictures = torch.stack(batch).to(weight)
                 views = torch.stack([pictures, pictures.flip(-1)], dim=1) if flip else pictures[:, None]

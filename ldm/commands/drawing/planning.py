@@ -2,10 +2,12 @@
 
 import argparse
 import logging
+import shlex
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ldm.commands.app import begin_run
 from ldm.commands.batching import batch_that_fits
 from ldm.commands.compiling import refuse_graphs_without_cuda
 from ldm.commands.devices import parse_device
@@ -25,6 +27,7 @@ from ldm.config import read_yaml, to_yaml
 from ldm.errors import UserError
 from ldm.evaluation.encoders import Encoder, load_encoder
 from ldm.files import counted, slug, write_text
+from ldm.interruption import finish_first
 
 log = logging.getLogger(__name__)
 
@@ -75,6 +78,7 @@ def plan_call(options: argparse.Namespace, command: str) -> Call:
         raise UserError("--protocol has prompts of its own: leave it out, or -p")
     if options.resume_dir:
         options = _resumed(options, command)
+        begin_run(options.resume_dir, _again(command, options.resume_dir))
     elif command == "img2img" and not options.init_img:
         raise UserError("--init-img is needed: the picture to start from")
     compute = drawing_compute(parse_device(options.device), options.precision)
@@ -104,8 +108,10 @@ def plan_call(options: argparse.Namespace, command: str) -> Call:
     name = getattr(options, "encoder", None) or checkpoints[0].settings.evaluation.encoder
     encoder = load_encoder(name, compute.device) if scores else None
 
-    directory = options.resume_dir or make_run_dir(options.output_dir, command)
-    record = _write_record(directory, options, weights, plan, job, compute)
+    with finish_first():
+        directory = options.resume_dir or make_run_dir(options.output_dir, command)
+        record = _write_record(directory, options, weights, plan, job, compute)
+        begin_run(directory, _again(command, directory))
     if root:
         log.info("comparing %s below %s in %s", counted(len(plan.rows), "checkpoint"), root, directory)
     return Call(
@@ -120,6 +126,10 @@ def plan_call(options: argparse.Namespace, command: str) -> Call:
         encoder=encoder,
         record=record,
     )
+
+
+def _again(command: str, directory: Path) -> str:
+    return f"python {command}.py -r {shlex.quote(str(directory))}"
 
 
 def _resumed(given: argparse.Namespace, command: str) -> argparse.Namespace:

@@ -6,6 +6,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ldm.interruption import STATUS
+from ldm.processes import DIED
+
+EXIT_STATUSES = f"""exit status:
+  0 done; 2 a mistake that you can mend; {DIED} anything unexpected;
+  {STATUS} stopped by a signal (Ctrl-C, SIGTERM, SIGHUP, SIGUSR1 or SIGUSR2), to be continued: see docs/cluster.md
+"""
+"""Said by every command's help."""
+
 SAMPLER_NAMES = ("ddim", "plms", "dpm-solver")
 ENCODER_NAMES = ("toyworld-judge", "clip-dino")
 DRAWING_PRECISIONS = ("auto", "full", "autocast", "bf16", "fp16")
@@ -67,7 +76,8 @@ class TypedParser(argparse.ArgumentParser):
 def command_parser(
     description: str, epilog: str, kind: type[argparse.ArgumentParser] = argparse.ArgumentParser
 ) -> argparse.ArgumentParser:
-    """A parser whose help keeps the lines of the epilog."""
+    """A parser whose help keeps the lines of the epilog, which ends with the exit statuses."""
+    epilog = f"{epilog.rstrip()}\n\n{EXIT_STATUSES}"
     return kind(description=description, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter)
 
 

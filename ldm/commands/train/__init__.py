@@ -3,9 +3,8 @@
 import argparse
 import logging
 
-from ldm.commands.app import run_log
+from ldm.commands.cluster import refuse_copies
 from ldm.commands.options.train import refuse_flags_without_effect
-from ldm.commands.resuming import is_helper_process
 from ldm.commands.train.autoencoder import train_autoencoder
 from ldm.commands.train.diffusion import train_diffusion
 from ldm.commands.train.judge import train_judge
@@ -22,18 +21,13 @@ STAGES = {"autoencoder": train_autoencoder, "diffusion": train_diffusion, "judge
 
 def train(options: argparse.Namespace) -> None:
     """Runs or continues a stage."""
+    refuse_copies()
     refuse_flags_without_effect(options)
     if options.stage in AT_ONCE:
         AT_ONCE[options.stage](options)
         return
-    with run_log() as begin_log:
-        if options.resume_dir:
-            options = resumed_training_options(options)
-        run = open_run(options)
-        if not is_helper_process():
-            begin_log(run.directory / "run.log")
-        log.info("run: %s", run.directory)
-        stopped_at = STAGES[options.stage](run)
-        if stopped_at is not None:
-            again = f"python train.py {options.stage} -r {run.directory}"
-            log.info("stopped after update %d; continue with\n  %s", stopped_at, again)
+    if options.resume_dir:
+        options = resumed_training_options(options)
+    run = open_run(options)
+    log.info("run: %s", run.directory)
+    STAGES[options.stage](run)

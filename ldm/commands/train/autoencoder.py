@@ -24,8 +24,8 @@ SHOWN = 12
 """Pictures on a sheet: the originals above, what comes back below."""
 
 
-def train_autoencoder(run: TrainingRun) -> int | None:
-    """Trains it; the update at which the user stopped, None if it ran to the end."""
+def train_autoencoder(run: TrainingRun) -> None:
+    """Trains it to the end."""
     config = run.configured(run.settings.autoencoder_training)
     paths = [image.path for image in run.images]
     log.info("%d pictures in %s", len(paths), run.options.image_dir)
@@ -48,11 +48,9 @@ def train_autoencoder(run: TrainingRun) -> int | None:
 
     os.environ[RUN_DIR_VARIABLE] = str(run.directory)
     with explain_out_of_memory("a smaller --batch-size needs less"):
-        stopped_at = fit(module, where, save)
-    if stopped_at is None:
-        last = run.checkpoint_path(config.iterations)
-        log.info("the next stage:\n  python train.py diffusion --autoencoder %s -i %s", last, run.options.image_dir)
-    return stopped_at
+        fit(module, where, save)
+    last = run.checkpoint_path(config.iterations)
+    log.info("the next stage:\n  python train.py diffusion --autoencoder %s -i %s", last, run.options.image_dir)
 
 
 @torch.no_grad()

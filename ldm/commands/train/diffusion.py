@@ -36,8 +36,8 @@ SEEDS = 6
 """Pictures of each prompt on a sheet."""
 
 
-def train_diffusion(run: TrainingRun) -> int | None:
-    """Trains it; the update at which the user stopped, None if it ran to the end."""
+def train_diffusion(run: TrainingRun) -> None:
+    """Trains it to the end."""
     config = run.configured(run.settings.diffusion_training)
     log.info("%d pictures with captions in %s", len(run.images), run.options.image_dir)
     file = read_checkpoint(run.options.autoencoder or run.options.ckpt_path)
@@ -62,10 +62,8 @@ def train_diffusion(run: TrainingRun) -> int | None:
 
     os.environ[RUN_DIR_VARIABLE] = str(run.directory)
     with explain_out_of_memory("a smaller --batch-size needs less"):
-        stopped_at = fit(module, where, save)
-    if stopped_at is None:
-        log.info("try it:\n  python txt2img.py --ckpt-path %s", run.checkpoint_path(config.iterations))
-    return stopped_at
+        fit(module, where, save)
+    log.info("try it:\n  python txt2img.py --ckpt-path %s", run.checkpoint_path(config.iterations))
 
 
 def _moments(run: TrainingRun, file: CheckpointFile, config: DiffusionTrainingConfig) -> np.ndarray:

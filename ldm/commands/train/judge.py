@@ -16,8 +16,8 @@ from ldm.training.trainer import FitOptions, fit
 log = logging.getLogger(__name__)
 
 
-def train_judge(run: TrainingRun) -> int | None:
-    """Trains it; the update at which the user stopped, None if it ran to the end."""
+def train_judge(run: TrainingRun) -> None:
+    """Trains it to the end."""
     options = run.options
     config = run.configured(run.settings.judge_training)
     tokenizer = load_tokenizer(tokenizer_source(options, run.settings), JudgeConfig(HEADS).max_length)
@@ -30,8 +30,6 @@ def train_judge(run: TrainingRun) -> int | None:
 
     os.environ[RUN_DIR_VARIABLE] = str(run.directory)
     with explain_out_of_memory("a smaller --batch-size needs less"):
-        stopped_at = fit(module, where, save)
-    if stopped_at is None:
-        last = run.checkpoint_path(config.iterations)
-        log.info("can it be trusted?\n  python benchmarks/judge.py --judge %s", last)
-    return stopped_at
+        fit(module, where, save)
+    last = run.checkpoint_path(config.iterations)
+    log.info("can it be trusted?\n  python benchmarks/judge.py --judge %s", last)

@@ -3,6 +3,7 @@
 import argparse
 import logging
 import os
+import shlex
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,6 +15,7 @@ from ldm.checkpoint.loading import raise_unless_part
 from ldm.checkpoint.metadata import CheckpointInfo
 from ldm.checkpoint.reading import read_checkpoint
 from ldm.checkpoint.saving import SAVE_DTYPES, hash_file
+from ldm.commands.app import begin_run
 from ldm.commands.devices import parse_devices
 from ldm.commands.disk_space import AVERAGE_BYTES, STATE_BYTES, refuse_without_space
 from ldm.commands.models import Settings, settings_of, tokenizer_dir
@@ -32,7 +34,9 @@ from ldm.data.captioned import CaptionedImage, digest, find_captioned
 from ldm.diffusion.latent_diffusion import LatentDiffusion
 from ldm.errors import UserError
 from ldm.files import ROOT, write_text
+from ldm.interruption import finish_first
 from ldm.nn.tokenizer import load_tokenizer
+from ldm.processes import own_rank
 from ldm.training.config import OptimizationConfig
 
 log = logging.getLogger(__name__)
@@ -63,7 +67,7 @@ class TrainingRun:
     @property
     def device(self) -> torch.device:
         """Where this process computes."""
-        return self.devices[int(os.environ.get("LOCAL_RANK", 0)) % len(self.devices)]
+        return self.devices[own_rank() % len(self.devices)]
 
     def configured(self, config: Config) -> Config:
         """A training's config with the flags that were given."""
@@ -101,7 +105,13 @@ def resumed_training_options(given: argparse.Namespace) -> argparse.Namespace:
         raise UserError(
             f"{given.resume_dir} is a run of another stage: python train.py {options.stage} -r {given.resume_dir}"
         )
+    begin_run(options.resume_dir, again(options.stage, options.resume_dir))
     return options
+
+
+def again(stage: str, directory: Path) -> str:
+    """The command that continues a run."""
+    return f"python train.py {stage} -r {shlex.quote(str(directory))}"
 
 
 def open_run(options: argparse.Namespace) -> TrainingRun:
@@ -127,10 +137,13 @@ def open_run(options: argparse.Namespace) -> TrainingRun:
         )
     elif is_helper_process():
         directory = Path(os.environ[RUN_DIR_VARIABLE])
+        begin_run(directory, again(options.stage, directory))
     else:
         _raise_unless_possible(options, settings)
-        directory = make_run_dir(options.output_dir, options.stage)
-        write_record(directory / RECORD, recorded_options(options), config=yaml, data=data, files=files)
+        with finish_first():  # a run that is begun can be continued
+            directory = make_run_dir(options.output_dir, options.stage)
+            write_record(directory / RECORD, recorded_options(options), config=yaml, data=data, files=files)
+            begin_run(directory, again(options.stage, directory))
     return TrainingRun(directory, options, yaml, settings, devices, compute, images)
 
 
