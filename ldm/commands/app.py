@@ -24,7 +24,7 @@ RUN_LOG = "run.log"
 def launch(command: Callable[[], None]) -> NoReturn:
     """Runs a command as this process's only one, and exits with its status."""
     heed()
-    warnings.showwarning = _log_warning
+    warnings.showwarning = _log_warning  # type: ignore[assignment]
     if is_helper_process():
         end_with_parent(tells=own_rank() == 1)
     try:

@@ -27,7 +27,8 @@ from ldm.training.logs import build_logger
 from ldm.training.module import TrainingModule
 from ldm.training.processes import OneMachine, OneMachineDDP, OtherProcesses, explain_workers, own_environment
 
-logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)  # its own words are for its developers
+for package in ("pytorch_lightning", "lightning_fabric"):
+    logging.getLogger(package).setLevel(logging.ERROR)  # their own words are for their developers
 
 Module = TypeVar("Module", bound=TrainingModule)
 
