@@ -33,7 +33,7 @@ class Progress:
         self, total: int, what: str, unit: str, *, done: int = 0, inner: bool = False, silent: bool = False
     ) -> None:
         self.total, self.what, self.unit, self.done = total, what, unit, done
-        self._first, self._noted = done, ""
+        self._first, self._last, self._noted = done, done, ""
         self._begun = self._told = time.monotonic()
         self._is_told = not (inner or silent)
         self._bar: tqdm[Any] | None = None
@@ -44,8 +44,9 @@ class Progress:
                 desc=what,
                 unit=unit,
                 leave=not inner,
-                file=_Tolerant(sys.stderr),
-                dynamic_ncols=True,
+                file=sys.stderr,
+                ncols=None if _width(sys.stderr) else 80,
+                dynamic_ncols=_width(sys.stderr) > 0,
                 bar_format=FORMAT,
             )
             _shown.append(self._bar)
@@ -75,7 +76,7 @@ class Progress:
         if self._bar is not None:
             _shown.remove(self._bar)
             self._bar.close()
-        if self._is_told and self.done > self._first:
+        if self._is_told and self.done > self._last:
             self._tell()
         self._bar, self._is_told = None, False
 
@@ -86,7 +87,7 @@ class Progress:
         self.close()
 
     def _tell(self) -> None:
-        self._told = time.monotonic()
+        self._told, self._last = time.monotonic(), self.done
         seconds = max(self._told - self._begun, 1e-6)
         speed = (self.done - self._first) / seconds
         left = tqdm.format_interval((self.total - self.done) / speed) if speed else "?"
@@ -96,6 +97,14 @@ class Progress:
             *(tqdm.format_interval(seconds), rate, left, self._noted),
             extra={"on_bar": bool(self._bar)},
         )
+
+
+def _width(stream: TextIO) -> int:
+    """Of a terminal; 0 where it isn't known."""
+    try:
+        return os.get_terminal_size(stream.fileno()).columns
+    except OSError:
+        return 0
 
 
 def each(items: Iterable[Item], total: int, what: str, unit: str, *, silent: bool = False) -> Iterator[Item]:
@@ -122,30 +131,31 @@ def without_bars() -> Iterator[None]:
                 bar.refresh()
 
 
-def mute(stream: TextIO) -> None:
-    """From now on what is written to the stream goes nowhere: its reader or terminal is gone, the work goes on."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, stream.fileno())
-    os.close(nowhere)
-
-
-class _Tolerant:
-    """A stream whose reader may go."""
+class Tolerant:
+    """A stream whose reader or terminal may go: then what is written goes nowhere, and the work goes on."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
 
-    def write(self, text: str) -> None:
+    def write(self, text: str) -> int:
+        """All of the text, to the stream or to nowhere."""
         try:
             self._stream.write(text)
         except OSError:
-            mute(self._stream)
+            self._give_up()
+        return len(text)
 
     def flush(self) -> None:
+        """What is buffered, likewise."""
         try:
             self._stream.flush()
         except OSError:
-            mute(self._stream)
+            self._give_up()
+
+    def _give_up(self) -> None:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self._stream.fileno())
+        os.close(nowhere)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)

@@ -14,7 +14,7 @@ from ldm.errors import UserError
 from ldm.interruption import STATUS, Stopped, continue_with, heed, heeded, how_to_continue, ignore_from_now_on
 from ldm.locking import unlock_directories
 from ldm.processes import DIED, ProcessDiedError, end_with_parent, is_helper_process, own_rank
-from ldm.progress import mute, without_bars
+from ldm.progress import Tolerant, without_bars
 
 log = logging.getLogger("ldm")
 
@@ -27,16 +27,10 @@ def launch(command: Callable[[], None]) -> NoReturn:
     warnings.showwarning = _log_warning  # type: ignore[assignment]
     if is_helper_process():
         end_with_parent(tells=own_rank() == 1)
-    try:
-        status = run(command)
-        if status != STATUS:  # a second signal stops also what is still being written
-            ignore_from_now_on()
-    finally:
-        for stream in (sys.stdout, sys.stderr):
-            try:
-                stream.flush()
-            except OSError:  # its reader is gone, and Python would complain of that at the end
-                mute(stream)
+    sys.stdout, sys.stderr = Tolerant(sys.stdout), Tolerant(sys.stderr)  # type: ignore[assignment]
+    status = run(command)
+    if status != STATUS:  # a second signal stops also what is still being written
+        ignore_from_now_on()
     sys.exit(status)
 
 
@@ -139,7 +133,7 @@ def _log_warning(message: Warning | str, category: type[Warning], filename: str,
 
 
 class _Terminal(logging.StreamHandler[TextIO]):
-    """Plain words on lines of their own; only warnings carry their level. Its reader may go."""
+    """Plain words on lines of their own; only warnings carry their level."""
 
     def format(self, record: logging.LogRecord) -> str:
         message = record.getMessage()
@@ -149,9 +143,3 @@ class _Terminal(logging.StreamHandler[TextIO]):
         if not (getattr(record, "on_bar", False) or getattr(record, "for_file_only", False)):
             with without_bars():
                 super().emit(record)
-
-    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the name is logging's
-        if isinstance(sys.exc_info()[1], OSError):
-            mute(self.stream)
-        else:
-            super().handleError(record)
