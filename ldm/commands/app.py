@@ -87,7 +87,10 @@ class _LogFiles:
         """The file is added to, once; processes of further devices add only what goes wrong."""
         if self._waiting.target is not None:
             return
-        file = self._stack.enter_context(closing(logging.FileHandler(path, encoding="utf-8")))
+        try:
+            file = self._stack.enter_context(closing(_File(path, encoding="utf-8")))
+        except OSError as error:
+            raise UserError(f"could not write {path}: {error.strerror}") from error
         file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         self._waiting.setTarget(file)
         self._waiting.flush()
@@ -125,6 +128,14 @@ def _terminal() -> Iterator[None]:
         yield
     finally:
         log.removeHandler(handler)
+
+
+class _File(logging.FileHandler):
+    """A full disk is the error of whoever writes what matters, not of the log."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the name is logging's
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handleError(record)
 
 
 def _log_warning(message: Warning | str, category: type[Warning], filename: str, lineno: int, *rest: object) -> None:

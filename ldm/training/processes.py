@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
@@ -18,7 +19,7 @@ from pytorch_lightning.strategies.launchers.subprocess_script import _Subprocess
 from pytorch_lightning.utilities import rank_zero_only
 
 from ldm.interruption import STATUS, Stopped, blocked, end_at_once, how_to_continue
-from ldm.processes import DIED, LOOK_EVERY, ProcessDiedError, ending_of, is_helper_process, own_rank
+from ldm.processes import DIED, LOOK_EVERY, RUN_DIR_VARIABLE, ProcessDiedError, ending_of, is_helper_process, own_rank
 
 CLUSTER_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")
 CLUSTER_PREFIXES = ("SLURM_", "TORCHELASTIC_", "LSB_", "JSM_", "OMPI_", "PMI_", "PMIX_", "KUBERNETES_")
@@ -50,16 +51,17 @@ class OneMachine(LightningEnvironment):
 
 
 @contextmanager
-def own_environment() -> Iterator[None]:
-    """In this block the first process of a run has no variable of a cluster, nor have those that it starts."""
+def own_environment(run_dir: Path) -> Iterator[None]:
+    """In this block the first process of a run has no variable of a cluster; those that it starts know the run."""
     if is_helper_process():
         yield
         return
     theirs = {name: os.environ.pop(name) for name in list(os.environ) if _of_cluster(name)}
+    os.environ[RUN_DIR_VARIABLE] = str(run_dir)
     try:
         yield
     finally:
-        for name in CLUSTER_VARIABLES:
+        for name in (RUN_DIR_VARIABLE, *CLUSTER_VARIABLES):
             os.environ.pop(name, None)
         os.environ.update(theirs)
 

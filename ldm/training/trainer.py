@@ -55,7 +55,7 @@ def fit(module: Module, options: FitOptions, save: Callable[[Module, int], None]
     `save` copies what `options.writer` is to write; that is on the disk when this function returns. A signal lets the
     step end and be saved; then this raises `Stopped`.
     """
-    with finish_first() as request, own_environment(), warnings.catch_warnings():
+    with finish_first() as request, own_environment(options.run_dir), warnings.catch_warnings():
         # Lightning advises worker processes and the like: latents are in memory, and a run has no end of data. And it
         # advises `srun` where there is one, which would start the run several times.
         for package in ("pytorch_lightning", "lightning_fabric"):

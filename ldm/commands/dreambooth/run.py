@@ -3,7 +3,6 @@
 import argparse
 import gc
 import logging
-import os
 import shlex
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -25,7 +24,7 @@ from ldm.commands.models import ModelSlot, tokenizer_dir
 from ldm.commands.out_of_memory import explain_out_of_memory
 from ldm.commands.placement import drawing_compute
 from ldm.commands.record import plain, versions
-from ldm.commands.resuming import RUN_DIR_VARIABLE, is_helper_process
+from ldm.commands.resuming import is_helper_process
 from ldm.config import to_yaml
 from ldm.files import write_text
 from ldm.interruption import finish_first
@@ -58,7 +57,6 @@ def dreambooth(options: argparse.Namespace) -> None:
         )
         if not is_helper_process():
             previews.draw_untrained(module)
-        os.environ[RUN_DIR_VARIABLE] = str(run.directory)
         dtype, record = run.training_autocast_dtype, step_recorder(run.devices, options.compile)
         where = FitOptions(run.directory, run.devices, dtype, options.logger, record)
         fit(module, where, _saver(run, previews, where.writer))

@@ -1,7 +1,6 @@
 """The first stage: pictures to latents and back."""
 
 import logging
-import os
 
 import torch
 from pytorch_lightning.loggers import TensorBoardLogger
@@ -10,7 +9,6 @@ from ldm.checkpoint.loading import load_part
 from ldm.checkpoint.reading import read_checkpoint
 from ldm.checkpoint.saving import SAVE_DTYPES, part_writer
 from ldm.commands.out_of_memory import explain_out_of_memory
-from ldm.commands.resuming import RUN_DIR_VARIABLE
 from ldm.commands.train.run import TrainingRun
 from ldm.data.images import fit as fit_image
 from ldm.data.images import read_image, save_png, to_image, to_tensor
@@ -46,7 +44,6 @@ def train_autoencoder(run: TrainingRun) -> None:
             where.writer.put(part_writer(path, module.autoencoder, "autoencoder", info, dtype))
             _show(run, module, shown, step)
 
-    os.environ[RUN_DIR_VARIABLE] = str(run.directory)
     with explain_out_of_memory("a smaller --batch-size needs less"):
         fit(module, where, save)
     last = run.checkpoint_path(config.iterations)

@@ -2,7 +2,6 @@
 
 import copy
 import logging
-import os
 from dataclasses import replace
 from typing import Any
 
@@ -17,7 +16,7 @@ from ldm.commands.compiling import step_recorder
 from ldm.commands.drawing.grid import labelled_grid
 from ldm.commands.models import Settings, snapped_size
 from ldm.commands.out_of_memory import explain_out_of_memory
-from ldm.commands.resuming import RUN_DIR_VARIABLE, is_helper_process
+from ldm.commands.resuming import is_helper_process
 from ldm.commands.train.run import TrainingRun, tokenizer_source
 from ldm.config import build_config
 from ldm.data.images import save_png, to_image
@@ -60,7 +59,6 @@ def train_diffusion(run: TrainingRun) -> None:
             where.writer.put(checkpoint_writer(path, module.ldm, run.info(step, yaml), dtype))
             _show(run, module, sampling, step)
 
-    os.environ[RUN_DIR_VARIABLE] = str(run.directory)
     with explain_out_of_memory("a smaller --batch-size needs less"):
         fit(module, where, save)
     log.info("try it:\n  python txt2img.py --ckpt-path %s", run.checkpoint_path(config.iterations))

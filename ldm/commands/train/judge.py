@@ -1,11 +1,9 @@
 """The judge of the little world, on renders of it."""
 
 import logging
-import os
 
 from ldm.checkpoint.judge import judge_writer
 from ldm.commands.out_of_memory import explain_out_of_memory
-from ldm.commands.resuming import RUN_DIR_VARIABLE
 from ldm.commands.train.run import TrainingRun, tokenizer_source
 from ldm.data.judge import HEADS
 from ldm.nn.judge import JudgeConfig
@@ -28,7 +26,6 @@ def train_judge(run: TrainingRun) -> None:
     def save(module: JudgeTraining, step: int) -> None:
         where.writer.put(judge_writer(run.checkpoint_path(step), module.judge, module.tokenizer.digest))
 
-    os.environ[RUN_DIR_VARIABLE] = str(run.directory)
     with explain_out_of_memory("a smaller --batch-size needs less"):
         fit(module, where, save)
     last = run.checkpoint_path(config.iterations)
