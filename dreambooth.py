@@ -1,8 +1,6 @@
 """Teaches the model a subject from a few photos of it: python dreambooth.py --help."""
 
-import sys
-
-from ldm.commands.app import run
+from ldm.commands.app import launch
 from ldm.commands.options.dreambooth import dreambooth_parser
 
 
@@ -15,4 +13,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run(main))
+    launch(main)

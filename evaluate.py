@@ -1,8 +1,6 @@
 """Scores checkpoints and recommends one: python evaluate.py --help."""
 
-import sys
-
-from ldm.commands.app import run
+from ldm.commands.app import launch
 from ldm.commands.options.drawing import evaluate_parser
 
 
@@ -15,4 +13,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run(main))
+    launch(main)

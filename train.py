@@ -1,8 +1,6 @@
 """Trains a model from nothing, stage by stage: python train.py --help."""
 
-import sys
-
-from ldm.commands.app import run
+from ldm.commands.app import launch
 from ldm.commands.options.train import train_parser
 
 
@@ -15,4 +13,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run(main))
+    launch(main)

@@ -19,6 +19,7 @@ UNSAFE = re.compile(
     "]"
 )
 """Characters that do something instead of showing something, but the line break."""
+INDENTED = "\n  "
 
 
 class Lines(tuple[str, ...]):
@@ -78,4 +79,8 @@ def _visible_args(args: object) -> object:
 
 def _visible_arg(value: object) -> object:
     is_number = hasattr(type(value), "__float__")  # also of torch and numpy
-    return value if value is None or is_number or isinstance(value, Lines) else visible(str(value))
+    if value is None or is_number or isinstance(value, Lines):
+        return value
+    if isinstance(value, Exception):  # its own further lines are indented: a forged one is too
+        return INDENTED.join(visible(line) for line in str(value).split(INDENTED))
+    return visible(str(value))

@@ -64,7 +64,9 @@ def read_pickle(pickle: bytes) -> Pickled:
             _STEPS[opcode.name](machine, argument)
         return Pickled(machine.pop(), frozenset(machine.names))
     except (IndexError, KeyError, TypeError, AttributeError, OverflowError) as error:
-        raise ValueError(f"not a pickle of plain values and tensors: {type(error).__name__} at {error}"[:200]) from error
+        raise ValueError(
+            f"not a pickle of plain values and tensors: {type(error).__name__} at {error}"[:200]
+        ) from error
 
 
 class _Machine:
@@ -202,7 +204,27 @@ _BUILDERS: dict[str, Callable[..., Any]] = {
 
 Step = Callable[[_Machine, Any], object]
 
-_VALUES = ["INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT", "STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8"]
+_VALUES = [
+    "INT",
+    "BININT",
+    "BININT1",
+    "BININT2",
+    "LONG",
+    "LONG1",
+    "LONG4",
+    "FLOAT",
+    "BINFLOAT",
+    "STRING",
+    "BINSTRING",
+    "SHORT_BINSTRING",
+    "UNICODE",
+    "BINUNICODE",
+    "SHORT_BINUNICODE",
+    "BINUNICODE8",
+    "BINBYTES",
+    "SHORT_BINBYTES",
+    "BINBYTES8",
+]
 """Steps that push a value which stands in the pickle as it is."""
 
 _STEPS: dict[str, Step] = {

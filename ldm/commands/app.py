@@ -1,54 +1,142 @@
-"""The frame around every command: logging to the terminal, and a user's mistake told without a traceback."""
+"""The frame around every command: what is said, to the terminal and to the run's log, and how the command ends."""
 
 import logging
 import sys
+import traceback
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from logging.handlers import MemoryHandler
 from pathlib import Path
+from typing import NoReturn, TextIO
 
 from ldm.commands.log_file import LogFile
 from ldm.errors import UserError
+from ldm.interruption import STATUS, Stopped, continue_with, heed, heeded, how_to_continue, ignore_from_now_on
 from ldm.locking import unlock_directories
+from ldm.processes import DIED, ProcessDiedError, end_with_parent, is_helper_process, own_rank
+from ldm.progress import Tolerant, without_bars
 from ldm.terminal import TerminalFormatter
 
 log = logging.getLogger("ldm")
 
+RUN_LOG = "run.log"
+
+
+def launch(command: Callable[[], None]) -> NoReturn:
+    """Runs a command as this process's only one, and exits with its status."""
+    heed()
+    warnings.showwarning = _log_warning  # type: ignore[assignment]
+    if is_helper_process():
+        end_with_parent(tells=own_rank() == 1)
+    sys.stdout, sys.stderr = Tolerant(sys.stdout), Tolerant(sys.stderr)  # type: ignore[assignment]
+    status = run(command)
+    if status != STATUS:  # a second signal stops also what is still being written
+        ignore_from_now_on()
+    sys.exit(status)
+
 
 def run(command: Callable[[], None]) -> int:
-    """Runs a command and returns its exit status: 0 done, 2 a mistake that the user can mend, 130 interrupted."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(TerminalFormatter())
-    log.addHandler(handler)
-    log.setLevel(logging.INFO)
+    """Runs a command and returns its exit status, one of those that `--help` names (`EXIT_STATUSES`)."""
+    continue_with("")
+    with heeded(), _log_files(), _terminal():
+        try:
+            return _run(command)
+        finally:
+            unlock_directories()
+
+
+def _run(command: Callable[[], None]) -> int:
     try:
         command()
     except UserError as error:
         log.error("error: %s", error)
         return 2
-    except KeyboardInterrupt:
-        log.error("interrupted")
-        return 130
-    finally:
-        unlock_directories()
-        log.removeHandler(handler)
+    except ProcessDiedError as error:
+        log.error("error: %s; %s", error, how_to_continue())
+        return DIED
+    except (Stopped, KeyboardInterrupt) as stop:
+        words = "stopped" if isinstance(stop, KeyboardInterrupt) else stop
+        log.log(logging.DEBUG if is_helper_process() else logging.ERROR, "%s; %s", words, how_to_continue())
+        return STATUS
+    except SystemExit:
+        raise
+    except BaseException:
+        # Python writes it to the terminal.
+        log.critical("unexpected error\n%s", traceback.format_exc().rstrip(), extra={"for_file_only": True})
+        raise
     return 0
 
 
+def begin_run(directory: Path, command: str) -> None:
+    """From now on there is a run in the directory: its log begins with what was said so far, `command` continues it."""
+    continue_with(command)
+    if _files is not None:
+        _files.begin(directory / RUN_LOG)
+
+
+class _LogFiles:
+    """Keeps what is said until there is a file for it."""
+
+    def __init__(self, stack: ExitStack) -> None:
+        self._stack = stack
+        self._waiting = MemoryHandler(capacity=1)  # passes everything on at once, but keeps it while there is no target
+        self._waiting.setLevel(_level())
+        log.addHandler(self._waiting)
+        stack.callback(log.removeHandler, self._waiting)
+
+    def begin(self, path: Path) -> None:
+        """The file is added to, once; processes of further devices add only what goes wrong."""
+        if self._waiting.target is not None:
+            return
+        self._waiting.setTarget(self._stack.enter_context(closing(LogFile(path))))
+        self._waiting.flush()
+
+
+_files: _LogFiles | None = None
+
+
+def _level() -> int:
+    """The first process speaks for all."""
+    return logging.ERROR if is_helper_process() else logging.INFO
+
+
 @contextmanager
-def run_log() -> Iterator[Callable[[Path], None]]:
-    """Writes what is said meanwhile to a file as well, with the time.
-
-    The file is named by calling what is yielded, once there is a directory for it: what was said before comes first.
-    """
+def _log_files() -> Iterator[None]:
+    global _files
     with ExitStack() as stack:
-        waiting = MemoryHandler(capacity=1)  # passes everything on at once, but keeps it while there is no target
-        log.addHandler(waiting)
-        stack.callback(log.removeHandler, waiting)
+        _files = _LogFiles(stack)
+        stack.callback(_no_files)
+        yield
 
-        def begin(path: Path) -> None:
-            file = stack.enter_context(closing(LogFile(path)))
-            waiting.setTarget(file)
-            waiting.flush()
 
-        yield begin
+def _no_files() -> None:
+    global _files
+    _files = None
+
+
+@contextmanager
+def _terminal() -> Iterator[None]:
+    handler = _Terminal(sys.stderr)
+    handler.setFormatter(TerminalFormatter())
+    handler.setLevel(_level())
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+
+
+def _log_warning(message: Warning | str, category: type[Warning], filename: str, lineno: int, *rest: object) -> None:
+    """A library's warning, on a line of its own and in the run's log."""
+    log.warning("%s (%s, %s:%d)", message, category.__name__, filename, lineno)
+
+
+class _Terminal(logging.StreamHandler[TextIO]):
+    """Lines of their own beside progress bars."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if not (getattr(record, "on_bar", False) or getattr(record, "for_file_only", False)):
+            with without_bars():
+                super().emit(record)

@@ -74,4 +74,3 @@ def refuse_unwritable(*directories: Path) -> None:
             raise UserError(f"could not write into {directory}: {nearest} is no directory")
         if not os.access(nearest, os.W_OK | os.X_OK):
             raise UserError(f"could not write into {directory}: you may not write in {nearest}")
-

@@ -68,6 +68,7 @@ class Settings:
         "tokenizer": {"weights/sd-v1/tokenizer": "ldm/assets/clip-tokenizer"}
     }
     """Values in the YAML of older checkpoints and runs, and what they are now."""
+
     def __post_init__(self) -> None:
         timesteps = self.model.schedule.num_timesteps
         if self.sampling.num_steps > timesteps:

@@ -2,7 +2,6 @@
 
 import argparse
 import logging
-import os
 import re
 import shlex
 from collections.abc import Collection, Mapping, Sequence
@@ -17,20 +16,14 @@ from ldm.errors import UserError
 from ldm.files import make_numbered_dir
 from ldm.leftovers import remove_dead_runs, remove_leftovers
 from ldm.locking import TakenError, lock_directory
+from ldm.processes import RUN_DIR_VARIABLE as RUN_DIR_VARIABLE
+from ldm.processes import is_helper_process as is_helper_process
 
 log = logging.getLogger(__name__)
 
 RECORD = "run.yaml"
-RUN_DIR_VARIABLE = "LDM_RUN_DIR"
-"""Tells the processes of further devices which run they belong to."""
-
 STEP_FILE = re.compile(r"step-(\d+)\.safetensors")
 """The name of a run's checkpoint."""
-
-
-def is_helper_process() -> bool:
-    """Whether this process was started for a further device of a run."""
-    return os.environ.get("LOCAL_RANK", "0") != "0"
 
 
 def make_run_dir(parent: Path, stem: str) -> Path:

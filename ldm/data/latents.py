@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from einops import rearrange
 from torch import Tensor
-from tqdm import tqdm
 
 from ldm.data.images import fit, read_image, to_tensor
 from ldm.errors import UserError
 from ldm.files import atomic_path
 from ldm.nn.autoencoder import AutoencoderConfig, AutoencoderKL, DiagonalGaussian
+from ldm.progress import each
 
 log = logging.getLogger(__name__)
 
@@ -51,8 +51,11 @@ def write_moments(path: Path, autoencoder: AutoencoderKL, images: Sequence[Path]
     ):
         header = {"descr": np.dtype(np.float16).str, "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(file, header)
-        for start in tqdm(range(0, len(images), BATCH_SIZE), desc="encoding", unit="batch"):
-            batch = [to_tensor(fit(read_image(image, size), size, size)) for image in images[start : start + BATCH_SIZE]]
+        starts = range(0, len(images), BATCH_SIZE)
+        for start in each(starts, len(starts), "encoding", "batch"):
+            batch = [
+                to_tensor(fit(read_image(image, size), size, size)) for image in images[start : start + BATCH_SIZE]
+            ]
             pictures = torch.stack(batch).to(weight)
             views = torch.stack([pictures, pictures.flip(-1)], dim=1) if flip else pictures[:, None]
             encoded = autoencoder.encode(rearrange(views, "b v c h w -> (b v) c h w")).parameters.half()

@@ -3,20 +3,20 @@
 import logging
 import signal
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from ldm.background import BackgroundWriter
 from ldm.checkpoint.discovery import RESUME_STATE
 from ldm.errors import UserError
+from ldm.interruption import Request, Stopped
+from ldm.progress import Progress
+from ldm.training.processes import OtherProcesses
 
 log = logging.getLogger(__name__)
 
@@ -62,52 +62,41 @@ class LetGo(pl.Callback):
 
 
 class StopOnSignal(pl.Callback):
-    """On Ctrl-C or SIGTERM: finishes the step, saves the resume state and stops. A second signal stops at once.
+    """When a signal asks the command to end: finishes the step, saves the resume state and stops.
 
     Several processes agree on it after every `every` steps only, because they have to wait for each other to do so.
     """
 
-    SIGNALS = (signal.SIGINT, signal.SIGTERM)
-
-    def __init__(self, run_dir: Path, guard: "FiniteGuard | None" = None, every: int = 1) -> None:
+    def __init__(
+        self, run_dir: Path, request: Request, others: OtherProcesses, guard: "FiniteGuard", every: int = 1
+    ) -> None:
         self.run_dir = run_dir
+        self.request = request
+        self.others = others
         self.guard = guard
         self.every = every
-        self.stopped_at: int | None = None
-        self._asked = False
-
-    @contextmanager
-    def restoring_handlers(self) -> Iterator[None]:
-        """Around a training: puts the signal handlers back that Lightning and this callback replace."""
-        before = {number: signal.getsignal(number) for number in self.SIGNALS}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        for number in self.SIGNALS:
-            signal.signal(number, self._ask)
+        if self.request.number is not None:
+            raise Stopped(self.request.number)
+        if trainer.is_global_zero:
+            self.request.meanwhile = "stopping after this step; its state is saved. Once more stops at once"
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, *args: Any) -> None:
-        asked = self._asked
+        asked = self.request.is_made
         if trainer.world_size > 1:  # a signal may reach one process only, and all have to stop after the same step
             if trainer.global_step % self.every:
                 return
             asked = trainer.strategy.reduce_boolean_decision(asked, all=False)
         if asked and trainer.global_step < trainer.max_steps:
-            if self.guard:
-                self.guard.raise_if_bad(trainer, pl_module)
+            self.others.stop_watching()
+            self.guard.raise_if_bad(trainer, pl_module)
             trainer.save_checkpoint(self.run_dir / RESUME_STATE)
-            self.stopped_at = trainer.global_step
+            self.request.number = self.request.number or signal.SIGTERM  # it came to another process
             trainer.should_stop = True
 
-    def _ask(self, number: int, frame: FrameType | None) -> None:
-        if self._asked:
-            raise KeyboardInterrupt
-        self._asked = True
-        log.warning("stopping after this step; its state is saved. Once more stops at once")
+    def on_train_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        self.request.after = f"update {trainer.global_step}"
 
 
 class GradientGuard(pl.Callback):
@@ -171,37 +160,34 @@ class FiniteGuard(pl.Callback):
             )
 
 
-class Progress(pl.Callback):
-    """One line that grows: updates, speed, pictures a second, the latest losses."""
+class TrainingProgress(pl.Callback):
+    """Updates, speed, time left, pictures a second, the latest losses."""
 
     def __init__(self, every: int) -> None:
         self.every = every
-        self._bar: Any = None
+        self._progress: Progress | None = None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        self._bar = tqdm(
-            total=trainer.max_steps,
-            initial=trainer.global_step,
-            desc="training",
-            unit="step",
-            disable=not trainer.is_global_zero,
+        self._progress = Progress(
+            trainer.max_steps, "training", "step", done=trainer.global_step, silent=not trainer.is_global_zero
         )
         self._pictures = pl_module.pictures_per_step * trainer.world_size
         self._last = time.perf_counter(), trainer.global_step
 
     def on_train_batch_end(self, trainer: pl.Trainer, *args: Any) -> None:
+        assert self._progress is not None
         step = trainer.global_step
-        self._bar.update(step - self._bar.n)
         if step % self.every == 0:
             losses = {k.removeprefix("loss/"): v for k, v in trainer.callback_metrics.items() if k.startswith("loss/")}
             now, (then, before) = time.perf_counter(), self._last
             self._last = now, step
             speed = {"img/s": f"{(step - before) * self._pictures / (now - then):.1f}"}
-            self._bar.set_postfix(speed | {name: f"{value.item():.4f}" for name, value in losses.items()})
+            self._progress.note(**speed, **{name: f"{value.item():.4f}" for name, value in losses.items()})
+        self._progress.update(step - self._progress.done)
 
     def teardown(self, trainer: pl.Trainer, pl_module: Any, stage: str) -> None:
-        if self._bar is not None:
-            self._bar.close()
+        if self._progress is not None:
+            self._progress.close()
 
     def on_exception(self, trainer: pl.Trainer, pl_module: Any, exception: BaseException) -> None:
         self.teardown(trainer, pl_module, "fit")  # an error is told on a line of its own

@@ -1,25 +1,171 @@
-"""The processes that Lightning starts for further devices: an error in the first of them ends all."""
+"""The processes of a training on several devices of one machine; a cluster's variables don't matter.
 
+Each device beyond the first has a process that the first one starts. They end together: the first watches the others,
+and they watch the first.
+"""
+
+import os
 import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
-import pytorch_lightning as pl
+import torch
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
+from pytorch_lightning.strategies import DDPStrategy
+from pytorch_lightning.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
+from pytorch_lightning.utilities import rank_zero_only
+
+from ldm.interruption import STATUS, Stopped, blocked, end_at_once, how_to_continue
+from ldm.processes import DIED, LOOK_EVERY, RUN_DIR_VARIABLE, ProcessDiedError, ending_of, is_helper_process, own_rank
+
+CLUSTER_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")
+CLUSTER_PREFIXES = ("SLURM_", "TORCHELASTIC_", "LSB_", "JSM_", "OMPI_", "PMI_", "PMIX_", "KUBERNETES_")
+"""By them Lightning takes this process for one of several that a cluster has started."""
+
+TIME_TO_NOTICE = 8.0
+"""Seconds for which a process that has lost another may wait for it, before it is ended from outside."""
 
 
-class OtherProcesses(pl.Callback):
-    """Knows the others after an error in the process that has started them; Lightning would let them wait for it."""
+class OneMachine(LightningEnvironment):
+    """As many processes as the flags say, started by the first of them."""
 
     def __init__(self) -> None:
-        self._left: list[subprocess.Popen[bytes]] = []
+        super().__init__()
+        self.set_global_rank(own_rank())
+        vars(rank_zero_only)["rank"] = (
+            own_rank()
+        )  # Lightning has read it from a cluster's variables when it was imported
 
-    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        processes = getattr(trainer.strategy.launcher, "procs", [])
-        self._left = list(processes)
-        # Who watches them for Lightning would kill this process as soon as one of them ends, by the same error: before
-        # it has written what it still has to.
-        processes.clear()
+    @property
+    def creates_processes_externally(self) -> bool:
+        return is_helper_process()
+
+    def local_rank(self) -> int:
+        return own_rank()
+
+    def node_rank(self) -> int:
+        return 0
+
+
+@contextmanager
+def own_environment(run_dir: Path) -> Iterator[None]:
+    """In this block the first process of a run has no variable of a cluster; those that it starts know the run."""
+    if is_helper_process():
+        yield
+        return
+    theirs = {name: os.environ.pop(name) for name in list(os.environ) if _of_cluster(name)}
+    os.environ[RUN_DIR_VARIABLE] = str(run_dir)
+    try:
+        yield
+    finally:
+        for name in (RUN_DIR_VARIABLE, *CLUSTER_VARIABLES):
+            os.environ.pop(name, None)
+        os.environ.update(theirs)
+
+
+def _of_cluster(name: str) -> bool:
+    return name in CLUSTER_VARIABLES or name.startswith(CLUSTER_PREFIXES)
+
+
+class OtherProcesses:
+    """Those of a run that the first process has started. Without any there is nothing to watch."""
+
+    def __init__(self) -> None:
+        self._processes: list[subprocess.Popen[bytes]] = []
+        self._over = threading.Event()
+
+    def watch(self, processes: list[subprocess.Popen[bytes]]) -> None:
+        """From now on this process doesn't outlive one of them that dies."""
+        self._processes = processes
+        threading.Thread(target=self._watch, name="others", daemon=True).start()
+
+    def stop_watching(self) -> None:
+        """From now on they may end as they like."""
+        self._over.set()
+
+    def wait(self) -> None:
+        """Gives them time to end by themselves, after the last step."""
+        self.stop_watching()
+        until = time.monotonic() + TIME_TO_NOTICE
+        while time.monotonic() < until and any(process.poll() is None for process in self._processes):
+            time.sleep(LOOK_EVERY / 5)
 
     def end(self) -> None:
-        """To be called once this process waits for nothing on its device, of which they may be a part."""
-        for process in self._left:
-            process.kill()
+        """Ends those that are left. To be called once this process waits for nothing on its device."""
+        self.stop_watching()
+        self.kill()
+        for process in self._processes:
             process.wait()
+
+    def kill(self) -> None:
+        """Ends those that are left, at once."""
+        for process in self._processes:
+            process.kill()
+
+    def ending(self) -> BaseException | None:
+        """What the end of one of them means, if one has ended by anything but success."""
+        codes = [code for process in self._processes if (code := process.poll())]
+        return ending_of(codes[0]) if codes else None
+
+    def explain(self, error: Exception) -> BaseException:
+        """The reason for an error: the end of another process where they could not speak to each other."""
+        if not (self._processes or is_helper_process()) or not _is_of_exchange(error):
+            return error
+        until = time.monotonic() + TIME_TO_NOTICE
+        while time.monotonic() < until:  # a process that isn't the first is ended meanwhile
+            if (ending := self.ending()) is not None:
+                return ending
+            time.sleep(LOOK_EVERY)
+        return error
+
+    def _watch(self) -> None:
+        while not self._over.wait(LOOK_EVERY):
+            if (ending := self.ending()) is not None and not self._over.wait(TIME_TO_NOTICE):
+                self.kill()
+                status = STATUS if isinstance(ending, Stopped) else DIED
+                end_at_once(status, f"error: {ending}; {how_to_continue()}")
+
+
+class OneMachineDDP(DDPStrategy):
+    """Lightning's DDP with processes that are watched by `OtherProcesses`."""
+
+    def __init__(self, others: OtherProcesses) -> None:
+        super().__init__()
+        self.others = others
+
+    def _configure_launcher(self) -> None:
+        assert self.cluster_environment is not None
+        self._launcher = _Launcher(self.cluster_environment, self.num_processes, self.num_nodes)
+        self._launcher.others = self.others
+
+
+class _Launcher(_SubprocessScriptLauncher):
+    """Keeps the processes to itself: Lightning's own watch would kill this one as soon as another has ended."""
+
+    others: OtherProcesses
+
+    def _call_children_scripts(self) -> None:
+        with blocked():
+            super()._call_children_scripts()
+            self.others.watch(self.procs)
+        self.procs = []
+
+
+def _is_of_exchange(error: Exception) -> bool:
+    """Whether processes could not speak to each other: gloo's errors have no type of their own."""
+    if isinstance(error, torch.distributed.DistError):
+        return True
+    words = str(error)
+    return isinstance(error, RuntimeError) and any(name in words for name in ("gloo", "NCCL", "Connection", "recv"))
+
+
+def explain_workers(error: Exception) -> Exception:
+    """What torch says of a process that prepares batches and was killed, told as that."""
+    if isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker (pid"):
+        return ProcessDiedError(
+            f"a process that prepares batches has ended unexpectedly; was the memory full? ({error})"
+        )
+    return error

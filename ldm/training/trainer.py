@@ -10,17 +10,20 @@ from typing import TypeVar
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.loggers import Logger
 
 from ldm.background import BackgroundWriter
 from ldm.checkpoint.discovery import RESUME_STATE
+from ldm.interruption import before_the_end, finish_first
 from ldm.nn.static_call import Record
-from ldm.training.callbacks import FiniteGuard, GradientGuard, LetGo, Progress, SaveEvery, StopOnSignal
+from ldm.training.callbacks import FiniteGuard, GradientGuard, LetGo, SaveEvery, StopOnSignal, TrainingProgress
 from ldm.training.logs import EventLog, build_logger
 from ldm.training.module import TrainingModule
-from ldm.training.processes import OtherProcesses
+from ldm.training.processes import OneMachine, OneMachineDDP, OtherProcesses, explain_workers, own_environment
 from ldm.training.resume_state import ResumeStateIO
 
-logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)  # its own words are for its developers
+for package in ("pytorch_lightning", "lightning_fabric"):
+    logging.getLogger(package).setLevel(logging.ERROR)  # their own words are for their developers
 
 Module = TypeVar("Module", bound=TrainingModule)
 
@@ -41,56 +44,84 @@ class FitOptions:
     """What is saved is written by it while training goes on."""
 
 
-def fit(module: Module, options: FitOptions, save: Callable[[Module, int], None]) -> int | None:
+def fit(module: Module, options: FitOptions, save: Callable[[Module, int], None]) -> None:
     """Trains to the last update, from the run's resume state if there is one; `save(module, step)` writes a checkpoint.
 
-    `save` copies what `options.writer` is to write; that is on the disk when this function returns. Returns the update
-    at which the user stopped it, None if it ran to the end.
+    `save` copies what `options.writer` is to write; that is on the disk when this function returns. A signal lets the
+    step end and be saved; then this raises `Stopped`.
     """
-    config = module.config
-    log_every = max(1, min(10, config.iterations // 50))
-    finite = FiniteGuard(log_every, config.save_every)
-    stop = StopOnSignal(options.run_dir, finite, log_every)
-    others = OtherProcesses()
-    first = options.devices[0]
-    autocast_dtype = options.autocast_dtype
+    with finish_first() as request, own_environment(options.run_dir), warnings.catch_warnings():
+        # Lightning advises worker processes and the like: latents are in memory, and a run has no end of data. And it
+        # advises `srun` where there is one, which would start the run several times.
+        for package in ("pytorch_lightning", "lightning_fabric"):
+            warnings.filterwarnings("ignore", module=package)
+        others = OtherProcesses()
+        finite = FiniteGuard(_log_every(module), module.config.save_every)
+        stop = StopOnSignal(options.run_dir, request, others, finite, _log_every(module))
+        logger = build_logger(options.logger, options.run_dir)
+        quiet = logger.no_traceback_of_its_thread() if isinstance(logger, EventLog) else contextlib.nullcontext()
+        trainer = _build_trainer(module, options, save, logger, stop, others)
+        state = options.run_dir / RESUME_STATE
+        with quiet, options.writer, before_the_end(others.kill):
+            try:
+                trainer.fit(module, ckpt_path=str(state) if state.exists() else None)
+                others.wait()
+            except Exception as error:
+                why = others.explain(explain_workers(error))
+                if why is error:
+                    raise
+                raise why from None
+            finally:
+                others.end()
+
+
+def _log_every(module: TrainingModule) -> int:
+    return max(1, min(10, module.config.iterations // 50))
+
+
+def _build_trainer(
+    module: Module,
+    options: FitOptions,
+    save: Callable[[Module, int], None],
+    logger: Logger | bool,
+    stop: StopOnSignal,
+    others: OtherProcesses,
+) -> pl.Trainer:
+    """A trainer that writes only what `save` and the resume state write, and where only our flags count."""
+    config, first, autocast_dtype = module.config, options.devices[0], options.autocast_dtype
     # Loss scaling looks at the gradients in every step, and several devices exchange them in the backward pass.
     if options.record and module.recordable and len(options.devices) == 1 and autocast_dtype != torch.float16:
         module.record_steps(options.record, autocast_dtype)
         autocast_dtype = None  # what is recorded does its own
-    logger = build_logger(options.logger, options.run_dir)
-    quiet = logger.no_traceback_of_its_thread() if isinstance(logger, EventLog) else contextlib.nullcontext()
     trainer = pl.Trainer(
         accelerator="gpu" if first.type == "cuda" else first.type,
         devices=[device.index or 0 for device in options.devices] if first.type == "cuda" else len(options.devices),
-        strategy="ddp" if len(options.devices) > 1 else "auto",
+        strategy=OneMachineDDP(others) if len(options.devices) > 1 else "auto",
         precision=PRECISIONS[autocast_dtype],  # type: ignore[arg-type]
         max_steps=config.iterations,
         gradient_clip_val=config.max_grad_norm or None,
         logger=logger,
-        log_every_n_steps=log_every,
+        log_every_n_steps=_log_every(module),
         # The guards come before the saving, so that nothing broken is saved.
         callbacks=[
             GradientGuard(),
-            finite,
-            Progress(every=log_every),
+            stop.guard,
+            TrainingProgress(every=_log_every(module)),
             SaveEvery(options.run_dir, config.save_every, save, options.writer),
             stop,
             LetGo(),
-            others,
         ],
-        plugins=[ResumeStateIO(options.writer)],
+        plugins=[ResumeStateIO(options.writer), OneMachine()],
+        default_root_dir=options.run_dir,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
         use_distributed_sampler=False,
     )
-    state = options.run_dir / RESUME_STATE
-    with warnings.catch_warnings(), stop.restoring_handlers(), quiet, options.writer:
-        # Lightning's advice to use worker processes and the like: latents are in memory, and a run has no end of data.
-        warnings.filterwarnings("ignore", module="pytorch_lightning")
-        try:
-            trainer.fit(module, ckpt_path=str(state) if state.exists() else None)
-        finally:
-            others.end()
-    return stop.stopped_at
+    # Signals are answered by `ldm.interruption` alone.
+    trainer._signal_connector.register_signal_handlers = _no_handlers  # type: ignore[method-assign]
+    return trainer
+
+
+def _no_handlers() -> None:
+    """In place of Lightning's handlers, of which one broadcasts to processes that may not listen."""

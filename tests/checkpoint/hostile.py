@@ -129,7 +129,9 @@ PICKLES: dict[str, Maker] = {
     "a shape of texts": torch_file(state_dict(tensor(b"(" + text("4") + b"t", numbers(1)))),
     "no shape": torch_file(state_dict(tensor(b"N", b"N"))),
     "more strides than sizes": torch_file(state_dict(tensor(numbers(4), numbers(1, 1)))),
-    "100,000 dimensions": torch_file(state_dict(tensor(b"(" + b"K\x01" * 100_000 + b"t", b"(" + b"K\x01" * 100_000 + b"t"))),
+    "100,000 dimensions": torch_file(
+        state_dict(tensor(b"(" + b"K\x01" * 100_000 + b"t", b"(" + b"K\x01" * 100_000 + b"t"))
+    ),
     "a record of more elements": torch_file(state_dict(tensor(*ONE, count=10**15))),
     "a record of fewer elements": torch_file(state_dict(tensor(*ONE, count=-4))),
     "a record that is not there": torch_file(state_dict(tensor(*ONE, key=text("1")))),

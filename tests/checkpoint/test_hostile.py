@@ -81,6 +81,10 @@ def test_a_pickled_model_is_told_what_would_be_right(tmp_path: Path) -> None:
 def test_a_file_whose_name_is_not_utf_8_is_read(tmp_path: Path) -> None:
     for name in ("caf\udce9.safetensors", "caf\udce9.ckpt"):
         path = tmp_path / name
-        made = hostile.good_safetensors(tmp_path) if path.suffix == ".safetensors" else hostile.attributes_that_shadow(tmp_path)
+        made = (
+            hostile.good_safetensors(tmp_path)
+            if path.suffix == ".safetensors"
+            else hostile.attributes_that_shadow(tmp_path)
+        )
         made.rename(path)
         assert read_checkpoint(path).tensors

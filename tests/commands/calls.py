@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,9 +78,9 @@ def call(command: str, *arguments: object) -> Outcome:
     return Outcome(status, said.getvalue())
 
 
-def start(command: str, *arguments: object, cwd: Path) -> Process:
+def start(command: str, *arguments: object, cwd: Path, environment: Mapping[str, str] | None = None) -> Process:
     """Starts `python <command>.py <arguments>` as a process that can be stopped and killed."""
-    return Process(command, *arguments, cwd=cwd)
+    return Process(command, *arguments, cwd=cwd, environment=environment)
 
 
 def shell(command: str, *arguments: object, cwd: Path, timeout: float = 300) -> Outcome:

@@ -10,11 +10,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from multiprocessing import get_context
 from pathlib import Path
 
 from ldm.files import ROOT
+from ldm.interruption import SIGNALS
 
 FORKS = get_context("forkserver")
 FORKS.set_forkserver_preload(["pytorch_lightning", "torch.utils.tensorboard", "transformers"])
@@ -23,12 +24,14 @@ FORKS.set_forkserver_preload(["pytorch_lightning", "torch.utils.tensorboard", "t
 class Process:
     """`python <command>.py <arguments>` in a process group of its own, as from a terminal; used like `Popen`."""
 
-    def __init__(self, command: str, *arguments: object, cwd: Path) -> None:
+    def __init__(
+        self, command: str, *arguments: object, cwd: Path, environment: Mapping[str, str] | None = None
+    ) -> None:
         handle, said = tempfile.mkstemp()
         os.close(handle)
         self._said = Path(said)
         words = [str(ROOT / f"{command}.py"), *map(str, arguments)]
-        self._process = FORKS.Process(target=_run, args=(words, cwd, said))
+        self._process = FORKS.Process(target=_run, args=(words, cwd, said, dict(environment or {})))
         self._process.start()
         self.pid: int = self._process.pid  # type: ignore[assignment]
 
@@ -54,8 +57,11 @@ class Process:
         return self._said.read_text(), None
 
 
-def _run(words: list[str], cwd: Path, said: str) -> None:
-    """Becomes the command; what it says goes to a file."""
+def _run(words: list[str], cwd: Path, said: str, environment: dict[str, str]) -> None:
+    """Becomes the command; what it says goes to a file. A terminal is where Ctrl-C counts, other than here, perhaps."""
+    for number in SIGNALS:
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+    os.environ.update(environment)
     os.setsid()
     os.chdir(cwd)
     handle = os.open(said, os.O_WRONLY | os.O_APPEND)

@@ -46,6 +46,7 @@ def test_a_process_of_a_further_device_neither_locks_nor_removes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setenv("LDM_RUN_DIR", str(tmp_path))
     (tmp_path / ".a.png.123.partial").touch()
     with another_process_has(tmp_path):
         resume(tmp_path)

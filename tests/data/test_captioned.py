@@ -255,6 +255,8 @@ def test_listing_does_not_open_what_has_an_images_name(folder: Path, monkeypatch
         (folder / f"{index}.jpg").touch()
     monkeypatch.setattr("ldm.data.captioned.unused_reason", lambda path: pytest.fail(f"{path} was opened"))
     assert len(find_captioned(folder, need_captions=False)) == 200
+
+
 # What strangers write
 
 

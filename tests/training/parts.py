@@ -14,6 +14,7 @@ from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 
 from ldm.background import BackgroundWriter
 from ldm.data.dreambooth import Batch, BatchPlan, DreamBoothBatches
+from ldm.interruption import Stopped, heeded
 from ldm.nn.static_call import Record
 from ldm.nn.tokenizer import PromptTokenizer, load_tokenizer
 from ldm.training.config import DreamBoothConfig, Subject
@@ -70,7 +71,12 @@ def train(
 ) -> int | None:
     """Trains on the CPU; returns where a signal stopped it."""
     device, writer = torch.device("cpu"), writer or BackgroundWriter()
-    return fit(module, FitOptions(run_dir, [device], autocast_dtype, logger, record, writer), save)
+    try:
+        with heeded():
+            fit(module, FitOptions(run_dir, [device], autocast_dtype, logger, record, writer), save)
+    except Stopped as stop:
+        return int(stop.after.removeprefix("update "))
+    return None
 
 
 def weights(module: DreamBooth) -> dict[str, Tensor]:

@@ -148,26 +148,6 @@ def test_ctrl_c_finishes_what_is_being_written(tmp_path: Path) -> None:
     assert saved_step(tmp_path) == 3
 
 
-def test_a_second_ctrl_c_does_not_wait_for_it(tmp_path: Path) -> None:
-    go_on = threading.Event()
-
-    def after(update: int) -> None:
-        if update == 3:
-            os.kill(os.getpid(), signal.SIGINT)
-            os.kill(os.getpid(), signal.SIGINT)
-
-    writer = BackgroundWriter()
-    with pytest.raises((KeyboardInterrupt, SystemExit)):
-        train(
-            build_module(cls=stepping(after)),
-            tmp_path,
-            saving(writer, tmp_path, lambda step: go_on.wait(60)),
-            writer=writer,
-        )
-    assert files(tmp_path) == set()
-    go_on.set()
-
-
 @pytest.mark.parametrize("available", [None, 1000])
 def test_without_room_for_a_copy_the_state_is_written_at_once(
     available: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

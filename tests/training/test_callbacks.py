@@ -15,12 +15,13 @@ from pytorch_lightning.strategies import SingleDeviceStrategy
 from torch import Tensor
 
 from ldm.errors import UserError
+from ldm.interruption import SIGNALS, Request, Stopped, heeded
 from ldm.training.callbacks import FiniteGuard, StopOnSignal
 from ldm.training.dreambooth import DreamBooth
+from ldm.training.processes import OtherProcesses
+from ldm.training.trainer import FitOptions, fit
 from tests.recording import Simulation
 from tests.training.parts import build_module, saved_step, train, weights
-
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 @pytest.fixture(autouse=True)
@@ -204,11 +205,11 @@ def test_a_save_that_fails_keeps_the_resume_state_before_it(tmp_path: Path) -> N
 # StopOnSignal
 
 
-def kill_in(update: int, number: int = signal.SIGINT, times: int = 1) -> type[Steps]:
+def kill_in(update: int, number: int = signal.SIGINT) -> type[Steps]:
     """A module that sends its own process a signal in the middle of this update."""
 
     def then(module: Any, loss: Tensor, now: int) -> Tensor:
-        for _ in range(times if now == update else 0):
+        if now == update:
             os.kill(os.getpid(), number)
         return loss
 
@@ -245,17 +246,24 @@ def test_a_run_stopped_by_a_signal_continues_to_the_weights_it_would_have_had(tm
     assert all(torch.equal(tensor, expected[name]) for name, tensor in weights(continued).items())
 
 
-def test_a_signal_in_the_last_update_lets_the_run_end(tmp_path: Path) -> None:
+def test_a_signal_in_the_last_update_lets_it_be_saved_and_is_told_then(tmp_path: Path) -> None:
     saved: list[int] = []
-    assert train(build_module(cls=kill_in(4)), tmp_path, lambda module, step: saved.append(step)) is None
+    assert train(build_module(cls=kill_in(4)), tmp_path, lambda module, step: saved.append(step)) == 4
     assert saved == [2, 4]
+    assert saved_step(tmp_path) == 4
 
 
-def test_a_second_signal_stops_at_once(tmp_path: Path) -> None:
-    module = build_module(cls=kill_in(2, times=2))
-    with pytest.raises((KeyboardInterrupt, SystemExit)):
-        train(module, tmp_path)
-    assert vars(module)["steps"] == [1, 2]
+def test_a_signal_before_the_first_update_ends_the_training_before_it(tmp_path: Path) -> None:
+    class Early(Steps):
+        then = staticmethod(lambda module, loss, update: loss)
+
+        def setup(self, stage: str) -> None:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    module = build_module(cls=Early)
+    with pytest.raises(Stopped), heeded():
+        fit(module, FitOptions(tmp_path, [torch.device("cpu")], None, "none"), lambda module, step: None)
+    assert "steps" not in vars(module)
     assert not (tmp_path / "resume.ckpt").exists()
 
 
@@ -292,7 +300,7 @@ def held(module: DreamBooth) -> int:
     return len(states) + sum(parameter.grad is not None for parameter in module.trained_parameters())
 
 
-@pytest.mark.parametrize("end", ["the last update", "a signal", "an error", "two signals"])
+@pytest.mark.parametrize("end", ["the last update", "a signal", "an error"])
 @pytest.mark.parametrize("recorded", [False, True])
 def test_at_its_end_a_training_holds_neither_gradients_nor_moments(
     recorded: bool, end: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -304,7 +312,6 @@ def test_at_its_end_a_training_holds_neither_gradients_nor_moments(
         "the last update": steps_that(lambda module, loss, update: loss),
         "a signal": kill_in(3),
         "an error": broken_from(3, lambda loss: loss * torch.nan),
-        "two signals": kill_in(3, times=2),
     }
     module = build_module(cls=changes[end], save_every=2)
     during: list[int] = []
@@ -312,52 +319,46 @@ def test_at_its_end_a_training_holds_neither_gradients_nor_moments(
     def save(module: DreamBooth, step: int) -> None:
         during.append(held(module))
 
-    with contextlib.suppress(UserError, KeyboardInterrupt, SystemExit):
+    with contextlib.suppress(UserError):
         train(module, tmp_path, save, record=Simulation(module.trained_parameters()) if recorded else None)
     assert moved == [0]
     assert min(during) > len(module.trained_parameters())
     assert module._recorded is None or module._recorded._static._recording is None
-    if end != "two signals":  # which wait for nothing that is still being written
-        assert saved_step(tmp_path) == {"the last update": 4, "a signal": 3, "an error": 2}[end]
+    assert saved_step(tmp_path) == {"the last update": 4, "a signal": 3, "an error": 2}[end]
 
 
 # Progress
 
 
-def test_progress_shows_updates_and_losses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_progress_shows_updates_time_left_and_losses(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", logger="ldm")
     train(build_module(), tmp_path)
-    last = capsys.readouterr().err.rstrip().replace("\n", "\r").split("\r")[-1]
-    assert "training: 100%" in last
-    assert "4/4" in last
+    line = next(message for message in reversed(caplog.messages) if message.startswith("training: "))
+    assert re.match(r"training: 4 of 4, \d\d:\d\d so far, [\d.]+ (step/s|s/step), 00:00 left, img/s=", line), line
     for name in ("instance=", "class=", "total="):
-        assert name in last
+        assert name in line
 
 
 @pytest.mark.parametrize(("with_class", "pictures"), [(True, 6), (False, 3)])
 def test_progress_shows_pictures_a_second(
-    with_class: bool, pictures: int, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    with_class: bool, pictures: int, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Those of all updates since the line was last written, by a clock that shows half a second more each time."""
+    """Those of all updates since the losses were last looked at, by a clock that shows half a second more each time."""
+    caplog.set_level("INFO", logger="ldm")
     ticks = iter(range(10**6))
     monkeypatch.setattr("ldm.training.callbacks.time", SimpleNamespace(perf_counter=lambda: next(ticks) / 2))
     module = build_module(with_class=with_class, batch_size=3, iterations=100, save_every=100)  # each second update
     module.on_train_batch_end = lambda *args: setattr(module.trainer, "should_stop", module.global_step == 4)  # type: ignore[method-assign]
     train(module, tmp_path)
-    assert set(re.findall(r"img/s=([\d.]+)", capsys.readouterr().err)) == {f"{2 * pictures / 0.5:.1f}"}
-
-
-def test_an_error_is_told_on_a_line_of_its_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    module = build_module(cls=broken_from(2, lambda loss: loss + torch.inf))
-    with pytest.raises(UserError):
-        train(module, tmp_path)
-    assert capsys.readouterr().err.endswith("\n")
+    assert set(re.findall(r"img/s=([\d.]+)", caplog.text)) == {f"{2 * pictures / 0.5:.1f}"}
 
 
 def test_a_stop_saves_nothing_broken(tmp_path: Path) -> None:
     """A signal that comes after a broken loss and before the guard's next look."""
     guard = FiniteGuard(1000)
-    stop = StopOnSignal(tmp_path, guard)
-    stop._asked = True
+    request = Request("")
+    request.number = signal.SIGTERM
+    stop = StopOnSignal(tmp_path, request, OtherProcesses(), guard)
     trainer = SimpleNamespace(global_step=5, max_steps=100, world_size=1, should_stop=False)
     guard.on_train_batch_end(trainer, None, {"loss": torch.tensor(float("nan"))})  # type: ignore[arg-type]
     with pytest.raises(UserError, match="from update 5"):
@@ -368,7 +369,8 @@ def test_a_stop_saves_nothing_broken(tmp_path: Path) -> None:
 def test_several_processes_agree_to_stop_now_and_then_only(tmp_path: Path) -> None:
     asked: list[tuple[int, bool]] = []
     saved: list[int] = []
-    stop = StopOnSignal(tmp_path, every=5)
+    request = Request("")
+    stop = StopOnSignal(tmp_path, request, OtherProcesses(), FiniteGuard(5), every=5)
     trainer = SimpleNamespace(global_step=0, max_steps=100, world_size=2, should_stop=False)
     trainer.save_checkpoint = lambda path: saved.append(trainer.global_step)
     # The signal has reached another process, before update 7.
@@ -379,4 +381,5 @@ def test_several_processes_agree_to_stop_now_and_then_only(tmp_path: Path) -> No
         trainer.global_step += 1
         stop.on_train_batch_end(trainer, None)  # type: ignore[arg-type]
     assert asked == [(5, False), (10, False)]
-    assert (saved, stop.stopped_at) == ([10], 10)
+    assert saved == [10]
+    assert request.is_made

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from ldm.commands.batching import drawing_crew
 from ldm.commands.compiling import speed_up
@@ -25,6 +24,7 @@ from ldm.diffusion.guidance import classifier_free
 from ldm.diffusion.latent_diffusion import LatentDiffusion
 from ldm.diffusion.sampling import sample_images
 from ldm.errors import UserError, named_in_errors
+from ldm.progress import Progress
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ def paint(rows: Sequence[PlannedRow], job: Job, compute: Compute, directory: Pat
     work = [(row, missing) for row, missing in work if missing]
     slot = ModelSlot(compute)
     with (
-        tqdm(total=sum(len(missing) for _, missing in work), desc="drawing", unit="img") as bar,
+        Progress(sum(len(missing) for _, missing in work), "drawing", "img") as progress,
         PictureWriter(BATCHES_WAITING * batch_size) as writer,
         ReadAhead([row.checkpoint for row, _ in work]) as reader,
     ):
@@ -67,7 +67,7 @@ def paint(rows: Sequence[PlannedRow], job: Job, compute: Compute, directory: Pat
                     if picture.file in missing:
                         text = png_text(picture.prompt, picture.seed, job, row.checkpoint) | {KEY: picture.key}
                         writer.put(directory / picture.file, image, text)
-                        bar.update()
+                        progress.update()
 
 
 def _prepared(job: Job, ldm: LatentDiffusion, compute: Compute) -> Job:
@@ -120,9 +120,7 @@ def _sample(slot: ModelSlot, job: Job, compute: Compute, batch: Batch, show_step
     assert slot.ldm is not None
     with (
         compute.autocast(),
-        tqdm(
-            total=job.steps_run, desc="denoising", unit="step", leave=False, position=1, disable=not show_steps
-        ) as steps,
+        Progress(job.steps_run, "denoising", "step", inner=True, silent=not show_steps) as steps,
     ):
         context = torch.cat([slot.context(picture.prompt) for picture in batch])
         uncond_context = slot.context(job.negative_prompt).expand(len(batch), -1, -1)

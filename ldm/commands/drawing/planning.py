@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ldm.commands.app import begin_run
 from ldm.commands.batching import batch_that_fits
 from ldm.commands.compiling import refuse_graphs_without_cuda
 from ldm.commands.devices import parse_device
@@ -31,6 +32,8 @@ from ldm.config import read_yaml, to_yaml
 from ldm.errors import UserError
 from ldm.evaluation.encoders import Encoder, load_encoder
 from ldm.files import counted, slug, write_text
+from ldm.interruption import finish_first
+from ldm.shell import command_line
 
 log = logging.getLogger(__name__)
 
@@ -63,6 +66,7 @@ def plan_call(options: argparse.Namespace, command: str) -> Call:
         raise UserError("--protocol has prompts of its own: leave it out, or -p")
     if options.resume_dir:
         options = resumed_call_options(options, command)
+        begin_run(options.resume_dir, command_line(f"{command}.py", "-r", options.resume_dir))
     elif command == "img2img" and not options.init_img:
         raise UserError("--init-img is needed: the picture to start from")
     compute = drawing_compute(parse_device(options.device), options.precision)
@@ -95,8 +99,10 @@ def plan_call(options: argparse.Namespace, command: str) -> Call:
 
     _warn_of_strangers(plan, job, photos)
     _refuse_without_space(options, plan, job)
-    directory = options.resume_dir or make_run_dir(options.output_dir, command)
-    record = _write_record(directory, options, weights, plan, job, compute)
+    with finish_first():
+        directory = options.resume_dir or make_run_dir(options.output_dir, command)
+        record = _write_record(directory, options, weights, plan, job, compute)
+        begin_run(directory, command_line(f"{command}.py", "-r", directory))
     if root:
         log.info("comparing %s below %s in %s", counted(len(plan.rows), "checkpoint"), root, directory)
     return Call(

@@ -2,11 +2,6 @@
 
 import argparse
 import logging
-import signal
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from types import FrameType
 
 from ldm.commands.drawing.painter import paint
 from ldm.commands.drawing.planning import Call, plan_call
@@ -17,7 +12,7 @@ from ldm.commands.out_of_memory import explain_out_of_memory
 from ldm.errors import UserError
 from ldm.evaluation.encoders import Encoder
 from ldm.files import counted
-from ldm.shell import command_line
+from ldm.interruption import Stopped, how_to_continue
 
 log = logging.getLogger(__name__)
 
@@ -40,16 +35,15 @@ def evaluate(options: argparse.Namespace) -> None:
 def _draw(options: argparse.Namespace, command: str) -> None:
     call = plan_call(options, command)
     try:
-        with _sigterm_as_ctrl_c(), explain_out_of_memory("a smaller --batch-size or --hw needs less"):
+        with explain_out_of_memory("a smaller --batch-size or --hw needs less"):
             paint(call.plan.rows, call.job, call.compute, call.directory)
             done = _finish(call, call.encoder)
-    except KeyboardInterrupt:
+    except (Stopped, KeyboardInterrupt):
         if written := _finish(call):
             log.warning("interrupted; what is there: %s", written)
-        _say_how_to_continue(call)
         raise
     except UserError:
-        _say_how_to_continue(call)
+        log.info("%s", how_to_continue())
         raise
     log.info("%s", done)
 
@@ -68,24 +62,3 @@ def _finish(call: Call, encoder: Encoder | None = None) -> str:
     *others, last = write_results(call.directory, comparison, is_sweep=call.root is not None)
     what = ", ".join([counted(count, "picture"), *others])
     return f"{what} and {last} in {call.directory}"
-
-
-def _say_how_to_continue(call: Call) -> None:
-    log.info("continue with\n  %s", command_line(f"{call.command}.py", "-r", call.directory))
-
-
-@contextmanager
-def _sigterm_as_ctrl_c() -> Iterator[None]:
-    """What is in memory is written also if the process is asked to end, as batch systems do."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from ldm.commands.drawing.comparison import Column, Comparison, Group, Row
 from ldm.commands.limits import quoted
@@ -18,6 +17,7 @@ from ldm.evaluation.recommendation import RULE, Candidate, recommend
 from ldm.evaluation.results import Asked, Recommendation
 from ldm.evaluation.scores import COPY_DETAILS, SCORES, GroupScores, explained, score_group
 from ldm.evaluation.seeing import Seen, see, with_gaps
+from ldm.progress import Progress
 
 log = logging.getLogger(__name__)
 
@@ -34,15 +34,15 @@ def scored(
     rows, groups = list(comparison.rows), list(comparison.groups)
     pictures = sum(cell is not None for row in rows for cell in row.cells)
     notes = _strange_words(comparison, encoder)
-    with tqdm(total=pictures + sum(map(len, photos)), desc="scoring", unit="img") as bar:
+    with Progress(pictures + sum(map(len, photos)), "scoring", "img") as progress:
         for index, group in enumerate(comparison.groups):
             members = [i for i, row in enumerate(rows) if row.group == index]
             if not members:
                 continue
-            known, familiar = _see_photos(encoder, photos[index], size, bar)
+            known, familiar = _see_photos(encoder, photos[index], size, progress)
             if not familiar:
                 notes.append(_strange_photos(group, encoder))
-            seen = [_see_row(encoder, rows[i], directory, bar) for i in members]
+            seen = [_see_row(encoder, rows[i], directory, progress) for i in members]
             asked = _asked(comparison.columns, [rows[i] for i in members])
             base = next((place for place, i in enumerate(members) if rows[i].is_base), None)
             scores = score_group(encoder, asked, seen, known, base)
@@ -86,23 +86,25 @@ def _strange_photos(group: Group, encoder: Encoder) -> str:
     )
 
 
-def _see_photos(encoder: Encoder, paths: Sequence[Path], size: tuple[int, int], bar: tqdm) -> tuple[Seen | None, bool]:
+def _see_photos(
+    encoder: Encoder, paths: Sequence[Path], size: tuple[int, int], progress: Progress
+) -> tuple[Seen | None, bool]:
     """What is kept of the photos, and whether the encoder knows photos of such a kind."""
     if not paths:
         return None, True
     photos = torch.stack([to_tensor(fit(read_image(path, max(size)), *size)) for path in paths])
-    bar.update(len(paths))
+    progress.update(len(paths))
     return see(encoder, photos), encoder.is_familiar(photos)
 
 
-def _see_row(encoder: Encoder, row: Row, directory: Path, bar: tqdm) -> Seen:
+def _see_row(encoder: Encoder, row: Row, directory: Path, progress: Progress) -> Seen:
     """A few pictures are in memory at a time; of each only its embeddings stay."""
     places = [place for place, cell in enumerate(row.cells) if cell is not None]
     parts = []
     for start in range(0, len(places), AT_A_TIME):
         images = [_read(directory / cell.file) for i in places[start : start + AT_A_TIME] if (cell := row.cells[i])]
         parts.append(see(encoder, torch.stack(images)))
-        bar.update(len(images))
+        progress.update(len(images))
     together = Seen(
         torch.cat([part.subjects for part in parts]),
         torch.cat([part.images for part in parts]),

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from ldm.commands.placement import Compute
 from ldm.commands.resuming import is_helper_process
 from ldm.data.dreambooth import encode_moments
 from ldm.data.images import fit, read_image, to_tensor
 from ldm.nn.autoencoder import AutoencoderKL
+from ldm.progress import each
 
 ENCODED_PIXELS = 2 * 512 * 512
 """So many are encoded at a time on a GPU: a picture of 512 x 512 and its mirror image are work enough for one."""
@@ -33,7 +33,7 @@ def encode_files(
     autoencoder: AutoencoderKL, paths: Sequence[Path], size: tuple[int, int], flip: bool, compute: Compute
 ) -> Tensor:
     """Moments (n v 2c h/8 w/8) of the pictures in these files, cropped to size (height, width)."""
-    images = tqdm(read_ahead(paths, *size), desc="encoding", total=len(paths), unit="img", disable=is_helper_process())
+    images = each(read_ahead(paths, *size), len(paths), "encoding", "img", silent=is_helper_process())
     with encoding_arithmetic(compute):
         return encode_moments(autoencoder, images, flip, views_together(compute.device, *size))
 

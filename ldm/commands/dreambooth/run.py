@@ -3,7 +3,6 @@
 import argparse
 import gc
 import logging
-import os
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -12,7 +11,8 @@ from ldm.background import BackgroundWriter
 from ldm.checkpoint.metadata import CheckpointInfo
 from ldm.checkpoint.reading import read_checkpoint
 from ldm.checkpoint.saving import SAVE_DTYPES, checkpoint_writer
-from ldm.commands.app import run_log
+from ldm.commands.app import begin_run
+from ldm.commands.cluster import refuse_copies
 from ldm.commands.compiling import step_recorder
 from ldm.commands.dreambooth.class_images import Drawing, draw_class_images
 from ldm.commands.dreambooth.encoding import encode_files, encode_photos
@@ -24,10 +24,12 @@ from ldm.commands.out_of_memory import explain_out_of_memory
 from ldm.commands.placement import drawing_compute
 from ldm.commands.record import plain, versions
 from ldm.commands.resume_state import end_resume_state
-from ldm.commands.resuming import RUN_DIR_VARIABLE, is_finished_without_state, is_helper_process
+from ldm.commands.resuming import is_finished_without_state, is_helper_process
 from ldm.config import to_yaml
 from ldm.files import write_text
+from ldm.interruption import finish_first
 from ldm.leftovers import remove_leftovers
+from ldm.processes import own_rank
 from ldm.shell import command_line
 from ldm.terminal import Lines
 from ldm.training.class_images import DIRECTORY as CLASS_IMAGES
@@ -41,33 +43,31 @@ log = logging.getLogger(__name__)
 
 def dreambooth(options: argparse.Namespace) -> None:
     """Runs or continues a training."""
-    with run_log() as begin_log:
-        if options.resume_dir:
-            options = resumed_run_options(options)
-            again = ["dreambooth.py", "-c", options.class_name, "-i", options.instance_img_dir]
-            if is_finished_without_state(options.resume_dir, options.iterations, again):
-                return
-        run = open_run(plan_run(options), options.output_dir)
+    refuse_copies()
+    if options.resume_dir:
+        options = resumed_run_options(options)
+        begin_run(options.resume_dir, command_line("dreambooth.py", "-r", options.resume_dir))
+        anew = ["dreambooth.py", "-c", options.class_name, "-i", options.instance_img_dir]
+        if is_finished_without_state(options.resume_dir, options.iterations, anew):
+            return
+    plan = plan_run(options)
+    with finish_first():  # a run that is begun can be continued
+        run = open_run(plan, options.output_dir)
+        begin_run(run.directory, command_line("dreambooth.py", "-r", run.directory))
+    log.info("run: %s", run.directory)
+    class_images = _class_images(run)
+    with explain_out_of_memory(_needs_less(run)):
+        module = _build_module(run, class_images)
+        previews = Previews(
+            run.directory, run.subject, run.config.preview_prompts, run.sampling, run.options.seed, run.compute
+        )
         if not is_helper_process():
-            begin_log(run.directory / "run.log")
-        log.info("run: %s", run.directory)
-        class_images = _class_images(run)
-        with explain_out_of_memory(_needs_less(run)):
-            module = _build_module(run, class_images)
-            previews = Previews(
-                run.directory, run.subject, run.config.preview_prompts, run.sampling, run.options.seed, run.compute
-            )
-            if not is_helper_process():
-                previews.draw_untrained(module)
-            os.environ[RUN_DIR_VARIABLE] = str(run.directory)
-            dtype, record = run.training_autocast_dtype, step_recorder(run.devices, options.compile)
-            where = FitOptions(run.directory, run.devices, dtype, options.logger, record)
-            stopped_at = fit(module, where, _saver(run, previews, where.writer))
-        if stopped_at is not None:
-            again = command_line("dreambooth.py", "-r", run.directory)
-            log.info("stopped after update %d; continue with\n  %s", stopped_at, again)
-        elif not is_helper_process():
-            _report(run, module)
+            previews.draw_untrained(module)
+        dtype, record = run.training_autocast_dtype, step_recorder(run.devices, options.compile)
+        where = FitOptions(run.directory, run.devices, dtype, options.logger, record)
+        fit(module, where, _saver(run, previews, where.writer))
+    if not is_helper_process():
+        _report(run, module)
 
 
 def _needs_less(run: Run) -> str:
@@ -111,7 +111,7 @@ def _class_images(run: Run) -> list[Path]:
 
 def _build_module(run: Run, class_images: list[Path]) -> DreamBooth:
     """Loads the base weights and encodes all pictures."""
-    compute = replace(run.compute, device=run.devices[int(os.environ.get("LOCAL_RANK", 0)) % len(run.devices)])
+    compute = replace(run.compute, device=run.devices[own_rank() % len(run.devices)])
     ldm = ModelSlot(compute).use(read_checkpoint(run.base), run.settings, run.tokenizer)
     size, flip = (run.sampling.height, run.sampling.width), run.config.flip
     instance_moments = encode_photos(ldm.autoencoder, run.instance_images, flip, compute)

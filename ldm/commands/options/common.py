@@ -7,13 +7,20 @@ import secrets
 from collections.abc import Callable
 from typing import Any, NoReturn
 
+from ldm.choices import SAMPLERS
 from ldm.commands.options.places import DIRECTORY
+from ldm.interruption import STATUS
+from ldm.processes import DIED
 from ldm.prompts import bare_class_name, class_name_fault, prompt_fault
 from ldm.terminal import visible
 
 log = logging.getLogger(__name__)
 
-from ldm.choices import SAMPLERS
+EXIT_STATUSES = f"""exit status:
+  0 done; 2 a mistake that you can mend; {DIED} anything unexpected;
+  {STATUS} stopped by a signal (Ctrl-C, SIGTERM, SIGHUP, SIGUSR1 or SIGUSR2), to be continued: see docs/cluster.md
+"""
+"""Said by every command's help."""
 
 ENCODER_NAMES = ("toyworld-judge", "clip-dino")
 DRAWING_PRECISIONS = ("auto", "full", "autocast", "bf16", "fp16")
@@ -113,7 +120,8 @@ class TypedParser(argparse.ArgumentParser):
 def command_parser(
     description: str, epilog: str, kind: type[argparse.ArgumentParser] = argparse.ArgumentParser
 ) -> argparse.ArgumentParser:
-    """A parser whose help keeps the lines of the epilog."""
+    """A parser whose help keeps the lines of the epilog, which ends with the exit statuses."""
+    epilog = f"{epilog.rstrip()}\n\n{EXIT_STATUSES}"
     return kind(description=description, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter)
 
 

@@ -3,7 +3,7 @@
 import argparse
 import logging
 
-from ldm.commands.app import run_log
+from ldm.commands.cluster import refuse_copies
 from ldm.commands.options.train import refuse_flags_without_effect
 from ldm.commands.resume_state import end_resume_state
 from ldm.commands.resuming import is_helper_process
@@ -13,7 +13,6 @@ from ldm.commands.train.judge import train_judge
 from ldm.commands.train.publish import publish
 from ldm.commands.train.run import is_done, open_run, resumed_training_options
 from ldm.commands.train.tokenizer import write_tokenizer
-from ldm.shell import command_line
 
 log = logging.getLogger(__name__)
 
@@ -24,22 +23,17 @@ STAGES = {"autoencoder": train_autoencoder, "diffusion": train_diffusion, "judge
 
 def train(options: argparse.Namespace) -> None:
     """Runs or continues a stage."""
+    refuse_copies()
     refuse_flags_without_effect(options)
     if options.stage in AT_ONCE:
         AT_ONCE[options.stage](options)
         return
-    with run_log() as begin_log:
-        if options.resume_dir:
-            options = resumed_training_options(options)
-            if is_done(options):
-                return
-        run = open_run(options)
-        if not is_helper_process():
-            begin_log(run.directory / "run.log")
-        log.info("run: %s", run.directory)
-        stopped_at = STAGES[options.stage](run)
-        if stopped_at is not None:
-            again = command_line("train.py", options.stage, "-r", run.directory)
-            log.info("stopped after update %d; continue with\n  %s", stopped_at, again)
-        elif not is_helper_process():
-            end_resume_state(run.directory, drop=options.drop_resume_state)
+    if options.resume_dir:
+        options = resumed_training_options(options)
+        if is_done(options):
+            return
+    run = open_run(options)
+    log.info("run: %s", run.directory)
+    STAGES[options.stage](run)
+    if not is_helper_process():
+        end_resume_state(run.directory, drop=options.drop_resume_state)

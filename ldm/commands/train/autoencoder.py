@@ -1,7 +1,6 @@
 """The first stage: pictures to latents and back."""
 
 import logging
-import os
 
 import torch
 from pytorch_lightning.loggers import TensorBoardLogger
@@ -10,7 +9,6 @@ from ldm.checkpoint.loading import load_part
 from ldm.checkpoint.reading import read_checkpoint
 from ldm.checkpoint.saving import SAVE_DTYPES, part_writer
 from ldm.commands.out_of_memory import explain_out_of_memory
-from ldm.commands.resuming import RUN_DIR_VARIABLE
 from ldm.commands.train.run import TrainingRun
 from ldm.data.images import fit as fit_image
 from ldm.data.images import read_image, save_png, to_image, to_tensor
@@ -25,8 +23,8 @@ SHOWN = 12
 """Pictures on a sheet: the originals above, what comes back below."""
 
 
-def train_autoencoder(run: TrainingRun) -> int | None:
-    """Trains it; the update at which the user stopped, None if it ran to the end."""
+def train_autoencoder(run: TrainingRun) -> None:
+    """Trains it to the end."""
     config = run.configured(run.settings.autoencoder_training)
     paths = [image.path for image in run.images]
     log.info("%d pictures in %s", len(paths), run.options.image_dir)
@@ -48,14 +46,11 @@ def train_autoencoder(run: TrainingRun) -> int | None:
             where.writer.put(part_writer(path, module.autoencoder, "autoencoder", info, dtype))
             _show(run, module, shown, step)
 
-    os.environ[RUN_DIR_VARIABLE] = str(run.directory)
     with explain_out_of_memory("a smaller --batch-size needs less"):
-        stopped_at = fit(module, where, save)
-    if stopped_at is None:
-        last = run.checkpoint_path(config.iterations)
-        again = command_line("train.py", "diffusion", "--autoencoder", last, "-i", run.options.image_dir)
-        log.info("the next stage:\n  %s", again)
-    return stopped_at
+        fit(module, where, save)
+    last = run.checkpoint_path(config.iterations)
+    again = command_line("train.py", "diffusion", "--autoencoder", last, "-i", run.options.image_dir)
+    log.info("the next stage:\n  %s", again)
 
 
 @torch.no_grad()

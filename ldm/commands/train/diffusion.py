@@ -2,7 +2,6 @@
 
 import copy
 import logging
-import os
 from dataclasses import replace
 from typing import Any
 
@@ -17,7 +16,7 @@ from ldm.commands.compiling import step_recorder
 from ldm.commands.drawing.grid import labelled_grid
 from ldm.commands.models import Settings, snapped_size
 from ldm.commands.out_of_memory import explain_out_of_memory
-from ldm.commands.resuming import RUN_DIR_VARIABLE, is_helper_process
+from ldm.commands.resuming import is_helper_process
 from ldm.commands.tokenizers import NAME
 from ldm.commands.train.run import TrainingRun, latents_dir
 from ldm.config import build_config
@@ -40,8 +39,8 @@ SEEDS = 6
 """Pictures of each prompt on a sheet."""
 
 
-def train_diffusion(run: TrainingRun) -> int | None:
-    """Trains it; the update at which the user stopped, None if it ran to the end."""
+def train_diffusion(run: TrainingRun) -> None:
+    """Trains it to the end."""
     config = run.configured(run.settings.diffusion_training)
     log.info("%d pictures with captions in %s", len(run.images), run.options.image_dir)
     file = read_checkpoint(run.options.autoencoder or run.options.ckpt_path)
@@ -64,13 +63,9 @@ def train_diffusion(run: TrainingRun) -> int | None:
             where.writer.put(checkpoint_writer(path, module.ldm, run.info(step, yaml), dtype))
             _show(run, module, sampling, step)
 
-    os.environ[RUN_DIR_VARIABLE] = str(run.directory)
     with explain_out_of_memory("a smaller --batch-size needs less"):
-        stopped_at = fit(module, where, save)
-    if stopped_at is None:
-        last = run.checkpoint_path(config.iterations)
-        log.info("try it:\n  %s", command_line("txt2img.py", "--ckpt-path", last))
-    return stopped_at
+        fit(module, where, save)
+    log.info("try it:\n  %s", command_line("txt2img.py", "--ckpt-path", run.checkpoint_path(config.iterations)))
 
 
 def _moments(run: TrainingRun, file: CheckpointFile, config: DiffusionTrainingConfig) -> np.ndarray:

@@ -1,11 +1,9 @@
 """The judge of the little world, on renders of it."""
 
 import logging
-import os
 
 from ldm.checkpoint.judge import judge_writer
 from ldm.commands.out_of_memory import explain_out_of_memory
-from ldm.commands.resuming import RUN_DIR_VARIABLE
 from ldm.commands.train.run import TrainingRun, tokenizer_source
 from ldm.data.judge import HEADS
 from ldm.nn.judge import JudgeConfig
@@ -17,8 +15,8 @@ from ldm.training.trainer import FitOptions, fit
 log = logging.getLogger(__name__)
 
 
-def train_judge(run: TrainingRun) -> int | None:
-    """Trains it; the update at which the user stopped, None if it ran to the end."""
+def train_judge(run: TrainingRun) -> None:
+    """Trains it to the end."""
     options = run.options
     config = run.configured(run.settings.judge_training)
     tokenizer = load_tokenizer(tokenizer_source(options, run.settings), JudgeConfig(HEADS).max_length)
@@ -29,10 +27,7 @@ def train_judge(run: TrainingRun) -> int | None:
     def save(module: JudgeTraining, step: int) -> None:
         where.writer.put(judge_writer(run.checkpoint_path(step), module.judge, module.tokenizer.digest))
 
-    os.environ[RUN_DIR_VARIABLE] = str(run.directory)
     with explain_out_of_memory("a smaller --batch-size needs less"):
-        stopped_at = fit(module, where, save)
-    if stopped_at is None:
-        last = run.checkpoint_path(config.iterations)
-        log.info("can it be trusted?\n  %s", command_line("benchmarks/judge.py", "--judge", last))
-    return stopped_at
+        fit(module, where, save)
+    last = run.checkpoint_path(config.iterations)
+    log.info("can it be trusted?\n  %s", command_line("benchmarks/judge.py", "--judge", last))

@@ -15,6 +15,7 @@ from ldm.checkpoint.loading import checkpoint_info, raise_unless_part
 from ldm.checkpoint.metadata import CheckpointInfo
 from ldm.checkpoint.reading import read_checkpoint
 from ldm.checkpoint.saving import SAVE_DTYPES
+from ldm.commands.app import begin_run
 from ldm.commands.devices import parse_devices
 from ldm.commands.disk_space import AVERAGE_BYTES, STATE_BYTES, refuse_unwritable, refuse_without_space
 from ldm.commands.elsewhere import find_directory, find_weights, moved, sha256_of
@@ -41,7 +42,9 @@ from ldm.data.latents import moments_bytes
 from ldm.diffusion.latent_diffusion import LatentDiffusion
 from ldm.errors import UserError
 from ldm.files import ROOT, write_text
+from ldm.interruption import finish_first
 from ldm.nn.tokenizer import copy_tokenizer, load_tokenizer, tokenizer_digest
+from ldm.processes import own_rank
 from ldm.shell import command_line
 from ldm.training.config import OptimizationConfig
 
@@ -71,7 +74,7 @@ class TrainingRun:
     @property
     def device(self) -> torch.device:
         """Where this process computes."""
-        return self.devices[int(os.environ.get("LOCAL_RANK", 0)) % len(self.devices)]
+        return self.devices[own_rank() % len(self.devices)]
 
     @property
     def iterations(self) -> int:
@@ -125,6 +128,7 @@ def resumed_training_options(given: argparse.Namespace) -> argparse.Namespace:
             f"{given.resume_dir} is a run of another stage: "
             f"{command_line('train.py', options.stage, '-r', given.resume_dir)}"
         )
+    begin_run(options.resume_dir, command_line("train.py", options.stage, "-r", options.resume_dir))
     return _found_again(options)
 
 
@@ -180,18 +184,21 @@ def open_run(options: argparse.Namespace) -> TrainingRun:
         _continue(options, settings)
     elif is_helper_process():
         directory = Path(os.environ[RUN_DIR_VARIABLE])
+        begin_run(directory, command_line("train.py", options.stage, "-r", directory))
         options.seed = read_yaml(directory / RECORD)["options"]["seed"]  # -1 would be another one in each process
     else:
         _raise_unless_possible(options, settings, len(images))
         refuse_unwritable(
             options.output_dir, *([options.output_dir / "latents"] if options.stage == "diffusion" else [])
         )
-        directory = make_run_dir(options.output_dir, options.stage)
-        known = {"directory": str(directory.resolve()), "data": data, "files": files}
-        if options.stage == "diffusion":
-            copy_tokenizer(source := tokenizer_source(options, settings), directory / NAME)
-            known["tokenizer"] = tokenizer_digest(source)
-        write_record(directory / RECORD, recorded_options(options), config=yaml, **known)
+        with finish_first():  # a run that is begun can be continued
+            directory = make_run_dir(options.output_dir, options.stage)
+            known = {"directory": str(directory.resolve()), "data": data, "files": files}
+            if options.stage == "diffusion":
+                copy_tokenizer(source := tokenizer_source(options, settings), directory / NAME)
+                known["tokenizer"] = tokenizer_digest(source)
+            write_record(directory / RECORD, recorded_options(options), config=yaml, **known)
+            begin_run(directory, command_line("train.py", options.stage, "-r", directory))
     if not is_helper_process():
         mark_unsaved(directory)
     return TrainingRun(directory, options, yaml, settings, devices, compute, images)

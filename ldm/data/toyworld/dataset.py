@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from ldm.data.images import save_png, to_image
 from ldm.data.toyworld.captions import canonical_caption, caption
@@ -27,6 +26,7 @@ from ldm.diffusion.noise import derived_generator
 from ldm.errors import UserError
 from ldm.files import write_text
 from ldm.leftovers import remove_leftovers
+from ldm.progress import Progress
 
 log = logging.getLogger(__name__)
 
@@ -75,9 +75,9 @@ def write_dataset(
     ]
     missing = [folder for folder in folders if not (folder.directory / METADATA).exists()]
     workers = workers or ((os.cpu_count() or 1) if device == "cpu" else 1)
-    with tqdm(total=count, initial=count - sum(f.count for f in missing), desc="rendering", unit="img") as bar:
+    with Progress(count, "rendering", "img", done=count - sum(f.count for f in missing)) as progress:
         for rendered in _each_done(missing, workers):
-            bar.update(rendered)
+            progress.update(rendered)
     log.info("%s: %d pictures of %d x %d pixels", directory, count, size, size)
 
 

@@ -190,10 +190,10 @@ def test_ctrl_c_keeps_what_is_drawn_and_says_how_to_continue(
     with monkeypatch.context() as patch:
         stop_after(patch, 5)
         outcome = call("txt2img", "-c", ckpts, "--no-base", *SWEEP)
-    assert outcome.status == 130
+    assert outcome.status == 75
     directory = Path(re.findall(r"continue with\n  python txt2img.py -r (.*)", outcome.said)[0])
     drawn = Drawn(directory, outcome.said)
-    assert "interrupted; what is there: 5 pictures, grid.png and index.html" in outcome.said
+    assert "what is there: 5 pictures, grid.png and index.html" in outcome.said
     assert len(drawn.paths) == len(lines_of(drawn)) == 5
     assert [sum(cell is not None for cell in row.cells) for row in table_of(drawn).rows] == [4, 1]
     resume(directory)
@@ -204,7 +204,7 @@ def test_ctrl_c_before_the_first_picture(txt2img: Draw, ckpts: Path, monkeypatch
     with monkeypatch.context() as patch:
         stop_after(patch, 0)
         outcome = call("txt2img", "-c", ckpts)
-    assert outcome.status == 130
+    assert outcome.status == 75
     assert "continue with" in outcome.said
     assert not list(Path("outputs/txt2img-1").glob("*.png"))
 
@@ -229,7 +229,7 @@ def test_a_sweep_that_was_stopped_and_continued_is_the_same_as_one_that_was_not(
     wait_for_pictures(directory, 3, process)
     process.send_signal(number)
     said, _ = process.communicate()
-    assert process.returncode == (-number if number == signal.SIGKILL else 130), said
+    assert process.returncode == (-number if number == signal.SIGKILL else 75), said
     if number == signal.SIGTERM:
         assert f"continue with\n  python txt2img.py -r {directory}" in said
         assert "Traceback" not in said

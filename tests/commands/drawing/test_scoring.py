@@ -148,8 +148,8 @@ def test_ctrl_c_while_scoring_keeps_the_pictures_and_says_how_to_continue(
     with monkeypatch.context() as patch:
         patch.setattr(run, "scored", Mock(side_effect=KeyboardInterrupt))
         outcome = call("evaluate", *arguments)
-    assert outcome.status == 130
-    assert "interrupted; what is there: 3 pictures, grid.png and index.html" in outcome.said
+    assert outcome.status == 75
+    assert "what is there: 3 pictures, grid.png and index.html" in outcome.said
     assert "python evaluate.py -r 'my outputs/evaluate-1'" in outcome.said
     assert call("evaluate", "-r", "my outputs/evaluate-1").status == 0
     assert read_comparison(Path("my outputs/evaluate-1/comparison.json")).scores
@@ -208,7 +208,7 @@ def asked(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> list[str]:
 
     monkeypatch.setattr("ldm.commands.drawing.planning.prompts_to_score", watched)
     outcome = call("evaluate", *arguments)
-    assert outcome.status in (2, 130), outcome.said
+    assert outcome.status in (2, 75), outcome.said
     return seen
 
 

@@ -6,6 +6,7 @@ import re
 import shutil
 import signal
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,7 +16,13 @@ from safetensors.torch import save_file
 
 from tests.commands.calls import Outcome, difference, equal, metadata_of, pixels, refused, shell, start, tensors_of
 from tests.commands.conftest import Trained
-from tests.commands.processes import Process, wait_for
+from tests.commands.processes import Process, wait_for, wait_until
+
+SLURM = {
+    **{"SLURM_JOB_ID": "77", "SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "1", "SLURM_JOB_NAME": "x"},
+    **{"SLURM_LOCALID": "0", "SLURM_PROCID": "0", "SLURM_NODELIST": "n1", "SLURM_NODEID": "0", "SLURM_NNODES": "1"},
+}
+"""The variables of a batch job; they change nothing."""
 
 
 @pytest.fixture(scope="module")
@@ -83,14 +90,33 @@ def test_an_error_in_one_of_two_processes_is_told_as_in_one(
     refused(shell("dreambooth", *words, "--class-img-count", 2, cwd=tmp_path), "not finite")
 
 
+def process_of_rank(process: Process, rank: int) -> int:
+    """The number of the process that trains on this device."""
+    return process.pid if rank == 0 else children_of(process.pid)[rank - 1]
+
+
+def children_of(parent: int) -> list[int]:
+    """The commands that a process has started, in order; not the helpers of Python's own that share semaphores."""
+    numbers = (Path("/proc") / str(parent) / "task" / str(parent) / "children").read_text().split()
+    ours = [n for n in numbers if b"resource_tracker" not in (Path("/proc") / n / "cmdline").read_bytes()]
+    return sorted(map(int, ours))
+
+
 def stop_two_devices(root: Path, subject_dir: Path, tiny_checkpoint: Path, send: Callable[[Process], None]) -> Outcome:
-    """Starts a long run on two devices, sends a signal after its first checkpoint, and waits for its end."""
+    """Starts a long run on two devices, sends a signal after its first checkpoint, and waits for the end of both."""
     words = ("-c", "can", "-i", subject_dir, "--ckpt-path", tiny_checkpoint, "-d", "cpu,cpu", "--no-previews")
-    process = start("dreambooth", *words, "--iterations", 5000, "-s", 5, "--class-img-count", 0, cwd=root)
+    flags = ("--iterations", 5000, "-s", 5, "--class-img-count", 0)
+    process = start("dreambooth", *words, *flags, cwd=root, environment=SLURM)
     try:
         wait_for(root / "ckpts" / "can-1" / "step-00005.safetensors", process)
+        other = process_of_rank(process, 1)
         send(process)
         said, _ = process.communicate(timeout=60)
+        end = time.monotonic() + 20
+        while Path(f"/proc/{other}").exists():
+            assert time.monotonic() < end, "the second process goes on"
+            time.sleep(0.05)
+        said, _ = process.communicate()
         return Outcome(process.returncode, said)
     except subprocess.TimeoutExpired:
         return pytest.fail("the processes wait for each other")
@@ -106,15 +132,74 @@ def stop_two_devices(root: Path, subject_dir: Path, tiny_checkpoint: Path, send:
     [
         lambda process: os.killpg(process.pid, signal.SIGINT),
         lambda process: process.send_signal(signal.SIGTERM),
+        lambda process: os.kill(process_of_rank(process, 1), signal.SIGUSR1),
     ],
-    ids=["Ctrl-C reaches both", "kill reaches one"],
+    ids=["Ctrl-C reaches both", "kill reaches the first", "a signal reaches the second"],
 )
 def test_a_signal_stops_both_processes_after_the_same_step(
     send: Callable[[Process], None], subject_dir: Path, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
     outcome = stop_two_devices(tmp_path, subject_dir, tiny_checkpoint, send)
-    assert outcome.status == 0, outcome.said
+    assert outcome.status == 75, outcome.said
     assert "Traceback" not in outcome.said
-    updates = set(re.findall(r"stopped after update (\d+)", outcome.said))
+    updates = set(re.findall(r"stopped by SIG[A-Z]+ after update (\d+)", outcome.said))
     state = torch.load(tmp_path / "ckpts" / "can-1" / "resume.ckpt", weights_only=True)
     assert updates == {str(state["global_step"])}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_process_that_is_killed_ends_the_other_and_the_run_goes_on(
+    rank: int, subject_dir: Path, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    outcome = stop_two_devices(
+        tmp_path, subject_dir, tiny_checkpoint, lambda process: os.kill(process_of_rank(process, rank), signal.SIGKILL)
+    )
+    assert outcome.status == (1 if rank else -signal.SIGKILL), outcome.said
+    assert "Traceback" not in outcome.said
+    assert "gloo" not in outcome.said
+    run = tmp_path / "ckpts" / "can-1"
+    words = f"ended unexpectedly{' (SIGKILL; was the memory full?)' if rank else ''}"
+    for told in (outcome.said, (run / "run.log").read_text()):
+        assert words in told
+        assert told.rstrip().endswith("python dreambooth.py -r ckpts/can-1")
+    made = torch.load(run / "resume.ckpt", weights_only=True)["global_step"]
+    outcome = shell("dreambooth", "-r", run, "--iterations", made + 1, cwd=tmp_path)
+    assert outcome.status == 0, outcome.said
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("number", "who", "status"),
+    [
+        (signal.SIGKILL, "a helper", 1),
+        (signal.SIGTERM, "the first", 75),
+        (signal.SIGUSR1, "a helper", 75),
+        (signal.SIGINT, "all", 75),
+    ],
+)
+def test_processes_that_draw_class_pictures_end_together(
+    number: signal.Signals, who: str, status: int, subject_dir: Path, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    words = ("-c", "can", "-i", subject_dir, "--ckpt-path", tiny_checkpoint, "-d", "cpu,cpu", "--gb", 1)
+    process = start("dreambooth", *words, "--class-img-count", 2000, "--ddim-steps", 20, cwd=tmp_path)
+    pictures = tmp_path / "ckpts" / "class-images"
+    try:
+        wait_until("the sixth picture", lambda: len(list(pictures.rglob("*.png"))) > 5, process)
+        helpers = children_of(process.pid)
+        assert len(helpers) == 2
+        if who == "all":
+            os.killpg(process.pid, number)
+        else:
+            os.kill(process.pid if who == "the first" else helpers[1], number)
+        said, _ = process.communicate(timeout=60)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode == status, said
+    assert not [helper for helper in helpers if Path(f"/proc/{helper}").exists()]
+    assert "Traceback" not in said
+    assert said.rstrip().endswith("; continue with\n  python dreambooth.py -r ckpts/can-1")
+    assert ("(SIGKILL; was the memory full?)" in said) == (number == signal.SIGKILL)
+    for path in pictures.rglob("*.png"):
+        assert pixels(path).shape == (32, 32, 3)

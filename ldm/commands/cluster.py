@@ -1,0 +1,36 @@
+"""A cluster's launcher that starts the same training several times: our flags alone decide how many processes train."""
+
+import logging
+import os
+
+from ldm.errors import UserError
+from ldm.processes import is_helper_process
+
+log = logging.getLogger(__name__)
+
+LAUNCHERS = {
+    "srun": ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "srun --ntasks=1"),
+    "torchrun": ("RANK", "TORCHELASTIC_RUN_ID", "python without torchrun"),
+    "mpirun": ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "mpirun -n 1"),
+    "jsrun": ("JSM_NAMESPACE_RANK", "JSM_NAMESPACE_SIZE", "jsrun -n 1"),
+}
+"""By launcher: the variable that numbers the copies of a command, one that only the launcher sets, and the way to start
+a single copy."""
+
+
+def refuse_copies() -> None:
+    """Raises `UserError` in all copies but the first, which is warned: each would train the same for itself."""
+    if is_helper_process():
+        return
+    for launcher, (number, sign, once) in LAUNCHERS.items():
+        if (copy := os.environ.get(number, "0")) not in ("", "0"):
+            raise UserError(
+                f"this is copy {copy} ({number}) of the same training, of which {launcher} has started several; start "
+                f"one, with {once}, and name the GPUs of one machine in --devices (such as 0,1)"
+            )
+        if _count(os.environ.get(sign, "1")) > 1:
+            log.warning("%s has started several copies of this training; only this one goes on. Use %s", launcher, once)
+
+
+def _count(text: str) -> int:
+    return int(text) if text.isdecimal() else 1

@@ -1,0 +1,163 @@
+"""Several processes that do one command's work: they end together, and whoever is left says why."""
+
+import multiprocessing
+import os
+import signal
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
+from typing import Any
+
+from ldm.errors import UserError
+from ldm.interruption import (
+    SIGNALS,
+    STATUS,
+    Stopped,
+    before_the_end,
+    blocked,
+    command_to_continue,
+    continue_with,
+    end_at_once,
+    heeded,
+    how_to_continue,
+    signal_name,
+)
+
+RUN_DIR_VARIABLE = "LDM_RUN_DIR"
+"""Tells the processes of further devices which run they belong to."""
+RANK_VARIABLE = "LOCAL_RANK"
+"""Tells them which they are. Others set it too: it means nothing without the run's directory."""
+
+DIED = 1
+"""The exit status after a process has died, that of any unexpected end."""
+
+LOOK_EVERY = 0.25
+"""Seconds between two looks at whether the others are there."""
+PATIENCE = 20.0
+"""Seconds for which a process that is asked to stop may write what it has."""
+
+Send = Callable[[int], None]
+Share = Callable[..., None]
+
+
+class ProcessDiedError(Exception):
+    """One of several processes has ended in the middle of its work: the system has killed it, or it has failed."""
+
+
+def own_rank() -> int:
+    """0 in the first or only process of a run, else its number."""
+    return int(os.environ.get(RANK_VARIABLE, 0)) if RUN_DIR_VARIABLE in os.environ else 0
+
+
+def is_helper_process() -> bool:
+    """Whether this process was started for a further device of a run."""
+    return own_rank() != 0
+
+
+def ending_of(exit_code: int) -> BaseException:
+    """What the end of another process means for this one: by its exit status, or its signal's number below zero."""
+    if exit_code == STATUS or -exit_code in SIGNALS:
+        return Stopped(-exit_code if exit_code < 0 else signal.SIGTERM)
+    if exit_code >= 0:
+        return ProcessDiedError(f"another process of this run has failed with exit status {exit_code}, see above")
+    why = "; was the memory full?" if -exit_code == getattr(signal, "SIGKILL", None) else ""
+    return ProcessDiedError(f"a process has ended unexpectedly ({signal_name(-exit_code)}{why})")
+
+
+def end_with_parent(tells: bool) -> None:
+    """Ends this process soon after the one that has started it, however that ended; one of several `tells` the user."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(LOOK_EVERY)
+        words = f"error: the first process has ended unexpectedly; was the memory full? {how_to_continue()}"
+        end_at_once(DIED, words if tells else "")
+
+    threading.Thread(target=watch, name="parent", daemon=True).start()
+
+
+def run_together(share: Share, count: int, *arguments: Any, on_done: Callable[[int], None]) -> None:
+    """Calls `share(rank, send, *arguments)` in `count` new processes; what they `send` is given to `on_done`.
+
+    An error in one ends the others and is raised here: a `UserError` as it is, `Stopped` if it was stopped,
+    `ProcessDiedError` otherwise. A signal to this process stops all.
+    """
+    context = multiprocessing.get_context("spawn")
+    running: dict[SpawnProcess, Connection] = {}
+
+    def kill() -> None:
+        for process in list(running):
+            process.kill()
+
+    with before_the_end(kill):
+        try:
+            for rank in range(count):
+                ours, theirs = context.Pipe(duplex=False)
+                words = share, rank, theirs, arguments, command_to_continue()
+                process = context.Process(target=_run_share, args=words)
+                with blocked():
+                    process.start()
+                    running[process] = ours
+                theirs.close()
+            while running:
+                wait([*running.values(), *(process.sentinel for process in running)], timeout=LOOK_EVERY)
+                _look_at(running, on_done)
+        finally:
+            _end(list(running))
+
+
+def _look_at(running: dict[SpawnProcess, Connection], on_done: Callable[[int], None]) -> None:
+    """Receives what was sent, and takes out who has ended. Raises what an ending means if it isn't a good one."""
+    for process, messages in list(running.items()):
+        exit_code = process.exitcode
+        _receive(messages, on_done)
+        if exit_code is not None:
+            messages.close()
+            del running[process]
+            if exit_code:
+                raise ending_of(exit_code)
+
+
+def _receive(messages: Connection, on_done: Callable[[int], None]) -> None:
+    try:
+        while messages.poll():
+            match messages.recv():
+                case ("done", count):
+                    on_done(count)
+                case ("mistake", words):
+                    raise UserError(words)
+                case ("failed", words):
+                    raise ProcessDiedError(f"a process has failed:\n{words}")
+    except (EOFError, ConnectionError):
+        return  # it has ended; its exit code says how
+
+
+def _end(processes: list[SpawnProcess]) -> None:
+    """Asks them to stop, and ends those that don't."""
+    for process in processes:
+        process.terminate()
+    until = time.monotonic() + PATIENCE
+    for process in processes:
+        process.join(max(0.0, until - time.monotonic()))
+        process.kill()
+        process.join()
+
+
+def _run_share(share: Share, rank: int, messages: Connection, arguments: tuple[Any, ...], again: str) -> None:
+    continue_with(again)
+    end_with_parent(tells=rank == 0)
+    with heeded():
+        try:
+            share(rank, lambda count: messages.send(("done", count)), *arguments)
+        except UserError as error:
+            messages.send(("mistake", str(error)))
+            os._exit(2)
+        except Stopped:
+            os._exit(STATUS)
+        except Exception:
+            messages.send(("failed", traceback.format_exc()))
+            raise SystemExit(DIED) from None

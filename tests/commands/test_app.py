@@ -1,0 +1,127 @@
+"""How commands end: the exit status, the last words on the terminal, and the same in the run's log."""
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ldm.commands.drawing import run as drawing
+from ldm.commands.dreambooth import run as dreambooth
+from ldm.errors import UserError
+from ldm.interruption import SIGNALS
+from tests.commands.calls import Outcome, call
+
+
+def raising(error: BaseException) -> Callable[..., Any]:
+    def fail(*arguments: Any, **options: Any) -> Any:
+        raise error
+
+    return fail
+
+
+def signalling(number: int) -> Callable[..., Any]:
+    def send(*arguments: Any, **options: Any) -> Any:
+        os.kill(os.getpid(), number)
+        raise AssertionError("it goes on")
+
+    return send
+
+
+Command = Callable[[], Outcome]
+
+
+@pytest.fixture(params=["dreambooth", "txt2img"])
+def command(request: pytest.FixtureRequest, subject_dir: Path, tiny_checkpoint: Path) -> Command:
+    """A run that comes to its directory, below `my out`."""
+    words: tuple[object, ...] = ("-c", tiny_checkpoint, "-v", 1, "-p", "a can", "-o", "my out")
+    if request.param == "dreambooth":
+        words = ("-c", "can", "-i", subject_dir, "--ckpt-path", tiny_checkpoint, "-o", "my out", "--class-img-count", 0)
+    return lambda: call(request.param, *words)
+
+
+@pytest.fixture
+def work(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[..., Any]], None]:
+    """Puts something else in the place of what computes."""
+
+    def replace(function: Callable[..., Any]) -> None:
+        monkeypatch.setattr(dreambooth, "_build_module", function)
+        monkeypatch.setattr(drawing, "paint", function)
+
+    return replace
+
+
+def log_of() -> str:
+    """The log of the only run."""
+    (path,) = Path("my out").glob("*/run.log")
+    return path.read_text()
+
+
+@pytest.fixture(autouse=True)
+def here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def test_a_mistake_is_the_last_word_of_the_log(command: Command, work: Any) -> None:
+    work(raising(UserError("the disk is full")))
+    outcome = command()
+    assert outcome.status == 2
+    assert outcome.said.endswith("error: the disk is full\n")
+    assert log_of().endswith("ERROR error: the disk is full\n")
+
+
+def test_the_unexpected_is_in_the_log_with_its_traceback(command: Command, work: Any) -> None:
+    work(raising(ZeroDivisionError("a bug")))
+    with pytest.raises(ZeroDivisionError):
+        command()
+    log = log_of()
+    assert "CRITICAL unexpected error\nTraceback (most recent call last):\n" in log
+    assert log.endswith("ZeroDivisionError: a bug\n")
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_each_signal_is_told_with_the_way_to_continue(number: signal.Signals, command: Command, work: Any) -> None:
+    work(signalling(number))
+    outcome = command()
+    assert outcome.status == 75
+    (directory,) = Path("my out").iterdir()
+    script = "dreambooth" if directory.name == "can-1" else "txt2img"
+    words = f"stopped by {number.name}; continue with\n  python {script}.py -r '{directory}'\n"
+    assert outcome.said.endswith(words)
+    assert log_of().endswith(f"ERROR {words}")
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_before_there_is_a_run_says_that_nothing_was_begun(
+    number: signal.Signals, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ldm.commands.dreambooth.plan.hash_file", signalling(number))
+    monkeypatch.setattr("ldm.commands.drawing.planning.job_from", signalling(number))
+    outcome = command()
+    assert outcome.status == 75
+    assert outcome.said.endswith(f"stopped by {number.name}; nothing was begun\n")
+    assert not Path("my out").exists()
+
+
+def test_a_run_that_is_begun_while_a_signal_comes_can_be_continued(
+    command: Command, monkeypatch: pytest.MonkeyPatch, work: Any
+) -> None:
+    """Its directory and its record belong together."""
+    from ldm.commands import resuming
+
+    make = resuming.make_numbered_dir
+
+    def interrupted(*arguments: Any) -> Path:
+        directory = make(*arguments)
+        os.kill(os.getpid(), signal.SIGTERM)
+        return directory
+
+    monkeypatch.setattr(resuming, "make_numbered_dir", interrupted)
+    work(raising(AssertionError("it goes on")))
+    outcome = command()
+    assert outcome.status == 75
+    (directory,) = Path("my out").iterdir()
+    assert f"-r '{directory}'" in outcome.said
+    assert (directory / "run.yaml").exists()
