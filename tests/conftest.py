@@ -2,6 +2,7 @@
 
 import gc
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -29,10 +30,23 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     return min(cores, 4)
 
 
+_frozen_at = [0]
+"""How many modules were imported when garbage was last frozen."""
+
+
 def pytest_collection_finish() -> None:
     """Keeps what was imported from being looked through by each garbage collection: a tenth of the time."""
     gc.collect()
     gc.freeze()
+    _frozen_at[0] = len(sys.modules)
+
+
+def pytest_runtest_teardown() -> None:
+    """The same for libraries that are first imported by what is tested, such as Lightning."""
+    if len(sys.modules) > _frozen_at[0] + 200:
+        gc.collect()
+        gc.freeze()
+        _frozen_at[0] = len(sys.modules)
 
 
 def pytest_sessionfinish() -> None:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -23,6 +25,21 @@ def test_conda_installs_a_python_that_the_project_supports() -> None:
     python = next(entry for entry in conda if str(entry).startswith("python=")).removeprefix("python=")
     lowest = PROJECT["requires-python"].removeprefix(">=")
     assert tuple(map(int, python.split("."))) >= tuple(map(int, lowest.split(".")))
+
+
+def test_the_lock_file_holds_a_version_within_bounds_of_every_requirement_and_no_places() -> None:
+    lines = (ROOT / "requirements.lock").read_text().splitlines()
+    locked = [re.fullmatch(r"([\w.-]+)==([\w.+-]+)", line) for line in lines if not line.startswith("#")]
+    versions = {canonicalize_name(line[1]): line[2] for line in locked if line}
+    assert len(versions) == len(locked), "a line is not NAME==VERSION, or a name stands there twice"
+    extras = [words for extra in PROJECT["optional-dependencies"].values() for words in extra]
+    wanted = [Requirement(words) for words in [*PROJECT["dependencies"], *extras]]
+    wrong = [
+        str(one)
+        for one in wanted
+        if one.name != "ldm" and not one.specifier.contains(versions.get(canonicalize_name(one.name), "0"))
+    ]
+    assert not wrong
 
 
 @pytest.mark.parametrize(

@@ -28,12 +28,16 @@ AT_A_TIME = 32
 
 def thumbnails(images: Tensor) -> Tensor:
     """(b 3 SIDE SIDE) float32 of pictures (b 3 h w) in [-1, 1]: averaged over small areas, not sampled."""
+    if not len(images):
+        return torch.zeros(0, 3, SIDE, SIDE)
     return F.interpolate(images.float(), (SIDE, SIDE), mode="bilinear", antialias=True).cpu()
 
 
 @torch.inference_mode()
 def aligned_correlation(pictures: Tensor, photos: Tensor) -> Tensor:
     """The best correlation of thumbnails (b 3 SIDE SIDE) with thumbnails (n 3 SIDE SIDE): (b n) in [-1, 1]."""
+    if not (len(pictures) and len(photos)):  # some builds of the Fourier transform fail on an empty batch
+        return pictures.new_zeros(len(pictures), len(photos))
     either_way = torch.cat([photos, photos.flip(-1)])
     best = pictures.new_full((len(pictures), len(either_way)), -1.0)
     for scale in SCALES:

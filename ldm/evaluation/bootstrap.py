@@ -63,7 +63,10 @@ def interval(values: Tensor, weights: Tensor) -> Interval | None:
     if not len(there):
         return None
     mean = there.mean().item()
-    low, high = quantiles(weighted_means(values[None], weights)[0])
+    means = weighted_means(values[None], weights)[0]
+    if means.isnan().all():  # no resample holds any of them
+        return Interval(mean, mean, mean)
+    low, high = quantiles(means)
     return Interval(mean, min(low, mean), max(high, mean))
 
 

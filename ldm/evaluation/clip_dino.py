@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ldm.checkpoint.reading import read_checkpoint
 from ldm.errors import UserError
+from ldm.evaluation.parts import in_parts
 from ldm.evaluation.preprocessing import Preprocessing, read_json, read_preprocessing
 from ldm.files import ROOT
 from ldm.nn.tokenizer import FILES as TOKENIZER_FILES
@@ -93,8 +94,8 @@ class ClipDino:
 
     @torch.inference_mode()
     def _each(self, inputs: Tensor, embed: Callable[[Tensor], Tensor]) -> Tensor:
-        parts = [embed(part.to(self.device)) for part in inputs.split(AT_A_TIME)]
-        return F.normalize(torch.cat(parts).float(), dim=-1).cpu()
+        found = in_parts(inputs, AT_A_TIME, lambda part: embed(part.to(self.device)))
+        return F.normalize(found.float(), dim=-1).cpu()
 
 
 def load_clip_dino(device: torch.device, directory: Path = DIRECTORY) -> ClipDino:

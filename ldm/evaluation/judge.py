@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ldm.checkpoint.judge import load_judge
 from ldm.errors import UserError
+from ldm.evaluation.parts import in_parts
 from ldm.files import ROOT
 from ldm.nn.judge import Judge
 from ldm.nn.tokenizer import PromptTokenizer, load_tokenizer
@@ -90,11 +91,11 @@ class Evaluator:
     def embed_captions(self, captions: list[str]) -> Tensor:
         """Unit vectors (c d)."""
         ids = self.tokenizer(captions)
-        return torch.cat([self.judge.embed_captions(part.to(self.device)).cpu() for part in ids.split(AT_A_TIME)])
+        return in_parts(ids, AT_A_TIME, lambda part: self.judge.embed_captions(part.to(self.device)).cpu())
 
     @torch.inference_mode()
     def _each(self, images: Tensor, look: Callable[[Tensor], Tensor]) -> Tensor:
-        return torch.cat([look(self._seen(part)).cpu() for part in images.split(AT_A_TIME)])
+        return in_parts(images, AT_A_TIME, lambda part: look(self._seen(part)).cpu())
 
     def _seen(self, images: Tensor) -> Tensor:
         size = (self.judge.config.size,) * 2

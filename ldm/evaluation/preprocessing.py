@@ -1,9 +1,10 @@
 """What a network wants pictures to be: resized, cropped and normalised, in torch, as transformers' processors do it.
 
 Pictures are rounded to 8 bits first, as if they had been saved and read again. They are resized with antialiasing along
-their width, rounded, then along their height, and rounded again, in the order and with the roundings of Pillow. What
-comes out differs from Pillow's by one or two of 255 levels in less than a hundredth of the pixels (bicubic; bilinear: a
-tenth), where a value lies between two levels.
+their width, rounded, then along their height, and rounded again, with the roundings of Pillow. What comes out differs
+from Pillow's by one or two of 255 levels in less than a hundredth of the pixels (bicubic; bilinear: a tenth), where a
+value lies between two levels. From version 13 on, Pillow takes some shapes' height first, which makes up to three
+levels.
 """
 
 import json

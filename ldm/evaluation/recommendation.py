@@ -26,6 +26,8 @@ MOSTLY_COPIES = 0.5
 LEAKAGE_COUNTS = 0.25
 """What a class that has become the subject costs: less than copies do, since prompts for the subject still work."""
 
+NOBODY_DREW_IT = "Nothing to recommend: no checkpoint has drawn the subject."
+
 RULE = (
     "Every checkpoint gets a utility between 0 and 1: the harmonic mean of a subject share and a prompt share, times "
     "the share of pictures that are no copies of a photo, times one minus a quarter of the leaked share. The subject "
@@ -103,6 +105,8 @@ def recommend(candidates: Sequence[Candidate], scores: GroupScores) -> Recommend
     """Which of the candidates, one per row of `scores`, to use. The recommendation's row is an index into them."""
     if "subject" not in scores.cells or not any(one.kind == SUBJECT for one in scores.asked):
         return Recommendation(None, "Nothing to recommend: no prompt asks for a subject whose photos are known.", [])
+    if not any("subject" in row for row in scores.rows):
+        return Recommendation(None, NOBODY_DREW_IT, [])
     base = next((row for row, one in enumerate(candidates) if one.is_base and "subject" in scores.rows[row]), None)
     at_once = shares(scores, base, torch.ones(1, len(scores.asked), dtype=torch.float64))
     resampled = shares(scores, base, resample(scores.asked)).utility
@@ -111,7 +115,7 @@ def recommend(candidates: Sequence[Candidate], scores: GroupScores) -> Recommend
         row for row, one in enumerate(candidates) if not one.is_base and not utility[row].isnan()
     ]  # an empty row competes with nobody
     if not drawn:
-        return Recommendation(None, "Nothing to recommend: no checkpoint has drawn the subject.", [])
+        return Recommendation(None, NOBODY_DREW_IT, [])
     found = Findings(
         names=[one.name for one in candidates],
         order=sorted(range(len(candidates)), key=lambda row: (candidates[row].step, candidates[row].name)),

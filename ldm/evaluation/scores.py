@@ -111,12 +111,15 @@ def score_group(
     """Scores what checkpoints of one subject drew.
 
     `rows` have one picture per column of `asked`; `base` is the index of the row that the base model drew, if there is
-    one. Without `photos` only prompts, diversity and drift are known.
+    one. Without `photos` only prompts, diversity and drift are known. Any of the sequences may be empty.
     """
+    if not rows:
+        return GroupScores(tuple(asked), {}, [], {}, None, None)
+    photos = photos if photos is not None and len(photos) else None
     captions = encoder.embed_captions([without_token(one.prompt) for one in asked])
-    prompts = torch.tensor([one.prompt_index for one in asked])
-    of_class = torch.tensor([one.kind == CLASS for one in asked])
-    of_subject = torch.tensor([one.kind == SUBJECT for one in asked])
+    prompts = torch.tensor([one.prompt_index for one in asked], dtype=torch.int64)
+    of_class = torch.tensor([one.kind == CLASS for one in asked], dtype=torch.bool)
+    of_subject = torch.tensor([one.kind == SUBJECT for one in asked], dtype=torch.bool)
     drawn = rows[base] if base is not None else None
 
     cells = {

@@ -36,6 +36,8 @@ class PromptTokenizer:
     def __call__(self, prompts: list[str]) -> Tensor:
         for prompt in prompts:
             self._warn_if_cut(prompt)
+        if not prompts:
+            return torch.zeros(0, self.max_length, dtype=torch.int64)
         encoded = self.clip_tokenizer(prompts, truncation=True, max_length=self.max_length, padding="max_length")
         return torch.tensor(encoded["input_ids"], dtype=torch.int64)
 

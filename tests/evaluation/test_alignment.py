@@ -92,7 +92,3 @@ def test_each_picture_is_compared_with_each_photo() -> None:
 def test_pictures_of_any_size_and_shape_become_thumbnails() -> None:
     assert thumbnails(torch.zeros(2, 3, 512, 384, dtype=torch.float16)).shape == (2, 3, SIDE, SIDE)
     assert thumbnails(torch.zeros(1, 3, 8, 8)).dtype == torch.float32
-
-
-def test_no_pictures_are_compared_with_nothing() -> None:
-    assert aligned_correlation(torch.empty(0, 3, SIDE, SIDE), thumbnails(blobs(0))).shape == (0, 1)

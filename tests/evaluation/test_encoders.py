@@ -68,3 +68,10 @@ def test_without_the_downloaded_weights_their_script_is_named() -> None:
         pytest.skip("they are there")
     with pytest.raises(UserError, match=r"bash download/eval-weights\.sh"):
         load_encoder(CLIP_DINO, CPU)
+
+
+def test_nothing_to_look_at_gives_no_vectors_of_the_right_width(encoder: Encoder) -> None:
+    nothing, something = torch.empty(0, 3, 50, 70), torch.zeros(1, 3, 50, 70)
+    for embed in (encoder.embed_subjects, encoder.embed_images):
+        assert embed(nothing).shape == (0, embed(something).shape[1])
+    assert encoder.embed_captions([]).shape == (0, encoder.embed_captions(["a ball"]).shape[1])
