@@ -22,6 +22,9 @@ RECORD_KEYS = ("options", "config", "data", "files", "photos", "checkpoints")
 SAID_BY_CALLS = re.compile(rb'"(created|command)": ?"(?:[^"\\\\]|\\\\.)*"')
 """In tables and pages: when, and by which call. The last one of several differs from an uninterrupted one."""
 
+CALLED_WITH = re.compile(rb'\\*"resume_dir\\*": ?(null|\\*"[^"]*")(, ?)?')
+"""In what checkpoints say of their run: whether the call that made them continued it."""
+
 Digests = dict[str, str]
 
 
@@ -75,7 +78,7 @@ def digest(path: Path, root: Path, renamed: dict[str, str]) -> str:
 def _safetensors(path: Path) -> Iterator[bytes]:
     content = path.read_bytes()
     end = 8 + int.from_bytes(content[:8], "little")
-    yield json.dumps(json.loads(content[8:end]), sort_keys=True).encode()
+    yield CALLED_WITH.sub(b"", json.dumps(json.loads(content[8:end]), sort_keys=True).encode())
     yield content[end:]
 
 
@@ -108,7 +111,8 @@ def _plain(name: str, value: Any) -> Iterator[bytes]:
 
 def _record(path: Path) -> Iterator[bytes]:
     record = yaml.safe_load(path.read_text(encoding="utf-8"))
-    yield json.dumps({key: record.get(key) for key in RECORD_KEYS}, sort_keys=True, default=str).encode()
+    kept = {key: record.get(key) for key in RECORD_KEYS}
+    yield CALLED_WITH.sub(b"", json.dumps(kept, sort_keys=True, default=str).encode())
 
 
 def _renamed(name: str, renamed: dict[str, str]) -> str:

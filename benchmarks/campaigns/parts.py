@@ -1,5 +1,7 @@
 """All parts of the campaign, in the order in which they are run."""
 
+from benchmarks.campaigns.disk import DISKS
 from benchmarks.campaigns.kills import KILLS
+from benchmarks.campaigns.signals import SIGNAL
 
-PARTS = {part.name: part for part in (KILLS,)}
+PARTS = {part.name: part for part in (KILLS, SIGNAL, DISKS)}
