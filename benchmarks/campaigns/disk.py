@@ -57,7 +57,9 @@ def no_room(scene: Scene, kind: str, action: str, place: Place) -> Outcome:
     reference = place.reference(scene)
     size = next((size for path, size in sorted(reference.sizes.items()) if kind_of(path) == kind), 0)
     outcome, said, name = Outcome(), [], re.sub(r"\W+", "-", f"disk-{scene.name}-{action}-{kind}")
-    with small_disk(place.root / place.code / "disks" / name) as disk, place.case("case", disk) as root:
+    with small_disk(place.case_directory(name)) as disk:
+        root = disk / "here"
+        root.mkdir()
         ballast = disk / "ballast"
         nth = max(0, kinds_of_writes(reference)[kind] - 1)
         fault = Fault(action, nth=nth, size=size // 2, ballast=str(ballast))

@@ -13,12 +13,12 @@ from pathlib import Path
 from benchmarks.campaigns.comparing import Digests, differences, digests
 from benchmarks.campaigns.fixtures import make_fixtures
 from benchmarks.campaigns.running import Ended, Work, run
-from benchmarks.campaigns.scenes import BY_NAME, Fixtures, Scene
+from benchmarks.campaigns.scenes import Fixtures, Scene
 from ldm.errors import UserError
 from ldm.files import ROOT, write_text
 
-CODE = ("*.py", "ldm/**/*.py", "configs/*.yaml")
-"""What the results depend on."""
+CODE = ("*.py", "ldm/**/*.py", "configs/*.yaml", "benchmarks/campaigns/*.py")
+"""What the results depend on: what is tried, and how."""
 
 
 @dataclass(frozen=True)
@@ -66,18 +66,22 @@ class Place:
             return fixtures
 
     @contextmanager
-    def case(self, name: str, parent: Path | None = None) -> Iterator[Path]:
+    def case(self, name: str) -> Iterator[Path]:
         """An empty directory, gone afterwards unless its case fails.
 
         Its own name is the same in all cases, because checkpoints hold it.
         """
-        case = (parent or self.root / self.code / "cases") / name
+        case = self.case_directory(name)
         shutil.rmtree(case, ignore_errors=True)
         root = case / "here"
         root.mkdir(parents=True)
         yield root
         if not self.keep:
             shutil.rmtree(case, ignore_errors=True)
+
+    def case_directory(self, name: str) -> Path:
+        """Where a case lies: all equally deep, because pages name what is outside of them by the way to it."""
+        return self.root / self.code / "cases" / name
 
     def reference(self, scene: Scene) -> Reference:
         """Of one uninterrupted run; a second one has to leave the same, or nothing could be compared."""
@@ -112,8 +116,3 @@ def run_whole(work: Work, root: Path) -> Ended:
     if ended.status != 0:
         raise UserError(f"{work} ended with status {ended.status}:\n{ended.said}")
     return ended
-
-
-def scene(name: str) -> Scene:
-    """By its name."""
-    return BY_NAME[name]
