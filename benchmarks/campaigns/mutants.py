@@ -1,164 +1,78 @@
-"""Damaged and hostile files by the thousand: each is read, or refused by an error that names it; no code of it is run."""
+"""Damaged files by the thousand: each is read, or refused by an error that names it; no code of it is run."""
 
-import io
 import json
-import random
-import signal
-import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
-from types import FrameType
-
-import numpy as np
-import torch
-from PIL import Image
-from safetensors.torch import save
 
 from benchmarks.campaigns.cases import Case, Outcome, Part, told
 from benchmarks.campaigns.chains import last_lines
+from benchmarks.campaigns.own_mutants import read_own_mutants
 from benchmarks.campaigns.place import Place
 from benchmarks.campaigns.running import Work, run, words
-from ldm.checkpoint.loading import checkpoint_info
-from ldm.checkpoint.metadata import CheckpointInfo
-from ldm.checkpoint.reading import read_checkpoint
-from ldm.data.images import read_image
-from ldm.errors import UserError
-from tests.checkpoint.files import ATTACKS, few_tensors
 
-BATCH = 500
-"""Files a process: importing takes longer than reading them."""
-SLOWEST = 20
-"""Seconds that a file may take."""
-IMAGE_KINDS = ("PNG", "JPEG", "WEBP", "GIF", "TIFF", "BMP", "ICO", "PPM", "TGA")
-OPCODES = b"(.012FIJKLMNRSTUVXabcdeghijlopqrstu}]\x80\x81\x85\x86\x87\x88\x89\x8c\x93\x94QP"
-
-Read = Callable[[Path], object]
+BATCH = 250
+"""Files a process."""
+MUTATIONS = {"images": "tests.data.mutations", "checkpoints": "tests.checkpoint.mutations"}
+"""Where they are made."""
 
 
-def image_seeds() -> list[bytes]:
-    """Whole files of every format, size and mode."""
-    found, noise = [], np.random.default_rng(0).integers(0, 256, (24, 32, 3), dtype=np.uint8)
-    for kind in IMAGE_KINDS:
-        for mode in ("RGB", "L", "P", "RGBA", "CMYK", "I;16", "1"):
-            picture = Image.fromarray(noise).convert("L" if mode == "I;16" else mode).convert(mode)
-            exif = Image.Exif()
-            exif[0x0112] = 6
-            buffer = io.BytesIO()
-            try:
-                picture.save(buffer, kind, **({"exif": exif} if kind in ("PNG", "JPEG", "WEBP") else {}))
-            except (OSError, KeyError, ValueError):
-                continue  # not every format has every mode
-            found.append(buffer.getvalue())
-    return found
-
-
-def checkpoint_seeds() -> list[bytes]:
-    """Whole files of both formats; some of the torch files hold an attack."""
-    info = CheckpointInfo(config={"model": {"unet": {"num_heads": 4}}}, class_name="can", step=200)
-    found = [save(few_tensors(), info.to_metadata())]
-    states: list[object] = [{"global_step": 3, "state_dict": few_tensors()}, few_tensors()]
-    states += [{"state_dict": few_tensors(), "x": attack(Path("marker"))} for attack in ATTACKS.values()]
-    for state in states:
-        for zipped in (True, False):
-            buffer = io.BytesIO()
-            torch.save(state, buffer, _use_new_zipfile_serialization=zipped)
-            found.append(buffer.getvalue())
-    return found
-
-
-def mutated(content: bytes, chance: random.Random) -> bytes:
-    """Bytes changed, cut, doubled, put in or taken away; most of it near the beginning or the end."""
-    changed = bytearray(content)
-    for _ in range(chance.choice((1, 1, 2, 3, 6))):
-        share = chance.choice((chance.random() ** 3, chance.random(), 1 - chance.random() ** 3))
-        place = min(int(share * len(changed)), max(0, len(changed) - 1))
-        what = chance.randrange(7)
-        if what < 3 and changed:
-            changed[place] = chance.randrange(256)
-        elif what == 3:
-            changed[place : place + chance.randrange(1, 9)] = chance.choice((b"\xff\xff\xff\xff", b"\0\0\0\0", b"\x7f"))
-        elif what == 4:
-            changed[place:place] = bytes(chance.choice(OPCODES) for _ in range(chance.randrange(1, 9)))
-        elif what == 5:
-            del changed[place : place + chance.randrange(1, 64)]
-        else:
-            end = place + chance.randrange(1, 200)
-            changed[place:place] = changed[place:end]
-    return bytes(changed[: chance.randrange(len(changed) + 1)] if chance.random() < 0.15 else changed)
-
-
-def read_any_checkpoint(path: Path) -> None:
-    """All of it, and what it says of itself."""
-    file = read_checkpoint(path)
-    for tensor in file.tensors.values():
-        tensor.clone()
-    checkpoint_info(file)
-
-
-SEEDS: dict[str, tuple[Callable[[], list[bytes]], Read]] = {
-    "images": (image_seeds, read_image),
-    "checkpoints": (checkpoint_seeds, read_any_checkpoint),
-}
-
-
-class TooSlowError(Exception):
-    """A file took longer than one may."""
-
-
-def read_mutants(kind: str, seed: str, count: str, report: str) -> None:
+def read_mutants(kind: str, seed: str, first: str, count: str, report: str) -> None:
     """In a process of its own: reads so many, and writes what came of them."""
-    make, read = SEEDS[kind]
-    seeds, counts, failures = make(), Counter[str](), []
-
-    def too_slow(number: int, frame: FrameType | None) -> None:
-        raise TooSlowError
-
-    signal.signal(signal.SIGALRM, too_slow)
-    for index in range(int(count)):
-        chance = random.Random(f"{seed}-{index}")
-        path = Path(f"{index}{chance.choice(('.ckpt', '.safetensors') if kind == 'checkpoints' else ('.png', '.jpg'))}")
-        path.write_bytes(mutated(chance.choice(seeds), chance))
-        signal.alarm(SLOWEST)
-        try:
-            read(path)
-            counts["read"] += 1
-        except UserError as error:
-            counts["refused"] += 1
-            if path.name not in str(error):
-                failures.append(f"{path}: the error does not name the file: {error}")
-        except Exception as error:  # whatever else comes is what is looked for
-            failures.append(f"{path}: {type(error).__name__}: {error} {traceback.format_tb(error.__traceback__)[-1]}")
-        finally:
-            signal.alarm(0)
-        if Path("marker").exists():
-            failures.append(f"{path}: its code was run")
-            Path("marker").unlink()
-        if not failures or not failures[-1].startswith(str(path)):
-            path.unlink()
+    if find_spec(MUTATIONS[kind]) is None:
+        counts, failures = read_own_mutants(kind, int(seed), int(first), int(count))
+    elif kind == "images":
+        counts, failures = read_images(int(seed), int(first), int(count))
+    else:
+        counts, failures = read_checkpoints(int(seed), int(first), int(count))
     Path(report).write_text(json.dumps({"counts": counts, "failures": failures}), encoding="utf-8")
+
+
+def read_images(seed: int, first: int, count: int) -> tuple[Counter[str], list[str]]:
+    """Each by its number; another seed has others."""
+    from tests.data.mutations import SECONDS, read_mutated
+
+    counts, failures, start = Counter[str](), [], seed * 1_000_000 + first
+    for result in read_mutated(range(start, start + count), Path.cwd()):
+        if result.outcome in ("read", "refused") and result.seconds < SECONDS:
+            counts[result.outcome] += 1
+        else:
+            failures.append(str(result))
+    return counts, failures
+
+
+def read_checkpoints(seed: int, first: int, count: int) -> tuple[Counter[str], list[str]]:
+    """The kinds of files in turns, a batch each."""
+    from tests.checkpoint.mutations import KINDS, campaign
+
+    kind = list(KINDS)[first // BATCH % len(KINDS)]
+    try:
+        tally = campaign(kind, count, Path.cwd(), seed, first)
+    except AssertionError as error:
+        return Counter(), [str(error)]
+    return Counter({"read": tally.opened, "refused": tally.refused, f"of the kind {kind}": count}), []
 
 
 def mutants(kind: str, place: Place, count: int, seed: int) -> Iterator[Case]:
     """Batches."""
-    for number, start in enumerate(range(0, count, BATCH)):
-        size = min(BATCH, count - start)
-        yield Case(f"{kind}-{number:03d}-{seed}", partial(batch, kind, f"{seed}-{number}", size))
+    for first in range(0, count, BATCH):
+        yield Case(f"{kind}-{first:05d}-{seed}", partial(batch, kind, seed, first, min(BATCH, count - first)))
 
 
-def batch(kind: str, seed: str, size: int, place: Place) -> Outcome:
+def batch(kind: str, seed: int, first: int, size: int, place: Place) -> Outcome:
     """One process that reads so many files; if it ends by a signal, the file that it was at is left."""
     outcome = Outcome()
-    with place.case(f"{kind}-{seed}") as root:
-        work = Work(kind, words(kind, seed, size, "report.json"), function=read_mutants)
-        ended = run(work, root, timeout=SLOWEST * 10)
+    with place.case(f"{kind}-{first}-{seed}") as root:
+        work = Work(kind, words(kind, seed, first, size, "report.json"), function=read_mutants)
+        ended = run(work, root)
         if ended.status != 0:
             left = sorted(path.name for path in root.iterdir())
             outcome.failures.append(f"the process ended with {ended.status}, at {left}: {last_lines(ended)}")
         else:
             found = json.loads((root / "report.json").read_text(encoding="utf-8"))
-            outcome.counts.update({f"{kind}": size, **found["counts"]})
+            outcome.counts.update({kind: size, **found["counts"]})
             outcome.failures += found["failures"]
         return told(outcome, root, [ended.said])
 

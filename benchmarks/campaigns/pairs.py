@@ -20,6 +20,8 @@ BESIDE = ("dreambooth", "diffusion", "txt2img", "evaluate", "autoencoder", "img2
 APART = 0.3
 """Seconds by which the second begins later, at most."""
 REFUSED = "another process"
+"""What is said to the second."""
+OTHER = "the-other-run"
 
 
 def cases(place: Place, count: int, seed: int) -> Iterator[Case]:
@@ -50,11 +52,9 @@ def beside(scene: Scene, apart: float, name: str, place: Place) -> Outcome:
             if ended.status != 0:
                 outcome.failures.append(f"status {ended.status}: {last_lines(ended)}")
         stem = scene.runs.removesuffix("-*")
-        found = digests(root)
-        for number in (1, 2):
-            other = f"{stem}-{3 - number}/"
-            own = {path: value for path, value in digests(root, {f"{stem}-2": f"{stem}-1"} if number == 2 else {}).items()}
-            own = {path: value for path, value in (found if number == 1 else own).items() if not path.startswith(other)}
+        as_first = {f"{stem}-1": f"{OTHER}-1", f"{stem}-2": f"{stem}-1"}
+        for number, renamed in enumerate(({f"{stem}-2": f"{OTHER}-1"}, as_first), 1):
+            own = {path: value for path, value in digests(root, renamed).items() if not path.startswith(OTHER)}
             outcome.failures += [f"run {number}: {line}" for line in differences(expected, own)]
         outcome.counts.update({"pairs": 1, "in the same directory": 1})
         return told(outcome, root, [ended.said for ended in both])

@@ -46,7 +46,7 @@ def killed(moment: str, rank: int, place: Place) -> Outcome:
     outcome, said = Outcome(), []
     with place.case(f"ranks-{rank}-{moment.replace(' ', '-')}") as root:
         work = SCENE.work(place.fixtures, root)
-        running = Running(work, root, timeout=300)
+        running = Running(work, root, timeout=600)
         running.wait_until(lambda: (root / file).exists() and bool(training_processes(running.pid)))
         time.sleep(delay)
         victims = training_processes(running.pid) if rank else [running.pid]

@@ -24,7 +24,7 @@ FORKS.set_forkserver_preload(["benchmarks.campaigns.preload"])
 STARTING = threading.Lock()
 """Processes are started, and asked whether they run, by one thread at a time."""
 
-TIMEOUT = 180.0
+TIMEOUT = 300.0
 LOOK_AGAIN = 0.004
 
 
