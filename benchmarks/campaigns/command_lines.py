@@ -12,8 +12,8 @@ from benchmarks.campaigns.place import Place
 from benchmarks.campaigns.running import Work, run
 from benchmarks.campaigns.scenes import Fixtures
 from benchmarks.campaigns.signals import STOPPED_BY_A_SIGNAL
-from ldm.commands.options.dreambooth import dreambooth_parser
 from ldm.commands.options.drawing import evaluate_parser, img2img_parser, txt2img_parser
+from ldm.commands.options.dreambooth import dreambooth_parser
 from ldm.commands.options.train import HEEDED, train_parser
 
 PARSERS = {
@@ -40,7 +40,10 @@ SMALL = {
     "img2img": ("-v", "1", "--ddim-steps", "1", "-b", "1"),
     "evaluate": ("-v", "1", "--ddim-steps", "1", "-p", "a photo of sks can"),
     "dreambooth": ("--iterations", "1", "--class-img-count", "1", "--no-previews"),
-    "train": ("--iterations", "1",),
+    "train": (
+        "--iterations",
+        "1",
+    ),
 }
 """What comes first, so that what is right is done soon. What chance adds goes before it."""
 

@@ -22,8 +22,9 @@ RECORD_KEYS = ("options", "config", "data", "files", "photos", "checkpoints")
 SAID_BY_CALLS = re.compile(rb'"(created|command)": ?"(?:[^"\\\\]|\\\\.)*"')
 """In tables and pages: when, and by which call. The last one of several differs from an uninterrupted one."""
 
-CALLED_WITH = re.compile(rb'\\*"resume_dir\\*": ?(null|\\*"[^"]*")(, ?)?')
-"""In what checkpoints say of their run: whether the call that made them continued it."""
+CALLED_WITH = re.compile(rb'\\*"(resume_dir|commit)\\*": ?(null|\\*"[^"]*")(, ?)?')
+"""In what checkpoints say of their run: whether the call that made them continued it, and the checkout's commit, which
+may change while the campaign runs."""
 
 Digests = dict[str, str]
 

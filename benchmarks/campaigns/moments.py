@@ -63,7 +63,7 @@ class Watch:
 
         def flush(descriptor: int) -> None:
             """Tells of it; nothing is waited for, because nobody cuts the power."""
-            self.look("flush", os.readlink(f"/proc/self/fd/{descriptor}"))
+            self.look("flush", Path(f"/proc/self/fd/{descriptor}").readlink())
 
         os.fsync = flush
         sys.addaudithook(self._audit)
@@ -94,7 +94,8 @@ class Watch:
     def _below(self, path: object) -> str | None:
         if not isinstance(path, str | bytes | os.PathLike):
             return None
-        absolute = os.path.abspath(os.fsdecode(path))  # noqa: PTH100: links stay
+        # Not resolved: a link is renamed and removed itself.
+        absolute = os.path.abspath(os.fsdecode(path))  # noqa: PTH100
         return next((absolute[len(root) :] for root in self._roots if absolute.startswith(root)), None)
 
     def _happened(self, event: str) -> None:

@@ -21,7 +21,7 @@ MOMENTS = {
     "after the first resume state": ("can-1/resume.ckpt", 0.05),
 }
 """What is waited for, and how much longer."""
-GONE = 30.0
+GONE = 60.0
 """Seconds after which no process of the run is left."""
 
 

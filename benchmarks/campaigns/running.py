@@ -159,6 +159,7 @@ def groups() -> list[tuple[int, int]]:
 def prepare_server() -> None:
     """What processes inherit: our modules are found, a network this small uses one thread."""
     os.environ["OMP_NUM_THREADS"] = "1"
+    os.environ["PYTHONWARNINGS"] = "ignore::UserWarning:multiprocessing.resource_tracker"  # of what was killed
     paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     if str(ROOT) not in paths:
         os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, paths)])

@@ -61,9 +61,7 @@ MOMENTS = {
 
 def cases(place: Place, count: int, seed: int) -> Iterator[Case]:
     """Every moment of every scene with every signal; the first few already touch all signals and most scenes."""
-    everything = [
-        (scene, moment, number) for scene in SCENES for moment in MOMENTS[scene.name] for number in SIGNALS
-    ]
+    everything = [(scene, moment, number) for scene in SCENES for moment in MOMENTS[scene.name] for number in SIGNALS]
     for start in range(len(SIGNALS) + 7):
         for scene, moment, number in itertools.islice(everything, start, None, len(SIGNALS) + 7):
             name = f"{scene.name}-{moment.replace(' ', '-')}-{number.name}"
