@@ -1,0 +1,118 @@
+"""Where a campaign works: what all cases share, a directory for each of them, and what uninterrupted runs leave."""
+
+import hashlib
+import json
+import shutil
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+from benchmarks.campaigns.comparing import Digests, differences, digests
+from benchmarks.campaigns.fixtures import make_fixtures
+from benchmarks.campaigns.running import Ended, Work, run
+from benchmarks.campaigns.scenes import Fixtures, Scene
+from ldm.errors import UserError
+from ldm.files import ROOT, write_text
+
+CODE = ("*.py", "ldm/**/*.py", "configs/*.yaml", "benchmarks/campaigns/*.py")
+"""What the results depend on: what is tried, and how."""
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What an uninterrupted run does and leaves."""
+
+    events: tuple[str, ...]
+    files: Digests
+    sizes: dict[str, int]
+
+    @cached_property
+    def writes(self) -> list[str]:
+        """The events that write."""
+        return [event for event in self.events if not event.startswith(("read", "start"))]
+
+
+@dataclass
+class Place:
+    """A working directory. What depends on the code lies in a folder of that code's own."""
+
+    root: Path
+    keep: bool = False
+    """Also keeps the directories of cases that went well."""
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _references: dict[str, Reference] = field(default_factory=dict)
+    _locks: dict[str, threading.Lock] = field(default_factory=dict)
+
+    @cached_property
+    def code(self) -> str:
+        """A digest of the code that is tried."""
+        total = hashlib.sha256()
+        for path in sorted(path for pattern in CODE for path in ROOT.glob(pattern)):
+            total.update(str(path.relative_to(ROOT)).encode() + path.read_bytes())
+        return total.hexdigest()[:12]
+
+    @property
+    def fixtures(self) -> Fixtures:
+        """What the commands read; made by the first who asks."""
+        with self._lock:
+            fixtures = Fixtures(self.root / self.code / "fixtures")
+            if not (fixtures.root / "done").exists():
+                shutil.rmtree(fixtures.root, ignore_errors=True)
+                make_fixtures(fixtures)
+                (fixtures.root / "done").touch()
+            return fixtures
+
+    @contextmanager
+    def case(self, name: str) -> Iterator[Path]:
+        """An empty directory, gone afterwards unless its case fails.
+
+        Its own name is the same in all cases, because checkpoints hold it.
+        """
+        case = self.case_directory(name)
+        shutil.rmtree(case, ignore_errors=True)
+        root = case / "here"
+        root.mkdir(parents=True)
+        yield root
+        if not self.keep:
+            shutil.rmtree(case, ignore_errors=True)
+
+    def case_directory(self, name: str) -> Path:
+        """Where a case lies: all equally deep, because pages name what is outside of them by the way to it."""
+        return self.root / self.code / "cases" / name
+
+    def reference(self, scene: Scene) -> Reference:
+        """Of one uninterrupted run; a second one has to leave the same, or nothing could be compared."""
+        fixtures = self.fixtures
+        with self._lock:
+            lock = self._locks.setdefault(scene.name, threading.Lock())
+        with lock:
+            if scene.name not in self._references:
+                path = self.root / self.code / "references" / f"{scene.name}.json"
+                if not path.exists():
+                    write_text(path, json.dumps(vars(self._measured(scene, fixtures))))
+                values = json.loads(path.read_text(encoding="utf-8"))
+                self._references[scene.name] = Reference(tuple(values["events"]), values["files"], values["sizes"])
+            return self._references[scene.name]
+
+    def _measured(self, scene: Scene, fixtures: Fixtures) -> Reference:
+        found: list[Digests] = []
+        for number in (1, 2):
+            with self.case(f"reference-{scene.name}-{number}") as root:
+                scene.prepare(fixtures, root)
+                ended = run_whole(scene.work(fixtures, root), root)
+                found.append(digests(root))
+                sizes = {path.relative_to(root).as_posix(): path.stat().st_size for path in root.rglob("*.*")}
+        if other := differences(*found):
+            raise UserError(f"two uninterrupted runs of {scene.name} leave other files: {', '.join(other)}")
+        return Reference(ended.events, found[0], sizes)
+
+
+def run_whole(work: Work, root: Path) -> Ended:
+    """A run that has to go through."""
+    ended = run(work, root)
+    if ended.status != 0:
+        raise UserError(f"{work} ended with status {ended.status}:\n{ended.said}")
+    return ended
