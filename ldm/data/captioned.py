@@ -51,8 +51,8 @@ def find_captioned(directory: Path, *, need_captions: bool = True) -> list[Capti
     listed = {image.path: image for path in lists for image in _read_list(path)}
     unused: dict[str, list[Path]] = defaultdict(list)
     paths = sorted({path for path in files if _is_image(path, unused)} | set(listed), key=natural_key)
-    for reason, some in unused.items():
-        log.warning("%s: not used: %s (%s)", directory, named(sorted(some, key=natural_key)), reason)
+    for reason, some in sorted(unused.items()):
+        log.warning("%s: not used: %s (%s)", directory, named(sorted(some, key=natural_key), directory), reason)
     images = [listed.get(path) or CaptionedImage(path, _read_text(path)) for path in paths]
     if missing := [path for path in listed if not _is_file(path)]:
         raise UserError(f"{len(missing)} pictures that {METADATA} lists are not there, such as {missing[0]}")

@@ -47,7 +47,7 @@ DRAWING, JPEG_XL, OTHER = "documents or drawings", "JPEG XL, which is not read: 
 
 
 def open_image(stream: BinaryIO, path: Path) -> ImageFile.ImageFile:
-    """Reads an image's header and nothing more. Raises what the decoder makes of a damaged one, and `UserError`.
+    """Reads an image's header and nothing more. Raises `UserError` if it can't be read.
 
     This is `PIL.Image.open` without its bound on pixels, which is the same on every machine and for every file size;
     `ldm.data.images` has its own.
@@ -63,10 +63,12 @@ def open_image(stream: BinaryIO, path: Path) -> ImageFile.ImageFile:
         try:
             # Without a file name the decoders have no second way to the file.
             return _factory(name, path)(stream, "")
-        except (SyntaxError, IndexError, TypeError, ValueError, OSError) as error:  # another format may be meant
+        except (UserError, Image.DecompressionBombError):
+            raise
+        except Exception as error:  # whatever a damaged header makes a decoder raise; another format may be meant
             first_error = first_error or error
     if first_error is not None:
-        raise first_error
+        raise UserError(f"{path} is not a readable image: {first_error}") from first_error
     raise UserError(f"{path} is not a readable image ({_what_else(head)})")
 
 

@@ -75,9 +75,9 @@ def find_photos(directory: Path) -> list[Path]:
         raise UserError(_nothing_in(folder))
     for reason, paths in folder.unused.items():
         level = logging.INFO if reason in HARMLESS else logging.WARNING
-        log.log(level, "%s: not used: %s (%s)", directory, named(paths), reason)
+        log.log(level, "%s: not used: %s (%s)", directory, named(paths, directory), reason)
     if folder.folders:
-        log.info("%s: not used: %s (folders)", directory, named(folder.folders))
+        log.info("%s: not used: %s (folders)", directory, named(folder.folders, directory))
     return folder.images
 
 
@@ -104,9 +104,9 @@ def read_directory(directory: Path, height: int, width: int) -> tuple[list[Path]
     return paths, torch.stack(pictures)
 
 
-def named(paths: Sequence[Path]) -> str:
-    """The names of files in a folder."""
-    names = ", ".join(path.name for path in paths[:MOST_NAMED])
+def named(paths: Sequence[Path], directory: Path) -> str:
+    """The names of files below a directory."""
+    names = ", ".join(path.relative_to(directory).as_posix() for path in paths[:MOST_NAMED])
     return names if len(paths) <= MOST_NAMED else f"{names} and {len(paths) - MOST_NAMED} more"
 
 
@@ -115,8 +115,9 @@ def _nothing_in(folder: Folder) -> str:
     deeper = [below for below in folder.folders if _holds_images(below)]
     if deeper:
         first = shlex.quote(str(deeper[0]))
-        return f"{folder.path} holds no image itself, but these folders in it do: {named(deeper)}; name one: -i {first}"
-    there = "".join(f"; {named(paths)}: {reason}" for reason, paths in folder.unused.items())
+        names = named(deeper, folder.path)
+        return f"{folder.path} holds no image itself, but these folders in it do: {names}; name one: -i {first}"
+    there = "".join(f"; {named(paths, folder.path)}: {reason}" for reason, paths in folder.unused.items())
     return f"{folder.path} holds no readable image ({READABLE}){there}"
 
 

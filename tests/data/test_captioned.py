@@ -237,8 +237,8 @@ def test_files_that_are_no_images_are_named_once_and_captions_are_not(
     os.mkfifo(folder / "pipe")
     assert list(captions(folder)) == ["1.png"]
     assert [record.getMessage() for record in caplog.records] == [
-        f"{folder}: not used: clip.mp4, other.mp4 (videos)",
         f"{folder}: not used: pipe, pipe.png (a named pipe)",
+        f"{folder}: not used: clip.mp4, sub/other.mp4 (videos)",
     ]
 
 

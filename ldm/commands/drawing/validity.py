@@ -54,5 +54,5 @@ def is_valid(path: Path, key: str) -> bool:
                 found = own_text(image, KEY)
             file.seek(-len(PNG_END), 2)
             return bool(found == key and file.read() == PNG_END)
-    except (OSError, ValueError, SyntaxError, UserError):  # not there, or no picture
+    except (OSError, UserError):  # not there, or no picture
         return False

@@ -53,8 +53,9 @@ def test_every_picture_has_a_line(txt2img: Draw, trained: Trained) -> None:
     }
     for line in lines:
         info = Image.open(drawn.directory / line["file"]).info
-        for name in ("prompt", "seed", "sampler", "steps", "scale", "eta", "checkpoint", "negative_prompt"):
-            assert info[name] == line[name]
+        for name in ("prompt", "seed", "sampler", "steps", "scale", "eta", "negative_prompt"):
+            assert info[f"ldm.{name}"] == line[name]
+        assert info["ldm.checkpoint"] == Path(line["checkpoint"]).name
 
 
 def test_the_comparison_says_everything(txt2img: Draw, trained: Trained) -> None:
