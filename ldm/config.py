@@ -14,6 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from ldm.errors import UserError
+from ldm.files import open_file
 
 Config = TypeVar("Config")
 
@@ -22,10 +23,9 @@ LONGEST_LIST = 1000
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """Reads a YAML file of nested keys and values."""
+    open_file(path, "config file").close()  # a pipe would block for ever
     try:
         values = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
-    except FileNotFoundError:
-        raise UserError(f"there is no config file {path}") from None
     except (OSError, UnicodeDecodeError, YAMLError, OmegaConfBaseException) as error:
         raise UserError(f"{path} is not a readable YAML file: {error}") from error
     if not isinstance(values, dict):

@@ -56,7 +56,9 @@ def open_file(path: Path, what: str = "file") -> BinaryIO:
         kind = _special_kind(path.stat().st_mode)
         if not kind:
             # A pipe that has taken its place meanwhile doesn't block either.
-            file = os.fdopen(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)), "rb")
+            file = os.fdopen(
+                os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)), "rb"
+            )
             if not (kind := _special_kind(os.fstat(file.fileno()).st_mode)):
                 return file
             file.close()

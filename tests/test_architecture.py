@@ -10,7 +10,16 @@ import pytest
 
 from ldm.files import ROOT
 
-GROUND = {"ldm", "ldm.errors", "ldm.bounds", "ldm.files", "ldm.locking", "ldm.background", "ldm.host_memory", "ldm.config"}
+GROUND = {
+    "ldm",
+    "ldm.errors",
+    "ldm.bounds",
+    "ldm.files",
+    "ldm.locking",
+    "ldm.background",
+    "ldm.host_memory",
+    "ldm.config",
+}
 """Modules that all rooms use and that use none."""
 
 FLOORS = [{"nn"}, {"diffusion"}, {"checkpoint"}, {"data"}, {"training", "evaluation"}, {"commands"}]

@@ -1,6 +1,7 @@
 """Configs: from YAML to dataclasses and back, and errors that name the key."""
 
 import dataclasses
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -204,8 +205,27 @@ def test_an_unreadable_file_is_named(content: str | bytes, tmp_path: Path) -> No
 
 
 def test_a_directory_is_not_a_readable_file(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="is not a readable YAML file"):
+    with pytest.raises(UserError, match="it is a directory, not a config file"):
         read_yaml(tmp_path)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_a_named_pipe_does_not_block(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "some.yaml")
+    with pytest.raises(UserError, match="it is a named pipe, not a config file"):
+        read_yaml(tmp_path / "some.yaml")
+
+
+@pytest.mark.parametrize("value", [10**400, [1] * 100_000, "x" * 1_000_000])
+def test_a_huge_value_is_refused_in_few_words(value: Any) -> None:
+    with pytest.raises(UserError) as error:
+        build_config(Inner, {"rate": value}, "some.yaml")
+    assert len(str(error.value)) < 500
+
+
+def test_a_list_without_end_is_refused() -> None:
+    with pytest.raises(UserError, match="factors should be a list of 1000 values at most, not 100000"):
+        build_config(Inner, {"factors": [1] * 100_000}, "some.yaml")
 
 
 def test_a_list_is_not_a_config(tmp_path: Path) -> None:

@@ -66,7 +66,9 @@ def load_judge(path: Path) -> tuple[Judge, str]:
         {name: tensor.shape for name, tensor in file.tensors.items()},
     ).raise_if_any(path)
     needed = judge.state_dict()
-    judge.load_state_dict({name: snapshot(file.tensors[name], tensor.dtype) for name, tensor in needed.items()}, assign=True)
+    judge.load_state_dict(
+        {name: snapshot(file.tensors[name], tensor.dtype) for name, tensor in needed.items()}, assign=True
+    )
     return judge.eval().requires_grad_(False), file.metadata.get(TOKENIZER, "")
 
 

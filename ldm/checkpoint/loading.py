@@ -115,7 +115,9 @@ def _raise_unless_fitting(needed: dict[str, torch.Size], found: dict[str, Tensor
     whole = [key for key in needed if not found[key].is_floating_point()]
     scales = [key for key in found if SCALED.fullmatch(key)]
     if whole or scales:
-        example = f"{whole[0]} is {str(found[whole[0]].dtype).removeprefix('torch.')}" if whole else f"it has {scales[0]}"
+        example = (
+            f"{whole[0]} is {str(found[whole[0]].dtype).removeprefix('torch.')}" if whole else f"it has {scales[0]}"
+        )
         raise UserError(f"{path} is quantized ({example[:200]}); get it in half or full precision")
 
 

@@ -64,7 +64,9 @@ def read_pickle(pickle: bytes) -> Pickled:
             _STEPS[opcode.name](machine, argument)
         return Pickled(machine.pop(), frozenset(machine.names))
     except (IndexError, KeyError, TypeError, AttributeError, OverflowError) as error:
-        raise ValueError(f"not a pickle of plain values and tensors: {type(error).__name__} at {error}"[:200]) from error
+        raise ValueError(
+            f"not a pickle of plain values and tensors: {type(error).__name__} at {error}"[:200]
+        ) from error
 
 
 class _Machine:
@@ -127,6 +129,8 @@ class _Machine:
 
     def set_items(self, items: list[Any]) -> None:
         target = self.stack[-1]
+        if len(items) % 2:
+            raise ValueError("a key without a value")
         if isinstance(target, dict):
             target.update(_entries(zip(items[::2], items[1::2], strict=True)))
         elif not isinstance(target, Opaque):

@@ -8,6 +8,7 @@ model's YAML. Tests and campaigns share them.
 
 import copy
 import io
+import itertools
 import json
 import math
 import os
@@ -129,7 +130,9 @@ PICKLES: dict[str, Maker] = {
     "a shape of texts": torch_file(state_dict(tensor(b"(" + text("4") + b"t", numbers(1)))),
     "no shape": torch_file(state_dict(tensor(b"N", b"N"))),
     "more strides than sizes": torch_file(state_dict(tensor(numbers(4), numbers(1, 1)))),
-    "100,000 dimensions": torch_file(state_dict(tensor(b"(" + b"K\x01" * 100_000 + b"t", b"(" + b"K\x01" * 100_000 + b"t"))),
+    "100,000 dimensions": torch_file(
+        state_dict(tensor(b"(" + b"K\x01" * 100_000 + b"t", b"(" + b"K\x01" * 100_000 + b"t"))
+    ),
     "a record of more elements": torch_file(state_dict(tensor(*ONE, count=10**15))),
     "a record of fewer elements": torch_file(state_dict(tensor(*ONE, count=-4))),
     "a record that is not there": torch_file(state_dict(tensor(*ONE, key=text("1")))),
@@ -410,10 +413,13 @@ WRONG: tuple[Any, ...] = (
 """Values that stand in each field's place in turn."""
 
 
-def configs(values: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Each field of nested values, at every depth, with each wrong value in its place; what was changed, by name."""
-    for path in paths(values):
-        for wrong in WRONG:
+def configs(values: dict[str, Any], every: int = 1) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each field of nested values, at every depth, with each wrong value in its place; what was changed, by name.
+
+    Of these only the n-th, 2n-th, ... with another `every`.
+    """
+    for index, (path, wrong) in enumerate(itertools.product(paths(values), WRONG)):
+        if index % every == 0:
             yield f"{'.'.join(map(str, path))} = {brief(wrong)}", with_value(values, path, wrong)
 
 

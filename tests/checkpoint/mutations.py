@@ -32,7 +32,20 @@ from tests.tiny import TINY_YAML, write_tiny_checkpoint
 SECONDS = 5.0
 """Of this process's own time for one file."""
 
-MAGIC = (b"\0", b"\xff", b"\x7f", b"\x80", b"{", b"}", b'"', b"PK\x03\x04", b"PK\x01\x02", b"\xff\xff\xff\xff", b"(", b".")
+MAGIC = (
+    b"\0",
+    b"\xff",
+    b"\x7f",
+    b"\x80",
+    b"{",
+    b"}",
+    b'"',
+    b"PK\x03\x04",
+    b"PK\x01\x02",
+    b"\xff\xff\xff\xff",
+    b"(",
+    b".",
+)
 OPCODES = b"(.012FIJKLMNRSTUVXabcdeghijlopqrstu}]\x80\x81\x85\x86\x87\x88\x89\x8c\x8e\x93\x94\x95QP"
 
 

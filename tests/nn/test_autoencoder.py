@@ -125,7 +125,10 @@ def test_num_groups_changes_every_normalisation_and_no_weight() -> None:
     assert rel(fewer.decode(io["latent"]), io["decoded"]) > 100 * BOUND
 
 
-@pytest.mark.parametrize(("num_groups", "words"), [(0, "num_groups should be from 1"), (24, "ch should be a multiple of num_groups: 128 channels, 24 groups")])
+@pytest.mark.parametrize(
+    ("num_groups", "words"),
+    [(0, "num_groups should be from 1"), (24, "ch should be a multiple of num_groups: 128 channels, 24 groups")],
+)
 def test_groups_that_do_not_divide_the_channels_are_refused(num_groups: int, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         AutoencoderConfig(num_groups=num_groups)
