@@ -19,8 +19,25 @@ KNOWN_INERT = (
 """Harmless names that training frameworks leave behind."""
 
 DTYPES = frozenset(
-    "float64 float32 float16 bfloat16 float8_e4m3fn float8_e4m3fnuz float8_e5m2 float8_e5m2fnuz "
-    "int64 int32 int16 int8 uint8 uint16 uint32 uint64 bool".split()
+    [
+        "float64",
+        "float32",
+        "float16",
+        "bfloat16",
+        "float8_e4m3fn",
+        "float8_e4m3fnuz",
+        "float8_e5m2",
+        "float8_e5m2fnuz",
+        "int64",
+        "int32",
+        "int16",
+        "int8",
+        "uint8",
+        "uint16",
+        "uint32",
+        "uint64",
+        "bool",
+    ]
 )
 """Types of numbers, as torch names them."""
 
