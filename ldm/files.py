@@ -2,12 +2,10 @@
 
 import os
 import re
-import stat
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
 
 from ldm.disk import write_error
 from ldm.errors import UserError
@@ -68,44 +66,6 @@ def _umask() -> int:
         mask = os.umask(0)
         os.umask(mask)
     return mask
-
-
-def open_file(path: Path, what: str = "file") -> BinaryIO:
-    """Opens a file to read its bytes.
-
-    Raises `UserError` if it is not there, may not be read, or is no file: a pipe would block for ever. `what` says what
-    should have been there.
-    """
-    try:
-        kind = _special_kind(path.stat().st_mode)
-        if not kind:
-            # A pipe that has taken its place meanwhile doesn't block either.
-            file = os.fdopen(
-                os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)), "rb"
-            )
-            if not (kind := _special_kind(os.fstat(file.fileno()).st_mode)):
-                return file
-            file.close()
-    except FileNotFoundError:
-        target = f": it is a link to {path.readlink()}, which is not there" if path.is_symlink() else ""
-        raise UserError(f"there is no {what} {path}{target}") from None
-    except OSError as error:
-        raise UserError(f"could not read {path}: {error.strerror}") from error
-    except ValueError as error:  # a name that no file can have
-        raise UserError(f"could not read {str(path)!r}: {error}") from error
-    raise UserError(f"could not read {path}: it is {kind}, not a {what}")
-
-
-def _special_kind(mode: int) -> str:
-    """What a directory entry is that is no file; empty for a file."""
-    kinds = (
-        (stat.S_ISDIR, "a directory"),
-        (stat.S_ISFIFO, "a named pipe"),
-        (stat.S_ISSOCK, "a socket"),
-        (stat.S_ISCHR, "a device"),
-        (stat.S_ISBLK, "a device"),
-    )
-    return next((kind for is_kind, kind in kinds if is_kind(mode)), "")
 
 
 def write_text(path: Path, text: str) -> None:

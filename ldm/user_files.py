@@ -41,6 +41,19 @@ def open_regular(path: Path) -> BinaryIO:
     return file
 
 
+def open_file(path: Path, what: str = "file") -> BinaryIO:
+    """`open_regular`, whose every error is the user's; `what` says what should have been there."""
+    try:
+        return open_regular(path)
+    except FileNotFoundError:
+        target = f": it is a link to {path.readlink()}, which is not there" if path.is_symlink() else ""
+        raise UserError(f"there is no {what} {path}{target}") from None
+    except OSError as error:
+        raise UserError(f"could not read {path}: {error.strerror}") from error
+    except ValueError as error:  # a name that no file can have
+        raise UserError(f"could not read {str(path)!r}: {error}") from error
+
+
 def read_text(path: Path, most_bytes: int) -> str:
     """The text of a file in UTF-8, without the byte-order mark that some editors write before it.
 

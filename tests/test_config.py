@@ -205,8 +205,27 @@ def test_an_unreadable_file_is_named(content: str | bytes, tmp_path: Path) -> No
 
 
 def test_a_directory_is_not_a_readable_file(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="is a directory, not a text file"):
+    with pytest.raises(UserError, match="is a folder, not a file"):
         read_yaml(tmp_path)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_a_named_pipe_does_not_block(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "some.yaml")
+    with pytest.raises(UserError, match="is a named pipe, not a file"):
+        read_yaml(tmp_path / "some.yaml")
+
+
+@pytest.mark.parametrize("value", [10**400, [1] * 100_000, "x" * 1_000_000])
+def test_a_huge_value_is_refused_in_few_words(value: Any) -> None:
+    with pytest.raises(UserError) as error:
+        build_config(Inner, {"rate": value}, "some.yaml")
+    assert len(str(error.value)) < 500
+
+
+def test_a_list_without_end_is_refused() -> None:
+    with pytest.raises(UserError, match="factors should be a list of 1000 values at most, not 100000"):
+        build_config(Inner, {"factors": [1] * 100_000}, "some.yaml")
 
 
 def test_a_list_is_not_a_config(tmp_path: Path) -> None:
@@ -285,13 +304,13 @@ def test_a_number_that_is_not_finite_is_refused(value: Any) -> None:
 
 def test_a_pipe_does_not_block(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.yaml")
-    with pytest.raises(UserError, match=r"pipe\.yaml is a named pipe, not a text file"):
+    with pytest.raises(UserError, match=r"pipe\.yaml is a named pipe, not a file"):
         read_yaml(tmp_path / "pipe.yaml")
 
 
 @pytest.mark.parametrize("device", ["/dev/zero", "/dev/null"])
 def test_a_device_is_not_read(device: str) -> None:
-    with pytest.raises(UserError, match=f"{device} is a device, not a text file"):
+    with pytest.raises(UserError, match=f"{device} is a device, not a file"):
         read_yaml(Path(device))
 
 

@@ -15,7 +15,7 @@ from ldm.checkpoint.foreign import HEAD_BYTES, describe_foreign
 from ldm.checkpoint.pickle_guard import refused_names
 from ldm.checkpoint.torch_zip import LARGEST_PICKLE, MOST_TENSORS, read_torch_zip, refusal
 from ldm.errors import UserError
-from ldm.files import open_file
+from ldm.user_files import open_file
 
 SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
 """In lower case; files may have them in capitals."""

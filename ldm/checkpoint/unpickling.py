@@ -129,6 +129,8 @@ class _Machine:
 
     def set_items(self, items: list[Any]) -> None:
         target = self.stack[-1]
+        if len(items) % 2:
+            raise ValueError("a key without a value")
         if isinstance(target, dict):
             target.update(_entries(zip(items[::2], items[1::2], strict=True)))
         elif not isinstance(target, Opaque):
@@ -139,14 +141,24 @@ class _Machine:
         build = _BUILDERS.get(function.text) if isinstance(function, Name) else None
         self.push(build(self, *arguments) if build and isinstance(arguments, tuple) else Opaque())
 
-    def new(self) -> None:
+    def new(self, arguments: int = 1) -> None:
         """An object of a class; checkpoints have dictionaries in order and stand-ins only."""
-        cls, _ = self.take(2)
+        cls, *_ = self.take(1 + arguments)
         self.push({} if cls == ORDERED_DICT else Opaque())
 
     def instance(self) -> None:
         self.pop_to_mark()
         self.push(Opaque())
+
+    def named_instance(self, words: str) -> None:
+        self.named(words)
+        self.drop()
+        self.instance()
+
+    def dictionary(self) -> None:
+        items = self.pop_to_mark()
+        self.push({})
+        self.set_items(items)
 
     def storage(self) -> None:
         """A record of the file: ("storage", type, key, device, count)."""
@@ -242,7 +254,7 @@ _STEPS: dict[str, Step] = {
     "TUPLE1": lambda m, _: m.push(tuple(m.take(1))),
     "TUPLE2": lambda m, _: m.push(tuple(m.take(2))),
     "TUPLE3": lambda m, _: m.push(tuple(m.take(3))),
-    "DICT": lambda m, _: (items := m.pop_to_mark(), m.push({}), m.set_items(items)),
+    "DICT": lambda m, _: m.dictionary(),
     "FROZENSET": lambda m, _: m.instance(),
     "APPEND": lambda m, _: m.append(m.take(1)),
     "APPENDS": lambda m, _: m.append(m.pop_to_mark()),
@@ -258,10 +270,10 @@ _STEPS: dict[str, Step] = {
     "MEMOIZE": lambda m, _: m.memo.update({len(m.memo): m.stack[-1]}),
     "GLOBAL": lambda m, words: m.named(words),
     "STACK_GLOBAL": lambda m, _: m.name(*m.take(2)),
-    "INST": lambda m, words: (m.instance(), m.named(words), m.drop()),
+    "INST": lambda m, words: m.named_instance(words),
     "OBJ": lambda m, _: m.instance(),
     "NEWOBJ": lambda m, _: m.new(),
-    "NEWOBJ_EX": lambda m, _: (m.pop(), m.new()),
+    "NEWOBJ_EX": lambda m, _: m.new(arguments=2),
     "REDUCE": lambda m, _: m.call(*m.take(2)),
     "BUILD": lambda m, _: m.pop(),  # attributes, which weights don't need
     "BINPERSID": lambda m, _: m.storage(),

@@ -8,6 +8,7 @@ model's YAML. Tests and campaigns share them.
 
 import copy
 import io
+import itertools
 import json
 import math
 import os
@@ -412,10 +413,13 @@ WRONG: tuple[Any, ...] = (
 """Values that stand in each field's place in turn."""
 
 
-def configs(values: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Each field of nested values, at every depth, with each wrong value in its place; what was changed, by name."""
-    for path in paths(values):
-        for wrong in WRONG:
+def configs(values: dict[str, Any], every: int = 1) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each field of nested values, at every depth, with each wrong value in its place; what was changed, by name.
+
+    Of these only the n-th, 2n-th, ... with another `every`.
+    """
+    for index, (path, wrong) in enumerate(itertools.product(paths(values), WRONG)):
+        if index % every == 0:
             yield f"{'.'.join(map(str, path))} = {brief(wrong)}", with_value(values, path, wrong)
 
 

@@ -13,6 +13,7 @@ from ldm.checkpoint.metadata import CheckpointInfo
 from ldm.checkpoint.reading import read_checkpoint
 from ldm.errors import UserError
 from tests.checkpoint.files import few_tensors, replace_pickle
+from tests.checkpoint.mutations import KINDS, campaign
 
 Flips = list[tuple[float, int]]
 
@@ -101,3 +102,11 @@ def test_any_pickle_in_a_whole_torch_file(directory: Path, code: bytes) -> None:
 )
 def test_any_bytes(directory: Path, head: bytes, content: bytes) -> None:
     read_or_refuse(directory / "bad.ckpt", head + content)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_changed_file_is_opened_or_refused_quickly_and_nothing_in_it_is_run(kind: str, tmp_path: Path) -> None:
+    """A few of those that a campaign tries."""
+    tally = campaign(kind, 12, tmp_path)
+    assert tally.opened + tally.refused == 12
+    assert tally.refused

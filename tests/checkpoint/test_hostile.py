@@ -1,17 +1,27 @@
 """Files from strangers: each is refused within a second by a message that names it, and nothing in it is run."""
 
+import json
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load, save_file
 
+from ldm.checkpoint.judge import CONFIG, judge_writer, load_judge
 from ldm.checkpoint.loading import checkpoint_info, raise_unless_whole
 from ldm.checkpoint.reading import read_checkpoint
-from ldm.commands.models import settings_of
+from ldm.commands.models import EMBEDDED, Settings, settings_of
+from ldm.config import build_config, read_yaml
+from ldm.diffusion.latent_diffusion import LatentDiffusion, LatentDiffusionConfig
 from ldm.errors import UserError
+from ldm.files import ROOT
 from tests.checkpoint import hostile
+from tests.judges import build_tiny_judge
 
 SECONDS = 2.0
 """Of this process's own time; a second on an idle machine."""
@@ -88,3 +98,86 @@ def test_a_file_whose_name_is_not_utf_8_is_read(tmp_path: Path) -> None:
         )
         made.rename(path)
         assert read_checkpoint(path).tensors
+
+
+def whole_yaml() -> dict[str, Any]:
+    """All that a model's YAML may hold."""
+    return read_yaml(ROOT / "configs" / "tiny.yaml")
+
+
+@pytest.mark.parametrize("every", [7, pytest.param(1, marks=pytest.mark.slow)])
+def test_every_wrong_value_of_every_field_is_refused_or_harmless(every: int) -> None:
+    """As metadata or with --config: in a moment, and a config that is taken is built in a moment."""
+    file = read_checkpoint(EMBEDDED)
+    good = build_config(Settings, whole_yaml(), "good")
+    counts = {"fields": len(list(hostile.paths(whole_yaml()))), "refused": 0, "taken": 0}
+    for name, values in hostile.configs(whole_yaml(), every):
+        start = time.process_time()
+        try:
+            settings = build_config(Settings, values, "some.yaml")
+            if settings.model != good.model:
+                raise_unless_whole(file, settings.model)
+            counts["taken"] += 1
+        except UserError as error:
+            assert len(str(error)) < 1500, name
+            counts["refused"] += 1
+        assert time.process_time() - start < SECONDS, name
+    assert counts["refused"] + counts["taken"] == -(-counts["fields"] * len(hostile.WRONG) // every)
+    assert counts["refused"] > 3 * counts["taken"]
+
+
+@pytest.mark.parametrize(
+    ("where", "value", "words"),
+    [
+        ("model.unet.num_res_blocks", 10**7, "num_res_blocks should be from 1 to 32"),
+        ("model.unet.transformer_depth", 10**7, "transformer_depth should be from 1 to 32"),
+        ("model.text_encoder.num_hidden_layers", 10**7, "num_hidden_layers should be from 1 to 256"),
+        ("model.unet.channel_mult", [1] * 2000, "should be a list of 1000 values at most"),
+        ("model.unet.channel_mult", [1] * 20, "channel_mult should hold 1 to 8 values"),
+        ("model.unet.channel_mult", [], "channel_mult should hold 1 to 8 values"),
+        ("model.unet.num_heads", 0, "num_heads should be from 1"),
+        ("model.text_encoder.num_attention_heads", 0, "num_attention_heads should be from 1"),
+        ("model.text_encoder.vocab_size", -5, "vocab_size should be from 1"),
+        ("model.schedule.num_timesteps", 0, "num_timesteps should be from 1 to 10000"),
+        ("model.schedule.num_timesteps", 10**15, "num_timesteps should be from 1 to 10000"),
+        ("model.schedule.num_timesteps", 5, "sampling.num_steps should be at most"),
+        ("model.schedule.linear_start", -0.5, "betas should be above 0"),
+        ("model.schedule.linear_end", math.nan, "betas should be above 0"),
+        ("model.scale_factor", 0.0, "scale_factor should be from"),
+        ("model.autoencoder.out_ch", 1, "should be 3"),
+        ("sampling.height", 10**15, "height should be from 1 to 16384"),
+        ("sampling.width", 0, "width should be from 1"),
+        ("sampling.guidance_scale", math.inf, "guidance_scale should be from"),
+    ],
+)
+def test_the_message_says_what_would_be_right(where: str, value: Any, words: str) -> None:
+    values = hostile.with_value(whole_yaml(), tuple(where.split(".")), value)
+    with pytest.raises(UserError, match=words):
+        build_config(Settings, values, "some.yaml")
+
+
+@pytest.mark.parametrize("layers", [32, 2])
+def test_a_model_of_more_layers_than_the_file_has_tensors_is_not_built(layers: int) -> None:
+    """A file of few tensors whose config is within its bounds and would still take long."""
+    shape = whole_yaml()["model"]
+    shape["unet"] |= {"num_res_blocks": layers, "transformer_depth": layers, "num_heads": 1}
+    with quickly(), pytest.raises(UserError, match=r"tensors, and the file holds|missing: "):
+        raise_unless_whole(read_checkpoint(EMBEDDED), build_config(LatentDiffusionConfig, shape, "x"))
+
+
+def test_the_least_number_of_tensors_is_nearly_the_number() -> None:
+    for name in ("tiny.yaml", "sd-v1.yaml"):
+        config = build_config(Settings, read_yaml(ROOT / "configs" / name), name).model
+        with torch.device("meta"):
+            count = len(LatentDiffusion(config).state_dict())
+        assert 0.8 * count <= config.least_tensors <= count
+
+
+def test_a_judge_of_more_layers_than_the_file_has_tensors_is_not_built(tmp_path: Path) -> None:
+    judge_writer(tmp_path / "judge.safetensors", build_tiny_judge(), "abc")()
+    metadata = read_checkpoint(tmp_path / "judge.safetensors").metadata
+    values = {**json.loads(metadata[CONFIG]), "text_layers": 64, "widths": [65536], "depths": [64], "size": 1024}
+    tensors = load((tmp_path / "judge.safetensors").read_bytes())
+    save_file(tensors, tmp_path / "other.safetensors", {**metadata, CONFIG: json.dumps(values)})
+    with quickly(), pytest.raises(UserError, match="its config describes at least"):
+        load_judge(tmp_path / "other.safetensors")

@@ -1,5 +1,7 @@
 """txt2img.py on a directory: all checkpoints below it, from the same noise, in one labelled grid."""
 
+import json
+import os
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,6 +15,7 @@ from torch import Tensor
 
 from ldm.checkpoint.reading import CheckpointFile
 from ldm.commands import models
+from ldm.commands.drawing import checkpoints, painter, reading
 from ldm.config import to_yaml
 from tests.commands.calls import call, difference, metadata_of, refused, tensors_of
 from tests.commands.conftest import Draw, Trained
@@ -178,7 +181,7 @@ def stray_files(root: Path, tiny_checkpoint: Path) -> dict[str, str]:
     save_file({"weight": torch.zeros(3)}, root / "embedding.safetensors")
     return {
         "cut.safetensors": "cut off",
-        "empty.ckpt": "neither",
+        "empty.ckpt": "empty (0 bytes)",
         "page.pt": "web page",
         "embedding.safetensors": "UNet",
     }
@@ -197,10 +200,64 @@ def test_stray_files_are_left_out_and_named(txt2img: Draw, tiny_checkpoint: Path
         assert name not in drawn.said
 
 
-def test_a_runs_resume_state_is_no_checkpoint_and_named(txt2img: Draw, trained: Trained) -> None:
+def test_a_runs_resume_state_is_no_checkpoint_and_not_spoken_of(txt2img: Draw, trained: Trained) -> None:
     drawn = txt2img("-c", trained.root, "-v", 1, "--no-base")
+    assert (trained.directory / "resume.ckpt").exists()
     assert len(drawn.paths) == 3
-    assert f"warning: left out {trained.directory / 'resume.ckpt'}: the state of a training run" in drawn.said
+    assert "resume.ckpt" not in drawn.said
+
+
+MOMENTS = {
+    "comparing": (checkpoints, "raise_unless_whole"),
+    "reading ahead": (reading, "_in_memory"),
+    "loading": (models.ModelSlot, "use"),
+    "drawing": (painter, "sample_images"),
+}
+"""Where a bad file may first be noticed."""
+
+
+@pytest.mark.parametrize("error", [RecursionError("deep"), MemoryError("large"), IndexError("out of range")], ids=repr)
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_a_bad_file_is_left_out_and_named_whenever_it_is_noticed_and_whatever_it_raises(
+    moment: str, error: Exception, txt2img: Draw, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad, good = mug(tmp_path / "ckpts" / "a-1"), mug(tmp_path / "ckpts" / "b-1", seed=4)
+    place, name = MOMENTS[moment]
+    original, calls = getattr(place, name), []
+
+    def fails_first(*arguments: Any, **options: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 1:
+            raise error
+        return original(*arguments, **options)
+
+    monkeypatch.setattr(place, name, fails_first)
+    drawn = txt2img("-c", tmp_path / "ckpts", "-v", 1, "--no-base")
+    assert [path.name.split("_")[0] for path in drawn.paths] == ["b-1-step-5"]
+    assert f"warning: left out {'the rest of ' if moment == 'drawing' else ''}{bad}" in drawn.said
+    assert type(error).__name__ in drawn.said
+    assert f"left out {good}" not in drawn.said
+
+
+def test_a_pipe_and_a_text_encoder_that_lacks_words_are_left_out_and_named(txt2img: Draw, tmp_path: Path) -> None:
+    mug(tmp_path / "ckpts" / "a-1")
+    few = mug(tmp_path / "ckpts" / "b-1", seed=4)
+    vocabulary, merges = few.parent / "tokenizer" / "vocab.json", few.parent / "tokenizer" / "merges.txt"
+    vocabulary.write_text(json.dumps({**json.loads(vocabulary.read_text()), "mo": 514}))
+    merges.write_text(merges.read_text() + "m o\n")
+    os.mkfifo(tmp_path / "ckpts" / "c.ckpt")
+    drawn = txt2img("-c", tmp_path / "ckpts", "-v", 1, "--no-base")
+    assert len(drawn.paths) == 1
+    assert "it is a named pipe" in drawn.said
+    assert f"has 515 tokens, but {few} knows only 514" in drawn.said
+
+
+@pytest.mark.parametrize("flag", ["--ckpt-path", "--config", "--base"])
+def test_a_pipe_is_refused_at_once(flag: str, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    given = [] if flag == "--ckpt-path" else ["--ckpt-path", mug(tmp_path / "ckpts").parent]
+    refused(call("txt2img", *given, flag, tmp_path / "pipe", "-o", tmp_path / "out"), "a named pipe", "pipe")
+    assert not (tmp_path / "out").exists()
 
 
 def test_only_stray_files_is_an_error(tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -237,7 +294,7 @@ def test_everything_that_may_lie_about_is_named_and_the_rest_is_compared(
     root = tmp_path / "ckpts"
     shutil.copytree(trained.directory, root / "tin-can-1")
     expected = stray_files(root, tiny_checkpoint)
-    expected |= {narrow(root / "narrow-1").relative_to(root).as_posix(): "shape", "tin-can-1/resume.ckpt": "state"}
+    expected |= {narrow(root / "narrow-1").relative_to(root).as_posix(): "shape"}
     drawn = txt2img("-c", root, "-v", 1)
     assert [row.label for row in table_of(drawn).rows] == ["base model", "step 3", "step 6", "step 7"]
     warnings = [line for line in drawn.said.splitlines() if line.startswith("warning: left out")]

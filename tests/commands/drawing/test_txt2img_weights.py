@@ -149,17 +149,25 @@ def test_a_tokenizer_that_is_missing_is_named(tmp_path: Path, monkeypatch: pytes
     refused(call("txt2img", "-c", checkpoint, "-v", 1), "vocab.json", "bash download/sd-weights.sh")
 
 
-def test_weights_that_are_broken_give_an_error_and_not_a_black_picture(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("key", "where"),
+    [
+        ("model.diffusion_model.out.2.bias", "not finite from step 1"),
+        ("cond_stage_model.transformer.text_model.final_layer_norm.bias", "not finite from step 1"),
+        ("first_stage_model.decoder.conv_out.bias", "autoencoder's pictures are not finite"),
+    ],
+)
+def test_weights_that_are_broken_give_an_error_that_names_them_and_not_a_black_picture(
+    key: str, where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     checkpoint = write_tiny_checkpoint(tmp_path / "tiny")
     tensors, metadata = tensors_of(checkpoint), metadata_of(checkpoint)
-    tensors["model.diffusion_model.out.2.bias"] = torch.full_like(
-        tensors["model.diffusion_model.out.2.bias"], torch.nan
-    )
+    tensors[key] = torch.full_like(tensors[key], torch.nan)
     save_file(tensors, tmp_path / "tiny" / "nan.safetensors", metadata=metadata)
-    refused(call("txt2img", "-c", tmp_path / "tiny" / "nan.safetensors", "-v", 1), "not finite", "step 1")
+    outcome = call("txt2img", "-c", tmp_path / "tiny" / "nan.safetensors", "-v", 1)
+    refused(outcome, where, f"the checkpoint is broken: its {key} holds NaN", "use another file")
+    assert "--precision full" not in outcome.said
 
 
 def test_a_mistake_in_a_process_of_its_own(tiny_checkpoint: Path, tmp_path: Path) -> None:
