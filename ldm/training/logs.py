@@ -119,9 +119,9 @@ class EventLog(TensorBoardLogger):
     def _say(self, error: OSError) -> None:
         """Once, whichever thread comes first."""
         with self._saying:
-            first, self._said = not self._said, True
-        if first:
-            log.warning("%s; the training goes on", write_error(self.path, error))
+            if not self._said:
+                log.warning("%s; the training goes on", write_error(self.path, error))
+            self._said = True
 
 
 class _Forgiving:

@@ -14,7 +14,7 @@ log = logging.getLogger("ldm.tests")
 
 
 def test_a_log_that_can_not_be_written_hides_nothing_and_ends_nothing(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "run.log"
 
@@ -28,7 +28,7 @@ def test_a_log_that_can_not_be_written_hides_nothing_and_ends_nothing(
             log.info("fourth \udce9")
 
     assert run(command) == 0
-    said = capfd.readouterr().err.splitlines()
+    said = capsys.readouterr().err.splitlines()
     assert [said[0], said[1], said[3]] == ["first", "second", "third"]
     assert said[2].startswith(f"warning: could not write {path}: File too large")
     assert "fourth" in path.read_text()

@@ -9,7 +9,7 @@ from tests.full_disk import files_of_at_most
 
 
 def test_events_that_can_not_be_written_are_said_once(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
     logger = build_logger("tensorboard", tmp_path)
     assert isinstance(logger, EventLog)
@@ -23,11 +23,11 @@ def test_events_that_can_not_be_written_are_said_once(
             logger.finalize("success")
     (said,) = caplog.messages
     assert said.startswith(f"could not write {tmp_path / 'log'}: File too large")
-    assert "Traceback" not in capfd.readouterr().err
+    assert "Traceback" not in capsys.readouterr().err
 
 
 def test_events_that_can_not_even_be_begun_are_said_once(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
     logger = build_logger("tensorboard", tmp_path)
     assert isinstance(logger, EventLog)
@@ -36,7 +36,7 @@ def test_events_that_can_not_even_be_begun_are_said_once(
             logger.log_metrics({"loss/total": 1.0}, step)
         logger.finalize("success")
     assert len(caplog.messages) == 1
-    assert "Traceback" not in capfd.readouterr().err
+    assert "Traceback" not in capsys.readouterr().err
 
 
 def test_rows_that_can_not_be_written_are_left_out_whole(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
