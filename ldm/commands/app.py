@@ -26,7 +26,7 @@ RUN_LOG = "run.log"
 def launch(command: Callable[[], None]) -> NoReturn:
     """Runs a command as this process's only one, and exits with its status."""
     heed()
-    warnings.showwarning = _log_warning  # type: ignore[assignment]
+    warnings.showwarning = _log_warning
     if is_helper_process():
         end_with_parent(tells=own_rank() == 1)
     sys.stdout, sys.stderr = Tolerant(sys.stdout), Tolerant(sys.stderr)  # type: ignore[assignment]

@@ -116,7 +116,11 @@ def sample_images(
     on_step: Callable[[], object] | None = None,
 ) -> Tensor:
     """Samples one image per seed: images (b 3 h w) float32 in [-1, 1], on the CPU; otherwise as `sample_latents`."""
-    callback = None if on_step is None else lambda step, latents, pred_x0: on_step()
+
+    def callback(step: int, latents: Tensor, pred_x0: Tensor) -> None:
+        if on_step:
+            on_step()
+
     images = ldm.decode_latents(sample_latents(ldm, guidance, seeds, config, init, callback)).float().cpu()
     if not images.isfinite().all():
         raise UserError(f"the autoencoder's images are not finite; {_remedy(ldm, 'first_stage_model.')}")
