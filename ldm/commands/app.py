@@ -26,10 +26,10 @@ RUN_LOG = "run.log"
 def launch(command: Callable[[], None]) -> NoReturn:
     """Runs a command as this process's only one, and exits with its status."""
     heed()
-    warnings.showwarning = _log_warning
+    warnings.showwarning = _log_warning  # type: ignore[assignment]
     if is_helper_process():
         end_with_parent(tells=own_rank() == 1)
-    sys.stdout, sys.stderr = Tolerant(sys.stdout), Tolerant(sys.stderr)  # type: ignore[assignment]
+    sys.stdout, sys.stderr = Tolerant(sys.stdout), Tolerant(sys.stderr)
     status = run(command)
     if status != STATUS:  # a second signal stops also what is still being written
         ignore_from_now_on()

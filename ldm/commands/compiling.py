@@ -31,7 +31,7 @@ def speed_up(ldm: LatentDiffusion, asked: str, unet_calls: int) -> None:
         ldm.recorded_unet = None
         return
     if asked == "full":  # the compiler's convolutions take them as they are
-        ldm.unet.to(memory_format=torch.channels_last)
+        ldm.unet.to(memory_format=torch.channels_last)  # type: ignore[call-overload, unused-ignore]
     if ldm.recorded_unet is None:
         ldm.recorded_unet = StaticCall(ldm.unet, RECORDERS[asked])
 
