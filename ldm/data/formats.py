@@ -46,6 +46,10 @@ TEXT, RAW, EMPTY, VIDEO = "text", "cameras' raw files: export them as JPEG or TI
 DRAWING, JPEG_XL, OTHER = "documents or drawings", "JPEG XL, which is not read: save it as PNG or JPEG", "no images"
 
 
+class DamagedImageError(UserError):
+    """A file that begins like an image of some format and isn't one that can be read."""
+
+
 def open_image(stream: BinaryIO, path: Path) -> ImageFile.ImageFile:
     """Reads an image's header and nothing more. Raises `UserError` if it can't be read.
 
@@ -55,21 +59,28 @@ def open_image(stream: BinaryIO, path: Path) -> ImageFile.ImageFile:
     head = stream.read(HEAD_BYTES)
     if (reason := _foreign(path, head)) is not None:
         raise UserError(f"{path} is not a readable image ({reason})")
-    first_error: Exception | None = None
+    damaged: DamagedImageError | None = None
     for name in FORMATS:
         if not _claims(name, head, stream, path):
             continue
-        stream.seek(0)
         try:
-            # Without a file name the decoders have no second way to the file.
-            return _factory(name, path)(stream, "")
-        except (UserError, Image.DecompressionBombError):
-            raise
-        except Exception as error:  # whatever a damaged header makes a decoder raise; another format may be meant
-            first_error = first_error or error
-    if first_error is not None:
-        raise UserError(f"{path} is not a readable image: {first_error}") from first_error
+            return _open_as(name, stream, path)
+        except DamagedImageError as error:  # another format may be meant
+            damaged = damaged or error
+    if damaged is not None:
+        raise damaged
     raise UserError(f"{path} is not a readable image ({_what_else(head)})")
+
+
+def _open_as(name: str, stream: BinaryIO, path: Path) -> ImageFile.ImageFile:
+    factory = _factory(name, path)
+    stream.seek(0)
+    try:
+        return factory(stream, "")  # without a file name the decoders have no second way to the file
+    except Image.DecompressionBombError:
+        raise
+    except Exception as error:  # whatever a damaged header makes a decoder raise
+        raise DamagedImageError(f"{path} is not a readable image: {error}") from error
 
 
 def unused_reason(path: Path) -> str | None:

@@ -66,7 +66,7 @@ def test_an_unreadable_picture_in_the_middle_of_training_is_named(
     (scratch.pictures / "12.png").write_bytes(b"no picture")
     changed = scratch.with_yaml({"autoencoder_training": {"teacher_iterations": 0}})
     outcome = changed.call("autoencoder", "--workers", workers, "--batch-size", 1, "--iterations", 40, "-s", 40)
-    refused(outcome, f"error: {scratch.pictures / '12.png'} is not a readable image\n")
+    refused(outcome, f"error: {scratch.pictures / '12.png'} is not a readable image (text)\n")
 
 
 def test_an_autoencoder_of_another_shape_is_refused(refuses: Refuses, scratch: Scratch, first: Path) -> None:
