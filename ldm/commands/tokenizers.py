@@ -22,6 +22,7 @@ def is_confined(path: str) -> bool:
     """Whether a path that a file names stays below the repository, also after its symbolic links are followed."""
     named = Path(path)
     try:
+        (ROOT / named).exists()  # raises for a name that is too long
         inside = (ROOT / named).resolve().is_relative_to(ROOT.resolve())
     except (OSError, ValueError, RuntimeError):  # too long, a null byte, a circle of links
         return False

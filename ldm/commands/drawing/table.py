@@ -55,7 +55,7 @@ def write_csv(directory: Path, comparison: Comparison) -> None:
                     "seed": column.seed,
                     "negative_prompt": comparison.sampling["negative_prompt"],
                     **{name: comparison.sampling[key] for name, key in SAMPLING.items()},
-                    **({"scored_by": comparison.scored_by} if scores else {}),
+                    **({"scored_by": comparison.scored_by} if comparison.scored_by else {}),
                     **{f"score_{name}": cell.scores.get(name, "") for name in scores},
                 }
             )

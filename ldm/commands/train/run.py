@@ -38,6 +38,7 @@ from ldm.commands.tokenizers import NAME, has_tokenizer, repair_tokenizer
 from ldm.commands.train.memory import refuse_too_large_training
 from ldm.config import build_config, read_yaml, to_yaml
 from ldm.data.captioned import CaptionedImage, digest, find_captioned
+from ldm.data.judge import Pictures
 from ldm.data.latents import moments_bytes
 from ldm.diffusion.latent_diffusion import LatentDiffusion
 from ldm.errors import UserError
@@ -280,6 +281,7 @@ def _raise_unless_possible(options: argparse.Namespace, settings: Settings, pict
     """Pictures of a size that the networks take, weights that fit them, the text encoder's tokenizer, and room."""
     if options.stage == "judge":
         load_tokenizer(tokenizer_source(options, settings))
+        Pictures([options.image_dir])
         return
     first = options.stage == "autoencoder"
     model, stage = settings.model, f"{options.stage}_training"

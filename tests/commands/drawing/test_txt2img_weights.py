@@ -146,7 +146,7 @@ def test_a_tokenizer_that_is_missing_is_named(tmp_path: Path, monkeypatch: pytes
     monkeypatch.chdir(tmp_path)
     checkpoint = write_tiny_checkpoint(tmp_path / "tiny")
     shutil.rmtree(tmp_path / "tiny" / "tokenizer")
-    refused(call("txt2img", "-c", checkpoint, "-v", 1), "vocab.json", "bash download/sd-weights.sh")
+    refused(call("txt2img", "-c", checkpoint, "-v", 1), "vocab.json", "copy the base model's tokenizer there")
 
 
 @pytest.mark.parametrize(

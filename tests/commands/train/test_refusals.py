@@ -40,6 +40,12 @@ def test_the_second_stage_needs_captions(refuses: Refuses, scratch: Scratch, fir
     refuses(("diffusion", "--autoencoder", first / LAST), "holds no pictures with captions", "metadata.jsonl")
 
 
+def test_the_judge_needs_things_that_are_seen_twice_and_a_tokenizer(refuses: Refuses, scratch: Scratch) -> None:
+    refuses(("judge",), "no thing is seen twice")
+    (scratch.tokenizer / "merges.txt").unlink()
+    refuses(("judge",), "merges.txt is missing")
+
+
 def test_malformed_metadata_are_refused(refuses: Refuses, scratch: Scratch) -> None:
     with (scratch.pictures / "metadata.jsonl").open("a") as file:
         file.write("{'file_name': '1.png'}\n")
