@@ -13,6 +13,7 @@ from ldm.diffusion.latent_diffusion import LatentDiffusion
 from ldm.diffusion.noise import image_generators
 from ldm.diffusion.samplers import SAMPLERS, img2img_start
 from ldm.diffusion.sampling import InitImage, SamplingConfig, sample_images
+from ldm.diffusion.schedule import NoiseSchedule, ScheduleConfig
 from ldm.errors import UserError
 from tests.oracle import BOUND, facts, new_ldm, rel, small_ldm, tensors
 
@@ -226,10 +227,25 @@ def test_the_step_is_counted_from_the_first_of_all_in_img2img_too() -> None:
         draw([0], config, InitImage(a_picture(), 0.6), ldm=broken_from_call(2))
 
 
+def test_numbers_that_overflow_in_the_decoder_are_an_error() -> None:
+    ldm = new_ldm()
+    with torch.no_grad():
+        ldm.autoencoder.decoder.conv_out.weight.fill_(3e38)
+    with pytest.raises(UserError, match=r"autoencoder.*--precision full"):
+        draw([0], ldm=ldm)
+
+
 @pytest.mark.parametrize("broken", [float("nan"), float("inf")])
-def test_numbers_that_overflow_in_the_decoder_are_an_error(broken: float) -> None:
+def test_weights_that_are_not_finite_are_named(broken: float) -> None:
     ldm = new_ldm()
     with torch.no_grad():
         ldm.autoencoder.decoder.conv_out.bias.fill_(broken)
-    with pytest.raises(UserError, match=r"autoencoder.*--precision full"):
+    with pytest.raises(UserError, match=r"broken: its first_stage_model\.decoder\.conv_out\.bias holds NaN"):
         draw([0], ldm=ldm)
+
+
+def test_more_steps_than_the_model_has_timesteps_are_an_error() -> None:
+    ldm = new_ldm()
+    ldm.schedule = NoiseSchedule(ScheduleConfig(num_timesteps=4))
+    with pytest.raises(UserError, match="5 steps are more than the model's 4 timesteps"):
+        draw([0], dataclasses.replace(SMALL, num_steps=5), ldm=ldm)

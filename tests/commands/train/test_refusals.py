@@ -119,7 +119,7 @@ def test_a_missing_tokenizer_is_named(refuses: Refuses, scratch: Scratch, first:
         ({"autoencoder_training": {"lr_schedule": "poly"}}, ("lr_schedule should be one of",)),
         ({"autoencoder_training": {"save_every": 0}}, ("save_every",)),
         ({"autoencoder_training": {"size": 15}}, ("autoencoder_training.size should be a multiple of 2", "15")),
-        ({"autoencoder_training": {"size": 0}}, ("autoencoder_training.size",)),
+        ({"autoencoder_training": {"size": 0}}, ("autoencoder_training: size should be from 1",)),
         ({"autoencoder_training": {"size": "16"}}, ("size should be int",)),
         ({"diffusion_training": {"size": 18}}, ("diffusion_training.size should be a multiple of 4", "18")),
         ({"model.autoencoder": {"num_groups": 3}}, ("model: autoencoder: ch should be a multiple of num_groups",)),
