@@ -53,8 +53,16 @@ def test_sks_can_be_spelled(model: LatentDiffusion) -> None:
     ("prompt", "shown"),
     [
         ("a photo of a red ball on the beach", {"class": "ball", "colour": "red", "setting": "beach"}),
-        ("a photo of a blue mug in the snow", {"class": "mug", "colour": "blue", "setting": "snow"}),
-        ("a photo of a yellow duck floating on water", {"class": "duck", "colour": "yellow", "setting": "water"}),
+        pytest.param(
+            "a photo of a blue mug in the snow",
+            {"class": "mug", "colour": "blue", "setting": "snow"},
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            "a photo of a yellow duck floating on water",
+            {"class": "duck", "colour": "yellow", "setting": "water"},
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_what_is_asked_for_is_seen(

@@ -91,6 +91,7 @@ def test_the_sheet_has_each_picture_with_its_caption_beneath() -> None:
     assert beneath is not None and len(beneath) > 1  # there is text
 
 
+@pytest.mark.slow
 def test_the_whole_benchmark_runs(
     tmp_path: Path, tiny_checkpoint: Path, judge_flags: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:

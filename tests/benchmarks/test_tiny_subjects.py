@@ -146,6 +146,7 @@ def test_the_sheet_has_a_row_for_each_checkpoint() -> None:
     assert one.width > 10 * 160
 
 
+@pytest.mark.slow
 def test_the_whole_benchmark_runs(
     tmp_path: Path,
     tiny_checkpoint: Path,

@@ -160,15 +160,6 @@ def test_only_what_is_missing_or_damaged_is_brought_again(
         assert (directory / name).read_bytes() == dataset.remote(name).content
 
 
-def test_a_photo_that_broke_off_goes_on_where_it_broke_off(
-    checkout: Checkout, hub: Hub, dataset: Dataset, directory: Path
-) -> None:
-    dataset.remote("dog/01.jpg").breaks = [10_000]
-    assert checkout.run(SCRIPT, "dog").returncode == 0
-    assert (directory / "dog/01.jpg").read_bytes() == dataset.remote("dog/01.jpg").content
-    assert [r.range for r in hub.gets("dog/01.jpg")] == [None, "bytes=10000-"]
-
-
 @pytest.mark.parametrize("name", ["dog/01.jpg", "prompts_and_classes.txt"])
 def test_a_file_that_is_not_the_listed_one_is_never_put_in_place(
     checkout: Checkout, dataset: Dataset, directory: Path, name: str
@@ -234,22 +225,6 @@ def test_a_mirror_without_the_dataset_is_named(checkout: Checkout, hub: Hub) -> 
     assert result.returncode == 1
     assert f"there is no {hub.url}{LISTING_URL}" in result.stderr
     assert "HF_ENDPOINT" in result.stderr
-
-
-def test_an_interruption_leaves_only_whole_photos_under_their_names(
-    checkout: Checkout, dataset: Dataset, directory: Path
-) -> None:
-    remote = dataset.remote("dog/01.jpg")
-    remote.hold_after = 10_000
-    process = checkout.start(SCRIPT, "dog")
-    assert remote.holding.wait(10)
-    process.terminate()
-    process.communicate(timeout=10)
-    assert process.returncode == 143
-    assert {path.name for path in (directory / "dog").iterdir()} - {"01.jpg.part"} == {"00.jpg"}
-    remote.hold_after = None
-    assert checkout.run(SCRIPT, "dog").returncode == 0
-    assert (directory / "dog/01.jpg").read_bytes() == remote.content
 
 
 def test_no_room_is_noticed_before_the_photo(checkout: Checkout, dataset: Dataset, directory: Path) -> None:

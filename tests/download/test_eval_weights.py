@@ -113,15 +113,6 @@ def test_what_is_wrong_is_brought_anew(
     assert content_below(directory) == contents
 
 
-def test_a_broken_download_goes_on_where_it_broke_off(checkout: Checkout, hub: Hub, directory: Path) -> None:
-    weights = remote(hub, CLIP, "pytorch_model.bin")
-    weights.breaks = [120_000]
-    assert checkout.run(SCRIPT).returncode == 0
-    assert (directory / "clip-vit-base-patch32/pytorch_model.bin").read_bytes() == weights.content
-    ranges = [one.range for one in hub.gets("pytorch_model.bin") if CLIP[0] in one.path]
-    assert ranges == [None, "bytes=120000-"]
-
-
 @pytest.mark.parametrize("repository", [DINO, CLIP])
 def test_other_bytes_than_listed_are_never_put_in_place(
     checkout: Checkout, hub: Hub, directory: Path, repository: tuple[str, str]

@@ -136,7 +136,10 @@ def train_unet(size: int, autocast: bool, fused: bool, checkpointing: bool) -> N
         optimizer.zero_grad()
 
 
-@pytest.mark.parametrize(("autocast", "fused", "checkpointing"), [(False, False, True), (True, True, False)])
+@pytest.mark.parametrize(
+    ("autocast", "fused", "checkpointing"),
+    [pytest.param(False, False, True, marks=pytest.mark.slow), (True, True, False)],
+)
 def test_fake_and_real_training_steps_need_the_same(autocast: bool, fused: bool, checkpointing: bool) -> None:
     fake, real = (
         peak_bytes(lambda: train_unet(16, autocast, fused, checkpointing), fake=fake) for fake in (True, False)
@@ -154,6 +157,7 @@ def test_attention_keeps_no_matrix_of_all_pairs() -> None:
     assert peak_bytes(attend) < 16 * 2 * 4096 * 40 * 4
 
 
+@pytest.mark.slow
 def test_the_allocator_agrees() -> None:
     """The profiler's record of allocations, which knows nothing of storages and weak references."""
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:

@@ -166,7 +166,7 @@ def test_a_continued_training_keeps_its_teacher(
 # Training
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_an_interrupted_training_continues_to_the_very_same_weights(
     workers: int, paths: list[Path], tmp_path: Path
 ) -> None:
@@ -191,7 +191,7 @@ def reconstruction_error(module: AutoencoderTraining, images: Tensor) -> float:
         return (module.autoencoder.decode(module.autoencoder.encode(images).mean) - images).square().mean().item()
 
 
-@pytest.mark.parametrize(("teacher_iterations", "times"), [(0, 2), (20, 5)])
+@pytest.mark.parametrize(("teacher_iterations", "times"), [pytest.param(0, 2, marks=pytest.mark.slow), (20, 5)])
 def test_it_learns(teacher_iterations: int, times: int, paths: list[Path], tmp_path: Path) -> None:
     """Pictures come back with so many times less error through the averaged weights, and sooner with a teacher."""
     images = batch_of(paths)["images"]

@@ -172,9 +172,7 @@ def test_a_broken_update_between_two_looks_is_named(tmp_path: Path) -> None:
 # SaveEvery
 
 
-@pytest.mark.parametrize(
-    ("iterations", "every", "expected"), [(6, 3, [3, 6]), (7, 3, [3, 6, 7]), (2, 5, [2]), (3, 1, [1, 2, 3])]
-)
+@pytest.mark.parametrize(("iterations", "every", "expected"), [(5, 2, [2, 4, 5]), (4, 2, [2, 4]), (2, 5, [2])])
 def test_checkpoints_come_at_multiples_and_after_the_last_update(
     iterations: int, every: int, expected: list[int], tmp_path: Path
 ) -> None:
@@ -300,8 +298,7 @@ def held(module: DreamBooth) -> int:
     return len(states) + sum(parameter.grad is not None for parameter in module.trained_parameters())
 
 
-@pytest.mark.parametrize("end", ["the last update", "a signal", "an error"])
-@pytest.mark.parametrize("recorded", [False, True])
+@pytest.mark.parametrize(("recorded", "end"), [(False, "the last update"), (True, "a signal"), (False, "an error")])
 def test_at_its_end_a_training_holds_neither_gradients_nor_moments(
     recorded: bool, end: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -54,9 +54,9 @@ def measured(config: DreamBoothConfig, autocast_dtype: torch.dtype | None = None
 @pytest.mark.parametrize(
     ("changes", "autocast_dtype"),
     [
-        ({}, None),
+        pytest.param({}, None, marks=pytest.mark.slow),
         ({"train_text_encoder": True, "gradient_checkpointing": "all", "batch_size": 3}, AUTOCAST),
-        ({"optimizer": "adamw8bit", "train_dtype": "bf16"}, None),
+        pytest.param({"optimizer": "adamw8bit", "train_dtype": "bf16"}, None, marks=pytest.mark.slow),
     ],
 )
 def test_it_is_what_real_steps_take(changes: dict[str, Any], autocast_dtype: torch.dtype | None) -> None:
@@ -81,7 +81,9 @@ def test_fewer_bits_and_recomputing_need_less() -> None:
     assert plain - step_bytes(large, optimizer="adamw8bit") == pytest.approx(6 * weights, rel=0.1)
 
 
-@pytest.mark.parametrize("changes", [{"batch_size": 4}, {"train_text_encoder": True}])
+@pytest.mark.parametrize(
+    "changes", [pytest.param({"batch_size": 4}, marks=pytest.mark.slow), {"train_text_encoder": True}]
+)
 def test_more_pictures_and_the_text_encoder_need_more(changes: dict[str, Any]) -> None:
     large = replace(TINY, height=128, width=128, with_class=False)
     assert step_bytes(large, **changes) > step_bytes(large)
@@ -118,6 +120,7 @@ def test_in_float16_the_optimizer_needs_as_much_again_as_its_weights_but_no_step
     assert plain == pytest.approx(recorded, rel=0.01)  # its activations are gone when the optimizer begins
 
 
+@pytest.mark.slow
 def test_a_preview_counts_where_it_needs_more() -> None:
     prediction = predict(replace(TINY, previews=True, height=256, width=256), EVERY)
     assert prediction.peak == max(prediction.step, prediction.preview)

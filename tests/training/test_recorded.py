@@ -35,8 +35,15 @@ def losses(run_dir: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-@pytest.mark.parametrize("autocast_dtype", [None, torch.bfloat16])
-@pytest.mark.parametrize("train_text_encoder", [False, True])
+@pytest.mark.parametrize(
+    ("train_text_encoder", "autocast_dtype"),
+    [
+        (False, None),
+        (True, torch.bfloat16),
+        pytest.param(False, torch.bfloat16, marks=pytest.mark.slow),
+        pytest.param(True, None, marks=pytest.mark.slow),
+    ],
+)
 def test_recorded_steps_train_as_plain_ones_do(
     train_text_encoder: bool, autocast_dtype: torch.dtype | None, tmp_path: Path
 ) -> None:

@@ -92,7 +92,8 @@ def spelled(text: str) -> str:
     return "".join(text.split())
 
 
-@given(st.text(st.characters(exclude_categories=("Cs", "Cc")), max_size=30))
+# Transformers before 5 drops unassigned characters and others without a shape.
+@given(st.text(st.characters(exclude_categories=("C",)), max_size=30))
 def test_any_text_comes_back_in_lower_case(tokenizer: PromptTokenizer, text: str) -> None:
     assume("<|" not in text)
     ids = tokenizer.clip_tokenizer(text, add_special_tokens=False)["input_ids"]

@@ -77,6 +77,7 @@ def test_without_class_pictures_no_class_loss_is_logged(tmp_path: Path) -> None:
     assert csv_rows(tmp_path)[0].keys() & {"loss/class"} == set()
 
 
+@pytest.mark.slow
 def test_a_long_run_logs_every_tenth_update(tmp_path: Path) -> None:
     module = build_module(iterations=1000, save_every=1000)
 
@@ -104,7 +105,11 @@ def fail_at(broken: int) -> Any:
 
 @pytest.mark.parametrize(
     ("lr_schedule", "train_text_encoder", "autocast_dtype"),
-    [("constant", False, None), ("cosine", True, None), ("constant", True, torch.bfloat16)],
+    [
+        pytest.param("constant", False, None, marks=pytest.mark.slow),
+        ("cosine", True, None),
+        pytest.param("constant", True, torch.bfloat16, marks=pytest.mark.slow),
+    ],
 )
 def test_an_interrupted_run_continues_to_the_very_same_weights(
     lr_schedule: str, train_text_encoder: bool, autocast_dtype: torch.dtype | None, tmp_path: Path

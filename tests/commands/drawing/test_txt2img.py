@@ -72,7 +72,7 @@ def test_the_same_call_draws_the_same_pixels(txt2img: Draw) -> None:
         assert difference(one, two) == 0
 
 
-@pytest.mark.parametrize("options", [(), ("--ddim-eta", 1.0), ("--sampler", "plms")], ids=["ddim", "eta", "plms"])
+@pytest.mark.parametrize("options", [("--ddim-eta", 1.0), ("--sampler", "plms")], ids=["eta", "plms"])
 def test_batch_size_changes_no_bit_on_the_cpu(
     options: tuple[Any, ...], txt2img: Draw, unet_calls: list[UNetCall]
 ) -> None:
@@ -119,7 +119,7 @@ def test_elsewhere_batch_size_is_how_many_are_drawn_together(
 # How to sample
 
 
-@pytest.mark.parametrize("steps", [1, 3, 7, 30])
+@pytest.mark.parametrize("steps", [1, 7])
 def test_ddim_steps_is_the_number_of_unet_passes(steps: int, txt2img: Draw, unet_calls: list[UNetCall]) -> None:
     txt2img("-v", 1, "--ddim-steps", steps)
     assert len(unet_calls) == steps
@@ -180,7 +180,6 @@ def test_eta_is_refused_also_if_the_models_own_sampler_adds_no_noise(
     ("words", "size", "noted"),
     [
         ((32, 48), (48, 32), False),
-        ((48,), (48, 48), False),
         ((33,), (32, 32), True),
         ((1, 57), (64, 16), True),
     ],
@@ -201,7 +200,6 @@ def test_hw_is_height_and_width_as_the_unet_takes_them(
     ("precision", "weights", "arithmetic"),
     [
         ("auto", torch.float32, torch.float32),
-        ("full", torch.float32, torch.float32),
         ("bf16", torch.bfloat16, torch.bfloat16),
         ("autocast", torch.float32, torch.bfloat16),
     ],

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from ldm.commands import models
 from ldm.config import to_yaml
-from tests.commands.calls import call, difference, metadata_of, refused, shell, tensors_of
+from tests.commands.calls import call, difference, metadata_of, refused, tensors_of
 from tests.commands.conftest import Draw
 from tests.tiny import TINY_YAML, build_tiny_model, write_tiny_checkpoint
 
@@ -168,8 +168,3 @@ def test_weights_that_are_broken_give_an_error_that_names_them_and_not_a_black_p
     outcome = call("txt2img", "-c", tmp_path / "tiny" / "nan.safetensors", "-v", 1)
     refused(outcome, where, f"the checkpoint is broken: its {key} holds NaN", "use another file")
     assert "--precision full" not in outcome.said
-
-
-def test_a_mistake_in_a_process_of_its_own(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    path = cut_off(tiny_checkpoint, tmp_path)
-    refused(shell("txt2img", "-c", path, cwd=tmp_path), str(path), "damaged or cut off")

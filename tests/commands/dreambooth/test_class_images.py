@@ -162,6 +162,7 @@ def test_class_pictures_and_previews_may_be_sampled_differently(
     assert (options["sampler"], options["ddim_steps"]) == previews
 
 
+@pytest.mark.slow
 def test_a_resumed_run_from_before_these_flags_keeps_its_class_pictures(teach: Teach) -> None:
     run = teach("--sampler", "plms", "--no-previews").directory
     record = read_yaml(run / "run.yaml")

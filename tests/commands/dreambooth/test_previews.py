@@ -85,6 +85,7 @@ def test_only_a_gpu_draws_several_at_a_time() -> None:
     assert [previews.pictures_together(torch.device(name)) for name in ("cpu", "cuda:1", "mps")] == [1, 4, 1]
 
 
+@pytest.mark.slow
 def test_a_long_run_is_shown_by_some_of_its_steps(
     teach: Teach, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -118,6 +118,7 @@ def test_two_datasets_are_not_mixed_in_one_directory(change: dict[str, Any], tmp
     assert content(tmp_path) == before
 
 
+@pytest.mark.slow
 def test_several_processes_write_what_one_does(tmp_path: Path) -> None:
     write(tmp_path / "one", 12)
     write(tmp_path / "two", 12, workers=2)

@@ -29,6 +29,7 @@ def covered_colour(scene: Scene) -> Tensor:
     return image[:, covered].mean(1)
 
 
+@pytest.mark.slow
 def test_every_class_is_seen_in_every_setting() -> None:
     images, coverage = render(EVERYWHERE, 24), object_coverage(EVERYWHERE, 24)
     assert images.shape == (len(EVERYWHERE), 3, 24, 24) and images.dtype == torch.float32
