@@ -108,4 +108,4 @@ def said_to_continue(scene: Scene, root: Path, said: str) -> Work | None:
     return None
 
 
-SIGNAL = Part("signals", "a signal (TERM, INT, HUP, USR1) at a named moment", "signal", 200, 12, cases)
+SIGNAL = Part("signals", "a signal (TERM, INT, HUP, USR1) at a named moment", "signal", 240, 12, cases, to_the_end=True)
