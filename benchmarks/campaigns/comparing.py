@@ -23,8 +23,8 @@ SAID_BY_CALLS = re.compile(rb'"(created|command)": ?"(?:[^"\\\\]|\\\\.)*"')
 """In tables and pages: when, and by which call. The last one of several differs from an uninterrupted one."""
 
 CALLED_WITH = re.compile(rb'\\*"(resume_dir|commit)\\*": ?(null|\\*"[^"]*")(, ?)?')
-"""In what checkpoints and tables say of their run: whether the call that made them continued it, and the checkout's commit, which
-may change while the campaign runs."""
+"""In what checkpoints and tables say of their run: whether the call that made them continued it, and the checkout's
+commit, which may change while the campaign runs."""
 
 Digests = dict[str, str]
 
