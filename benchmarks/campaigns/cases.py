@@ -1,6 +1,7 @@
 """What all parts are made of: cases, what came of them, and the file in which that stands."""
 
 import json
+import math
 import threading
 import time
 import traceback
@@ -43,6 +44,8 @@ class Part:
     quick: int
     cases: Callable[[Place, int, int], Iterator[Case]]
     """From the place, how many are wanted, and the seed."""
+    to_the_end: bool = False
+    """A whole campaign tries all of its cases; `whole` is the least that has to come of them."""
 
 
 class Ledger:
@@ -88,11 +91,12 @@ class Ledger:
 
 def run_part(part: Part, place: Place, ledger: Ledger, count: int, seed: int, workers: int) -> None:
     """Runs cases side by side until `count` is reached or there are no more."""
+    most = math.inf if part.to_the_end and count >= part.whole else count
     cases = (case for case in part.cases(place, count, seed) if not ledger.has(part.name, case.name))
     running: set[Future[None]] = set()
     with ThreadPoolExecutor(workers) as pool:
         while True:
-            while len(running) < workers and ledger.counts(part.name)[part.unit] < count:
+            while len(running) < workers and ledger.counts(part.name)[part.unit] < most:
                 if (case := next(cases, None)) is None:
                     break
                 running.add(pool.submit(_run_case, part, case, place, ledger))

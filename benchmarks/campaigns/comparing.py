@@ -23,8 +23,8 @@ SAID_BY_CALLS = re.compile(rb'"(created|command)": ?"(?:[^"\\\\]|\\\\.)*"')
 """In tables and pages: when, and by which call. The last one of several differs from an uninterrupted one."""
 
 CALLED_WITH = re.compile(rb'\\*"(resume_dir|commit)\\*": ?(null|\\*"[^"]*")(, ?)?')
-"""In what checkpoints say of their run: whether the call that made them continued it, and the checkout's commit, which
-may change while the campaign runs."""
+"""In what checkpoints and tables say of their run: whether the call that made them continued it, and the checkout's
+commit, which may change while the campaign runs."""
 
 Digests = dict[str, str]
 
@@ -69,7 +69,7 @@ def digest(path: Path, root: Path, renamed: dict[str, str]) -> str:
     elif path.name == "run.yaml":
         parts = _record(path)
     else:
-        parts = iter([SAID_BY_CALLS.sub(b"", path.read_bytes())])
+        parts = iter([CALLED_WITH.sub(b"", SAID_BY_CALLS.sub(b"", path.read_bytes()))])
     total = hashlib.sha256()
     for part in parts:
         total.update(settle(part))

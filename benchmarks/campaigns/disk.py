@@ -48,7 +48,8 @@ def kind_of(path: str) -> str:
     """`can-1/samples/.step-00003.png.811.partial` is a `can-N/samples/step-N.png`."""
     if "tfevents" in path:
         return "log/events"
-    whole = re.sub(r"(^|/)\.([^/]+?)(\.\d+)?\.(partial|tmp)$", r"\1\2", path)
+    whole = re.sub(r"(^|/)\.[^/]+/", r"\1", path)  # a temporary directory
+    whole = re.sub(r"(^|/)\.([^/]+?)(\.\d+)?\.(partial|tmp)$", r"\1\2", whole)
     return re.sub(r"[0-9a-f]{12,}|\d+", "N", whole)
 
 
@@ -103,4 +104,4 @@ def small_disk(directory: Path) -> Iterator[Path]:
         directory.rmdir()
 
 
-DISKS = Part("disk", "a write for which there is no room", "no room", 150, 8, cases)
+DISKS = Part("disk", "a write for which there is no room", "no room", 120, 8, cases, to_the_end=True)

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from benchmarks.campaigns.cases import Case, Outcome, Part, told
-from benchmarks.campaigns.chains import continue_to_end, last_lines, untold
+from benchmarks.campaigns.chains import continue_to_end, last_lines, unlike_the_reference, untold
 from benchmarks.campaigns.moments import Fault
 from benchmarks.campaigns.place import Place
 from benchmarks.campaigns.running import Work, run
@@ -85,6 +85,7 @@ def stopped(scene: Scene, moment: str, number: signal.Signals, name: str, place:
         elif ended.status == 0:  # it came too late to stop anything
             outcome.counts["signal"] += 1
             outcome.counts["came too late: all was done"] += 1
+            outcome.failures += [f"status 0, but {line}" for line in unlike_the_reference(place, scene, root)]
         else:
             outcome.counts["signal"] += 1
             outcome.counts[number.name] += 1
@@ -108,4 +109,4 @@ def said_to_continue(scene: Scene, root: Path, said: str) -> Work | None:
     return None
 
 
-SIGNAL = Part("signals", "a signal (TERM, INT, HUP, USR1) at a named moment", "signal", 200, 12, cases)
+SIGNAL = Part("signals", "a signal (TERM, INT, HUP, USR1) at a named moment", "signal", 240, 12, cases, to_the_end=True)

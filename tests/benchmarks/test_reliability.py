@@ -28,7 +28,13 @@ def a_directory(root: Path, **changes: str) -> Path:
         f"started: {changes.get('started', 'now')}\noptions: {{seed: {changes.get('seed', '1')}, output_dir: {root}}}\n"
     )
     (run_dir / "table.json").write_text(
-        json.dumps({"created": changes.get("started", "now"), "photo": f"{root}/0.png"})
+        json.dumps(
+            {
+                "created": changes.get("started", "now"),
+                "commit": changes.get("started", "now"),
+                "photo": f"{root}/0.png",
+            }
+        )
     )
     Image.new("RGB", (2, 2), changes.get("colour", "red")).save(run_dir / "0.png")
     (run_dir / "run.log").write_text(changes.get("log", "said"))
