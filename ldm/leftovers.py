@@ -54,7 +54,7 @@ def _locked_directory(parent: Path) -> Path:
 
 
 def remove_leftovers(root: Path, *, alone: bool = False, deep: bool = True) -> None:
-    """Removes what dead processes left in `root` and, if `deep`, below; nothing of a living one, here or elsewhere.
+    """Removes what dead processes left in `root` and, if `deep`, below; nothing of a living one, on whatever machine.
 
     `alone`: this process has locked `root`; then what earlier versions left goes too, which nobody has locked.
     What can't be removed does no harm.

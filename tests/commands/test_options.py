@@ -119,6 +119,8 @@ FLAGS: dict[str, dict[str, tuple[list[str], str, Any]]] = {
         "--preview-prompt": (["sks {class}", "a {class}"], "preview_prompts", ["sks {class}", "a {class}"]),
         "--no-previews": ([], "no_previews", True),
         "--save-dtype": (["bf16"], "save_dtype", "bf16"),
+        "--drop-resume-state": ([], "drop_resume_state", True),
+        "--no-drop-resume-state": ([], "drop_resume_state", False),
     },
     "train": {
         "-i": (["pictures"], "image_dir", Path("pictures")),
@@ -142,6 +144,8 @@ FLAGS: dict[str, dict[str, tuple[list[str], str, Any]]] = {
         "--compile": (["off"], "compile", "off"),
         "--workers": (["4"], "workers", 4),
         "--save-dtype": (["bf16"], "save_dtype", "bf16"),
+        "--drop-resume-state": ([], "drop_resume_state", True),
+        "--no-drop-resume-state": ([], "drop_resume_state", False),
         "--logger": (["csv"], "logger", "csv"),
     },
 }

@@ -197,7 +197,6 @@ def add_saving(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--drop-resume-state",
         action=argparse.BooleanOptionalAction,
-        default=False,
         help="after the last update remove the resume state, often the largest file: the run can't go on then",
     )
     group.add_argument(

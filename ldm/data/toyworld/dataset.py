@@ -123,7 +123,6 @@ def _write_folder(folder: Folder) -> int:
     scenes = [_scene(folder, index) for index in indices]
     passes = {} if folder.device == "cpu" else {"samples_per_pass": 1 << 24}
     images = render(scenes, folder.size, folder.device, **passes).cpu()
-    folder.directory.mkdir(parents=True, exist_ok=True)
     lines = []
     for index, scene, image in zip(indices, scenes, images, strict=True):
         name = f"{index:07d}.png"

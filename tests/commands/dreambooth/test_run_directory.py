@@ -83,7 +83,7 @@ def test_the_record_holds_every_option_resolved(trained: Trained, tiny_checkpoin
         "precision": "full",
         "compile": "auto",
         "save_dtype": "fp16",
-        "drop_resume_state": False,
+        "drop_resume_state": None,
         "logger": "tensorboard",
     }
 

@@ -121,6 +121,7 @@ def test_the_record_holds_options_yaml_and_what_it_was_trained_on(second: Path, 
         "compile": "auto",
         "workers": 0,
         "save_dtype": "fp32",
+        "drop_resume_state": None,
         "logger": "tensorboard",
     }
 
