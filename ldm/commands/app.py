@@ -11,7 +11,16 @@ from pathlib import Path
 from typing import NoReturn, TextIO
 
 from ldm.errors import UserError
-from ldm.interruption import STATUS, Stopped, continue_with, heed, heeded, how_to_continue, ignore_from_now_on
+from ldm.interruption import (
+    STATUS,
+    Stopped,
+    continue_with,
+    heed,
+    how_to_continue,
+    ignore_from_now_on,
+    listen,
+    stop_heeding,
+)
 from ldm.locking import unlock_directories
 from ldm.processes import DIED, ProcessDiedError, end_with_parent, is_helper_process, own_rank
 from ldm.progress import Tolerant, without_bars
@@ -27,7 +36,7 @@ def launch(command: Callable[[], None]) -> NoReturn:
     warnings.showwarning = _log_warning  # type: ignore[assignment]
     if is_helper_process():
         end_with_parent(tells=own_rank() == 1)
-    sys.stdout, sys.stderr = Tolerant(sys.stdout), Tolerant(sys.stderr)  # type: ignore[assignment]
+    sys.stdout, sys.stderr = Tolerant(sys.stdout), Tolerant(sys.stderr)
     status = run(command)
     if status != STATUS:  # a second signal stops also what is still being written
         ignore_from_now_on()
@@ -37,15 +46,19 @@ def launch(command: Callable[[], None]) -> NoReturn:
 def run(command: Callable[[], None]) -> int:
     """Runs a command and returns its exit status, one of those that `--help` names (`EXIT_STATUSES`)."""
     continue_with("")
-    with heeded(), _log_files(), _terminal():
+    alone = heed()  # not where `launch` has done so
+    with _log_files(), _terminal():
         try:
             return _run(command)
         finally:
             unlock_directories()
+            if alone:
+                stop_heeding()
 
 
 def _run(command: Callable[[], None]) -> int:
     try:
+        listen()
         command()
     except UserError as error:
         log.error("error: %s", error)
