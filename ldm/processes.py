@@ -155,13 +155,18 @@ def _run_share(share: Share, rank: int, messages: Connection, arguments: tuple[A
     heed()
     try:
         listen()
+        _work(share, rank, messages, arguments)
+    except Stopped:  # perhaps while another end was being told
+        os._exit(STATUS)
+    ignore_from_now_on()
+
+
+def _work(share: Share, rank: int, messages: Connection, arguments: tuple[Any, ...]) -> None:
+    try:
         share(rank, lambda count: messages.send(("done", count)), *arguments)
     except UserError as error:
         messages.send(("mistake", str(error)))
         os._exit(2)
-    except Stopped:
-        os._exit(STATUS)
     except Exception:
         messages.send(("failed", traceback.format_exc()))
         os._exit(DIED)
-    ignore_from_now_on()

@@ -59,6 +59,16 @@ def run(command: Callable[[], None]) -> int:
 def _run(command: Callable[[], None]) -> int:
     try:
         listen()
+        return _told(command)
+    except (Stopped, KeyboardInterrupt) as stop:  # perhaps while another end was being told
+        words = "stopped" if isinstance(stop, KeyboardInterrupt) else stop
+        log.log(logging.DEBUG if is_helper_process() else logging.ERROR, "%s; %s", words, how_to_continue())
+        return STATUS
+
+
+def _told(command: Callable[[], None]) -> int:
+    """The status of a command that isn't stopped; what went wrong is told."""
+    try:
         command()
     except UserError as error:
         log.error("error: %s", error)
@@ -66,13 +76,7 @@ def _run(command: Callable[[], None]) -> int:
     except ProcessDiedError as error:
         log.error("error: %s; %s", error, how_to_continue())
         return DIED
-    except (Stopped, KeyboardInterrupt) as stop:
-        words = "stopped" if isinstance(stop, KeyboardInterrupt) else stop
-        log.log(logging.DEBUG if is_helper_process() else logging.ERROR, "%s; %s", words, how_to_continue())
-        return STATUS
-    except SystemExit:
-        raise
-    except BaseException:
+    except Exception:
         # Python writes it to the terminal.
         log.critical("unexpected error\n%s", traceback.format_exc().rstrip(), extra={"for_file_only": True})
         raise
