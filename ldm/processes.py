@@ -169,4 +169,4 @@ def _work(share: Share, rank: int, messages: Connection, arguments: tuple[Any, .
         os._exit(2)
     except Exception:
         messages.send(("failed", traceback.format_exc()))
-        os._exit(DIED)
+        raise SystemExit(DIED) from None
