@@ -133,29 +133,45 @@ _before_the_end: list[Callable[[], None]] = []
 
 
 def heed() -> bool:
-    """From now on signals are answered. False where they are already, or where this isn't the main thread."""
+    """From `listen` on signals are answered; until then they wait, so that whoever calls it can be ready for `Stopped`.
+
+    False where they are answered already, or where this isn't the main thread.
+    """
     global _heeded
     known = _heeded is not None and _heeded.process == os.getpid()
     if known or threading.current_thread() is not threading.main_thread():
         return False
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     _heeded = _Heeded()
     _heeded.install()
-    if hasattr(signal, "pthread_sigmask"):
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)  # as the process that started this one has `blocked` them
     return True
+
+
+def listen() -> None:
+    """Lets signals come, also those that waited since the process was started."""
+    if hasattr(signal, "pthread_sigmask") and threading.current_thread() is threading.main_thread():
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
 
 @contextmanager
 def heeded() -> Iterator[None]:
     """Signals are answered in this block; then the handlers from before are put back."""
-    global _heeded
     mine = heed()
     try:
+        listen()
         yield
     finally:
-        if mine and _heeded is not None:
-            _heeded.remove()
-            _heeded = None
+        if mine:
+            stop_heeding()
+
+
+def stop_heeding() -> None:
+    """Puts the handlers back that were there before `heed`."""
+    global _heeded
+    if _heeded is not None:
+        _heeded.remove()
+        _heeded = None
 
 
 def ignore_from_now_on() -> None:

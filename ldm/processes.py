@@ -21,8 +21,10 @@ from ldm.interruption import (
     command_to_continue,
     continue_with,
     end_at_once,
-    heeded,
+    heed,
     how_to_continue,
+    ignore_from_now_on,
+    listen,
     signal_name,
 )
 
@@ -150,14 +152,21 @@ def _end(processes: list[SpawnProcess]) -> None:
 def _run_share(share: Share, rank: int, messages: Connection, arguments: tuple[Any, ...], again: str) -> None:
     continue_with(again)
     end_with_parent(tells=rank == 0)
-    with heeded():
-        try:
-            share(rank, lambda count: messages.send(("done", count)), *arguments)
-        except UserError as error:
-            messages.send(("mistake", str(error)))
-            os._exit(2)
-        except Stopped:
-            os._exit(STATUS)
-        except Exception:
-            messages.send(("failed", traceback.format_exc()))
-            raise SystemExit(DIED) from None
+    heed()
+    try:
+        listen()
+        _work(share, rank, messages, arguments)
+    except Stopped:  # perhaps while another end was being told
+        os._exit(STATUS)
+    ignore_from_now_on()
+
+
+def _work(share: Share, rank: int, messages: Connection, arguments: tuple[Any, ...]) -> None:
+    try:
+        share(rank, lambda count: messages.send(("done", count)), *arguments)
+    except UserError as error:
+        messages.send(("mistake", str(error)))
+        os._exit(2)
+    except Exception:
+        messages.send(("failed", traceback.format_exc()))
+        raise SystemExit(DIED) from None

@@ -9,15 +9,16 @@ from pathlib import Path
 import pytest
 
 from ldm.files import ROOT
-from ldm.interruption import SIGNALS, STATUS, Stopped, finish_first, heeded
+from ldm.interruption import SIGNALS, STATUS, Stopped, blocked, finish_first, heeded
 
 FRAME = """
 import logging, os, sys, threading, time
 from pathlib import Path
-from ldm.interruption import Stopped, continue_with, finish_first, heed, before_the_end
+from ldm.interruption import Stopped, before_the_end, continue_with, finish_first, heed, listen
 logging.basicConfig(format="%(message)s", level=logging.INFO, handlers=[logging.FileHandler("said")])
 heed()
 try:
+    listen()
 {body}
     Path("done").touch()
 except Stopped as stop:
@@ -122,6 +123,14 @@ def test_a_second_signal_ends_it_at_once_with_the_same_status(body: str, then: s
     assert script.process.wait(10) == STATUS
     assert (tmp_path / "cleared").exists()
     assert "SIGUSR1 came again: stopped at once; continue with\n  python x.py -r y" in script.read("said")
+
+
+def test_a_signal_that_comes_before_the_command_is_ready_waits_for_it(tmp_path: Path) -> None:
+    """As to a process that was started a moment ago."""
+    with pytest.raises(Stopped), blocked():
+        signal.raise_signal(signal.SIGTERM)
+        with heeded():
+            raise AssertionError("it goes on")
 
 
 def test_what_a_shell_told_it_to_ignore_is_ignored(tmp_path: Path) -> None:

@@ -12,7 +12,16 @@ from typing import NoReturn, TextIO
 
 from ldm.commands.log_file import LogFile
 from ldm.errors import UserError
-from ldm.interruption import STATUS, Stopped, continue_with, heed, heeded, how_to_continue, ignore_from_now_on
+from ldm.interruption import (
+    STATUS,
+    Stopped,
+    continue_with,
+    heed,
+    how_to_continue,
+    ignore_from_now_on,
+    listen,
+    stop_heeding,
+)
 from ldm.locking import unlock_directories
 from ldm.processes import DIED, ProcessDiedError, end_with_parent, is_helper_process, own_rank
 from ldm.progress import Tolerant, without_bars
@@ -39,14 +48,28 @@ def launch(command: Callable[[], None]) -> NoReturn:
 def run(command: Callable[[], None]) -> int:
     """Runs a command and returns its exit status, one of those that `--help` names (`EXIT_STATUSES`)."""
     continue_with("")
-    with heeded(), _log_files(), _terminal():
+    alone = heed()  # not where `launch` has done so
+    with _log_files(), _terminal():
         try:
             return _run(command)
         finally:
             unlock_directories()
+            if alone:
+                stop_heeding()
 
 
 def _run(command: Callable[[], None]) -> int:
+    try:
+        listen()
+        return _told(command)
+    except (Stopped, KeyboardInterrupt) as stop:  # perhaps while another end was being told
+        words = "stopped" if isinstance(stop, KeyboardInterrupt) else stop
+        log.log(logging.DEBUG if is_helper_process() else logging.ERROR, "%s; %s", words, how_to_continue())
+        return STATUS
+
+
+def _told(command: Callable[[], None]) -> int:
+    """The status of a command that isn't stopped; what went wrong is told."""
     try:
         command()
     except UserError as error:
@@ -55,13 +78,7 @@ def _run(command: Callable[[], None]) -> int:
     except ProcessDiedError as error:
         log.error("error: %s; %s", error, how_to_continue())
         return DIED
-    except (Stopped, KeyboardInterrupt) as stop:
-        words = "stopped" if isinstance(stop, KeyboardInterrupt) else stop
-        log.log(logging.DEBUG if is_helper_process() else logging.ERROR, "%s; %s", words, how_to_continue())
-        return STATUS
-    except SystemExit:
-        raise
-    except BaseException:
+    except Exception:
         # Python writes it to the terminal.
         log.critical("unexpected error\n%s", traceback.format_exc().rstrip(), extra={"for_file_only": True})
         raise

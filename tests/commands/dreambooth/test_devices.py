@@ -14,7 +14,18 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from tests.commands.calls import Outcome, difference, equal, metadata_of, pixels, refused, shell, start, tensors_of
+from tests.commands.calls import (
+    Outcome,
+    call,
+    difference,
+    equal,
+    metadata_of,
+    pixels,
+    refused,
+    shell,
+    start,
+    tensors_of,
+)
 from tests.commands.conftest import Trained
 from tests.commands.processes import Process, wait_for, wait_until
 
@@ -108,7 +119,7 @@ def stop_two_devices(root: Path, subject_dir: Path, tiny_checkpoint: Path, send:
     flags = ("--iterations", 5000, "-s", 5, "--class-img-count", 0)
     process = start("dreambooth", *words, *flags, cwd=root, environment=SLURM)
     try:
-        wait_for(root / "ckpts" / "can-1" / "step-00005.safetensors", process)
+        wait_for(root / "ckpts" / "can-1" / "resume.ckpt", process)
         other = process_of_rank(process, 1)
         send(process)
         said, _ = process.communicate(timeout=60)
@@ -164,7 +175,7 @@ def test_a_process_that_is_killed_ends_the_other_and_the_run_goes_on(
         assert words in told
         assert told.rstrip().endswith("python dreambooth.py -r ckpts/can-1")
     made = torch.load(run / "resume.ckpt", weights_only=True)["global_step"]
-    outcome = shell("dreambooth", "-r", run, "--iterations", made + 1, cwd=tmp_path)
+    outcome = call("dreambooth", "-r", run, "--iterations", made + 1, "-d", "cpu")
     assert outcome.status == 0, outcome.said
 
 
