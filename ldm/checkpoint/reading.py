@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ldm.checkpoint.pickle_guard import KNOWN_INERT, Inert, refused_names
 from ldm.errors import UserError
+from ldm.files import openable
 
 SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth")
 
@@ -59,7 +60,7 @@ def _with_tensors(file: CheckpointFile) -> CheckpointFile:
 
 def _read_safetensors(path: Path) -> CheckpointFile:
     try:
-        with safe_open(path, framework="pt", device="cpu") as file:
+        with openable(path) as name, safe_open(name, framework="pt", device="cpu") as file:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a mapping)
             return CheckpointFile(path, tensors, dict(file.metadata() or {}))
     except (SafetensorError, OSError) as error:
@@ -81,9 +82,9 @@ def _read_torch_zip(path: Path) -> dict[str, Tensor]:
 
     stand_ins: list[Any] = [(Inert, name) for name in KNOWN_INERT]
     try:
-        with torch.serialization.safe_globals(stand_ins), warnings.catch_warnings():
+        with torch.serialization.safe_globals(stand_ins), warnings.catch_warnings(), openable(path) as name:
             warnings.simplefilter("ignore", UserWarning)  # of unusual pickle protocols
-            content = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+            content = torch.load(name, map_location="cpu", mmap=True, weights_only=True)
     except Exception as error:  # torch's own words would recommend to switch its safety off
         raise UserError(
             f"{path} can't be read as a torch checkpoint: it is damaged, or pickled in an unusual way. "

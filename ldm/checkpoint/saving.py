@@ -15,7 +15,7 @@ from ldm.checkpoint.keys import PARTS, POSITION_IDS, official_key
 from ldm.checkpoint.metadata import CheckpointInfo
 from ldm.diffusion.latent_diffusion import LatentDiffusion
 from ldm.errors import UserError
-from ldm.files import atomic_path
+from ldm.files import atomic_path, openable
 
 SAVE_DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 
@@ -65,8 +65,8 @@ def _save(path: Path, tensors: dict[str, Tensor], info: CheckpointInfo, dtype: t
     present = [part for part, prefix in PARTS.items() if any(key.startswith(prefix) for key in tensors)]
     info = dataclasses.replace(info, parts={part: hash_part(tensors, part) for part in present})
     try:
-        with atomic_path(path) as partial:
-            save_file(tensors, partial, metadata=info.to_metadata())
+        with atomic_path(path) as partial, openable(partial.parent) as directory:
+            save_file(tensors, directory / partial.name, metadata=info.to_metadata())
     except SafetensorError as error:  # such as a full disk
         raise UserError(f"could not write {path}: {error}") from error
 

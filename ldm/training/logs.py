@@ -3,13 +3,18 @@
 import csv
 import logging
 from argparse import Namespace
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from pytorch_lightning.loggers import Logger, TensorBoardLogger
 from pytorch_lightning.utilities import rank_zero_only
 
+from ldm.files import openable
+
 LOG_DIR = "log"
+
+_FOR_GOOD = ExitStack()
 
 
 class CSVLog(Logger):
@@ -50,7 +55,8 @@ def build_logger(name: str, run_dir: Path) -> Logger | bool:
     match name:
         case "tensorboard":
             logging.getLogger("tensorboard").setLevel(logging.ERROR)
-            return TensorBoardLogger(run_dir, name="", version=LOG_DIR)
+            # As long as this process lives: TensorBoard opens its file when the first number comes.
+            return TensorBoardLogger(_FOR_GOOD.enter_context(openable(run_dir)), name="", version=LOG_DIR)
         case "csv":
             return CSVLog(run_dir / LOG_DIR)
     return False

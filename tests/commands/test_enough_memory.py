@@ -17,7 +17,7 @@ from ldm.training.config import DreamBoothConfig
 from ldm.training.memory import Workload
 from tests.commands.calls import call, refused
 from tests.scratch import SCRATCH_YAML, write_captioned, write_yaml
-from tests.tiny import tiny_config, write_tokenizer
+from tests.tiny import tiny_config
 
 CPU, OTHER = torch.device("cpu"), torch.device("mps")
 
