@@ -104,9 +104,11 @@ def refuse_too_large_training(workload: Workload, config: DreamBoothConfig, devi
 
 def network_need(network: AutoencoderConfig | UNetConfig, pixels: int, weights: int, count: Callable[[], int]) -> Need:
     """Of a training from scratch: `pixels` are those of all samples of a step, as the network sees them."""
-    is_unet = isinstance(network, UNetConfig)
-    channels = network.model_channels if is_unet else network.ch
-    widest = _widest(channels, network.channel_mult if is_unet else network.ch_mult)
+    if isinstance(network, UNetConfig):
+        channels, mult = network.model_channels, network.channel_mult
+    else:
+        channels, mult = network.ch, network.ch_mult
+    widest = _widest(channels, mult)
     return Need(
         least=pixels * channels * 2,
         most=STATE * weights + pixels * widest * KEPT * (network.num_res_blocks + 1) * FLOAT,

@@ -21,7 +21,7 @@ from ldm.background import BackgroundWriter
 from ldm.checkpoint.discovery import RESUME_STATE
 from ldm.checkpoint.saving import snapshot
 from ldm.errors import UserError
-from ldm.files import atomic_path
+from ldm.files import atomic_path, openable
 from ldm.host_memory import available_memory
 
 log = logging.getLogger(__name__)
@@ -53,7 +53,8 @@ class ResumeStateIO(CheckpointIO):
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
         try:
-            state: dict[str, Any] = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+            with openable(Path(path)) as name:
+                state: dict[str, Any] = torch.load(name, map_location="cpu", mmap=True, weights_only=True)
         except Exception as error:  # whatever a damaged file makes torch raise
             raise UserError(f"the resume state {path} can't be read: it is damaged, or not one of ours") from error
         return state
