@@ -47,7 +47,7 @@ def _fault_of_one(action: argparse.Action, value: Any) -> str | None:
         return None if known else f"should be one of {', '.join(action.choices)}, not {reprlib.repr(value)}"
     # A place may have moved since. What a class was called when the run began, it is called still.
     kinds: dict[Any, Any] = {FILE: place, DIRECTORY: place, OUTPUT: place, class_name: words, None: str}
-    parse: Callable[[str], object] = kinds.get(action.type, action.type)
+    parse: Any = kinds.get(action.type, action.type)
     is_text = parse in (place, words, str)
     if not isinstance(value, str if is_text else int | float) or isinstance(value, bool):
         return f"should be {'text' if is_text else 'a number'}, not {reprlib.repr(value)}"
