@@ -68,6 +68,24 @@ def _umask() -> int:
     return mask
 
 
+@contextmanager
+def openable(path: Path) -> Iterator[Path]:
+    """A name of an existing file or directory for libraries that take names in UTF-8 only; the path itself if it is.
+
+    Another one is opened here and named by its descriptor, as long as the block lasts. What they have opened stays.
+    """
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            yield Path(f"/dev/fd/{descriptor}")
+        finally:
+            os.close(descriptor)
+    else:
+        yield path
+
+
 def write_text(path: Path, text: str) -> None:
     """Writes `text` as UTF-8, atomically."""
     with atomic_path(path) as partial:

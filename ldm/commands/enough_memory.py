@@ -105,9 +105,10 @@ def refuse_too_large_training(workload: Workload, config: DreamBoothConfig, devi
 def network_need(network: AutoencoderConfig | UNetConfig, pixels: int, weights: int, count: Callable[[], int]) -> Need:
     """Of a training from scratch: `pixels` are those of all samples of a step, as the network sees them."""
     if isinstance(network, UNetConfig):
-        channels, widest = network.model_channels, _widest(network.model_channels, network.channel_mult)
+        channels, mult = network.model_channels, network.channel_mult
     else:
-        channels, widest = network.ch, _widest(network.ch, network.ch_mult)
+        channels, mult = network.ch, network.ch_mult
+    widest = _widest(channels, mult)
     return Need(
         least=pixels * channels * 2,
         most=STATE * weights + pixels * widest * KEPT * (network.num_res_blocks + 1) * FLOAT,

@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import CLIPTokenizer
 
 from ldm.errors import UserError
-from ldm.files import atomic_path
+from ldm.files import atomic_path, openable
 from ldm.nn.vocabulary import raise_unless_vocabulary
 
 log = logging.getLogger(__name__)
@@ -68,7 +68,8 @@ def load_tokenizer(directory: Path, max_length: int = 77) -> PromptTokenizer:
     _raise_if_missing(directory)
     merges = raise_unless_vocabulary(directory)
     try:
-        clip_tokenizer = CLIPTokenizer.from_pretrained(str(directory), local_files_only=True)
+        with openable(directory) as name:
+            clip_tokenizer = CLIPTokenizer.from_pretrained(str(name), local_files_only=True)
     except Exception as error:  # the tokenizers library raises no narrower class
         raise UserError(f"the tokenizer in {directory} can't be read: {error}") from error
     if merges == 0 and clip_tokenizer.vocab_size > BYTES_ONLY:

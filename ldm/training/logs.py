@@ -10,7 +10,7 @@ import os
 import threading
 from argparse import Namespace
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,13 @@ from pytorch_lightning.loggers import Logger, TensorBoardLogger
 from pytorch_lightning.utilities import rank_zero_only
 
 from ldm.disk import write_all, write_error
+from ldm.files import openable
 
 log = logging.getLogger(__name__)
 
 LOG_DIR = "log"
+
+_FOR_GOOD = ExitStack()
 
 
 class CSVLog(Logger):
@@ -78,7 +81,8 @@ class EventLog(TensorBoardLogger):
     """TensorBoard's, which is written by a thread of its own; what can't be written is done without."""
 
     def __init__(self, run_dir: Path) -> None:
-        super().__init__(run_dir, name="", version=LOG_DIR)
+        # As long as this process lives: TensorBoard opens its file when the first number comes.
+        super().__init__(_FOR_GOOD.enter_context(openable(run_dir)), name="", version=LOG_DIR)
         self.path = run_dir / LOG_DIR
         self._said = False
         self._saying = threading.Lock()

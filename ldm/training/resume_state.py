@@ -15,7 +15,7 @@ from ldm.checkpoint.discovery import BEFORE_FIRST_SAVE
 from ldm.checkpoint.saving import snapshot
 from ldm.disk import write_all
 from ldm.errors import UserError
-from ldm.files import atomic_path
+from ldm.files import atomic_path, openable
 from ldm.host_memory import available_memory
 
 
@@ -45,7 +45,8 @@ class ResumeStateIO(CheckpointIO):
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
         try:
-            state: dict[str, Any] = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+            with openable(Path(path)) as name:
+                state: dict[str, Any] = torch.load(name, map_location="cpu", mmap=True, weights_only=True)
         except Exception as error:  # whatever a damaged file makes torch raise
             raise UserError(f"the resume state {path} can't be read: it is damaged, or not one of ours") from error
         return state

@@ -169,3 +169,31 @@ def test_each_batch_reports_its_steps(ldm: LatentDiffusion, tmp_path: Path) -> N
     calls: list[int] = []
     list(cache_in(tmp_path).draw(ldm, [0, 1, 2], batch_size=2, on_step=lambda: calls.append(1)))
     assert len(calls) == 2 * SAMPLING.num_steps
+
+
+@pytest.mark.parametrize("damage", ["cut", "changed", "text", "empty", "another size"])
+def test_a_damaged_image_is_drawn_again_with_the_same_bits(
+    damage: str, ldm: LatentDiffusion, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    cache = cache_in(tmp_path)
+    list(cache.draw(ldm, [0, 1], 1))
+    before, path = pixels(cache.path(1)), cache.path(1)
+    content = path.read_bytes()
+    match damage:
+        case "cut":
+            path.write_bytes(content[: len(content) // 2])
+        case "changed":
+            path.write_bytes(content[:200] + bytes(60) + content[260:])
+        case "text":
+            path.write_text("no image")
+        case "empty":
+            path.write_bytes(b"")
+        case "another size":
+            Image.new("RGB", (8, 8)).save(path)
+    assert cache.missing(3) == [1, 2]
+    assert len(caplog.messages) == 1
+    assert str(path) in caplog.messages[0]
+    assert "drawn again" in caplog.messages[0]
+    list(cache.draw(ldm, cache.missing(2), 1))
+    assert (pixels(path) == before).all()
+    assert cache.missing(2) == []
