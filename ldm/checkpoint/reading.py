@@ -15,6 +15,7 @@ from ldm.checkpoint.foreign import HEAD_BYTES, describe_foreign
 from ldm.checkpoint.pickle_guard import refused_names
 from ldm.checkpoint.torch_zip import LARGEST_PICKLE, MOST_TENSORS, read_torch_zip, refusal
 from ldm.errors import UserError
+from ldm.files import openable
 from ldm.user_files import open_file
 
 SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
@@ -62,7 +63,7 @@ def _read_safetensors(file: BinaryIO, path: Path, header: int, size: int) -> Che
     if LARGEST_HEADER < header < size:
         raise UserError(f"{path}: its header has {header:,} bytes; a checkpoint's has {LARGEST_HEADER:,} at most")
     try:
-        with safe_open(_encodable(path, file), framework="pt", device="cpu") as opened:
+        with openable(path) as name, safe_open(name, framework="pt", device="cpu") as opened:
             keys = opened.keys()
             if len(keys) > MOST_TENSORS:
                 raise UserError(f"{path} holds {len(keys):,} tensors; a checkpoint has {MOST_TENSORS:,} at most")
@@ -74,15 +75,6 @@ def _read_safetensors(file: BinaryIO, path: Path, header: int, size: int) -> Che
         raise UserError(f"{path} is damaged or cut off: {str(error)[:200]}") from error
     except Exception as error:  # whatever an unusual type or shape makes torch raise
         raise UserError(f"{path} can't be read: {str(error)[:200]}") from error
-
-
-def _encodable(path: Path, file: BinaryIO) -> str:
-    """The file's name for libraries that take UTF-8 only; for another name the way to the opened file."""
-    try:
-        str(path).encode()
-    except UnicodeEncodeError:
-        return f"/dev/fd/{file.fileno()}"
-    return str(path)
 
 
 def _refuse_pickle(file: BinaryIO, path: Path) -> None:

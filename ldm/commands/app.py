@@ -25,7 +25,7 @@ from ldm.interruption import (
 from ldm.locking import unlock_directories
 from ldm.processes import DIED, ProcessDiedError, end_with_parent, is_helper_process, own_rank
 from ldm.progress import Tolerant, without_bars
-from ldm.terminal import TerminalFormatter
+from ldm.terminal import Lines, TerminalFormatter
 
 log = logging.getLogger("ldm")
 
@@ -80,7 +80,7 @@ def _told(command: Callable[[], None]) -> int:
         return DIED
     except Exception:
         # Python writes it to the terminal.
-        log.critical("unexpected error\n%s", traceback.format_exc().rstrip(), extra={"for_file_only": True})
+        log.critical("unexpected error\n%s", Lines(traceback.format_exc().rstrip().split("\n")), extra={"for_file_only": True})
         raise
     return 0
 
