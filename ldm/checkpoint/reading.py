@@ -53,13 +53,13 @@ def _read(file: BinaryIO, path: Path) -> CheckpointFile:
     if foreign := describe_foreign(head, size):
         raise UserError(f"{path} is neither a safetensors file nor a torch checkpoint: it is {foreign}")
     if head[8:9] == b"{":
-        return _read_safetensors(file, path, int.from_bytes(head[:8], "little"), size)
+        return _read_safetensors(path, int.from_bytes(head[:8], "little"), size)
     if head.startswith((b"\x80", b"(")):
         _refuse_pickle(file, path)
     raise UserError(f"{path} is neither a safetensors file nor a torch checkpoint")
 
 
-def _read_safetensors(file: BinaryIO, path: Path, header: int, size: int) -> CheckpointFile:
+def _read_safetensors(path: Path, header: int, size: int) -> CheckpointFile:
     if LARGEST_HEADER < header < size:
         raise UserError(f"{path}: its header has {header:,} bytes; a checkpoint's has {LARGEST_HEADER:,} at most")
     try:

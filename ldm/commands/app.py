@@ -80,7 +80,8 @@ def _told(command: Callable[[], None]) -> int:
         return DIED
     except Exception:
         # Python writes it to the terminal.
-        log.critical("unexpected error\n%s", Lines(traceback.format_exc().rstrip().split("\n")), extra={"for_file_only": True})
+        lines = Lines(traceback.format_exc().rstrip().split("\n"))
+        log.critical("unexpected error\n%s", lines, extra={"for_file_only": True})
         raise
     return 0
 
