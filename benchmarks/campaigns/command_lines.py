@@ -11,10 +11,10 @@ from benchmarks.campaigns.chains import last_lines, untold
 from benchmarks.campaigns.place import Place
 from benchmarks.campaigns.running import Work, run
 from benchmarks.campaigns.scenes import Fixtures
-from benchmarks.campaigns.signals import STOPPED_BY_A_SIGNAL
 from ldm.commands.options.drawing import evaluate_parser, img2img_parser, txt2img_parser
 from ldm.commands.options.dreambooth import dreambooth_parser
 from ldm.commands.options.train import HEEDED, train_parser
+from ldm.interruption import STATUS
 
 PARSERS = {
     "txt2img": txt2img_parser,
@@ -23,7 +23,7 @@ PARSERS = {
     "dreambooth": dreambooth_parser,
     "train": train_parser,
 }
-STATUSES = {0, 2, 130, STOPPED_BY_A_SIGNAL}
+STATUSES = {0, 2, STATUS}
 """Those that are documented."""
 BEGUN = ("run: ", "continue with")
 """What is said once something is made: from then on it stays."""

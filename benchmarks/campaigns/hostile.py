@@ -6,7 +6,6 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +16,11 @@ from benchmarks.campaigns.chains import last_lines, untold
 from benchmarks.campaigns.place import Place
 from benchmarks.campaigns.running import Work, run, words
 from benchmarks.campaigns.scenes import Fixtures
+from tests.checkpoint import hostile
 from tests.checkpoint.files import ATTACKS, few_tensors
 
 Maker = Callable[[Path], Path]
 """Writes a file into a directory; its path."""
-MAKERS = "tests.checkpoint.hostile"
 MARKER = "code-was-run"
 """The file that an attack would leave beside its own."""
 AT_ONCE = 20.0
@@ -57,12 +56,9 @@ def makers() -> dict[str, Maker]:
     for name, attack in ATTACKS.items():
         found[f"{name}, old"] = partial(_write_attack, attack, 2, False)
         found[f"{name}, bare"] = partial(_write_bare, attack)
-    if find_spec(MAKERS):
-        from tests.checkpoint import hostile
-
-        groups: list[dict[str, Any]] = [hostile.REFUSED, hostile.UNFIT, hostile.FOREIGN, hostile.SPECIAL]
-        for group in groups:
-            found |= {name: one[0] if isinstance(one, tuple) else one for name, one in group.items()}
+    groups: list[dict[str, Any]] = [hostile.REFUSED, hostile.UNFIT, hostile.FOREIGN, hostile.SPECIAL]
+    for group in groups:
+        found |= {name: one[0] if isinstance(one, tuple) else one for name, one in group.items()}
     return {name: maker for name, maker in found.items() if name not in TOLD_BY_READING}
 
 

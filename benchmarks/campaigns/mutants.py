@@ -4,36 +4,28 @@ import json
 from collections import Counter
 from collections.abc import Iterator
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 
 from benchmarks.campaigns.cases import Case, Outcome, Part, told
 from benchmarks.campaigns.chains import last_lines
-from benchmarks.campaigns.own_mutants import read_own_mutants
 from benchmarks.campaigns.place import Place
 from benchmarks.campaigns.running import Work, run, words
+from tests.checkpoint.mutations import KINDS, campaign
+from tests.data.mutations import SECONDS, read_mutated
 
 BATCH = 250
 """Files a process."""
-MUTATIONS = {"images": "tests.data.mutations", "checkpoints": "tests.checkpoint.mutations"}
-"""Where they are made."""
 
 
 def read_mutants(kind: str, seed: str, first: str, count: str, report: str) -> None:
     """In a process of its own: reads so many, and writes what came of them."""
-    if find_spec(MUTATIONS[kind]) is None:
-        counts, failures = read_own_mutants(kind, int(seed), int(first), int(count))
-    elif kind == "images":
-        counts, failures = read_images(int(seed), int(first), int(count))
-    else:
-        counts, failures = read_checkpoints(int(seed), int(first), int(count))
+    read = read_images if kind == "images" else read_checkpoints
+    counts, failures = read(int(seed), int(first), int(count))
     Path(report).write_text(json.dumps({"counts": counts, "failures": failures}), encoding="utf-8")
 
 
 def read_images(seed: int, first: int, count: int) -> tuple[Counter[str], list[str]]:
     """Each by its number; another seed has others."""
-    from tests.data.mutations import SECONDS, read_mutated
-
     counts, failures, start = Counter[str](), [], seed * 1_000_000 + first
     for result in read_mutated(range(start, start + count), Path.cwd()):
         if result.outcome in ("read", "refused") and result.seconds < SECONDS:
@@ -45,8 +37,6 @@ def read_images(seed: int, first: int, count: int) -> tuple[Counter[str], list[s
 
 def read_checkpoints(seed: int, first: int, count: int) -> tuple[Counter[str], list[str]]:
     """The kinds of files in turns, a batch each."""
-    from tests.checkpoint.mutations import KINDS, campaign
-
     kind = list(KINDS)[first // BATCH % len(KINDS)]
     try:
         tally = campaign(kind, count, Path.cwd(), seed, first)

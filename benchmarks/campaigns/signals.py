@@ -14,9 +14,8 @@ from benchmarks.campaigns.moments import Fault
 from benchmarks.campaigns.place import Place
 from benchmarks.campaigns.running import Work, run
 from benchmarks.campaigns.scenes import SCENES, Scene
+from ldm.interruption import STATUS
 
-STOPPED_BY_A_SIGNAL = 75
-"""The documented exit status."""
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 
 TRAINING = {
@@ -90,8 +89,8 @@ def stopped(scene: Scene, moment: str, number: signal.Signals, name: str, place:
             outcome.counts["signal"] += 1
             outcome.counts[number.name] += 1
             outcome.counts[f"while: {moment}"] += 1
-            if ended.status != STOPPED_BY_A_SIGNAL:
-                outcome.failures.append(f"status {ended.status}, not {STOPPED_BY_A_SIGNAL}: {last_lines(ended)}")
+            if ended.status != STATUS:
+                outcome.failures.append(f"status {ended.status}, not {STATUS}: {last_lines(ended)}")
         named = said_to_continue(scene, root, ended.said) if ended.befallen and ended.status else None
         if ended.befallen and ended.status and scene.last_run(root) and named is None:
             outcome.failures.append(f"it doesn't say how to continue: {last_lines(ended)}")

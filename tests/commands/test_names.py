@@ -12,7 +12,7 @@ from tests.commands.calls import call
 NAMES = ["caf\udce9 x", "😀 ماء\n\x1b[2J"]
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", NAMES, ids=ascii)
 def test_a_model_photos_and_an_output_directory_of_any_name_work(
     name: str, tiny_checkpoint: Path, subject_dir: Path, tmp_path: Path
 ) -> None:
