@@ -61,10 +61,15 @@ class LetGo(pl.Callback):
         pl_module.let_go()
 
 
+AGREE_EVERY = 2.0
+"""Seconds."""
+
+
 class StopOnSignal(pl.Callback):
     """When a signal asks the command to end: finishes the step, saves the resume state and stops.
 
-    Several processes agree on it after every `every` steps only, because they have to wait for each other to do so.
+    Several processes have to wait for each other to agree on it. They do so after every `every` steps, and where steps
+    are slow after every `AGREE_EVERY` seconds: a batch system doesn't wait long.
     """
 
     def __init__(
@@ -75,6 +80,8 @@ class StopOnSignal(pl.Callback):
         self.others = others
         self.guard = guard
         self.every = every
+        self._next = 0
+        self._last: tuple[int, float] | None = None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
         if self.request.number is not None:
@@ -85,9 +92,10 @@ class StopOnSignal(pl.Callback):
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, *args: Any) -> None:
         asked = self.request.is_made
         if trainer.world_size > 1:  # a signal may reach one process only, and all have to stop after the same step
-            if trainer.global_step % self.every:
+            if trainer.global_step < self._next:
                 return
             asked = trainer.strategy.reduce_boolean_decision(asked, all=False)
+            self._next = trainer.global_step + self._steps_to_wait(trainer)
         if asked and trainer.global_step < trainer.max_steps:
             self.others.stop_watching()
             self.guard.raise_if_bad(trainer, pl_module)
@@ -97,6 +105,17 @@ class StopOnSignal(pl.Callback):
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         self.request.after = f"update {trainer.global_step}"
+
+    def _steps_to_wait(self, trainer: pl.Trainer) -> int:
+        """The same in all processes: by the slowest one's steps since they last agreed."""
+        last, self._last = self._last, (trainer.global_step, time.monotonic())
+        if last is None:
+            return 1
+        seconds = (self._last[1] - last[1]) / (self._last[0] - last[0])
+        slowest = trainer.strategy.reduce(
+            torch.tensor(seconds, device=trainer.strategy.root_device), reduce_op="max"
+        ).item()
+        return max(1, min(self.every, int(AGREE_EVERY / max(slowest, 1e-6))))
 
 
 class GradientGuard(pl.Callback):

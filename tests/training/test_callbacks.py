@@ -363,7 +363,12 @@ def test_a_stop_saves_nothing_broken(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_several_processes_agree_to_stop_now_and_then_only(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("seconds_a_step", "asked_after"), [(0.01, [1, 2, 7]), (0.7, [1, 2, 4, 6, 8]), (9.0, [1, 2, 3, 4, 5, 6, 7])]
+)
+def test_several_processes_agree_to_stop_now_and_then_only(
+    seconds_a_step: float, asked_after: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked: list[tuple[int, bool]] = []
     saved: list[int] = []
     request = Request("")
@@ -372,11 +377,15 @@ def test_several_processes_agree_to_stop_now_and_then_only(tmp_path: Path) -> No
     trainer.save_checkpoint = lambda path: saved.append(trainer.global_step)
     # The signal has reached another process, before update 7.
     trainer.strategy = SimpleNamespace(
-        reduce_boolean_decision=lambda mine, all: asked.append((trainer.global_step, mine)) or trainer.global_step > 6
+        reduce_boolean_decision=lambda mine, all: asked.append((trainer.global_step, mine)) or trainer.global_step > 6,
+        reduce=lambda mine, reduce_op: mine,
+        root_device=torch.device("cpu"),
     )
+    clock = SimpleNamespace(monotonic=lambda: trainer.global_step * seconds_a_step)
+    monkeypatch.setattr("ldm.training.callbacks.time", clock)
     while not trainer.should_stop:
         trainer.global_step += 1
         stop.on_train_batch_end(trainer, None)  # type: ignore[arg-type]
-    assert asked == [(5, False), (10, False)]
-    assert saved == [10]
+    assert asked == [(step, False) for step in asked_after]
+    assert saved == asked_after[-1:]
     assert request.is_made
