@@ -3,7 +3,7 @@
 import gc
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 # Networks this small are faster on one thread, by far where processes share the cores. This holds in the commands that
@@ -52,6 +52,14 @@ def pytest_runtest_teardown() -> None:
 def pytest_sessionfinish() -> None:
     """Lets it be cleared away in order: libraries tell of what is left when Python ends."""
     gc.unfreeze()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Reports travel between processes as UTF-8, and some tests log names that are none."""
+    report = yield
+    report.sections = [(title, text.encode(errors="backslashreplace").decode()) for title, text in report.sections]
+    return report
 
 
 @pytest.fixture(scope="session", autouse=True)
