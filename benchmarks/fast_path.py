@@ -32,7 +32,7 @@ from ldm.commands.compiling import speed_up  # noqa: E402
 from ldm.commands.devices import parse_device  # noqa: E402
 from ldm.commands.drawing.grid import labelled_grid  # noqa: E402
 from ldm.commands.models import EMBEDDED, ModelSlot, Settings, settings_of  # noqa: E402
-from ldm.commands.options.common import COUNT, SEED, STEPS  # noqa: E402
+from ldm.commands.options.common import SIDE, STEPS, seed  # noqa: E402
 from ldm.commands.placement import Compute  # noqa: E402
 from ldm.data.images import to_image  # noqa: E402
 from ldm.diffusion.guidance import Conditioning, classifier_free  # noqa: E402
@@ -155,11 +155,11 @@ def parse(arguments: Sequence[str] | None) -> tuple[Task, list[Way], Path | None
     parser.add_argument("--device", default="auto")
     parser.add_argument("--prompts", nargs="+", default=[*PROMPTS], metavar="PROMPT")
     parser.add_argument(
-        "--seed", type=SEED, default=42, help="of the first picture; the next has the next (default: 42)"
+        "--seed", type=seed, default=42, help="of the first picture; the next has the next (default: 42)"
     )
     parser.add_argument("--sampler", choices=("ddim", "plms", "dpm-solver"), help="default: the model's")
     parser.add_argument("--steps", type=STEPS, help="default: the model's")
-    parser.add_argument("--hw", type=COUNT, metavar="PX", help="height and width; default: the model's")
+    parser.add_argument("--hw", type=SIDE, metavar="PX", help="height and width; default: the model's")
     parser.add_argument("--without-compile", action="store_true", help="leave out --compile full, which takes minutes")
     parser.add_argument("--sheet", type=Path, help="write the pictures to this file, .png or .jpg")
     options = parser.parse_args(arguments)

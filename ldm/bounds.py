@@ -6,8 +6,8 @@ from typing import Any
 
 LARGEST_WIDTH = 65_536
 """Channels, or numbers in a vector."""
-LARGEST_SIDE = 16_384
-"""Of an image, in pixels."""
+LARGEST_SIDE = 100_000
+"""Of an image, in pixels. Long before this the memory is too small, which is said with numbers."""
 
 
 def check_range(config: object, low: float, high: float, *names: str) -> None:

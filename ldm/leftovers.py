@@ -72,6 +72,10 @@ def remove_leftovers(root: Path, *, alone: bool = False, deep: bool = True) -> N
             return
 
 
+BEFORE_THE_RECORD = {LOCK_NAME, "tokenizer"}
+"""What a run's directory holds before there is a record: nothing that a run could go on from."""
+
+
 def remove_dead_runs(parent: Path, stem: str = "") -> None:
     """Removes the leftovers in all runs below `parent` (see `make_run_dir`), and runs that hold nothing else.
 
@@ -92,7 +96,7 @@ def _clean_run(directory: Path, has_lock: bool) -> None:
     elif hold(directory):
         try:
             remove_leftovers(directory, alone=True)
-            if [entry.name for entry in directory.iterdir()] == [LOCK_NAME]:
+            if {entry.name for entry in directory.iterdir()} <= BEFORE_THE_RECORD:
                 shutil.rmtree(directory)
         finally:
             release(directory)

@@ -93,8 +93,8 @@ class Progress:
         left = tqdm.format_interval((self.total - self.done) / speed) if speed else "?"
         rate = f"{speed:.2f} {self.unit}/s" if speed >= 1 else f"{1 / speed:.2f} s/{self.unit}" if speed else "?"
         log.info(
-            *("%s: %d of %d, %s so far, %s, %s left%s", self.what, self.done, self.total),
-            *(tqdm.format_interval(seconds), rate, left, self._noted),
+            "%s: %d of %d, %s so far, %s, %s left%s",
+            *(self.what, self.done, self.total, tqdm.format_interval(seconds), rate, left, self._noted),
             extra={"on_bar": bool(self._bar)},
         )
 

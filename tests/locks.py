@@ -1,10 +1,13 @@
 """Other processes that have a directory's lock, or try to get it."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from ldm.files import ROOT
 
 TRY = """
 import sys
@@ -16,12 +19,15 @@ sys.stdin.read()
 """
 """A program that locks a directory and holds it until its input ends."""
 
+FROM_HERE = {**os.environ, "PYTHONPATH": str(ROOT)}
+"""It uses this checkout, whatever is installed."""
+
 
 @contextmanager
 def another_process_has(directory: Path) -> Iterator[subprocess.Popen[str]]:
     """Meanwhile the directory is locked."""
     with subprocess.Popen(
-        [sys.executable, "-c", TRY, directory], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", TRY, directory], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=FROM_HERE
     ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "locked\n"
@@ -30,4 +36,5 @@ def another_process_has(directory: Path) -> Iterator[subprocess.Popen[str]]:
 
 def others_may_lock(directory: Path) -> bool:
     """Whether another process can lock the directory now."""
-    return subprocess.run([sys.executable, "-c", TRY, directory], capture_output=True, input=b"").returncode == 0
+    process = subprocess.run([sys.executable, "-c", TRY, directory], capture_output=True, input=b"", env=FROM_HERE)
+    return process.returncode == 0

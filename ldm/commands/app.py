@@ -4,8 +4,10 @@ import logging
 import sys
 import traceback
 import warnings
+from argparse import Namespace
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
+from functools import wraps
 from logging.handlers import MemoryHandler
 from pathlib import Path
 from typing import NoReturn, TextIO
@@ -49,7 +51,7 @@ def run(command: Callable[[], None]) -> int:
     """Runs a command and returns its exit status, one of those that `--help` names (`EXIT_STATUSES`)."""
     continue_with("")
     alone = heed()  # not where `launch` has done so
-    with _log_files(), _terminal():
+    with _terminal(), _log_files():
         try:
             return _run(command)
         finally:
@@ -119,9 +121,24 @@ def _level() -> int:
     return logging.ERROR if is_helper_process() else logging.INFO
 
 
+def logged(command: Callable[[Namespace], None]) -> Callable[[Namespace], None]:
+    """A command whose run has a log also where it is called from Python, without the frame around a script."""
+
+    @wraps(command)
+    def with_log(options: Namespace) -> None:
+        with _log_files():
+            command(options)
+
+    return with_log
+
+
 @contextmanager
 def _log_files() -> Iterator[None]:
+    """What is said in this block goes into the log of the run that it begins; within another one it is that one."""
     global _files
+    if _files is not None:
+        yield
+        return
     with ExitStack() as stack:
         _files = _LogFiles(stack)
         stack.callback(_no_files)

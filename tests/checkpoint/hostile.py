@@ -353,7 +353,7 @@ SPECIAL: dict[str, tuple[Maker, str]] = {
     "a socket": (unix_socket, "a socket"),
     "a device": (link("/dev/zero"), "a device"),
     "a terminal": (link("/dev/tty"), "a device"),
-    "a directory": (lambda directory: directory, "a directory"),
+    "a directory": (lambda directory: directory, "a folder"),
     "a link to nothing": (link("nowhere"), "a link to nowhere"),
     "a link to itself": (link("a.ckpt"), "symbolic links"),
 }

@@ -5,9 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from ldm.commands.app import run
-from ldm.commands.app import run_log as run_log_of
-from ldm.errors import UserError
+from ldm.commands.app import begin_run, run
 from tests.full_disk import files_of_at_most
 
 log = logging.getLogger("ldm.tests")
@@ -19,13 +17,12 @@ def test_a_log_that_can_not_be_written_hides_nothing_and_ends_nothing(
     path = tmp_path / "run.log"
 
     def command() -> None:
-        with run_log_of() as begin:
-            begin(path)
-            log.info("first")
-            with files_of_at_most(path.stat().st_size + 2):
-                log.info("second")
-                log.info("third")
-            log.info("fourth \udce9")
+        begin_run(tmp_path, "")
+        log.info("first")
+        with files_of_at_most(path.stat().st_size + 2):
+            log.info("second")
+            log.info("third")
+        log.info("fourth \udce9")
 
     assert run(command) == 0
     said = capsys.readouterr().err.splitlines()
@@ -34,7 +31,7 @@ def test_a_log_that_can_not_be_written_hides_nothing_and_ends_nothing(
     assert "fourth" in path.read_text()
 
 
-def test_a_log_that_can_not_be_begun_is_the_users_error(tmp_path: Path) -> None:
+def test_a_log_that_can_not_be_begun_is_the_users_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "run.log").mkdir()
-    with run_log_of() as begin, pytest.raises(UserError, match=r"could not write .*run\.log: Is a directory"):
-        begin(tmp_path / "run.log")
+    assert run(lambda: begin_run(tmp_path, "")) == 2
+    assert "run.log: Is a directory" in capsys.readouterr().err

@@ -22,7 +22,7 @@ WRONG: list[tuple[str, Any]] = [
     ("hw", [10**30, 64]),
     ("ddim_steps", 0),
     ("scale", {}),
-    ("sampler", "euler"),
+    ("sampler", "euler-maruyama"),
     ("sampler", ["ddim"]),
     ("class_name", 7),
     ("class_name", "x" * 5000),

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import ldm.evaluation.encoders as encoders
-from ldm.data.images import read_directory
+from ldm.data.photos import read_directory
 from ldm.errors import UserError
 from ldm.evaluation.clip_dino import DIRECTORY, load_clip_dino
 from ldm.evaluation.encoders import CLIP_DINO, ENCODERS, TOYWORLD_JUDGE, Encoder, load_encoder

@@ -3,6 +3,7 @@
 import argparse
 import logging
 
+from ldm.commands.app import logged
 from ldm.commands.drawing.painter import paint
 from ldm.commands.drawing.planning import Call, plan_call
 from ldm.commands.drawing.results import comparison_of, write_results
@@ -17,16 +18,19 @@ from ldm.interruption import Stopped, how_to_continue
 log = logging.getLogger(__name__)
 
 
+@logged
 def txt2img(options: argparse.Namespace) -> None:
     """Draws from prompts."""
     _draw(options, "txt2img")
 
 
+@logged
 def img2img(options: argparse.Namespace) -> None:
     """Draws from prompts and a picture."""
     _draw(options, "img2img")
 
 
+@logged
 def evaluate(options: argparse.Namespace) -> None:
     """Draws what scores need, scores the checkpoints and recommends one."""
     _draw(options, "evaluate")

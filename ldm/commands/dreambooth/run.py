@@ -11,7 +11,7 @@ from ldm.background import BackgroundWriter
 from ldm.checkpoint.metadata import CheckpointInfo
 from ldm.checkpoint.reading import read_checkpoint
 from ldm.checkpoint.saving import SAVE_DTYPES, checkpoint_writer
-from ldm.commands.app import begin_run
+from ldm.commands.app import begin_run, logged
 from ldm.commands.cluster import refuse_copies
 from ldm.commands.compiling import step_recorder
 from ldm.commands.dreambooth.class_images import Drawing, draw_class_images
@@ -41,6 +41,7 @@ from ldm.training.trainer import FitOptions, fit
 log = logging.getLogger(__name__)
 
 
+@logged
 def dreambooth(options: argparse.Namespace) -> None:
     """Runs or continues a training."""
     refuse_copies()

@@ -5,6 +5,8 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from ldm.user_files import kind_of
+
 MOST_BYTES, MOST_NAME_BYTES = 4096, 255
 """Of a whole path and of a name in it, on Linux."""
 ROOM = 512
@@ -50,7 +52,9 @@ def _no_file(path: Path) -> str | None:
 
 
 def _no_directory(path: Path) -> str | None:
-    return "is a file; a directory is needed" if path.exists() and not path.is_dir() else None
+    if not path.exists() or path.is_dir():
+        return None
+    return f"is {kind_of(path) or 'a file'}; a directory is needed"
 
 
 def _not_writable(path: Path) -> str | None:

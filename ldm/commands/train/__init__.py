@@ -3,6 +3,7 @@
 import argparse
 import logging
 
+from ldm.commands.app import logged
 from ldm.commands.cluster import refuse_copies
 from ldm.commands.options.train import refuse_flags_without_effect
 from ldm.commands.resume_state import end_resume_state
@@ -21,6 +22,7 @@ AT_ONCE = {"tokenizer": write_tokenizer, "publish": publish}
 STAGES = {"autoencoder": train_autoencoder, "diffusion": train_diffusion, "judge": train_judge}
 
 
+@logged
 def train(options: argparse.Namespace) -> None:
     """Runs or continues a stage."""
     refuse_copies()

@@ -154,7 +154,7 @@ def test_a_tokenizer_that_is_missing_is_named(tmp_path: Path, monkeypatch: pytes
     [
         ("model.diffusion_model.out.2.bias", "not finite from step 1"),
         ("cond_stage_model.transformer.text_model.final_layer_norm.bias", "not finite from step 1"),
-        ("first_stage_model.decoder.conv_out.bias", "autoencoder's pictures are not finite"),
+        ("first_stage_model.decoder.conv_out.bias", "autoencoder's images are not finite"),
     ],
 )
 def test_weights_that_are_broken_give_an_error_that_names_them_and_not_a_black_picture(

@@ -103,7 +103,7 @@ def test_a_record_that_can_not_be_written_leaves_no_run(
     words: tuple[object, ...], teach: Teach, whole: Trained
 ) -> None:
     with files_of_at_most(500):
-        assert_told(call("dreambooth", *words), teach.root / "can-1" / "run.yaml")
+        assert_told(call("dreambooth", *words), teach.root / "can-1" / "tokenizer" / "vocab.json")
     outcome = call("dreambooth", *words)
     assert outcome.status == 0, outcome.said
     assert [path.name for path in teach.root.glob("can-*")] == ["can-1"]
