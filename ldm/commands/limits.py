@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from ldm.commands.models import Settings
-from ldm.data.subject import TOKEN
 from ldm.evaluation.encoders import WORLDS, load_encoder
 from ldm.evaluation.protocol import without_token
 from ldm.nn.tokenizer import PromptTokenizer
@@ -24,7 +23,7 @@ def warn_of_unknown_words(settings: Settings, tokenizer: PromptTokenizer, prompt
     world = WORLDS.get(settings.evaluation.encoder)
     if world is None:
         return
-    words = [word for prompt in prompts for word in tokenizer.unknown_words(without_token(prompt, TOKEN))]
+    words = [word for prompt in prompts for word in tokenizer.unknown_words(without_token(prompt))]
     if words:
         size = f"{settings.sampling.height} x {settings.sampling.width}"
         log.warning(

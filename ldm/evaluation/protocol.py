@@ -6,7 +6,7 @@ Prompts and classes are those that the paper (2208.12242) evaluated with, as its
 
 import re
 
-from ldm.data.subject import TOKEN
+from ldm.prompts import TOKEN
 
 LIVE_CLASSES = frozenset(["cat", "dog"])
 """The dataset's classes whose subjects live; its other thirteen are objects."""

@@ -6,8 +6,7 @@ from typing import Any, ClassVar
 
 from ldm.bounds import LARGEST_SIDE, check_range
 from ldm.choices import SAMPLERS
-from ldm.data.subject import TOKEN
-from ldm.prompts import raise_for_prompts
+from ldm.prompts import TOKEN, raise_for_prompts
 
 LR_SCHEDULES = ("constant", "linear", "cosine", "cooldown")
 OPTIMIZERS = ("adamw", "adamw8bit")

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from ldm.data.subject import TOKEN
 from ldm.nn.text_encoder import TextEncoder
+from ldm.prompts import TOKEN
 from ldm.training.config import Subject
 from ldm.training.dreambooth import DreamBooth
 from ldm.training.module import lr_factor

@@ -14,10 +14,10 @@ from ldm.commands.drawing.job import Job
 from ldm.commands.drawing.runs import run_names
 from ldm.commands.drawing.validity import PictureKeys
 from ldm.commands.placement import Compute
-from ldm.data.subject import TOKEN
 from ldm.diffusion.noise import draw_noise, image_generators
 from ldm.errors import UserError
 from ldm.files import slug
+from ldm.prompts import TOKEN
 from ldm.training.config import Subject
 
 log = logging.getLogger(__name__)
