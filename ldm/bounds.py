@@ -1,4 +1,7 @@
-"""Bounds of the numbers in a config: a stranger's file may ask for ten million layers, or none."""
+"""Bounds of the numbers in configs and flags: a stranger's file may ask for ten million layers, or none.
+
+A run's record is checked as the command line is, so what a YAML may say a flag may say too: both take them from here.
+"""
 
 import reprlib
 from collections.abc import Collection
@@ -8,6 +11,17 @@ LARGEST_WIDTH = 65_536
 """Channels, or numbers in a vector."""
 LARGEST_SIDE = 100_000
 """Of an image, in pixels. Long before this the memory is too small, which is said with numbers."""
+MOST_TOGETHER = 100_000
+"""Images in a batch."""
+MOST_CLASS_IMAGES = 1_000_000
+MOST_UPDATES = 10**9
+"""Of weights: more than anyone makes."""
+MOST_STEPS = 1000
+"""Of a sampler."""
+LARGEST_SCALE = 1000
+"""Of guidance, either way."""
+LARGEST_FACTOR = 10**6
+"""Weights of losses, learning rates and the like."""
 
 
 def check_range(config: object, low: float, high: float, *names: str) -> None:

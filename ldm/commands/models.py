@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ldm.bounds import check_range
+from ldm.bounds import MOST_TOGETHER, check_range
 from ldm.checkpoint.keys import PARTS
 from ldm.checkpoint.loading import Placement, assign_parts, checkpoint_info, load_model
 from ldm.checkpoint.metadata import CheckpointInfo
@@ -47,7 +47,7 @@ class SamplingDefaults(SamplingConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_range(self, 1, 100_000, "batch_size")
+        check_range(self, 1, MOST_TOGETHER, "batch_size")
         raise_for_prompts("prompt", [self.prompt])
 
 

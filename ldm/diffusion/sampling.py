@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ldm.bounds import LARGEST_SIDE, check_range
+from ldm.bounds import LARGEST_SCALE, LARGEST_SIDE, MOST_STEPS, check_range
 from ldm.diffusion.guidance import Guidance, guided_eps
 from ldm.diffusion.latent_diffusion import LatentDiffusion
 from ldm.diffusion.noise import draw_noise, image_generators
@@ -31,8 +31,8 @@ class SamplingConfig:
         if self.sampler not in SAMPLERS:
             raise ValueError(f"sampler should be one of {', '.join(SAMPLERS)}, not {self.sampler!r:.60}")
         check_range(self, 1, LARGEST_SIDE, "height", "width")
-        check_range(self, 1, 1000, "num_steps")
-        check_range(self, -1000, 1000, "guidance_scale")
+        check_range(self, 1, MOST_STEPS, "num_steps")
+        check_range(self, -LARGEST_SCALE, LARGEST_SCALE, "guidance_scale")
         check_range(self, 0, 1, "eta")
 
 

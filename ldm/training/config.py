@@ -4,14 +4,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from ldm.bounds import LARGEST_SIDE, check_range
+from ldm.bounds import (
+    LARGEST_FACTOR,
+    LARGEST_SIDE,
+    MOST_CLASS_IMAGES,
+    MOST_STEPS,
+    MOST_TOGETHER,
+    MOST_UPDATES,
+    check_range,
+)
 from ldm.choices import SAMPLERS
 from ldm.prompts import TOKEN, raise_for_prompts
 
 LR_SCHEDULES = ("constant", "linear", "cosine", "cooldown")
 OPTIMIZERS = ("adamw", "adamw8bit")
 TRAIN_DTYPES = ("fp32", "bf16")
-MOST_UPDATES = 1_000_000_000
 CHECKPOINTING_LEVELS = ("none", "attention", "all")
 
 
@@ -40,9 +47,9 @@ class OptimizationConfig:
         _check_choice("optimizer", self.optimizer, OPTIMIZERS)
         _check_choice("lr_schedule", self.lr_schedule, LR_SCHEDULES)
         check_range(self, 1, MOST_UPDATES, "iterations", "save_every")
-        check_range(self, 1, 100_000, "batch_size")
+        check_range(self, 1, MOST_TOGETHER, "batch_size")
         check_range(self, 0, MOST_UPDATES, "warmup_steps")
-        check_range(self, 0, 1e6, "learning_rate", "weight_decay", "max_grad_norm")
+        check_range(self, 0, LARGEST_FACTOR, "learning_rate", "weight_decay", "max_grad_norm")
 
 
 @dataclass(frozen=True)
@@ -69,9 +76,9 @@ class DreamBoothConfig(OptimizationConfig):
         super().__post_init__()
         _check_choice("gradient_checkpointing", self.gradient_checkpointing, CHECKPOINTING_LEVELS)
         _check_choice("class_sampler", self.class_sampler, tuple(SAMPLERS))
-        check_range(self, 1, 1000, "class_steps")
-        check_range(self, 0, 1_000_000, "class_img_count")
-        check_range(self, 0, 1e6, "prior_loss_weight")
+        check_range(self, 1, MOST_STEPS, "class_steps")
+        check_range(self, 0, MOST_CLASS_IMAGES, "class_img_count")
+        check_range(self, 0, LARGEST_FACTOR, "prior_loss_weight")
         _check_choice("train_dtype", self.train_dtype, TRAIN_DTYPES)
         if self.train_dtype == "bf16" and self.optimizer != "adamw8bit":
             raise ValueError("train_dtype bf16 needs the optimizer adamw8bit, which rounds weights at random")
@@ -96,7 +103,7 @@ class AutoencoderTrainingConfig(OptimizationConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_range(self, 1, LARGEST_SIDE, "size")
-        check_range(self, 0, 1e6, "absolute_weight", "square_weight", "edge_weight", "kl_weight")
+        check_range(self, 0, LARGEST_FACTOR, "absolute_weight", "square_weight", "edge_weight", "kl_weight")
         check_range(self, 0, MOST_UPDATES, "teacher_iterations")
         check_range(self, 0, 1, "ema_decay")
 
@@ -120,7 +127,7 @@ class DiffusionTrainingConfig(OptimizationConfig):
         super().__post_init__()
         check_range(self, 1, LARGEST_SIDE, "size")
         check_range(self, 0, 1, "caption_dropout", "ema_decay")
-        check_range(self, 0, 1e6, "min_snr_gamma")
+        check_range(self, 0, LARGEST_FACTOR, "min_snr_gamma")
         raise_for_prompts("sample_prompts", self.sample_prompts)
 
 
@@ -142,8 +149,8 @@ class JudgeTrainingConfig(OptimizationConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_range(self, 0, 1e6, "caption_weight", "subject_weight")
-        check_range(self, 1e-6, 1e6, "subject_temperature")
+        check_range(self, 0, LARGEST_FACTOR, "caption_weight", "subject_weight")
+        check_range(self, 1e-6, LARGEST_FACTOR, "subject_temperature")
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,13 @@ from typing import Any
 
 import pytest
 
+from ldm.bounds import LARGEST_SCALE, MOST_CLASS_IMAGES, MOST_STEPS, MOST_TOGETHER, MOST_UPDATES
+from ldm.commands.models import SamplingDefaults
 from ldm.commands.options.recorded import PARSERS, check_recorded
 from ldm.commands.record import plain
 from ldm.config import read_yaml, to_yaml
 from ldm.errors import UserError
+from ldm.training.config import DreamBoothConfig
 from tests.commands.calls import call, refused
 from tests.commands.conftest import Draw, Trained
 
@@ -59,6 +62,27 @@ def test_what_a_command_line_gives_is_what_a_record_may_hold(script: str) -> Non
     options = vars(PARSERS[script]().parse_args(words))
     if script == "dreambooth.py":
         options["class_name"] = "a can"  # as it was before articles were left out
+    check_recorded(plain(options), script, Path("run.yaml"))
+
+
+@pytest.mark.parametrize(
+    "yaml",
+    [
+        DreamBoothConfig(
+            iterations=MOST_UPDATES,
+            lr_schedule="cooldown",
+            batch_size=MOST_TOGETHER,
+            class_img_count=MOST_CLASS_IMAGES,
+            class_steps=MOST_STEPS,
+        ),
+        SamplingDefaults(guidance_scale=-LARGEST_SCALE, batch_size=MOST_TOGETHER),
+    ],
+    ids=lambda yaml: type(yaml).__name__,
+)
+def test_what_a_models_yaml_may_say_its_runs_record_may_hold(yaml: DreamBoothConfig | SamplingDefaults) -> None:
+    flags = {"guidance_scale": "scale", "prompt": "no flag's"}
+    options = {flags.get(name, name): value for name, value in vars(yaml).items()}
+    script = "dreambooth.py" if isinstance(yaml, DreamBoothConfig) else "txt2img.py"
     check_recorded(plain(options), script, Path("run.yaml"))
 
 

@@ -7,6 +7,15 @@ import secrets
 from collections.abc import Callable
 from typing import Any, NoReturn
 
+from ldm.bounds import (
+    LARGEST_FACTOR,
+    LARGEST_SCALE,
+    LARGEST_SIDE,
+    MOST_CLASS_IMAGES,
+    MOST_STEPS,
+    MOST_TOGETHER,
+    MOST_UPDATES,
+)
 from ldm.choices import SAMPLERS
 from ldm.commands.options.places import DIRECTORY
 from ldm.interruption import STATUS
@@ -51,17 +60,16 @@ def number(kind: type[int] | type[float], low: float, high: float = math.inf) ->
     return parse
 
 
-UPDATES = number(int, 1, 10**9)
-"""Of weights: a billion are more than anyone makes."""
-WARMUP = number(int, 0, 10**9)
-BATCH = number(int, 1, 65_536)
+UPDATES = number(int, 1, MOST_UPDATES)
+WARMUP = number(int, 0, MOST_UPDATES)
+BATCH = number(int, 1, MOST_TOGETHER)
 IMAGES = number(int, 1, MOST_IMAGES)
-CLASS_IMAGES = number(int, 0, MOST_IMAGES)
-SIDE = number(int, 1, 65_536)
+CLASS_IMAGES = number(int, 0, MOST_CLASS_IMAGES)
+SIDE = number(int, 1, LARGEST_SIDE)
 WORKERS = number(int, 0, 256)
-STEPS = number(int, 1, 1000)
+STEPS = number(int, 1, MOST_STEPS)
 SHARE = number(float, 0, 1)
-NON_NEGATIVE = number(float, 0, 10**6)
+NON_NEGATIVE = number(float, 0, LARGEST_FACTOR)
 
 RANDOM_SEED = -1
 LARGEST_SEED = 2**62
@@ -137,11 +145,14 @@ def add_sampling(group: argparse._ArgumentGroup) -> None:
     about = "; ".join(f"{name}: {choice.about}" for name, choice in SAMPLERS.items())
     group.add_argument("--sampler", choices=SAMPLERS, help=f"{about}; {MODEL_DEFAULT}")
     group.add_argument(
-        "--ddim-steps", type=STEPS, metavar="N", help=f"denoising steps of any sampler, 1 to 1000; {MODEL_DEFAULT}"
+        "--ddim-steps",
+        type=STEPS,
+        metavar="N",
+        help=f"denoising steps of any sampler, 1 to {MOST_STEPS}; {MODEL_DEFAULT}",
     )
     group.add_argument(
         "--scale",
-        type=number(float, -100, 100),
+        type=number(float, -LARGEST_SCALE, LARGEST_SCALE),
         metavar="S",
         help=f"guidance: how strictly the prompt is followed; 1 is none; {MODEL_DEFAULT}",
     )

@@ -24,6 +24,7 @@ from ldm.commands.options.common import (
     words,
 )
 from ldm.commands.options.places import DIRECTORY, FILE, OUTPUT
+from ldm.training.config import CHECKPOINTING_LEVELS, LR_SCHEDULES, OPTIMIZERS, TRAIN_DTYPES
 
 
 def dreambooth_parser() -> argparse.ArgumentParser:
@@ -63,7 +64,7 @@ def _add_training(group: argparse._ArgumentGroup) -> None:
         help=f"write a checkpoint and previews every N updates; {MODEL_DEFAULT}",
     )
     group.add_argument("--learning-rate", type=NON_NEGATIVE, metavar="LR", help=MODEL_DEFAULT)
-    group.add_argument("--lr-schedule", choices=("constant", "linear", "cosine"), help=MODEL_DEFAULT)
+    group.add_argument("--lr-schedule", choices=LR_SCHEDULES, help=MODEL_DEFAULT)
     group.add_argument(
         "--warmup-steps", type=WARMUP, metavar="N", help=f"updates until the learning rate is reached; {MODEL_DEFAULT}"
     )
@@ -95,19 +96,19 @@ def _add_memory(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--gradient-checkpointing",
         nargs="?",
-        choices=("none", "attention", "all"),
+        choices=CHECKPOINTING_LEVELS,
         const="all",
         help="compute activations again in the backward pass instead of keeping them, those of the transformers or all "
         f"(the flag alone: all): less memory, slower, the same numbers; {MODEL_DEFAULT}",
     )
     group.add_argument(
         "--optimizer",
-        choices=("adamw", "adamw8bit"),
+        choices=OPTIMIZERS,
         help=f"adamw8bit keeps its moments in 8 bits: 2 bytes a weight instead of 8; {MODEL_DEFAULT}",
     )
     group.add_argument(
         "--train-dtype",
-        choices=("fp32", "bf16"),
+        choices=TRAIN_DTYPES,
         help="type of the trained weights; bf16 halves them and their gradients, and takes --optimizer adamw8bit; "
         f"{MODEL_DEFAULT}",
     )
