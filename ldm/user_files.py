@@ -6,6 +6,7 @@ import stat
 from pathlib import Path
 from typing import BinaryIO
 
+from ldm.disk import human_size
 from ldm.errors import UserError
 
 KINDS = {
@@ -17,7 +18,6 @@ KINDS = {
 }
 """What a path can be that is no regular file, by its type in `st_mode`."""
 UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
-MEGABYTE = 10**6
 
 
 def kind_of(path: Path) -> str | None:
@@ -63,7 +63,7 @@ def read_text(path: Path, most_bytes: int) -> str:
     try:
         with open_regular(path) as file:
             if (size := os.fstat(file.fileno()).st_size) > most_bytes:
-                raise UserError(f"{path} is too large to be it: {_size(size)}, and at most {_size(most_bytes)}")
+                raise UserError(f"{path} is too large: {human_size(size)}; at most {human_size(most_bytes)} are read")
             content = file.read(most_bytes + 1)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise FileNotFoundError(*error.args) from None
@@ -85,7 +85,3 @@ def _decoded(path: Path, content: bytes) -> str:
 def _kind(status: os.stat_result) -> str | None:
     mode = status.st_mode
     return None if stat.S_ISREG(mode) else KINDS.get(stat.S_IFMT(mode), "no file")
-
-
-def _size(count: int) -> str:
-    return f"{count / MEGABYTE:.1f} MB" if count >= MEGABYTE / 10 else f"{count} bytes"

@@ -16,6 +16,7 @@ from ldm.commands.batching import drawing_bytes
 from ldm.diffusion.crew import threads_for
 from ldm.diffusion.latent_diffusion import DECODED_PIXELS, LatentDiffusion, LatentDiffusionConfig
 from ldm.diffusion.sampling import SamplingConfig
+from ldm.disk import human_size
 from ldm.errors import UserError
 from ldm.host_memory import available_memory
 from ldm.nn.autoencoder import AutoencoderConfig
@@ -75,8 +76,8 @@ def refuse_too_large_images(
         )
         what = f"{together} images" if together > 1 else "an image"
         raise UserError(
-            f"{what} of {sampling.height} x {sampling.width} would take {_gigabytes(needed)} of memory to draw, and "
-            f"{_gigabytes(limit)} are there. {fits or 'A smaller --hw or --batch-size'} would fit"
+            f"{what} of {sampling.height} x {sampling.width} would take {human_size(needed)} of memory to draw, and "
+            f"{human_size(limit)} are available. {fits or 'A smaller --hw or --batch-size'} would fit"
         )
 
 
@@ -97,8 +98,8 @@ def refuse_too_large_training(workload: Workload, config: DreamBoothConfig, devi
     )
     if needed := need.more_than(limit):
         raise UserError(
-            f"training at {height} x {width} with --batch-size {config.batch_size} would take {_gigabytes(needed)} of "
-            f"memory, and {_gigabytes(limit)} are there. A smaller --hw or --batch-size needs less"
+            f"training at {height} x {width} with --batch-size {config.batch_size} would take {human_size(needed)} of "
+            f"memory, and {human_size(limit)} are available. A smaller --hw or --batch-size needs less"
         )
 
 
@@ -181,7 +182,3 @@ def _unet_weights(model: LatentDiffusionConfig) -> int:
 def count_weights(network: nn.Module) -> int:
     """How many numbers a network holds."""
     return sum(weight.numel() for weight in network.parameters())
-
-
-def _gigabytes(count: int) -> str:
-    return f"{count / 1e9:,.1f} GB" if count >= 1e8 else f"{count / 1e6:.0f} MB"

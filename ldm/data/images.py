@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ldm.data.colours import to_srgb
 from ldm.data.formats import open_image
+from ldm.disk import human_size
 from ldm.errors import UserError
 from ldm.files import atomic_path
 from ldm.host_memory import available_memory
@@ -115,8 +116,8 @@ def _load_bounded(file: ImageFile.ImageFile, path: Path, num_bytes: int, factor:
         need += width * height * 6  # all coefficients of such a JPEG are in memory at once
     if need > SURELY_THERE and need > (room := _room()):
         raise UserError(
-            f"{path} has {width} x {height} pixels, and reading it would take {need / 2**30:.1f} GiB of memory, "
-            f"more than the {room / 2**30:.1f} GiB that may be used for it; make it smaller"
+            f"{path} has {width} x {height} pixels, and reading it would take {human_size(need)} of memory, "
+            f"more than the {human_size(room)} that may be used for it; make it smaller"
         )
     file.load()
 

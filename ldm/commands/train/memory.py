@@ -4,6 +4,7 @@ import torch
 
 from ldm.commands.enough_memory import count_weights, memory_of, network_need
 from ldm.commands.models import Settings
+from ldm.disk import human_size
 from ldm.errors import UserError
 from ldm.nn.autoencoder import AutoencoderKL
 from ldm.nn.footprint import peak_bytes
@@ -37,6 +38,7 @@ def refuse_too_large_training(
         need = network_need(unet, batch_size * latents, weights, lambda: peak_bytes(diffusion_step))
     if needed := need.more_than(limit):
         raise UserError(
-            f"{batch_size} images of {size} x {size} a step would take {needed / 1e9:,.1f} GB of memory, and "
-            f"{limit / 1e9:,.1f} GB are there. A smaller --batch-size, or {stage}_training.size in the YAML, needs less"
+            f"{batch_size} images of {size} x {size} a step would take {human_size(needed)} of memory, "
+            f"and {human_size(limit)} are available. A smaller --batch-size, or {stage}_training.size in the YAML, "
+            "needs less"
         )
