@@ -3,21 +3,20 @@
 import argparse
 import logging
 import re
-import shlex
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ldm.checkpoint.discovery import BEFORE_FIRST_SAVE, RESUME_STATE
 from ldm.commands.options.recorded import check_recorded
-from ldm.commands.options.resumable import Change, Rule
+from ldm.commands.options.resumable import Change, Rule, flag_of
 from ldm.config import read_yaml, renewed
 from ldm.errors import UserError
 from ldm.files import make_numbered_dir
 from ldm.leftovers import remove_dead_runs, remove_leftovers
 from ldm.locking import TakenError, lock_directory
-from ldm.processes import RUN_DIR_VARIABLE as RUN_DIR_VARIABLE
-from ldm.processes import is_helper_process as is_helper_process
+from ldm.processes import is_helper_process
+from ldm.shell import command_line
 
 log = logging.getLogger(__name__)
 
@@ -106,12 +105,12 @@ def step_files(directory: Path) -> dict[int, Path]:
     return dict(sorted(found.items()))
 
 
-def is_finished_without_state(directory: Path, iterations: int, again: Sequence[object]) -> bool:
+def is_finished_without_state(directory: Path, iterations: int, again: Sequence[Any]) -> bool:
     """Whether all updates of a run are made and nothing is left of it but its checkpoints, which is said.
 
     Raises `UserError` if it isn't finished and its resume state is lost: it can't go on, and would silently begin
-    again. `again` are the words of a command that starts from the weights of the last step, after `python`. A run that
-    has not saved anything begins again, which is said.
+    again. `again`: the script and the flags that start from the weights of the last step, but for `--ckpt-path`; empty
+    if nothing does. A run that has not saved anything begins again, which is said.
     """
     state, unsaved, steps = directory / RESUME_STATE, directory / BEFORE_FIRST_SAVE, step_files(directory)
     if state.exists():
@@ -120,8 +119,8 @@ def is_finished_without_state(directory: Path, iterations: int, again: Sequence[
         log.info("%s was stopped before it had saved anything to go on from: it starts from its beginning", directory)
         return False
     last, path = max(steps.items())
-    start = shlex.join(["python", *map(str, again), *(["--ckpt-path", str(path)] if again else [])])
-    how = f"To train on from the weights of its last checkpoint, start a new run:\n  {start}" if again else ""
+    start = f"\n  {command_line(*again, '--ckpt-path', path)}" if again else ""
+    how = f"To train on from the weights of its last checkpoint, start a new run:{start}" if again else ""
     if last >= iterations:
         log.info(
             "%s is finished: all %d updates are made. Without %s it can't be given more. %s",
@@ -144,7 +143,7 @@ def mark_unsaved(directory: Path) -> None:
 def changed(name: str, was: Any, rule: Rule) -> UserError:
     """What is said of a flag that may not change."""
     return UserError(
-        f"--{name.replace('_', '-')} can't change in a resumed run: it is {was} there. Leave it out, or start a new "
+        f"{flag_of(name)} can't change in a resumed run: it is {was} there. Leave it out, or start a new "
         f"run: {rule.why}"
     )
 

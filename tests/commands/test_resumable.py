@@ -7,7 +7,7 @@ import pytest
 
 from ldm.commands.options.drawing import evaluate_parser, img2img_parser, txt2img_parser
 from ldm.commands.options.dreambooth import dreambooth_parser
-from ldm.commands.options.resumable import DRAWING, DREAMBOOTH, TRAIN, Change, Rule, as_markdown
+from ldm.commands.options.resumable import DRAWING, DREAMBOOTH, TRAIN, Change, Rule, as_markdown, flag_of
 from ldm.commands.options.train import train_parser
 from ldm.files import ROOT
 from tests.commands.calls import call, refused
@@ -26,6 +26,8 @@ def test_every_flag_has_a_rule_with_a_reason(parsers: list[argparse.ArgumentPars
     flags = {action.dest for parser in parsers for action in parser._actions} - {"help"}
     assert flags == rules.keys()
     assert all(rule.why for rule in rules.values())
+    typed = {word for parser in parsers for one in parser._actions for word in one.option_strings or [one.dest]}
+    assert {flag_of(name) for name in rules} <= typed
 
 
 @pytest.mark.parametrize("rules", [DREAMBOOTH, TRAIN, DRAWING])

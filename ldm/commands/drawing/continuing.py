@@ -20,6 +20,7 @@ from ldm.commands.options.resumable import DRAWING
 from ldm.commands.resuming import RECORD, changed, resumed_options
 from ldm.config import read_yaml
 from ldm.errors import UserError
+from ldm.shell import command_line
 
 log = logging.getLogger(__name__)
 
@@ -46,9 +47,8 @@ def resumed_call_options(given: argparse.Namespace, command: str) -> argparse.Na
     record = read_yaml(given.resume_dir / RECORD)
     other = next((name for name, flag in OWN_FLAGS.items() if flag in record["options"]), "txt2img")
     if other != command:
-        raise UserError(
-            f"{given.resume_dir} is {other}.py's; continue it with: python {other}.py -r {given.resume_dir}"
-        )
+        again = command_line(f"{other}.py", "-r", given.resume_dir)
+        raise UserError(f"{given.resume_dir} is {other}.py's; continue it with: {again}")
     return _found_again(options, record)
 
 

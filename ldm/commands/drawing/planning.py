@@ -24,7 +24,7 @@ from ldm.commands.drawing.runs import RunRecords, run_names
 from ldm.commands.limits import warn_of_photos, warn_of_unknown_words
 from ldm.commands.models import base_weights, read_tokenizer
 from ldm.commands.options.common import MOST_IMAGES
-from ldm.commands.options.resumable import DRAWING
+from ldm.commands.options.resumable import DRAWING, flag_of
 from ldm.commands.placement import Compute, drawing_compute
 from ldm.commands.record import plain, write_record
 from ldm.commands.resuming import RECORD, make_run_dir, refuse_another_size
@@ -77,7 +77,7 @@ def plan_call(options: argparse.Namespace, command: str) -> Call:
     scores = command == "evaluate" or getattr(options, "score", False)
     root = weights if weights.is_dir() else weights.parent if scores else None
     if root is None and (given := [name for name in COMPARING if getattr(options, name)]):
-        raise UserError(f"--{given[0].replace('_', '-')} is for comparing a directory, and {weights} is a file")
+        raise UserError(f"{flag_of(given[0])} is for comparing a directory, and {weights} is a file")
     checkpoints = usable(find_to_draw(weights), options.config)
     if scores:
         protocol = getattr(options, "protocol", "default")

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from ldm.commands.placement import Compute
-from ldm.commands.resuming import is_helper_process
 from ldm.data.dreambooth import encode_moments
 from ldm.data.images import fit, read_image, to_tensor
 from ldm.nn.autoencoder import AutoencoderKL
+from ldm.processes import is_helper_process
 from ldm.progress import each
 
 ENCODED_PIXELS = 2 * 512 * 512

@@ -12,8 +12,6 @@ from ldm.commands.dreambooth.plan import Plan
 from ldm.commands.record import plain, section, write_record
 from ldm.commands.resuming import (
     RECORD,
-    RUN_DIR_VARIABLE,
-    is_helper_process,
     make_run_dir,
     mark_unsaved,
     refuse_fewer_updates,
@@ -23,6 +21,7 @@ from ldm.config import read_yaml, to_yaml
 from ldm.errors import UserError
 from ldm.files import slug, write_text
 from ldm.nn.tokenizer import copy_tokenizer
+from ldm.processes import RUN_DIR_VARIABLE, is_helper_process
 from ldm.training.class_images import DIRECTORY as CLASS_IMAGES
 
 

@@ -23,7 +23,7 @@ from ldm.commands.limits import warn_of_photos, warn_of_unknown_words
 from ldm.commands.models import Settings, base_weights, read_tokenizer, settings_of, snapped_size, tokenizer_dir
 from ldm.commands.options.resumable import DREAMBOOTH
 from ldm.commands.placement import Compute, training_compute, training_precision
-from ldm.commands.resuming import RECORD, RUN_DIR_VARIABLE, is_helper_process, refuse_another_size, resumed_options
+from ldm.commands.resuming import RECORD, refuse_another_size, resumed_options
 from ldm.commands.tokenizers import NAME, has_tokenizer, repair_tokenizer
 from ldm.config import build_config, read_yaml
 from ldm.data.photos import read_directory
@@ -31,6 +31,7 @@ from ldm.diffusion.sampling import SamplingConfig
 from ldm.errors import UserError
 from ldm.files import ROOT, counted
 from ldm.nn.tokenizer import PromptTokenizer, tokenizer_digest
+from ldm.processes import RUN_DIR_VARIABLE, is_helper_process
 from ldm.training.class_images import DIRECTORY as CLASS_IMAGES
 from ldm.training.config import DreamBoothConfig, Subject
 from ldm.training.memory import Workload

@@ -24,12 +24,12 @@ from ldm.commands.out_of_memory import explain_out_of_memory
 from ldm.commands.placement import drawing_compute
 from ldm.commands.record import plain, versions
 from ldm.commands.resume_state import end_resume_state
-from ldm.commands.resuming import is_finished_without_state, is_helper_process
+from ldm.commands.resuming import is_finished_without_state
 from ldm.config import to_yaml
 from ldm.files import write_text
 from ldm.interruption import finish_first
 from ldm.leftovers import remove_leftovers
-from ldm.processes import own_rank
+from ldm.processes import is_helper_process, own_rank
 from ldm.shell import command_line
 from ldm.terminal import Lines
 from ldm.training.class_images import DIRECTORY as CLASS_IMAGES

@@ -130,10 +130,15 @@ DRAWING: Mapping[str, Rule] = {
 """Of txt2img.py, img2img.py and evaluate.py."""
 
 
+def flag_of(name: str) -> str:
+    """How an option is typed."""
+    return {"preview_prompts": "--preview-prompt", "stage": "stage"}.get(name, f"--{name.replace('_', '-')}")
+
+
 def as_markdown(rules: Mapping[str, Rule]) -> str:
     """The table for people: `docs/resume.md` holds it for each kind of command."""
     lines = [
-        f"| `--{name.replace('_', '-')}` | {rule.change.value} | {rule.why} |"
+        f"| `{flag_of(name)}` | {rule.change.value} | {rule.why} |"
         for name, rule in sorted(rules.items(), key=lambda item: (list(Change).index(item[1].change), item[0]))
         if name != "resume_dir"
     ]

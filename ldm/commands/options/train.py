@@ -16,6 +16,7 @@ from ldm.commands.options.common import (
     seed,
 )
 from ldm.commands.options.places import DIRECTORY, FILE, OUTPUT
+from ldm.commands.options.resumable import flag_of
 from ldm.errors import UserError
 from ldm.files import ROOT
 
@@ -38,7 +39,7 @@ def refuse_flags_without_effect(options: argparse.Namespace) -> None:
     """Raises `UserError` for a flag that was typed and that its stage doesn't look at."""
     for name in options.typed:
         if name != "stage" and name not in HEEDED[options.stage]:
-            raise UserError(f"--{name.replace('_', '-')} has no effect on `train.py {options.stage}`; leave it out")
+            raise UserError(f"{flag_of(name)} has no effect on `train.py {options.stage}`; leave it out")
 
 
 def train_parser() -> argparse.ArgumentParser:

@@ -7,13 +7,13 @@ from ldm.commands.app import logged
 from ldm.commands.cluster import refuse_copies
 from ldm.commands.options.train import refuse_flags_without_effect
 from ldm.commands.resume_state import end_resume_state
-from ldm.commands.resuming import is_helper_process
 from ldm.commands.train.autoencoder import train_autoencoder
 from ldm.commands.train.diffusion import train_diffusion
 from ldm.commands.train.judge import train_judge
 from ldm.commands.train.publish import publish
 from ldm.commands.train.run import is_done, open_run, resumed_training_options
 from ldm.commands.train.tokenizer import write_tokenizer
+from ldm.processes import is_helper_process
 
 log = logging.getLogger(__name__)
 

@@ -16,7 +16,6 @@ from ldm.commands.compiling import step_recorder
 from ldm.commands.drawing.grid import labelled_grid
 from ldm.commands.models import Settings, snapped_size
 from ldm.commands.out_of_memory import explain_out_of_memory
-from ldm.commands.resuming import is_helper_process
 from ldm.commands.tokenizers import NAME
 from ldm.commands.train.run import TrainingRun, latents_dir
 from ldm.config import build_config
@@ -28,6 +27,7 @@ from ldm.diffusion.sampling import SamplingConfig, sample_images
 from ldm.leftovers import remove_leftovers
 from ldm.nn.autoencoder import AutoencoderKL
 from ldm.nn.tokenizer import load_tokenizer
+from ldm.processes import is_helper_process
 from ldm.shell import command_line
 from ldm.training.config import DiffusionTrainingConfig
 from ldm.training.latent_diffusion import LatentDiffusionTraining, initialise

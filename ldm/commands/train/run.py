@@ -20,15 +20,13 @@ from ldm.commands.devices import parse_devices
 from ldm.commands.disk_space import AVERAGE_BYTES, STATE_BYTES, refuse_unwritable, refuse_without_space
 from ldm.commands.elsewhere import find_directory, find_weights, moved, sha256_of
 from ldm.commands.models import Settings, settings_of, tokenizer_dir
-from ldm.commands.options.resumable import TRAIN
+from ldm.commands.options.resumable import TRAIN, flag_of
 from ldm.commands.options.train import HEEDED
 from ldm.commands.placement import Compute, training_compute
 from ldm.commands.record import plain, section, versions, write_record
 from ldm.commands.resuming import (
     RECORD,
-    RUN_DIR_VARIABLE,
     is_finished_without_state,
-    is_helper_process,
     make_run_dir,
     mark_unsaved,
     refuse_fewer_updates,
@@ -45,7 +43,7 @@ from ldm.errors import UserError
 from ldm.files import ROOT, write_text
 from ldm.interruption import finish_first
 from ldm.nn.tokenizer import copy_tokenizer, load_tokenizer, tokenizer_digest
-from ldm.processes import own_rank
+from ldm.processes import RUN_DIR_VARIABLE, is_helper_process, own_rank
 from ldm.shell import command_line
 from ldm.training.config import OptimizationConfig
 
@@ -140,7 +138,7 @@ def _found_again(options: argparse.Namespace) -> argparse.Namespace:
     files, data = record.get("files") or {}, record.get("data") or {}
     for name in WEIGHTS:
         if name not in options.typed and (path := getattr(options, name)):
-            setattr(options, name, find_weights(path, files.get(name), where, f"--{name.replace('_', '-')}"))
+            setattr(options, name, find_weights(path, files.get(name), where, flag_of(name)))
     if "image_dir" not in options.typed and options.image_dir:
         what = f"which held the {data.get('pictures', '')} images that this run is trained on"
         known = partial(_holds_data, stage=options.stage, data=data)
