@@ -9,6 +9,7 @@ import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
+from textwrap import indent
 from typing import Any
 
 from ldm.errors import UserError
@@ -133,7 +134,7 @@ def _receive(messages: Connection, on_done: Callable[[int], None]) -> None:
                 case ("mistake", words):
                     raise UserError(words)
                 case ("failed", words):
-                    raise ProcessDiedError(f"a process has failed:\n{words}")
+                    raise ProcessDiedError(f"a process has failed:\n{indent(words.rstrip(), '  ')}")
     except (EOFError, ConnectionError):
         return  # it has ended; its exit code says how
 

@@ -17,6 +17,7 @@ from ldm.leftovers import remove_dead_runs, remove_leftovers
 from ldm.locking import TakenError, lock_directory
 from ldm.processes import is_helper_process
 from ldm.shell import command_line
+from ldm.terminal import Lines
 
 log = logging.getLogger(__name__)
 
@@ -124,7 +125,7 @@ def is_finished_without_state(directory: Path, iterations: int, again: Sequence[
     if last >= iterations:
         log.info(
             "%s is finished: all %d updates are made. Without %s it can't be given more. %s",
-            *(directory, last, RESUME_STATE, how),
+            *(directory, last, RESUME_STATE, Lines(how.split("\n"))),
         )
         return True
     names = ", ".join(one.name for one in steps.values())

@@ -148,6 +148,7 @@ def test_a_finished_run_without_its_resume_state_says_that_it_is_finished(whole:
     outcome = call("dreambooth", "-r", whole)
     assert outcome.status == 0
     assert "is finished: all 4 updates are made" in outcome.said
+    assert "start a new run:\n  python dreambooth.py -c can " in outcome.said
     refused(call("dreambooth", "-r", whole, "--iterations", 6), "resume.ckpt is not there")
 
 
