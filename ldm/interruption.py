@@ -30,8 +30,6 @@ ONE_REQUEST = 1.0
 """Seconds within which several signals are one request: a terminal that closes sends SIGHUP twice, a batch system to
 the process and to its group."""
 
-HOW_TO_CONTINUE = "nothing was begun"
-
 
 class Stopped(BaseException):
     """A signal has asked the command to end. No `Exception`, so that nobody takes it for an error."""
@@ -209,7 +207,7 @@ def command_to_continue() -> str:
 
 def how_to_continue() -> Lines:
     """The end of a sentence about a command that was stopped."""
-    return Lines(["continue with", f"  {_again}"] if _again else [HOW_TO_CONTINUE])
+    return Lines(["continue with", f"  {_again}"] if _again else ["nothing was begun"])
 
 
 @contextmanager

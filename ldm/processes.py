@@ -42,7 +42,6 @@ LOOK_EVERY = 0.25
 PATIENCE = 20.0
 """Seconds for which a process that is asked to stop may write what it has."""
 
-Send = Callable[[int], None]
 Share = Callable[..., None]
 
 

@@ -104,11 +104,6 @@ class Running:
             time.sleep(LOOK_AGAIN)
         return True
 
-    def happened(self, event: str) -> bool:
-        """Whether this has been told in an event."""
-        self._listen()
-        return event.encode() in self._heard[list(self._heard)[1]]
-
     def end(self) -> Ended:
         """Waits for its end, or makes one when its time is over; what it has started ends with it."""
         timed_out = False

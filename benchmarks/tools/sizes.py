@@ -4,14 +4,11 @@ What a network computes takes as long with random weights as with trained ones; 
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from ldm.checkpoint.metadata import CheckpointInfo
-from ldm.checkpoint.saving import SAVE_DTYPES, save_checkpoint
 from ldm.commands.models import DEFAULT_CONFIG, Settings
 from ldm.config import build_config, read_yaml
 from ldm.diffusion.latent_diffusion import LatentDiffusion
@@ -82,10 +79,3 @@ def build_random(size: Size, seed: int = 0) -> LatentDiffusion:
                 nn.init.normal_(parameter, std=0.02)
     ldm.tokenizer = load_tokenizer(ROOT / TOKENIZER, MAX_LENGTH)
     return ldm.eval().requires_grad_(False)
-
-
-def write_random(path: Path, size: Size, save_dtype: str = "fp16") -> Path:
-    """A checkpoint of `build_random` that the commands take: it carries its YAML. Returns its path."""
-    info = CheckpointInfo(config=size.yaml)
-    save_checkpoint(path, build_random(size), info, SAVE_DTYPES[save_dtype])
-    return path
