@@ -5,23 +5,21 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ldm.checkpoint.reading import read_checkpoint
-from ldm.checkpoint.saving import hash_file
 from ldm.commands.drawing.checkpoints import Usable
 from ldm.commands.drawing.runs import RunRecords
-from ldm.commands.elsewhere import known_weights
+from ldm.commands.elsewhere import known_weights, sha256_of
 from ldm.errors import UserError
 
 log = logging.getLogger(__name__)
 
 
 class BaseFinder:
-    """Looks for base weights where they may be; each file is hashed once."""
+    """Looks for base weights where they may be."""
 
     def __init__(self, checkpoints: Sequence[Usable], records: RunRecords, given: Path | None) -> None:
         self.checkpoints = checkpoints
         self.records = records
         self.given = given
-        self._hashes: dict[Path, str] = {}
 
     def find(self, tuned: Sequence[Usable]) -> Path | None:
         """The file that these checkpoints of one training began with; None with a warning if it is nowhere."""
@@ -30,7 +28,7 @@ class BaseFinder:
         for path in self._candidates(tuned, name):
             if path.is_file() and path.resolve() not in looked_at:
                 looked_at.append(path.resolve())
-                if self._hash(path) == sha256:
+                if sha256_of(path) == sha256:
                     return path
         others = ", ".join(map(str, looked_at))
         log.warning(
@@ -47,10 +45,10 @@ class BaseFinder:
         if self.given is None:
             return
         read_checkpoint(self.given)
-        if self._hash(self.given) not in wanted:
+        if (sha256 := sha256_of(self.given)) not in wanted:
             raise UserError(
-                f"--base {self.given}: none of the checkpoints began with this file, whose SHA-256 is "
-                f"{self._hash(self.given)}; they began with {', '.join(wanted) or 'a file that they do not name'}"
+                f"--base {self.given}: none of the checkpoints began with this file, whose SHA-256 is {sha256}; "
+                f"they began with {', '.join(wanted) or 'a file that they do not name'}"
             )
 
     def _candidates(self, tuned: Sequence[Usable], name: str) -> list[Path]:
@@ -59,9 +57,3 @@ class BaseFinder:
         beside = [one.path for one in self.checkpoints if one.path.name == name]
         known = known_weights(name) if name else []
         return [path for path in [self.given, *recorded, *beside, *known] if path is not None]
-
-    def _hash(self, path: Path) -> str:
-        if (real := path.resolve()) not in self._hashes:
-            log.info("reading %s for its SHA-256", path)
-            self._hashes[real] = hash_file(real)
-        return self._hashes[real]

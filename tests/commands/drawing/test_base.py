@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ldm.commands import models
 from ldm.commands.drawing import base as base_module
+from ldm.commands.elsewhere import sha256_of
 from tests.commands.calls import call, difference, refused
 from tests.commands.conftest import Draw, Trained
 from tests.commands.drawing.tables import record, table_of, tuned
@@ -31,15 +32,14 @@ def ckpts(tmp_path: Path, base: Path) -> Path:
 
 @pytest.fixture
 def hashed(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
-    """Every file that was hashed."""
+    """Every file that was hashed; none is read twice while it stays the same."""
     seen: list[Path] = []
-    hash_file = base_module.hash_file
 
     def watched(path: Path) -> str:
-        seen.append(path)
-        return hash_file(path)
+        seen.extend([path] if path not in seen else [])
+        return sha256_of(path)
 
-    monkeypatch.setattr(base_module, "hash_file", watched)
+    monkeypatch.setattr(base_module, "sha256_of", watched)
     return seen
 
 
