@@ -107,6 +107,13 @@ def settings_of(file: CheckpointFile, config_path: Path | None) -> tuple[dict[st
     return values, build_config(Settings, values, str(path))
 
 
+def recorded_settings(record: Path) -> tuple[dict[str, Any], Settings]:
+    """The YAML that a run began with, as its record holds it and typed."""
+    if not isinstance(values := read_yaml(record).get("config"), dict):
+        raise UserError(f"{record} is damaged: it has no `config`")
+    return values, build_config(Settings, values, str(record))
+
+
 def part_digests(path: Path, info: CheckpointInfo) -> dict[str, str]:
     """What tells each part's weights from others: their SHA-256, or where the file names none, the file itself."""
     stat = path.stat()

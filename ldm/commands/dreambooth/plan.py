@@ -20,12 +20,20 @@ from ldm.commands.dreambooth.vram import FIELDS, FLOAT_WEIGHTS, fit_into_memory
 from ldm.commands.elsewhere import find_photos, find_weights, moved, sha256_of
 from ldm.commands.enough_memory import refuse_too_large_images, refuse_too_large_training
 from ldm.commands.limits import warn_of_photos, warn_of_unknown_words
-from ldm.commands.models import Settings, base_weights, read_tokenizer, settings_of, snapped_size, tokenizer_dir
+from ldm.commands.models import (
+    Settings,
+    base_weights,
+    read_tokenizer,
+    recorded_settings,
+    settings_of,
+    snapped_size,
+    tokenizer_dir,
+)
 from ldm.commands.options.resumable import DREAMBOOTH
 from ldm.commands.placement import Compute, training_compute, training_precision
 from ldm.commands.resuming import RECORD, refuse_another_size, resumed_options
 from ldm.commands.tokenizers import NAME, has_tokenizer, repair_tokenizer
-from ldm.config import build_config, read_yaml
+from ldm.config import read_yaml
 from ldm.data.photos import read_directory
 from ldm.diffusion.sampling import SamplingConfig
 from ldm.errors import UserError
@@ -111,7 +119,7 @@ def plan_run(options: argparse.Namespace) -> Plan:
     if base.is_dir():
         raise UserError(f"--ckpt-path takes one checkpoint to start from, and {base} is a directory")
     file = read_checkpoint(base)
-    yaml, settings = _resumed_yaml(options) if options.resume_dir else settings_of(file, options.config)
+    yaml, settings = _yaml_of(options, file)
     raise_unless_whole(file, settings.model)
     tokenizer = _tokenizer(options, base, file, settings)
     height, width = snapped_size(settings.model, options.hw, (settings.sampling.height, settings.sampling.width))
@@ -159,12 +167,9 @@ def _warn_of_strangers(
     warn_of_photos(settings, f"the photos in {options.instance_img_dir}", lambda: images)
 
 
-def _resumed_yaml(options: argparse.Namespace) -> tuple[dict[str, Any], Settings]:
-    """The one that the run began with."""
-    record = options.resume_dir / RECORD
-    if not isinstance(values := read_yaml(record).get("config"), dict):
-        raise UserError(f"{record} is damaged: it has no `config`")
-    return values, build_config(Settings, values, str(record))
+def _yaml_of(options: argparse.Namespace, file: CheckpointFile) -> tuple[dict[str, Any], Settings]:
+    """That of the base weights; a run that goes on has its own."""
+    return recorded_settings(options.resume_dir / RECORD) if options.resume_dir else settings_of(file, options.config)
 
 
 def _tokenizer(options: argparse.Namespace, base: Path, file: CheckpointFile, settings: Settings) -> Path:

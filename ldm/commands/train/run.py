@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from torch import nn
 
 from ldm.checkpoint.loading import checkpoint_info, raise_unless_part
 from ldm.checkpoint.metadata import CheckpointInfo
@@ -19,7 +18,8 @@ from ldm.commands.app import begin_run
 from ldm.commands.devices import parse_devices
 from ldm.commands.disk_space import AVERAGE_BYTES, STATE_BYTES, refuse_unwritable, refuse_without_space
 from ldm.commands.elsewhere import find_directory, find_weights, moved, sha256_of
-from ldm.commands.models import Settings, settings_of, tokenizer_dir
+from ldm.commands.enough_memory import count_weights
+from ldm.commands.models import Settings, recorded_settings, settings_of, tokenizer_dir
 from ldm.commands.options.resumable import TRAIN, flag_of
 from ldm.commands.options.train import HEEDED
 from ldm.commands.placement import Compute, training_compute
@@ -154,7 +154,7 @@ def _holds_data(directory: Path, stage: str, data: dict[str, Any]) -> bool:
 
 def is_done(options: argparse.Namespace) -> bool:
     """Whether a run that is to go on has ended and left no resume state, which is said; an error if that is lost."""
-    _, settings = _resumed_yaml(options)
+    _, settings = recorded_settings(options.resume_dir / RECORD)
     config: OptimizationConfig = _configured(getattr(settings, f"{options.stage}_training"), options)
     again = ["train.py", options.stage, "-i", options.image_dir]
     again += ["--autoencoder", options.autoencoder] if options.autoencoder else []
@@ -173,7 +173,7 @@ def open_run(options: argparse.Namespace) -> TrainingRun:
     for name in PATHS:
         if (path := getattr(options, name)) is not None:
             setattr(options, name, path.resolve())
-    yaml, settings = _resumed_yaml(options) if options.resume_dir else _model_yaml(options)
+    yaml, settings = _model_yaml(options)
     images = find_captioned(options.image_dir, need_captions=options.stage != "autoencoder")
     data = {"pictures": len(images), "sha256": digest(images, options.image_dir)}
     files = {name: sha256_of(read_checkpoint(path).path) for name in WEIGHTS if (path := getattr(options, name))}
@@ -248,20 +248,14 @@ def _own_tokenizer(directory: Path) -> Path | None:
 
 
 def _model_yaml(options: argparse.Namespace) -> tuple[dict[str, Any], Settings]:
-    """That of the checkpoint to start from, unless `--config` was typed; else that of `--config`."""
+    """A run's that goes on; that of the checkpoint to start from, unless `--config` was typed; that of `--config`."""
+    if options.resume_dir:
+        return recorded_settings(options.resume_dir / RECORD)
     if options.ckpt_path is not None:
         typed = options.config if "config" in options.typed else None
         return settings_of(read_checkpoint(options.ckpt_path), typed)
     values = read_yaml(options.config)
     return values, build_config(Settings, values, str(options.config))
-
-
-def _resumed_yaml(options: argparse.Namespace) -> tuple[dict[str, Any], Settings]:
-    """The one that the run began with."""
-    record = options.resume_dir / RECORD
-    if not isinstance(values := read_yaml(record).get("config"), dict):
-        raise UserError(f"{record} is damaged: it has no `config`")
-    return values, build_config(Settings, values, str(record))
 
 
 def _raise_if_changed(options: argparse.Namespace, data: dict[str, Any], files: dict[str, str]) -> None:
@@ -306,10 +300,11 @@ def _refuse_without_space(options: argparse.Namespace, settings: Settings, ldm: 
     config: OptimizationConfig
     latents = 0
     if options.stage == "autoencoder":
-        config, saved, trained = settings.autoencoder_training, _weights(ldm.autoencoder), _weights(ldm.autoencoder)
+        config, saved = settings.autoencoder_training, count_weights(ldm.autoencoder)
+        trained = saved
     else:
-        config, saved, trained = settings.diffusion_training, _weights(ldm), _weights(ldm.unet)
-        trained += _weights(ldm.text_encoder) * config.train_text_encoder
+        config, saved, trained = settings.diffusion_training, count_weights(ldm), count_weights(ldm.unet)
+        trained += count_weights(ldm.text_encoder) * config.train_text_encoder
         latents = moments_bytes(settings.model.autoencoder, pictures, config.size, config.flip)
         if any(path.stat().st_size - latents in range(4096) for path in latents_dir(options).glob("*.npy")):
             latents = 0  # so large is what an earlier run encoded of these pictures
@@ -321,7 +316,3 @@ def _refuse_without_space(options: argparse.Namespace, settings: Settings, ldm: 
         more=latents,
         what="the encoded pictures",
     )
-
-
-def _weights(network: nn.Module) -> int:
-    return sum(weight.numel() for weight in network.parameters())
