@@ -14,6 +14,7 @@ from ldm.checkpoint.metadata import CheckpointInfo
 from ldm.checkpoint.writing import write_safetensors
 from ldm.diffusion.latent_diffusion import LatentDiffusion
 from ldm.errors import UserError
+from ldm.user_files import open_regular
 
 SAVE_DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 
@@ -76,8 +77,8 @@ def hash_part(tensors: dict[str, Tensor], part: str) -> str:
 
 
 def hash_file(path: Path) -> str:
-    """SHA-256 of a file, as published beside downloads."""
-    with path.open("rb") as file:
+    """SHA-256 of a file, as published beside downloads. Raises `UserError` for a named pipe, and `OSError`."""
+    with open_regular(path) as file:
         digest = hashlib.sha256()
         while block := file.read(1 << 24):
             digest.update(block)

@@ -3,21 +3,21 @@
 import hashlib
 import json
 import logging
-import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 
+from ldm.data.images import read_image
 from ldm.data.writing import PictureWriter
 from ldm.diffusion.crew import Crew
 from ldm.diffusion.guidance import classifier_free
 from ldm.diffusion.latent_diffusion import LatentDiffusion
 from ldm.diffusion.sampling import SamplingConfig, sample_images
+from ldm.errors import UserError
 from ldm.files import slug, write_text
 
 log = logging.getLogger(__name__)
@@ -83,17 +83,17 @@ class ClassImages:
 
     def _is_good(self, index: int) -> bool:
         path = self.path(index)
-        try:
-            with Image.open(path) as image:
-                image.load()
-                if image.size == (self.sampling.width, self.sampling.height):
-                    return True
-                log.warning("%s is %d x %d pixels; it is drawn again", path, *image.size)
-        except FileNotFoundError:
+        if not path.exists():
             return False
-        except (OSError, SyntaxError, ValueError, zlib.error) as error:  # what Pillow raises for a damaged PNG
-            log.warning("%s is damaged (%s); it is drawn again", path, error)
-        return False
+        try:
+            size = read_image(path).size
+        except UserError as error:
+            log.warning("%s; it is drawn again", error)
+            return False
+        if size != (self.sampling.width, self.sampling.height):
+            log.warning("%s is %d x %d pixels; it is drawn again", path, *size)
+            return False
+        return True
 
     def draw(
         self,
