@@ -70,7 +70,7 @@ def known_weights(name: str) -> list[Path]:
     return [*embedded, models.DOWNLOADED / name, *cached]
 
 
-def find_photos(recorded: Path, photos: Mapping[str, str], where: Moved, flag: str) -> Path:
+def find_photo_directory(recorded: Path, photos: Mapping[str, str], where: Moved, flag: str) -> Path:
     """The directory with the photos of these names and SHA-256: at its place, or near the run."""
     places = where.places(recorded)
     found = first(places, lambda path: holds_photos(path, photos))
@@ -81,7 +81,7 @@ def find_photos(recorded: Path, photos: Mapping[str, str], where: Moved, flag: s
     return _found(found, recorded, what, flag, places)
 
 
-def find_directory(recorded: Path, is_it: Callable[[Path], bool], where: Moved, what: str, flag: str) -> Path:
+def find_known(recorded: Path, is_it: Callable[[Path], bool], where: Moved, what: str, flag: str) -> Path:
     """A directory or file that `is_it` knows again: what is at its place is taken as it is."""
     places = where.places(recorded)
     found = recorded if recorded.exists() else first(places, is_it)

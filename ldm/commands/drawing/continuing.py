@@ -6,6 +6,7 @@ import json
 import logging
 import os
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from ldm.checkpoint.metadata import CheckpointInfo
 from ldm.checkpoint.reading import read_checkpoint
 from ldm.commands.drawing.checkpoints import Usable
 from ldm.commands.drawing.protocols import CLASS_PROMPT
-from ldm.commands.elsewhere import Moved, find_directory, first, known_weights, moved, sha256_of
+from ldm.commands.elsewhere import Moved, find_known, first, known_weights, moved, sha256_of
 from ldm.commands.options.resumable import DRAWING
 from ldm.commands.resuming import RECORD, changed, resumed_options
 from ldm.config import read_yaml
@@ -90,18 +91,8 @@ def _find_checkpoints(recorded: Path, record: dict[str, Any], where: Moved) -> P
             return found
     names = ", ".join(list(record.get("known") or {})[:3]).replace("./", "")
     what = f"which this call draws with{f' ({names})' if names not in ('', '.') else ''}"
-    known = _Known(record, recorded)
-    return find_directory(recorded, known.is_it, where, what, "--ckpt-path")
-
-
-class _Known:
-    """The checkpoints of a call, to be known again."""
-
-    def __init__(self, record: dict[str, Any], recorded: Path) -> None:
-        self.record, self.recorded = record, recorded
-
-    def is_it(self, path: Path) -> bool:
-        return path.exists() and _holds_checkpoints(path, self.record, self.recorded)
+    holds = partial(_holds_checkpoints, record=record, recorded=recorded)
+    return find_known(recorded, holds, where, what, "--ckpt-path")
 
 
 def _holds_checkpoints(path: Path, record: dict[str, Any], recorded: Path) -> bool:
@@ -138,7 +129,7 @@ def _find_init_image(options: argparse.Namespace, record: dict[str, Any], where:
             raise changed("init_img", recorded, DRAWING["init_img"])
         return
     what = f"the image that this call starts from{f', with the SHA-256 {sha256}' if sha256 else ''}"
-    options.init_img = find_directory(
+    options.init_img = find_known(
         options.init_img,
         lambda path: path.is_file() and sha256 in (None, sha256_of(path)),
         where,

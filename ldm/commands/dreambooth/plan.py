@@ -17,7 +17,7 @@ from ldm.commands.compiling import refuse_graphs_without_cuda
 from ldm.commands.devices import parse_devices
 from ldm.commands.drawing.job import sampling_flags, sampling_from, with_sampler
 from ldm.commands.dreambooth.vram import FIELDS, FLOAT_WEIGHTS, fit_into_memory
-from ldm.commands.elsewhere import find_photos, find_weights, moved, sha256_of
+from ldm.commands.elsewhere import find_photo_directory, find_weights, moved, sha256_of
 from ldm.commands.enough_memory import refuse_too_large_images, refuse_too_large_training
 from ldm.commands.limits import warn_of_photos, warn_of_unknown_words
 from ldm.commands.models import (
@@ -99,7 +99,7 @@ def _found_again(options: argparse.Namespace) -> argparse.Namespace:
         options.ckpt_path = find_weights(options.ckpt_path, record.get("base_sha256"), where, "--ckpt-path")
     if "instance_img_dir" not in options.typed and options.instance_img_dir:
         photos = record.get("photos") or {}
-        options.instance_img_dir = find_photos(options.instance_img_dir, photos, where, "--instance-img-dir")
+        options.instance_img_dir = find_photo_directory(options.instance_img_dir, photos, where, "--instance-img-dir")
     if not (options.output_dir and (options.output_dir / CLASS_IMAGES).is_dir()):
         options.output_dir = where.now.parent
     return options

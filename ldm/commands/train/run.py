@@ -17,7 +17,7 @@ from ldm.checkpoint.saving import SAVE_DTYPES
 from ldm.commands.app import begin_run
 from ldm.commands.devices import parse_devices
 from ldm.commands.disk_space import AVERAGE_BYTES, STATE_BYTES, refuse_unwritable, refuse_without_space
-from ldm.commands.elsewhere import find_directory, find_weights, moved, sha256_of
+from ldm.commands.elsewhere import find_known, find_weights, moved, sha256_of
 from ldm.commands.enough_memory import count_weights
 from ldm.commands.models import Settings, recorded_settings, settings_of, tokenizer_dir
 from ldm.commands.options.resumable import TRAIN, flag_of
@@ -142,7 +142,7 @@ def _found_again(options: argparse.Namespace) -> argparse.Namespace:
     if "image_dir" not in options.typed and options.image_dir:
         what = f"which held the {data.get('pictures', '')} images that this run is trained on"
         known = partial(_holds_data, stage=options.stage, data=data)
-        options.image_dir = find_directory(options.image_dir, known, where, what, "--image-dir")
+        options.image_dir = find_known(options.image_dir, known, where, what, "--image-dir")
     if not (options.output_dir and options.output_dir.is_dir()):
         options.output_dir = where.now.parent
     return options
