@@ -28,7 +28,8 @@ from ldm.checkpoint.discovery import find_checkpoints  # noqa: E402
 from ldm.checkpoint.loading import Placement, checkpoint_info, load_model  # noqa: E402
 from ldm.checkpoint.reading import read_checkpoint  # noqa: E402
 from ldm.checkpoint.saving import save_checkpoint  # noqa: E402
-from ldm.commands.models import EMBEDDED, settings_of, tokenizer_dir  # noqa: E402
+from ldm.commands.models import EMBEDDED, settings_of  # noqa: E402
+from ldm.commands.tokenizers import find_tokenizer  # noqa: E402
 from ldm.data.images import read_image  # noqa: E402
 from ldm.errors import UserError  # noqa: E402
 from ldm.files import natural_key  # noqa: E402
@@ -52,7 +53,7 @@ def write_run(directory: Path, base: Path, count: int) -> None:
             parameter.data = parameter + 0.01 * parameter.std(correction=0) * noise
         path = directory / f"step-{100 * step:05d}.safetensors"
         save_checkpoint(path, ldm, replace(info, step=100 * step), torch.float16)
-    copy_tokenizer(tokenizer_dir(base, settings), directory / "tokenizer")
+    copy_tokenizer(find_tokenizer(base, settings.tokenizer), directory / "tokenizer")
 
 
 def measure(

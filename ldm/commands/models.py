@@ -135,7 +135,7 @@ class ModelSlot:
     def use(self, file: CheckpointFile, settings: Settings, tokenizer: Path | None = None) -> LatentDiffusion:
         """The model with the weights of this file; `tokenizer` is a directory, by default the checkpoint's own."""
         parts = part_digests(file.path, checkpoint_info(file))
-        directory = tokenizer or tokenizer_dir(file.path, settings, checkpoint_info(file).tokenizer)
+        directory = tokenizer or find_tokenizer(file.path, settings.tokenizer, checkpoint_info(file).tokenizer)
         if (digest := tokenizer_digest(directory)) not in self._tokenizers:
             self._tokenizers[digest] = read_tokenizer(directory, settings)
         if self.ldm is None:
@@ -159,14 +159,6 @@ class ModelSlot:
             if key not in self._contexts:
                 self._contexts[key] = self.ldm.encode_prompts([prompt])
             return self._contexts[key]
-
-
-def tokenizer_dir(checkpoint: Path, settings: Settings, digest: str = "") -> Path:
-    """`tokenizer/` beside the checkpoint, else the directory that the model's YAML names below the repository.
-
-    With the SHA-256 that the checkpoint names it is that tokenizer, or an error.
-    """
-    return find_tokenizer(checkpoint, settings.tokenizer, digest)
 
 
 def read_tokenizer(directory: Path, settings: Settings) -> PromptTokenizer:

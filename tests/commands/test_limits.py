@@ -10,7 +10,8 @@ from ldm.checkpoint.reading import read_checkpoint
 from ldm.commands.drawing import run as drawing
 from ldm.commands.dreambooth import plan as planning
 from ldm.commands.limits import quoted, warn_of_photos, warn_of_unknown_words
-from ldm.commands.models import EMBEDDED, Settings, read_tokenizer, settings_of, tokenizer_dir
+from ldm.commands.models import EMBEDDED, Settings, read_tokenizer, settings_of
+from ldm.commands.tokenizers import find_tokenizer
 from ldm.data.photos import read_directory
 from ldm.data.toyworld import photograph, render, unusual_subject
 from ldm.data.toyworld.words import SETTINGS
@@ -60,7 +61,7 @@ def test_every_command_says_which_word_the_tiny_model_has_never_seen(
 def test_what_is_of_its_world_is_no_word_worth(tiny: Settings, caplog: pytest.LogCaptureFixture) -> None:
     """Neither its captions' settings nor the made-up word, nor renders of subjects that it has never seen."""
     caplog.set_level(logging.WARNING, logger="ldm")
-    tokenizer = read_tokenizer(tokenizer_dir(EMBEDDED, tiny), tiny)
+    tokenizer = read_tokenizer(find_tokenizer(EMBEDDED, tiny.tokenizer), tiny)
     prompts = [f"A photo of sks water bottle {words}, 2" for phrases in SETTINGS.values() for words in phrases]
     warn_of_unknown_words(tiny, tokenizer, prompts)
     warn_of_photos(tiny, "bottle", lambda: read_directory(ROOT / "data" / "bottle", *SIZE)[1])
@@ -72,7 +73,7 @@ def test_what_is_of_its_world_is_no_word_worth(tiny: Settings, caplog: pytest.Lo
 
 def test_another_model_is_not_said_to_know_only_little(caplog: pytest.LogCaptureFixture, tiny_checkpoint: Path) -> None:
     other = settings_of(read_checkpoint(tiny_checkpoint), None)[1]
-    tokenizer = read_tokenizer(tokenizer_dir(tiny_checkpoint, other), other)
+    tokenizer = read_tokenizer(find_tokenizer(tiny_checkpoint, other.tokenizer), other)
     warn_of_unknown_words(other, tokenizer, ["a photo of an axolotl"])
     warn_of_photos(other, "noise", lambda: torch.rand(3, 3, *SIZE))
     assert not caplog.records

@@ -19,9 +19,9 @@ from ldm.commands.models import (
     read_tokenizer,
     settings_of,
     snapped_size,
-    tokenizer_dir,
 )
 from ldm.commands.placement import Compute
+from ldm.commands.tokenizers import find_tokenizer
 from ldm.config import build_config, read_yaml, to_yaml
 from ldm.diffusion.latent_diffusion import LatentDiffusionConfig
 from ldm.errors import UserError
@@ -90,7 +90,7 @@ def test_sd_v1s_vocabulary_is_here_without_a_download(config: dict[str, Any], tm
     file = read_checkpoint(write_tiny_checkpoint(tmp_path, config=config))
     shutil.rmtree(tmp_path / "tokenizer")
     settings = settings_of(file, None)[1]
-    tokenizer = read_tokenizer(tokenizer_dir(file.path, settings), settings)
+    tokenizer = read_tokenizer(find_tokenizer(file.path, settings.tokenizer), settings)
     assert len(tokenizer.clip_tokenizer) == settings.model.text_encoder.vocab_size == 49408
 
 
@@ -111,8 +111,8 @@ def test_damaged_metadata_are_the_files_fault(tmp_path: Path) -> None:
 
 def test_the_tokenizer_beside_a_checkpoint_goes_first(tiny_checkpoint: Path, tmp_path: Path) -> None:
     settings = settings_of(read_checkpoint(tiny_checkpoint), None)[1]
-    assert tokenizer_dir(tiny_checkpoint, settings) == tiny_checkpoint.parent / "tokenizer"
-    assert tokenizer_dir(tmp_path / "alone.ckpt", settings) == ROOT / "weights" / "tiny" / "tokenizer"
+    assert find_tokenizer(tiny_checkpoint, settings.tokenizer) == tiny_checkpoint.parent / "tokenizer"
+    assert find_tokenizer(tmp_path / "alone.ckpt", settings.tokenizer) == ROOT / "weights" / "tiny" / "tokenizer"
 
 
 # Sizes

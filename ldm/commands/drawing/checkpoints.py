@@ -10,7 +10,8 @@ from ldm.checkpoint.discovery import Found, find_checkpoints
 from ldm.checkpoint.loading import checkpoint_info, raise_unless_whole
 from ldm.checkpoint.metadata import CheckpointInfo
 from ldm.checkpoint.reading import read_checkpoint
-from ldm.commands.models import Settings, base_weights, part_digests, read_tokenizer, settings_of, tokenizer_dir
+from ldm.commands.models import Settings, base_weights, part_digests, read_tokenizer, settings_of
+from ldm.commands.tokenizers import find_tokenizer
 from ldm.errors import UserError, named_in_errors
 
 log = logging.getLogger(__name__)
@@ -74,7 +75,7 @@ def _whole(found: Found, config: Path | None, known: set[object]) -> Usable:
     if content not in known:
         raise_unless_whole(file, settings.model)
         known.add(content)
-    tokenizer = tokenizer_dir(found.path, settings, found.info.tokenizer)
+    tokenizer = find_tokenizer(found.path, settings.tokenizer, found.info.tokenizer)
     one = Usable(found.path, found.info, settings, tokenizer, read_tokenizer(tokenizer, settings).digest)
     assert one.parts  # looked at now, while a file that isn't there any more is left out
     return one

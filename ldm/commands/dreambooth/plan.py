@@ -27,12 +27,11 @@ from ldm.commands.models import (
     recorded_settings,
     settings_of,
     snapped_size,
-    tokenizer_dir,
 )
 from ldm.commands.options.resumable import DREAMBOOTH
 from ldm.commands.placement import Compute, training_compute, training_precision
 from ldm.commands.resuming import RECORD, refuse_another_size, resumed_options
-from ldm.commands.tokenizers import NAME, has_tokenizer, repair_tokenizer
+from ldm.commands.tokenizers import NAME, find_tokenizer, has_tokenizer, repair_tokenizer
 from ldm.config import read_yaml
 from ldm.data.photos import read_directory
 from ldm.diffusion.sampling import SamplingConfig
@@ -176,12 +175,12 @@ def _tokenizer(options: argparse.Namespace, base: Path, file: CheckpointFile, se
     """The base weights' tokenizer; a run that goes on has its own, which is repaired if it is damaged."""
     digest = checkpoint_info(file).tokenizer
     if not options.resume_dir:
-        return tokenizer_dir(base, settings, digest)
+        return find_tokenizer(base, settings.tokenizer, digest)
     own = options.resume_dir / NAME
     wanted = str(read_yaml(options.resume_dir / RECORD).get("tokenizer") or "")
     sources = [base.parent / NAME, *([ROOT / settings.tokenizer] if settings.tokenizer else [])]
     if not wanted:  # an older run: its copy was made of the base weights'
-        source = tokenizer_dir(base, settings, digest)
+        source = find_tokenizer(base, settings.tokenizer, digest)
         wanted = tokenizer_digest(source if has_tokenizer(source) else own)
     if not is_helper_process():
         repair_tokenizer(options.resume_dir, wanted, sources)

@@ -19,7 +19,7 @@ from ldm.commands.devices import parse_devices
 from ldm.commands.disk_space import AVERAGE_BYTES, STATE_BYTES, refuse_unwritable, refuse_without_space
 from ldm.commands.elsewhere import find_known, find_weights, moved, sha256_of
 from ldm.commands.enough_memory import count_weights
-from ldm.commands.models import Settings, recorded_settings, settings_of, tokenizer_dir
+from ldm.commands.models import Settings, recorded_settings, settings_of
 from ldm.commands.options.resumable import TRAIN, flag_of
 from ldm.commands.options.train import HEEDED
 from ldm.commands.placement import Compute, training_compute
@@ -32,7 +32,7 @@ from ldm.commands.resuming import (
     refuse_fewer_updates,
     resumed_options,
 )
-from ldm.commands.tokenizers import NAME, has_tokenizer, repair_tokenizer
+from ldm.commands.tokenizers import NAME, find_tokenizer, has_tokenizer, repair_tokenizer
 from ldm.commands.train.memory import refuse_too_large_training
 from ldm.config import build_config, read_yaml, to_yaml
 from ldm.data.captioned import CaptionedImage, digest, find_captioned
@@ -223,7 +223,7 @@ def tokenizer_source(options: argparse.Namespace, settings: Settings) -> Path:
 def _first_tokenizer(options: argparse.Namespace, settings: Settings) -> Path:
     """That of the weights a run starts from, else the YAML's."""
     if beside := options.ckpt_path or options.autoencoder:
-        return tokenizer_dir(beside, settings, checkpoint_info(read_checkpoint(beside)).tokenizer)
+        return find_tokenizer(beside, settings.tokenizer, checkpoint_info(read_checkpoint(beside)).tokenizer)
     return ROOT / settings.tokenizer
 
 
