@@ -34,6 +34,14 @@ def existing(path: Path) -> Path:
     return next(one for one in (absolute, *absolute.parents) if one.exists())
 
 
+def unwritable(directory: Path) -> str | None:
+    """Why nothing can be made in a directory, which need not be there yet; None if something can."""
+    nearest = next(one for one in (directory.absolute(), *directory.absolute().parents) if os.path.lexists(one))
+    if not nearest.is_dir():
+        return f"{nearest} is not a directory"
+    return None if os.access(nearest, os.W_OK | os.X_OK) else f"you may not write in {nearest}"
+
+
 def write_all(file: FileIO, data: bytes) -> None:
     """Writes all of it to a file without a buffer, for which the system may write less than it is given."""
     rest = memoryview(data).cast("B")

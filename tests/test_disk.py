@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ldm.disk import UNITS, free_bytes, human_size, write_error
+from ldm.disk import UNITS, free_bytes, human_size, unwritable, write_error
 from tests.full_disk import files_of_at_most
 
 
@@ -63,3 +63,12 @@ def test_the_systems_number_is_found_in_a_librarys_words(tmp_path: Path) -> None
 def test_what_is_free_is_known_of_a_directory_that_is_not_there_yet(tmp_path: Path) -> None:
     assert free_bytes(tmp_path / "not" / "yet") > 0
     assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] != 5_000_000
+
+
+def test_where_nothing_can_be_made_is_told_before_it_is_tried(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    assert unwritable(tmp_path) is unwritable(tmp_path / "a" / "b") is None
+    for path in (tmp_path / "file", tmp_path / "file" / "below"):
+        assert unwritable(path) == f"{tmp_path / 'file'} is not a directory"
+    assert unwritable(tmp_path / "link" / "below") == f"{tmp_path / 'link'} is not a directory"

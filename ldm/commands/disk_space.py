@@ -1,9 +1,8 @@
 """What would fill the disk fails before it begins."""
 
-import os
 from pathlib import Path
 
-from ldm.disk import existing, free_bytes, human_size
+from ldm.disk import existing, free_bytes, human_size, unwritable
 from ldm.errors import UserError
 from ldm.files import counted
 from ldm.training.config import OptimizationConfig
@@ -69,8 +68,5 @@ def _refuse(output_dir: Path, needed: int, what: str, advice: str) -> None:
 def refuse_unwritable(*directories: Path) -> None:
     """Raises `UserError` unless something can be made in each of them, or they themselves where they are not yet."""
     for directory in directories:
-        nearest = existing(directory)
-        if not nearest.is_dir():
-            raise UserError(f"could not write into {directory}: {nearest} is no directory")
-        if not os.access(nearest, os.W_OK | os.X_OK):
-            raise UserError(f"could not write into {directory}: you may not write in {nearest}")
+        if (fault := unwritable(directory)) is not None:
+            raise UserError(f"could not write into {directory}: {fault}")

@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from ldm.disk import unwritable
 from ldm.user_files import kind_of
 
 MOST_BYTES, MOST_NAME_BYTES = 4096, 255
@@ -59,13 +60,7 @@ def _no_directory(path: Path) -> str | None:
 
 def _not_writable(path: Path) -> str | None:
     """Of what is to be made: the part of it that is there already should be a directory that takes files."""
-    existing = next(parent for parent in (path.absolute(), *path.absolute().parents) if os.path.lexists(parent))
-    if not existing.is_dir():
-        what = "is a file" if existing == path.absolute() else f"lies below {existing}, which is a file"
-        return f"{what}; a directory is needed"
-    if not os.access(existing, os.W_OK | os.X_OK):
-        return f"can't be written: {existing} is read-only for you"
-    return None
+    return f"can't be written: {fault}" if (fault := unwritable(path)) is not None else None
 
 
 FILE = _checked(_no_file)
