@@ -3,7 +3,7 @@
 import os
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -106,6 +106,12 @@ def slug(text: str, max_bytes: int = 60) -> str:
 def counted(count: int, what: str) -> str:
     """So many: "1 picture", "2 pictures"."""
     return f"{count} {what}" if count == 1 else f"{count} {what}s"
+
+
+def listed(names: Sequence[str], most: int) -> str:
+    """The first few, and how many more there are: "a, b and 3 more"."""
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
 
 
 def make_numbered_dir(parent: Path, stem: str) -> Path:

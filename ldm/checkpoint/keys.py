@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from ldm.errors import UserError
+from ldm.files import listed
 
 PARTS = {
     "unet": "model.diffusion_model.",
@@ -112,8 +113,7 @@ class KeyReport:
 
 def first_of(keys: Sequence[str]) -> str:
     """The first few keys, and how many more there are."""
-    more = f" and {len(keys) - SHOWN} more" if len(keys) > SHOWN else ""
-    return ", ".join(key if len(key) <= 200 else f"{key[:200]}..." for key in keys[:SHOWN]) + more
+    return listed([key if len(key) <= 200 else f"{key[:200]}..." for key in keys], SHOWN)
 
 
 def compare_keys(needed: Mapping[str, torch.Size], found: Mapping[str, torch.Size]) -> KeyReport:

@@ -20,6 +20,7 @@ from torch import Tensor
 from ldm.checkpoint.pickle_guard import STORAGE_TYPES, UNTYPED_STORAGE, refused_among
 from ldm.checkpoint.unpickling import Storage, View, read_pickle
 from ldm.errors import UserError
+from ldm.files import listed
 
 LARGEST_INDEX = 4 * 2**20
 """Bytes of the zip file's list of records. With Adam's moments and averaged weights it takes half a megabyte."""
@@ -94,9 +95,8 @@ def read_index(pickle: bytes, path: Path) -> Any:
 
 def refusal(path: Path, refused: list[str]) -> str:
     """Why a file that asks for these names isn't opened."""
-    more = f" and {len(refused) - 8} more" if len(refused) > 8 else ""
     message = (
-        f"{path} was not opened: it is a pickle that asks to use {', '.join(refused[:8])}{more}, which could run code "
+        f"{path} was not opened: it is a pickle that asks to use {listed(refused, 8)}, which could run code "
         "here. A checkpoint needs tensors only; get it as safetensors"
     )
     if any(name.startswith("torch.nn.modules.") for name in refused):

@@ -9,6 +9,7 @@ from torch import Tensor
 from ldm.commands.models import Settings
 from ldm.evaluation.encoders import WORLDS, load_encoder
 from ldm.evaluation.protocol import without_token
+from ldm.files import listed
 from ldm.nn.tokenizer import PromptTokenizer
 
 log = logging.getLogger(__name__)
@@ -28,7 +29,7 @@ def warn_of_unknown_words(settings: Settings, tokenizer: PromptTokenizer, prompt
         size = f"{settings.sampling.height} x {settings.sampling.width}"
         log.warning(
             "%s has never seen %s and makes %s images of %s; %s",
-            *(world.model, quoted(words), size, world.images, INSTEAD),
+            *(world.model, in_quotes(words), size, world.images, INSTEAD),
         )
 
 
@@ -47,8 +48,6 @@ def warn_of_photos(settings: Settings, what: str, images: Callable[[], Tensor]) 
         )
 
 
-def quoted(words: Iterable[str]) -> str:
+def in_quotes(words: Iterable[str]) -> str:
     """Each word once, a few of them: 'dog', 'cat' and 3 more."""
-    names = [f"'{word}'" for word in dict.fromkeys(words)]
-    shown, more = names[:SHOWN], len(names) - SHOWN
-    return ", ".join(shown) + (f" and {more} more" if more > 0 else "")
+    return listed([f"'{word}'" for word in dict.fromkeys(words)], SHOWN)

@@ -13,7 +13,7 @@ from ldm.checkpoint.saving import hash_file
 from ldm.data.formats import DRAWING, OTHER, READABLE, TEXT, unused_reason
 from ldm.data.images import fit, read_image, to_tensor
 from ldm.errors import UserError
-from ldm.files import natural_key
+from ldm.files import listed, natural_key
 from ldm.shell import quoted
 from ldm.user_files import kind_of
 
@@ -106,8 +106,7 @@ def read_directory(directory: Path, height: int, width: int) -> tuple[list[Path]
 
 def named(paths: Sequence[Path], directory: Path) -> str:
     """The names of files below a directory."""
-    names = ", ".join(path.relative_to(directory).as_posix() for path in paths[:MOST_NAMED])
-    return names if len(paths) <= MOST_NAMED else f"{names} and {len(paths) - MOST_NAMED} more"
+    return listed([path.relative_to(directory).as_posix() for path in paths], MOST_NAMED)
 
 
 def _nothing_in(folder: Folder) -> str:

@@ -9,7 +9,7 @@ import torch
 from ldm.checkpoint.reading import read_checkpoint
 from ldm.commands.drawing import run as drawing
 from ldm.commands.dreambooth import plan as planning
-from ldm.commands.limits import quoted, warn_of_photos, warn_of_unknown_words
+from ldm.commands.limits import in_quotes, warn_of_photos, warn_of_unknown_words
 from ldm.commands.models import EMBEDDED, Settings, read_tokenizer, settings_of
 from ldm.commands.tokenizers import find_tokenizer
 from ldm.data.photos import read_directory
@@ -80,5 +80,5 @@ def test_another_model_is_not_said_to_know_only_little(caplog: pytest.LogCapture
 
 
 def test_a_few_words_are_named() -> None:
-    assert quoted(["dog", "dog", "cat"]) == "'dog', 'cat'"
-    assert quoted("abcdefg") == "'a', 'b', 'c', 'd', 'e' and 2 more"
+    assert in_quotes(["dog", "dog", "cat"]) == "'dog', 'cat'"
+    assert in_quotes("abcdefg") == "'a', 'b', 'c', 'd', 'e' and 2 more"

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ldm.commands.drawing.comparison import Column, Comparison, Group, Row
-from ldm.commands.limits import quoted
+from ldm.commands.limits import in_quotes
 from ldm.data.images import fit, read_image, to_tensor
 from ldm.evaluation.encoders import Encoder
 from ldm.evaluation.protocol import without_token
@@ -73,8 +73,8 @@ def _strange_words(comparison: Comparison, encoder: Encoder) -> list[str]:
     if not words:
         return []
     return [
-        f"{encoder.title} has never seen {quoted(words)}: how well images follow prompts with such words is scored by "
-        "their other words only, and says little."
+        f"{encoder.title} has never seen {in_quotes(words)}: how well images follow prompts with such words is scored "
+        "by their other words only, and says little."
     ]
 
 
