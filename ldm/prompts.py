@@ -8,22 +8,22 @@ from ldm.terminal import visible
 TOKEN = "sks"
 """The rare word that stands for the subject, as in "a photo of sks dog" (DreamBooth, section 3.1)."""
 
-MOST_LETTERS = 4_000
+MOST_CHARACTERS = 4_000
 """Of a prompt; a text encoder sees 77 tokens."""
-MOST_CLASS_LETTERS = 200
+MOST_CLASS_CHARACTERS = 200
 
 CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
-"""What no text holds: control characters but tabs and line breaks, halves of letters."""
+"""What no text holds: control characters but tabs and line breaks, and surrogates, which are no characters."""
 BEFORE = re.compile(rf"(?:(?:a|an|the|{TOKEN})\s+)+", re.IGNORECASE)
 """What prompts say before a class name by themselves."""
 
 
 def prompt_fault(text: str) -> str | None:
     """What is wrong with a prompt; None if it can be encoded."""
-    if len(text) > MOST_LETTERS:
-        return f"should be at most {MOST_LETTERS:,} letters, not {len(text):,}"
+    if len(text) > MOST_CHARACTERS:
+        return f"should be at most {MOST_CHARACTERS:,} characters, not {len(text):,}"
     if found := CONTROL.search(text):
-        return f"holds {visible(found[0])}, which is no letter"
+        return f"holds {visible(found[0])}, which no text may hold"
     return None
 
 
@@ -38,8 +38,8 @@ def class_name_fault(name: str) -> str | None:
     """What is wrong with a class name that is to follow "a photo of a"; None if nothing is."""
     if not name.strip():
         return 'should be a word, such as "can", not empty'
-    if len(name) > MOST_CLASS_LETTERS:
-        return f"should be at most {MOST_CLASS_LETTERS} letters, not {len(name):,}"
+    if len(name) > MOST_CLASS_CHARACTERS:
+        return f"should be at most {MOST_CLASS_CHARACTERS} characters, not {len(name):,}"
     if found := re.search(rf"{CONTROL.pattern}|[\t\n\r\x80-\x9f\u2028\u2029]", name):
         return f"should be one line of text, and holds {visible(found[0])}"
     if re.search(rf"\b{TOKEN}\b", name, re.IGNORECASE):

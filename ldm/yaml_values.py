@@ -14,7 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import MappingNode, Node, ScalarNode, SequenceNode
 
 MOST_DEPTH, MOST_VALUES = 50, 1_000_000
-"""Levels in one another, and values in all, those counted often to which aliases (`*name`) point often."""
+"""Levels of nesting, and values in all; a value counts as often as aliases (`*name`) point to it."""
 MOST_EXPANDED = 10**7
 """Letters that a file may have once its references (`${key}`) are filled in."""
 MOST_DIGITS = 100
@@ -100,7 +100,7 @@ def parse_yaml(text: str) -> Any:
     except yaml.YAMLError as error:
         raise YamlError(str(error).splitlines()[0]) from error
     except RecursionError:
-        raise YamlError("its values lie too deep in one another") from None
+        raise YamlError("its values are nested too deeply") from None
     finally:
         loader.dispose()
     return _filled_in(_with_text_keys(values), text)
@@ -113,7 +113,7 @@ def _check(node: Node, sizes: dict[int, int], depth: int) -> int:
             raise YamlError(_at(node.start_mark, "a value that holds itself"))
         return known
     if depth > MOST_DEPTH:
-        raise YamlError(_at(node.start_mark, f"more than {MOST_DEPTH} levels in one another"))
+        raise YamlError(_at(node.start_mark, f"more than {MOST_DEPTH} levels of nesting"))
     if node.tag not in PLAIN_TAGS:
         raise YamlError(_at(node.start_mark, f"a value of the type {node.tag.replace(TAG, '!!')}, which is not read"))
     if isinstance(node, ScalarNode):

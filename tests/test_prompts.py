@@ -13,7 +13,7 @@ def test_text_of_any_script_is_a_prompt(text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("x" * 4001, "at most 4,000 letters, not 4,001"),
+        ("x" * 4001, "at most 4,000 characters, not 4,001"),
         ("a\x1b[2J", r"\x1b"),
         ("a\udce9", r"\xe9"),
         ("\ud83d", r"\ud83d"),
@@ -45,7 +45,7 @@ def test_what_prompts_say_by_themselves_is_no_part_of_a_class_name(typed: str, n
     [
         ("", "empty"),
         ("   ", "empty"),
-        ("x" * 5000, "at most 200 letters, not 5,000"),
+        ("x" * 5000, "at most 200 characters, not 5,000"),
         ("can\nerror: all fine", r"one line of text, and holds \n"),
         ("can\x9b31m", r"\x9b"),
         ("can\tcan", r"\t"),

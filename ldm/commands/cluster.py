@@ -25,8 +25,8 @@ def refuse_copies() -> None:
     for launcher, (number, sign, once) in LAUNCHERS.items():
         if (copy := os.environ.get(number, "0")) not in ("", "0"):
             raise UserError(
-                f"this is copy {copy} ({number}) of the same training, of which {launcher} has started several; start "
-                f"one, with {once}, and name the GPUs of one machine in --devices (such as 0,1)"
+                f"{launcher} has started several copies of this training, and this is copy {copy} ({number}). Start "
+                f"one only, with {once}, and name the GPUs of one machine in --devices (such as 0,1)"
             )
         if _count(os.environ.get(sign, "1")) > 1:
             log.warning("%s has started several copies of this training; only this one goes on. Use %s", launcher, once)

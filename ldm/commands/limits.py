@@ -43,7 +43,7 @@ def warn_of_photos(settings: Settings, what: str, images: Callable[[], Tensor]) 
     if len(seen) and not encoder.is_familiar(seen):
         size = f"{settings.sampling.height} x {settings.sampling.width}"
         log.warning(
-            "%s: this is not of %s, and %s has never seen anything else; it makes %s images; %s",
+            "%s: this does not look like %s, and %s knows nothing else. It makes %s images; %s",
             *(what, world.images, world.model, size, INSTEAD),
         )
 

@@ -147,7 +147,7 @@ def _in_srgb(image: Image.Image, profile: object, path: Path) -> Image.Image:
     if not features.check("littlecms2"):
         if image.mode == "LAB":
             raise UserError(f"{path} is in Lab colours, which need a Pillow with LittleCMS")
-        warn_once("this Pillow has no LittleCMS: colour profiles are not heeded, all photos are taken for sRGB")
+        warn_once("this Pillow has no LittleCMS: colour profiles are ignored, all images are read as sRGB")
         return image.convert("RGB")
     from PIL import ImageCms
 
@@ -162,7 +162,7 @@ def _in_srgb(image: Image.Image, profile: object, path: Path) -> Image.Image:
     except (ProfileError, ImageCms.PyCMSError, OSError, ValueError) as error:
         if image.mode == "LAB":
             return _in_srgb(image, b"", path) if profile else _refuse_lab(path, error)
-        warn_once(f"{path}: its colour profile can't be used and is not heeded: {error}")
+        warn_once(f"{path}: its colour profile is ignored, as it can't be used: {error}")
         return image.convert("RGB")
 
 

@@ -54,8 +54,11 @@ def test_every_command_says_which_word_the_tiny_model_has_never_seen(
     assert outcome.status == 75
     assert NEVER_SEEN in outcome.said
     if command != "txt2img":
-        assert str(photos) in outcome.said and "of a rendered world, and the tiny model has never" in outcome.said
-        assert f"it makes {INSTEAD}" in outcome.said
+        assert (
+            str(photos) in outcome.said
+            and "does not look like a rendered world, and the tiny model knows nothing else" in outcome.said
+        )
+        assert f"It makes {INSTEAD}" in outcome.said
 
 
 def test_what_is_of_its_world_is_no_word_worth(tiny: Settings, caplog: pytest.LogCaptureFixture) -> None:

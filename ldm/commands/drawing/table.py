@@ -91,7 +91,7 @@ def read_comparison(path: Path) -> Comparison:
     except FileNotFoundError:
         raise UserError(f"there is no file {path}; txt2img.py writes it where it compares a directory") from None
     except RecursionError:
-        raise UserError(f"{path} is not the table of a comparison: its values lie too deep in one another") from None
+        raise UserError(f"{path} is not the table of a comparison: its values are nested too deeply") from None
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(f"{path} is not the table of a comparison: {str(error)[:200]}") from error
     return comparison

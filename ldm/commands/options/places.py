@@ -19,13 +19,13 @@ def place(text: str) -> Path:
     if not text:
         raise argparse.ArgumentTypeError("should be a path, not empty")
     if "\0" in text:
-        raise argparse.ArgumentTypeError("holds a NUL, which no path does")
+        raise argparse.ArgumentTypeError("holds a null character, which no path does")
     path = Path(text)
     try:
         longest = max((len(os.fsencode(part)) for part in path.parts), default=0)
         length = len(os.fsencode(path.absolute()))
     except UnicodeEncodeError:
-        raise argparse.ArgumentTypeError("holds half a letter, which no path does") from None
+        raise argparse.ArgumentTypeError("holds a surrogate, which no path does") from None
     if longest > MOST_NAME_BYTES or length > MOST_BYTES - ROOM:
         raise argparse.ArgumentTypeError(
             f"is too long for a path: {text[:30]}... has {length} bytes, and a name of {longest} bytes in it; "
