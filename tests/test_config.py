@@ -204,11 +204,6 @@ def test_an_unreadable_file_is_named(content: str | bytes, tmp_path: Path) -> No
         read_yaml(written(tmp_path, content))
 
 
-def test_a_directory_is_not_a_readable_file(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="is a folder, not a file"):
-        read_yaml(tmp_path)
-
-
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
 def test_a_named_pipe_does_not_block(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "some.yaml")
@@ -300,18 +295,6 @@ def test_a_wrong_value_is_quoted_in_short(value: Any) -> None:
 def test_a_number_that_is_not_finite_is_refused(value: Any) -> None:
     with pytest.raises(UserError, match="here: rate should be a finite number"):
         build_config(Inner, {"rate": value}, "here")
-
-
-def test_a_pipe_does_not_block(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "pipe.yaml")
-    with pytest.raises(UserError, match=r"pipe\.yaml is a named pipe, not a file"):
-        read_yaml(tmp_path / "pipe.yaml")
-
-
-@pytest.mark.parametrize("device", ["/dev/zero", "/dev/null"])
-def test_a_device_is_not_read(device: str) -> None:
-    with pytest.raises(UserError, match=f"{device} is a device, not a file"):
-        read_yaml(Path(device))
 
 
 def test_a_file_of_a_gigabyte_is_not_read(tmp_path: Path) -> None:
