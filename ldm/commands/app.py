@@ -95,6 +95,16 @@ def begin_run(directory: Path, command: str) -> None:
         _files.begin(directory / RUN_LOG)
 
 
+@contextmanager
+def mistakes_to_continue_after() -> Iterator[None]:
+    """Around what a run that is begun does: after a full disk, say, the user is told how to continue."""
+    try:
+        yield
+    except UserError:
+        log.info("%s", how_to_continue())
+        raise
+
+
 class _LogFiles:
     """Keeps what is said until there is a file for it."""
 

@@ -16,6 +16,7 @@ from huggingface_hub.constants import HF_HUB_CACHE
 from ldm.checkpoint.saving import hash_file
 from ldm.commands import models
 from ldm.errors import UserError
+from ldm.files import listed
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +77,7 @@ def find_photo_directory(recorded: Path, photos: Mapping[str, str], where: Moved
     found = first(places, lambda path: holds_photos(path, photos))
     if found is None and recorded.is_dir():
         return recorded
-    needed = ", ".join(f"{name} (SHA-256 {sha256[:12]}...)" for name, sha256 in list(photos.items())[:SHOWN])
+    needed = listed([f"{name} (SHA-256 {sha256[:12]}...)" for name, sha256 in photos.items()], SHOWN)
     what = f"there is no directory {recorded} any more, which held the photos {needed or 'of this run'}"
     return _found(found, recorded, what, flag, places)
 

@@ -87,7 +87,7 @@ def base_weights(ckpt_path: Path | None) -> Path:
         log.info("weights: %s (downloaded; --ckpt-path takes others)", downloaded[0].relative_to(ROOT))
         return downloaded[0]
     log.info(
-        "weights: the embedded tiny model, which knows a little rendered world only: nothing else is here yet.\n"
+        "weights: the embedded tiny model, as no others were found. It knows simple rendered objects only.\n"
         "  `bash download/sd-weights.sh` fetches Stable Diffusion v1-4 (4.3 GB); --ckpt-path takes any other"
     )
     return EMBEDDED

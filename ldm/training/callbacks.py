@@ -187,6 +187,8 @@ class TrainingProgress(pl.Callback):
         self._progress: Progress | None = None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        if trainer.global_step and trainer.is_global_zero:
+            log.info("continuing after update %d of %d", trainer.global_step, trainer.max_steps)
         self._progress = Progress(
             trainer.max_steps, "training", "step", done=trainer.global_step, silent=not trainer.is_global_zero
         )

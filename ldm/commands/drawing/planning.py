@@ -104,7 +104,12 @@ def plan_call(options: argparse.Namespace, command: str) -> Call:
         record = _write_record(directory, options, weights, plan, job, compute)
         begin_run(directory, command_line(f"{command}.py", "-r", directory))
     if root:
-        log.info("comparing %s below %s in %s", counted(len(plan.rows), "checkpoint"), root, directory)
+        log.info(
+            "comparing %s below %s in %s",
+            counted(sum(not row.is_base for row in plan.rows), "checkpoint"),
+            root,
+            directory,
+        )
     return Call(
         command=command,
         directory=directory,

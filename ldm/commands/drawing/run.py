@@ -3,17 +3,16 @@
 import argparse
 import logging
 
-from ldm.commands.app import logged
+from ldm.commands.app import logged, mistakes_to_continue_after
 from ldm.commands.drawing.painter import paint
 from ldm.commands.drawing.planning import Call, plan_call
 from ldm.commands.drawing.results import comparison_of, write_results
 from ldm.commands.drawing.scoring import scored
 from ldm.commands.drawing.summary import summary
 from ldm.commands.out_of_memory import explain_out_of_memory
-from ldm.errors import UserError
 from ldm.evaluation.encoders import Encoder
 from ldm.files import counted
-from ldm.interruption import Stopped, how_to_continue
+from ldm.interruption import Stopped
 
 log = logging.getLogger(__name__)
 
@@ -39,15 +38,12 @@ def evaluate(options: argparse.Namespace) -> None:
 def _draw(options: argparse.Namespace, command: str) -> None:
     call = plan_call(options, command)
     try:
-        with explain_out_of_memory("a smaller --batch-size or --hw needs less"):
+        with mistakes_to_continue_after(), explain_out_of_memory("a smaller --batch-size or --hw needs less"):
             paint(call.plan.rows, call.job, call.compute, call.directory)
             done = _finish(call, call.encoder)
     except (Stopped, KeyboardInterrupt):
         if written := _finish(call):
             log.warning("interrupted; what is there: %s", written)
-        raise
-    except UserError:
-        log.info("%s", how_to_continue())
         raise
     log.info("%s", done)
 

@@ -79,7 +79,7 @@ class Plan:
 
 def resumed_run_options(given: argparse.Namespace) -> argparse.Namespace:
     """The options of the run in `--resume-dir`."""
-    options = resumed_options(
+    return resumed_options(
         given,
         script="dreambooth.py",
         has="class_name",
@@ -87,10 +87,9 @@ def resumed_run_options(given: argparse.Namespace) -> argparse.Namespace:
         paths=("ckpt_path", "config", "instance_img_dir", "output_dir"),
         config=DreamBoothConfig,
     )
-    return _found_again(options)
 
 
-def _found_again(options: argparse.Namespace) -> argparse.Namespace:
+def found_again(options: argparse.Namespace) -> argparse.Namespace:
     """With the places where base weights and photos are now, unless they were typed."""
     record = read_yaml(options.resume_dir / RECORD)
     where = moved(options.resume_dir, record)

@@ -19,6 +19,7 @@ from ldm.data.images import read_image, save_png, to_image, to_tensor
 from ldm.diffusion.guidance import classifier_free
 from ldm.diffusion.latent_diffusion import LatentDiffusion
 from ldm.diffusion.sampling import SamplingConfig, sample_images
+from ldm.progress import Progress
 from ldm.terminal import visible
 from ldm.training.config import Subject
 from ldm.training.dreambooth import DreamBooth
@@ -85,13 +86,13 @@ class Previews:
 
         def sample(together: int) -> Tensor:
             batches = [(some, uncond_context.expand_as(some)) for some in contexts.split(together)]
-            scale = self.sampling.guidance_scale
-            return torch.cat(
-                [
-                    sample_images(ldm, classifier_free(*one, scale), [self.seed] * len(one[0]), self.sampling)
-                    for one in batches
-                ]
-            )
+            images = []
+            with Progress(len(contexts), "previews", "img") as progress:
+                for one in batches:
+                    guidance = classifier_free(*one, self.sampling.guidance_scale)
+                    images.append(sample_images(ldm, guidance, [self.seed] * len(one[0]), self.sampling))
+                    progress.update(len(images[-1]))
+            return torch.cat(images)
 
         if (together := pictures_together(ldm.device)) > 1:
             try:

@@ -11,13 +11,13 @@ from ldm.background import BackgroundWriter
 from ldm.checkpoint.metadata import CheckpointInfo
 from ldm.checkpoint.reading import read_checkpoint
 from ldm.checkpoint.saving import SAVE_DTYPES, checkpoint_writer
-from ldm.commands.app import begin_run, logged
+from ldm.commands.app import begin_run, logged, mistakes_to_continue_after
 from ldm.commands.cluster import refuse_copies
 from ldm.commands.compiling import step_recorder
 from ldm.commands.dreambooth.class_images import Drawing, draw_class_images
 from ldm.commands.dreambooth.encoding import encode_files, encode_photos
 from ldm.commands.dreambooth.opening import Run, open_run
-from ldm.commands.dreambooth.plan import plan_run, resumed_run_options
+from ldm.commands.dreambooth.plan import found_again, plan_run, resumed_run_options
 from ldm.commands.dreambooth.previews import Previews
 from ldm.commands.models import ModelSlot
 from ldm.commands.out_of_memory import explain_out_of_memory
@@ -51,11 +51,18 @@ def dreambooth(options: argparse.Namespace) -> None:
         anew = ["dreambooth.py", "-c", options.class_name, "-i", options.instance_img_dir]
         if is_finished_without_state(options.resume_dir, options.iterations, anew):
             return
+        options = found_again(options)
     plan = plan_run(options)
     with finish_first():  # a run that is begun can be continued
         run = open_run(plan, options.output_dir)
         begin_run(run.directory, command_line("dreambooth.py", "-r", run.directory))
     log.info("run: %s", run.directory)
+    with mistakes_to_continue_after():
+        _train(run)
+
+
+def _train(run: Run) -> None:
+    """Class images, encoding, previews, training, report."""
     class_images = _class_images(run)
     with explain_out_of_memory(_needs_less(run)):
         module = _build_module(run, class_images)
@@ -64,8 +71,8 @@ def dreambooth(options: argparse.Namespace) -> None:
         )
         if not is_helper_process():
             previews.draw_untrained(module)
-        dtype, record = run.training_autocast_dtype, step_recorder(run.devices, options.compile)
-        where = FitOptions(run.directory, run.devices, dtype, options.logger, record)
+        dtype, record = run.training_autocast_dtype, step_recorder(run.devices, run.options.compile)
+        where = FitOptions(run.directory, run.devices, dtype, run.options.logger, record)
         fit(module, where, _saver(run, previews, where.writer))
     if not is_helper_process():
         _report(run, module)

@@ -3,7 +3,7 @@
 import argparse
 import logging
 
-from ldm.commands.app import logged
+from ldm.commands.app import logged, mistakes_to_continue_after
 from ldm.commands.cluster import refuse_copies
 from ldm.commands.options.train import refuse_flags_without_effect
 from ldm.commands.resume_state import end_resume_state
@@ -36,6 +36,7 @@ def train(options: argparse.Namespace) -> None:
             return
     run = open_run(options)
     log.info("run: %s", run.directory)
-    STAGES[options.stage](run)
+    with mistakes_to_continue_after():
+        STAGES[options.stage](run)
     if not is_helper_process():
         end_resume_state(run.directory, drop=options.drop_resume_state)
