@@ -26,7 +26,7 @@ from ldm.interruption import (
 )
 from ldm.locking import unlock_directories
 from ldm.processes import DIED, ProcessDiedError, end_with_parent, is_helper_process, own_rank
-from ldm.progress import Tolerant, without_bars
+from ldm.progress import Tolerant, open_closed_streams, without_bars
 from ldm.terminal import Lines, TerminalFormatter
 
 log = logging.getLogger("ldm")
@@ -36,6 +36,7 @@ RUN_LOG = "run.log"
 
 def launch(command: Callable[[], None]) -> NoReturn:
     """Runs a command as this process's only one, and exits with its status."""
+    open_closed_streams()
     heed()
     warnings.showwarning = _log_warning  # type: ignore[assignment]
     if is_helper_process():
