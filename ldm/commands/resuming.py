@@ -3,7 +3,6 @@
 import argparse
 import logging
 import re
-import shlex
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,8 @@ from ldm.leftovers import remove_dead_runs, remove_leftovers
 from ldm.locking import TakenError, lock_directory
 from ldm.processes import RUN_DIR_VARIABLE as RUN_DIR_VARIABLE
 from ldm.processes import is_helper_process as is_helper_process
+from ldm.shell import command_line
+from ldm.terminal import Lines
 
 log = logging.getLogger(__name__)
 
@@ -120,8 +121,10 @@ def is_finished_without_state(directory: Path, iterations: int, again: Sequence[
         log.info("%s was stopped before it had saved anything to go on from: it starts from its beginning", directory)
         return False
     last, path = max(steps.items())
-    start = shlex.join(["python", *map(str, again), *(["--ckpt-path", str(path)] if again else [])])
-    how = f"To train on from the weights of its last checkpoint, start a new run:\n  {start}" if again else ""
+    how = Lines()
+    if again:
+        start = command_line(str(again[0]), *again[1:], "--ckpt-path", path)
+        how = Lines(["To train on from the weights of its last checkpoint, start a new run:", f"  {start}"])
     if last >= iterations:
         log.info(
             "%s is finished: all %d updates are made. Without %s it can't be given more. %s",

@@ -1,7 +1,6 @@
 """A folder with photos of a subject: which of its files are used, why the others aren't, and what is odd about some."""
 
 import logging
-import shlex
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from ldm.data.formats import DRAWING, OTHER, READABLE, TEXT, unused_reason
 from ldm.data.images import fit, read_image, to_tensor
 from ldm.errors import UserError
 from ldm.files import natural_key
+from ldm.shell import quoted
 from ldm.user_files import kind_of
 
 log = logging.getLogger(__name__)
@@ -114,7 +114,7 @@ def _nothing_in(folder: Folder) -> str:
     """Why a folder has no image, and where there are some."""
     deeper = [below for below in folder.folders if _holds_images(below)]
     if deeper:
-        first = shlex.quote(str(deeper[0]))
+        first = quoted(deeper[0])
         names = named(deeper, folder.path)
         return f"{folder.path} holds no image itself, but these folders in it do: {names}; name one: -i {first}"
     there = "".join(f"; {named(paths, folder.path)}: {reason}" for reason, paths in folder.unused.items())

@@ -20,6 +20,7 @@ from ldm.commands.options.resumable import DRAWING
 from ldm.commands.resuming import RECORD, changed, resumed_options
 from ldm.config import read_yaml
 from ldm.errors import UserError
+from ldm.shell import command_line
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +48,8 @@ def resumed_call_options(given: argparse.Namespace, command: str) -> argparse.Na
     other = next((name for name, flag in OWN_FLAGS.items() if flag in record["options"]), "txt2img")
     if other != command:
         raise UserError(
-            f"{given.resume_dir} is {other}.py's; continue it with: python {other}.py -r {given.resume_dir}"
+            f"{given.resume_dir} is {other}.py's; continue it with\n  "
+            f"{command_line(f'{other}.py', '-r', given.resume_dir)}"
         )
     return _found_again(options, record)
 
