@@ -123,24 +123,34 @@ def _level() -> int:
 
 
 def logged(command: Callable[[Namespace], None]) -> Callable[[Namespace], None]:
-    """A command whose run has a log also where it is called from Python, without the frame around a script."""
+    """A command whose run has a log also where it is called from Python, without the frame around a script.
+
+    Then nothing is said on the terminal, and errors are the caller's; how the run ended is in its log.
+    """
 
     @wraps(command)
     def with_log(options: Namespace) -> None:
-        with _log_files():
+        if _files is not None:
             command(options)
+            return
+        with _log_files():
+            try:
+                command(options)
+            except BaseException as error:
+                log.error("%s: %s", type(error).__name__, error)
+                raise
+            finally:
+                unlock_directories()
 
     return with_log
 
 
 @contextmanager
 def _log_files() -> Iterator[None]:
-    """What is said in this block goes into the log of the run that it begins; within another one it is that one."""
+    """What is said in this block goes into the log of the run that it begins."""
     global _files
-    if _files is not None:
-        yield
-        return
     with ExitStack() as stack:
+        log.setLevel(logging.INFO)
         _files = _LogFiles(stack)
         stack.callback(_no_files)
         yield
@@ -157,7 +167,6 @@ def _terminal() -> Iterator[None]:
     handler.setFormatter(TerminalFormatter())
     handler.setLevel(_level())
     log.addHandler(handler)
-    log.setLevel(logging.INFO)
     try:
         yield
     finally:
