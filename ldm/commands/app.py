@@ -78,6 +78,9 @@ def _told(command: Callable[[], None]) -> int:
     except UserError as error:
         log.error("error: %s", error)
         return 2
+    except PermissionError as error:  # of a directory that may not even be looked into
+        log.error("error: %s: %s", error.filename, error.strerror)
+        return 2
     except ProcessDiedError as error:
         log.error("error: %s; %s", error, how_to_continue())
         return DIED

@@ -1,5 +1,6 @@
 """How commands end: the exit status, the last words on the terminal, and the same in the run's log."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -73,6 +74,13 @@ def test_a_mistake_is_the_last_word_of_the_log(command: Command, work: Any) -> N
     assert outcome.status == 2
     assert outcome.said.endswith("error: the disk is full\n")
     assert log_of().endswith("ERROR error: the disk is full\n")
+
+
+def test_a_place_that_may_not_be_looked_into_is_named(command: Command, work: Any) -> None:
+    work(raising(PermissionError(errno.EACCES, "Permission denied", "theirs/run.yaml")))
+    outcome = command()
+    assert outcome.status == 2
+    assert outcome.said.endswith("error: theirs/run.yaml: Permission denied\n")
 
 
 def test_the_unexpected_is_in_the_log_with_its_traceback(command: Command, work: Any) -> None:
