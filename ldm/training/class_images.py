@@ -18,7 +18,9 @@ from ldm.diffusion.crew import Crew
 from ldm.diffusion.guidance import classifier_free
 from ldm.diffusion.latent_diffusion import LatentDiffusion
 from ldm.diffusion.sampling import SamplingConfig, sample_images
+from ldm.errors import UserError
 from ldm.files import slug, write_text
+from ldm.user_files import open_regular
 
 log = logging.getLogger(__name__)
 
@@ -84,14 +86,14 @@ class ClassImages:
     def _is_good(self, index: int) -> bool:
         path = self.path(index)
         try:
-            with Image.open(path) as image:
+            with open_regular(path) as file, Image.open(file) as image:
                 image.load()
                 if image.size == (self.sampling.width, self.sampling.height):
                     return True
                 log.warning("%s is %d x %d pixels; it is drawn again", path, *image.size)
         except FileNotFoundError:
             return False
-        except (OSError, SyntaxError, ValueError, zlib.error) as error:  # what Pillow raises for a damaged PNG
+        except (OSError, SyntaxError, ValueError, zlib.error, UserError) as error:  # Pillow's, and of a named pipe
             log.warning("%s is damaged (%s); it is drawn again", path, error)
         return False
 

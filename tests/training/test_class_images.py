@@ -1,6 +1,7 @@
 """Class pictures: a cache that no other prompt, model or setting shares, and that continues picture by picture."""
 
 import json
+import os
 import threading
 from dataclasses import fields, replace
 from pathlib import Path
@@ -171,7 +172,7 @@ def test_each_batch_reports_its_steps(ldm: LatentDiffusion, tmp_path: Path) -> N
     assert len(calls) == 2 * SAMPLING.num_steps
 
 
-@pytest.mark.parametrize("damage", ["cut", "changed", "text", "empty", "another size"])
+@pytest.mark.parametrize("damage", ["cut", "changed", "text", "empty", "another size", "a named pipe"])
 def test_a_damaged_image_is_drawn_again_with_the_same_bits(
     damage: str, ldm: LatentDiffusion, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -190,6 +191,9 @@ def test_a_damaged_image_is_drawn_again_with_the_same_bits(
             path.write_bytes(b"")
         case "another size":
             Image.new("RGB", (8, 8)).save(path)
+        case "a named pipe":
+            path.unlink()
+            os.mkfifo(path)
     assert cache.missing(3) == [1, 2]
     assert len(caplog.messages) == 1
     assert str(path) in caplog.messages[0]
