@@ -6,6 +6,7 @@ import fcntl
 import logging
 import os
 import threading
+import time
 from pathlib import Path
 from typing import IO
 
@@ -14,6 +15,9 @@ from ldm.errors import UserError
 log = logging.getLogger(__name__)
 
 LOCK_NAME = ".lock"
+
+MOMENT = 1.0
+"""Seconds for which another process may lock a directory only to look for what dead ones left (`ldm.leftovers`)."""
 
 _held: dict[Path, IO[bytes]] = {}
 """Open files, by directory. Closing one gives its lock back."""
@@ -42,8 +46,13 @@ def lock_directory(directory: Path) -> None:
     if key in _held:
         return
     try:
-        if not hold(directory):
-            raise TakenError(f"{directory} is being written by another process; wait until it has ended, or stop it")
+        until = time.monotonic() + MOMENT
+        while not hold(directory):
+            if time.monotonic() > until:
+                raise TakenError(
+                    f"{directory} is being written by another process; wait until it has ended, or stop it"
+                )
+            time.sleep(MOMENT / 20)
     except NoLocksError as error:
         log.warning("%s can't be locked (%s): let no other process continue it meanwhile", directory, error)
     except OSError as error:

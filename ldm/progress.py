@@ -131,6 +131,22 @@ def without_bars() -> Iterator[None]:
                 bar.refresh()
 
 
+def open_closed_streams() -> None:
+    """Opens the standard streams that the caller has closed (`>&-`): what is written to them goes nowhere.
+
+    Otherwise the next file that is opened, a checkpoint perhaps, would get their number, and what a library writes to
+    the terminal. To be called before anything is opened.
+    """
+    for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest free number, this one
+            os.set_inheritable(number, True)
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # noqa: SIM115
+
+
 class Tolerant:
     """A stream whose reader or terminal may go: then what is written goes nowhere, and the work goes on."""
 

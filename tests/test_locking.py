@@ -4,6 +4,7 @@ import errno
 import fcntl
 import logging
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,6 +25,14 @@ def test_a_second_process_is_turned_away_by_name(tmp_path: Path) -> None:
     with another_process_has(tmp_path), pytest.raises(UserError, match="is being written by another process") as error:
         lock_directory(tmp_path)
     assert str(tmp_path) in str(error.value)
+
+
+def test_a_process_that_only_looks_for_leftovers_turns_nobody_away(tmp_path: Path) -> None:
+    with another_process_has(tmp_path) as process:
+        looked = threading.Timer(0.2, process.kill)
+        looked.start()
+        lock_directory(tmp_path)
+        looked.join()
 
 
 def test_a_process_that_was_killed_locks_nobody_out(tmp_path: Path) -> None:

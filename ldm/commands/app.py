@@ -26,7 +26,7 @@ from ldm.interruption import (
 )
 from ldm.locking import unlock_directories
 from ldm.processes import DIED, ProcessDiedError, end_with_parent, is_helper_process, own_rank
-from ldm.progress import Tolerant, without_bars
+from ldm.progress import Tolerant, open_closed_streams, without_bars
 from ldm.terminal import Lines, TerminalFormatter
 
 log = logging.getLogger("ldm")
@@ -36,6 +36,7 @@ RUN_LOG = "run.log"
 
 def launch(command: Callable[[], None]) -> NoReturn:
     """Runs a command as this process's only one, and exits with its status."""
+    open_closed_streams()
     heed()
     warnings.showwarning = _log_warning  # type: ignore[assignment]
     if is_helper_process():
@@ -76,6 +77,9 @@ def _told(command: Callable[[], None]) -> int:
         command()
     except UserError as error:
         log.error("error: %s", error)
+        return 2
+    except PermissionError as error:  # of a directory that may not even be looked into
+        log.error("error: %s: %s", error.filename, error.strerror)
         return 2
     except ProcessDiedError as error:
         log.error("error: %s; %s", error, how_to_continue())
@@ -132,24 +136,34 @@ def _level() -> int:
 
 
 def logged(command: Callable[[Namespace], None]) -> Callable[[Namespace], None]:
-    """A command whose run has a log also where it is called from Python, without the frame around a script."""
+    """A command whose run has a log also where it is called from Python, without the frame around a script.
+
+    Then nothing is said on the terminal, and errors are the caller's; how the run ended is in its log.
+    """
 
     @wraps(command)
     def with_log(options: Namespace) -> None:
-        with _log_files():
+        if _files is not None:
             command(options)
+            return
+        with _log_files():
+            try:
+                command(options)
+            except BaseException as error:
+                log.error("%s: %s", type(error).__name__, error)
+                raise
+            finally:
+                unlock_directories()
 
     return with_log
 
 
 @contextmanager
 def _log_files() -> Iterator[None]:
-    """What is said in this block goes into the log of the run that it begins; within another one it is that one."""
+    """What is said in this block goes into the log of the run that it begins."""
     global _files
-    if _files is not None:
-        yield
-        return
     with ExitStack() as stack:
+        log.setLevel(logging.INFO)
         _files = _LogFiles(stack)
         stack.callback(_no_files)
         yield
@@ -166,7 +180,6 @@ def _terminal() -> Iterator[None]:
     handler.setFormatter(TerminalFormatter())
     handler.setLevel(_level())
     log.addHandler(handler)
-    log.setLevel(logging.INFO)
     try:
         yield
     finally:

@@ -120,8 +120,10 @@ def is_finished_without_state(directory: Path, iterations: int, again: Sequence[
         log.info("%s was stopped before it had saved anything to go on from: it starts from its beginning", directory)
         return False
     last, path = max(steps.items())
-    start = f"\n  {command_line(*again, '--ckpt-path', path)}" if again else ""
-    how = f"To train on from the weights of its last checkpoint, start a new run:{start}" if again else ""
+    how = Lines()
+    if again:
+        start = command_line(str(again[0]), *again[1:], "--ckpt-path", path)
+        how = Lines(["To train on from the weights of its last checkpoint, start a new run:", f"  {start}"])
     if last >= iterations:
         log.info(
             "%s is finished: all %d updates are made. Without %s it can't be given more. %s",

@@ -145,9 +145,7 @@ def _reasons(found: Findings, row: int) -> list[str]:
     reasons.append(f"Prompts: {found.mean(row, 'prompt'):.2f}{compared} ({found.prompt[row]:.0%} kept).")
     reasons.append(f"Copies: {found.copies(row) or 'none'} of {found.pictures(row)} pictures of the subject.")
     if "leakage" in found.scores.rows[row] and found.base is not None:
-        reasons.append(
-            f"Class: {found.leaked[row]:.0%} of what was learned also shows in images of the plain class."
-        )
+        reasons.append(f"Class: {found.leaked[row]:.0%} of what was learned also shows in images of the plain class.")
     if references["subject"].ceiling is None:
         reasons.append("With one photo nobody knows how near to it the subject can be: the nearest counts as there.")
     if found.base is None:

@@ -17,6 +17,7 @@ from ldm.disk import write_all
 from ldm.errors import UserError
 from ldm.files import atomic_path, openable
 from ldm.host_memory import available_memory
+from ldm.user_files import open_file
 
 
 class ResumeStateIO(CheckpointIO):
@@ -44,6 +45,7 @@ class ResumeStateIO(CheckpointIO):
             write_state(checkpoint, Path(path))
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
+        open_file(Path(path), "resume state").close()  # a named pipe would block for ever
         try:
             with openable(Path(path)) as name:
                 state: dict[str, Any] = torch.load(name, map_location="cpu", mmap=True, weights_only=True)

@@ -1,7 +1,10 @@
 """How commands end: the exit status, the last words on the terminal, and the same in the run's log."""
 
+import errno
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +14,7 @@ import pytest
 from ldm.commands.drawing import run as drawing
 from ldm.commands.dreambooth import run as dreambooth
 from ldm.errors import UserError
+from ldm.files import ROOT
 from ldm.interruption import SIGNALS
 from tests.commands.calls import Outcome, call
 
@@ -72,6 +76,13 @@ def test_a_mistake_is_the_last_word_of_the_log(command: Command, work: Any) -> N
     assert log_of().endswith("ERROR error: the disk is full\n")
 
 
+def test_a_place_that_may_not_be_looked_into_is_named(command: Command, work: Any) -> None:
+    work(raising(PermissionError(errno.EACCES, "Permission denied", "theirs/run.yaml")))
+    outcome = command()
+    assert outcome.status == 2
+    assert outcome.said.endswith("error: theirs/run.yaml: Permission denied\n")
+
+
 def test_the_unexpected_is_in_the_log_with_its_traceback(command: Command, work: Any) -> None:
     work(raising(ZeroDivisionError("a bug")))
     with pytest.raises(ZeroDivisionError):
@@ -125,3 +136,27 @@ def test_a_run_that_is_begun_while_a_signal_comes_can_be_continued(
     (directory,) = Path("my out").iterdir()
     assert f"-r '{directory}'" in outcome.said
     assert (directory / "run.yaml").exists()
+
+
+CLOSED = 'exec "$@" <&- >&- 2>&-'
+FIRST_FREE = """
+import os, sys
+from ldm.commands.app import launch
+
+def command():
+    print("nobody reads this")
+    print("nor this", file=sys.stderr)
+    sys.stdin.read()
+    with open(sys.argv[1], "wb") as file:
+        file.write(b"%d" % file.fileno())
+    os.write(2, b"as a library does")
+
+launch(command)
+"""
+
+
+def test_a_command_whose_standard_streams_are_closed_writes_into_no_file_of_its_own(tmp_path: Path) -> None:
+    words = "sh", "-c", CLOSED, "sh", sys.executable, "-c", FIRST_FREE, str(tmp_path / "file")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    assert subprocess.run(words, env=environment, timeout=60, check=False).returncode == 0
+    assert int((tmp_path / "file").read_bytes()) > 2

@@ -30,6 +30,12 @@ def test_a_resume_state_that_can_not_be_written_leaves_the_last_one(tmp_path: Pa
     assert [entry.name for entry in tmp_path.iterdir()] == ["resume.ckpt"]
 
 
+def test_a_named_pipe_in_place_of_a_resume_state_blocks_nobody(tmp_path: Path) -> None:
+    os.mkfifo(path := tmp_path / "resume.ckpt")
+    with pytest.raises(UserError, match=r"resume\.ckpt is a named pipe"):
+        ResumeStateIO().load_checkpoint(path)
+
+
 @pytest.mark.parametrize(
     "damage",
     [lambda whole: whole[: len(whole) // 2], lambda whole: b"", lambda whole: b"not a checkpoint at all"],

@@ -48,8 +48,10 @@ def resumed_call_options(given: argparse.Namespace, command: str) -> argparse.Na
     record = read_yaml(given.resume_dir / RECORD)
     other = next((name for name, flag in OWN_FLAGS.items() if flag in record["options"]), "txt2img")
     if other != command:
-        again = command_line(f"{other}.py", "-r", given.resume_dir)
-        raise UserError(f"{given.resume_dir} is {other}.py's; continue it with: {again}")
+        raise UserError(
+            f"{given.resume_dir} is {other}.py's; continue it with\n  "
+            f"{command_line(f'{other}.py', '-r', given.resume_dir)}"
+        )
     return _found_again(options, record)
 
 
@@ -99,10 +101,20 @@ def _holds_checkpoints(path: Path, record: dict[str, Any], recorded: Path) -> bo
     """Whether at least one of the call's checkpoints is there, with the same content: others may have come since."""
     known = record.get("known")
     if not isinstance(known, dict):  # an older call's record has only their paths
-        listed = [os.path.relpath(str(one), recorded) for one in record.get("checkpoints") or ()]
+        listed = [_below(recorded, Path(str(one))) for one in record.get("checkpoints") or ()]
         return any((path / relative).is_file() for relative in listed if not relative.startswith(".."))
     files = [(path / relative, identity) for relative, identity in known.items()]
     return any(file.is_file() and _read_identity(file) == identity for file, identity in files)
+
+
+def _below(recorded: Path, one: Path) -> str:
+    """A listed checkpoint's path below the recorded one; it may be relative to wherever the call was made."""
+    if one.is_absolute():
+        return os.path.relpath(one, recorded)
+    parts = [part for part in one.parts if part != ".."]
+    shared = [count for count in range(1, len(parts) + 1) if tuple(parts[:count]) == recorded.parts[-count:]]
+    depth = max(shared, default=0)
+    return str(Path(*parts[depth:]))
 
 
 def _read_identity(path: Path) -> str:

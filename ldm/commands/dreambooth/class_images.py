@@ -1,7 +1,7 @@
 """Draws class pictures on one device or several; picture i has the same seed whichever device draws it."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -9,12 +9,13 @@ import torch
 from ldm.checkpoint.reading import read_checkpoint
 from ldm.commands.batching import batch_that_fits, drawing_crew
 from ldm.commands.compiling import speed_up
+from ldm.commands.dreambooth.plan import Plan
 from ldm.commands.models import ModelSlot, Settings
 from ldm.commands.out_of_memory import explain_out_of_memory
 from ldm.commands.placement import drawing_compute
 from ldm.processes import run_together
 from ldm.progress import Progress
-from ldm.training.class_images import ClassImages
+from ldm.training.class_images import DIRECTORY, ClassImages
 
 ADVICE = "a smaller --generation-batch-size or --hw needs less"
 
@@ -33,6 +34,25 @@ class Drawing:
     devices: list[torch.device]
     precision: str
     compile: str = "auto"
+
+
+def drawing_precision(plan: Plan) -> str:
+    """What class pictures are drawn in."""
+    return "full" if plan.options.precision == "full" else "auto"
+
+
+def class_image_cache(plan: Plan, *beside: Path) -> ClassImages:
+    """Where a run's class pictures are, or will be: in the folder beside the first of the directories that has them."""
+    return ClassImages(
+        root=beside[0] / DIRECTORY,
+        prompt=plan.subject.class_prompt,
+        base_sha256=plan.base_sha256,
+        sampling=plan.class_sampling,
+        seed=plan.options.seed,
+        precision=str(drawing_compute(plan.devices[0], drawing_precision(plan)).dtype).removeprefix("torch."),
+        tokenizer=plan.tokenizer_digest,
+        model=asdict(plan.settings.model),
+    ).found_in([directory / DIRECTORY for directory in beside])
 
 
 def draw_class_images(drawing: Drawing) -> None:

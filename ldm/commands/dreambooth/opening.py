@@ -8,6 +8,7 @@ from ldm.checkpoint.keys import PARTS
 from ldm.checkpoint.reading import read_checkpoint
 from ldm.checkpoint.saving import SAVE_DTYPES
 from ldm.commands.disk_space import STATE_BYTES, picture_bytes, refuse_unwritable, refuse_without_space
+from ldm.commands.dreambooth.class_images import class_image_cache
 from ldm.commands.dreambooth.plan import Plan
 from ldm.commands.record import plain, section, write_record
 from ldm.commands.resuming import (
@@ -40,7 +41,7 @@ def open_run(plan: Plan, output_dir: Path) -> Run:
         directory = plan.options.resume_dir
         _continue(plan, directory)
     else:
-        refuse_unwritable(output_dir, *([output_dir / CLASS_IMAGES] if plan.config.class_img_count else []))
+        refuse_unwritable(output_dir, *([output_dir / CLASS_IMAGES] if _lacks_class_images(plan, output_dir) else []))
         _refuse_without_space(plan, output_dir)
         directory = make_run_dir(output_dir, slug(plan.subject.class_name))
         copy_tokenizer(plan.tokenizer, directory / NAME)  # before the record: with it, everything is there
@@ -48,6 +49,12 @@ def open_run(plan: Plan, output_dir: Path) -> Run:
     if not is_helper_process():
         mark_unsaved(directory)
     return Run(**vars(plan), directory=directory)
+
+
+def _lacks_class_images(plan: Plan, output_dir: Path) -> bool:
+    """Whether some are to be drawn. Those that are all there may be another user's."""
+    paths = class_image_cache(plan, output_dir).paths(plan.config.class_img_count)
+    return not all(path.is_file() for path in paths)
 
 
 def _began_with(plan: Plan, directory: Path) -> dict[str, object]:

@@ -4,7 +4,7 @@ import argparse
 import gc
 import logging
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 from ldm.background import BackgroundWriter
@@ -14,14 +14,13 @@ from ldm.checkpoint.saving import SAVE_DTYPES, checkpoint_writer
 from ldm.commands.app import begin_run, logged, mistakes_to_continue_after
 from ldm.commands.cluster import refuse_copies
 from ldm.commands.compiling import step_recorder
-from ldm.commands.dreambooth.class_images import Drawing, draw_class_images
+from ldm.commands.dreambooth.class_images import Drawing, class_image_cache, draw_class_images, drawing_precision
 from ldm.commands.dreambooth.encoding import encode_files, encode_photos
 from ldm.commands.dreambooth.opening import Run, open_run
 from ldm.commands.dreambooth.plan import found_again, plan_run, resumed_run_options
 from ldm.commands.dreambooth.previews import Previews
 from ldm.commands.models import ModelSlot
 from ldm.commands.out_of_memory import explain_out_of_memory
-from ldm.commands.placement import drawing_compute
 from ldm.commands.record import plain, versions
 from ldm.commands.resume_state import end_resume_state
 from ldm.commands.resuming import is_finished_without_state
@@ -32,8 +31,6 @@ from ldm.leftovers import remove_leftovers
 from ldm.processes import is_helper_process, own_rank
 from ldm.shell import command_line
 from ldm.terminal import Lines
-from ldm.training.class_images import DIRECTORY as CLASS_IMAGES
-from ldm.training.class_images import ClassImages
 from ldm.training.dreambooth import DreamBooth
 from ldm.training.movement import weight_movement
 from ldm.training.trainer import FitOptions, fit
@@ -92,25 +89,14 @@ def _class_images(run: Run) -> list[Path]:
     count = run.config.class_img_count
     if count == 0:
         return []
-    precision = "full" if run.options.precision == "full" else "auto"
-    compute = drawing_compute(run.devices[0], precision)
-    cache = ClassImages(
-        root=run.options.output_dir / CLASS_IMAGES,
-        prompt=run.subject.class_prompt,
-        base_sha256=run.base_sha256,
-        sampling=run.class_sampling,
-        seed=run.options.seed,
-        precision=str(compute.dtype).removeprefix("torch."),
-        tokenizer=run.tokenizer_digest,
-        model=asdict(run.settings.model),
-    ).found_in([run.directory.parent / CLASS_IMAGES, run.options.output_dir / CLASS_IMAGES])
+    cache = class_image_cache(run, run.directory.parent, run.options.output_dir)
     if not is_helper_process():
         remove_leftovers(cache.root)
     missing = cache.missing(count)
     if missing and not is_helper_process():
         batch_size = run.options.generation_batch_size
         log.info("drawing %d of %d class pictures '%s' into %s", len(missing), count, cache.prompt, cache.directory)
-        how = run.devices, precision, run.options.compile
+        how = run.devices, drawing_precision(run), run.options.compile
         draw_class_images(Drawing(cache, missing, batch_size, run.base, run.tokenizer, run.settings, *how))
     else:
         log.info("%d class pictures '%s' from %s", count, cache.prompt, cache.directory)

@@ -48,6 +48,23 @@ def test_a_sweep_that_moved_with_its_checkpoints_goes_on_and_draws_nothing_again
     assert read_yaml(directory / "run.yaml")["options"]["ckpt_path"] == str(tmp_path / "moved" / "ckpts")
 
 
+def test_an_older_call_whose_record_lists_relative_paths_goes_on_after_it_moved(
+    txt2img: Draw, project: Path, tmp_path: Path, unet_calls: list[UNetCall], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its record knows no content and no directory of its own: the folders say which checkpoints are meant."""
+    monkeypatch.chdir(project)
+    drawn = txt2img("-c", "ckpts", "-v", 1, "-o", "outputs", "--no-base")
+    written = read_yaml(path := drawn.directory / "run.yaml")
+    assert not any(Path(one).is_absolute() for one in written["checkpoints"])
+    path.write_text(to_yaml({key: value for key, value in written.items() if key not in ("known", "directory")}))
+    monkeypatch.chdir(tmp_path)
+    project.rename(tmp_path / "moved")
+    unet_calls.clear()
+    outcome = call("txt2img", "-r", tmp_path / "moved" / drawn.directory)
+    assert outcome.status == 0, outcome.said
+    assert not unet_calls
+
+
 def test_checkpoints_that_moved_alone_are_named_and_given(
     txt2img: Draw, project: Path, tmp_path: Path, unet_calls: list[UNetCall]
 ) -> None:

@@ -1,5 +1,6 @@
 """Class pictures: drawn once by the base model, shared by those runs that would draw the same."""
 
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,18 @@ def test_another_run_takes_the_class_pictures_that_are_there(teach: Teach, unet_
     assert len(unet_calls) == 2  # the training steps
     assert [path.stat().st_mtime_ns for path in pictures] == times
     assert "2 class pictures 'a photo of a can' from" in again.outcome.said
+
+
+def test_another_users_class_pictures_are_taken_though_nothing_may_be_written_there(
+    teach: Teach, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    teach("--no-previews")
+    theirs = teach.root / "class-images"
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != theirs)
+    teach("--no-previews")
+    words = ("-c", "can", "-i", teach.subject_dir, "--ckpt-path", teach.checkpoint, "-o", teach.root)
+    refused(call("dreambooth", *words, "--class-img-count", 3), f"you may not write in {theirs}")
+    assert not (teach.root / "can-3").exists()
 
 
 def test_more_class_pictures_are_added_to_those_that_are_there(teach: Teach) -> None:

@@ -11,6 +11,7 @@ from ldm.commands import elsewhere, models
 from ldm.commands.dreambooth import opening
 from ldm.config import read_yaml, to_yaml
 from ldm.nn.tokenizer import tokenizer_digest
+from ldm.shell import command_line
 from tests.commands.calls import call, equal, info_of, refused
 from tests.commands.conftest import UNetCall, write_photos
 from tests.commands.dreambooth.teaching import STOPPED, Teach, copied, interrupted, sha256
@@ -148,8 +149,9 @@ def test_a_finished_run_without_its_resume_state_says_that_it_is_finished(whole:
     outcome = call("dreambooth", "-r", whole)
     assert outcome.status == 0
     assert "is finished: all 4 updates are made" in outcome.said
-    assert "start a new run:\n  python dreambooth.py -c can " in outcome.said
-    refused(call("dreambooth", "-r", whole, "--iterations", 6), "resume.ckpt is not there")
+    again = command_line("dreambooth.py", "-c", "can", "-i", whole.parent.parent / "can")
+    assert f"start a new run:\n  {again}" in outcome.said
+    refused(call("dreambooth", "-r", whole, "--iterations", 6), "resume.ckpt is not there", f"\n  {again}")
 
 
 # The tokenizer

@@ -9,9 +9,11 @@ import pytest
 from ldm.commands.dreambooth import run as command
 from ldm.commands.options.dreambooth import dreambooth_parser
 from ldm.config import read_yaml
+from ldm.errors import UserError
 from tests.commands.calls import call, difference, pixels
 from tests.commands.conftest import Trained
 from tests.commands.dreambooth.teaching import SHORT, Plan, Teach, scalars, sha256
+from tests.locks import others_may_lock
 from tests.tiny import TINY_YAML
 
 
@@ -102,21 +104,26 @@ def test_the_log_file_holds_what_was_said_before_there_was_one(trained: Trained)
     assert text.index("3 photos") < text.index("run: ")
 
 
-def test_two_runs_in_one_process_keep_their_logs_apart(
-    teach: Teach, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Called from Python, without the frame that a terminal has around it."""
-    log = logging.getLogger("ldm")
-    handlers = list(log.handlers)
-    try:
-        for name in ("can", "cup"):
-            words = ("-c", name, "-i", teach.subject_dir, "--ckpt-path", teach.checkpoint, "-o", teach.root, *SHORT)
-            command.dreambooth(dreambooth_parser().parse_args([*map(str, words), "--no-previews"]))
-    finally:
-        for handler in [handler for handler in log.handlers if handler not in handlers]:
-            log.removeHandler(handler)
-            handler.close()
-    assert "cup" not in (teach.root / "can-1" / "run.log").read_text()
+def test_two_runs_in_one_process_keep_their_logs_apart(teach: Teach, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Called from Python, without the frame that a terminal has around it. The second one fails."""
+    logging.getLogger("ldm").setLevel(logging.NOTSET)
+    words = ("-i", teach.subject_dir, "--ckpt-path", teach.checkpoint, "-o", teach.root, *SHORT, "--no-previews")
+
+    def run(name: str) -> None:
+        command.dreambooth(dreambooth_parser().parse_args(["-c", name, *map(str, words)]))
+
+    run("can")
+    monkeypatch.setattr(command, "fit", _too_large)
+    with pytest.raises(UserError, match="too large"):
+        run("cup")
+    first, second = ((teach.root / name / "run.log").read_text() for name in ("can-1", "cup-1"))
+    assert "compare the checkpoints with" in first and "cup" not in first
+    assert "photos of 'cup'" in second and second.rstrip().endswith("UserError: too large")
+    assert others_may_lock(teach.root / "can-1") and others_may_lock(teach.root / "cup-1")
+
+
+def _too_large(*arguments: object) -> None:
+    raise UserError("too large")
 
 
 def test_the_report_says_how_far_each_part_moved(trained: Trained, uninterrupted: Trained) -> None:
