@@ -50,9 +50,13 @@ def assign_parts(model: LatentDiffusion, file: CheckpointFile, parts: Iterable[s
     """Gives the named `PARTS` of the model a file's weights. Raises `UserError` if the file doesn't fit the model."""
     found = _fitting_tensors(model.config, file)
     prefixes = tuple(PARTS[part] for part in parts)
+    modules = dict(model.named_modules())
     for name in shapes_of(model.config):
         if (key := official_key(name)).startswith(prefixes):
-            _set_parameter(model, name, found[key].to(placement.device, placement.dtype))
+            owner, _, leaf = name.rpartition(".")
+            trains = getattr(modules[owner], leaf).requires_grad
+            weight = found[key].to(placement.device, placement.dtype)
+            setattr(modules[owner], leaf, nn.Parameter(weight, requires_grad=trains))
 
 
 def load_part(network: nn.Module, part: str, file: CheckpointFile) -> None:
@@ -140,9 +144,3 @@ def checkpoint_info(file: CheckpointFile) -> CheckpointInfo:
         return CheckpointInfo.from_metadata(file.metadata)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{file.path}: its metadata are damaged: {str(error)[:200]}") from error
-
-
-def _set_parameter(model: nn.Module, name: str, tensor: Tensor) -> None:
-    owner, _, leaf = name.rpartition(".")
-    trains = model.get_parameter(name).requires_grad
-    setattr(model.get_submodule(owner), leaf, nn.Parameter(tensor, requires_grad=trains))

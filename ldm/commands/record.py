@@ -22,12 +22,7 @@ def versions() -> dict[str, str]:
     found = {"ldm": ldm.__version__, "python": platform.python_version()}
     if commit := _commit(ROOT):
         found["commit"] = commit
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
+    return found | _packages()
 
 
 def write_record(path: Path, options: dict[str, Any], **more: Any) -> None:
@@ -58,6 +53,17 @@ def plain(options: dict[str, Any]) -> dict[str, Any]:
         name: str(value) if isinstance(value, Path) else list(value) if isinstance(value, tuple) else value
         for name, value in options.items()
     }
+
+
+@cache
+def _packages() -> dict[str, str]:
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
 
 
 @cache
