@@ -54,7 +54,7 @@ def saved(value: Any) -> Any:
     return torch.load(buffer, weights_only=True)
 
 
-@pytest.mark.parametrize("dtype", [pytest.param(torch.float32, marks=pytest.mark.slow), torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, pytest.param(torch.bfloat16, marks=pytest.mark.slow)])
 def test_it_learns_as_torchs_adamw_does(dtype: torch.dtype) -> None:
     reference = network()
     expected = train(reference, torch.optim.AdamW(reference.parameters(), lr=2e-3), 200)

@@ -54,8 +54,12 @@ def measured(config: DreamBoothConfig, autocast_dtype: torch.dtype | None = None
 @pytest.mark.parametrize(
     ("changes", "autocast_dtype"),
     [
-        pytest.param({}, None, marks=pytest.mark.slow),
-        ({"train_text_encoder": True, "gradient_checkpointing": "all", "batch_size": 3}, AUTOCAST),
+        ({}, None),
+        pytest.param(
+            {"train_text_encoder": True, "gradient_checkpointing": "all", "batch_size": 3},
+            AUTOCAST,
+            marks=pytest.mark.slow,
+        ),
         pytest.param({"optimizer": "adamw8bit", "train_dtype": "bf16"}, None, marks=pytest.mark.slow),
     ],
 )

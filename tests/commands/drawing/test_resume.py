@@ -218,10 +218,8 @@ def wait_for_pictures(directory: Path, count: int, process: Any) -> None:
         time.sleep(0.002)
 
 
-@pytest.mark.parametrize(
-    "number",
-    [pytest.param(signal.SIGKILL, id="killed"), pytest.param(signal.SIGTERM, id="terminated", marks=pytest.mark.slow)],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=["killed", "terminated"])
 def test_a_sweep_that_was_stopped_and_continued_is_the_same_as_one_that_was_not(
     number: signal.Signals, txt2img: Draw, uninterrupted: Trained, tmp_path: Path
 ) -> None:
