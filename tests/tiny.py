@@ -69,7 +69,7 @@ def build_tiny_model(seed: int = 0) -> LatentDiffusion:
     return model
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=8)
 def _weights(seed: int) -> dict[str, torch.Tensor]:
     """Made once: hundreds of tests build this model."""
     with torch.random.fork_rng(devices=[]), torch.inference_mode(False):

@@ -138,7 +138,7 @@ def test_pictures_are_float32_on_the_cpu_in_range_and_hold_no_graph() -> None:
     ldm = new_ldm(torch.bfloat16)
     with torch.no_grad():
         ldm.autoencoder.decoder.conv_out.weight.mul_(100)
-    images = draw([0], ldm=ldm)
+    images = draw([0], dataclasses.replace(SMALL, height=32, width=32, num_steps=1), ldm=ldm)
     assert images.dtype == torch.float32
     assert images.device.type == "cpu"
     assert images.amin() == -1
@@ -212,9 +212,9 @@ def broken_from_call(number: int, value: float = float("nan")) -> LatentDiffusio
     return ldm
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
 @pytest.mark.parametrize(
-    ("name", "call", "step"), [("ddim", 1, 1), ("ddim", 3, 3), ("plms", 3, 2), ("dpm-solver", 5, 5)]
+    ("name", "call", "step", "value"),
+    [("ddim", 1, 1, torch.nan), ("ddim", 3, 3, torch.inf), ("plms", 3, 2, torch.nan), ("dpm-solver", 5, 5, torch.inf)],
 )
 def test_numbers_that_overflow_in_the_unet_are_an_error_that_names_the_step(
     name: str, call: int, step: int, value: float
