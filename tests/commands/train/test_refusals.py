@@ -179,8 +179,15 @@ def test_an_unknown_stage_is_refused() -> None:
     refused(call("train", "unet"), "tokenizer", "autoencoder", "diffusion")
 
 
-@pytest.mark.parametrize("stage", ["autoencoder", "diffusion"])
-@pytest.mark.parametrize(("save_dtype", "free", "fits"), [("fp16", 12, True), ("fp16", 8, False), ("fp32", 12, False)])
+@pytest.mark.parametrize(
+    ("stage", "save_dtype", "free", "fits"),
+    [
+        ("autoencoder", "fp16", 12, True),
+        ("autoencoder", "fp32", 12, False),
+        ("diffusion", "fp16", 12, True),
+        ("diffusion", "fp16", 8, False),
+    ],
+)
 def test_a_run_that_would_fill_the_disk_fails_before_it_begins(
     save_dtype: str,
     free: int,
