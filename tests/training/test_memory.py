@@ -85,9 +85,8 @@ def test_fewer_bits_and_recomputing_need_less() -> None:
     assert plain - step_bytes(large, optimizer="adamw8bit") == pytest.approx(6 * weights, rel=0.1)
 
 
-@pytest.mark.parametrize(
-    "changes", [pytest.param({"batch_size": 4}, marks=pytest.mark.slow), {"train_text_encoder": True}]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("changes", [{"batch_size": 4}, {"train_text_encoder": True}])
 def test_more_pictures_and_the_text_encoder_need_more(changes: dict[str, Any]) -> None:
     large = replace(TINY, height=128, width=128, with_class=False)
     assert step_bytes(large, **changes) > step_bytes(large)
