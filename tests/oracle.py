@@ -15,6 +15,7 @@ from ldm.files import ROOT
 from ldm.nn.autoencoder import AutoencoderConfig, AutoencoderKL
 from ldm.nn.text_encoder import TextEncoder, TextEncoderConfig
 from ldm.nn.unet import UNet, UNetConfig
+from ldm.nn.weightless import NoInitialisation
 
 ORACLE = Path(__file__).parent / "fixtures" / "oracle"
 TOKENIZER = ROOT / "ldm" / "assets" / "clip-tokenizer"
@@ -79,28 +80,32 @@ def text_weights() -> dict[str, Tensor]:
 
 def new_unet(dtype: torch.dtype = torch.float32) -> UNet:
     """A copy of `unet-small` to train or change."""
-    unet = UNet(unet_config())
+    with NoInitialisation():
+        unet = UNet(unet_config())
     unet.load_state_dict(tensors("unet-small"))
     return unet.to(dtype)
 
 
 def new_autoencoder(dtype: torch.dtype = torch.float32) -> AutoencoderKL:
     """A copy of `vae-small` to train or change."""
-    autoencoder = AutoencoderKL(autoencoder_config())
+    with NoInitialisation():
+        autoencoder = AutoencoderKL(autoencoder_config())
     autoencoder.load_state_dict(tensors("vae-small"))
     return autoencoder.to(dtype)
 
 
 def new_text_encoder(dtype: torch.dtype = torch.float32) -> TextEncoder:
     """A copy of `text-tiny` to train or change."""
-    encoder = TextEncoder(text_encoder_config())
+    with NoInitialisation():
+        encoder = TextEncoder(text_encoder_config())
     encoder.transformer.load_state_dict(text_weights())
     return encoder.eval().to(dtype)
 
 
 def new_ldm(dtype: torch.dtype = torch.float32) -> LatentDiffusion:
     """The three small networks as one model, to change."""
-    ldm = LatentDiffusion(LatentDiffusionConfig(unet_config(), autoencoder_config(), text_encoder_config()))
+    with NoInitialisation():
+        ldm = LatentDiffusion(LatentDiffusionConfig(unet_config(), autoencoder_config(), text_encoder_config()))
     ldm.unet.load_state_dict(tensors("unet-small"))
     ldm.autoencoder.load_state_dict(tensors("vae-small"))
     ldm.text_encoder.transformer.load_state_dict(text_weights())

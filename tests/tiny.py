@@ -1,6 +1,7 @@
 """A whole model of random weights, small enough to draw and to train within a second; the same code at another size."""
 
 import json
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from ldm.checkpoint.metadata import CheckpointInfo
 from ldm.checkpoint.saving import save_checkpoint
 from ldm.config import build_config
 from ldm.diffusion.latent_diffusion import LatentDiffusion, LatentDiffusionConfig
+from ldm.nn.weightless import weightless
 
 TINY_YAML: dict[str, Any] = {
     "tokenizer": "weights/tiny/tokenizer",  # not there: the one beside the checkpoint is used
@@ -60,6 +62,16 @@ def build_tiny_model(seed: int = 0) -> LatentDiffusion:
 
     No parameter is zero throughout, so that gradients reach all of them.
     """
+    with weightless():
+        model = LatentDiffusion(tiny_config())
+    with torch.inference_mode(False):
+        model.load_state_dict({name: tensor.clone() for name, tensor in _weights(seed).items()}, assign=True)
+    return model
+
+
+@lru_cache(maxsize=8)
+def _weights(seed: int) -> dict[str, torch.Tensor]:
+    """Made once: hundreds of tests build this model."""
     with torch.random.fork_rng(devices=[]), torch.inference_mode(False):
         torch.manual_seed(seed)
         model = LatentDiffusion(tiny_config())
@@ -70,7 +82,7 @@ def build_tiny_model(seed: int = 0) -> LatentDiffusion:
             for name, parameter in model.unet.named_parameters():
                 if name.endswith(("attn2.to_q.weight", "attn2.to_v.weight")):
                     parameter.mul_(PROMPT_GAIN)
-    return model
+        return model.state_dict()
 
 
 def write_tokenizer(directory: Path) -> Path:

@@ -13,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.tools.measuring import seconds
 from ldm.diffusion.latent_diffusion import LatentDiffusion, LatentDiffusionConfig
+from ldm.nn.weightless import weightless
 
 ADAMW_BYTES = 28
 """Of memory moved for each float32 weight: it, its gradient and two moments are read, all but the gradient written."""
@@ -49,7 +50,7 @@ class Counted:
 @functools.cache
 def count(config: LatentDiffusionConfig, pixels: int) -> Counted:
     """Runs the networks without numbers (on the meta device) and counts."""
-    with torch.device("meta"):
+    with weightless():
         ldm = LatentDiffusion(config)
         latents = torch.empty(1, *config.latent_shape(pixels, pixels))
         ids = torch.zeros(1, config.text_encoder.max_position_embeddings, dtype=torch.int64)

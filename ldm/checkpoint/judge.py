@@ -17,6 +17,7 @@ from ldm.checkpoint.writing import write_safetensors
 from ldm.config import build_config
 from ldm.errors import UserError
 from ldm.nn.judge import Judge, JudgeConfig
+from ldm.nn.weightless import weightless
 
 CONFIG, TOKENIZER = PREFIX + "judge", PREFIX + "judge_tokenizer"
 
@@ -53,7 +54,7 @@ def load_judge(path: Path) -> tuple[Judge, str]:
             f"{path} is damaged: its config describes at least {config.least_tensors:,} tensors, and it holds "
             f"{len(file.tensors):,}"
         )
-    with torch.device("meta"):
+    with weightless():
         judge = Judge(config)
     compare_keys(
         {name: tensor.shape for name, tensor in judge.state_dict().items()},

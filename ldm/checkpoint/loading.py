@@ -13,8 +13,10 @@ from ldm.checkpoint.keys import PARTS, SCALED, compare_keys, first_of, official_
 from ldm.checkpoint.metadata import CheckpointInfo
 from ldm.checkpoint.reading import CheckpointFile, read_checkpoint
 from ldm.diffusion.latent_diffusion import LatentDiffusion, LatentDiffusionConfig
+from ldm.diffusion.outline import shapes_of
 from ldm.errors import UserError
 from ldm.files import counted
+from ldm.nn.weightless import weightless
 
 log = logging.getLogger(__name__)
 
@@ -36,19 +38,25 @@ def load_model(file: CheckpointFile | Path, config: LatentDiffusionConfig, place
     On the CPU and without a change of type the weights stay mapped from the file.
     """
     file = file if isinstance(file, CheckpointFile) else read_checkpoint(file)
-    model = _build_empty(config, file)
+    _raise_if_too_large(config, file)
+    with weightless():
+        model = LatentDiffusion(config)
     assign_parts(model, file, PARTS, placement)
-    _warn_of_extras(model, file)
+    _warn_of_extras(config, file)
     return model.to(placement.device).eval().requires_grad_(False)  # buffers go where the weights are
 
 
 def assign_parts(model: LatentDiffusion, file: CheckpointFile, parts: Iterable[str], placement: Placement) -> None:
     """Gives the named `PARTS` of the model a file's weights. Raises `UserError` if the file doesn't fit the model."""
-    found = _fitting_tensors(model, file)
+    found = _fitting_tensors(model.config, file)
     prefixes = tuple(PARTS[part] for part in parts)
-    for name in model.state_dict():
+    modules = dict(model.named_modules())
+    for name in shapes_of(model.config):
         if (key := official_key(name)).startswith(prefixes):
-            _set_parameter(model, name, found[key].to(placement.device, placement.dtype))
+            owner, _, leaf = name.rpartition(".")
+            trains = getattr(modules[owner], leaf).requires_grad
+            weight = found[key].to(placement.device, placement.dtype)
+            setattr(modules[owner], leaf, nn.Parameter(weight, requires_grad=trains))
 
 
 def load_part(network: nn.Module, part: str, file: CheckpointFile) -> None:
@@ -79,34 +87,29 @@ def raise_unless_whole(file: CheckpointFile, config: LatentDiffusionConfig) -> N
 
     Tensors that it holds beside them are named in a warning.
     """
-    model = _build_empty(config, file)
-    _fitting_tensors(model, file)
-    _warn_of_extras(model, file)
+    _raise_if_too_large(config, file)
+    _fitting_tensors(config, file)
+    _warn_of_extras(config, file)
 
 
-def _build_empty(config: LatentDiffusionConfig, file: CheckpointFile) -> LatentDiffusion:
-    """The model with shapes but no weights.
-
-    Raises `UserError` if it would take long and be in vain: a config may ask for any number of layers.
-    """
+def _raise_if_too_large(config: LatentDiffusionConfig, file: CheckpointFile) -> None:
+    """Raises `UserError` if it would take long to build the model, and be in vain: a config may ask for many layers."""
     if config.least_tensors > max(QUICKLY_BUILT, len(file.tensors)):
         raise UserError(
             f"{file.path} does not hold the weights of this model: its config describes at least "
             f"{config.least_tensors:,} tensors, and the file holds {len(file.tensors):,}"
         )
-    with torch.device("meta"):
-        return LatentDiffusion(config)
 
 
-def _fitting_tensors(model: LatentDiffusion, file: CheckpointFile) -> dict[str, Tensor]:
+def _fitting_tensors(config: LatentDiffusionConfig, file: CheckpointFile) -> dict[str, Tensor]:
     """The file's tensors by official name, after a comparison with those of the model."""
     found = {official_key(key): tensor for key, tensor in file.tensors.items()}
-    _raise_unless_fitting(_shapes(model), found, file.path)
+    _raise_unless_fitting(_shapes(config), found, file.path)
     return found
 
 
-def _shapes(model: LatentDiffusion) -> dict[str, torch.Size]:
-    return {official_key(name): tensor.shape for name, tensor in model.state_dict().items()}
+def _shapes(config: LatentDiffusionConfig) -> dict[str, torch.Size]:
+    return {official_key(name): shape for name, shape in shapes_of(config).items()}
 
 
 def _raise_unless_fitting(needed: dict[str, torch.Size], found: dict[str, Tensor], path: Path) -> None:
@@ -121,10 +124,10 @@ def _raise_unless_fitting(needed: dict[str, torch.Size], found: dict[str, Tensor
         raise UserError(f"{path} is quantized ({example[:200]}); get it in half or full precision")
 
 
-def _warn_of_extras(model: LatentDiffusion, file: CheckpointFile) -> None:
+def _warn_of_extras(config: LatentDiffusionConfig, file: CheckpointFile) -> None:
     """Names tensors that the model has no use for."""
     found = {official_key(key): tensor.shape for key, tensor in file.tensors.items()}
-    if extras := compare_keys(_shapes(model), found).unexpected:
+    if extras := compare_keys(_shapes(config), found).unexpected:
         verb = "is" if len(extras) == 1 else "are"
         _warn_once(f"{counted(len(extras), 'tensor')} of {file.path} {verb} not used: {first_of(extras)}")
 
@@ -141,9 +144,3 @@ def checkpoint_info(file: CheckpointFile) -> CheckpointInfo:
         return CheckpointInfo.from_metadata(file.metadata)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{file.path}: its metadata are damaged: {str(error)[:200]}") from error
-
-
-def _set_parameter(model: nn.Module, name: str, tensor: Tensor) -> None:
-    owner, _, leaf = name.rpartition(".")
-    trains = model.get_parameter(name).requires_grad
-    setattr(model.get_submodule(owner), leaf, nn.Parameter(tensor, requires_grad=trains))

@@ -4,9 +4,11 @@ import logging
 
 import torch
 
+from ldm.checkpoint.keys import PARTS
 from ldm.commands.models import Settings
 from ldm.diffusion.crew import Crew, threads_for
 from ldm.diffusion.latent_diffusion import DECODED_PIXELS, LatentDiffusion, LatentDiffusionConfig
+from ldm.diffusion.outline import count_weights
 from ldm.diffusion.sampling import SamplingConfig
 from ldm.nn.autoencoder import AutoencoderKL
 from ldm.nn.device_memory import free_memory
@@ -44,9 +46,7 @@ def drawing_bytes(config: LatentDiffusionConfig, sampling: SamplingConfig, pictu
 
     Together, because a recorded UNet keeps its memory while the pictures are decoded.
     """
-    with torch.device("meta"):
-        model = LatentDiffusion(config)
-    resting = sum(weight.numel() for part in (model.autoencoder, model.text_encoder) for weight in part.parameters())
+    resting = sum(count_weights(config, PARTS[part]) for part in ("autoencoder", "text_encoder"))
     batch = pictures if sampling.guidance_scale == 1.0 else 2 * pictures
     latents = (batch, *config.latent_shape(sampling.height, sampling.width))
     context = (batch, config.text_encoder.max_position_embeddings, config.unet.context_dim)

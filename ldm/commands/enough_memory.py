@@ -10,11 +10,12 @@ from itertools import pairwise
 from math import ceil
 
 import torch
-from torch import nn
 
+from ldm.checkpoint.keys import PARTS
 from ldm.commands.batching import drawing_bytes
 from ldm.diffusion.crew import threads_for
-from ldm.diffusion.latent_diffusion import DECODED_PIXELS, LatentDiffusion, LatentDiffusionConfig
+from ldm.diffusion.latent_diffusion import DECODED_PIXELS, LatentDiffusionConfig
+from ldm.diffusion.outline import count_weights
 from ldm.diffusion.sampling import SamplingConfig
 from ldm.disk import human_size
 from ldm.errors import UserError
@@ -93,7 +94,7 @@ def refuse_too_large_training(workload: Workload, config: DreamBoothConfig, devi
     blocks = model.unet.num_res_blocks + 1
     need = Need(
         least=samples * latents * model.unet.model_channels * 2,
-        most=STATE * _weights(model) + samples * latents * widest * KEPT * blocks * FLOAT,
+        most=STATE * count_weights(model) + samples * latents * widest * KEPT * blocks * FLOAT,
         counted=lambda: predict(workload, config).step,
     )
     if needed := need.more_than(limit):
@@ -121,12 +122,12 @@ def _drawing(
     model: LatentDiffusionConfig, sampling: SamplingConfig, together: int, dtype: torch.dtype, device: torch.device
 ) -> Need:
     """Of images drawn at a time, by as many workers as a CPU has."""
-    weights, pixels = _weights(model), sampling.height * sampling.width
+    weights, pixels = count_weights(model), sampling.height * sampling.width
     latents = pixels // model.autoencoder.downsampling_factor**2
     workers = 1
     if device.type == "cpu":
         cores = torch.get_num_threads()
-        workers = cores // threads_for(_unet_weights(model), latents, cores)
+        workers = cores // threads_for(count_weights(model, PARTS["unet"]), latents, cores)
     autoencoder, unet = model.autoencoder, model.unet
     decoded = max(pixels, DECODED_PIXELS) * _widest(autoencoder.ch, autoencoder.ch_mult) * FEATURES + 3 * latents**2
     called = 2 * together * latents * _widest(unet.model_channels, unet.channel_mult) * FEATURES
@@ -143,7 +144,7 @@ def _counted_drawing(
     model: LatentDiffusionConfig, sampling: SamplingConfig, together: int, dtype: torch.dtype, workers: int
 ) -> int:
     whole = drawing_bytes(model, sampling, together, dtype)
-    weights = _weights(model) * dtype.itemsize
+    weights = count_weights(model) * dtype.itemsize
     return weights + workers * max(0, whole - weights)
 
 
@@ -167,18 +168,3 @@ def _widest(channels: int, mult: tuple[int, ...]) -> int:
     """
     levels = [max(pair) for pair in pairwise(mult)] + [mult[-1]]
     return ceil(max(channels * factor / 4**level for level, factor in enumerate(levels)))
-
-
-def _weights(model: LatentDiffusionConfig) -> int:
-    with torch.device("meta"):
-        return count_weights(LatentDiffusion(model))
-
-
-def _unet_weights(model: LatentDiffusionConfig) -> int:
-    with torch.device("meta"):
-        return count_weights(LatentDiffusion(model).unet)
-
-
-def count_weights(network: nn.Module) -> int:
-    """How many numbers a network holds."""
-    return sum(weight.numel() for weight in network.parameters())

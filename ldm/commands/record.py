@@ -4,6 +4,7 @@ import platform
 import subprocess
 import sys
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -19,14 +20,9 @@ PACKAGES = ("torch", "transformers", "pytorch-lightning", "safetensors", "pillow
 def versions() -> dict[str, str]:
     """Versions of this project, its commit, Python and the packages that a result may depend on."""
     found = {"ldm": ldm.__version__, "python": platform.python_version()}
-    if commit := _commit():
+    if commit := _commit(ROOT):
         found["commit"] = commit
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
+    return found | _packages()
 
 
 def write_record(path: Path, options: dict[str, Any], **more: Any) -> None:
@@ -59,10 +55,25 @@ def plain(options: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _commit() -> str | None:
-    """The repository's commit, with "+changes" if files differ from it; None where there is no repository or no git."""
+@cache
+def _packages() -> dict[str, str]:
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+@cache
+def _commit(root: Path) -> str | None:
+    """The repository's commit, with "+changes" if files differ from it; None where there is no repository or no git.
+
+    Asked once: what runs is the code that was there when the process began.
+    """
     try:
-        git = ["git", "-C", str(ROOT)]
+        git = ["git", "--no-optional-locks", "-C", str(root)]  # a user may be committing just now
         head = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True)
         status = subprocess.run(
             [*git, "status", "--porcelain", "--untracked-files=no"], capture_output=True, text=True, check=True

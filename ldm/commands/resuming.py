@@ -127,7 +127,7 @@ def is_finished_without_state(directory: Path, iterations: int, again: Sequence[
     if last >= iterations:
         log.info(
             "%s is finished: all %d updates are made. Without %s it can't be given more. %s",
-            *(directory, last, RESUME_STATE, Lines(how.split("\n"))),
+            *(directory, last, RESUME_STATE, how),
         )
         return True
     names = ", ".join(one.name for one in steps.values())

@@ -13,6 +13,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from ldm.nn.weightless import NoInitialisation
+
 
 class Footprint(TorchDispatchMode):
     """Inside this context counts the bytes of all storages that operations touch, each from its first use to its end.
@@ -69,7 +71,7 @@ def peak_bytes(function: Callable[[], object], *, fake: bool = True) -> int:
     """
     footprint = Footprint()
     if fake:
-        with FakeTensorMode(), footprint:
+        with FakeTensorMode(), NoInitialisation(), footprint:
             function()
     else:
         with footprint:

@@ -13,12 +13,13 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from ldm.checkpoint.keys import PARTS
 from ldm.data.dreambooth import Batch
 from ldm.diffusion.latent_diffusion import LatentDiffusion, LatentDiffusionConfig
+from ldm.diffusion.outline import count_weights
 from ldm.nn.footprint import Footprint
-from ldm.nn.text_encoder import TextEncoder
 from ldm.nn.tokenizer import PromptTokenizer
-from ldm.nn.unet import UNet
+from ldm.nn.weightless import NoInitialisation
 from ldm.training.config import CHECKPOINTING_LEVELS, DreamBoothConfig, Subject
 from ldm.training.dreambooth import DreamBooth
 from ldm.training.module import hold_in
@@ -95,7 +96,8 @@ def predict(workload: Workload, config: DreamBoothConfig, limit: float = math.in
     # Weights in bfloat16 need no autocast to be computed with in bfloat16.
     autocast_dtype = workload.autocast_dtype if config.train_dtype == "fp32" else None
     with FakeTensorMode():
-        module = _Module.of(workload, config)
+        with NoInitialisation():
+            module = _Module.of(workload, config)
         if workload.like_cuda:
             _normalise_in_float32(module)
             if config.train_dtype == "bf16":  # what doesn't train comes in this type from the host
@@ -147,9 +149,7 @@ def plenty(workload: Workload, config: DreamBoothConfig) -> int:
     16 bytes a weight, a quarter of that for each picture of 512 x 512 (Stable Diffusion keeps less than a fifth of it),
     and three times that much.
     """
-    with torch.device("meta"):
-        weights = sum(weight.numel() for weight in UNet(workload.model.unet).parameters())
-        weights += sum(weight.numel() for weight in TextEncoder(workload.model.text_encoder).parameters())
+    weights = sum(count_weights(workload.model, PARTS[part]) for part in ("unet", "text_encoder"))
     pictures = config.batch_size * (2 if workload.with_class else 1) * workload.height * workload.width / 512**2
     return int(3 * 16 * weights * (1 + max(pictures, 1) / 4))
 

@@ -79,6 +79,7 @@ def test_all_of_it_without_a_trick(tmp_path: Path, tiny_checkpoint: Path, photos
     assert names == {"class", "step-00003.safetensors", "optimizer.pt"}
 
 
+@pytest.mark.slow
 def test_processes_and_tricks_are_compared(
     tmp_path: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -48,6 +48,7 @@ def _weights() -> list[torch.Tensor]:
 
 
 def test_as_many_as_fit_into_the_free_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batching, "drawing_bytes", lambda model, sampling, pictures, dtype: needed(pictures, dtype))
     each = needed(2) - needed(1)
     three = (needed(1) + 2.5 * each) / SHARE
     assert fitting(monkeypatch, three) == 3

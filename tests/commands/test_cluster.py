@@ -47,7 +47,13 @@ def words(subject_dir: Path, tiny_checkpoint: Path, tmp_path: Path, monkeypatch:
     return ("-c", "Tin Can", "-i", subject_dir, "--ckpt-path", tiny_checkpoint, "-o", "out", *flags)
 
 
-@pytest.mark.parametrize("variables", [SLURM, *OTHERS.values()], ids=["a job", *OTHERS])
+@pytest.mark.parametrize(
+    "variables",
+    [
+        pytest.param(variables, id=name, marks=[] if name in ("more tasks", "torchrun") else pytest.mark.slow)
+        for name, variables in OTHERS.items()
+    ],
+)
 def test_a_run_is_what_it_is_elsewhere(
     variables: dict[str, str], words: tuple[Any, ...], trained: Trained, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -61,7 +67,7 @@ def test_a_run_is_what_it_is_elsewhere(
     assert sorted(path.name for path in Path().rglob("hpc_ckpt*")) == 2 * ["hpc_ckpt_1.ckpt"]
 
 
-@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGUSR1, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_a_signal_leaves_the_runs_own_state_only(
     number: signal.Signals, words: tuple[Any, ...], trained: Trained, monkeypatch: pytest.MonkeyPatch
 ) -> None:

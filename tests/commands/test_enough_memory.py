@@ -110,9 +110,8 @@ def refuses(tiny_checkpoint: Path, subject_dir: Path, tmp_path: Path, monkeypatc
 
 
 @pytest.mark.parametrize("command", ["txt2img", "img2img", "evaluate", "dreambooth"])
-@pytest.mark.parametrize("size", [[20_000], [65_536, 65_536]])
-def test_a_size_without_bounds_is_refused_in_every_command(command: str, size: list[int], refuses: Refuse) -> None:
-    refuses(command, ["--hw", *size], "GB of memory", "--hw")
+def test_a_size_without_bounds_is_refused_in_every_command(command: str, refuses: Refuse) -> None:
+    refuses(command, ["--hw", 65_536, 65_536], "GB of memory", "--hw")
 
 
 def test_a_batch_without_bounds_is_refused(refuses: Refuse) -> None:

@@ -92,10 +92,8 @@ def test_what_a_models_yaml_may_say_its_runs_record_may_hold(yaml: DreamBoothCon
         "a: !!timestamp 2024-01-01",
         "options: {class_name: can, seed: x}",
         "options: [class_name]",
-        "options: class_name",
         "[" * 5000,
         "",
-        "\0",
     ],
 )
 def test_a_strangers_run_is_refused_by_name(content: str, tmp_path: Path) -> None:
@@ -105,11 +103,10 @@ def test_a_strangers_run_is_refused_by_name(content: str, tmp_path: Path) -> Non
     refused(call("train", "diffusion", "-r", tmp_path), str(tmp_path))
 
 
-@pytest.mark.parametrize("name", ["versions", "command", "started", "seeds", "checkpoints"])
-def test_a_record_without_a_part_that_is_only_for_people_is_continued(name: str, txt2img: Draw) -> None:
+def test_a_record_without_what_is_only_for_people_is_continued(txt2img: Draw) -> None:
     drawn = txt2img("-p", "a cat", "-v", 1)
     path = drawn.directory / "run.yaml"
-    path.write_text(to_yaml({key: value for key, value in read_yaml(path).items() if key != name}))
+    path.write_text(to_yaml({"options": read_yaml(path)["options"]}))
     assert call("txt2img", "-r", drawn.directory).status == 0
 
 

@@ -155,6 +155,7 @@ def test_a_predictor_gives_the_prediction_with_its_conditioning_bit_for_bit(dtyp
         assert torch.equal(eps_fn(io["x"], timesteps), ldm.predict_eps(io["x"], timesteps, io["context"]))
 
 
+@pytest.mark.slow
 @torch.inference_mode()
 def test_half_precision_networks_take_float32_pictures_and_latents() -> None:
     io, ldm = tensors("vae-small-io"), small_ldm(torch.bfloat16)

@@ -101,8 +101,7 @@ def test_sample_images_from_the_originals_picture_and_noise_gives_its_picture(mo
     assert rel((images + 1) / 2, io["img2img_image_01"]) < BOUND
 
 
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("init", [None, InitImage(a_picture(), 0.67)], ids=["txt2img", "img2img"])
+@pytest.mark.parametrize(("name", "init"), [*((name, None) for name in NAMES), ("plms", InitImage(a_picture(), 0.67))])
 def test_a_picture_depends_on_its_seed_and_context_and_not_on_its_batch(name: str, init: InitImage | None) -> None:
     config = dataclasses.replace(SMALL, sampler=name, eta=0.5)
     together = draw([3, 4, 5], config, init)
@@ -138,7 +137,7 @@ def test_pictures_are_float32_on_the_cpu_in_range_and_hold_no_graph() -> None:
     ldm = new_ldm(torch.bfloat16)
     with torch.no_grad():
         ldm.autoencoder.decoder.conv_out.weight.mul_(100)
-    images = draw([0], ldm=ldm)
+    images = draw([0], dataclasses.replace(SMALL, num_steps=1), ldm=ldm)
     assert images.dtype == torch.float32
     assert images.device.type == "cpu"
     assert images.amin() == -1
@@ -146,7 +145,7 @@ def test_pictures_are_float32_on_the_cpu_in_range_and_hold_no_graph() -> None:
     assert not images.requires_grad
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ["ddim", "plms"])
 def test_strength_zero_gives_back_the_picture_encoded_and_decoded(name: str) -> None:
     ldm, picture = small_ldm(), a_picture()
     images = draw([3, 4], dataclasses.replace(SMALL, sampler=name), InitImage(picture, 0.0))
@@ -165,7 +164,7 @@ def test_strength_one_draws_the_same_as_without_a_picture(name: str) -> None:
     assert torch.equal(draw([3, 4], config, InitImage(a_picture(), 1.0)), draw([3, 4], config))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ["ddim", "euler-ancestral"])
 def test_less_strength_leaves_more_of_the_picture(name: str) -> None:
     config = dataclasses.replace(SMALL, sampler=name, num_steps=10)
     untouched = draw([3], config, InitImage(a_picture(), 0.0))
@@ -212,9 +211,9 @@ def broken_from_call(number: int, value: float = float("nan")) -> LatentDiffusio
     return ldm
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
 @pytest.mark.parametrize(
-    ("name", "call", "step"), [("ddim", 1, 1), ("ddim", 3, 3), ("plms", 3, 2), ("dpm-solver", 5, 5)]
+    ("name", "call", "step", "value"),
+    [("ddim", 1, 1, torch.nan), ("ddim", 3, 3, torch.inf), ("plms", 3, 2, torch.nan), ("dpm-solver", 5, 5, torch.inf)],
 )
 def test_numbers_that_overflow_in_the_unet_are_an_error_that_names_the_step(
     name: str, call: int, step: int, value: float

@@ -54,7 +54,7 @@ def saved(value: Any) -> Any:
     return torch.load(buffer, weights_only=True)
 
 
-@pytest.mark.parametrize("dtype", [pytest.param(torch.float32, marks=pytest.mark.slow), torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, pytest.param(torch.bfloat16, marks=pytest.mark.slow)])
 def test_it_learns_as_torchs_adamw_does(dtype: torch.dtype) -> None:
     reference = network()
     expected = train(reference, torch.optim.AdamW(reference.parameters(), lr=2e-3), 200)
@@ -174,7 +174,7 @@ def test_other_types_are_refused() -> None:
         AdamW8bit([weight]).step()
 
 
-@pytest.mark.parametrize("train_dtype", ["fp32", "bf16"])
+@pytest.mark.parametrize("train_dtype", [pytest.param("fp32", marks=pytest.mark.slow), "bf16"])
 def test_a_training_continued_from_its_resume_state_ends_with_the_same_bits(tmp_path: Path, train_dtype: str) -> None:
     options: dict[str, Any] = {"optimizer": "adamw8bit", "train_dtype": train_dtype, "train_text_encoder": True}
     whole = build_module(**options)

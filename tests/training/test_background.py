@@ -179,6 +179,7 @@ def train_until_killed(run_dir: Path) -> None:
     train(build_module(iterations=6), run_dir)
 
 
+@pytest.mark.slow
 def test_a_run_killed_while_its_state_is_written_continues_exactly(tmp_path: Path) -> None:
     whole = build_module(iterations=6)
     train(whole, tmp_path / "whole")

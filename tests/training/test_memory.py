@@ -54,8 +54,12 @@ def measured(config: DreamBoothConfig, autocast_dtype: torch.dtype | None = None
 @pytest.mark.parametrize(
     ("changes", "autocast_dtype"),
     [
-        pytest.param({}, None, marks=pytest.mark.slow),
-        ({"train_text_encoder": True, "gradient_checkpointing": "all", "batch_size": 3}, AUTOCAST),
+        ({}, None),
+        pytest.param(
+            {"train_text_encoder": True, "gradient_checkpointing": "all", "batch_size": 3},
+            AUTOCAST,
+            marks=pytest.mark.slow,
+        ),
         pytest.param({"optimizer": "adamw8bit", "train_dtype": "bf16"}, None, marks=pytest.mark.slow),
     ],
 )
@@ -81,9 +85,8 @@ def test_fewer_bits_and_recomputing_need_less() -> None:
     assert plain - step_bytes(large, optimizer="adamw8bit") == pytest.approx(6 * weights, rel=0.1)
 
 
-@pytest.mark.parametrize(
-    "changes", [pytest.param({"batch_size": 4}, marks=pytest.mark.slow), {"train_text_encoder": True}]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("changes", [{"batch_size": 4}, {"train_text_encoder": True}])
 def test_more_pictures_and_the_text_encoder_need_more(changes: dict[str, Any]) -> None:
     large = replace(TINY, height=128, width=128, with_class=False)
     assert step_bytes(large, **changes) > step_bytes(large)

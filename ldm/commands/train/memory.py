@@ -2,8 +2,10 @@
 
 import torch
 
-from ldm.commands.enough_memory import count_weights, memory_of, network_need
+from ldm.checkpoint.keys import PARTS
+from ldm.commands.enough_memory import memory_of, network_need
 from ldm.commands.models import Settings
+from ldm.diffusion.outline import count_weights
 from ldm.disk import human_size
 from ldm.errors import UserError
 from ldm.nn.autoencoder import AutoencoderKL
@@ -19,8 +21,7 @@ def refuse_too_large_training(
     if limit is None:
         return
     model, autoencoder, unet = settings.model, settings.model.autoencoder, settings.model.unet
-    with torch.device("meta"):
-        weights = count_weights(AutoencoderKL(autoencoder) if stage == "autoencoder" else UNet(unet))
+    weights = count_weights(model, PARTS["autoencoder" if stage == "autoencoder" else "unet"])
 
     def autoencoder_step() -> None:
         network = AutoencoderKL(autoencoder)

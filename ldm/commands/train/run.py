@@ -43,6 +43,7 @@ from ldm.errors import UserError
 from ldm.files import ROOT, write_text
 from ldm.interruption import finish_first
 from ldm.nn.tokenizer import copy_tokenizer, load_tokenizer, tokenizer_digest
+from ldm.nn.weightless import weightless
 from ldm.processes import RUN_DIR_VARIABLE, is_helper_process, own_rank
 from ldm.shell import command_line
 from ldm.training.config import OptimizationConfig
@@ -282,7 +283,7 @@ def _raise_unless_possible(options: argparse.Namespace, settings: Settings, pict
         raise UserError(f"{options.config}: {stage}.size should be a multiple of {multiple} pixels, not {size}")
     batch_size = _configured(getattr(settings, stage), options).batch_size
     refuse_too_large_training(settings, options.stage, size, batch_size, parse_devices(options.devices))
-    with torch.device("meta"):
+    with weightless():
         ldm = LatentDiffusion(model)
     if start := options.ckpt_path and read_checkpoint(options.ckpt_path):
         for part in ("autoencoder",) if first else ("unet", "text_encoder"):

@@ -7,6 +7,7 @@ from benchmarks.tools.floors import Speed, count, measure_speed
 from benchmarks.tools.sizes import SIZES
 
 
+@pytest.mark.slow
 def test_the_arithmetic_of_stable_diffusion_v1() -> None:
     counted = count(SIZES["full"].settings.model, 512)
     gflop = [counted.unet, counted.encode, counted.decode, counted.text]

@@ -13,7 +13,15 @@ from tests.full_disk import entries, files_of_at_most
 TOO_LARGE = "File too large; `ulimit -f` allows files of "
 
 
-@pytest.mark.parametrize("what", ["grid.png", "index.html", "comparison.json", "picture"])
+@pytest.mark.parametrize(
+    "what",
+    [
+        "picture",
+        "index.html",
+        pytest.param("grid.png", marks=pytest.mark.slow),
+        pytest.param("comparison.json", marks=pytest.mark.slow),
+    ],
+)
 def test_a_comparison_that_could_not_be_written_is_when_it_can(
     what: str, txt2img: Draw, trained: Trained, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -30,7 +30,7 @@ def test_the_picture_is_redrawn_once_per_seed(img2img: Draw, sketch: Path) -> No
     assert (drawn.directory / "grid.png").is_file()
 
 
-@pytest.mark.parametrize(("strength", "passes"), [(0, 0), (0.05, 0), (0.1, 1), (0.29, 2), (0.3, 3), (0.75, 7), (1, 10)])
+@pytest.mark.parametrize(("strength", "passes"), [(0.05, 0), (0.29, 2), (0.3, 3), (1, 10)])
 def test_strength_is_the_share_of_the_steps_that_are_run(
     strength: float, passes: int, img2img: Draw, sketch: Path, unet_calls: list[UNetCall]
 ) -> None:
@@ -100,7 +100,7 @@ def test_eta_adds_noise(img2img: Draw, sketch: Path) -> None:
 
 @pytest.mark.parametrize(
     ("photo_size", "size", "noted"),
-    [((64, 64), (32, 32), False), ((300, 150), (48, 16), True), ((40, 90), (16, 48), True), ((5, 5), (32, 32), False)],
+    [((300, 150), (48, 16), True), ((5, 5), (32, 32), False)],
 )
 def test_without_hw_the_pictures_shape_is_kept_at_the_models_area(
     photo_size: tuple[int, int], size: tuple[int, int], noted: bool, img2img: Draw, tmp_path: Path

@@ -218,10 +218,8 @@ def wait_for_pictures(directory: Path, count: int, process: Any) -> None:
         time.sleep(0.002)
 
 
-@pytest.mark.parametrize(
-    "number",
-    [pytest.param(signal.SIGKILL, id="killed"), pytest.param(signal.SIGTERM, id="terminated", marks=pytest.mark.slow)],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=["killed", "terminated"])
 def test_a_sweep_that_was_stopped_and_continued_is_the_same_as_one_that_was_not(
     number: signal.Signals, txt2img: Draw, uninterrupted: Trained, tmp_path: Path
 ) -> None:
@@ -265,9 +263,7 @@ def test_it_continues_from_any_directory_with_its_own_options(
     assert not list((tmp_path / "elsewhere").iterdir())
 
 
-@pytest.mark.parametrize(
-    "flag", [("-p", "a dog"), ("--seed", 6), ("-v", 3), ("--scale", 2.0), ("--hw", 48), ("-c", "ckpts")]
-)
+@pytest.mark.parametrize("flag", [("-p", "a dog"), ("--hw", 48), ("-c", "ckpts")])
 def test_a_changed_flag_is_named_and_refused(flag: tuple[object, ...], txt2img: Draw) -> None:
     drawn = txt2img("-v", 1)
     outcome = call("txt2img", "-r", drawn.directory, *flag)
@@ -286,7 +282,7 @@ def test_batch_size_and_device_may_change(txt2img: Draw) -> None:
     assert read_yaml(drawn.directory / "run.yaml")["options"]["batch_size"] == 2
 
 
-@pytest.mark.parametrize("content", [None, "options: {}", "options: {class_name: can}", "a: ["])
+@pytest.mark.parametrize("content", [None, "options: {class_name: can}"])
 def test_a_directory_of_no_call_is_named(content: str | None, tmp_path: Path) -> None:
     if content is not None:
         (tmp_path / "run.yaml").write_text(content)

@@ -29,15 +29,28 @@ def in_an_empty_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.chdir(tmp_path / "here")
 
 
-def evaluated(*arguments: object, number: int = 1, command: str = "evaluate") -> tuple[Comparison, Outcome, Drawn]:
+Scored = tuple[Comparison, Outcome, Drawn]
+
+
+def evaluated(*arguments: object, number: int = 1, command: str = "evaluate") -> Scored:
     outcome = call(command, *arguments)
     assert outcome.status == 0, outcome.said
     directory = Path("outputs") / f"{command}-{number}"
     return read_comparison(directory / "comparison.json"), outcome, Drawn(directory, outcome.said)
 
 
-def test_every_checkpoint_is_scored_and_one_is_recommended_or_it_is_said_why_none(trained: Trained) -> None:
-    comparison, outcome, drawn = evaluated("-c", trained.root, *JUDGE, *PROMPTS, "-v", 2)
+@pytest.fixture(scope="module")
+def whole(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Scored:
+    """All checkpoints of a run and their base model, drawn and scored once. It is shared: don't write to it."""
+    directory = tmp_path_factory.mktemp("scored")
+    outcome = call("evaluate", "-c", trained.root, *JUDGE, *PROMPTS, "-v", 2, "-o", directory)
+    assert outcome.status == 0, outcome.said
+    drawn = Drawn(directory / "evaluate-1", outcome.said)
+    return read_comparison(drawn.directory / "comparison.json"), outcome, drawn
+
+
+def test_every_checkpoint_is_scored_and_one_is_recommended_or_it_is_said_why_none(whole: Scored) -> None:
+    comparison, outcome, drawn = whole
     assert [column.kind for column in comparison.columns] == [SUBJECT] * 4 + [CLASS] * 2
     assert {score.name for score in comparison.scores} >= SUBJECT_SCORES | CLASS_SCORES
     assert comparison.rule == RULE
@@ -60,9 +73,9 @@ def test_every_checkpoint_is_scored_and_one_is_recommended_or_it_is_said_why_non
         assert (line["score_subject"] == "") is ("sks" not in line["prompt"])
 
 
-def test_the_encoder_that_scored_is_named_and_what_it_cannot_know_is_said(trained: Trained) -> None:
+def test_the_encoder_that_scored_is_named_and_what_it_cannot_know_is_said(whole: Scored) -> None:
     """On the terminal, in the table, and on the page, which speak of no other encoder."""
-    comparison, outcome, drawn = evaluated("-c", trained.root, *JUDGE, *PROMPTS, "-v", 1)
+    comparison, outcome, drawn = whole
     page = (drawn.directory / "index.html").read_text(encoding="utf-8")
     assert comparison.scored_by == "the rendered world's judge"
     assert {line["scored_by"] for line in lines_of(drawn)} == {comparison.scored_by}
@@ -76,8 +89,8 @@ def test_the_encoder_that_scored_is_named_and_what_it_cannot_know_is_said(traine
     assert all("the judge's embedding" in score.explanation for score in comparison.scores if score.name == "image")
 
 
-def test_the_table_on_the_terminal_has_a_line_for_each_checkpoint(trained: Trained) -> None:
-    comparison, outcome, _ = evaluated("-c", trained.root, *JUDGE, *PROMPTS, "-v", 1)
+def test_the_table_on_the_terminal_has_a_line_for_each_checkpoint(whole: Scored) -> None:
+    comparison, outcome, _ = whole
     for row in comparison.rows:
         line = next(line for line in outcome.said.splitlines() if line[3:].startswith(row.label))
         assert f"{row.scores['subject'].mean:.3f}" in line
@@ -236,12 +249,6 @@ def test_the_papers_prompts_do_not_suit_a_dog_and_a_mug_at_once(tmp_path: Path, 
     for name in ("mug", "dog"):
         tuned(tmp_path / "ckpts" / name, tiny_checkpoint, class_name=name)
     refused(call("evaluate", "-c", tmp_path / "ckpts", "--protocol", "dreambooth"), "dog", "mug", "apart")
-
-
-def test_evaluate_looks_below_ckpts_by_default(trained: Trained) -> None:
-    shutil.copytree(trained.root, "ckpts")
-    comparison, _, _ = evaluated(*JUDGE, *PROMPTS, "-v", 1)
-    assert [row.step for row in comparison.rows] == [0, 3, 6, 7]
 
 
 def test_a_missing_directory_is_named() -> None:

@@ -83,7 +83,14 @@ def full_while(monkeypatch: pytest.MonkeyPatch, owner: object, name: str, size: 
     monkeypatch.setattr(owner, name, limited)
 
 
-@pytest.mark.parametrize("what", ["step-00002.safetensors", RESUME_STATE, PREVIEW])
+@pytest.mark.parametrize(
+    "what",
+    [
+        RESUME_STATE,
+        pytest.param("step-00002.safetensors", marks=pytest.mark.slow),
+        pytest.param(PREVIEW, marks=pytest.mark.slow),
+    ],
+)
 def test_a_run_that_could_not_write_goes_on_when_it_can(
     what: str, words: tuple[object, ...], teach: Teach, whole: Trained, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -48,6 +48,7 @@ def test_a_killed_run_continues_to_bit_identical_weights(
     assert_equal_runs(uninterrupted.directory, tmp_path / "can-1")
 
 
+@pytest.mark.slow
 def test_ctrl_c_stops_after_the_step_and_says_how_to_continue(
     exact_words: tuple[object, ...], uninterrupted: Trained, tmp_path: Path
 ) -> None:

@@ -55,7 +55,10 @@ def whole(tmp_path_factory: pytest.TempPathFactory, subject_dir: Path, tiny_chec
     return Teach(tmp_path_factory.mktemp("whole") / "ckpts", subject_dir, tiny_checkpoint)(*OPTIONS)
 
 
-@pytest.mark.parametrize("what", WRITERS)
+@pytest.mark.parametrize(
+    "what",
+    [pytest.param(what, marks=[] if what in (RESUME_STATE, "class picture") else pytest.mark.slow) for what in WRITERS],
+)
 def test_what_a_killed_process_was_writing_is_gone_after_the_next_start(
     what: str, teach: Teach, whole: Trained, tmp_path: Path
 ) -> None:

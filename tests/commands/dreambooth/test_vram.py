@@ -157,6 +157,7 @@ def test_where_nothing_fits_it_says_so() -> None:
         chosen("--vram", "8", "--optimizer", "adamw", size=4096)
 
 
+@pytest.mark.slow
 def test_the_choice_is_told_recorded_and_kept_by_a_resumed_run(
     teach: Teach, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

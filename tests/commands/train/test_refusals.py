@@ -125,15 +125,11 @@ def test_a_missing_tokenizer_is_named(refuses: Refuses, scratch: Scratch, first:
         ({"autoencoder_training": {"lr_schedule": "poly"}}, ("lr_schedule should be one of",)),
         ({"autoencoder_training": {"save_every": 0}}, ("save_every",)),
         ({"autoencoder_training": {"size": 15}}, ("autoencoder_training.size should be a multiple of 2", "15")),
-        ({"autoencoder_training": {"size": 0}}, ("autoencoder_training: size should be from 1",)),
-        ({"autoencoder_training": {"size": "16"}}, ("size should be int",)),
         ({"diffusion_training": {"size": 18}}, ("diffusion_training.size should be a multiple of 4", "18")),
         ({"model.autoencoder": {"num_groups": 3}}, ("model: autoencoder: ch should be a multiple of num_groups",)),
-        ({"model.unet": {"num_groups": 3}}, ("model: unet: model_channels should be a multiple of num_groups",)),
         ({"model.unet": {"num_heads": 3}}, ("model: unet:", "should be a multiple of num_heads")),
         ({"model.unet": {"in_channels": 3}}, ("unet.in_channels should not be less than autoencoder.embed_dim",)),
         ({"model.unet": {"context_dim": 8}}, ("unet.context_dim and text_encoder.hidden_size",)),
-        ({"model.text_encoder": {"num_attention_heads": 3}}, ("text_encoder.num_attention_heads",)),
     ],
 )
 def test_a_yaml_that_makes_no_sense_is_refused_by_its_key(
@@ -150,11 +146,7 @@ def test_a_yaml_that_makes_no_sense_is_refused_by_its_key(
     [
         *(
             ("tokenizer", flags)
-            for flags in (
-                ("--autoencoder", "a"), ("--ckpt-path", "a"), ("-r", "a"), ("--iterations", 3), ("-s", 3),
-                ("--seed", 3), ("--learning-rate", 1), ("--batch-size", 3), ("-o", "a"), ("-d", "cpu"),
-                ("--precision", "full"), ("--workers", 1), ("--save-dtype", "fp16"), ("--logger", "csv"),
-            )
+            for flags in (("--autoencoder", "a"), ("-r", "a"), ("-s", 3), ("--seed", 3), ("-d", "cpu"))
         ),
         ("autoencoder", ("--autoencoder", "a")),
         ("judge", ("--autoencoder", "a")),
@@ -174,16 +166,9 @@ def test_a_flag_without_effect_is_refused(stage: str, flags: tuple[object, ...],
 @pytest.mark.parametrize(
     ("arguments", "flag"),
     [
-        (("--iterations", 0), "--iterations"),
         (("-s", 0), "--save-every"),
-        (("--learning-rate", "nan"), "--learning-rate"),
-        (("--batch-size", 0), "--batch-size"),
-        (("--seed", -2), "--seed"),
-        (("--workers", -1), "--workers"),
         (("--precision", "fp16-mixed", "-d", "cpu"), "--precision"),
         (("--devices", "tpu"), "tpu"),
-        (("--logger", "wandb"), "--logger"),
-        (("--save-dtype", "fp8"), "--save-dtype"),
     ],
 )
 def test_a_value_that_makes_no_sense_is_refused(arguments: tuple[object, ...], flag: str, refuses: Refuses) -> None:
@@ -194,8 +179,15 @@ def test_an_unknown_stage_is_refused() -> None:
     refused(call("train", "unet"), "tokenizer", "autoencoder", "diffusion")
 
 
-@pytest.mark.parametrize("stage", ["autoencoder", "diffusion"])
-@pytest.mark.parametrize(("save_dtype", "free", "fits"), [("fp16", 12, True), ("fp16", 8, False), ("fp32", 12, False)])
+@pytest.mark.parametrize(
+    ("stage", "save_dtype", "free", "fits"),
+    [
+        ("autoencoder", "fp16", 12, True),
+        ("autoencoder", "fp32", 12, False),
+        ("diffusion", "fp16", 12, True),
+        ("diffusion", "fp16", 8, False),
+    ],
+)
 def test_a_run_that_would_fill_the_disk_fails_before_it_begins(
     save_dtype: str,
     free: int,

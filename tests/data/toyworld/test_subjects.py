@@ -40,6 +40,7 @@ def test_photographs_show_one_thing_in_several_places() -> None:
     assert {scene.setting for scene in photograph(subject, 20, 1)} == set(DAYLIGHT)
 
 
+@pytest.mark.slow
 def test_the_committed_bottle_is_what_the_command_makes(tmp_path: Path) -> None:
     main(["--subject", "bottle", "--out", str(tmp_path)])
     committed, made = sorted(BOTTLE.iterdir()), sorted(tmp_path.iterdir())

@@ -34,7 +34,7 @@ def test_end_and_timesteps_are_the_originals(num_steps: int) -> None:
 
 
 @torch.inference_mode()
-@pytest.mark.parametrize("num_steps", [10, 20])
+@pytest.mark.parametrize("num_steps", [10, pytest.param(20, marks=pytest.mark.slow)])
 def test_end_in_float64_is_the_originals(num_steps: int) -> None:
     io = tensors("samplers")
     eps_fn = guided_eps(small_ldm(torch.float64).predictor, classifier_free(io["c"].double(), io["uc"].double(), 7.5))
