@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import torch
 
+from ldm.checkpoint.keys import PARTS
 from ldm.checkpoint.loading import checkpoint_info, raise_unless_part
 from ldm.checkpoint.metadata import CheckpointInfo
 from ldm.checkpoint.reading import read_checkpoint
@@ -18,7 +19,6 @@ from ldm.commands.app import begin_run
 from ldm.commands.devices import parse_devices
 from ldm.commands.disk_space import AVERAGE_BYTES, STATE_BYTES, refuse_unwritable, refuse_without_space
 from ldm.commands.elsewhere import find_known, find_weights, moved, sha256_of
-from ldm.commands.enough_memory import count_weights
 from ldm.commands.models import Settings, recorded_settings, settings_of
 from ldm.commands.options.resumable import TRAIN, flag_of
 from ldm.commands.options.train import HEEDED
@@ -39,6 +39,7 @@ from ldm.data.captioned import CaptionedImage, digest, find_captioned
 from ldm.data.judge import Pictures
 from ldm.data.latents import moments_bytes
 from ldm.diffusion.latent_diffusion import LatentDiffusion
+from ldm.diffusion.outline import count_weights
 from ldm.errors import UserError
 from ldm.files import ROOT, write_text
 from ldm.interruption import finish_first
@@ -294,18 +295,19 @@ def _raise_unless_possible(options: argparse.Namespace, settings: Settings, pict
         tokens, rows = len(load_tokenizer(source).clip_tokenizer), model.text_encoder.vocab_size
         if tokens != rows:
             raise UserError(f"the tokenizer in {source} has {tokens} tokens, but text_encoder.vocab_size is {rows}")
-    _refuse_without_space(options, settings, ldm, pictures)
+    _refuse_without_space(options, settings, pictures)
 
 
-def _refuse_without_space(options: argparse.Namespace, settings: Settings, ldm: LatentDiffusion, pictures: int) -> None:
+def _refuse_without_space(options: argparse.Namespace, settings: Settings, pictures: int) -> None:
     config: OptimizationConfig
     latents = 0
     if options.stage == "autoencoder":
-        config, saved = settings.autoencoder_training, count_weights(ldm.autoencoder)
-        trained = saved
+        config = settings.autoencoder_training
+        saved = trained = count_weights(settings.model, PARTS["autoencoder"])
     else:
-        config, saved, trained = settings.diffusion_training, count_weights(ldm), count_weights(ldm.unet)
-        trained += count_weights(ldm.text_encoder) * config.train_text_encoder
+        config, saved = settings.diffusion_training, count_weights(settings.model)
+        trained = count_weights(settings.model, PARTS["unet"])
+        trained += count_weights(settings.model, PARTS["text_encoder"]) * config.train_text_encoder
         latents = moments_bytes(settings.model.autoencoder, pictures, config.size, config.flip)
         if any(path.stat().st_size - latents in range(4096) for path in latents_dir(options).glob("*.npy")):
             latents = 0  # so large is what an earlier run encoded of these pictures
