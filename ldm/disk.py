@@ -68,6 +68,6 @@ def write_error(path: Path, error: Exception, size: int | None = None) -> UserEr
 def _reason(error: Exception) -> tuple[int | None, str]:
     if isinstance(error, OSError):
         return error.errno, error.strerror or str(error)
-    if found := re.search(r"\(os error (\d+)\)", str(error)):
+    if found := re.search(r"(?:\(os error |Os \{ code: )(\d+)", str(error)):  # newer and older ones of safetensors
         return int(found[1]), os.strerror(int(found[1]))
     return None, str(error)
