@@ -44,6 +44,7 @@ def test_txt2img_draws_from_the_official_ckpt_as_typed(weights_dir: Path, tmp_pa
     assert done.returncode == 0, done.stderr
     assert {path.name for path in (tmp_path / "outputs" / "txt2img-1").iterdir()} == {
         ".lock",
+        "run.log",
         "00-a-photo-of-sks-can_42.png",
         "grid.png",
         "pictures.csv",
