@@ -1,13 +1,13 @@
 """Scores checkpoints and recommends one: python evaluate.py --help."""
 
 from ldm.commands.app import launch
-from ldm.commands.options.drawing import evaluate_parser
+from ldm.commands.options.sampling import evaluate_parser
 
 
 def main() -> None:
     """Parses the flags and runs the command."""
     options = evaluate_parser().parse_args()
-    from ldm.commands.drawing import evaluate  # torch is not imported for --help
+    from ldm.commands.sampling import evaluate  # torch is not imported for --help
 
     evaluate(options)
 

@@ -46,7 +46,7 @@ from benchmarks.tools.ours_training import (  # noqa: E402
     training_config,
     training_of,
 )
-from benchmarks.tools.photos import write_pictures  # noqa: E402
+from benchmarks.tools.photos import write_images  # noqa: E402
 from benchmarks.tools.reporting import Goal, say, table  # noqa: E402
 from benchmarks.tools.script import run_script  # noqa: E402
 from benchmarks.tools.sizes import build_random  # noqa: E402
@@ -177,8 +177,8 @@ def measure(ldm: LatentDiffusion, place: Place, root: Path) -> tuple[dict[str, S
     """The seconds that training waits, and everything else of each save."""
     autocast = None if place.compute.dtype == torch.float32 else place.compute.dtype
     folders = (
-        write_pictures(root / "photos", PHOTOS, place.size.pixels),
-        write_pictures(root / "class", CLASS_PICTURES, place.size.pixels),
+        write_images(root / "photos", PHOTOS, place.size.pixels),
+        write_images(root / "class", CLASS_PICTURES, place.size.pixels),
     )
     networks = build_peer(ldm, place.size, ["unet"])
     pipeline = build_pipeline(build_peer(ldm, place.size), ldm)

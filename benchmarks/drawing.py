@@ -1,11 +1,11 @@
-"""How many class pictures a second, by batch size, and how long does one picture take (a batch of 1)?
+"""How many class images a second, by batch size, and how long does one image take (a batch of 1)?
 
     python benchmarks/drawing.py --batch-sizes 1
     python benchmarks/drawing.py --batch-sizes 4 16 --batches 4
 
 From prompts to files, in turns: ours as `dreambooth.py` draws them (PNG), and diffusers' `StableDiffusionPipeline` with
 the same weights as the reference draws them (JPEG), as it comes and with what its documentation advises for speed. All
-with guidance (7.5), 50 steps of DDIM; ours also with its default for class pictures, 20 steps of DPM-Solver++. Several
+with guidance (7.5), 50 steps of DDIM; ours also with its default for class images, 20 steps of DPM-Solver++. Several
 batches show what ours does meanwhile: it writes one while it draws the next.
 """
 
@@ -22,9 +22,9 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.diffusers_peer.drawing import (  # noqa: E402
     COMPILE_MODES,
-    assert_same_picture,
+    assert_same_image,
     build_pipeline,
-    draw_class_images,
+    sample_class_images,
     tune_pipeline,
 )
 from benchmarks.diffusers_peer.networks import Networks, assert_same_networks, build_peer, forget  # noqa: E402
@@ -35,11 +35,11 @@ from benchmarks.tools.reporting import Goal, say, table  # noqa: E402
 from benchmarks.tools.script import run_script  # noqa: E402
 from benchmarks.tools.sizes import build_random  # noqa: E402
 from benchmarks.tools.tf32 import tf32  # noqa: E402
-from ldm.commands.batching import drawing_crew  # noqa: E402
-from ldm.commands.compiling import speed_up  # noqa: E402
 from ldm.commands.options.common import COMPILE_MODES as OUR_MODES  # noqa: E402
 from ldm.diffusion.latent_diffusion import LatentDiffusion  # noqa: E402
 from ldm.diffusion.sampling import SamplingConfig  # noqa: E402
+from ldm.runtime.batching import worker_pool  # noqa: E402
+from ldm.runtime.compiling import accelerate_unet  # noqa: E402
 from ldm.training.class_images import ClassImages  # noqa: E402
 
 PROMPT = "a photo of a can"
@@ -52,9 +52,9 @@ CLASS_PICTURES = 200
 def draw_ours(
     ldm: LatentDiffusion, sampling: SamplingConfig, place: Place, batch_size: int, batches: int, root: Path
 ) -> None:
-    """Some batches of class pictures into a directory of their own."""
+    """Some batches of class images into a directory of their own."""
     cache = ClassImages(root, PROMPT, "", sampling, 0, place.precision, "", asdict(ldm.config))
-    for _ in cache.draw(ldm, list(range(batches * batch_size)), batch_size, crew=drawing_crew(ldm, sampling)):
+    for _ in cache.draw(ldm, list(range(batches * batch_size)), batch_size, crew=worker_pool(ldm, sampling)):
         pass
 
 
@@ -79,12 +79,12 @@ def contests(
 
     def ours(batch_size: int, sampler: str, steps: int) -> Turn:
         sampling = SamplingConfig(pixels, pixels, sampler, steps)
-        ldm.recorded_unet = None  # that is another's
-        speed_up(ldm, compile_ours, -(-CLASS_PICTURES // batch_size) * steps)
-        recorded = ldm.recorded_unet
+        ldm.graphed_unet = None  # that is another's
+        accelerate_unet(ldm, compile_ours, -(-CLASS_PICTURES // batch_size) * steps)
+        recorded = ldm.graphed_unet
 
         def draw(directory: Path) -> None:
-            ldm.recorded_unet = recorded
+            ldm.graphed_unet = recorded
             draw_ours(ldm, sampling, place, batch_size, batches, directory)
 
         return timed(draw)
@@ -99,7 +99,7 @@ def contests(
         def draw(directory: Path) -> None:
             with tf32(products=tuned):
                 for first in range(0, batches * batch_size, batch_size):
-                    draw_class_images(pipeline, PROMPT, batch_size, num_steps, pixels, directory, first)
+                    sample_class_images(pipeline, PROMPT, batch_size, num_steps, pixels, directory, first)
 
         return timed(draw)
 
@@ -137,14 +137,14 @@ def report(
                 ]
             )
             lines.append(
-                {"batch_size": int(case), "contender": name, "steps": steps, "seconds_per_picture": each,
+                {"batch_size": int(case), "contender": name, "steps": steps, "seconds_per_image": each,
                  "floor_seconds": floor, "peak": result.peak}
             )  # fmt: skip
     header = [
         "batch",
         "contender",
         "steps",
-        "seconds a picture",
+        "seconds an image",
         "% of the floor",
         "peak, GiB",
         "ours, DDIM is faster, times",
@@ -170,7 +170,7 @@ def goals(results: dict[str, dict[str, Result]], lines: Sequence[dict[str, Any]]
     if place.device.type == "cpu":
         return [Goal(names[0], tuned, 1.0, "x"), Goal(names[1], plain, 1.0, "x"), *more]
     ours = next(line for line in lines if line["contender"] == OURS and line["batch_size"] == int(case))
-    share = 100 * ours["floor_seconds"] / ours["seconds_per_picture"].median
+    share = 100 * ours["floor_seconds"] / ours["seconds_per_image"].median
     return [Goal(names[0], tuned, 1.25, "x"), Goal(names[1], plain, 2.5, "x"), Goal("of the floor", share, 50), *more]
 
 
@@ -209,10 +209,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         run.announce()
         peer = build_peer(ldm, place.size)
         assert_same_networks(ldm, peer, place.size)
-        found = assert_same_picture(ldm, build_pipeline(peer, ldm), min(place.size.pixels, 64))
+        found = assert_same_image(ldm, build_pipeline(peer, ldm), min(place.size.pixels, 64))
         speed, counted = measure_speed(place.device, place.compute.dtype), count(ldm.config, place.size.pixels)
-        say(f"both draw the same picture within {found:.1e}; torch.compile of diffusers, tuned: {mode}")
-        say(f"this machine: {speed}; a picture: {counted.image(options.steps) / 1e12:.3g} TFLOP\n")
+        say(f"both draw the same image within {found:.1e}; torch.compile of diffusers, tuned: {mode}")
+        say(f"this machine: {speed}; an image: {counted.image(options.steps) / 1e12:.3g} TFLOP\n")
         results = run.all_in_turns(cases)
     lines = report(results, counted, speed, options.batches, options.steps)
     return run.end(lines, goals(results, lines, place))

@@ -1,11 +1,11 @@
-"""What do the fast ways of drawing change in the picture?
+"""What do the fast ways of drawing change in the image?
 
     python benchmarks/fast_path.py --sheet fast-path.jpg
     python benchmarks/fast_path.py --ckpt-path weights/sd-v1/sd-v1-4.ckpt --device cuda --sheet fast-path.jpg
 
-Draws the same prompts from the same seeds in the plain way, float32 and layer by layer, one picture at a time, and in
+Draws the same prompts from the same seeds in the plain way, float32 and layer by layer, one image at a time, and in
 each faster way that exists on the device: all in one batch, with weights of 16 bits, by recorded CUDA graphs
-(`--compile graphs`), by torch.compile (`--compile full`), with TF32. Beside the pictures one call of the UNet is
+(`--compile graphs`), by torch.compile (`--compile full`), with TF32. Beside the images one call of the UNet is
 compared, which shows a way's rounding before 50 steps have carried it on.
 """
 
@@ -28,16 +28,16 @@ from benchmarks.tools.script import run_script, script_parser  # noqa: E402
 from benchmarks.tools.sheets import save_sheet  # noqa: E402
 from benchmarks.tools.tf32 import tf32  # noqa: E402
 from ldm.checkpoint.reading import read_checkpoint  # noqa: E402
-from ldm.commands.compiling import speed_up  # noqa: E402
-from ldm.commands.devices import parse_device  # noqa: E402
-from ldm.commands.drawing.grid import labelled_grid  # noqa: E402
-from ldm.commands.models import EMBEDDED, ModelSlot, Settings, settings_of  # noqa: E402
 from ldm.commands.options.common import SIDE, STEPS, seed  # noqa: E402
-from ldm.commands.placement import Compute  # noqa: E402
 from ldm.data.images import to_image  # noqa: E402
 from ldm.diffusion.guidance import Conditioning, classifier_free  # noqa: E402
 from ldm.diffusion.noise import draw_noise, image_generators  # noqa: E402
 from ldm.diffusion.sampling import SamplingConfig, sample_images  # noqa: E402
+from ldm.report.grid import labelled_grid  # noqa: E402
+from ldm.runtime.compiling import accelerate_unet  # noqa: E402
+from ldm.runtime.devices import parse_device  # noqa: E402
+from ldm.runtime.models import EMBEDDED, ModelSlot, Settings, settings_of  # noqa: E402
+from ldm.runtime.precision import Compute  # noqa: E402
 from ldm.training.autoencoder import psnr  # noqa: E402
 
 PROMPTS = (
@@ -63,7 +63,7 @@ class Way:
     compile: str = "off"
     """As the flag of the commands."""
     together: bool = True
-    """All pictures in one batch."""
+    """All images in one batch."""
     tf32: bool = False
     on_cuda_only: bool = False
 
@@ -97,7 +97,7 @@ class Task:
 class Drawn:
     """By one way, on the CPU in float32."""
 
-    pictures: Tensor
+    images: Tensor
     """(n 3 h w) in [-1, 1]"""
     eps: Tensor
     """(n 4 h/8 w/8), of a single call."""
@@ -108,41 +108,41 @@ class Difference:
     """Of what a way draws from what the plain one does."""
 
     mean: float
-    """Of all pictures and colours, in levels of 8 bits; so is `most`."""
+    """Of all images and colours, in levels of 8 bits; so is `most`."""
     most: float
     psnr: float
-    """In dB, of the worst picture; infinite if it is the same to the bit."""
+    """In dB, of the worst image; infinite if it is the same to the bit."""
     call: float
     """The largest difference of a single call's numbers, relative to the largest number."""
 
 
 @torch.inference_mode()
 def draw(way: Way, task: Task) -> Drawn:
-    """All pictures, then a single call on noise, as the commands draw them."""
+    """All images, then a single call on noise, as the commands draw them."""
     slot = ModelSlot(Compute(task.device, way.dtype))
     ldm = slot.use(read_checkpoint(task.weights), task.settings)
     parts = [task.seeds] if way.together else [[seed] for seed in task.seeds]
-    speed_up(ldm, way.compile, len(parts) * task.sampling.num_steps)
-    pictures, eps = [], []
+    accelerate_unet(ldm, way.compile, len(parts) * task.sampling.num_steps)
+    images, eps = [], []
     with tf32(products=way.tf32, convolutions=way.tf32):
         for seeds in parts:
             prompts = [task.prompts[task.seeds.index(seed)] for seed in seeds]
             context = torch.cat([slot.context(prompt) for prompt in prompts])
             nothing = slot.context("").expand(len(seeds), -1, -1)
             guidance = classifier_free(context, nothing, task.sampling.guidance_scale)
-            pictures.append(sample_images(ldm, guidance, seeds, task.sampling))
+            images.append(sample_images(ldm, guidance, seeds, task.sampling))
             # The same call as a step's with guidance, types included, so that it is the recorded one.
             shape = (len(seeds), *ldm.config.latent_shape(task.sampling.height, task.sampling.width))
             noise = draw_noise(shape, image_generators(seeds), ldm.device).repeat(2, 1, 1, 1)
             kind = torch.float32 if task.sampling.sampler == "dpm-solver" else torch.int64
             timesteps = torch.full((len(noise),), MIDDLE, dtype=kind, device=ldm.device)
             eps.append(ldm.predictor(Conditioning(torch.cat([nothing, context])))(noise, timesteps)[len(seeds) :].cpu())
-    return Drawn(torch.cat(pictures), torch.cat(eps))
+    return Drawn(torch.cat(images), torch.cat(eps))
 
 
 def difference(drawn: Drawn, plain: Drawn) -> Difference:
     """See `Difference`."""
-    apart = drawn.pictures - plain.pictures
+    apart = drawn.images - plain.images
     call = (drawn.eps - plain.eps).abs().max() / plain.eps.abs().max()
     levels = LEVELS * apart.abs()
     return Difference(float(levels.mean()), float(levels.max()), float(psnr(apart).min()), float(call))
@@ -154,14 +154,12 @@ def parse(arguments: Sequence[str] | None) -> tuple[Task, list[Way], Path | None
     parser.add_argument("--ckpt-path", type=Path, default=EMBEDDED, help="default: the embedded tiny model")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--prompts", nargs="+", default=[*PROMPTS], metavar="PROMPT")
-    parser.add_argument(
-        "--seed", type=seed, default=42, help="of the first picture; the next has the next (default: 42)"
-    )
+    parser.add_argument("--seed", type=seed, default=42, help="of the first image; the next has the next (default: 42)")
     parser.add_argument("--sampler", choices=("ddim", "plms", "dpm-solver"), help="default: the model's")
     parser.add_argument("--steps", type=STEPS, help="default: the model's")
     parser.add_argument("--hw", type=SIDE, metavar="PX", help="height and width; default: the model's")
     parser.add_argument("--without-compile", action="store_true", help="leave out --compile full, which takes minutes")
-    parser.add_argument("--sheet", type=Path, help="write the pictures to this file, .png or .jpg")
+    parser.add_argument("--sheet", type=Path, help="write the images to this file, .png or .jpg")
     options = parser.parse_args(arguments)
     device = parse_device(options.device)
     settings = settings_of(read_checkpoint(options.ckpt_path), None)[1]
@@ -188,16 +186,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     task, ways, sheet, json = parse(arguments)
     sampling = task.sampling
     say(f"{machine()}\n{sampling.sampler}, {sampling.num_steps} steps, {sampling.width} x {sampling.height} pixels, "
-        f"{len(task.prompts)} pictures\n")  # fmt: skip
+        f"{len(task.prompts)} images\n")  # fmt: skip
     drawn = {way.name: draw(way, task) for way in tqdm([PLAIN, *ways], desc="drawing", unit="way")}
     plain = drawn.pop(PLAIN.name)
     found = {name: difference(one, plain) for name, one in drawn.items()}
-    header = [f"against {PLAIN.name}", "mean, levels of 255", "most", "PSNR of the worst picture, dB", "one UNet call"]
+    header = [f"against {PLAIN.name}", "mean, levels of 255", "most", "PSNR of the worst image, dB", "one UNet call"]
     rows = [[name, digits(one.mean), digits(one.most), f"{one.psnr:.1f}", f"{one.call:.1e}"]
             for name, one in found.items()]  # fmt: skip
     say(table(header, rows))
     if sheet:
-        cells = [[to_image(picture) for picture in one.pictures] for one in (plain, *drawn.values())]
+        cells = [[to_image(image) for image in one.images] for one in (plain, *drawn.values())]
         labels = [PLAIN.name, *(f"{name}\n{one.psnr:.0f} dB" for name, one in found.items())]
         save_sheet(sheet, labelled_grid(cells, labels, task.prompts))
     figures = {"machine": machine(), "sampling": sampling, "prompts": task.prompts, "seeds": task.seeds}

@@ -1,10 +1,10 @@
 """Can the judge be trusted? How often it is right about renders that it never saw, and about what is left of them.
 
-    python -m ldm.data.toyworld --dataset data/toyworld-held-out/pictures --count 2000 --size 64 --seed 1 --split all
-    python -m ldm.data.toyworld --dataset data/toyworld-held-out/views --count 600 --size 64 --seed 3 --views 3
+    python -m ldm.toyworld --dataset data/toyworld-held-out/images --count 2000 --size 64 --seed 1 --split all
+    python -m ldm.toyworld --dataset data/toyworld-held-out/views --count 600 --size 64 --seed 3 --views 3
     python benchmarks/judge.py --ckpt-path MODEL
 
-Asked about the pictures as they are, at half their resolution, and, with a model, after its autoencoder has encoded and
+Asked about the images as they are, at half their resolution, and, with a model, after its autoencoder has encoded and
 decoded them. Prints tables in Markdown; exits with status 1 if any head is right less often than `--required`.
 """
 
@@ -27,11 +27,11 @@ from benchmarks.tools.reporting import table  # noqa: E402
 from benchmarks.tools.script import run_script, script_parser  # noqa: E402
 from ldm.checkpoint.loading import load_part  # noqa: E402
 from ldm.checkpoint.reading import read_checkpoint  # noqa: E402
-from ldm.commands.models import settings_of  # noqa: E402
 from ldm.data.captioned import CaptionedImage, find_captioned  # noqa: E402
-from ldm.data.judge import HEADS, SUBJECT, label_indices, read_images, right_answers  # noqa: E402
-from ldm.evaluation.judge import SHIPPED, SHIPPED_TOKENIZER, Evaluator, load_evaluator  # noqa: E402
 from ldm.nn.autoencoder import AutoencoderKL  # noqa: E402
+from ldm.runtime.models import settings_of  # noqa: E402
+from ldm.toyworld.judge.data import HEADS, SUBJECT, label_indices, read_images, right_answers  # noqa: E402
+from ldm.toyworld.judge.encoder import SHIPPED, SHIPPED_TOKENIZER, Evaluator, load_evaluator  # noqa: E402
 
 Change = Callable[[Tensor], Tensor]
 
@@ -72,7 +72,7 @@ def answers(evaluator: Evaluator, images: Tensor, rows: list[CaptionedImage]) ->
 
 
 def retrieval(evaluator: Evaluator, images: Tensor, rows: list[CaptionedImage]) -> tuple[int, int, int]:
-    """How many pictures find their caption among all, and captions their picture; captions of the same words are one.
+    """How many images find their caption among all, and captions their image; captions of the same words are one.
 
     So "red and white" may be "white and red".
     """
@@ -111,9 +111,9 @@ def main() -> int:
     """Measures and prints."""
     parser = script_parser(__doc__, goals=False, json=False)
     held_out = Path("data/toyworld-held-out")
-    parser.add_argument("--pictures", type=Path, default=held_out / "pictures", help="captioned, held out")
+    parser.add_argument("--images", type=Path, default=held_out / "pictures", help="captioned, held out")
     parser.add_argument("--things", type=Path, default=held_out / "views", help="each seen several times")
-    parser.add_argument("--ckpt-path", type=Path, help="a model whose autoencoder is to reconstruct the pictures")
+    parser.add_argument("--ckpt-path", type=Path, help="a model whose autoencoder is to reconstruct the images")
     parser.add_argument("--judge", type=Path, default=SHIPPED)
     parser.add_argument("--tokenizer", type=Path, default=SHIPPED_TOKENIZER)
     parser.add_argument("--required", type=float, default=0.95, help="share of right answers, in every head")
@@ -126,16 +126,16 @@ def main() -> int:
     if options.ckpt_path:
         changes["reconstructed"] = reconstruction(options.ckpt_path, device)
     size = evaluator.judge.config.size
-    rows, things = find_captioned(options.pictures), find_captioned(options.things)
+    rows, things = find_captioned(options.images), find_captioned(options.things)
     images, photographs = read_images(rows, size), read_images(things, size)
 
     accuracy, similarity, mistakes, failures = [], [], [], []
     for name, change in changes.items():
         changed = change(images)
         counts, wrong = answers(evaluator, changed, rows)
-        to_caption, to_picture, total = retrieval(evaluator, changed, rows)
+        to_caption, to_image, total = retrieval(evaluator, changed, rows)
         shares = [Count(right, asked) for right, asked in counts.values()]
-        accuracy.append([name, *shares, Count(to_caption, total), Count(to_picture, total)])
+        accuracy.append([name, *shares, Count(to_caption, total), Count(to_image, total)])
         found = subjects(evaluator, change(photographs), things)
         similarity.append([name, *found.values()])
         mistakes += [f"{name}:\n", *wrong, ""]
@@ -144,8 +144,8 @@ def main() -> int:
             for head, (right, asked) in counts.items()
             if right / asked < options.required
         ]
-    sys.stdout.write(f"Right answers of {len(rows)} pictures, in percent (95 % Wilson interval):\n\n")
-    sys.stdout.write(table(["", *counts, "picture to caption", "caption to picture"], accuracy))
+    sys.stdout.write(f"Right answers of {len(rows)} images, in percent (95 % Wilson interval):\n\n")
+    sys.stdout.write(table(["", *counts, "image to caption", "caption to image"], accuracy))
     sys.stdout.write(f"\nCosines of {len(things)} photographs, mean ± standard deviation:\n\n")
     sys.stdout.write(table(["", *found], similarity))
     sys.stdout.write("\nMost frequent mistakes, " + "\n".join(mistakes))

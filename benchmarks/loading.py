@@ -40,7 +40,7 @@ def load_ours(path: Path) -> list[Any]:
 
     from ldm.checkpoint.loading import Placement, load_model
     from ldm.checkpoint.reading import read_checkpoint
-    from ldm.commands.models import settings_of
+    from ldm.runtime.models import settings_of
 
     file = read_checkpoint(path)
     return [load_model(file, settings_of(file, None)[1].model, Placement(torch.device("cpu")))]
@@ -52,8 +52,8 @@ def load_commonly(path: Path) -> list[Any]:
 
     from ldm.checkpoint.keys import official_key
     from ldm.checkpoint.reading import CheckpointFile
-    from ldm.commands.models import settings_of
     from ldm.diffusion.latent_diffusion import LatentDiffusion
+    from ldm.runtime.models import settings_of
 
     read = torch.load(path, map_location="cpu", weights_only=False)
     model = LatentDiffusion(settings_of(CheckpointFile(path, {}, read.get("metadata", {})), None)[1].model)
@@ -92,7 +92,7 @@ def import_for(name: str) -> None:
     import torch  # noqa: F401
 
     import ldm.checkpoint.loading
-    import ldm.commands.models  # noqa: F401
+    import ldm.runtime.models  # noqa: F401
 
     if name.startswith("diffusers"):
         from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel  # noqa: F401

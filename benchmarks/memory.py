@@ -2,7 +2,7 @@
 
     python benchmarks/memory.py
 
-Full fine-tuning of the UNet, one photo and one class picture a step, two steps, each contender in a process of its own:
+Full fine-tuning of the UNet, one photo and one class image a step, two steps, each contender in a process of its own:
 as it is, with gradient checkpointing, with an 8-bit AdamW, and with both; the reference's 8-bit AdamW is bitsandbytes'
 and is left out where that isn't installed. Below them stand our combinations that the reference doesn't offer. What
 `--vram` chooses, its predictions and what they cost in loss is the question of `profiles.py`.
@@ -23,7 +23,7 @@ from benchmarks.tools.contest import Build, ContestRun, Place, contest_parser  #
 from benchmarks.tools.measuring import digits  # noqa: E402
 from benchmarks.tools.ours_training import CLASS_PICTURES, PHOTOS  # noqa: E402
 from benchmarks.tools.peaks import Peak  # noqa: E402
-from benchmarks.tools.photos import write_pictures  # noqa: E402
+from benchmarks.tools.photos import write_images  # noqa: E402
 from benchmarks.tools.reporting import Goal, say, table  # noqa: E402
 from benchmarks.tools.script import run_script  # noqa: E402
 from benchmarks.tools.sizes import build_random  # noqa: E402
@@ -72,8 +72,8 @@ def settings(place: Place) -> dict[str, dict[str, Setting]]:
 def print_own_peak(run: ContestRun, directory: Path) -> int:
     """In a process of its own: builds the contender that is asked for, trains two steps, prints the peak."""
     place = run.place
-    photos = write_pictures(directory / "photos", PHOTOS, place.size.pixels)
-    class_images = write_pictures(directory / "class", CLASS_PICTURES, place.size.pixels)
+    photos = write_images(directory / "photos", PHOTOS, place.size.pixels)
+    class_images = write_images(directory / "class", CLASS_PICTURES, place.size.pixels)
     ldm = build_random(place.size).to(place.device)
     contest = Contest(ldm, place, train_text_encoder=False, warmup=1, steps=1, alone=True)
 

@@ -34,14 +34,14 @@ from benchmarks.tools.ours_training import EnoughError  # noqa: E402
 from benchmarks.tools.reporting import Goal, say, table, verdict, write_json  # noqa: E402
 from benchmarks.tools.script import run_script, script_parser  # noqa: E402
 from ldm.checkpoint.reading import read_checkpoint  # noqa: E402
-from ldm.commands.compiling import step_recorder  # noqa: E402
-from ldm.commands.devices import parse_device  # noqa: E402
-from ldm.commands.models import ModelSlot, base_weights, settings_of  # noqa: E402
 from ldm.commands.options.common import number  # noqa: E402
-from ldm.commands.placement import Compute, training_compute  # noqa: E402
 from ldm.data.dreambooth import encode_moments  # noqa: E402
 from ldm.data.photos import read_directory  # noqa: E402
 from ldm.nn.footprint import Footprint  # noqa: E402
+from ldm.runtime.compiling import step_capture  # noqa: E402
+from ldm.runtime.devices import parse_device  # noqa: E402
+from ldm.runtime.models import ModelSlot, base_weights, settings_of  # noqa: E402
+from ldm.runtime.precision import Compute, training_compute  # noqa: E402
 from ldm.training.config import DreamBoothConfig, Subject  # noqa: E402
 from ldm.training.dreambooth import DreamBooth  # noqa: E402
 from ldm.training.memory import (  # noqa: E402
@@ -120,7 +120,7 @@ class WatchedDreamBooth(DreamBooth):
 
 
 def prepare(options: argparse.Namespace) -> Lesson:
-    """Draws class pictures and encodes everything."""
+    """Draws class images and encodes everything."""
     device = parse_device(options.device)
     compute = training_compute(device, "auto")
     base = options.ckpt_path or base_weights(None)
@@ -129,7 +129,7 @@ def prepare(options: argparse.Namespace) -> Lesson:
     height, width = settings.sampling.height, settings.sampling.width
     subject = Subject(options.class_name)
     drawer = Drawer(base, device)
-    drawn = drawer.draw([subject.class_prompt] * options.class_pictures, range(options.class_pictures))
+    drawn = drawer.draw([subject.class_prompt] * options.class_images, range(options.class_images))
     photos = read_directory(options.photos, height, width)[1]
     config = replace(settings.dreambooth, iterations=options.steps, save_every=options.steps)
     instance, kind = (encode_moments(drawer.ldm.autoencoder, images, config.flip) for images in (photos, drawn))
@@ -157,7 +157,7 @@ def learn(lesson: Lesson, combination: Combination) -> tuple[list[float], int]:
         raise AssertionError("nothing should be saved")
 
     with tempfile.TemporaryDirectory() as directory, contextlib.suppress(EnoughError):
-        fit(module, FitOptions(Path(directory), [device], autocast_dtype, "none", step_recorder([device])), fail)
+        fit(module, FitOptions(Path(directory), [device], autocast_dtype, "none", step_capture([device])), fail)
     return torch.stack(module.curve).tolist(), module.peak
 
 
@@ -213,7 +213,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--class-name", default="water bottle")
     parser.add_argument("--photos", type=Path, default=ROOT / "data" / "bottle")
-    parser.add_argument("--class-pictures", type=int, default=8)
+    parser.add_argument("--class-images", type=int, default=8)
     parser.add_argument("--steps", type=number(int, STEADY + 1), default=200, help="at least 2 (default: 200)")
     parser.add_argument("--only", type=int, nargs="+", metavar="N", help="these combinations; 0 is exact")
     parser.add_argument("--sheet", type=Path, metavar="PNG", help="draw the curves")

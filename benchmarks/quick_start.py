@@ -3,7 +3,7 @@
     taskset -c 0,1 python benchmarks/quick_start.py
 
 Two whole processes, in turns: `dreambooth.py` as the quick start types it, without previews, and
-`tools/straightforward.py`, which does the same work without any trick. Then both phases, drawing class pictures and
+`tools/straightforward.py`, which does the same work without any trick. Then both phases, drawing class images and
 training steps, with all tricks, with one taken away at a time, and with none: what each gives, in seconds.
 """
 
@@ -27,14 +27,14 @@ from benchmarks.tools.script import run_script, script_parser  # noqa: E402
 from benchmarks.tools.straightforward import (  # noqa: E402
     NO_DRAWING_TRICKS,
     NO_TRAINING_TRICKS,
-    ClassPictures,
-    DrawingTricks,
+    ClassImages,
+    SamplingTricks,
     Training,
     TrainingTricks,
     load,
     photos_of,
 )
-from ldm.commands.models import EMBEDDED  # noqa: E402
+from ldm.runtime.models import EMBEDDED  # noqa: E402
 from ldm.training.config import Subject  # noqa: E402
 
 CLASS_NAME, PHOTOS = "water bottle", ROOT / "data" / "bottle"
@@ -42,7 +42,7 @@ QUICK_START, STRAIGHTFORWARD = "quick start", "straightforward"
 ALL, NONE = "all tricks", "none"
 GOAL = 1.5
 
-Tricks = TypeVar("Tricks", DrawingTricks, TrainingTricks)
+Tricks = TypeVar("Tricks", SamplingTricks, TrainingTricks)
 
 
 def variants(all_tricks: Tricks, none: Tricks) -> dict[str, Tricks]:
@@ -78,30 +78,30 @@ def whole(options: argparse.Namespace, directory: Path) -> dict[str, Spread]:
 
 
 def drawing(options: argparse.Namespace, directory: Path) -> dict[str, Spread]:
-    """Seconds of a class picture with and without tricks."""
+    """Seconds of a class image with and without tricks."""
     ldm, settings = load(options.ckpt_path)
     prompt = Subject(CLASS_NAME).class_prompt
 
-    def turn(tricks: DrawingTricks) -> float:
-        pictures = ClassPictures(ldm, settings, prompt, tricks)
+    def turn(tricks: SamplingTricks) -> float:
+        images = ClassImages(ldm, settings, prompt, tricks)
         began = time.perf_counter()
-        pictures.draw(directory / "class", options.pictures)
-        return (time.perf_counter() - began) / options.pictures
+        images.draw(directory / "class", options.images)
+        return (time.perf_counter() - began) / options.images
 
     turns = {
         name: lambda tricks=tricks: turn(tricks)
-        for name, tricks in variants(DrawingTricks(), NO_DRAWING_TRICKS).items()
+        for name, tricks in variants(SamplingTricks(), NO_DRAWING_TRICKS).items()
     }
     return take_turns(turns, options.runs)
 
 
 def training(options: argparse.Namespace, directory: Path) -> dict[str, Spread]:
-    """Seconds of an update with and without tricks, after the first; on the class pictures that are there."""
+    """Seconds of an update with and without tricks, after the first; on the class images that are there."""
     ldm, settings = load(options.ckpt_path)
-    pictures = photos_of(PHOTOS), photos_of(directory / "class")
+    images = photos_of(PHOTOS), photos_of(directory / "class")
 
     def turn(tricks: TrainingTricks) -> float:
-        loop = Training(ldm, settings, Subject(CLASS_NAME), pictures, tricks)
+        loop = Training(ldm, settings, Subject(CLASS_NAME), images, tricks)
         loop.step()
         began = time.perf_counter()
         for _ in range(options.steps):
@@ -133,7 +133,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--ckpt-path", type=Path, default=EMBEDDED, help="default: the embedded tiny model")
     parser.add_argument("--runs", type=int, default=5, help="of each phase (default: 5)")
     parser.add_argument("--whole-runs", type=int, default=1, help="of the two processes (default: 1)")
-    parser.add_argument("--pictures", type=int, default=16, help="in each run (default: 16)")
+    parser.add_argument("--images", type=int, default=16, help="in each run (default: 16)")
     parser.add_argument("--steps", type=int, default=5, help="timed in each run (default: 5)")
     parser.add_argument("--iterations", type=int, help="of the two processes (default: the model's)")
     parser.add_argument("--class-images", type=int, help="of the two processes (default: the model's)")
@@ -146,12 +146,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         faster = ratio(processes[STRAIGHTFORWARD].values, processes[QUICK_START].values)
         rows = [[QUICK_START, processes[QUICK_START], "-"], [STRAIGHTFORWARD, processes[STRAIGHTFORWARD], faster]]
         say(table(["whole process", "seconds", "times as long"], rows))
-        pictures = drawing(options, Path(name))
-        say(report("class picture", pictures, config.class_img_count))
+        images = drawing(options, Path(name))
+        say(report("class image", images, config.class_img_count))
         steps = training(options, Path(name))
         say(report("training step", steps, config.iterations))
     write_json(
-        options.json, {"machine": machine(), "processes": processes, "class picture": pictures, "training step": steps}
+        options.json, {"machine": machine(), "processes": processes, "class image": images, "training step": steps}
     )
     return verdict([Goal("times as fast as the straightforward loop", faster.median, GOAL, "x")], options.strict)
 

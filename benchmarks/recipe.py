@@ -1,6 +1,6 @@
-"""How long does the whole recipe take, from the command to the last checkpoint: class pictures, training, checkpoints?
+"""How long does the whole recipe take, from the command to the last checkpoint: class images, training, checkpoints?
 
-    python benchmarks/recipe.py                                        # 200 class pictures, 800 updates, 4 checkpoints
+    python benchmarks/recipe.py                                        # 200 class images, 800 updates, 4 checkpoints
     python benchmarks/recipe.py --class-images 100 --iterations 400
 
 Whole processes, in turns: `dreambooth.py` without previews, which the reference doesn't draw either, and
@@ -27,7 +27,7 @@ from benchmarks.diffusers_peer.networks import assert_same_networks, build_peer 
 from benchmarks.tools.contest import ContestRun, Place, contest_parser  # noqa: E402
 from benchmarks.tools.measuring import Spread, digits, ratio, take_turns  # noqa: E402
 from benchmarks.tools.ours_training import PHOTOS, SUBJECT  # noqa: E402
-from benchmarks.tools.photos import write_pictures  # noqa: E402
+from benchmarks.tools.photos import write_images  # noqa: E402
 from benchmarks.tools.reporting import Goal, say, table  # noqa: E402
 from benchmarks.tools.script import run_script  # noqa: E402
 from benchmarks.tools.sizes import build_random  # noqa: E402
@@ -36,7 +36,7 @@ from ldm.checkpoint.saving import SAVE_DTYPES, save_checkpoint  # noqa: E402
 from ldm.errors import UserError  # noqa: E402
 
 OURS, PLAIN, TUNED = "ours", "reference", "reference, tuned"
-PHASES = ("until the first class picture", "class pictures", "until the last checkpoint", "until the end")
+PHASES = ("until the first class image", "class images", "until the last checkpoint", "until the end")
 GOAL = 3.0
 
 
@@ -57,7 +57,7 @@ class Recipe:
     iterations: int
     save_every: int
     steps: int
-    """Of the reference's class pictures; ours take their own default."""
+    """Of the reference's class images; ours take their own default."""
     train_text_encoder: bool
     compile_peer: str = "off"
     """torch.compile's mode of the tuned reference's drawing."""
@@ -95,14 +95,13 @@ def run(arguments: Sequence[object]) -> None:
 
 
 def phases(began: float, ended: float, output: Path) -> list[float]:
-    """Seconds of each of the `PHASES`, by when class pictures and checkpoints were finished."""
-    pictures = sorted(_finished(path) for path in output.rglob("*") if path.suffix in (".png", ".jpg"))
+    """Seconds of each of the `PHASES`, by when class images and checkpoints were finished."""
+    images = sorted(_finished(path) for path in output.rglob("*") if path.suffix in (".png", ".jpg"))
     checkpoints = [*output.rglob("step-*.safetensors"), *output.glob("checkpoint-*/*")]
-    if not pictures or not checkpoints:
-        raise UserError(f"there are {len(pictures)} class pictures and {len(checkpoints)} files of checkpoints")
+    if not images or not checkpoints:
+        raise UserError(f"there are {len(images)} class images and {len(checkpoints)} files of checkpoints")
     return [
-        b - a
-        for a, b in itertools.pairwise([began, pictures[0], pictures[-1], max(map(_finished, checkpoints)), ended])
+        b - a for a, b in itertools.pairwise([began, images[0], images[-1], max(map(_finished, checkpoints)), ended])
     ]
 
 
@@ -118,7 +117,7 @@ def write_files(directory: Path, place: Place) -> Files:
     files = Files(directory / "base.safetensors", directory / "pipeline", directory / "photos")
     save_checkpoint(files.checkpoint, ldm, CheckpointInfo(config=place.size.yaml), SAVE_DTYPES["fp32"])
     write_pipeline(files.pipeline, ldm, place.size)
-    write_pictures(files.photos, PHOTOS, 2 * place.size.pixels)
+    write_images(files.photos, PHOTOS, 2 * place.size.pixels)
     return files
 
 
@@ -147,7 +146,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--class-images", type=int, default=200)
     parser.add_argument("--iterations", type=int, default=800)
     parser.add_argument("--save-every", type=int, default=200)
-    parser.add_argument("--steps", type=int, default=50, help="of the reference's class pictures (default: 50)")
+    parser.add_argument("--steps", type=int, default=50, help="of the reference's class images (default: 50)")
     parser.add_argument("--train-text-encoder", action="store_true", help="on both sides")
     parser.add_argument(
         "--compile-peer",

@@ -2,9 +2,9 @@
 
     python benchmarks/startup.py
 
-Fresh processes, in turns: `--help` of each command; one picture of one step with the embedded tiny model, which is
+Fresh processes, in turns: `--help` of each command; one image of one step with the embedded tiny model, which is
 start-up, loading, and hardly any work; and, beside them, importing diffusers' pipeline and what the reference's
-training imports. Then the heaviest imports of `txt2img.py`'s first picture, by `python -X importtime`.
+training imports. Then the heaviest imports of `txt2img.py`'s first image, by `python -X importtime`.
 """
 
 import re
@@ -68,14 +68,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as directory:
         first = [*FIRST_PICTURE, TINY, "-o", directory]
         typed = {f"`{command} --help`": [command, "--help"] for command in options.only}
-        typed["`txt2img.py`, one picture of one step"] = first
+        typed["`txt2img.py`, one image of one step"] = first
         typed["`from diffusers import StableDiffusionPipeline`"] = PEER
         typed["the imports of the reference's training"] = PEER_TRAINING
         turns = {name: lambda one=one: timed(one) for name, one in typed.items()}
         times: dict[str, Spread] = take_turns(turns, options.runs)
         imports = heaviest_imports(first)
     say(table(["what is typed", "seconds"], list(times.items())))
-    say(table(["heaviest packages of the first picture", "seconds"], [(f"`{n}`", f"{s:.2f}") for n, s in imports]))
+    say(table(["heaviest packages of the first image", "seconds"], [(f"`{n}`", f"{s:.2f}") for n, s in imports]))
     figures = {"machine": machine(), "seconds": {name: spread.values for name, spread in times.items()}}
     write_json(options.json, {**figures, "imports": dict(imports)})
     return 0

@@ -4,7 +4,7 @@
     python benchmarks/sweep.py --ckpt-path ckpts/water-bottle-1 -v 4       # or any directory of checkpoints
 
 In turn: `txt2img.py --ckpt-path DIR` once, and `txt2img.py --ckpt-path FILE` for each of its checkpoints, with the same
-prompt and seeds. Both draw the same pictures, which is checked (on the CPU to the bit). Medians and their ratio.
+prompt and seeds. Both draw the same images, which is checked (on the CPU to the bit). Medians and their ratio.
 """
 
 import statistics
@@ -28,12 +28,12 @@ from ldm.checkpoint.discovery import find_checkpoints  # noqa: E402
 from ldm.checkpoint.loading import Placement, checkpoint_info, load_model  # noqa: E402
 from ldm.checkpoint.reading import read_checkpoint  # noqa: E402
 from ldm.checkpoint.saving import save_checkpoint  # noqa: E402
-from ldm.commands.models import EMBEDDED, settings_of  # noqa: E402
-from ldm.commands.tokenizers import find_tokenizer  # noqa: E402
 from ldm.data.images import read_image  # noqa: E402
 from ldm.errors import UserError  # noqa: E402
 from ldm.files import natural_key  # noqa: E402
 from ldm.nn.tokenizer import copy_tokenizer  # noqa: E402
+from ldm.runtime.models import EMBEDDED, settings_of  # noqa: E402
+from ldm.runtime.tokenizers import find_tokenizer  # noqa: E402
 
 SUBJECT = "water bottle"
 TIPPED = 2
@@ -68,13 +68,13 @@ def measure(
         seconds["separate"].append(
             sum(timed_run("txt2img.py", "--ckpt-path", path, "-o", alone, *words) for path in checkpoints)
         )
-        raise_unless_same(pictures(swept), pictures(alone), len(checkpoints) * variations)
+        raise_unless_same(images(swept), images(alone), len(checkpoints) * variations)
         say(f"- {number} of {runs}: {seconds['sweep'][-1]:.1f} s and {seconds['separate'][-1]:.1f} s")
     return seconds
 
 
-def pictures(directory: Path) -> list[np.ndarray]:
-    """The single pictures of all calls below a directory, in the order of their checkpoints and seeds."""
+def images(directory: Path) -> list[np.ndarray]:
+    """The single images of all calls below a directory, in the order of their checkpoints and seeds."""
     paths = sorted(directory.glob("txt2img-*/*_*.png"), key=natural_key)
     return [np.asarray(read_image(path)).astype(int) for path in paths]
 
@@ -82,10 +82,10 @@ def pictures(directory: Path) -> list[np.ndarray]:
 def raise_unless_same(swept: Sequence[np.ndarray], alone: Sequence[np.ndarray], count: int) -> None:
     """Both ways should have drawn the same; otherwise the times say nothing."""
     if not len(swept) == len(alone) == count:
-        raise UserError(f"{count} pictures were asked for; the sweep drew {len(swept)}, the separate runs {len(alone)}")
+        raise UserError(f"{count} images were asked for; the sweep drew {len(swept)}, the separate runs {len(alone)}")
     worst = max(int(np.abs(one - other).max()) for one, other in zip(swept, alone, strict=True))
     if worst > TIPPED:
-        raise UserError(f"the sweep's pictures are not those of the separate runs: they differ by up to {worst} of 255")
+        raise UserError(f"the sweep's images are not those of the separate runs: they differ by up to {worst} of 255")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -93,7 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = script_parser(__doc__, goals=False)
     parser.add_argument("--ckpt-path", type=Path, help="a directory of one run (default: made of the tiny model)")
     parser.add_argument("--checkpoints", type=int, default=5, help="how many to make (default: 5)")
-    parser.add_argument("-v", "--variations", type=int, default=4, help="pictures per checkpoint (default: 4)")
+    parser.add_argument("-v", "--variations", type=int, default=4, help="images per checkpoint (default: 4)")
     parser.add_argument("--runs", type=int, default=3, help="of each (default: 3)")
     options = parser.parse_args(arguments)
 
@@ -114,7 +114,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     say("\n" + table(["", "seconds, median", "range", "times"], rows))
     say(
         f"The sweep is {statistics.median(ratios):.2f} times as fast ({min(ratios):.2f} to {max(ratios):.2f}); "
-        f"both drew the same {len(checkpoints) * options.variations} pictures."
+        f"both drew the same {len(checkpoints) * options.variations} images."
     )
     write_json(options.json, {"machine": machine(), "seconds": seconds, "ratios": ratios})
     return 0

@@ -29,10 +29,10 @@ from benchmarks.tools.machine import machine  # noqa: E402
 from benchmarks.tools.reporting import Goal, say, table, verdict, write_json  # noqa: E402
 from benchmarks.tools.script import run_script, script_parser  # noqa: E402
 from benchmarks.tools.sheets import save_sheet  # noqa: E402
-from ldm.commands.models import EMBEDDED  # noqa: E402
 from ldm.data.images import to_image  # noqa: E402
-from ldm.data.toyworld import Scene, canonical_caption, is_held_out, object_coverage, random_scene, render  # noqa: E402
-from ldm.evaluation.judge import SHIPPED, SHIPPED_TOKENIZER, Evaluator, load_evaluator  # noqa: E402
+from ldm.runtime.models import EMBEDDED  # noqa: E402
+from ldm.toyworld import Scene, canonical_caption, is_held_out, object_coverage, random_scene, render  # noqa: E402
+from ldm.toyworld.judge.encoder import SHIPPED, SHIPPED_TOKENIZER, Evaluator, load_evaluator  # noqa: E402
 from ldm.training.autoencoder import psnr  # noqa: E402
 
 WORLD = 7
@@ -41,7 +41,7 @@ HELD_OUT_EVERY = 10
 FIRST_SEED = 1000
 """Of the noise of the first prompt; the next has the next."""
 GOALS = {"class": 90.0, "setting": 95.0, "colour": 90.0, "pattern": 75.0}
-WHOLE, BOX = "whole picture", "object's box"
+WHOLE, BOX = "whole image", "object's box"
 PSNR_GOALS = {WHOLE: 27.0, BOX: 23.0}
 DRAWN = "drawn"
 
@@ -64,7 +64,7 @@ def held_out(scene: Scene) -> bool:
 
 
 def reconstruction_psnr(decoded: Tensor, images: Tensor, coverage: Tensor) -> tuple[Tensor, Tensor]:
-    """PSNR in dB of each whole picture, and of the smallest upright box around the pixels more than half covered.
+    """PSNR in dB of each whole image, and of the smallest upright box around the pixels more than half covered.
 
     decoded, images (n 3 h w) in [-1, 1]; coverage (n h w) in [0, 1].
     """
@@ -100,7 +100,7 @@ def look_alikes(scene: Scene, count: int) -> list[Scene]:
 
 
 def variety(evaluator: Evaluator, images: Tensor) -> float:
-    """The mean distance, one minus cosine, of the things in all pairs of pictures."""
+    """The mean distance, one minus cosine, of the things in all pairs of images."""
     return 1 - pair_similarity(evaluator.subject_similarity(images, images))
 
 
@@ -108,38 +108,38 @@ def measure_variety(drawer: Drawer, evaluator: Evaluator, scenes: list[Scene], e
     """How different the things of one prompt are: as drawn, and as rendered and reconstructed."""
     drawn, real = [], []
     for scene in scenes:
-        pictures = drawer.draw([canonical_caption(scene)] * each, range(each), "variety")
-        drawn.append(variety(evaluator, pictures))
+        images = drawer.draw([canonical_caption(scene)] * each, range(each), "variety")
+        drawn.append(variety(evaluator, images))
         renders = render(look_alikes(scene, each), drawer.sampling.height)
         real.append(variety(evaluator, drawer.reconstruct(renders)))
     return {"drawn": mean(drawn), "reconstructed renders": mean(real)}
 
 
 def caption_fit(evaluator: Evaluator, drawn: Tensor, reconstructed: Tensor, captions: list[str]) -> dict[str, Mean]:
-    """Cosines of pictures with their own captions, and of drawn ones with all the other captions of other words."""
+    """Cosines of images with their own captions, and of drawn ones with all the other captions of other words."""
     own = evaluator.caption_similarity(drawn, captions)
     other = torch.tensor([[a != b for b in captions] for a in captions])
-    per_picture = [float(row[mask].mean()) for row, mask in zip(own, other, strict=True) if mask.any()]
+    per_image = [float(row[mask].mean()) for row, mask in zip(own, other, strict=True) if mask.any()]
     return {
         "drawn": mean(own.diagonal()),
         "reconstructed renders": mean(evaluator.caption_similarity(reconstructed, captions).diagonal()),
-        "drawn, others' captions": mean(per_picture),
+        "drawn, others' captions": mean(per_image),
     }
 
 
-def captioned_sheet(pictures: list[Image.Image], captions: list[str], columns: int = SHEET_COLUMNS) -> Image.Image:
-    """The pictures in rows, each enlarged pixel by pixel, with its caption beneath."""
+def captioned_sheet(images: list[Image.Image], captions: list[str], columns: int = SHEET_COLUMNS) -> Image.Image:
+    """The images in rows, each enlarged pixel by pixel, with its caption beneath."""
     margin, font = 8, ImageFont.load_default(size=14)
-    side = pictures[0].width * ENLARGED
+    side = images[0].width * ENLARGED
     wrapped = [_wrapped(caption, font, side) for caption in captions]
     beneath = 17 * max(text.count("\n") + 1 for text in wrapped) + margin
-    rows = -(-len(pictures) // columns)
-    across = min(columns, len(pictures))
+    rows = -(-len(images) // columns)
+    across = min(columns, len(images))
     sheet = Image.new("RGB", (margin + (side + margin) * across, margin + (side + beneath) * rows), "white")
     draw = ImageDraw.Draw(sheet)
-    for index, (picture, text) in enumerate(zip(pictures, wrapped, strict=True)):
+    for index, (image, text) in enumerate(zip(images, wrapped, strict=True)):
         x, y = margin + (side + margin) * (index % columns), margin + (side + beneath) * (index // columns)
-        sheet.paste(picture.resize((side, side), Image.Resampling.NEAREST), (x, y))
+        sheet.paste(image.resize((side, side), Image.Resampling.NEAREST), (x, y))
         draw.multiline_text((x, y + side + 1), text, "black", font, spacing=1)
     return sheet
 
@@ -161,7 +161,7 @@ def prompts_sheet(drawn: Tensor, scenes: list[Scene]) -> Image.Image:
 
 @dataclass(frozen=True)
 class Answers:
-    """What the judge says of the prompts' pictures."""
+    """What the judge says of the prompts' images."""
 
     right: dict[str, dict[str, Count]]
     """By what it looked at, and by what it was asked."""
@@ -172,7 +172,7 @@ class Answers:
 
 
 def ask_the_judge(drawer: Drawer, evaluator: Evaluator, scenes: list[Scene], sheet: Path | None) -> Answers:
-    """Draws every scene's caption, and has the judge look at the pictures and at renders of the same scenes."""
+    """Draws every scene's caption, and has the judge look at the images and at renders of the same scenes."""
     captions = [canonical_caption(scene) for scene in scenes]
     start = time.perf_counter()
     drawn = drawer.draw(captions, range(FIRST_SEED, FIRST_SEED + len(captions)))
@@ -206,7 +206,7 @@ def say_answers(answers: Answers, count: int) -> None:
         "colour is right:\n")  # fmt: skip
     rows = [[name, *one.values()] for name, one in answers.right.items()]
     say(table(["", *QUESTIONS, ALL], [*rows, ["goal", *(f"≥ {GOALS[head]:g}" for head in QUESTIONS), ""]]))
-    say("Cosines of pictures and captions, mean and 95 % interval:\n")
+    say("Cosines of images and captions, mean and 95 % interval:\n")
     say(table([*answers.caption_similarity], [[*answers.caption_similarity.values()]]))
 
 
@@ -217,7 +217,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--prompts", type=int, default=500)
     parser.add_argument("--reconstructions", type=int, default=400, help="renders for the autoencoder's PSNR")
     parser.add_argument("--variety", type=int, default=12, help="prompts that are drawn eight times each; 0: none")
-    parser.add_argument("--sheet", type=Path, help="write the first 64 pictures to this file, .png or .jpg")
+    parser.add_argument("--sheet", type=Path, help="write the first 64 images to this file, .png or .jpg")
     parser.add_argument("--judge", type=Path, default=SHIPPED)
     parser.add_argument("--tokenizer", type=Path, default=SHIPPED_TOKENIZER, help="the judge's")
     parser.add_argument("--device", default="cpu")
@@ -242,10 +242,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     spread = {}
     if options.variety:
         spread = measure_variety(drawer, evaluator, scenes[: options.variety], 8)
-        say(f"Distance of the things in eight pictures of one prompt, mean of {options.variety} prompts:\n")
+        say(f"Distance of the things in eight images of one prompt, mean of {options.variety} prompts:\n")
         say(table([*spread], [[*spread.values()]]))
     say("Most frequent mistakes:\n\n" + "\n".join(answers.mistakes))
-    say(f"\n{len(scenes)} pictures drawn in {answers.seconds:.0f} s.")
+    say(f"\n{len(scenes)} images drawn in {answers.seconds:.0f} s.")
 
     figures = {"psnr": quality, **vars(answers), "variety": spread}
     write_json(options.json, figures | {"machine": machine(), "prompts": len(scenes)})

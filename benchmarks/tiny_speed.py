@@ -2,8 +2,8 @@
 
     taskset -c 0,1 python benchmarks/tiny_speed.py
 
-Runs what a user types, with the output in a temporary directory: `txt2img.py` for four pictures (the median of a few
-times), `dreambooth.py` with its class pictures, once, and the comparison of its checkpoints. `taskset` holds a larger
+Runs what a user types, with the output in a temporary directory: `txt2img.py` for four images (the median of a few
+times), `dreambooth.py` with its class images, once, and the comparison of its checkpoints. `taskset` holds a larger
 machine to two cores.
 """
 

@@ -3,14 +3,14 @@
     python benchmarks/tiny_subjects.py --without-prior --sheets docs/images
 
 Runs `python dreambooth.py -c "water bottle" -i data/bottle -s 200` as a user does, and the same on photographs of other
-subjects, which the little world takes (`python -m ldm.data.toyworld --subject duck --seed 3`). Then draws with the base
+subjects, which the little world takes (`python -m ldm.toyworld --subject duck --seed 3`). Then draws with the base
 model and with each checkpoint from the same noise, and lets the judge compare:
 
-- similarity: the mean cosine of pictures of "a photo of sks duck" and the photographs, and its share of the mean cosine
+- similarity: the mean cosine of images of "a photo of sks duck" and the photographs, and its share of the mean cosine
   of the photographs among themselves;
 - setting: whether "a photo of sks duck in the snow" is seen to be in the snow, for five settings of no photograph:
   snow, night, water and sunset, in which none is taken, and one by daylight that this subject's photographs left out;
-- leakage: the mean cosine of pictures of "a photo of a duck" and the photographs, before and after;
+- leakage: the mean cosine of images of "a photo of a duck" and the photographs, before and after;
 - drift: whether "a photo of a duck" still shows a duck, how much alike it is to what the base model drew from the same
   noise, and whether prompts of other classes are drawn as well as before.
 
@@ -55,24 +55,24 @@ from benchmarks.tools.subject_report import (  # noqa: E402
     steps_table,
 )
 from ldm.checkpoint.discovery import find_checkpoints  # noqa: E402
-from ldm.commands.drawing.grid import labelled_grid  # noqa: E402
-from ldm.commands.models import EMBEDDED  # noqa: E402
 from ldm.data.images import save_png, to_image  # noqa: E402
 from ldm.data.photos import read_directory  # noqa: E402
-from ldm.data.toyworld import CLASSES, Scene, canonical_caption  # noqa: E402
-from ldm.evaluation.judge import SHIPPED, SHIPPED_TOKENIZER, Evaluator, load_evaluator  # noqa: E402
 from ldm.files import write_text  # noqa: E402
+from ldm.report.grid import labelled_grid  # noqa: E402
+from ldm.runtime.models import EMBEDDED  # noqa: E402
+from ldm.toyworld import CLASSES, Scene, canonical_caption  # noqa: E402
+from ldm.toyworld.judge.encoder import SHIPPED, SHIPPED_TOKENIZER, Evaluator, load_evaluator  # noqa: E402
 
 SAVE_EVERY = 200
 FIRST_SEED = 5000
-"""Of the noise; the class pictures that a run learns from have others."""
+"""Of the noise; the class images that a run learns from have others."""
 
 BOTTLE = Subject("bottle", 15)
 SUBJECTS = (BOTTLE, Subject("duck", 3), Subject("mug", 4), Subject("teddy bear", 5), Subject("car", 6))
 
 
 @dataclass(frozen=True)
-class Pictures:
+class Images:
     """What one checkpoint draws for a subject, from the same noise as the others: (n 3 h w) each."""
 
     subject: Tensor
@@ -83,8 +83,8 @@ class Pictures:
     """Prompts of other classes."""
 
 
-def draw_pictures(drawer: Drawer, subject: Subject, others: list[Scene], each: int) -> Pictures:
-    """`each` pictures in each new setting, twice as many of the subject and of its class, one of each other scene."""
+def sample_images_for(drawer: Drawer, subject: Subject, others: list[Scene], each: int) -> Images:
+    """`each` images in each new setting, twice as many of the subject and of its class, one of each other scene."""
     groups = {
         "subject": [subject.prompt()] * (2 * each),
         **{setting: [subject.prompt(setting)] * each for setting in subject.new_settings},
@@ -95,15 +95,15 @@ def draw_pictures(drawer: Drawer, subject: Subject, others: list[Scene], each: i
     seeds = [FIRST_SEED + i for group in groups.values() for i in range(len(group))]
     drawn = drawer.draw(prompts, seeds, subject.class_name).split([len(group) for group in groups.values()])
     parts = dict(zip(groups, drawn, strict=True))
-    return Pictures(
+    return Images(
         parts["subject"], {name: parts[name] for name in subject.new_settings}, parts["class"], parts["others"]
     )
 
 
-def judge_pictures(
+def judge_images(
     evaluator: Evaluator,
-    pictures: Pictures,
-    base: Pictures,
+    images: Images,
+    base: Images,
     photos: Tensor,
     subject: Subject,
     others: list[Scene],
@@ -118,21 +118,21 @@ def judge_pictures(
         return Count(sum(one[head].label == answer for one in evaluator.name(images)), len(images))
 
     own = pair_similarity(evaluator.subject_similarity(photos, photos))
-    elsewhere = torch.cat([*pictures.elsewhere.values()])
-    known = similarity(pictures.subject).mean().item()
-    of_class = evaluator.subject_similarity(pictures.of_class, pictures.of_class)
+    elsewhere = torch.cat([*images.elsewhere.values()])
+    known = similarity(images.subject).mean().item()
+    of_class = evaluator.subject_similarity(images.of_class, images.of_class)
     return Figures(
         step=step,
         similarity=known,
         share=100 * known / own,
         share_elsewhere=100 * similarity(elsewhere).mean().item() / own,
-        settings={name: said(images, "setting", name) for name, images in pictures.elsewhere.items()},
-        recognised=said(torch.cat([pictures.subject, elsewhere]), "class", subject.class_name),
-        leakage=similarity(pictures.of_class).tolist(),
-        class_right=said(pictures.of_class, "class", subject.class_name),
-        same=evaluator.subject_similarity(pictures.of_class, base.of_class).diagonal().mean().item(),
+        settings={name: said(images, "setting", name) for name, images in images.elsewhere.items()},
+        recognised=said(torch.cat([images.subject, elsewhere]), "class", subject.class_name),
+        leakage=similarity(images.of_class).tolist(),
+        class_right=said(images.of_class, "class", subject.class_name),
+        same=evaluator.subject_similarity(images.of_class, base.of_class).diagonal().mean().item(),
         variety=1 - pair_similarity(of_class),
-        others=counts(judged(evaluator, pictures.others, others)),
+        others=counts(judged(evaluator, images.others, others)),
     )
 
 
@@ -143,7 +143,7 @@ def photographs_of(subject: Subject, work: Path) -> Path:
     directory = work / "photos" / subject.name
     if len([*directory.glob("*.png")]) < PHOTOS:
         flags = ["--subject", subject.class_name, "--seed", subject.seed, "--count", PHOTOS, "--out", directory]
-        timed_run("-m", "ldm.data.toyworld", *flags)
+        timed_run("-m", "ldm.toyworld", *flags)
     return directory
 
 
@@ -161,7 +161,7 @@ def train(subject: Subject, photos: Path, prior: str, work: Path, flags: list[st
     return [one.path for one in found], float(finished.read_text(encoding="utf-8"))
 
 
-def sheet(rows: dict[str, Pictures], photos: Tensor, subject: Subject) -> Image.Image:
+def sheet(rows: dict[str, Images], photos: Tensor, subject: Subject) -> Image.Image:
     """A row for each checkpoint: a photograph, the subject twice, in five settings, and its class twice."""
     columns = ["a photograph", *[subject.prompt()] * 2]
     columns += [subject.prompt(setting) for setting in subject.new_settings] + [subject.class_prompt] * 2
@@ -188,11 +188,11 @@ def measure(
     flags = weights_flags(options.ckpt_path)
     flags += ["--iterations", str(options.iterations)] if options.iterations else []
 
-    def judge(pictures: Pictures, base: Pictures, step: int) -> Figures:
-        return judge_pictures(evaluator, pictures, base, photos, subject, others, step)
+    def judge(images: Images, base: Images, step: int) -> Figures:
+        return judge_images(evaluator, images, base, photos, subject, others, step)
 
     drawer.use(options.ckpt_path or EMBEDDED)
-    base = draw_pictures(drawer, subject, others, options.pictures)
+    base = sample_images_for(drawer, subject, others, options.images)
     rows, results = {"base model": base}, []
     own = pair_similarity(evaluator.subject_similarity(photos, photos))
     ceiling = 100 * pair_similarity(evaluator.subject_similarity(drawer.reconstruct(photos), photos)) / own
@@ -201,9 +201,9 @@ def measure(
         checkpoints, seconds = train(subject, directory, prior, work, flags)
         for path in checkpoints:
             step = drawer.use(path).step
-            pictures = draw_pictures(drawer, subject, others, options.pictures)
-            steps.append(judge(pictures, base, step))
-            rows[f"step {step}" + ", without prior preservation" * (prior == NO_PRIOR)] = pictures
+            images = sample_images_for(drawer, subject, others, options.images)
+            steps.append(judge(images, base, step))
+            rows[f"step {step}" + ", without prior preservation" * (prior == NO_PRIOR)] = images
         results.append(Result(subject, prior, own, ceiling, seconds, steps))
     if options.sheets:
         save_png(options.sheets / f"{subject.name}.png", sheet(rows, photos, subject))
@@ -228,7 +228,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--iterations", type=int, help="default: the model's")
     parser.add_argument("--without-prior", action="store_true", help="also without prior preservation")
-    parser.add_argument("--pictures", type=int, default=8, help="in each setting, and half of those of other prompts")
+    parser.add_argument("--images", type=int, default=8, help="in each setting, and half of those of other prompts")
     parser.add_argument("--others", type=int, default=24, help="prompts of other classes")
     parser.add_argument(
         "--work", type=Path, help="keep the runs here, and use those that finished here before as they are"
@@ -252,17 +252,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for result in results[-2 if options.without_prior else -1 :]:
                 say(f"{result.subject.words}, {result.prior} prior preservation: {result.seconds:.0f} s")
 
-    each = options.pictures
-    say(f"\nThe last checkpoints; {2 * each} pictures of sks X, {each} in each setting; 95 % Wilson intervals:\n")
+    each = options.images
+    say(f"\nThe last checkpoints; {2 * each} images of sks X, {each} in each setting; 95 % Wilson intervals:\n")
     say(learned_table(results))
     say("Right in each setting, all subjects together:\n")
     say(settings_table(results))
-    say(f"What is kept; {2 * each} pictures of a X, {options.others} prompts of other classes, cosines by the judge:\n")
+    say(f"What is kept; {2 * each} images of a X, {options.others} prompts of other classes, cosines by the judge:\n")
     say(kept_table(results))
     say("Over the steps, mean of all subjects; step 0 is the base model:\n")
     say(steps_table(results))
     if more := more_leakage(results):
-        say(f"Leakage is higher by {more} without prior preservation ({more.count} pairs of pictures).")
+        say(f"Leakage is higher by {more} without prior preservation ({more.count} pairs of images).")
     return verdict(goals_of(results), options.strict)
 
 

@@ -1,4 +1,4 @@
-"""How long does a training step take, one photo and one class picture, and how much memory?
+"""How long does a training step take, one photo and one class image, and how much memory?
 
     python benchmarks/training_step.py
     python benchmarks/training_step.py --train-text-encoder
@@ -32,15 +32,15 @@ from benchmarks.tools.contest import Build, ContestRun, Place, Result, contest_p
 from benchmarks.tools.floors import Counted, Speed, count, measure_speed  # noqa: E402
 from benchmarks.tools.measuring import Turn, digits, ratio, seconds  # noqa: E402
 from benchmarks.tools.ours_training import CLASS_PICTURES, PHOTOS, SUBJECT, time_steps, training_config  # noqa: E402
-from benchmarks.tools.photos import write_pictures  # noqa: E402
+from benchmarks.tools.photos import write_images  # noqa: E402
 from benchmarks.tools.reporting import Goal, say, table  # noqa: E402
 from benchmarks.tools.script import run_script  # noqa: E402
 from benchmarks.tools.sizes import build_random  # noqa: E402
 from benchmarks.tools.tf32 import tf32  # noqa: E402
-from ldm.commands.placement import Compute  # noqa: E402
 from ldm.diffusion.latent_diffusion import LatentDiffusion  # noqa: E402
 from ldm.diffusion.loss import dreambooth_loss, eps_loss  # noqa: E402
 from ldm.errors import UserError  # noqa: E402
+from ldm.runtime.precision import Compute  # noqa: E402
 
 OURS, PLAIN, TUNED = "ours", "reference", "reference, tuned"
 CASES = {False: "text encoder frozen", True: "text encoder trained"}
@@ -178,8 +178,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     case = CASES[options.train_text_encoder]
     with tempfile.TemporaryDirectory() as directory:
-        photos = write_pictures(Path(directory) / "photos", PHOTOS, 2 * place.size.pixels)
-        class_images = write_pictures(Path(directory) / "class", CLASS_PICTURES, place.size.pixels)
+        photos = write_images(Path(directory) / "photos", PHOTOS, 2 * place.size.pixels)
+        class_images = write_images(Path(directory) / "class", CLASS_PICTURES, place.size.pixels)
         cases = {case: contest.builds(photos, class_images)}
         if run.peak_of:
             return run.print_peak(cases)

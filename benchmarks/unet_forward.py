@@ -2,7 +2,7 @@
 
     python benchmarks/unet_forward.py --batch-sizes 1 2 8
 
-Ours against diffusers' UNet2DConditionModel with the same tensors, in turns; a batch of 2 is one picture with guidance.
+Ours against diffusers' UNet2DConditionModel with the same tensors, in turns; a batch of 2 is one image with guidance.
 The floor is the counted arithmetic at the speed that this machine shows in products of random matrices.
 """
 
@@ -90,7 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     say("difference of the networks: " + ", ".join(f"{name} {value:.1e}" for name, value in found.items()))
     speed = measure_speed(place.device, place.compute.dtype)
     operations = count(ldm.config, place.size.pixels).unet
-    say(f"this machine: {speed}; a forward pass of one picture: {operations / 1e9:.4g} GFLOP\n")
+    say(f"this machine: {speed}; a forward pass of one image: {operations / 1e9:.4g} GFLOP\n")
 
     results = run.all_in_turns(cases)
     rows, lines, goals = [], [], []
@@ -106,7 +106,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 goals.append(Goal(f"batch {case}, times as fast as {name}", faster.median, 1.0, "x"))
                 goals += peak_goals(f"batch {case}", contenders[OURS], result)
     say(table(["batch", "contender", "seconds", "% of the floor", "peak, GiB", "ours is faster, times"], rows))
-    say(f"The floor of one picture is {digits(speed.matrix_seconds(operations))} s.")
+    say(f"The floor of one image is {digits(speed.matrix_seconds(operations))} s.")
     return run.end(lines, goals)
 
 

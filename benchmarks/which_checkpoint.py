@@ -32,13 +32,13 @@ from benchmarks.tools.machine import machine  # noqa: E402
 from benchmarks.tools.reporting import Goal, say, table, verdict, write_json  # noqa: E402
 from benchmarks.tools.script import run_script, script_parser  # noqa: E402
 from benchmarks.tools.subject_report import Subject  # noqa: E402
-from ldm.commands.drawing.comparison import Comparison, Row  # noqa: E402
-from ldm.commands.drawing.grid import labelled_grid  # noqa: E402
-from ldm.commands.drawing.table import read_comparison  # noqa: E402
 from ldm.data.images import read_image, save_png  # noqa: E402
 from ldm.evaluation.explanation import NOTICED  # noqa: E402
 from ldm.evaluation.recommendation import LEARNED  # noqa: E402
 from ldm.files import slug  # noqa: E402
+from ldm.report.comparison import Comparison, Row  # noqa: E402
+from ldm.report.grid import labelled_grid  # noqa: E402
+from ldm.report.table import read_comparison  # noqa: E402
 
 SHOWN = ("subject", "prompt", "diversity", "copy", "leakage")
 SHEET_ROWS = 7

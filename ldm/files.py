@@ -104,7 +104,7 @@ def slug(text: str, max_bytes: int = 60) -> str:
 
 
 def counted(count: int, what: str) -> str:
-    """So many: "1 picture", "2 pictures"."""
+    """So many: "1 image", "2 images"."""
     return f"{count} {what}" if count == 1 else f"{count} {what}s"
 
 

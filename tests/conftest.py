@@ -14,6 +14,8 @@ import pytest
 from hypothesis import settings
 from PIL import Image, ImageDraw
 
+pytest_plugins = ["tests.commands.fixtures"]  # trained runs and whole commands, which several rooms look at
+
 settings.register_profile("patient", deadline=None, max_examples=50)  # a busy machine makes no test fail
 settings.load_profile("patient")
 
@@ -80,7 +82,7 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    """A directory of five pictures of a red shape, each of another size, in PNG and JPEG."""
+    """A directory of five images of a red shape, each of another size, in PNG and JPEG."""
     directory = tmp_path / "photos"
     directory.mkdir()
     sizes = [(48, 48), (64, 40), (40, 64), (33, 57), (90, 70)]

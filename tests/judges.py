@@ -1,4 +1,4 @@
-"""A judge of random weights that is small enough to train within a second, and pictures to train it on."""
+"""A judge of random weights that is small enough to train within a second, and images to train it on."""
 
 import json
 from pathlib import Path
@@ -6,11 +6,11 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from ldm.data.judge import HEADS
-from ldm.data.toyworld import CLASSES, SETTINGS
-from ldm.data.toyworld.words import COLOURS, PATTERNS
-from ldm.nn.judge import Judge, JudgeConfig
 from ldm.nn.tokenizer import PromptTokenizer, load_tokenizer
+from ldm.toyworld import CLASSES, SETTINGS
+from ldm.toyworld.judge.data import HEADS
+from ldm.toyworld.judge.network import Judge, JudgeConfig
+from ldm.toyworld.words import COLOURS, PATTERNS
 from tests.tiny import write_tokenizer
 
 SIZE = 16
@@ -30,7 +30,7 @@ TINY_JUDGE = JudgeConfig(
 
 
 def build_tiny_judge(seed: int = 0) -> Judge:
-    """For pictures of 16 x 16."""
+    """For images of 16 x 16."""
     with torch.random.fork_rng(devices=[]), torch.inference_mode(False):
         torch.manual_seed(seed)
         return Judge(TINY_JUDGE)
@@ -42,7 +42,7 @@ def judge_tokenizer(directory: Path) -> PromptTokenizer:
 
 
 def write_things(directory: Path, things: int = 4, views: int = VIEWS) -> Path:
-    """Pictures of one colour each, with captions and columns; odd things are unusual."""
+    """Images of one colour each, with captions and columns; odd things are unusual."""
     directory.mkdir(parents=True)
     lines = []
     for index in range(things * views):

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.utils._pytree import tree_leaves
 
-from ldm.nn.static_call import nothing
+from ldm.nn.graphed import nothing
 
 
 class Simulation:

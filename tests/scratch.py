@@ -1,4 +1,4 @@
-"""What training from scratch starts with, at the smallest size: a YAML and a folder of captioned pictures."""
+"""What training from scratch starts with, at the smallest size: a YAML and a folder of captioned images."""
 
 import copy
 import json
@@ -60,7 +60,7 @@ SCRATCH_YAML: dict[str, Any] = {
         "sample_prompts": ["a red disc", "a blue disc"],
     },
 }
-"""Pictures of 16 x 16 have latents (4 8 8). It is shared: don't write to it."""
+"""Images of 16 x 16 have latents (4 8 8). It is shared: don't write to it."""
 
 COLOURS = {"red": (220, 30, 30), "green": (40, 180, 60), "blue": (40, 60, 220)}
 
@@ -78,14 +78,14 @@ def write_yaml(path: Path, tokenizer: Path, changes: Mapping[str, Mapping[str, A
 
 
 def write_captioned(directory: Path, count: int = 12) -> Path:
-    """Pictures of a disc with two captions each in a metadata.jsonl; no two are alike, and none is symmetric."""
+    """Images of a disc with two captions each in a metadata.jsonl; no two are alike, and none is symmetric."""
     directory.mkdir(parents=True)
     rows = []
     for index in range(count):
         colour = list(COLOURS)[index % len(COLOURS)]
-        picture = Image.new("RGB", (20, 16 + index % 3), (200, 200 - 10 * index, 90 + 10 * index))
-        ImageDraw.Draw(picture).ellipse((1 + index % 5, 3, 8 + index % 7, 12), fill=COLOURS[colour])
-        picture.save(directory / f"{index}.png")
+        image = Image.new("RGB", (20, 16 + index % 3), (200, 200 - 10 * index, 90 + 10 * index))
+        ImageDraw.Draw(image).ellipse((1 + index % 5, 3, 8 + index % 7, 12), fill=COLOURS[colour])
+        image.save(directory / f"{index}.png")
         rows.append({"file_name": f"{index}.png", "text": [f"a {colour} disc", f"a photo of a {colour} disc"]})
     (directory / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return directory

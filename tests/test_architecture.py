@@ -13,10 +13,11 @@ from ldm.files import ROOT
 GROUND = {"ldm", *(f"ldm.{path.stem}" for path in (ROOT / "ldm").glob("[a-z]*.py"))}
 """Modules that all rooms use and that use none."""
 
-FLOORS = [{"nn"}, {"diffusion"}, {"checkpoint"}, {"data"}, {"training", "evaluation"}, {"commands"}]
+FLOORS = [{room} for room in ("nn", "diffusion", "checkpoint", "data", "toyworld")]
+FLOORS += [{"training", "evaluation"}, {"runtime"}, {"report"}, {"commands"}]
 """Rooms from below to above. A module imports from its own room and from the floors below."""
 
-WITHOUT_LIGHTNING = {"nn", "diffusion", "checkpoint", "data"}
+WITHOUT_LIGHTNING = {"nn", "diffusion", "checkpoint", "data", "toyworld", "evaluation", "runtime", "report"}
 
 LIBRARY = sorted((ROOT / "ldm").rglob("*.py"))
 SCRIPTS = sorted(ROOT.glob("*.py"))
@@ -195,8 +196,8 @@ def test_flags_are_read_before_anything_heavy_is_imported(module: str) -> None:
         (wrong_imports, "ldm.diffusion.samplers.ddim", "from ldm.data import images"),
         (wrong_imports, "ldm.checkpoint", "from ldm.data import images"),
         (wrong_imports, "ldm.data.images", "from ldm.training.trainer import fit"),
-        (wrong_imports, "ldm.training.trainer", "from ldm.evaluation.judge import judge"),
-        (wrong_imports, "ldm.evaluation.judge", "from ldm.training.trainer import fit"),
+        (wrong_imports, "ldm.training.trainer", "from ldm.evaluation.scores import score"),
+        (wrong_imports, "ldm.toyworld.judge.encoder", "from ldm.training.trainer import fit"),
         (wrong_imports, "ldm.training.trainer", "from ldm.commands import app"),
         (lightning_imports, "ldm.checkpoint.reading", "import pytorch_lightning as pl"),
         (lightning_imports, "ldm.data.dreambooth", "from pytorch_lightning.callbacks import Callback"),
@@ -226,7 +227,7 @@ def test_a_broken_rule_is_noticed(rule: Rule, name: str, source: str) -> None:
         ("ldm.nn.unet", "import ldmx.commands"),
         ("ldm.checkpoint.loading", "from ldm.diffusion.latent_diffusion import LatentDiffusion"),
         ("ldm.training.trainer", "import pytorch_lightning as pl\nfrom ldm.checkpoint.saving import save_checkpoint"),
-        ("ldm.commands.app", "from ldm.training.trainer import fit\nfrom ldm.evaluation.judge import judge"),
+        ("ldm.commands.app", "from ldm.training.trainer import fit\nfrom ldm.toyworld.judge.encoder import judge"),
         ("ldm.nn.unet", "try:\n    f()\nexcept Exception as error:\n    raise UserError('x') from error"),
         ("ldm.nn.unet", "try:\n    f()\nexcept OSError:\n    pass"),
         (

@@ -5,14 +5,14 @@ import torch
 
 from ldm.checkpoint.loading import checkpoint_info
 from ldm.checkpoint.reading import read_checkpoint
-from ldm.commands.models import EMBEDDED, ModelSlot, Settings, settings_of
-from ldm.commands.placement import Compute
 from ldm.config import build_config, read_yaml
 from ldm.diffusion.guidance import classifier_free
 from ldm.diffusion.latent_diffusion import LatentDiffusion
 from ldm.diffusion.sampling import sample_images
-from ldm.evaluation.judge import SHIPPED, Evaluator, load_evaluator
 from ldm.files import ROOT
+from ldm.runtime.models import EMBEDDED, ModelSlot, Settings, settings_of
+from ldm.runtime.precision import Compute
+from ldm.toyworld.judge.encoder import SHIPPED, Evaluator, load_evaluator
 
 CPU = torch.device("cpu")
 MEGABYTE = 1_000_000
@@ -71,8 +71,6 @@ def test_what_is_asked_for_is_seen(
     settings = settings_of(read_checkpoint(EMBEDDED), None)[1]
     contexts = [model.encode_prompts([text] * 4) for text in (prompt, "")]
     guidance = classifier_free(*contexts, settings.sampling.guidance_scale)
-    pictures = sample_images(model, guidance, [0, 1, 2, 3], settings.sampling)
-    seen = [
-        {head: answer.label for head, answer in answers.items() if head in shown} for answers in judge.name(pictures)
-    ]
+    images = sample_images(model, guidance, [0, 1, 2, 3], settings.sampling)
+    seen = [{head: answer.label for head, answer in answers.items() if head in shown} for answers in judge.name(images)]
     assert seen.count(shown) >= 3

@@ -202,6 +202,6 @@ def test_a_slug_fits_into_a_file_name(text: str) -> None:
     assert 0 < len(slug(text).encode()) <= 60
 
 
-@pytest.mark.parametrize(("count", "words"), [(0, "0 pictures"), (1, "1 picture"), (2, "2 pictures")])
+@pytest.mark.parametrize(("count", "words"), [(0, "0 images"), (1, "1 image"), (2, "2 images")])
 def test_a_number_of_things_reads_as_a_person_says_it(count: int, words: str) -> None:
-    assert counted(count, "picture") == words
+    assert counted(count, "image") == words

@@ -48,17 +48,17 @@ TINY_YAML: dict[str, Any] = {
 
 
 def tiny_config() -> LatentDiffusionConfig:
-    """The shape of the tiny model: pictures of 32 x 32 have latents (4 4 4), a prompt is 77 x 32."""
+    """The shape of the tiny model: images of 32 x 32 have latents (4 4 4), a prompt is 77 x 32."""
     return build_config(LatentDiffusionConfig, TINY_YAML["model"], "tiny")
 
 
 PROMPT_GAIN = 6.0
-"""Random weights hardly look at the prompt: another word moves a picture by a grey level or two, which rounding on
+"""Random weights hardly look at the prompt: another word moves an image by a grey level or two, which rounding on
 another CPU could hide. With attention to the prompt this much stronger it moves by thirty."""
 
 
 def build_tiny_model(seed: int = 0) -> LatentDiffusion:
-    """The tiny model without a tokenizer, which draws another picture for another prompt.
+    """The tiny model without a tokenizer, which draws another image for another prompt.
 
     No parameter is zero throughout, so that gradients reach all of them.
     """

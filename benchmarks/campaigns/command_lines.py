@@ -11,8 +11,8 @@ from benchmarks.campaigns.chains import last_lines, untold
 from benchmarks.campaigns.place import Place
 from benchmarks.campaigns.running import Work, run
 from benchmarks.campaigns.scenes import Fixtures
-from ldm.commands.options.drawing import evaluate_parser, img2img_parser, txt2img_parser
 from ldm.commands.options.dreambooth import dreambooth_parser
+from ldm.commands.options.sampling import evaluate_parser, img2img_parser, txt2img_parser
 from ldm.commands.options.train import HEEDED, train_parser
 from ldm.interruption import STATUS
 
@@ -50,7 +50,7 @@ SMALL = {
 
 def likely(name: str, fixtures: Fixtures) -> list[str]:
     """Values that are right for a flag, or nearly."""
-    paths = [fixtures.photos, fixtures.photos / "0.png", fixtures.tiny, fixtures.ckpts, fixtures.pictures]
+    paths = [fixtures.photos, fixtures.photos / "0.png", fixtures.tiny, fixtures.ckpts, fixtures.images]
     paths += [fixtures.things, fixtures.config, fixtures.trained("autoencoder"), fixtures.ckpts / "can-1"]
     if name.endswith(("dir", "path", "img", "config", "base", "autoencoder")):
         return [*map(str, paths), "out", "."]
@@ -79,7 +79,7 @@ def _needed(command: str, fixtures: Fixtures) -> list[str]:
         "img2img": ("-c", fixtures.tiny, "-i", fixtures.photos / "0.png"),
         "evaluate": ("-c", fixtures.ckpts, "--encoder", "toyworld-judge"),
         "dreambooth": ("-c", "can", "-i", fixtures.photos, "--ckpt-path", fixtures.tiny),
-        "train": ("-i", fixtures.pictures, "--config", fixtures.config),
+        "train": ("-i", fixtures.images, "--config", fixtures.config),
     }
     return list(map(str, flags[command]))
 

@@ -1,4 +1,4 @@
-"""What the campaign's commands read: photos, captioned pictures, a tiny model, and what earlier stages made."""
+"""What the campaign's commands read: photos, captioned images, a tiny model, and what earlier stages made."""
 
 import os
 from pathlib import Path
@@ -13,7 +13,7 @@ from tests.scratch import write_captioned, write_yaml
 from tests.tiny import write_tiny_checkpoint
 
 LONG_AGO = 1_600_000_000
-"""All fixtures are as old as this: names of encoded pictures depend on their time."""
+"""All fixtures are as old as this: names of encoded images depend on their time."""
 
 
 def make_fixtures(fixtures: Fixtures) -> None:
@@ -21,11 +21,11 @@ def make_fixtures(fixtures: Fixtures) -> None:
     fixtures.root.mkdir(parents=True)
     write_photos(fixtures.photos)
     write_tiny_checkpoint(fixtures.tiny.parent)
-    write_captioned(fixtures.pictures)
+    write_captioned(fixtures.images)
     write_things(fixtures.things)
     write_yaml(fixtures.config, fixtures.root / "tokenizer")
     runs = fixtures.root / "runs"
-    from_scratch = words("-i", fixtures.pictures, "--config", fixtures.config)
+    from_scratch = words("-i", fixtures.images, "--config", fixtures.config)
     _made(fixtures, "train", "tokenizer", *from_scratch)
     _made(fixtures, "train", "autoencoder", *from_scratch, "-o", runs)
     _made(fixtures, "train", "diffusion", *from_scratch, "-o", runs, *autoencoder_of(fixtures))
@@ -36,7 +36,7 @@ def make_fixtures(fixtures: Fixtures) -> None:
 
 
 def write_photos(directory: Path, count: int = 3) -> None:
-    """Pictures of a red disc that are not symmetric."""
+    """Images of a red disc that are not symmetric."""
     directory.mkdir()
     for index in range(count):
         photo = Image.new("RGB", (40 + 8 * index, 44), (60 * index, 120, 255 - 60 * index))

@@ -35,10 +35,10 @@ COMMANDS: dict[str, Callable[[Fixtures, Path], tuple[object, ...]]] = {
         *("dreambooth", "-c", "can", "-i", fixtures.photos, "--ckpt-path", file, "-o", "out"),
     ),
     "autoencoder": lambda fixtures, file: (
-        *("train", "autoencoder", "-i", fixtures.pictures, "--ckpt-path", file, "-o", "out"),
+        *("train", "autoencoder", "-i", fixtures.images, "--ckpt-path", file, "-o", "out"),
     ),
     "diffusion": lambda fixtures, file: (
-        *("train", "diffusion", "-i", fixtures.pictures, "--autoencoder", file, "-o", "out"),
+        *("train", "diffusion", "-i", fixtures.images, "--autoencoder", file, "-o", "out"),
         *("--config", fixtures.config),
     ),
     "publish": lambda fixtures, file: ("train", "publish", "--ckpt-path", file, "--config", fixtures.config),

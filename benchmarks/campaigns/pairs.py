@@ -16,7 +16,7 @@ from benchmarks.campaigns.running import Ended, Running, Work, run
 from benchmarks.campaigns.scenes import BY_NAME, Scene
 
 BESIDE = ("dreambooth", "diffusion", "txt2img", "evaluate", "autoencoder", "img2img", "judge")
-"""Scenes of which two begin in the same directory, where they share class images and encoded pictures."""
+"""Scenes of which two begin in the same directory, where they share class images and encoded images."""
 APART = 0.3
 """Seconds by which the second begins later, at most."""
 REFUSED = "another process"

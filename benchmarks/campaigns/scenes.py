@@ -35,7 +35,7 @@ class Fixtures:
         return self.root / "ckpts"
 
     @property
-    def pictures(self) -> Path:
+    def images(self) -> Path:
         """With captions, to train from scratch on."""
         return self.root / "pictures"
 
@@ -99,7 +99,7 @@ def dreambooth_flags(fixtures: Fixtures, root: Path) -> tuple[object, ...]:
 
 def stage_flags(fixtures: Fixtures, root: Path) -> tuple[object, ...]:
     """Six updates, saved at three and six."""
-    return ("-i", fixtures.pictures, "--config", fixtures.config, "-o", root, "--save-dtype", "fp32")
+    return ("-i", fixtures.images, "--config", fixtures.config, "-o", root, "--save-dtype", "fp32")
 
 
 def sweep_flags(fixtures: Fixtures, root: Path) -> tuple[object, ...]:
@@ -142,7 +142,7 @@ SCENES = (
     Scene(
         "tokenizer",
         "train",
-        lambda fixtures, root: ("-i", fixtures.pictures, "--config", root / "scratch.yaml"),
+        lambda fixtures, root: ("-i", fixtures.images, "--config", root / "scratch.yaml"),
         stage="tokenizer",
         prepare=tokenizer_yaml,
     ),

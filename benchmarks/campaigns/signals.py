@@ -19,7 +19,7 @@ from ldm.interruption import STATUS
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 
 TRAINING = {
-    "planning": Fault("signal", r"read (tiny/tiny.safetensors|pictures/0|things/000)"),
+    "planning": Fault("signal", r"read (tiny/tiny.safetensors|images/0|things/000)"),
     "the record": Fault("signal", r"rename .*run.yaml"),
     "first step": Fault("signal", r"write .*/log/", delay=0.05),
     "a checkpoint": Fault("signal", r"flush .*step-.*safetensors"),
@@ -53,7 +53,7 @@ MOMENTS = {
     "txt2img": DRAWING,
     "img2img": DRAWING,
     "evaluate": {**DRAWING, "scoring": Fault("signal", r"read evaluate-\d+/.*_\d\d-.*png", 3)},
-    "tokenizer": {"planning": Fault("signal", "read pictures/metadata"), "writing": Fault("signal", "write tokenizer")},
+    "tokenizer": {"planning": Fault("signal", "read images/metadata"), "writing": Fault("signal", "write tokenizer")},
     "publish": {"planning": Fault("signal", "read runs/"), "writing": Fault("signal", "flush house")},
 }
 

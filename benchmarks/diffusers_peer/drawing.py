@@ -19,7 +19,7 @@ COMPILE_MODES = ("off", "default", "reduce-overhead", "max-autotune")
 """torch.compile's, for `tune_pipeline`."""
 
 PICTURE_TOLERANCE = {torch.float32: 1e-3, torch.float16: 5e-2, torch.bfloat16: 2e-1}
-"""Of whole pictures in [0, 1], as `difference`."""
+"""Of whole images in [0, 1], as `difference`."""
 
 
 def build_pipeline(networks: Networks, ldm: LatentDiffusion) -> Any:
@@ -59,10 +59,10 @@ def tune_pipeline(pipeline: Any, compile_mode: str) -> Any:
     return pipeline
 
 
-def draw_class_images(
+def sample_class_images(
     pipeline: Any, prompt: str, count: int, num_steps: int, pixels: int, directory: Path, first: int = 0
 ) -> None:
-    """One batch, as the reference makes class pictures: by the pipeline, with guidance, written as JPEG.
+    """One batch, as the reference makes class images: by the pipeline, with guidance, written as JPEG.
 
     The first of them has the number `first`.
     """
@@ -74,8 +74,8 @@ def draw_class_images(
         image.save(directory / f"{number:05d}.jpg")
 
 
-def assert_same_picture(ldm: LatentDiffusion, pipeline: Any, pixels: int, num_steps: int = 3) -> float:
-    """The `difference` of a picture that both draw from the same noise. Raises `UserError` if it is large."""
+def assert_same_image(ldm: LatentDiffusion, pipeline: Any, pixels: int, num_steps: int = 3) -> float:
+    """The `difference` of an image that both draw from the same noise. Raises `UserError` if it is large."""
     sampling = SamplingConfig(height=pixels, width=pixels, num_steps=num_steps)
     prompt, seed = "a photo of sks can", 42
     contexts = ldm.encode_prompts([prompt]), ldm.encode_prompts([""])
@@ -92,5 +92,5 @@ def assert_same_picture(ldm: LatentDiffusion, pipeline: Any, pixels: int, num_st
     ).images
     found = difference((ours + 1) / 2, theirs.cpu())
     if not found < PICTURE_TOLERANCE[ldm.unet.dtype]:
-        raise UserError(f"the pictures of both sides differ by {found:.2g}; to compare their speed is worthless")
+        raise UserError(f"the images of both sides differ by {found:.2g}; to compare their speed is worthless")
     return found

@@ -2,7 +2,7 @@
 
     python benchmarks/diffusers_peer/reference.py --model diffusers-sd-v1 --photos photos --output out
 
-Class pictures by the pipeline in half precision (JPEG, batches of 4, 50 steps, guidance), then the training loop of
+Class images by the pipeline in half precision (JPEG, batches of 4, 50 steps, guidance), then the training loop of
 `benchmarks/diffusers_peer/training.py`; every so many updates the full training state is written, at the end the
 pipeline. `--tuned` tunes both, the pipeline as `benchmarks/drawing.py` does.
 """
@@ -21,7 +21,7 @@ import torch  # noqa: E402
 from diffusers import AutoencoderKL, DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel  # noqa: E402
 from transformers import CLIPTextModel, CLIPTokenizer  # noqa: E402
 
-from benchmarks.diffusers_peer.drawing import COMPILE_MODES, draw_class_images, tune_pipeline  # noqa: E402
+from benchmarks.diffusers_peer.drawing import COMPILE_MODES, sample_class_images, tune_pipeline  # noqa: E402
 from benchmarks.diffusers_peer.networks import Networks  # noqa: E402
 from benchmarks.diffusers_peer.training import Reference, ReferenceOptions, build_accelerator  # noqa: E402
 from benchmarks.tools.tf32 import tf32  # noqa: E402
@@ -31,7 +31,7 @@ SAMPLE_BATCH = 4
 DTYPES = {"full": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def draw_class_pictures(options: argparse.Namespace, prompt: str, directory: Path) -> None:
+def draw_class_images(options: argparse.Namespace, prompt: str, directory: Path) -> None:
     """All of them, unless they are there."""
     pipeline = StableDiffusionPipeline.from_pretrained(
         options.model, torch_dtype=DTYPES[options.precision], safety_checker=None, local_files_only=True
@@ -41,7 +41,7 @@ def draw_class_pictures(options: argparse.Namespace, prompt: str, directory: Pat
         tune_pipeline(pipeline, options.compile)
     for first in range(0, options.class_images, SAMPLE_BATCH):
         count = min(SAMPLE_BATCH, options.class_images - first)
-        draw_class_images(pipeline, prompt, count, options.steps, options.pixels, directory, first)
+        sample_class_images(pipeline, prompt, count, options.steps, options.pixels, directory, first)
 
 
 def load_networks(model: Path, device: str) -> Networks:
@@ -86,7 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--class-name", default="can")
     parser.add_argument("--class-images", type=int, default=200)
-    parser.add_argument("--steps", type=int, default=50, help="of each class picture")
+    parser.add_argument("--steps", type=int, default=50, help="of each class image")
     parser.add_argument("--pixels", type=int, default=512)
     parser.add_argument("--iterations", type=int, default=800)
     parser.add_argument("--save-every", type=int, default=200)
@@ -102,7 +102,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     subject = Subject(options.class_name)
     class_images = options.output / "class"
     with tf32(products=options.tuned):
-        draw_class_pictures(options, subject.class_prompt, class_images)
+        draw_class_images(options, subject.class_prompt, class_images)
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()

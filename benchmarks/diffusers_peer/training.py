@@ -1,6 +1,6 @@
 """The reference's training step over diffusers' networks, as diffusers' DreamBooth example makes it, in our own words.
 
-A loader without workers reads and resizes a photo and a class picture; the autoencoder encodes both, the text encoder
+A loader without workers reads and resizes a photo and a class image; the autoencoder encodes both, the text encoder
 reads both prompts, accelerate's autocast runs over float32 weights, gradients are clipped, AdamW has its defaults, and
 the loss is read back in every step.
 """
@@ -42,8 +42,8 @@ class ReferenceOptions:
     """In matrix products; PyTorch allows it in convolutions anyway."""
 
 
-class Pictures(Dataset[dict[str, Tensor]]):
-    """Pairs of a photo and a class picture, decoded, resized and normalised when they are asked for."""
+class Images(Dataset[dict[str, Tensor]]):
+    """Pairs of a photo and a class image, decoded, resized and normalised when they are asked for."""
 
     def __init__(self, photos: Path, class_images: Path, pixels: int, ids: Tensor) -> None:
         self.sets = [sorted(directory.iterdir()) for directory in (photos, class_images)]
@@ -61,8 +61,8 @@ class Pictures(Dataset[dict[str, Tensor]]):
         return max(map(len, self.sets))
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
-        pictures = [Image.open(paths[index % len(paths)]).convert("RGB") for paths in self.sets]
-        return {"pixels": torch.stack([self.transform(picture) for picture in pictures]), "ids": self.ids}
+        images = [Image.open(paths[index % len(paths)]).convert("RGB") for paths in self.sets]
+        return {"pixels": torch.stack([self.transform(image) for image in images]), "ids": self.ids}
 
 
 class Reference:
@@ -113,7 +113,7 @@ class Reference:
         optimizer = _optimizer_class(self.options.adam_8bit)(
             self.parameters, lr=self.options.learning_rate, betas=(0.9, 0.999), weight_decay=1e-2, eps=1e-8
         )
-        dataset = Pictures(photos, class_images, pixels, self.ids)
+        dataset = Images(photos, class_images, pixels, self.ids)
         loader = DataLoader(dataset, batch_size=1, shuffle=True, num_workers=0, collate_fn=_concatenated)
         self.optimizer, self.loader = self.accelerator.prepare(optimizer, loader)
         self._batches = self._endless()
@@ -179,7 +179,7 @@ def build_accelerator(device: torch.device, autocast_dtype: torch.dtype | None) 
 
 
 def _concatenated(pairs: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Photos first, then class pictures, so that one pass sees both."""
+    """Photos first, then class images, so that one pass sees both."""
     pixels = torch.stack([pair["pixels"] for pair in pairs], dim=1).flatten(0, 1)
     ids = torch.stack([pair["ids"] for pair in pairs], dim=1).flatten(0, 1)
     return {"pixels": pixels.contiguous(), "ids": ids}

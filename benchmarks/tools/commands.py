@@ -5,9 +5,9 @@ import sys
 import time
 from pathlib import Path
 
-from ldm.commands.models import EMBEDDED, base_weights
 from ldm.errors import UserError
 from ldm.files import ROOT
+from ldm.runtime.models import EMBEDDED, base_weights
 
 
 def weights_flags(path: Path | None) -> list[str]:

@@ -17,11 +17,11 @@ from benchmarks.tools.peaks import Peak, held, peak_in_own_process, peak_of, pri
 from benchmarks.tools.reporting import Goal, say, verdict
 from benchmarks.tools.script import script_parser
 from benchmarks.tools.sizes import SIZES, Size
-from ldm.commands.devices import parse_device
-from ldm.commands.placement import Compute, drawing_compute
 from ldm.commands.record import versions
 from ldm.errors import UserError
 from ldm.files import write_text
+from ldm.runtime.devices import parse_device
+from ldm.runtime.precision import Compute, sampling_compute
 
 PEERS = ("diffusers", "transformers", "accelerate", "bitsandbytes")
 
@@ -62,7 +62,7 @@ class Result:
 def contest_parser(description: str | None, takes_turns: bool = True, peaks: bool = True) -> argparse.ArgumentParser:
     """The flags that all of them have, with those of times (`takes_turns`), peaks of memory (`peaks`), or both."""
     parser = script_parser(description)
-    parser.add_argument("--size", choices=SIZES, default="full", help="of the model and its pictures (default: full)")
+    parser.add_argument("--size", choices=SIZES, default="full", help="of the model and its images (default: full)")
     parser.add_argument("--device", default="auto", help="cpu or a CUDA device (default: auto)")
     parser.add_argument(
         "--precision", choices=("auto", "full", "bf16", "fp16"), default="auto", help="default: bf16 on CUDA, else full"
@@ -83,7 +83,7 @@ def place_from(options: argparse.Namespace) -> Place:
     if runs < 1 or warmup < 0:
         raise UserError("--runs should be at least 1 and --warmup at least 0")
     device = parse_device(options.device)
-    compute = drawing_compute(device, options.precision)
+    compute = sampling_compute(device, options.precision)
     return Place(SIZES[options.size], compute, runs, warmup, peaks=not getattr(options, "no_peaks", True))
 
 

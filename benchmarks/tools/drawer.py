@@ -10,11 +10,11 @@ from tqdm import tqdm
 from ldm.checkpoint.loading import checkpoint_info
 from ldm.checkpoint.metadata import CheckpointInfo
 from ldm.checkpoint.reading import read_checkpoint
-from ldm.commands.models import ModelSlot, settings_of
-from ldm.commands.placement import Compute
 from ldm.diffusion.guidance import classifier_free
 from ldm.diffusion.latent_diffusion import LatentDiffusion
 from ldm.diffusion.sampling import sample_images
+from ldm.runtime.models import ModelSlot, settings_of
+from ldm.runtime.precision import Compute
 
 
 class Drawer:
@@ -33,7 +33,7 @@ class Drawer:
         return checkpoint_info(file)
 
     def draw(self, prompts: Sequence[str], seeds: Sequence[int], what: str = "drawing") -> Tensor:
-        """One picture for each prompt from the noise of its seed: (n 3 h w) in [-1, 1]."""
+        """One image for each prompt from the noise of its seed: (n 3 h w) in [-1, 1]."""
         parts = []
         with tqdm(total=len(prompts), desc=what, unit="img") as bar:
             for start in range(0, len(prompts), self.sampling.batch_size):
@@ -48,7 +48,7 @@ class Drawer:
 
     @torch.inference_mode()
     def reconstruct(self, images: Tensor) -> Tensor:
-        """What the autoencoder makes of pictures: there and back, (n 3 h w) in [-1, 1]."""
+        """What the autoencoder makes of images: there and back, (n 3 h w) in [-1, 1]."""
         autoencoder, device = self.ldm.autoencoder, self.ldm.device
         parts = [autoencoder.decode(autoencoder.encode(part.to(device)).mean).cpu() for part in images.split(32)]
         return torch.cat(parts).float().clamp(-1, 1)

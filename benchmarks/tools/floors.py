@@ -21,7 +21,7 @@ ADAMW_BYTES = 28
 
 @dataclass(frozen=True)
 class Counted:
-    """Operations of one pass of each network at a size of picture, per picture or prompt."""
+    """Operations of one pass of each network at a size of image, per image or prompt."""
 
     unet: float
     unet_training: float
@@ -34,13 +34,13 @@ class Counted:
     text_weights: int
 
     def image(self, num_steps: int) -> float:
-        """Operations of a picture with guidance; its two prompts are encoded once for many."""
+        """Operations of an image with guidance; its two prompts are encoded once for many."""
         return 2 * num_steps * self.unet + self.decode
 
-    def step(self, pictures: int, train_text_encoder: bool) -> float:
+    def step(self, images: int, train_text_encoder: bool) -> float:
         """Operations of a training step on latents that are there already."""
         text = 2 * self.text_training if train_text_encoder else 0.0
-        return pictures * self.unet_training + text
+        return images * self.unet_training + text
 
     def optimizer_bytes(self, train_text_encoder: bool) -> float:
         """What AdamW moves through memory in a step."""

@@ -1,4 +1,4 @@
-"""What the toy world's judge says of pictures, beside what they were to show."""
+"""What the toy world's judge says of images, beside what they were to show."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from benchmarks.tools.intervals import Count
-from ldm.data.judge import HALF_AND_HALF, HEADS
-from ldm.data.toyworld import Scene
-from ldm.evaluation.judge import Evaluator
+from ldm.toyworld import Scene
+from ldm.toyworld.judge.data import HALF_AND_HALF, HEADS
+from ldm.toyworld.judge.encoder import Evaluator
 
 QUESTIONS = tuple(head.name for head in HEADS)
 """What the judge is asked: class, setting, colour, pattern."""
@@ -29,7 +29,7 @@ def scene_answers(scene: Scene) -> dict[str, set[str]]:
 
 
 def judged(evaluator: Evaluator, images: Tensor, scenes: Sequence[Scene]) -> list[dict[str, tuple[bool, str]]]:
-    """For each picture and head whether the judge names what the scene shows, and what it names."""
+    """For each image and head whether the judge names what the scene shows, and what it names."""
     return [
         {head: (said[head].label in right, said[head].label) for head, right in scene_answers(scene).items()}
         for said, scene in zip(evaluator.name(images), scenes, strict=True)
@@ -37,7 +37,7 @@ def judged(evaluator: Evaluator, images: Tensor, scenes: Sequence[Scene]) -> lis
 
 
 def counts(answers: Sequence[dict[str, tuple[bool, str]]]) -> dict[str, Count]:
-    """By head, and how many pictures are right in all of them."""
+    """By head, and how many images are right in all of them."""
     right = {head: [one[head][0] for one in answers] for head in QUESTIONS}
     right[ALL] = [all(one[head][0] for head in QUESTIONS) for one in answers]
     return {head: Count(sum(values), len(values)) for head, values in right.items()}
@@ -58,6 +58,6 @@ def mistakes(answers: Sequence[dict[str, tuple[bool, str]]], scenes: Sequence[Sc
 
 
 def pair_similarity(similarity: Tensor) -> float:
-    """The mean of all pairs of different pictures in a square of cosines."""
+    """The mean of all pairs of different images in a square of cosines."""
     count = len(similarity)
     return float((similarity.sum() - similarity.diagonal().sum()) / (count * (count - 1)))

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from benchmarks.tools.measuring import synchronize
 from benchmarks.tools.sizes import Size
-from ldm.commands.compiling import step_recorder
 from ldm.diffusion.latent_diffusion import LatentDiffusion
+from ldm.runtime.compiling import step_capture
 from ldm.training.config import DreamBoothConfig, Subject
 from ldm.training.dreambooth import DreamBooth
 from ldm.training.trainer import FitOptions, fit
@@ -47,7 +47,7 @@ class TimedDreamBooth(DreamBooth):
 
 
 def random_moments(size: Size, count: int) -> Tensor:
-    """What the autoencoder could have said of so many pictures and their mirror images: (count 2 2c h w)."""
+    """What the autoencoder could have said of so many images and their mirror images: (count 2 2c h w)."""
     channels, height, width = size.settings.model.latent_shape(size.pixels, size.pixels)
     generator = torch.Generator().manual_seed(count)
     mean = torch.randn(count, 2, channels, height, width, generator=generator)
@@ -55,7 +55,7 @@ def random_moments(size: Size, count: int) -> Tensor:
 
 
 def training_config(size: Size, **changes: Any) -> DreamBoothConfig:
-    """The model's defaults, 1 + 1 pictures a step, not saving before update 1000 unless told to."""
+    """The model's defaults, 1 + 1 images a step, not saving before update 1000 unless told to."""
     return replace(size.settings.dreambooth, **{"iterations": 1000, "save_every": 1000, "batch_size": 1, **changes})
 
 
@@ -78,7 +78,7 @@ def training_of(kind: type[Module], ldm: LatentDiffusion, size: Size, config: Dr
 
 def fit_options(directory: Path, device: torch.device, autocast: torch.dtype | None) -> FitOptions:
     """As the command fills them in."""
-    return FitOptions(directory, [device], autocast, "tensorboard", step_recorder([device]))
+    return FitOptions(directory, [device], autocast, "tensorboard", step_capture([device]))
 
 
 def time_steps(

@@ -1,4 +1,4 @@
-"""Sheets of pictures as files."""
+"""Sheets of images as files."""
 
 from pathlib import Path
 

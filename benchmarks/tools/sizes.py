@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from ldm.commands.models import DEFAULT_CONFIG, Settings
 from ldm.config import build_config, read_yaml
 from ldm.diffusion.latent_diffusion import LatentDiffusion
 from ldm.files import ROOT
 from ldm.nn.tokenizer import load_tokenizer
+from ldm.runtime.models import DEFAULT_CONFIG, Settings
 
 TOKENIZER = "ldm/assets/tokenizer"
 """Of all sizes: with random weights one id is as good as another, and all of its 768 fit every vocabulary."""
@@ -36,7 +36,7 @@ REDUCED: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Size:
-    """A model's shape, and the pictures it draws."""
+    """A model's shape, and the images it draws."""
 
     name: str
     model: dict[str, Any]

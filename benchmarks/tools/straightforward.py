@@ -3,7 +3,7 @@
     python benchmarks/tools/straightforward.py --output out --photos data/bottle
 
 With none of the tricks (as run here, all of the quick start's work) it does what the reference's loop does: class
-pictures one at a time by 50 steps of DDIM with two passes for guidance; in every step photos and class pictures are
+images one at a time by 50 steps of DDIM with two passes for guidance; in every step photos and class images are
 read and encoded, the prompt of each is encoded, instance and class go through the UNet one after the other, AdamW has
 its defaults. `quick_start.py` measures it, whole and trick by trick.
 """
@@ -24,28 +24,28 @@ from torch import Tensor  # noqa: E402
 from ldm.checkpoint.metadata import CheckpointInfo  # noqa: E402
 from ldm.checkpoint.reading import read_checkpoint  # noqa: E402
 from ldm.checkpoint.saving import save_checkpoint  # noqa: E402
-from ldm.commands.batching import drawing_crew  # noqa: E402
-from ldm.commands.models import EMBEDDED, ModelSlot, Settings, settings_of  # noqa: E402
-from ldm.commands.placement import Compute  # noqa: E402
 from ldm.data.dreambooth import encode_moments  # noqa: E402
 from ldm.data.images import fit, read_image, save_png, to_image, to_tensor  # noqa: E402
-from ldm.diffusion.crew import Crew  # noqa: E402
 from ldm.diffusion.guidance import Conditioning, EpsFn, classifier_free, guided_eps  # noqa: E402
 from ldm.diffusion.latent_diffusion import LatentDiffusion  # noqa: E402
 from ldm.diffusion.loss import eps_loss  # noqa: E402
 from ldm.diffusion.noise import draw_noise, image_generators  # noqa: E402
+from ldm.diffusion.parallel import WorkerPool  # noqa: E402
 from ldm.diffusion.samplers import SAMPLERS  # noqa: E402
 from ldm.diffusion.sampling import SamplingConfig  # noqa: E402
 from ldm.nn.autoencoder import DiagonalGaussian  # noqa: E402
+from ldm.runtime.batching import worker_pool  # noqa: E402
+from ldm.runtime.models import EMBEDDED, ModelSlot, Settings, settings_of  # noqa: E402
+from ldm.runtime.precision import Compute  # noqa: E402
 from ldm.training.config import Subject  # noqa: E402
 
 
 @dataclass(frozen=True)
-class DrawingTricks:
-    """What makes class pictures faster."""
+class SamplingTricks:
+    """What makes class images faster."""
 
     fewer_steps: bool = True
-    """The model's own sampler of class pictures, DPM-Solver++ with 20 steps, not DDIM with 50."""
+    """The model's own sampler of class images, DPM-Solver++ with 20 steps, not DDIM with 50."""
     guidance_in_one_pass: bool = True
     context_projected_once: bool = True
     """The prompt's keys and values are not computed again in each step."""
@@ -58,14 +58,14 @@ class TrainingTricks:
     """What makes a step faster."""
 
     latents_kept: bool = True
-    """Pictures are read and encoded once, before training."""
+    """Images are read and encoded once, before training."""
     prompts_encoded_once: bool = True
-    """Each of the two prompts once a step, as the text encoder trains; not one for each picture."""
+    """Each of the two prompts once a step, as the text encoder trains; not one for each image."""
     instance_and_class_in_one_pass: bool = True
     fused_optimizer: bool = True
 
 
-NO_DRAWING_TRICKS = DrawingTricks(*[False] * 4)
+NO_DRAWING_TRICKS = SamplingTricks(*[False] * 4)
 NO_TRAINING_TRICKS = TrainingTricks(*[False] * 4)
 PLAIN_STEPS = 50
 
@@ -77,18 +77,18 @@ def load(checkpoint: Path) -> tuple[LatentDiffusion, Settings]:
     return ModelSlot(Compute(torch.device("cpu"))).use(file, settings), settings
 
 
-class ClassPictures:
-    """Draws pictures of a prompt."""
+class ClassImages:
+    """Draws images of a prompt."""
 
-    def __init__(self, ldm: LatentDiffusion, settings: Settings, prompt: str, tricks: DrawingTricks) -> None:
+    def __init__(self, ldm: LatentDiffusion, settings: Settings, prompt: str, tricks: SamplingTricks) -> None:
         self.ldm, self.tricks, self.prompt = ldm, tricks, prompt
         sampling = settings.sampling
         plain = SamplingConfig(sampling.height, sampling.width, "ddim", PLAIN_STEPS, sampling.guidance_scale)
-        teaching = settings.dreambooth
-        fewer = replace(plain, sampler=teaching.class_sampler, num_steps=teaching.class_steps)
+        training_run = settings.dreambooth
+        fewer = replace(plain, sampler=training_run.class_sampler, num_steps=training_run.class_steps)
         self.sampling = fewer if tricks.fewer_steps else plain
         self.batch_size = sampling.batch_size if tricks.several_at_a_time else 1
-        self.crew = drawing_crew(ldm, self.sampling) if tricks.several_at_a_time else Crew()
+        self.crew = worker_pool(ldm, self.sampling) if tricks.several_at_a_time else WorkerPool()
 
     @torch.inference_mode()
     def draw(self, directory: Path, count: int) -> None:
@@ -128,17 +128,17 @@ class ClassPictures:
 
 
 class Training:
-    """Steps of the model's default batch size, photos and as many class pictures; the text encoder trains."""
+    """Steps of the model's default batch size, photos and as many class images; the text encoder trains."""
 
     def __init__(
         self,
         ldm: LatentDiffusion,
         settings: Settings,
         subject: Subject,
-        pictures: tuple[Sequence[Path], Sequence[Path]],
+        images: tuple[Sequence[Path], Sequence[Path]],
         tricks: TrainingTricks,
     ) -> None:
-        self.ldm, self.settings, self.subject, self.pictures, self.tricks = ldm, settings, subject, pictures, tricks
+        self.ldm, self.settings, self.subject, self.images, self.tricks = ldm, settings, subject, images, tricks
         config = settings.dreambooth
         self.parameters = [*ldm.unet.parameters(), *ldm.text_encoder.parameters()]
         for parameter in self.parameters:
@@ -149,7 +149,7 @@ class Training:
             weight_decay=config.weight_decay,
             fused=True if tricks.fused_optimizer else None,
         )
-        self.moments = [self._encode(paths) for paths in pictures] if tricks.latents_kept else None
+        self.moments = [self._encode(paths) for paths in images] if tricks.latents_kept else None
         self.generator = torch.Generator().manual_seed(0)
 
     def end(self) -> None:
@@ -172,16 +172,16 @@ class Training:
         return float(loss.detach())
 
     def _choose(self, kind: int) -> Tensor:
-        """Moments of the batch's photos (0) or class pictures (1)."""
+        """Moments of the batch's photos (0) or class images (1)."""
         chosen = torch.randint(
-            len(self.pictures[kind]), (self.settings.dreambooth.batch_size,), generator=self.generator
+            len(self.images[kind]), (self.settings.dreambooth.batch_size,), generator=self.generator
         ).tolist()
         if self.moments is not None:
             return self.moments[kind][chosen]
-        return self._encode([self.pictures[kind][index] for index in chosen])
+        return self._encode([self.images[kind][index] for index in chosen])
 
     def _encode(self, paths: Sequence[Path]) -> Tensor:
-        """Reads and encodes pictures: (n 2c h w)."""
+        """Reads and encodes images: (n 2c h w)."""
         size = self.settings.sampling.height, self.settings.sampling.width
         images = torch.stack([to_tensor(fit(read_image(path), *size)) for path in paths])
         return encode_moments(self.ldm.autoencoder, images, flip=False)[:, 0]
@@ -203,7 +203,7 @@ class Training:
 
 
 def photos_of(directory: Path) -> list[Path]:
-    """The pictures of a directory."""
+    """The images of a directory."""
     return sorted(path for path in directory.iterdir() if path.suffix in (".png", ".jpg"))
 
 
@@ -222,9 +222,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     config, subject = settings.dreambooth, Subject(options.class_name)
     class_images = options.output / "class"
     count = options.class_images or config.class_img_count
-    ClassPictures(ldm, settings, subject.class_prompt, NO_DRAWING_TRICKS).draw(class_images, count)
-    pictures = photos_of(options.photos), photos_of(class_images)
-    training = Training(ldm, settings, subject, pictures, NO_TRAINING_TRICKS)
+    ClassImages(ldm, settings, subject.class_prompt, NO_DRAWING_TRICKS).draw(class_images, count)
+    images = photos_of(options.photos), photos_of(class_images)
+    training = Training(ldm, settings, subject, images, NO_TRAINING_TRICKS)
     for step in itertools.islice(itertools.count(1), options.iterations or config.iterations):
         training.step()
         if step % config.save_every == 0:

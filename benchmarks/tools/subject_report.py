@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from benchmarks.tools.intervals import Count, Mean, mean
 from benchmarks.tools.judging import ALL
 from benchmarks.tools.reporting import Goal, table
-from ldm.data.toyworld import SETTINGS, photograph, unusual_subject
-from ldm.data.toyworld.subjects import DAYLIGHT
 from ldm.files import slug
+from ldm.toyworld import SETTINGS, photograph, unusual_subject
+from ldm.toyworld.subjects import DAYLIGHT
 
 PHOTOS = 6
 SIMILARITY_GOAL, SETTING_GOAL = 80.0, 85.0
@@ -64,12 +64,12 @@ class Figures:
     recognised: Count
     """How often the subject is seen to be of its class, in all settings."""
     leakage: list[float]
-    """Of each picture of the class."""
+    """Of each image of the class."""
     class_right: Count
     same: float
-    """Mean cosine of the things in pictures of the class and those that the base model drew from the same noise."""
+    """Mean cosine of the things in images of the class and those that the base model drew from the same noise."""
     variety: float
-    """One minus the mean cosine of the things in pictures of the class."""
+    """One minus the mean cosine of the things in images of the class."""
     others: dict[str, Count]
 
     @property
@@ -181,9 +181,9 @@ def settings_table(results: list[Result]) -> str:
 
 
 def more_leakage(results: list[Result]) -> Mean | None:
-    """How much more of the subjects is in pictures of their class without prior preservation; None if not measured.
+    """How much more of the subjects is in images of their class without prior preservation; None if not measured.
 
-    The mean difference of pictures from the same noise, by the last checkpoints.
+    The mean difference of images from the same noise, by the last checkpoints.
     """
     last = {(result.subject, result.prior): result.steps[-1].leakage for result in results}
     differences = [

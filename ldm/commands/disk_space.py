@@ -14,7 +14,7 @@ AVERAGE_BYTES = 4
 """More, where a moving average of the weights is kept."""
 
 PNG_BYTES = 1.5
-"""Of a picture's file for each pixel: about half of what its red, green and blue take, as of photos and drawings."""
+"""Of an image's file for each pixel: about half of what its red, green and blue take, as of photos and drawings."""
 
 
 def refuse_without_space(
@@ -28,7 +28,7 @@ def refuse_without_space(
 ) -> None:
     """Raises `UserError` unless there is room for all checkpoints and for resume states, of so many bytes each.
 
-    `more` bytes are for `what`, such as "class pictures".
+    `more` bytes are for `what`, such as "class images".
     """
     checkpoints = -(-config.iterations // config.save_every)
     needed = checkpoints * checkpoint + 2 * state + more  # two states while one is replaced
@@ -41,19 +41,19 @@ def refuse_without_space(
     )
 
 
-def refuse_without_space_for_pictures(output_dir: Path, count: int, height: int, width: int) -> None:
-    """Raises `UserError` unless there is room for so many pictures."""
-    needed = picture_bytes(count, height, width)
+def refuse_without_space_for_images(output_dir: Path, count: int, height: int, width: int) -> None:
+    """Raises `UserError` unless there is room for so many images."""
+    needed = image_bytes(count, height, width)
     _refuse(
         output_dir,
         needed,
-        f"{counted(count, 'picture')} of {width} x {height} pixels need about",
+        f"{counted(count, 'image')} of {width} x {height} pixels need about",
         "Draw fewer (--variations) or elsewhere (--output-dir)",
     )
 
 
-def picture_bytes(count: int, height: int, width: int) -> int:
-    """What so many pictures take on the disk, more or less."""
+def image_bytes(count: int, height: int, width: int) -> int:
+    """What so many images take on the disk, more or less."""
     return round(count * height * width * PNG_BYTES)
 
 

@@ -14,9 +14,9 @@ from typing import Any
 from huggingface_hub.constants import HF_HUB_CACHE
 
 from ldm.checkpoint.saving import hash_file
-from ldm.commands import models
 from ldm.errors import UserError
 from ldm.files import listed
+from ldm.runtime import models
 
 log = logging.getLogger(__name__)
 

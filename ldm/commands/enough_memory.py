@@ -12,10 +12,9 @@ from math import ceil
 import torch
 
 from ldm.checkpoint.keys import PARTS
-from ldm.commands.batching import drawing_bytes
-from ldm.diffusion.crew import threads_for
 from ldm.diffusion.latent_diffusion import DECODED_PIXELS, LatentDiffusionConfig
 from ldm.diffusion.outline import count_weights
+from ldm.diffusion.parallel import threads_for
 from ldm.diffusion.sampling import SamplingConfig
 from ldm.disk import human_size
 from ldm.errors import UserError
@@ -23,6 +22,7 @@ from ldm.host_memory import available_memory
 from ldm.nn.autoencoder import AutoencoderConfig
 from ldm.nn.device_memory import total_memory
 from ldm.nn.unet import UNetConfig
+from ldm.runtime.batching import sampling_bytes
 from ldm.training.config import DreamBoothConfig
 from ldm.training.memory import Workload, predict
 
@@ -143,7 +143,7 @@ def _drawing(
 def _counted_drawing(
     model: LatentDiffusionConfig, sampling: SamplingConfig, together: int, dtype: torch.dtype, workers: int
 ) -> int:
-    whole = drawing_bytes(model, sampling, together, dtype)
+    whole = sampling_bytes(model, sampling, together, dtype)
     weights = count_weights(model) * dtype.itemsize
     return weights + workers * max(0, whole - weights)
 

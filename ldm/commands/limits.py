@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor
 
-from ldm.commands.models import Settings
 from ldm.evaluation.encoders import WORLDS, load_encoder
 from ldm.evaluation.protocol import without_token
 from ldm.files import listed
 from ldm.nn.tokenizer import PromptTokenizer
+from ldm.runtime.models import Settings
 
 log = logging.getLogger(__name__)
 

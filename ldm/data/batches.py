@@ -88,7 +88,7 @@ def _leave_signals_to_the_trainer(worker: int) -> None:
 
 
 class ImageBatch(TypedDict):
-    """Pictures and the noise to draw their latents with."""
+    """Images and the noise to draw their latents with."""
 
     images: Tensor
     """(b 3 size size) in [-1, 1]"""
@@ -112,7 +112,7 @@ class LatentBatch(TypedDict):
 
 
 class ImageBatches(StepBatches[ImageBatch]):
-    """Pictures read from their files, for the autoencoder."""
+    """Images read from their files, for the autoencoder."""
 
     def __init__(
         self, paths: Sequence[Path], size: int, latent_shape: tuple[int, int, int], flip: bool, share: Share
@@ -134,7 +134,7 @@ class ImageBatches(StepBatches[ImageBatch]):
 class LatentBatches(StepBatches[LatentBatch]):
     """Latents encoded beforehand, each with one of its captions or none.
 
-    moments (n v 2c h w); captions[n] are those of picture n.
+    moments (n v 2c h w); captions[n] are those of image n.
     """
 
     def __init__(

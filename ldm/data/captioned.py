@@ -1,4 +1,4 @@
-"""Folders of pictures with captions, in the two usual forms: `metadata.jsonl`, or a .txt beside each picture."""
+"""Folders of images with captions, in the two usual forms: `metadata.jsonl`, or a .txt beside each image."""
 
 import hashlib
 import json
@@ -24,12 +24,12 @@ MOST_LIST_BYTES, MOST_TEXT_BYTES = 512_000_000, 1_000_000
 """Of a list of captions, and of the captions of one image."""
 
 SIDECARS = frozenset([".txt", ".caption", ".json", ".jsonl", ".yaml", ".yml", ".csv", ".tsv", ".parquet", ".md"])
-"""Files that such folders hold beside the pictures, of which nothing is said."""
+"""Files that such folders hold beside the images, of which nothing is said."""
 
 
 @dataclass(frozen=True)
 class CaptionedImage:
-    """A picture's file, what may be said of it (one caption of several is drawn each time), and its other columns."""
+    """An image's file, what may be said of it (one caption of several is drawn each time), and its other columns."""
 
     path: Path
     captions: tuple[str, ...] = ()
@@ -37,12 +37,12 @@ class CaptionedImage:
 
 
 def find_captioned(directory: Path, *, need_captions: bool = True) -> list[CaptionedImage]:
-    """All pictures below a directory in natural order.
+    """All images below a directory in natural order.
 
-    A `metadata.jsonl` has a line for each picture in its folder: `{"file_name": "1.png", "text": "a cat"}`, where
-    `text` may be a list; or `1.txt` beside `1.png` has a caption on each line. With `need_captions`, pictures without
-    one are left out with a warning, as are files that are no pictures. What is hidden (`.name`) is passed over. Files
-    with a picture's suffix aren't opened here, however many they are. Raises `UserError` if no picture is left.
+    A `metadata.jsonl` has a line for each image in its folder: `{"file_name": "1.png", "text": "a cat"}`, where
+    `text` may be a list; or `1.txt` beside `1.png` has a caption on each line. With `need_captions`, images without
+    one are left out with a warning, as are files that are no images. What is hidden (`.name`) is passed over. Files
+    with an image's suffix aren't opened here, however many they are. Raises `UserError` if no image is left.
     """
     if not directory.is_dir():
         raise UserError(f"there is no directory {directory}")
@@ -55,13 +55,13 @@ def find_captioned(directory: Path, *, need_captions: bool = True) -> list[Capti
         log.warning("%s: not used: %s (%s)", directory, named(sorted(some, key=natural_key), directory), reason)
     images = [listed.get(path) or CaptionedImage(path, _read_text(path)) for path in paths]
     if missing := [path for path in listed if not _is_file(path)]:
-        raise UserError(f"{len(missing)} pictures that {METADATA} lists are not there, such as {missing[0]}")
+        raise UserError(f"{len(missing)} images that {METADATA} lists are not there, such as {missing[0]}")
     if need_captions and (bare := [image.path for image in images if not image.captions]):
-        log.warning("left out: %d pictures without a caption, such as %s", len(bare), bare[0])
+        log.warning("left out: %d images without a caption, such as %s", len(bare), bare[0])
         images = [image for image in images if image.captions]
     if not images:
         needed = f" with captions; each needs a line in a {METADATA} or a .txt file beside it"
-        raise UserError(f"{directory} holds no pictures" + needed * need_captions)
+        raise UserError(f"{directory} holds no images" + needed * need_captions)
     return images
 
 
@@ -126,7 +126,7 @@ def _is_file(path: Path) -> bool:
 
 
 def _read_text(image: Path) -> tuple[str, ...]:
-    """The lines of the .txt file beside a picture, if there is one."""
+    """The lines of the .txt file beside an image, if there is one."""
     path = image.with_suffix(".txt")
     try:
         lines = read_text(path, MOST_TEXT_BYTES).splitlines()

@@ -1,6 +1,6 @@
-"""What pictures lose on their way: sharpness, detail, exact colours. A judge that is to see past it is trained with it.
+"""What images lose on their way: sharpness, detail, exact colours. A judge that is to see past it is trained with it.
 
-Every function takes and gives pictures (b 3 h w) in [-1, 1]; only `degrade` keeps them from leaving that range. All
+Every function takes and gives images (b 3 h w) in [-1, 1]; only `degrade` keeps them from leaving that range. All
 chance comes from a CPU generator.
 """
 
@@ -15,22 +15,22 @@ from torch import Tensor
 BLUR = (0.4, 1.6)
 """Standard deviations in pixels."""
 SHRINK = (1.4, 3.0)
-"""By what a picture's sides are divided and multiplied again."""
+"""By what an image's sides are divided and multiplied again."""
 COARSENESS = (0.02, 0.06)
 """Steps in which a block's mean is kept; those of the finest detail are fifteen times as wide."""
 BLOCK = 8
 ZOOM, SHIFT = (0.85, 1.05), 0.06
-"""Side of what is shown as a share of the picture's, and by how much of it that is moved."""
+"""Side of what is shown as a share of the image's, and by how much of it that is moved."""
 GAIN, OFFSET = 0.08, 0.06
 NOISE = (0.0, 0.1)
 REFRAMED = RECOLOURED = NOISY = 0.5
-"""Share of the pictures."""
+"""Share of the images."""
 
 Loss = Callable[[Tensor, torch.Generator], Tensor]
 
 
 def degrade(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Each picture perhaps mirrored, reframed, blurred or made coarse in one of three ways, recoloured, noisy."""
+    """Each image perhaps mirrored, reframed, blurred or made coarse in one of three ways, recoloured, noisy."""
     images = _in_part(images, 0.5, lambda part, _: part.flip(-1), generator)
     images = _in_part(images, REFRAMED, reframe, generator)
     losses: list[Loss] = [blur, shrink, coarsen, lambda part, _: part]
@@ -42,7 +42,7 @@ def degrade(images: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def reframe(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Each picture a little nearer or farther, and moved."""
+    """Each image a little nearer or farther, and moved."""
     side = _uniform(ZOOM, len(images), generator)
     transform = torch.zeros(len(images), 2, 3)
     transform[:, 0, 0] = transform[:, 1, 1] = side
@@ -81,14 +81,14 @@ def coarsen(images: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def recolour(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Each picture's channels a little brighter or darker, each in its own way."""
+    """Each image's channels a little brighter or darker, each in its own way."""
     shape = (len(images), 3, 1, 1)
     gain = 1 + GAIN * (2 * torch.rand(shape, generator=generator) - 1)
     return images * gain + OFFSET * (2 * torch.rand(shape, generator=generator) - 1)
 
 
 def add_noise(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Each picture with Gaussian noise of its own strength."""
+    """Each image with Gaussian noise of its own strength."""
     strength = _uniform(NOISE, len(images), generator)[:, None, None, None]
     return images + strength * torch.randn(images.shape, generator=generator)
 
@@ -106,7 +106,7 @@ def _in_part(images: Tensor, share: float, loss: Loss, generator: torch.Generato
 
 
 def _where(images: Tensor, chosen: Tensor, loss: Loss, generator: torch.Generator) -> Tensor:
-    """The chosen pictures with the loss, the others without."""
+    """The chosen images with the loss, the others without."""
     if not chosen.any():
         return images
     images = images.clone()

@@ -35,12 +35,12 @@ class Batch(TypedDict):
 def encode_moments(autoencoder: AutoencoderKL, images: Iterable[Tensor], flip: bool, together: int = 1) -> Tensor:
     """Posterior parameters of images (3 h w): (n v 2c h/8 w/8) float32 on the CPU; v = 2 with their mirror images.
 
-    So many views are encoded `together`. One by one, a picture's parameters don't depend on its neighbours.
+    So many views are encoded `together`. One by one, an image's parameters don't depend on its neighbours.
     """
     weight = autoencoder.quant_conv.weight
     singles = (image[None] for image in images)
     views = (view for single in singles for view in ((single, single.flip(-1)) if flip else (single,)))
-    encoded = []  # stays on the device, which computes while the next pictures are read
+    encoded = []  # stays on the device, which computes while the next images are read
     while batch := list(islice(views, together)):
         encoded.append(autoencoder.encode(torch.cat(batch).to(weight)).parameters.float())
     parameters = torch.cat([one.cpu() for one in encoded])

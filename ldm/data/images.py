@@ -136,7 +136,7 @@ def _bytes_per_pixel(file: ImageFile.ImageFile, reduced: bool) -> int:
 
 
 def fit(image: Image.Image, height: int, width: int) -> Image.Image:
-    """Resizes so that the picture covers height x width, and cuts off what stands out evenly on both sides."""
+    """Resizes so that the image covers height x width, and cuts off what stands out evenly on both sides."""
     return ImageOps.fit(image, (width, height), method=Image.Resampling.LANCZOS)
 
 
@@ -147,7 +147,7 @@ def to_tensor(image: Image.Image) -> Tensor:
 
 
 def to_image(tensor: Tensor) -> Image.Image:
-    """The picture of a tensor (3 h w) in [-1, 1]."""
+    """The image of a tensor (3 h w) in [-1, 1]."""
     pixels = ((tensor.float().clamp(-1.0, 1.0) + 1.0) * 127.5).round().to(torch.uint8)
     return Image.fromarray(pixels.permute(1, 2, 0).contiguous().cpu().numpy())
 

@@ -1,4 +1,4 @@
-"""Pictures encoded beforehand: the posterior's parameters in one file, mapped, however many there are."""
+"""Images encoded beforehand: the posterior's parameters in one file, mapped, however many there are."""
 
 import hashlib
 import json
@@ -30,7 +30,7 @@ def latents_key(autoencoder_sha256: str, paths: Sequence[Path], size: int, flip:
 
 
 def moments_bytes(autoencoder: AutoencoderConfig, count: int, size: int, flip: bool) -> int:
-    """What `write_moments` writes for so many pictures, without the file's head."""
+    """What `write_moments` writes for so many images, without the file's head."""
     return 2 * math.prod(_shape(autoencoder, count, size, flip))
 
 
@@ -40,27 +40,25 @@ def _shape(config: AutoencoderConfig, count: int, size: int, flip: bool) -> tupl
 
 
 @torch.inference_mode()
-def write_moments(path: Path, autoencoder: AutoencoderKL, images: Sequence[Path], size: int, flip: bool) -> None:
+def write_moments(path: Path, autoencoder: AutoencoderKL, paths: Sequence[Path], size: int, flip: bool) -> None:
     """Encodes files, cropped to size x size, into a .npy file (n v 2c h w) float16; v = 2 with mirror images."""
-    shape = _shape(autoencoder.config, len(images), size, flip)
+    shape = _shape(autoencoder.config, len(paths), size, flip)
     weight = autoencoder.quant_conv.weight
     # Written piece by piece: in a file that is mapped, a full disk is a signal that ends the process without a word.
     with (
-        atomic_path(path, moments_bytes(autoencoder.config, len(images), size, flip)) as partial,
+        atomic_path(path, moments_bytes(autoencoder.config, len(paths), size, flip)) as partial,
         partial.open("wb") as file,
     ):
         header = {"descr": np.dtype(np.float16).str, "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(file, header)
-        starts = range(0, len(images), BATCH_SIZE)
+        starts = range(0, len(paths), BATCH_SIZE)
         for start in each(starts, len(starts), "encoding", "batch"):
-            batch = [
-                to_tensor(fit(read_image(image, size), size, size)) for image in images[start : start + BATCH_SIZE]
-            ]
-            pictures = torch.stack(batch).to(weight)
-            views = torch.stack([pictures, pictures.flip(-1)], dim=1) if flip else pictures[:, None]
+            batch = [to_tensor(fit(read_image(path, size), size, size)) for path in paths[start : start + BATCH_SIZE]]
+            images = torch.stack(batch).to(weight)
+            views = torch.stack([images, images.flip(-1)], dim=1) if flip else images[:, None]
             encoded = autoencoder.encode(rearrange(views, "b v c h w -> (b v) c h w")).parameters.half()
             if not encoded.isfinite().all():
-                names = f"{images[start].name} to {images[start + len(batch) - 1].name}"
+                names = f"{paths[start].name} to {paths[start + len(batch) - 1].name}"
                 raise UserError(f"the autoencoder's latents of {names} are not finite in half precision")
             file.write(encoded.cpu().numpy().tobytes())  # (b v) c h w, as they lie in the file
 
@@ -71,7 +69,7 @@ def open_moments(path: Path) -> np.memmap:
         moments: np.memmap = np.load(path, mmap_mode="r")
     except (OSError, ValueError) as error:
         raise UserError(
-            f"the encoded pictures {path} can't be read ({error}); delete the file, and they are encoded again"
+            f"the encoded images {path} can't be read ({error}); delete the file, and they are encoded again"
         ) from error
     return moments
 
@@ -84,5 +82,5 @@ def measure_scale_factor(moments: np.ndarray, count: int = 4096) -> float:
 
 
 def moments_at(moments: np.ndarray, index: int, view: int) -> Tensor:
-    """One picture's moments (2c h w) float32."""
+    """One image's moments (2c h w) float32."""
     return torch.from_numpy(np.array(moments[index, view], dtype=np.float32))

@@ -82,12 +82,12 @@ def find_photos(directory: Path) -> list[Path]:
 
 
 def read_directory(directory: Path, height: int, width: int) -> tuple[list[Path], Tensor]:
-    """All images of a directory: their paths in natural order and the pictures (n 3 height width) in [-1, 1].
+    """All images of a directory: their paths in natural order and the images (n 3 height width) in [-1, 1].
 
     Every file that isn't used is named, every image that can't be read in a warning of its own; so are images that are
     the same, far too small or far too long. Raises `UserError` if no image is left.
     """
-    paths, pictures = [], []
+    paths, images = [], []
     for path in find_photos(directory):
         try:
             image = read_image(path, cover=max(height, width))
@@ -95,13 +95,13 @@ def read_directory(directory: Path, height: int, width: int) -> tuple[list[Path]
             log.warning("left out: %s", error)
             continue
         _warn_of_shape(path, image.size, height, width)
-        pictures.append(to_tensor(fit(image, height, width)))
+        images.append(to_tensor(fit(image, height, width)))
         paths.append(path)
     if not paths:
         raise UserError(f"{directory} holds no readable image ({READABLE})")
     for same in _duplicates(paths):
         log.warning("%s: %s are the same file; each of them counts", directory, " and ".join(one.name for one in same))
-    return paths, torch.stack(pictures)
+    return paths, torch.stack(images)
 
 
 def named(paths: Sequence[Path], directory: Path) -> str:

@@ -1,4 +1,4 @@
-"""Pictures are encoded and written by a few threads while the next are drawn."""
+"""Images are encoded and written by a few threads while the next are drawn."""
 
 from collections import deque
 from collections.abc import Mapping
@@ -11,11 +11,11 @@ from torch import Tensor
 from ldm.data.images import save_png, to_image
 
 THREADS = 3
-"""A GPU draws a picture in about the time in which one thread encodes it."""
+"""A GPU draws an image in about the time in which one thread encodes it."""
 
 
-class PictureWriter:
-    """Takes pictures and returns at once, unless `most_waiting` are not written yet.
+class ImageWriter:
+    """Takes images and returns at once, unless `most_waiting` are not written yet.
 
     When the block ends all are written, also if it ends by an error. What a thread could not write is raised here.
     """
@@ -26,12 +26,12 @@ class PictureWriter:
         self._waiting: deque[Future[None]] = deque()
 
     def put(self, path: Path, image: Tensor, text: Mapping[str, object]) -> None:
-        """Writes the picture of a tensor (3 h w) in [-1, 1]. Raises `UserError` if an earlier one failed."""
+        """Writes the image of a tensor (3 h w) in [-1, 1]. Raises `UserError` if an earlier one failed."""
         while self._waiting and (len(self._waiting) >= self.most_waiting or self._waiting[0].done()):
             self._waiting.popleft().result()
         self._waiting.append(self._pool.submit(_write, path, image, text))
 
-    def __enter__(self) -> "PictureWriter":
+    def __enter__(self) -> "ImageWriter":
         return self
 
     def __exit__(

@@ -14,14 +14,14 @@ from ldm.diffusion.guidance import Conditioning, EpsFn
 from ldm.diffusion.schedule import NoiseSchedule, ScheduleConfig
 from ldm.errors import UserError
 from ldm.nn.autoencoder import AutoencoderConfig, AutoencoderKL, DiagonalGaussian
-from ldm.nn.static_call import StaticCall
+from ldm.nn.graphed import GraphedCall
 from ldm.nn.text_encoder import TextEncoder, TextEncoderConfig
 from ldm.nn.tokenizer import PromptTokenizer
 from ldm.nn.unet import ProjectedContext, UNet, UNetConfig
 
 DECODED_PIXELS = 512 * 512
 """So many are decoded at a time. At full resolution the decoder holds some hundred numbers for each pixel, far more
-than the UNet: a batch that the UNet draws with ease wouldn't fit. One picture of this size is work enough for a GPU."""
+than the UNet: a batch that the UNet draws with ease wouldn't fit. One image of this size is work enough for a GPU."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class LatentDiffusionConfig:
 
     @property
     def size_multiple(self) -> int:
-        """Height and width of a picture must be multiples of this many pixels."""
+        """Height and width of an image must be multiples of this many pixels."""
         return self.autoencoder.downsampling_factor * self.unet.size_multiple
 
     @property
@@ -79,7 +79,7 @@ class LatentDiffusion(nn.Module):
         self.cond_stage_model = TextEncoder(config.text_encoder)
         self.schedule = NoiseSchedule(config.schedule)
         self.tokenizer = tokenizer
-        self.recorded_unet: StaticCall[Tensor] | None = None
+        self.graphed_unet: GraphedCall[Tensor] | None = None
         """Predicts in the UNet's place, if there is one; from one thread only. It is told when weights are replaced."""
 
     @property
@@ -94,7 +94,7 @@ class LatentDiffusion(nn.Module):
 
     @property
     def autoencoder(self) -> AutoencoderKL:
-        """The network between pictures and unscaled latents."""
+        """The network between images and unscaled latents."""
         return self.first_stage_model
 
     @property
@@ -144,5 +144,5 @@ class LatentDiffusion(nn.Module):
             context = context.to(self.unet.dtype)
         noisy = latents if concat is None else torch.cat([latents, concat.to(latents)], dim=1)
         inputs = noisy.to(self.unet.dtype), timesteps, context
-        eps = self.unet(*inputs) if self.recorded_unet is None else self.recorded_unet(*inputs).clone()
+        eps = self.unet(*inputs) if self.graphed_unet is None else self.graphed_unet(*inputs).clone()
         return eps.to(latents.dtype)

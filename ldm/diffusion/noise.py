@@ -1,4 +1,4 @@
-"""Randomness as an argument: one generator per image, on the CPU, so that a picture depends on its seed alone."""
+"""Randomness as an argument: one generator per image, on the CPU, so that an image depends on its seed alone."""
 
 from collections.abc import Sequence
 

@@ -18,7 +18,7 @@ from ldm.nn.autoencoder import DiagonalGaussian
 
 @dataclass(frozen=True)
 class SamplingConfig:
-    """How a picture is drawn; height and width in pixels."""
+    """How an image is drawn; height and width in pixels."""
 
     height: int = 512
     width: int = 512
@@ -38,16 +38,16 @@ class SamplingConfig:
 
 @dataclass(frozen=True)
 class InitImage:
-    """The picture that img2img starts from, (3 h w) in [-1, 1], and which share of the steps redraws it."""
+    """The image that img2img starts from, (3 h w) in [-1, 1], and which share of the steps redraws it."""
 
     image: Tensor
     strength: float
     posterior: DiagonalGaussian | None = None
-    """The picture as the autoencoder sees it, if it was encoded beforehand."""
+    """The image as the autoencoder sees it, if it was encoded beforehand."""
 
     @torch.inference_mode()
     def encoded(self, ldm: LatentDiffusion) -> "InitImage":
-        """The same with its posterior, so that it is encoded once for any number of pictures."""
+        """The same with its posterior, so that it is encoded once for any number of images."""
         return self if self.posterior else replace(self, posterior=ldm.encode_posterior(self.image[None]))
 
 

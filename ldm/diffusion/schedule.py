@@ -1,4 +1,4 @@
-"""The noise schedule: how much of the picture is left at each of 1000 timesteps, and which of them a sampler visits.
+"""The noise schedule: how much of the image is left at each of 1000 timesteps, and which of them a sampler visits.
 
 "Denoising Diffusion Probabilistic Models" (DDPM, arXiv 2006.11239), section 2, with latent diffusion's "scaled linear"
 betas (arXiv 2112.10752). Timesteps are indices from 0 (one step of noise) to 999 (almost pure noise).

@@ -1,4 +1,4 @@
-"""How well two pictures agree as pixels, once one is moved, mirrored and scaled to lie on the other as well as it can.
+"""How well two images agree as pixels, once one is moved, mirrored and scaled to lie on the other as well as it can.
 
 Both are small and soft by then: of a copy that a model drew from memory, edges and textures differ first. The measure
 is the normalised cross-correlation over the region where the two overlap: with p and q the pixels' deviations from each
@@ -14,46 +14,46 @@ from torch import Tensor
 SIDE = 32
 """Pixels on a side of what is compared."""
 SCALES = (0.8, 0.9, 1.0, 1.1, 1.25)
-"""Sizes of the photo, compared with the picture."""
+"""Sizes of the photo, compared with the image."""
 LARGEST_SHIFT = 6
 """Pixels, either way, between the two middles."""
 SMALLEST_OVERLAP = 0.6
-"""Of the picture's area; less says too little."""
+"""Of the image's area; less says too little."""
 FLAT = 0.02
 """A region whose values in [-1, 1] vary by less, as a standard deviation, agrees with nothing."""
 PERIOD = 48
-"""Of the transforms: a picture and a photo, shifted as far as is looked at, span less, so that nothing wraps around."""
+"""Of the transforms: an image and a photo, shifted as far as is looked at, span less, so that nothing wraps around."""
 AT_A_TIME = 32
 
 
 def thumbnails(images: Tensor) -> Tensor:
-    """(b 3 SIDE SIDE) float32 of pictures (b 3 h w) in [-1, 1]: averaged over small areas, not sampled."""
+    """(b 3 SIDE SIDE) float32 of images (b 3 h w) in [-1, 1]: averaged over small areas, not sampled."""
     if not len(images):
         return torch.zeros(0, 3, SIDE, SIDE)
     return F.interpolate(images.float(), (SIDE, SIDE), mode="bilinear", antialias=True).cpu()
 
 
 @torch.inference_mode()
-def aligned_correlation(pictures: Tensor, photos: Tensor) -> Tensor:
+def aligned_correlation(images: Tensor, photos: Tensor) -> Tensor:
     """The best correlation of thumbnails (b 3 SIDE SIDE) with thumbnails (n 3 SIDE SIDE): (b n) in [-1, 1]."""
-    if not (len(pictures) and len(photos)):  # some builds of the Fourier transform fail on an empty batch
-        return pictures.new_zeros(len(pictures), len(photos))
+    if not (len(images) and len(photos)):  # some builds of the Fourier transform fail on an empty batch
+        return images.new_zeros(len(images), len(photos))
     either_way = torch.cat([photos, photos.flip(-1)])
-    best = pictures.new_full((len(pictures), len(either_way)), -1.0)
+    best = images.new_full((len(images), len(either_way)), -1.0)
     for scale in SCALES:
         side = round(SIDE * scale)
         scaled = F.interpolate(either_way, (side, side), mode="bilinear", antialias=True)
-        for part, found in zip(pictures.split(AT_A_TIME), best.split(AT_A_TIME), strict=True):
+        for part, found in zip(images.split(AT_A_TIME), best.split(AT_A_TIME), strict=True):
             torch.maximum(found, _best_shift(part, scaled), out=found)
     plain, mirrored = best.chunk(2, dim=1)
     return torch.maximum(plain, mirrored).clamp(-1.0, 1.0)
 
 
-def _best_shift(pictures: Tensor, photos: Tensor) -> Tensor:
-    """The largest correlation over all shifts of pictures (b 3 SIDE SIDE) and photos (n 3 side side): (b n)."""
+def _best_shift(images: Tensor, photos: Tensor) -> Tensor:
+    """The largest correlation over all shifts of images (b 3 SIDE SIDE) and photos (n 3 side side): (b n)."""
     side = photos.shape[-1]
     # The deviations of a region don't depend on it, but rounding errors grow with the mean.
-    p, q = (images - images.mean(dim=(-2, -1), keepdim=True) for images in (pictures, photos))
+    p, q = (some - some.mean(dim=(-2, -1), keepdim=True) for some in (images, photos))
     here, there = (_transform(torch.ones(1, 1, size, size)) for size in (SIDE, side))
     p_hat, q_hat = _transform(p), _transform(q)
 
@@ -77,7 +77,7 @@ def _transform(values: Tensor) -> Tensor:
 
 
 def _correlate(here: Tensor, there: Tensor | None, side: int) -> Tensor:
-    """Sums of products of transformed pictures with photos of `side` pixels, by the shift of the middles (... s s)."""
+    """Sums of products of transformed images with photos of `side` pixels, by the shift of the middles (... s s)."""
     product = here if there is None else here * there.conj()
     sums = torch.fft.irfft2(product, (PERIOD, PERIOD))
     middle = (SIDE - side) // 2

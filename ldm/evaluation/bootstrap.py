@@ -1,6 +1,6 @@
-"""How sure a mean over pictures is: the bootstrap over prompts and seeds (Efron, 1979; percentile intervals).
+"""How sure a mean over images is: the bootstrap over prompts and seeds (Efron, 1979; percentile intervals).
 
-Pictures of one prompt resemble each other, so they aren't so many independent ones: first prompts are drawn with
+Images of one prompt resemble each other, so they aren't so many independent ones: first prompts are drawn with
 replacement, then, for each that was drawn, its seeds. This makes intervals rather too wide than too narrow. All rows
 share the draws: what a hard prompt or a lucky seed does to all of them cancels out in differences.
 """
@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 
 from ldm.diffusion.noise import derived_generator
-from ldm.evaluation.results import Asked, Interval
+from ldm.evaluation.results import Interval, PromptSpec
 
 RESAMPLES = 2000
 LOW, HIGH = 0.025, 0.975
 """Between them lie 95 %."""
 
 
-def resample(asked: Sequence[Asked], count: int = RESAMPLES, seed: int = 0) -> Tensor:
+def resample(asked: Sequence[PromptSpec], count: int = RESAMPLES, seed: int = 0) -> Tensor:
     """How often each of `count` resamples holds each column: (count columns) float64.
 
     Each kind of prompt is resampled by itself. The order of the columns doesn't matter.

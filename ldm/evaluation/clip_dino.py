@@ -17,9 +17,9 @@ from torch import Tensor
 
 from ldm.checkpoint.reading import read_checkpoint
 from ldm.errors import UserError
-from ldm.evaluation.parts import in_parts
 from ldm.evaluation.preprocessing import Preprocessing, read_json, read_preprocessing
 from ldm.files import ROOT
+from ldm.nn.parts import in_parts
 from ldm.nn.tokenizer import FILES as TOKENIZER_FILES
 from ldm.nn.tokenizer import PromptTokenizer, load_tokenizer
 
@@ -36,7 +36,7 @@ AT_A_TIME = 32
 
 
 class ClipDino:
-    """Looks at pictures (b 3 h w) in [-1, 1] of any size; results are unit vectors, float32, on the CPU."""
+    """Looks at images (b 3 h w) in [-1, 1] of any size; results are unit vectors, float32, on the CPU."""
 
     name = CLIP_DINO
     title = "DINO ViT-S/16 and CLIP ViT-B/32"
@@ -64,7 +64,7 @@ class ClipDino:
         self.device = device
 
     def unknown_words(self, caption: str) -> list[str]:
-        """None: both were trained on the web's pictures."""
+        """None: both were trained on the web's images."""
         return []
 
     def is_familiar(self, images: Tensor) -> bool:
@@ -76,7 +76,7 @@ class ClipDino:
         return self._each(images, lambda part: self.dino(self.dino_preprocessing(part)).last_hidden_state[:, 0])
 
     def embed_images(self, images: Tensor) -> Tensor:
-        """CLIP's projected picture (b 512): what the whole picture shows."""
+        """CLIP's projected image (b 512): what the whole image shows."""
 
         def look(part: Tensor) -> Tensor:
             seen = self.clip.vision_model(pixel_values=self.clip_preprocessing(part))
@@ -85,7 +85,7 @@ class ClipDino:
         return self._each(images, look)
 
     def embed_captions(self, captions: list[str]) -> Tensor:
-        """CLIP's projected text (c 512), near fitting pictures; a warning quotes what didn't fit into 77 tokens."""
+        """CLIP's projected text (c 512), near fitting images; a warning quotes what didn't fit into 77 tokens."""
 
         def read(ids: Tensor) -> Tensor:
             return self.clip.text_projection(self.clip.text_model(input_ids=ids).pooler_output)

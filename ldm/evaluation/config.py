@@ -9,7 +9,7 @@ from ldm.prompts import raise_for_prompts
 
 @dataclass(frozen=True)
 class EvaluationConfig:
-    """Who looks at the pictures, and the short list of prompts; "{class}" stands for the subject's class."""
+    """Who looks at the images, and the short list of prompts; "{class}" stands for the subject's class."""
 
     encoder: str = CLIP_DINO
     prompts: tuple[str, ...] = (

@@ -1,9 +1,9 @@
-"""Is a picture a copy of a photo? It is if it is nearer to it than another photo, or a picture of a model that never
+"""Is an image a copy of a photo? It is if it is nearer to it than another photo, or a picture of a model that never
 saw it, ever is: in what it shows as a whole, background included, and as pixels once it is laid on the photo.
 
-The subject alone makes a picture look like the photos to some degree, and so does chance: a horizon in the middle, a
+The subject alone makes an image look like the photos to some degree, and so does chance: a horizon in the middle, a
 bright sky. How near that brings them is measured for each photo: how near is the nearest other photo to it, and the
-nearest picture that the base model drew for the same prompts? For a copy of the photo
+nearest image that the base model drew for the same prompts? For a copy of the photo
 
 1. the cosine of the embeddings must reach the larger of the two;
 2. the aligned correlation must get half of the way from the larger of the two to 1.
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ldm.evaluation.alignment import aligned_correlation
-from ldm.evaluation.seeing import Seen
+from ldm.evaluation.features import ImageFeatures
 
 LEAST_IMAGE, LARGEST_IMAGE = 0.8, 0.95
 LEAST_PIXELS, LARGEST_PIXELS = 0.85, 0.9
@@ -28,7 +28,7 @@ LEAST_PIXELS, LARGEST_PIXELS = 0.85, 0.9
 
 @dataclass(frozen=True)
 class CopyBounds:
-    """From where on a picture is a copy of each photo: (n) each."""
+    """From where on an image is a copy of each photo: (n) each."""
 
     image: Tensor
     """Of the cosine of `Seen.images`."""
@@ -38,7 +38,7 @@ class CopyBounds:
 
 @dataclass(frozen=True)
 class Nearness:
-    """How near each picture is to the photo that it is nearest to: (b) each; NaN where there is no picture."""
+    """How near each image is to the photo that it is nearest to: (b) each; NaN where there is no image."""
 
     photo: Tensor
     """Its index, from 0, as float."""
@@ -50,7 +50,7 @@ class Nearness:
     """1 or 0."""
 
 
-def copy_bounds(photos: Seen, base: Seen | None) -> CopyBounds:
+def copy_bounds(photos: ImageFeatures, base: ImageFeatures | None) -> CopyBounds:
     """Measures how near `photos` are to each other, and what the base model drew of the subject to them."""
     other = ~torch.eye(len(photos), dtype=torch.bool)
     image = [torch.where(other, photos.images @ photos.images.mT, -1.0)]
@@ -66,16 +66,16 @@ def copy_bounds(photos: Seen, base: Seen | None) -> CopyBounds:
     return CopyBounds(nearest_image.clamp(LEAST_IMAGE, LARGEST_IMAGE), halfway.clamp(LEAST_PIXELS, LARGEST_PIXELS))
 
 
-def find_copies(pictures: Seen, photos: Seen, bounds: CopyBounds) -> Nearness:
-    """Compares every picture with every photo. The nearest is the one that comes nearest to being copied."""
-    there = pictures.there
-    image = pictures.images[there] @ photos.images.mT
-    pixels = aligned_correlation(pictures.thumbnails[there], photos.thumbnails)
+def find_copies(images: ImageFeatures, photos: ImageFeatures, bounds: CopyBounds) -> Nearness:
+    """Compares every image with every photo. The nearest is the one that comes nearest to being copied."""
+    there = images.there
+    image = images.images[there] @ photos.images.mT
+    pixels = aligned_correlation(images.thumbnails[there], photos.thumbnails)
     reached = torch.minimum(image / bounds.image, pixels / bounds.pixels)
     best, photo = reached.max(dim=1)
 
     def spread(values: Tensor) -> Tensor:
-        places = torch.full((len(pictures),), torch.nan, dtype=torch.float64)
+        places = torch.full((len(images),), torch.nan, dtype=torch.float64)
         places[there] = values.double()
         return places
 

@@ -1,4 +1,4 @@
-"""Pictures and captions as unit vectors: one interface, whoever looks at them. A model's YAML names who does."""
+"""Images and captions as unit vectors: one interface, whoever looks at them. A model's YAML names who does."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ldm.errors import UserError
 from ldm.evaluation.clip_dino import CLIP_DINO, load_clip_dino
-from ldm.evaluation.judge import Evaluator, load_evaluator
+from ldm.toyworld.judge.encoder import Evaluator, load_evaluator
 
 TOYWORLD_JUDGE = "toyworld-judge"
 ENCODERS = (TOYWORLD_JUDGE, CLIP_DINO)
@@ -30,7 +30,7 @@ WORLDS = {TOYWORLD_JUDGE: World("the tiny model", "a rendered world")}
 
 
 class Encoder(Protocol):
-    """Unit vectors of pictures (b 3 h w) in [-1, 1] of any size; float32, on the CPU.
+    """Unit vectors of images (b 3 h w) in [-1, 1] of any size; float32, on the CPU.
 
     A made-up word such as "sks" means nothing to any of them: leave it out of captions (`protocol.without_token`).
     """
@@ -51,13 +51,13 @@ class Encoder(Protocol):
         """Words of a caption that mean nothing to it."""
 
     def is_familiar(self, images: Tensor) -> bool:
-        """Whether pictures of one thing look as those do that it was trained with."""
+        """Whether images of one thing look as those do that it was trained with."""
 
     def embed_subjects(self, images: Tensor) -> Tensor:
-        """(b d): pictures of the same thing are near each other, whatever is around it."""
+        """(b d): images of the same thing are near each other, whatever is around it."""
 
     def embed_images(self, images: Tensor) -> Tensor:
-        """(b e): pictures that show the same are near each other, and near captions that say so."""
+        """(b e): images that show the same are near each other, and near captions that say so."""
 
     def embed_captions(self, captions: list[str]) -> Tensor:
         """(c e), in the space of `embed_images`."""

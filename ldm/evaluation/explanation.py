@@ -15,7 +15,7 @@ FOLLOWED, MOSTLY_FOLLOWED = 0.8, 0.5
 NOTICED = 0.25
 """The share of copies from which on a checkpoint is said to copy."""
 FEW = 4
-"""With fewer pictures of the subject per checkpoint, the words say that they are few."""
+"""With fewer images of the subject per checkpoint, the words say that they are few."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,8 @@ class Findings:
         possible = f" of {ceiling:.2f} possible" if ceiling is not None else ""
         return f"{self.mean(row, 'subject'):.2f}{possible}"
 
-    def pictures(self, row: int) -> int:
-        """How many pictures of the subject the row has."""
+    def images(self, row: int) -> int:
+        """How many images of the subject the row has."""
         return int((~self.scores.cells["copy"][row].isnan()).sum())
 
     def copies(self, row: int) -> int:
@@ -80,9 +80,9 @@ def none_useful(found: Findings, learned: Sequence[int], mostly: float) -> Recom
     best = max(learned, key=lambda row: (1.0 - found.copied[row].item(), found.prompt[row].item()))
     if all(found.copied[row] > mostly for row in learned):
         verdict = (
-            f"Every checkpoint that knows the subject copies photos ({found.copies(best)} of {found.pictures(best)} "
-            f"pictures at {found.names[best]}). Save earlier and more often, or train with more photos, more class "
-            "pictures or a lower learning rate."
+            f"Every checkpoint that knows the subject copies photos ({found.copies(best)} of {found.images(best)} "
+            f"images at {found.names[best]}). Save earlier and more often, or train with more photos, more class "
+            "images or a lower learning rate."
         )
     else:
         verdict = (
@@ -114,23 +114,23 @@ def explain(found: Findings, alike: Sequence[int]) -> Recommendation:
     )
     reasons = _reasons(found, chosen)
     if found.copied[chosen] >= NOTICED:
-        copies = f"{found.copies(chosen)} of {found.pictures(chosen)} pictures copy {found.copied_photos(chosen)}"
+        copies = f"{found.copies(chosen)} of {found.images(chosen)} images copy {found.copied_photos(chosen)}"
         verdict += f"; {copies}"
     elif copying is not None:
-        verdict += f"; from {found.names[copying]} on, pictures copy {found.copied_photos(copying)}"
-        copies = f"{found.copies(copying)} of {found.pictures(copying)} pictures of the subject are copies"
+        verdict += f"; from {found.names[copying]} on, images copy {found.copied_photos(copying)}"
+        copies = f"{found.copies(copying)} of {found.images(copying)} images of the subject are copies"
         reasons.append(f"At {found.names[copying]}, {copies}.")
     verdict += "."
     if len(alike) > 1:
         names = [found.names[row] for row in alike]
         verdict += f" No clear difference between {', '.join(names[:-1])} and {names[-1]}."
         reasons.append("They differ by less than other prompts and seeds could change, so the earliest is recommended.")
-    elif found.pictures(chosen) >= FEW:
+    elif found.images(chosen) >= FEW:
         reasons.append("No other checkpoint is about as good.")
     if (most := found.subject.nan_to_num(0.0).max()) < NEARLY:
         verdict += f" Longer training may bring more: no checkpoint has got further than {most:.0%} of the way."
-    if found.pictures(chosen) < FEW:
-        reasons.append(f"Pictures of the subject per checkpoint: only {found.pictures(chosen)}. Draw more to be sure.")
+    if found.images(chosen) < FEW:
+        reasons.append(f"Images of the subject per checkpoint: only {found.images(chosen)}. Draw more to be sure.")
     return Recommendation(chosen, verdict, reasons)
 
 
@@ -143,13 +143,13 @@ def _reasons(found: Findings, row: int) -> list[str]:
     spoken = references["prompt"].base
     compared = f", the base model's {spoken:.2f}" if spoken is not None else ""
     reasons.append(f"Prompts: {found.mean(row, 'prompt'):.2f}{compared} ({found.prompt[row]:.0%} kept).")
-    reasons.append(f"Copies: {found.copies(row) or 'none'} of {found.pictures(row)} pictures of the subject.")
+    reasons.append(f"Copies: {found.copies(row) or 'none'} of {found.images(row)} images of the subject.")
     if "leakage" in found.scores.rows[row] and found.base is not None:
         reasons.append(f"Class: {found.leaked[row]:.0%} of what was learned also shows in images of the plain class.")
     if references["subject"].ceiling is None:
         reasons.append("With one photo nobody knows how near to it the subject can be: the nearest counts as there.")
     if found.base is None:
-        reasons.append("Without the base model's pictures nobody knows how near to the photos any of the class is.")
+        reasons.append("Without the base model's images nobody knows how near to the photos any of the class is.")
     return reasons
 
 

@@ -1,6 +1,6 @@
-"""What a network wants pictures to be: resized, cropped and normalised, in torch, as transformers' processors do it.
+"""What a network wants images to be: resized, cropped and normalised, in torch, as transformers' processors do it.
 
-Pictures are rounded to 8 bits first, as if they had been saved and read again. They are resized with antialiasing along
+Images are rounded to 8 bits first, as if they had been saved and read again. They are resized with antialiasing along
 their width, rounded, then along their height, and rounded again, with the roundings of Pillow. What comes out differs
 from Pillow's by one or two of 255 levels in less than a hundredth of the pixels (bicubic; bilinear: a tenth), where a
 value lies between two levels. From version 13 on, Pillow takes some shapes' height first, which makes up to three
@@ -25,7 +25,7 @@ RESAMPLING = {2: "bilinear", 3: "bicubic"}
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How to prepare pictures of any size."""
+    """How to prepare images of any size."""
 
     resample: str
     """"bilinear" or "bicubic"."""
@@ -38,7 +38,7 @@ class Preprocessing:
     """By channel, of values in [0, 1]."""
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Pictures (b 3 h w) in [-1, 1] as the network wants them: float32, about standard normal."""
+        """Images (b 3 h w) in [-1, 1] as the network wants them: float32, about standard normal."""
         levels = _eight_bits((images.float() + 1.0) * 127.5)
         levels = self._resize(levels)
         if self.crop is not None:
@@ -70,7 +70,7 @@ def _eight_bits(levels: Tensor) -> Tensor:
 
 
 def centre_crop(levels: Tensor, height: int, width: int) -> Tensor:
-    """The middle of pictures (b c h w); what is missing on a side is black."""
+    """The middle of images (b c h w); what is missing on a side is black."""
     missing_h, missing_w = max(height - levels.shape[-2], 0), max(width - levels.shape[-1], 0)
     if missing_h or missing_w:
         left, top = missing_w // 2, missing_h // 2

@@ -30,11 +30,11 @@ NOBODY_DREW_IT = "Nothing to recommend: no checkpoint has drawn the subject."
 
 RULE = (
     "Every checkpoint gets a utility between 0 and 1: the harmonic mean of a subject share and a prompt share, times "
-    "the share of pictures that are no copies of a photo, times one minus a quarter of the leaked share. The subject "
+    "the share of images that are no copies of a photo, times one minus a quarter of the leaked share. The subject "
     "share is how much of the way the subject score has gone from the base model's to that of the photos among "
     "themselves. The prompt share is how much the prompt score has kept of the way from the photos' own, which show "
     f"nothing that was asked for, to the base model's (a way of at least {LEAST_WAY:.0%} of the latter). The leaked "
-    "share is how much pictures of the plain class have come nearer to the photos, compared with those of the "
+    "share is how much images of the plain class have come nearer to the photos, compared with those of the "
     f"subject. All are cut off at 0 and 1. A checkpoint with a subject share under {LEARNED:g} has not learned the "
     "subject. Of those that have, recommended is the earliest that is about as good as the best: its utility is at "
     f"least {NEAR:.0%} of the best one's, and not clearly lower, which means that the 95 % interval of the "

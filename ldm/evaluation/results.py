@@ -1,4 +1,4 @@
-"""What pictures scored, as it is told: a number with its interval, what it could be at best, which row to use."""
+"""What images scored, as it is told: a number with its interval, what it could be at best, which row to use."""
 
 from dataclasses import dataclass
 
@@ -7,8 +7,8 @@ SUBJECT, CLASS, OTHER = "subject", "class", "other"
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What a column's pictures were asked for; they all began as the same noise."""
+class PromptSpec:
+    """What a column's images were asked for; they all began as the same noise."""
 
     prompt_index: int
     seed: int
@@ -20,7 +20,7 @@ class Asked:
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean over pictures and its 95 % bootstrap interval."""
+    """A mean over images and its 95 % bootstrap interval."""
 
     mean: float
     low: float
@@ -37,7 +37,7 @@ class Reference:
 
 @dataclass(frozen=True)
 class Score:
-    """A number per picture or row: its name in the tables, and how people read it."""
+    """A number per image or row: its name in the tables, and how people read it."""
 
     name: str
     title: str

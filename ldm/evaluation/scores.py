@@ -1,4 +1,4 @@
-"""What a sweep's pictures are worth: a number per picture, and per checkpoint its mean with an interval.
+"""What a sweep's images are worth: a number per image, and per checkpoint its mean with an interval.
 
 The scores are those of the DreamBooth paper (2208.12242, section 4): DINO and CLIP-I of subject fidelity, CLIP-T of
 prompt fidelity, PRES of the class's preservation, DIV of diversity; the last by cosine distances instead of LPIPS. With
@@ -15,9 +15,9 @@ from torch import Tensor
 from ldm.evaluation.bootstrap import interval, resample
 from ldm.evaluation.copies import CopyBounds, copy_bounds, find_copies
 from ldm.evaluation.encoders import Encoder
+from ldm.evaluation.features import ImageFeatures
 from ldm.evaluation.protocol import without_token
-from ldm.evaluation.results import CLASS, SUBJECT, Asked, Interval, Reference, Score
-from ldm.evaluation.seeing import Seen
+from ldm.evaluation.results import CLASS, SUBJECT, Interval, PromptSpec, Reference, Score
 
 SCORES = (
     Score(
@@ -29,41 +29,41 @@ SCORES = (
     ),
     Score(
         "image",
-        "Picture",
+        "Image",
         True,
-        "The same in an embedding of whole pictures, which sees the surroundings, too.",
+        "The same in an embedding of whole images, which sees the surroundings, too.",
     ),
     Score(
         "prompt",
         "Prompt",
         True,
-        "Does it show what was asked for? Cosine of the picture and its prompt without the token.",
+        "Does it show what was asked for? Cosine of the image and its prompt without the token.",
     ),
     Score(
         "diversity",
         "Diversity",
         True,
-        "Do seeds make a difference? Mean cosine distance between pictures of one prompt. "
+        "Do seeds make a difference? Mean cosine distance between images of one prompt. "
         "A model that knows its photos by heart draws the same again and again.",
     ),
     Score(
         "copy",
         "Copies",
         False,
-        "The share of pictures of the subject that are copies of a photo: nearer to it than photos, or pictures of the "
+        "The share of images of the subject that are copies of a photo: nearer to it than photos, or images of the "
         "base model, are to a photo, both in what they show and as pixels laid on each other.",
     ),
     Score(
         "leakage",
         "Leakage",
         False,
-        "Has any thing of the class become the subject? Mean cosine of pictures of the class with the photos.",
+        "Has any thing of the class become the subject? Mean cosine of images of the class with the photos.",
     ),
     Score(
         "drift",
         "Class kept",
         True,
-        "Mean cosine of pictures of the class with what the base model drew from the same noise; 1 is unchanged.",
+        "Mean cosine of images of the class with what the base model drew from the same noise; 1 is unchanged.",
     ),
 )
 """What is known of a row, in the order in which people read it."""
@@ -72,10 +72,10 @@ COPY_DETAILS = (
     Score(
         "copy_photo", "Nearest photo", True, "The photo that a picture of the subject is nearest to, counted from 0."
     ),
-    Score("copy_image", "Nearness", False, "Cosine of the whole picture with that photo."),
+    Score("copy_image", "Nearness", False, "Cosine of the whole image with that photo."),
     Score("copy_pixels", "Pixels", False, "Correlation with that photo, laid on it by moving, mirroring and scaling."),
 )
-"""What is known of a single picture of the subject besides."""
+"""What is known of a single image of the subject besides."""
 
 
 def explained(score: Score, measures: Mapping[str, str]) -> Score:
@@ -88,29 +88,33 @@ def explained(score: Score, measures: Mapping[str, str]) -> Score:
 class GroupScores:
     """All scores of rows that share a subject, its photos and a base row."""
 
-    asked: tuple[Asked, ...]
+    asked: tuple[PromptSpec, ...]
     cells: dict[str, Tensor]
-    """By the name of a score or detail: (rows columns) float64, NaN where it says nothing about a picture."""
+    """By the name of a score or detail: (rows columns) float64, NaN where it says nothing about an image."""
     rows: list[dict[str, Interval]]
     """Of each row, by the name of a score; one that is not known is absent."""
     references: dict[str, Reference]
     prompt_floor: float | None
     """How well the photos themselves fit the prompts: the prompt score of who draws a photo whatever is asked for."""
     bounds: CopyBounds | None
-    """From where on a picture is a copy; None without photos."""
+    """From where on an image is a copy; None without photos."""
 
     def of_cell(self, row: int, column: int) -> dict[str, float]:
-        """What is known of one picture."""
+        """What is known of one image."""
         found = {name: values[row, column].item() for name, values in self.cells.items()}
         return {name: value for name, value in found.items() if value == value}  # NaN is not equal to itself
 
 
 def score_group(
-    encoder: Encoder, asked: Sequence[Asked], rows: Sequence[Seen], photos: Seen | None = None, base: int | None = None
+    encoder: Encoder,
+    asked: Sequence[PromptSpec],
+    rows: Sequence[ImageFeatures],
+    photos: ImageFeatures | None = None,
+    base: int | None = None,
 ) -> GroupScores:
     """Scores what checkpoints of one subject drew.
 
-    `rows` have one picture per column of `asked`; `base` is the index of the row that the base model drew, if there is
+    `rows` have one image per column of `asked`; `base` is the index of the row that the base model drew, if there is
     one. Without `photos` only prompts, diversity and drift are known. Any of the sequences may be empty.
     """
     if not rows:
@@ -144,9 +148,11 @@ def score_group(
     return GroupScores(tuple(asked), cells, known, _references(known, photos, base), floor, bounds)
 
 
-def _copies(rows: list[Seen], photos: Seen, bounds: CopyBounds, of_subject: Tensor) -> dict[str, Tensor]:
+def _copies(
+    rows: list[ImageFeatures], photos: ImageFeatures, bounds: CopyBounds, of_subject: Tensor
+) -> dict[str, Tensor]:
     """The cells of copies and their details; `rows` have the columns of the subject only."""
-    together = Seen(
+    together = ImageFeatures(
         *(torch.cat(parts) for parts in zip(*((r.subjects, r.images, r.thumbnails) for r in rows), strict=True))
     )
     found = find_copies(together, photos, bounds)
@@ -167,18 +173,20 @@ def _only(columns: Tensor, rows: list[Tensor]) -> Tensor:
     return torch.where(columns, torch.stack(rows).double(), torch.nan)
 
 
-def _columns(seen: Seen, chosen: Tensor) -> Seen:
-    return Seen(seen.subjects[chosen], seen.images[chosen], seen.thumbnails[chosen])
+def _columns(seen: ImageFeatures, chosen: Tensor) -> ImageFeatures:
+    return ImageFeatures(seen.subjects[chosen], seen.images[chosen], seen.thumbnails[chosen])
 
 
 def _distances(images: Tensor, prompts: Tensor) -> Tensor:
-    """Of each picture, the mean cosine distance (b) to the others of its prompt; NaN if there are none."""
+    """Of each image, the mean cosine distance (b) to the others of its prompt; NaN if there are none."""
     other = (prompts[:, None] == prompts[None]) & ~torch.eye(len(prompts), dtype=torch.bool)
     distances = torch.where(other, 1.0 - images @ images.mT, torch.nan)
     return distances.nanmean(dim=1)
 
 
-def _references(rows: list[dict[str, Interval]], photos: Seen | None, base: int | None) -> dict[str, Reference]:
+def _references(
+    rows: list[dict[str, Interval]], photos: ImageFeatures | None, base: int | None
+) -> dict[str, Reference]:
     """What each score was before training, and is at best where that is known."""
     ceilings: dict[str, float] = {}
     if photos is not None and len(photos) > 1:

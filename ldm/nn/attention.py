@@ -1,4 +1,4 @@
-"""Attention for the UNet: the block in which the picture reads itself and the prompt.
+"""Attention for the UNet: the block in which the image reads itself and the prompt.
 
 "High-Resolution Image Synthesis with Latent Diffusion Models" (arXiv 2112.10752), section 3.3 and appendix E.2.1.
 """

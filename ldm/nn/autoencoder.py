@@ -1,4 +1,4 @@
-"""The KL autoencoder between pictures and latents, eight times smaller on each side in Stable Diffusion v1.
+"""The KL autoencoder between images and latents, eight times smaller on each side in Stable Diffusion v1.
 
 "High-Resolution Image Synthesis with Latent Diffusion Models" (arXiv 2112.10752), section 3.1 and appendix G; the
 convolutional networks are those of "Taming Transformers" (arXiv 2012.09841). The attribute paths are the official keys
@@ -67,7 +67,7 @@ class DiagonalGaussian:
         return self.mean + self.std * noise
 
     def kl(self) -> Tensor:
-        """KL(q || N(0, I)) in nats, summed per picture (b,) (arXiv 1312.6114, appendix B)."""
+        """KL(q || N(0, I)) in nats, summed per image (b,) (arXiv 1312.6114, appendix B)."""
         return 0.5 * (self.mean.square() + self.logvar.exp() - 1.0 - self.logvar).sum(dim=(1, 2, 3))
 
 
@@ -159,7 +159,7 @@ class Level(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Pictures (b 3 h w) -> features (b 2z h/f w/f)."""
+    """Images (b 3 h w) -> features (b 2z h/f w/f)."""
 
     def __init__(self, config: AutoencoderConfig) -> None:
         super().__init__()
@@ -182,7 +182,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Features (b z h/f w/f) -> pictures (b 3 h w). `up` counts from the full resolution, so it is walked backwards."""
+    """Features (b z h/f w/f) -> images (b 3 h w). `up` counts from the full resolution, so it is walked backwards."""
 
     def __init__(self, config: AutoencoderConfig) -> None:
         super().__init__()

@@ -11,7 +11,7 @@ def group_norm(channels: int, eps: float, num_groups: int = 32) -> nn.GroupNorm:
     """Group normalisation, over 32 groups in Stable Diffusion; narrow networks need fewer.
 
     `eps` is 1e-5 in the UNet's residual blocks and 1e-6 everywhere else. A channel that is a group of its own loses its
-    mean, which in a picture is its colour: four channels per group, as in Stable Diffusion's autoencoder, keep it.
+    mean, which in an image is its colour: four channels per group, as in Stable Diffusion's autoencoder, keep it.
     """
     return nn.GroupNorm(num_groups, channels, eps=eps)
 

@@ -100,7 +100,7 @@ class Downsample(nn.Module):
 
 
 class Stage(nn.Sequential):
-    """Layers in a row; each is given what it needs besides the picture."""
+    """Layers in a row; each is given what it needs besides the image."""
 
     recomputed: tuple[type[nn.Module], ...] = ()
     """Kinds of layers that the backward pass runs again instead of keeping their activations."""

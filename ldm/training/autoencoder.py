@@ -24,11 +24,11 @@ FIRST_LOGVAR = -6.0
 """Log-variance of the untrained posterior: with 0 the decoder would see little but noise."""
 
 TEACHER_IMAGES = 2048
-"""How many pictures the principal components are taken from."""
+"""How many images the principal components are taken from."""
 
 
 class AutoencoderTraining(AveragedTraining):
-    """Trains an autoencoder on picture files; `average` holds the weights that are saved."""
+    """Trains an autoencoder on image files; `average` holds the weights that are saved."""
 
     config: AutoencoderTrainingConfig
 
@@ -49,7 +49,7 @@ class AutoencoderTraining(AveragedTraining):
         self.teacher = PatchPCA(shape.downsampling_factor, shape.embed_dim)
 
     def on_fit_start(self) -> None:
-        """Shows the teacher some pictures; a resumed run has it from its state."""
+        """Shows the teacher some images; a resumed run has it from its state."""
         if self.config.teacher_iterations and not self.teacher.fitted:
             size = self.config.size
             images = [to_tensor(fit(read_image(path, size), size, size)) for path in self.paths[:TEACHER_IMAGES]]
@@ -75,7 +75,7 @@ class AutoencoderTraining(AveragedTraining):
             "absolute": config.absolute_weight * error.abs().mean(),
             "square": config.square_weight * error.square().mean(),
             "edges": config.edge_weight * edge_error(error),
-            # Nats per value of the picture, as in appendix G, where both terms are sums.
+            # Nats per value of the image, as in appendix G, where both terms are sums.
             "kl": config.kl_weight * posterior.kl().mean() / images[0].numel(),
         }
         total = torch.stack(list(terms.values())).sum()
@@ -116,5 +116,5 @@ def edge_error(error: Tensor) -> Tensor:
 
 
 def psnr(error: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio in dB of errors (b 3 h w) between pictures in [-1, 1]: (b,)."""
+    """Peak signal-to-noise ratio in dB of errors (b 3 h w) between images in [-1, 1]: (b,)."""
     return -10 * (error.float().square().flatten(start_dim=1).mean(dim=1) / 4).log10()

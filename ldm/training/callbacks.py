@@ -48,17 +48,17 @@ class SaveEvery(pl.Callback):
         self.writer.wait()
 
 
-class LetGo(pl.Callback):
+class ReleaseMemory(pl.Callback):
     """When nothing comes after a step, also because of an error: frees what the next would have needed.
 
     Otherwise Lightning would move it to the host's memory.
     """
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        pl_module.let_go()
+        pl_module.release_memory()
 
     def on_exception(self, trainer: pl.Trainer, pl_module: Any, exception: BaseException) -> None:
-        pl_module.let_go()
+        pl_module.release_memory()
 
 
 AGREE_EVERY = 2.0
@@ -180,7 +180,7 @@ class FiniteGuard(pl.Callback):
 
 
 class TrainingProgress(pl.Callback):
-    """Updates, speed, time left, pictures a second, the latest losses."""
+    """Updates, speed, time left, images a second, the latest losses."""
 
     def __init__(self, every: int) -> None:
         self.every = every
@@ -192,7 +192,7 @@ class TrainingProgress(pl.Callback):
         self._progress = Progress(
             trainer.max_steps, "training", "step", done=trainer.global_step, silent=not trainer.is_global_zero
         )
-        self._pictures = pl_module.pictures_per_step * trainer.world_size
+        self._images = pl_module.images_per_step * trainer.world_size
         self._last = time.perf_counter(), trainer.global_step
 
     def on_train_batch_end(self, trainer: pl.Trainer, *args: Any) -> None:
@@ -202,7 +202,7 @@ class TrainingProgress(pl.Callback):
             losses = {k.removeprefix("loss/"): v for k, v in trainer.callback_metrics.items() if k.startswith("loss/")}
             now, (then, before) = time.perf_counter(), self._last
             self._last = now, step
-            speed = {"img/s": f"{(step - before) * self._pictures / (now - then):.1f}"}
+            speed = {"img/s": f"{(step - before) * self._images / (now - then):.1f}"}
             self._progress.note(**speed, **{name: f"{value.item():.4f}" for name, value in losses.items()})
         self._progress.update(step - self._progress.done)
 

@@ -1,4 +1,4 @@
-"""Pictures of the class for prior preservation, drawn once by the base model and kept for all runs that share them."""
+"""Images of the class for prior preservation, drawn once by the base model and kept for all runs that share them."""
 
 import hashlib
 import json
@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from ldm.data.images import read_image
-from ldm.data.writing import PictureWriter
-from ldm.diffusion.crew import Crew
+from ldm.data.writing import ImageWriter
 from ldm.diffusion.guidance import classifier_free
 from ldm.diffusion.latent_diffusion import LatentDiffusion
+from ldm.diffusion.parallel import WorkerPool
 from ldm.diffusion.sampling import SamplingConfig, sample_images
 from ldm.errors import UserError
 from ldm.files import slug, write_text
@@ -30,7 +30,7 @@ BATCHES_WAITING = 2
 
 @dataclass(frozen=True)
 class ClassImages:
-    """A cache directory below `root` for pictures of `prompt`: another of these values is another directory."""
+    """A cache directory below `root` for images of `prompt`: another of these values is another directory."""
 
     root: Path
     prompt: str
@@ -44,7 +44,7 @@ class ClassImages:
 
     @property
     def key(self) -> dict[str, object]:
-        """Everything that a picture depends on."""
+        """Everything that an image depends on."""
         return {
             "base_sha256": self.base_sha256,
             "prompt": self.prompt,
@@ -67,11 +67,11 @@ class ClassImages:
         return next((one for one in choices if one.directory.is_dir()), choices[0])
 
     def path(self, index: int) -> Path:
-        """Picture `index`, which is drawn with the seed `seed` + `index`."""
+        """Image `index`, which is drawn with the seed `seed` + `index`."""
         return self.directory / f"{index:05d}.png"
 
     def paths(self, count: int) -> list[Path]:
-        """The first `count` pictures."""
+        """The first `count` images."""
         return [self.path(index) for index in range(count)]
 
     def missing(self, count: int) -> list[int]:
@@ -101,9 +101,9 @@ class ClassImages:
         indices: list[int],
         batch_size: int,
         on_step: Callable[[], object] | None = None,
-        crew: Crew = Crew(),
+        crew: WorkerPool = WorkerPool(),
     ) -> Iterator[Path]:
-        """Draws the pictures of these indices in batches; yields each path when its picture is drawn.
+        """Draws the images of these indices in batches; yields each path when its image is drawn.
 
         Threads write them while the next are drawn. When the iterator ends or is closed, all are written.
         """
@@ -118,7 +118,7 @@ class ClassImages:
             return sample_images(ldm, guidance, seeds, self.sampling, on_step=on_step)
 
         batches = [indices[start : start + batch_size] for start in range(0, len(indices), batch_size)]
-        with PictureWriter(BATCHES_WAITING * batch_size) as writer:
+        with ImageWriter(BATCHES_WAITING * batch_size) as writer:
             for batch, images in crew.draw(batches, sample):
                 for index, image in zip(batch, images, strict=True):
                     writer.put(self.path(index), image, {"prompt": self.prompt, "seed": self.seed + index})

@@ -60,7 +60,7 @@ class DreamBoothConfig(OptimizationConfig):
     class_img_count: int = 200
     class_sampler: str = "dpm-solver"
     class_steps: int = 20
-    """How class pictures are drawn: many are needed, and no one looks at them closely."""
+    """How class images are drawn: many are needed, and no one looks at them closely."""
     train_text_encoder: bool = False
     flip: bool = True
     train_dtype: str = "fp32"
@@ -87,10 +87,10 @@ class DreamBoothConfig(OptimizationConfig):
 
 @dataclass(frozen=True)
 class AutoencoderTrainingConfig(OptimizationConfig):
-    """The first stage from scratch: reconstruction, gradients of the picture, and a little KL."""
+    """The first stage from scratch: reconstruction, gradients of the image, and a little KL."""
 
     size: int = 256
-    """Pixels on a side of the pictures it is trained on."""
+    """Pixels on a side of the images it is trained on."""
     flip: bool = True
     absolute_weight: float = 1.0
     square_weight: float = 1.0
@@ -142,7 +142,7 @@ class JudgeTrainingConfig(OptimizationConfig):
     warmup_steps: int = 100
     weight_decay: float = 0.05
     batch_size: int = 32
-    """Things, each seen twice; as many lone pictures come on top."""
+    """Things, each seen twice; as many lone images come on top."""
     caption_weight: float = 1.0
     subject_weight: float = 1.0
     subject_temperature: float = 0.1

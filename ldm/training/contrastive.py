@@ -6,7 +6,7 @@ from torch import Tensor
 
 
 def caption_loss(images: Tensor, captions: Tensor, scale: Tensor) -> Tensor:
-    """Pictures (b d) and their captions (b d), each to be picked out of b by the other (2103.00020, figure 3)."""
+    """Images (b d) and their captions (b d), each to be picked out of b by the other (2103.00020, figure 3)."""
     logits = scale * images @ captions.mT
     own = torch.arange(len(images), device=images.device)
     return (F.cross_entropy(logits, own) + F.cross_entropy(logits.mT, own)) / 2

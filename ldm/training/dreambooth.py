@@ -1,6 +1,6 @@
 """DreamBooth: "Fine Tuning Text-to-Image Diffusion Models for Subject-Driven Generation" (arXiv 2208.12242).
 
-The subject is bound to the rare word "sks" by a few photos of it; pictures of its class, drawn by the model before
+The subject is bound to the rare word "sks" by a few photos of it; images of its class, drawn by the model before
 training, keep the model from forgetting what else the class may look like.
 """
 
@@ -17,14 +17,14 @@ from ldm.diffusion.latent_diffusion import LatentDiffusion
 from ldm.diffusion.loss import dreambooth_loss, eps_loss
 from ldm.nn.autoencoder import DiagonalGaussian
 from ldm.training.config import DreamBoothConfig, Subject
-from ldm.training.idle import IdleNetworks
-from ldm.training.module import TrainingModule, hold_in
+from ldm.training.module import TrainingModule, cast
+from ldm.training.offload import OffloadedNetworks
 
 
 class DreamBooth(TrainingModule):
     """Fine-tunes `ldm` on moments encoded beforehand: instance_moments (n v 2c h w), class_moments likewise or None."""
 
-    recordable = True
+    can_be_graphed = True
     config: DreamBoothConfig
     _input_ids: Tensor
     _contexts: Tensor | None
@@ -45,7 +45,7 @@ class DreamBooth(TrainingModule):
         self.train_only_trained_parts()
         if config.train_dtype == "bf16":
             for part in self.trained_parts().values():
-                hold_in(part, torch.bfloat16)
+                cast(part, torch.bfloat16)
         ldm.unet.set_gradient_checkpointing(config.gradient_checkpointing)
         assert ldm.tokenizer is not None, "a model to train has a tokenizer"
         # Not persistent: neither belongs to a checkpoint. Buffers, so that they are on the device once and for all.
@@ -56,7 +56,7 @@ class DreamBooth(TrainingModule):
         self.register_buffer("_contexts", contexts, persistent=False)
 
         fixed = [ldm.autoencoder] if config.train_text_encoder else [ldm.autoencoder, ldm.text_encoder]
-        self._idle = IdleNetworks(fixed)
+        self._idle = OffloadedNetworks(fixed)
 
     def on_train_start(self) -> None:
         """Sends away the networks that no step needs."""
@@ -97,8 +97,8 @@ class DreamBooth(TrainingModule):
         return height * width * self.ldm.config.autoencoder.downsampling_factor**2
 
     @property
-    def pictures_per_step(self) -> int:
-        """Photos, and as many class pictures."""
+    def images_per_step(self) -> int:
+        """Photos, and as many class images."""
         return self.config.batch_size * (1 if self._moments[1] is None else 2)
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from ldm.data.batches import Share, batch_loader
-from ldm.data.judge import HEADS, NO_LABEL, JudgeBatch, JudgeBatches, Pictures
-from ldm.nn.judge import Judge, JudgeConfig
 from ldm.nn.tokenizer import PromptTokenizer
+from ldm.toyworld.judge.data import HEADS, NO_LABEL, Images, JudgeBatch, JudgeBatches
+from ldm.toyworld.judge.network import Judge, JudgeConfig
 from ldm.training.config import JudgeTrainingConfig
 from ldm.training.contrastive import caption_loss, pair_loss
 from ldm.training.module import TrainingModule
@@ -20,14 +20,14 @@ from ldm.training.module import TrainingModule
 def build_judge_training(
     directories: Sequence[Path], tokenizer: PromptTokenizer, config: JudgeTrainingConfig, seed: int, workers: int = 0
 ) -> "JudgeTraining":
-    """The training of a new judge on all pictures below the directories; some things have to be seen twice.
+    """The training of a new judge on all images below the directories; some things have to be seen twice.
 
-    The tokenizer should be loaded for captions of `JudgeConfig.max_length` tokens. `workers` processes read pictures.
+    The tokenizer should be loaded for captions of `JudgeConfig.max_length` tokens. `workers` processes read images.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         judge = Judge(JudgeConfig(HEADS, vocab_size=len(tokenizer.clip_tokenizer), max_length=tokenizer.max_length))
-    return JudgeTraining(judge, tokenizer, Pictures(directories), config, seed, workers)
+    return JudgeTraining(judge, tokenizer, Images(directories), config, seed, workers)
 
 
 class JudgeTraining(TrainingModule):
@@ -39,7 +39,7 @@ class JudgeTraining(TrainingModule):
         self,
         judge: Judge,
         tokenizer: PromptTokenizer,
-        pictures: Pictures,
+        images: Images,
         config: JudgeTrainingConfig,
         seed: int,
         workers: int = 0,
@@ -48,16 +48,16 @@ class JudgeTraining(TrainingModule):
         self.workers = workers
         self.judge = judge
         self.tokenizer = tokenizer
-        self.pictures = pictures
+        self.images = images
 
     def trained_parts(self) -> dict[str, nn.Module]:
         """All of it."""
         return {"judge": self.judge}
 
     @property
-    def pictures_per_step(self) -> int:
+    def images_per_step(self) -> int:
         """Two of each thing, and as many lone ones if there are any."""
-        return self.config.batch_size * (4 if self.pictures.lone else 2)
+        return self.config.batch_size * (4 if self.images.lone else 2)
 
     def losses(self, batch: JudgeBatch) -> dict[str, Tensor]:
         """Cross entropies of the answers, the captions' and the things' contrastive losses, and their sum."""
@@ -81,11 +81,11 @@ class JudgeTraining(TrainingModule):
             rank=self.trainer.global_rank,
             world_size=self.trainer.world_size,
         )
-        batches = JudgeBatches(self.pictures, self.tokenizer, self.judge.config.size, share)
+        batches = JudgeBatches(self.images, self.tokenizer, self.judge.config.size, share)
         return batch_loader(batches, self.workers, self.pin_batches)
 
 
 def answer_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean cross entropy of (b n) over the pictures that have a label; zero if none has."""
+    """Mean cross entropy of (b n) over the images that have a label; zero if none has."""
     answered = (labels != NO_LABEL).sum().clamp(min=1)
     return F.cross_entropy(logits, labels, ignore_index=NO_LABEL, reduction="sum") / answered

@@ -1,4 +1,4 @@
-"""The second stage from scratch: a text encoder and a UNet learn to denoise the latents of captioned pictures.
+"""The second stage from scratch: a text encoder and a UNet learn to denoise the latents of captioned images.
 
 "High-Resolution Image Synthesis with Latent Diffusion Models" (arXiv 2112.10752), eq. 3. Leaving out captions now and
 then teaches the model without and with them at once (classifier-free guidance, arXiv 2207.12598, algorithm 1).
@@ -20,9 +20,9 @@ from ldm.training.module import AveragedTraining
 
 
 class LatentDiffusionTraining(AveragedTraining):
-    """Trains `ldm` on moments (n v 2c h w) and captions of n pictures; `average` holds the weights that are saved."""
+    """Trains `ldm` on moments (n v 2c h w) and captions of n images; `average` holds the weights that are saved."""
 
-    recordable = True
+    can_be_graphed = True
     config: DiffusionTrainingConfig
 
     def __init__(
@@ -50,7 +50,7 @@ class LatentDiffusionTraining(AveragedTraining):
 
     @property
     def drawn_pixels(self) -> int:
-        """Those of the pictures that are decoded at a time, if a sheet is drawn at all."""
+        """Those of the images that are decoded at a time, if a sheet is drawn at all."""
         return super().drawn_pixels if self.config.sample_prompts else 0
 
     def losses(self, batch: LatentBatch) -> dict[str, Tensor]:

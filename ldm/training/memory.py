@@ -22,7 +22,7 @@ from ldm.nn.tokenizer import PromptTokenizer
 from ldm.nn.weightless import NoInitialisation
 from ldm.training.config import CHECKPOINTING_LEVELS, DreamBoothConfig, Subject
 from ldm.training.dreambooth import DreamBooth
-from ldm.training.module import hold_in
+from ldm.training.module import cast
 
 GIB = 2**30
 CUDA_OVERHEAD = int(1.25 * GIB)
@@ -71,7 +71,7 @@ class Workload:
     """Autocast as CUDA does it, which differs from the CPU's."""
     devices: int = 1
     previews: bool = True
-    """Whether pictures are drawn between the steps."""
+    """Whether images are drawn between the steps."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ def predict(workload: Workload, config: DreamBoothConfig, limit: float = math.in
         if workload.like_cuda:
             _normalise_in_float32(module)
             if config.train_dtype == "bf16":  # what doesn't train comes in this type from the host
-                hold_in(module.ldm, torch.bfloat16)
+                cast(module.ldm, torch.bfloat16)
         # Float16's gradients are scaled, so that steps are not recorded, and the optimizer is one of large temporaries.
         scaled = autocast_dtype == torch.float16
         optimizer = module.build_optimizer(foreach=True) if scaled else module.build_optimizer(fused=True)
@@ -118,7 +118,7 @@ def predict(workload: Workload, config: DreamBoothConfig, limit: float = math.in
 
             footprint.restart()
             with _autocast(autocast_dtype):
-                loss = module.training_step(_batch(workload, module.pictures_per_step), 0)
+                loss = module.training_step(_batch(workload, module.images_per_step), 0)
             loss.backward()
             del loss
             step = footprint.peak
@@ -136,7 +136,7 @@ def predict(workload: Workload, config: DreamBoothConfig, limit: float = math.in
             footprint.restart()
             if workload.previews:
                 if config.train_dtype == "bf16":  # beside which the host keeps what they were
-                    hold_in(module.ldm, torch.bfloat16)
+                    cast(module.ldm, torch.bfloat16)
                 footprint.watch(list(module.parameters()))
                 with _autocast(autocast_dtype), torch.no_grad():
                     _draw(module.ldm, workload)
@@ -146,12 +146,12 @@ def predict(workload: Workload, config: DreamBoothConfig, limit: float = math.in
 def plenty(workload: Workload, config: DreamBoothConfig) -> int:
     """Bytes with which any combination fits by far, so that nothing needs to be predicted.
 
-    16 bytes a weight, a quarter of that for each picture of 512 x 512 (Stable Diffusion keeps less than a fifth of it),
+    16 bytes a weight, a quarter of that for each image of 512 x 512 (Stable Diffusion keeps less than a fifth of it),
     and three times that much.
     """
     weights = sum(count_weights(workload.model, PARTS[part]) for part in ("unet", "text_encoder"))
-    pictures = config.batch_size * (2 if workload.with_class else 1) * workload.height * workload.width / 512**2
-    return int(3 * 16 * weights * (1 + max(pictures, 1) / 4))
+    images = config.batch_size * (2 if workload.with_class else 1) * workload.height * workload.width / 512**2
+    return int(3 * 16 * weights * (1 + max(images, 1) / 4))
 
 
 def choose(
@@ -187,7 +187,7 @@ class _AnyPrompt(PromptTokenizer):
 
 
 class _Module(DreamBooth):
-    """The real one on pictures of which nothing matters but the size."""
+    """The real one on images of which nothing matters but the size."""
 
     @classmethod
     def of(cls, workload: Workload, config: DreamBoothConfig) -> "_Module":

@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from ldm.diffusion.latent_diffusion import DECODED_PIXELS
 from ldm.errors import UserError
 from ldm.nn.device_memory import free_memory
-from ldm.nn.static_call import Record
+from ldm.nn.graphed import Record
 from ldm.training.adamw_8bit import AdamW8bit
 from ldm.training.config import OptimizationConfig
 from ldm.training.ema import WeightAverage
-from ldm.training.recorded import RecordedStep
+from ldm.training.graphed_step import GraphedStep
 
 ROOM, ROOM_PER_PIXEL = 2 * 2**30, 16 * 2**10
 """Bytes that drawing takes at most, generously: for networks that were away and the libraries' workspaces, and for each
@@ -36,7 +36,7 @@ def lr_factor(step: int, schedule: str, warmup_steps: int, iterations: int) -> f
     return 1.0
 
 
-def hold_in(network: nn.Module, dtype: torch.dtype) -> None:
+def cast(network: nn.Module, dtype: torch.dtype) -> None:
     """Replaces the weights by such of another type. Other than `Module.to` it also takes fake tensors."""
     for module in network.modules():
         for name, weight in list(module.named_parameters(recurse=False)):
@@ -49,14 +49,14 @@ class TrainingModule(pl.LightningModule):
 
     gradient_patience = 1
     """The step by which all trained parts should have got a gradient."""
-    recordable = False
-    """Whether every step does the same with batches of the same shapes, tensors only: see `record_steps`."""
+    can_be_graphed = False
+    """Whether every step does the same with batches of the same shapes, tensors only: see `graph_steps`."""
 
     def __init__(self, config: OptimizationConfig, seed: int) -> None:
         super().__init__()
         self.config = config
         self.seed = seed
-        self._recorded: RecordedStep | None = None
+        self._recorded: GraphedStep | None = None
 
     def trained_parts(self) -> dict[str, nn.Module]:
         """The networks whose weights move, by a name for people."""
@@ -66,18 +66,18 @@ class TrainingModule(pl.LightningModule):
         """A batch's losses by name, scalars for the log; `total` is what is minimised."""
         raise NotImplementedError
 
-    def record_steps(self, record: Record, autocast_dtype: torch.dtype | None) -> None:
+    def graph_steps(self, record: Record, autocast_dtype: torch.dtype | None) -> None:
         """From now on forward and backward pass are one call, which is recorded; it does its own autocast."""
-        self._recorded = RecordedStep(self.losses, self.trained_parameters(), autocast_dtype, record)
+        self._recorded = GraphedStep(self.losses, self.trained_parameters(), autocast_dtype, record)
 
     def make_room(self) -> None:
-        """Before pictures are drawn: gives a recorded step's memory back where little is left. It is recorded again."""
+        """Before images are drawn: gives a recorded step's memory back where little is left. It is recorded again."""
         if self._recorded is None or not self.drawn_pixels or (free := free_memory(self.device)) is None:
             return
         if free < ROOM + ROOM_PER_PIXEL * self.drawn_pixels:
             self._recorded.forget()
 
-    def let_go(self) -> None:
+    def release_memory(self) -> None:
         """After the last step: gives back what only another one would need, a recording, gradients and moments."""
         if self._recorded is not None:
             self._recorded.forget()
@@ -104,11 +104,11 @@ class TrainingModule(pl.LightningModule):
 
     @property
     def drawn_pixels(self) -> int:
-        """How many are decoded at a time when pictures are drawn between steps; 0 if none are."""
+        """How many are decoded at a time when images are drawn between steps; 0 if none are."""
         return DECODED_PIXELS
 
     @property
-    def pictures_per_step(self) -> int:
+    def images_per_step(self) -> int:
         """How many go through the networks in an update on one device."""
         return self.config.batch_size
 

@@ -28,17 +28,17 @@ class PatchPCA(nn.Module):
 
     @property
     def fitted(self) -> bool:
-        """Whether it has been shown pictures, now or before a training was interrupted."""
+        """Whether it has been shown images, now or before a training was interrupted."""
         return bool(self.components.any())
 
     def fit(self, images: Tensor) -> None:
-        """Finds the components of these pictures (n 3 h w)."""
+        """Finds the components of these images (n 3 h w)."""
         patches = rearrange(self._patches(images), "b d p -> (b p) d")
         mean = patches.mean(dim=0)
         covariance = (patches - mean).T @ (patches - mean) / len(patches)
         variances, directions = torch.linalg.eigh(covariance)  # in ascending order
         largest = slice(-len(self.components), None)
-        deviations = variances[largest].clamp(min=SMALLEST_VARIANCE).sqrt()  # flat pictures have none
+        deviations = variances[largest].clamp(min=SMALLEST_VARIANCE).sqrt()  # flat images have none
         self.mean.copy_(mean)
         self.components.copy_((directions[:, largest] / deviations).T)
 

@@ -15,8 +15,8 @@ from pytorch_lightning.loggers import Logger
 from ldm.background import BackgroundWriter
 from ldm.checkpoint.discovery import RESUME_STATE
 from ldm.interruption import before_the_end, finish_first
-from ldm.nn.static_call import Record
-from ldm.training.callbacks import FiniteGuard, GradientGuard, LetGo, SaveEvery, StopOnSignal, TrainingProgress
+from ldm.nn.graphed import Record
+from ldm.training.callbacks import FiniteGuard, GradientGuard, ReleaseMemory, SaveEvery, StopOnSignal, TrainingProgress
 from ldm.training.logs import EventLog, build_logger
 from ldm.training.module import TrainingModule
 from ldm.training.processes import OneMachine, OneMachineDDP, OtherProcesses, explain_workers, own_environment
@@ -90,8 +90,8 @@ def _build_trainer(
     """A trainer that writes only what `save` and the resume state write, and where only our flags count."""
     config, first, autocast_dtype = module.config, options.devices[0], options.autocast_dtype
     # Loss scaling looks at the gradients in every step, and several devices exchange them in the backward pass.
-    if options.record and module.recordable and len(options.devices) == 1 and autocast_dtype != torch.float16:
-        module.record_steps(options.record, autocast_dtype)
+    if options.record and module.can_be_graphed and len(options.devices) == 1 and autocast_dtype != torch.float16:
+        module.graph_steps(options.record, autocast_dtype)
         autocast_dtype = None  # what is recorded does its own
     trainer = pl.Trainer(
         accelerator="gpu" if first.type == "cuda" else first.type,
@@ -109,7 +109,7 @@ def _build_trainer(
             TrainingProgress(every=_log_every(module)),
             SaveEvery(options.run_dir, config.save_every, save, options.writer),
             stop,
-            LetGo(),
+            ReleaseMemory(),
         ],
         plugins=[ResumeStateIO(options.writer), OneMachine()],
         default_root_dir=options.run_dir,

@@ -2,7 +2,7 @@
 
 import pytest
 
-from ldm.checkpoint.judge import judge_writer
+from ldm.toyworld.judge.file import judge_writer
 from tests.judges import build_tiny_judge, judge_tokenizer
 
 

@@ -17,8 +17,8 @@ from benchmarks.tools.contest import Result, contest_parser, place_from, run_con
 from benchmarks.tools.floors import Speed
 from benchmarks.tools.measuring import Spread
 from benchmarks.tools.peaks import Peak
-from ldm.commands.placement import Compute
 from ldm.errors import UserError
+from ldm.runtime.precision import Compute
 
 QUICK = ["--size", "tiny", "--device", "cpu", "--runs", "1", "--warmup", "0"]
 
@@ -49,7 +49,7 @@ def test_the_forward_pass(measure: Measure) -> None:
     assert said.count("| diffusers |") == 2 and "difference of the networks" in said
 
 
-def test_class_pictures(measure: Measure) -> None:
+def test_class_images(measure: Measure) -> None:
     lines, said = measure(drawing, "--batch-sizes", "2", "--batches", "2", "--steps", "5", "--compile", "off")
     assert {line["contender"]: line["steps"] for line in lines} == {
         drawing.OURS: 5,
@@ -57,7 +57,7 @@ def test_class_pictures(measure: Measure) -> None:
         drawing.PLAIN: 5,
         drawing.TUNED: 5,
     }
-    assert "both draw the same picture" in said and "Goals:" in said
+    assert "both draw the same image" in said and "Goals:" in said
 
 
 @pytest.mark.parametrize("flags", [[], ["--train-text-encoder"]])
@@ -96,10 +96,10 @@ def test_goals_are_those_of_the_kind_of_device() -> None:
     assert [goal.met for goal in training_step.goals(steps, 1.0, gpu)] == [False, True, True]
 
     names = (drawing.OURS, drawing.FAST, drawing.PLAIN, drawing.TUNED)
-    pictures = {"4": dict(zip(names, map(spread, (2.0, 0.8, 6.0, 2.2)), strict=True))}
-    lines = [{"contender": drawing.OURS, "batch_size": 4, "floor_seconds": 0.2, "seconds_per_picture": Spread((0.5,))}]
-    assert all(goal.met for goal in drawing.goals(pictures, lines, cpu))
-    missed = [goal.name for goal in drawing.goals(pictures, lines, gpu) if not goal.met]
+    images = {"4": dict(zip(names, map(spread, (2.0, 0.8, 6.0, 2.2)), strict=True))}
+    lines = [{"contender": drawing.OURS, "batch_size": 4, "floor_seconds": 0.2, "seconds_per_image": Spread((0.5,))}]
+    assert all(goal.met for goal in drawing.goals(images, lines, cpu))
+    missed = [goal.name for goal in drawing.goals(images, lines, gpu) if not goal.met]
     assert missed == ["batch 4, times as fast as diffusers, tuned", "of the floor"]
 
 

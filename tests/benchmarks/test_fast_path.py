@@ -13,7 +13,7 @@ from benchmarks.fast_path import Difference, Drawn, difference
 from tests.recording import Simulation
 
 
-def test_each_way_has_a_row_and_pictures(
+def test_each_way_has_a_row_and_images(
     tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     sheet, figures = tmp_path / "sheet.jpg", tmp_path / "figures.json"
@@ -29,7 +29,7 @@ def test_each_way_has_a_row_and_pictures(
     assert Image.open(sheet).size[0] > 2 * 160
 
 
-def test_differences_are_in_levels_and_of_the_worst_picture() -> None:
+def test_differences_are_in_levels_and_of_the_worst_image() -> None:
     eps = torch.tensor([[[[2.0, -4.0]]]])
     plain = Drawn(torch.zeros(2, 3, 4, 4), eps)
     moved = torch.zeros(2, 3, 4, 4)
@@ -46,7 +46,7 @@ def test_a_compiled_way_is_compared_by_its_recorded_call(
 ) -> None:
     """The single call has the types and shapes of a step's; otherwise it would be a plain one."""
     recorder = Simulation()
-    monkeypatch.setattr("ldm.commands.compiling.RECORDERS", {"full": recorder})
+    monkeypatch.setattr("ldm.runtime.compiling.RECORDERS", {"full": recorder})
     for sampler in ("dpm-solver", "ddim"):
         recorder.replayed = 0
         how = ["--ckpt-path", str(tiny_checkpoint), "--device", "cpu", "--steps", "3", "--sampler", sampler]

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 import benchmarks.profiles as benchmark
-from ldm.commands.models import EMBEDDED
+from ldm.runtime.models import EMBEDDED
 from ldm.training.memory import COMBINATIONS
 
 
@@ -17,7 +17,7 @@ def test_each_combination_has_a_row_and_a_curve(
 ) -> None:
     where = ["--ckpt-path", str(tiny_checkpoint), "--photos", str(photos), "--device", "cpu"]
     out = ["--sheet", str(tmp_path / "curves.png"), "--json", str(tmp_path / "figures.json")]
-    assert benchmark.main([*where, *out, "--class-pictures", "2", "--steps", "4", "--only", "0", "8"]) == 0
+    assert benchmark.main([*where, *out, "--class-images", "2", "--steps", "4", "--only", "0", "8"]) == 0
     rows = [
         line.split(" | ") for line in capsys.readouterr().out.splitlines() if line.startswith(("| AdamW", "| 8-bit"))
     ]

@@ -12,31 +12,31 @@ from PIL import Image
 
 import benchmarks.quick_start as quick_start
 import benchmarks.tools.straightforward as straightforward
-from benchmarks.tools.straightforward import ClassPictures, DrawingTricks, Training, TrainingTricks, load, photos_of
+from benchmarks.tools.straightforward import ClassImages, SamplingTricks, Training, TrainingTricks, load, photos_of
 from ldm.commands.options.dreambooth import dreambooth_parser
 from ldm.training.config import Subject
 
 
 @pytest.fixture(autouse=True)
 def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of the straightforward way's pictures."""
+    """Of the straightforward way's images."""
     monkeypatch.setattr(straightforward, "PLAIN_STEPS", 4)
 
 
 Losses = Callable[[TrainingTricks], list[float]]
 
 
-def test_tricks_change_no_picture_but_for_the_sampler(tmp_path: Path, tiny_checkpoint: Path) -> None:
+def test_tricks_change_no_image_but_for_the_sampler(tmp_path: Path, tiny_checkpoint: Path) -> None:
     ldm, settings = load(tiny_checkpoint)
-    pictures = {}
-    tricks = DrawingTricks()
+    images = {}
+    tricks = SamplingTricks()
     slow = replace(tricks, guidance_in_one_pass=False, context_projected_once=False, several_at_a_time=False)
     for name, some in {"fast": tricks, "slow": slow, "other": replace(tricks, fewer_steps=False)}.items():
-        ClassPictures(ldm, settings, "a photo of a can", some).draw(tmp_path / name, 2)
-        pictures[name] = [np.asarray(Image.open(path)).astype(int) for path in photos_of(tmp_path / name)]
-    assert len(pictures["fast"]) == 2
-    assert max(abs(a - b).max() for a, b in zip(pictures["fast"], pictures["slow"], strict=True)) <= 1
-    assert any((a != b).any() for a, b in zip(pictures["fast"], pictures["other"], strict=True))
+        ClassImages(ldm, settings, "a photo of a can", some).draw(tmp_path / name, 2)
+        images[name] = [np.asarray(Image.open(path)).astype(int) for path in photos_of(tmp_path / name)]
+    assert len(images["fast"]) == 2
+    assert max(abs(a - b).max() for a, b in zip(images["fast"], images["slow"], strict=True)) <= 1
+    assert any((a != b).any() for a, b in zip(images["fast"], images["other"], strict=True))
 
 
 @pytest.fixture
@@ -67,8 +67,8 @@ def test_one_pass_or_two_are_the_same_loss_of_the_same_batch(
     for together in (True, False):
         ldm, settings = load(tiny_checkpoint)
         tricks = TrainingTricks(instance_and_class_in_one_pass=together)
-        pictures = photos_of(photos)[:1], photos_of(photos)[1:2]
-        found.append(Training(ldm, settings, Subject("can"), pictures, tricks).step())
+        images = photos_of(photos)[:1], photos_of(photos)[1:2]
+        found.append(Training(ldm, settings, Subject("can"), images, tricks).step())
     assert found[0] == pytest.approx(found[1], rel=1e-4)
 
 
@@ -96,7 +96,7 @@ def test_processes_and_tricks_are_compared(
         tiny_checkpoint,
         "--runs",
         1,
-        "--pictures",
+        "--images",
         1,
         "--steps",
         1,
@@ -112,5 +112,5 @@ def test_processes_and_tricks_are_compared(
     assert (typed.iterations, typed.class_img_count, typed.no_previews) == (5, 2, True)
     assert commands[1][-4:] == ["--iterations", "5", "--class-images", "2"]
     figures = json.loads(path.read_text())
-    for phase in ("class picture", "training step"):
+    for phase in ("class image", "training step"):
         assert len(figures[phase]) == 6 and "without: " in [*figures[phase]][1]

@@ -60,5 +60,5 @@ def test_the_reference_does_all_of_it(tmp_path: Path) -> None:
 def test_a_process_that_fails_or_writes_nothing_is_no_measurement(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="status 3"):
         recipe.run(["-c", "raise SystemExit(3)"])
-    with pytest.raises(UserError, match="0 class pictures"):
+    with pytest.raises(UserError, match="0 class images"):
         recipe.phases(0.0, 1.0, tmp_path)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import benchmarks.startup as startup
-from ldm.commands.options.drawing import txt2img_parser
+from ldm.commands.options.sampling import txt2img_parser
 from ldm.errors import UserError
 
 IMPORTS = """import time: self [us] | cumulative | imported package

@@ -18,7 +18,7 @@ from benchmarks.tiny_model import (
     reconstruction_psnr,
     variety,
 )
-from ldm.data.toyworld import canonical_caption
+from ldm.toyworld import canonical_caption
 
 
 class Embeds:
@@ -81,10 +81,10 @@ def test_captions_of_the_same_words_are_not_other_captions() -> None:
     assert fit["drawn, others' captions"].value == pytest.approx((0 + 0 + 0.5**0.5) / 3)
 
 
-def test_the_sheet_has_each_picture_with_its_caption_beneath() -> None:
+def test_the_sheet_has_each_image_with_its_caption_beneath() -> None:
     colours = [(255, 0, 0), (0, 255, 0), (0, 0, 255)]
-    pictures = [Image.new("RGB", (64, 64), colour) for colour in colours]
-    sheet = captioned_sheet(pictures, ["a red one that needs more words than fit into a line", "green", "blue"], 2)
+    images = [Image.new("RGB", (64, 64), colour) for colour in colours]
+    sheet = captioned_sheet(images, ["a red one that needs more words than fit into a line", "green", "blue"], 2)
     height = (sheet.height - 8) // 2
     assert [sheet.getpixel(place) for place in ((100, 100), (300, 100), (100, 100 + height))] == colours
     beneath = sheet.crop((8, 8 + 192, 200, 8 + height)).getcolors(100000)
@@ -103,7 +103,7 @@ def test_the_whole_benchmark_runs(
         assert words in said
     figures = json.loads((tmp_path / "figures.json").read_text())
     assert figures["right"]["drawn"]["class"]["asked"] == 10
-    assert figures["psnr"]["whole picture"]["value"] < 27
+    assert figures["psnr"]["whole image"]["value"] < 27
     with Image.open(tmp_path / "sheet.jpg") as sheet:
         assert sheet.width > 8 * 96
     assert main([*flags, "--variety", "0"]) == 0  # without --strict it only says so

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 import benchmarks.tiny_speed as benchmark
-from ldm.commands.options.drawing import txt2img_parser
 from ldm.commands.options.dreambooth import dreambooth_parser
+from ldm.commands.options.sampling import txt2img_parser
 
 PARSERS = {"txt2img.py": txt2img_parser, "dreambooth.py": dreambooth_parser}
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 import benchmarks.tiny_subjects as benchmark
 from benchmarks.tiny_model import prompt_scenes
-from benchmarks.tiny_subjects import BOTTLE, SUBJECTS, Pictures, judge_pictures, main, parse_subject, sheet
+from benchmarks.tiny_subjects import BOTTLE, SUBJECTS, Images, judge_images, main, parse_subject, sheet
 from benchmarks.tools.intervals import Count
 from benchmarks.tools.subject_report import (
     NO_PRIOR,
@@ -23,9 +23,9 @@ from benchmarks.tools.subject_report import (
     more_leakage,
     steps_table,
 )
-from ldm.data.toyworld import SETTINGS, photograph, unusual_subject
-from ldm.evaluation.judge import Answer
 from ldm.files import ROOT
+from ldm.toyworld import SETTINGS, photograph, unusual_subject
+from ldm.toyworld.judge.encoder import Answer
 from tests.commands.calls import call
 
 RED, GREEN, YELLOW = (1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (1.0, 1.0, 0.0)
@@ -61,17 +61,17 @@ def of_colours(*colours: tuple[float, float, float]) -> Tensor:
     return torch.tensor(colours)[:, :, None, None].expand(-1, -1, 8, 8)
 
 
-def pictures(of_class: Tensor) -> Pictures:
+def images(of_class: Tensor) -> Images:
     elsewhere = {"snow": of_colours(RED, GREEN), "night": of_colours(GREEN, GREEN)}
-    return Pictures(of_colours(RED, RED, GREEN, GREEN), elsewhere, of_class, of_colours(GREEN))
+    return Images(of_colours(RED, RED, GREEN, GREEN), elsewhere, of_class, of_colours(GREEN))
 
 
 def test_figures_by_hand() -> None:
     photos = of_colours(RED, YELLOW)  # cosine 1 / sqrt 2
-    base = pictures(of_colours(GREEN, GREEN))
+    base = images(of_colours(GREEN, GREEN))
     others = prompt_scenes(1)
-    found = judge_pictures(
-        SeesColour(), pictures(of_colours(RED, GREEN)), base, photos, BOTTLE, others, 600  # type: ignore[arg-type]
+    found = judge_images(
+        SeesColour(), images(of_colours(RED, GREEN)), base, photos, BOTTLE, others, 600  # type: ignore[arg-type]
     )  # fmt: skip
     half = 0.5**0.5
     red, green = (1 + half) / 2, half / 2
@@ -93,7 +93,7 @@ def results(*without: float) -> list[Result]:
     return [taught, forgetful] if without else [taught]
 
 
-def test_pictures_of_the_same_noise_are_compared_without_prior_preservation() -> None:
+def test_images_of_the_same_noise_are_compared_without_prior_preservation() -> None:
     more = more_leakage(results(0.5, 0.8))
     assert more is not None and more.value == pytest.approx(0.5) and more.count == 2
     assert more.half == pytest.approx(1.96 * 0.1)  # differences 0.4 and 0.6
@@ -131,13 +131,13 @@ def test_other_subjects_are_photographed_as_the_documents_say(tmp_path: Path, mo
     assert parse_subject("teddy bear") == Subject("teddy bear", 5) and parse_subject("duck:7") == Subject("duck", 7)
     directory = benchmark.photographs_of(parse_subject("teddy bear"), tmp_path)
     assert ran == [
-        ("-m", "ldm.data.toyworld", "--subject", "teddy bear", "--seed", 5, "--count", 6, "--out", directory)
+        ("-m", "ldm.toyworld", "--subject", "teddy bear", "--seed", 5, "--count", 6, "--out", directory)
     ]  # fmt: skip
     assert benchmark.photographs_of(BOTTLE, tmp_path) == ROOT / "data" / "bottle"
 
 
 def test_the_sheet_has_a_row_for_each_checkpoint() -> None:
-    rows = {"base model": pictures(of_colours(GREEN, RED)), "step 600": pictures(of_colours(RED, RED))}
+    rows = {"base model": images(of_colours(GREEN, RED)), "step 600": images(of_colours(RED, RED))}
     rows = {
         name: replace(one, elsewhere={s: of_colours(RED) for s in BOTTLE.new_settings}) for name, one in rows.items()
     }
@@ -166,7 +166,7 @@ def test_the_whole_benchmark_runs(
 
     monkeypatch.setattr(benchmark, "timed_run", run)
     flags = ["--ckpt-path", str(tiny_checkpoint), *judge_flags, "--subjects", "bottle", "--iterations", "1"]
-    flags += ["--pictures", "1", "--others", "2", "--work", str(tmp_path / "work"), "--without-prior"]
+    flags += ["--images", "1", "--others", "2", "--work", str(tmp_path / "work"), "--without-prior"]
     files = ["--sheets", str(tmp_path / "sheets"), "--json", str(tmp_path / "figures.json")]
     assert main([*flags, *files, "--strict"]) == 1  # random weights learn nothing in one update
     said = capsys.readouterr().out

@@ -10,7 +10,7 @@ from PIL import Image
 import benchmarks.which_checkpoint as benchmark
 from benchmarks.tiny_subjects import BOTTLE
 from benchmarks.which_checkpoint import Study, goals_of, main, report, sheet
-from ldm.commands.drawing.comparison import (
+from ldm.report.comparison import (
     SUBJECT,
     Cell,
     Column,
@@ -21,7 +21,7 @@ from ldm.commands.drawing.comparison import (
     Reference,
     Row,
 )
-from ldm.commands.drawing.table import write_json
+from ldm.report.table import write_json
 
 STEPS = {0: (0.1, 0.0), 50: (0.2, 0.0), 100: (0.8, 0.0), 150: (0.9, 0.5)}
 """Of each step: the subject score and the copies."""

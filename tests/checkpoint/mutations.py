@@ -18,12 +18,12 @@ from typing import Any
 import torch
 from safetensors.torch import load, save
 
-from ldm.checkpoint.judge import judge_writer, load_judge
 from ldm.checkpoint.loading import checkpoint_info, raise_unless_whole
 from ldm.checkpoint.metadata import CheckpointInfo
 from ldm.checkpoint.reading import read_checkpoint
-from ldm.commands.models import settings_of
 from ldm.errors import UserError
+from ldm.runtime.models import settings_of
+from ldm.toyworld.judge.file import judge_writer, load_judge
 from tests.checkpoint import hostile
 from tests.checkpoint.files import ATTACKS, few_tensors, replace_pickle
 from tests.judges import build_tiny_judge

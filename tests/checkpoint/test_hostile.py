@@ -12,14 +12,14 @@ import pytest
 import torch
 from safetensors.torch import load, save_file
 
-from ldm.checkpoint.judge import CONFIG, judge_writer, load_judge
 from ldm.checkpoint.loading import checkpoint_info, raise_unless_whole
 from ldm.checkpoint.reading import read_checkpoint
-from ldm.commands.models import EMBEDDED, Settings, settings_of
 from ldm.config import build_config, read_yaml
 from ldm.diffusion.latent_diffusion import LatentDiffusion, LatentDiffusionConfig
 from ldm.errors import UserError
 from ldm.files import ROOT
+from ldm.runtime.models import EMBEDDED, Settings, settings_of
+from ldm.toyworld.judge.file import CONFIG, judge_writer, load_judge
 from tests.checkpoint import hostile
 from tests.judges import build_tiny_judge
 

@@ -45,13 +45,13 @@ class Drawn:
 
     @property
     def paths(self) -> list[Path]:
-        """The single pictures in their natural order."""
-        pictures = (path for path in self.directory.glob("*.png") if not re.fullmatch(r"grid(-\d+)?\.png", path.name))
-        return sorted(pictures, key=natural_key)
+        """The single images in their natural order."""
+        images = (path for path in self.directory.glob("*.png") if not re.fullmatch(r"grid(-\d+)?\.png", path.name))
+        return sorted(images, key=natural_key)
 
     @property
-    def pictures(self) -> list[np.ndarray]:
-        """The single pictures (h w 3)."""
+    def images(self) -> list[np.ndarray]:
+        """The single images (h w 3)."""
         return [pixels(path) for path in self.paths]
 
     @property
@@ -107,16 +107,16 @@ def refused(outcome: Outcome, *words: str) -> None:
 
 
 def pixels(path: Path) -> np.ndarray:
-    """A picture (h w 3) of whole numbers from 0 to 255."""
+    """An image (h w 3) of whole numbers from 0 to 255."""
     with Image.open(path) as image:
         return np.asarray(image.convert("RGB")).astype(int)
 
 
 def difference(one: np.ndarray, other: np.ndarray) -> int:
-    """The largest difference of two pictures' values.
+    """The largest difference of two images' values.
 
     Sums in another order, as in a batch of another size or on another CPU, move a value by under a thousandth of a
-    level. That can tip one that lies between two levels: the same pictures differ by 1 at most, others by more.
+    level. That can tip one that lies between two levels: the same images differ by 1 at most, others by more.
     """
     assert one.shape == other.shape
     return int(np.abs(one - other).max())

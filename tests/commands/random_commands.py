@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from unittest import mock
 
-from ldm.commands.drawing import run as drawing_run
 from ldm.commands.dreambooth import run as dreambooth_run
+from ldm.commands.sampling import run as drawing_run
 from ldm.commands.train import STAGES
 from tests.commands.calls import Outcome, call
 
@@ -116,7 +116,7 @@ def campaign(count: int, seed: int = 0) -> list[Tried]:
     nothing = mock.DEFAULT
     with (
         mock.patch.object(drawing_run, "paint", nothing),
-        mock.patch.multiple(dreambooth_run, draw_class_images=nothing, _build_module=nothing, fit=_no_fit),
+        mock.patch.multiple(dreambooth_run, sample_class_images=nothing, _build_module=nothing, fit=_no_fit),
         mock.patch.object(dreambooth_run, "Previews", mock.MagicMock()),
         mock.patch.object(dreambooth_run, "_report", nothing),
         mock.patch.dict(STAGES, dict.fromkeys(STAGES, lambda run: None)),

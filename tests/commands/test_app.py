@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from ldm.commands.drawing import run as drawing
 from ldm.commands.dreambooth import run as dreambooth
+from ldm.commands.sampling import run as drawing
 from ldm.errors import UserError
 from ldm.files import ROOT
 from ldm.interruption import SIGNALS
@@ -109,7 +109,7 @@ def test_a_signal_before_there_is_a_run_says_that_nothing_was_begun(
     number: signal.Signals, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("ldm.commands.dreambooth.plan.hash_file", signalling(number))
-    monkeypatch.setattr("ldm.commands.drawing.planning.job_from", signalling(number))
+    monkeypatch.setattr("ldm.commands.sampling.planning.job_from", signalling(number))
     outcome = command()
     assert outcome.status == 75
     assert outcome.said.endswith(f"stopped by {number.name}; nothing was begun\n")

@@ -9,7 +9,7 @@ import pytest
 
 from ldm.training.dreambooth import DreamBooth
 from tests.commands.calls import call, equal, refused
-from tests.commands.conftest import Trained
+from tests.commands.fixtures import Trained
 from tests.commands.train.stages import new_scratch
 
 SLURM = {

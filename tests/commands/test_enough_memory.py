@@ -8,11 +8,11 @@ import torch
 
 from ldm.commands import enough_memory
 from ldm.commands.enough_memory import Need, refuse_too_large_images, refuse_too_large_training
-from ldm.commands.models import Settings
 from ldm.commands.train import memory as train_memory
 from ldm.config import build_config
 from ldm.diffusion.sampling import SamplingConfig
 from ldm.errors import UserError
+from ldm.runtime.models import Settings
 from ldm.training.config import DreamBoothConfig
 from ldm.training.memory import Workload
 from tests.commands.calls import call, refused

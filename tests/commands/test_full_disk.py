@@ -10,22 +10,22 @@ import pytest
 import torch
 from PIL import Image
 
-from ldm.checkpoint.judge import judge_writer
 from ldm.checkpoint.metadata import CheckpointInfo
 from ldm.checkpoint.saving import save_checkpoint
-from ldm.commands.drawing.page import write_page
-from ldm.commands.drawing.table import write_csv, write_json
 from ldm.commands.record import write_record
 from ldm.data.images import save_png
 from ldm.data.latents import write_moments
-from ldm.data.writing import PictureWriter
+from ldm.data.writing import ImageWriter
 from ldm.errors import UserError
 from ldm.nn.autoencoder import AutoencoderConfig, AutoencoderKL
+from ldm.report.page import write_page
+from ldm.report.table import write_csv, write_json
+from ldm.toyworld.judge.file import judge_writer
 from ldm.training.resume_state import write_state
 from ldm.training.tokenizer import train_tokenizer
-from tests.commands.drawing.pages import sample_comparison
 from tests.full_disk import entries, files_of_at_most
 from tests.judges import build_tiny_judge
+from tests.report.pages import sample_comparison
 from tests.tiny import build_tiny_model
 
 COMPARISON = sample_comparison()
@@ -51,8 +51,8 @@ def latents(path: Path) -> None:
     write_moments(path, autoencoder, [photo] * 4, 16, flip=True)
 
 
-def picture(path: Path) -> None:
-    with PictureWriter(2) as writer:
+def image(path: Path) -> None:
+    with ImageWriter(2) as writer:
         writer.put(path, torch.rand(3, 64, 64), {})
 
 
@@ -62,7 +62,7 @@ WRITERS: dict[str, Callable[[Path], object]] = {
     "resume.ckpt": lambda path: write_state({"weights": torch.rand(5000)}, path),
     "a.npy": latents,
     "photo.png": lambda path: save_png(path, noise()),
-    "picture.png": picture,
+    "image.png": image,
     "pictures.csv": lambda path: write_csv(path.parent, DRAWN),
     "comparison.json": lambda path: write_json(path.parent, COMPARISON),
     "index.html": lambda path: write_page(path.parent, COMPARISON),

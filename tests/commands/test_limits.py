@@ -7,17 +7,17 @@ import pytest
 import torch
 
 from ldm.checkpoint.reading import read_checkpoint
-from ldm.commands.drawing import run as drawing
 from ldm.commands.dreambooth import plan as planning
 from ldm.commands.limits import in_quotes, warn_of_photos, warn_of_unknown_words
-from ldm.commands.models import EMBEDDED, Settings, read_tokenizer, settings_of
-from ldm.commands.tokenizers import find_tokenizer
+from ldm.commands.sampling import run as drawing
 from ldm.data.photos import read_directory
-from ldm.data.toyworld import photograph, render, unusual_subject
-from ldm.data.toyworld.words import SETTINGS
 from ldm.files import ROOT
+from ldm.runtime.models import EMBEDDED, Settings, read_tokenizer, settings_of
+from ldm.runtime.tokenizers import find_tokenizer
+from ldm.toyworld import photograph, render, unusual_subject
+from ldm.toyworld.words import SETTINGS
 from tests.commands.calls import call
-from tests.commands.conftest import write_photos
+from tests.commands.fixtures import write_photos
 
 SIZE = (64, 64)
 INSTEAD = "64 x 64 images; real photos need Stable Diffusion: bash download/sd-weights.sh"

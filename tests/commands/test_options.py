@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from ldm.commands.options.common import ENCODER_NAMES
-from ldm.commands.options.drawing import evaluate_parser, img2img_parser, txt2img_parser
 from ldm.commands.options.dreambooth import dreambooth_parser
+from ldm.commands.options.sampling import evaluate_parser, img2img_parser, txt2img_parser
 from ldm.commands.options.train import HEEDED, train_parser
 from ldm.evaluation.encoders import ENCODERS
 from ldm.files import ROOT
@@ -291,7 +291,7 @@ def test_a_value_that_makes_no_sense_is_refused_by_the_name_of_its_flag(
     refused(call(command, *needed, "--ckpt-path", tiny_checkpoint, *arguments), flag)
 
 
-def test_img2img_needs_a_picture() -> None:
+def test_img2img_needs_an_image() -> None:
     refused(call("img2img"), "--init-img")
 
 

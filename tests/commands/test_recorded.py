@@ -6,14 +6,14 @@ from typing import Any
 import pytest
 
 from ldm.bounds import LARGEST_SCALE, MOST_CLASS_IMAGES, MOST_STEPS, MOST_TOGETHER, MOST_UPDATES
-from ldm.commands.models import SamplingDefaults
 from ldm.commands.options.recorded import PARSERS, check_recorded
 from ldm.commands.record import plain
 from ldm.config import read_yaml, to_yaml
 from ldm.errors import UserError
+from ldm.runtime.models import SamplingDefaults
 from ldm.training.config import DreamBoothConfig
 from tests.commands.calls import call, refused
-from tests.commands.conftest import Draw, Trained
+from tests.commands.fixtures import Draw, Trained
 
 WRONG: list[tuple[str, Any]] = [
     ("seed", "abc"),

@@ -5,13 +5,13 @@ from collections.abc import Mapping
 
 import pytest
 
-from ldm.commands.options.drawing import evaluate_parser, img2img_parser, txt2img_parser
 from ldm.commands.options.dreambooth import dreambooth_parser
 from ldm.commands.options.resumable import DRAWING, DREAMBOOTH, TRAIN, Change, Rule, as_markdown, flag_of
+from ldm.commands.options.sampling import evaluate_parser, img2img_parser, txt2img_parser
 from ldm.commands.options.train import train_parser
 from ldm.files import ROOT
 from tests.commands.calls import call, refused
-from tests.commands.conftest import Trained
+from tests.commands.fixtures import Trained
 
 TABLES = [
     ([dreambooth_parser()], DREAMBOOTH),

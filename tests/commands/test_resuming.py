@@ -11,7 +11,7 @@ from ldm.commands.resuming import make_run_dir, refuse_fewer_updates, resumed_op
 from ldm.errors import UserError
 from ldm.locking import unlock_directories
 from tests.commands.calls import call, refused
-from tests.commands.conftest import Draw
+from tests.commands.fixtures import Draw
 from tests.locks import another_process_has, others_may_lock
 
 

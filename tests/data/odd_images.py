@@ -14,7 +14,7 @@ from tests.data.scenes import scene
 
 ORIENTATION = 0x0112
 
-# EXIF 2.3, tag 0x0112: which visual side the stored picture's row 0 and column 0 are.
+# EXIF 2.3, tag 0x0112: which visual side the stored image's row 0 and column 0 are.
 STORED: dict[int, Callable[[np.ndarray], np.ndarray]] = {
     1: lambda visual: visual,  # top, left
     2: lambda visual: visual[:, ::-1],  # top, right
@@ -28,7 +28,7 @@ STORED: dict[int, Callable[[np.ndarray], np.ndarray]] = {
 
 
 def turned(orientation: int, visual: Image.Image | None = None) -> tuple[Image.Image, Image.Exif]:
-    """The picture as a camera stores it that is held so, and the tag that says so."""
+    """The image as a camera stores it that is held so, and the tag that says so."""
     stored = Image.fromarray(np.ascontiguousarray(STORED[orientation](np.asarray(visual or scene()))))
     exif = Image.Exif()
     exif[ORIENTATION] = orientation
@@ -36,7 +36,7 @@ def turned(orientation: int, visual: Image.Image | None = None) -> tuple[Image.I
 
 
 def save_turned(path: Path, kind: str, orientation: int, visual: Image.Image) -> None:
-    """Writes a turned picture in one of TURNED."""
+    """Writes a turned image in one of TURNED."""
     stored, exif = turned(orientation, visual)
     if kind == "HEIF":
         import pillow_heif

@@ -1,4 +1,4 @@
-"""Small pictures that tests draw, and their pixels."""
+"""Small images that tests draw, and their pixels."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 128, 0), (0, 0, 255), (255, 255, 255)
 
 
 def scene(height: int = 6, width: int = 9) -> Image.Image:
-    """A picture of which no two pixels are the same."""
+    """An image of which no two pixels are the same."""
     values = np.arange(height * width).reshape(height, width)
     return Image.fromarray(np.stack([values, 255 - values, values // 2 + 40], axis=-1).astype(np.uint8))
 

@@ -29,7 +29,7 @@ SHARE = Share(seed=3, batch_size=4)
 
 @pytest.fixture(scope="module")
 def paths(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Ten pictures. They are shared: don't write to them."""
+    """Ten images. They are shared: don't write to them."""
     directory = write_captioned(tmp_path_factory.mktemp("captioned") / "pictures", 10)
     return [image.path for image in find_captioned(directory)]
 
@@ -42,7 +42,7 @@ CAPTIONS = [("a cat", "the cat"), ("a dog",), ("a cow", "the cow", "one cow"), (
 
 
 def latent_batches(share: Share = SHARE, *, views: int = 2, dropout: float = 0.25) -> LatentBatches:
-    """Moments of picture n in view v are all 10 n + v."""
+    """Moments of image n in view v are all 10 n + v."""
     values = 10 * np.arange(len(CAPTIONS))[:, None] + np.arange(views)
     moments = np.broadcast_to(values[:, :, None, None, None], (len(CAPTIONS), views, 8, 2, 3)).astype(np.float16)
     return LatentBatches(moments, CAPTIONS, tokenizer(), 1000, dropout, share)
@@ -87,8 +87,8 @@ def test_steps_seeds_and_devices_differ(paths: list[Path]) -> None:
     assert not any(torch.equal(a, b) for index, a in enumerate(noises) for b in noises[:index])
 
 
-def test_two_devices_share_the_pictures_of_a_step(paths: list[Path]) -> None:
-    """Each round of ten pictures is seen once by both together: five steps of two."""
+def test_two_devices_share_the_images_of_a_step(paths: list[Path]) -> None:
+    """Each round of ten images is seen once by both together: five steps of two."""
     shares = [Share(seed=3, batch_size=1, rank=rank, world_size=2) for rank in (0, 1)]
     seen = Counter()
     for share in shares:
@@ -107,10 +107,10 @@ def test_batches_can_be_sent_to_other_processes(paths: list[Path]) -> None:
         assert_same(pickle.loads(pickle.dumps(batches)).step(5), batches.step(5))
 
 
-# Pictures
+# Images
 
 
-def test_pictures_are_the_files_cropped_or_their_mirror_images(paths: list[Path]) -> None:
+def test_images_are_the_files_cropped_or_their_mirror_images(paths: list[Path]) -> None:
     originals = [to_tensor(fit(read_image(path), 8, 8)) for path in paths]
     batches = image_batches(paths)
     straight = mirrored = 0
@@ -126,7 +126,7 @@ def test_pictures_are_the_files_cropped_or_their_mirror_images(paths: list[Path]
     assert 70 < mirrored < 130
 
 
-def test_without_flip_no_picture_is_mirrored(paths: list[Path]) -> None:
+def test_without_flip_no_image_is_mirrored(paths: list[Path]) -> None:
     originals = [to_tensor(fit(read_image(path), 8, 8)) for path in paths]
     batches = image_batches(paths, flip=False)
     for step in range(10):
@@ -135,7 +135,7 @@ def test_without_flip_no_picture_is_mirrored(paths: list[Path]) -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_an_unreadable_picture_is_named_after_the_batches_before_it(workers: int, tmp_path: Path) -> None:
+def test_an_unreadable_image_is_named_after_the_batches_before_it(workers: int, tmp_path: Path) -> None:
     directory = write_captioned(tmp_path / "pictures", 6)
     batches = image_batches([image.path for image in find_captioned(directory)], Share(seed=0, batch_size=1))
     broken = batches.paths[batches.order(4)]
@@ -169,14 +169,14 @@ def test_a_batch_of_latents_has_these_shapes() -> None:
     }
 
 
-def test_captions_are_the_pictures_own_each_about_as_often() -> None:
+def test_captions_are_the_images_own_each_about_as_often() -> None:
     batches, seen = latent_batches(dropout=0.0), Counter()
     for step in range(250):
         batch = batches.step(step)
         for moments, input_ids in zip(batch["moments"], batch["input_ids"], strict=True):
             seen[int(moments[0, 0, 0]) // 10, text(input_ids)] += 1
     assert set(seen) == {(index, caption) for index, captions in enumerate(CAPTIONS) for caption in captions}
-    for (index, caption), count in seen.items():  # each picture 200 times
+    for (index, caption), count in seen.items():  # each image 200 times
         share = 200 / len(CAPTIONS[index])
         assert abs(count - share) < 4 * share**0.5, caption
 

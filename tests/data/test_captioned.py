@@ -1,4 +1,4 @@
-"""Folders of captioned pictures: both forms, and every way in which they may be wrong, by name."""
+"""Folders of captioned images: both forms, and every way in which they may be wrong, by name."""
 
 import json
 import os
@@ -19,7 +19,7 @@ def folder(tmp_path: Path) -> Path:
     return directory
 
 
-def picture(path: Path) -> Path:
+def image(path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", (4, 4)).save(path)
     return path
@@ -38,9 +38,9 @@ def captions(directory: Path, **options: bool) -> dict[str, tuple[str, ...]]:
     return {image.path.relative_to(directory).as_posix(): image.captions for image in found}
 
 
-def test_metadata_names_pictures_of_its_folder(folder: Path) -> None:
+def test_metadata_names_images_of_its_folder(folder: Path) -> None:
     for name in ("1.png", "sub/2.png", "sub/deep/3.jpg"):
-        picture(folder / name)
+        image(folder / name)
     write_list(folder, {"file_name": "1.png", "text": "a cat"})
     write_list(folder / "sub", {"file_name": "2.png", "text": ["a dog", "a black dog"]})
     write_list(folder / "sub" / "deep", {"file_name": "3.jpg", "text": "a cow", "class": "cow", "n": 3})
@@ -52,9 +52,9 @@ def test_metadata_names_pictures_of_its_folder(folder: Path) -> None:
     assert find_captioned(folder)[2].columns == {"class": "cow", "n": 3}
 
 
-def test_metadata_may_name_pictures_in_other_folders(folder: Path) -> None:
-    picture(folder / "images" / "1.png")
-    picture(folder / "2.png")
+def test_metadata_may_name_images_in_other_folders(folder: Path) -> None:
+    image(folder / "images" / "1.png")
+    image(folder / "2.png")
     (folder / "lists").mkdir()
     write_list(folder, {"file_name": "./images/1.png", "text": "a cat"})
     write_list(folder / "lists", {"file_name": "../2.png", "text": "a dog"})
@@ -62,29 +62,29 @@ def test_metadata_may_name_pictures_in_other_folders(folder: Path) -> None:
 
 
 def test_each_line_of_a_text_file_is_a_caption(folder: Path) -> None:
-    picture(folder / "1.png")
+    image(folder / "1.png")
     (folder / "1.txt").write_text("a cat\n\n  a grey cat  \n", encoding="utf-8")
-    picture(folder / "2.webp")
+    image(folder / "2.webp")
     (folder / "2.txt").write_bytes("\ufeffune chèvre\r\n".encode())
     assert captions(folder) == {"1.png": ("a cat", "a grey cat"), "2.webp": ("une chèvre",)}
 
 
 def test_metadata_go_before_a_text_file(folder: Path) -> None:
-    picture(folder / "1.png")
+    image(folder / "1.png")
     (folder / "1.txt").write_text("a dog")
     write_list(folder, {"file_name": "1.png", "text": "a cat"})
     assert captions(folder) == {"1.png": ("a cat",)}
 
 
-def test_pictures_come_in_natural_order(folder: Path) -> None:
+def test_images_come_in_natural_order(folder: Path) -> None:
     for name in ("10.png", "9.png", "b/1.png", "1.png"):
-        picture(folder / name).with_suffix(".txt").write_text("a cat")
+        image(folder / name).with_suffix(".txt").write_text("a cat")
     assert list(captions(folder)) == ["1.png", "9.png", "10.png", "b/1.png"]
 
 
 def test_a_line_ends_where_json_says(folder: Path) -> None:
     """Python's `splitlines` would also cut at a line separator within a caption."""
-    picture(folder / "1.png")
+    image(folder / "1.png")
     text = "a cat\u2028on a\x85mat"
     write_list(folder, {"file_name": "1.png", "text": text}, "", "  ")
     assert captions(folder) == {"1.png": (text,)}
@@ -92,18 +92,18 @@ def test_a_line_ends_where_json_says(folder: Path) -> None:
 
 @pytest.mark.parametrize("text", ["", " ", [], ["", "  "]])
 def test_an_empty_caption_is_none(text: Any, folder: Path, caplog: pytest.LogCaptureFixture) -> None:
-    picture(folder / "1.png")
-    picture(folder / "2.png")
+    image(folder / "1.png")
+    image(folder / "2.png")
     write_list(folder, {"file_name": "1.png", "text": text}, {"file_name": "2.png", "text": ["", "a cat"]})
     assert captions(folder) == {"2.png": ("a cat",)}
-    assert f"left out: 1 pictures without a caption, such as {folder / '1.png'}" in caplog.text
+    assert f"left out: 1 images without a caption, such as {folder / '1.png'}" in caplog.text
 
 
-def test_pictures_without_captions_are_left_out_where_they_are_needed(
+def test_images_without_captions_are_left_out_where_they_are_needed(
     folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    picture(folder / "1.png")
-    picture(folder / "2.png").with_suffix(".txt").write_text("a cat")
+    image(folder / "1.png")
+    image(folder / "2.png").with_suffix(".txt").write_text("a cat")
     write_list(folder, {"file_name": "1.png", "class": "dog"})
     assert captions(folder, need_captions=False) == {"1.png": (), "2.png": ("a cat",)}
     assert not caplog.records
@@ -111,9 +111,9 @@ def test_pictures_without_captions_are_left_out_where_they_are_needed(
     assert len(caplog.records) == 1
 
 
-def test_what_is_hidden_and_what_is_no_picture_is_passed_over(folder: Path) -> None:
+def test_what_is_hidden_and_what_is_no_image_is_passed_over(folder: Path) -> None:
     for name in (".trash/1.png", "._2.png", "3.png"):
-        picture(folder / name).with_suffix(".txt").write_text("a cat")
+        image(folder / name).with_suffix(".txt").write_text("a cat")
     write_list(folder / ".trash", "not even JSON")
     (folder / "notes.txt").write_text("remember the milk")
     (folder / "4.pdf").touch()
@@ -126,16 +126,16 @@ def test_a_directory_that_is_not_there_is_named(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("need", "words"), [(True, r"no pictures with captions; .*metadata\.jsonl.*\.txt"), (False, "no pictures$")]
+    ("need", "words"), [(True, r"no images with captions; .*metadata\.jsonl.*\.txt"), (False, "no images$")]
 )
 def test_an_empty_directory_is_the_users_error(need: bool, words: str, folder: Path) -> None:
     with pytest.raises(UserError, match=words):
         find_captioned(folder, need_captions=need)
 
 
-def test_only_pictures_without_captions_are_the_users_error(folder: Path) -> None:
-    picture(folder / "1.png")
-    with pytest.raises(UserError, match="holds no pictures with captions"):
+def test_only_images_without_captions_are_the_users_error(folder: Path) -> None:
+    image(folder / "1.png")
+    with pytest.raises(UserError, match="holds no images with captions"):
         find_captioned(folder)
 
 
@@ -156,7 +156,7 @@ def test_only_pictures_without_captions_are_the_users_error(folder: Path) -> Non
     ],
 )
 def test_a_malformed_line_is_named_by_its_number(row: Any, folder: Path) -> None:
-    picture(folder / "1.png")
+    image(folder / "1.png")
     path = write_list(folder, {"file_name": "1.png", "text": "a cat"}, "", row)
     with pytest.raises(UserError) as error:
         find_captioned(folder)
@@ -166,16 +166,16 @@ def test_a_malformed_line_is_named_by_its_number(row: Any, folder: Path) -> None
 
 @pytest.mark.parametrize("name", ["metadata.jsonl", "1.txt"])
 def test_text_that_is_not_utf_8_is_named(name: str, folder: Path) -> None:
-    picture(folder / "1.png")
+    image(folder / "1.png")
     (folder / name).write_bytes('{"file_name": "1.png", "text": "une ch\xe8vre"}'.encode("latin-1"))
     with pytest.raises(UserError, match=rf"{name} is not text in UTF-8"):
         find_captioned(folder)
 
 
-def test_pictures_that_metadata_lists_but_are_gone_are_counted_and_named(folder: Path) -> None:
-    picture(folder / "1.png")
+def test_images_that_metadata_lists_but_are_gone_are_counted_and_named(folder: Path) -> None:
+    image(folder / "1.png")
     write_list(folder, *({"file_name": f"{i}.png", "text": "a cat"} for i in (1, 2, 3)))
-    with pytest.raises(UserError, match=r"2 pictures that metadata\.jsonl lists are not there, such as .*2\.png$"):
+    with pytest.raises(UserError, match=r"2 images that metadata\.jsonl lists are not there, such as .*2\.png$"):
         find_captioned(folder)
 
 
@@ -184,7 +184,7 @@ def test_pictures_that_metadata_lists_but_are_gone_are_counted_and_named(folder:
 
 def dataset(root: Path) -> Path:
     for name in ("1.png", "b/2.png"):
-        picture(root / name).with_suffix(".txt").write_text(f"a cat {name}")
+        image(root / name).with_suffix(".txt").write_text(f"a cat {name}")
     return root
 
 
@@ -210,7 +210,7 @@ def test_a_changed_dataset_is_another(change: str, tmp_path: Path) -> None:
         case "fewer":
             (root / "1.png").unlink()
         case "more":
-            picture(root / "4.png").with_suffix(".txt").write_text("a cow")
+            image(root / "4.png").with_suffix(".txt").write_text("a cow")
     assert digest_of(root) != before
 
 
@@ -227,7 +227,7 @@ def test_images_are_found_by_what_they_hold_where_the_name_tells_nothing(folder:
 def test_files_that_are_no_images_are_named_once_and_captions_are_not(
     folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    picture(folder / "1.png").with_suffix(".txt").write_text("a cat")
+    image(folder / "1.png").with_suffix(".txt").write_text("a cat")
     (folder / "sub").mkdir()
     for name in ("1.json", "1.yaml", "1.caption", "info.csv", ".hidden.mp4"):
         (folder / name).write_text("{}")
@@ -244,7 +244,7 @@ def test_files_that_are_no_images_are_named_once_and_captions_are_not(
 
 @pytest.mark.parametrize("name", ["1.txt", "metadata.jsonl"])
 def test_captions_from_a_pipe_are_not_waited_for(name: str, folder: Path) -> None:
-    picture(folder / "1.png")
+    image(folder / "1.png")
     os.mkfifo(folder / name)
     with pytest.raises(UserError, match=rf"{name} is a named pipe, not a file"):
         find_captioned(folder)
@@ -274,7 +274,7 @@ def test_listing_does_not_open_what_has_an_images_name(folder: Path, monkeypatch
     ids=["deep", "digits", "half a letter", "control", "long", "long name", "NUL in a name"],
 )
 def test_a_strangers_line_is_the_users_error(row: str, words: str, folder: Path) -> None:
-    picture(folder / "1.png")
+    image(folder / "1.png")
     write_list(folder, row)
     with pytest.raises(UserError) as error:
         find_captioned(folder)
@@ -283,14 +283,14 @@ def test_a_strangers_line_is_the_users_error(row: str, words: str, folder: Path)
 
 
 def test_a_strangers_caption_file_is_the_users_error(folder: Path) -> None:
-    picture(folder / "1.png").with_suffix(".txt").write_text("a cat\x1b[2J")
+    image(folder / "1.png").with_suffix(".txt").write_text("a cat\x1b[2J")
     with pytest.raises(UserError, match=r"1\.txt: a caption holds \\x1b"):
         find_captioned(folder)
 
 
 @pytest.mark.parametrize("name", ["metadata.jsonl", "1.txt"])
 def test_a_pipe_among_captions_does_not_block(name: str, folder: Path) -> None:
-    picture(folder / "1.png")
+    image(folder / "1.png")
     os.mkfifo(folder / name)
     with pytest.raises(UserError, match=f"{name} is a named pipe"):
         find_captioned(folder)
@@ -298,7 +298,7 @@ def test_a_pipe_among_captions_does_not_block(name: str, folder: Path) -> None:
 
 @pytest.mark.parametrize("name", ["metadata.jsonl", "1.txt"])
 def test_captions_of_a_gigabyte_are_not_read(name: str, folder: Path) -> None:
-    picture(folder / "1.png")
+    image(folder / "1.png")
     with (folder / name).open("wb") as file:
         file.truncate(10**9)
     with pytest.raises(UserError, match=f"{name} is too large"):

@@ -1,11 +1,11 @@
-"""What a picture may lose, and what it may not."""
+"""What an image may lose, and what it may not."""
 
 import pytest
 import torch
 
 from ldm.data import degradation
 from ldm.data.degradation import add_noise, blur, coarsen, degrade, recolour, reframe, shrink
-from ldm.data.toyworld import random_scene, render
+from ldm.toyworld import random_scene, render
 
 ALL = (reframe, blur, shrink, coarsen, recolour, add_noise)
 
@@ -36,7 +36,7 @@ def test_a_loss_is_a_function_of_the_generator_and_leaves_its_input_alone(change
     assert not torch.equal(first, images)
 
 
-def test_pictures_stay_what_they_are(images: torch.Tensor) -> None:
+def test_images_stay_what_they_are(images: torch.Tensor) -> None:
     batch = images.repeat(16, 1, 1, 1)
     changed = degrade(batch, generator())
     assert changed.abs().max() <= 1

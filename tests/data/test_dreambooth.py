@@ -18,21 +18,21 @@ STEPS = 1000
 
 
 def numbered(count: int, views: int = 1, start: int = 0) -> Tensor:
-    """Moments (count views 2 1 1) that tell which picture they are of; a view adds a half."""
-    pictures = torch.arange(start, start + count).float()[:, None]
-    return (pictures + 0.5 * torch.arange(views))[:, :, None, None, None].expand(-1, -1, 2, -1, -1)
+    """Moments (count views 2 1 1) that tell which image they are of; a view adds a half."""
+    images = torch.arange(start, start + count).float()[:, None]
+    return (images + 0.5 * torch.arange(views))[:, :, None, None, None].expand(-1, -1, 2, -1, -1)
 
 
 def batches_of(
     instances: int = 5, classes: int = 7, views: int = 1, start_step: int = 0, seed: int = 42, **plan: int
 ) -> DreamBoothBatches:
-    """Instance pictures are numbered from 0, class pictures from 100."""
+    """Instance images are numbered from 0, class images from 100."""
     full = BatchPlan(**{"seed": seed, "batch_size": 2, "num_timesteps": STEPS, **plan})
     class_moments = numbered(classes, views, start=100) if classes else None
     return DreamBoothBatches(numbered(instances, views), class_moments, full, start_step)
 
 
-def pictures(batch: Batch) -> list[float]:
+def images(batch: Batch) -> list[float]:
     return batch["moments"][:, 0, 0, 0].tolist()
 
 
@@ -40,12 +40,12 @@ def same(first: Batch, second: Batch) -> bool:
     return first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)  # type: ignore[literal-required]
 
 
-def test_a_batch_holds_instances_first_and_then_as_many_class_pictures() -> None:
+def test_a_batch_holds_instances_first_and_then_as_many_class_images() -> None:
     for batch_size in (1, 2, 5):
         for batch in islice(batches_of(batch_size=batch_size), 10):
-            assert len(pictures(batch)) == 2 * batch_size
-            assert all(picture < 100 for picture in pictures(batch)[:batch_size])
-            assert all(picture >= 100 for picture in pictures(batch)[batch_size:])
+            assert len(images(batch)) == 2 * batch_size
+            assert all(image < 100 for image in images(batch)[:batch_size])
+            assert all(image >= 100 for image in images(batch)[batch_size:])
 
 
 def test_shapes_and_types() -> None:
@@ -64,10 +64,10 @@ def test_shapes_and_types() -> None:
         assert any(torch.equal(moments, view) for view in views)
 
 
-def test_without_class_pictures_there_are_only_instances() -> None:
+def test_without_class_images_there_are_only_instances() -> None:
     for batch in islice(batches_of(classes=0, batch_size=3), 10):
-        assert len(pictures(batch)) == len(batch["timesteps"]) == len(batch["noise"]) == 3
-        assert all(picture < 100 for picture in pictures(batch))
+        assert len(images(batch)) == len(batch["timesteps"]) == len(batch["noise"]) == 3
+        assert all(image < 100 for image in images(batch))
 
 
 def test_two_of_the_same_agree_whatever_else_is_drawn() -> None:
@@ -134,36 +134,36 @@ def test_no_two_draws_of_a_run_are_the_same() -> None:
     assert len(set(noises)) > len(noises) - 3  # float32 may coincide
 
 
-def sequence(count: int, batch_size: int, world_size: int, num_pictures: int, seed: int, kind: int = 0) -> list[float]:
-    """The pictures of one kind in the order in which all devices together take them."""
+def sequence(count: int, batch_size: int, world_size: int, num_images: int, seed: int, kind: int = 0) -> list[float]:
+    """The images of one kind in the order in which all devices together take them."""
     devices = [
-        batches_of(num_pictures, num_pictures, seed=seed, batch_size=batch_size, rank=rank, world_size=world_size)
+        batches_of(num_images, num_images, seed=seed, batch_size=batch_size, rank=rank, world_size=world_size)
         for rank in range(world_size)
     ]
     taken: list[float] = []
     step = 0
     while len(taken) < count:
         for device in devices:
-            taken += pictures(device.batch(step))[kind * batch_size : (kind + 1) * batch_size]
+            taken += images(device.batch(step))[kind * batch_size : (kind + 1) * batch_size]
         step += 1
     return taken[:count]
 
 
 @settings(max_examples=40)
 @given(
-    num_pictures=st.integers(1, 9),
+    num_images=st.integers(1, 9),
     batch_size=st.integers(1, 5),
     world_size=st.integers(1, 3),
     seed=st.integers(0, 2**40),
     kind=st.integers(0, 1),
 )
-def test_every_picture_comes_up_once_before_any_comes_up_again(
-    num_pictures: int, batch_size: int, world_size: int, seed: int, kind: int
+def test_every_image_comes_up_once_before_any_comes_up_again(
+    num_images: int, batch_size: int, world_size: int, seed: int, kind: int
 ) -> None:
-    taken = sequence(3 * num_pictures, batch_size, world_size, num_pictures, seed, kind)
+    taken = sequence(3 * num_images, batch_size, world_size, num_images, seed, kind)
     for epoch in range(3):
-        part = taken[epoch * num_pictures : (epoch + 1) * num_pictures]
-        assert sorted(part) == [100.0 * kind + index for index in range(num_pictures)]
+        part = taken[epoch * num_images : (epoch + 1) * num_images]
+        assert sorted(part) == [100.0 * kind + index for index in range(num_images)]
 
 
 def test_the_order_changes_from_round_to_round_and_seed_to_seed() -> None:
@@ -173,24 +173,24 @@ def test_the_order_changes_from_round_to_round_and_seed_to_seed() -> None:
     assert len({tuple(sequence(10, 1, 1, 10, seed=seed)) for seed in range(6)}) == 6
 
 
-def test_instances_and_class_pictures_go_round_independently() -> None:
+def test_instances_and_class_images_go_round_independently() -> None:
     instances = sequence(40, 1, 1, 10, seed=0)
-    assert [picture + 100 for picture in instances] != sequence(40, 1, 1, 10, seed=0, kind=1)
+    assert [image + 100 for image in instances] != sequence(40, 1, 1, 10, seed=0, kind=1)
     pairs = Counter(
-        (instance, other) for instance, other in (pictures(b) for b in islice(batches_of(3, 3, batch_size=1), 300))
+        (instance, other) for instance, other in (images(b) for b in islice(batches_of(3, 3, batch_size=1), 300))
     )
     assert len(pairs) == 9
     assert min(pairs.values()) > 10
 
 
-def test_both_views_of_every_picture_come_up_about_equally() -> None:
-    counts = Counter(picture for batch in islice(batches_of(4, 4, views=2), 400) for picture in pictures(batch))
+def test_both_views_of_every_image_come_up_about_equally() -> None:
+    counts = Counter(image for batch in islice(batches_of(4, 4, views=2), 400) for image in images(batch))
     assert set(counts) == {base + index + view for base in (0, 100) for index in range(4) for view in (0, 0.5)}
     assert min(counts.values()) > 60  # of 100 on average
 
 
 def test_one_view_is_the_only_one() -> None:
-    assert all(picture % 1 == 0 for batch in islice(batches_of(views=1), 50) for picture in pictures(batch))
+    assert all(image % 1 == 0 for batch in islice(batches_of(views=1), 50) for image in images(batch))
 
 
 def test_timesteps_are_all_of_the_schedules_and_no_others() -> None:
@@ -227,7 +227,7 @@ def parameters(autoencoder: AutoencoderKL, image: Tensor) -> Tensor:
     return autoencoder.encode(image[None]).parameters[0]
 
 
-def test_moments_are_those_of_each_picture_and_its_mirror_image(autoencoder: AutoencoderKL, photos: Tensor) -> None:
+def test_moments_are_those_of_each_image_and_its_mirror_image(autoencoder: AutoencoderKL, photos: Tensor) -> None:
     moments = encode_moments(autoencoder, photos, flip=True)
     assert moments.shape == (3, 2, 8, 4, 6)
     for views, photo in zip(moments, photos, strict=True):
@@ -242,7 +242,7 @@ def test_without_flipping_there_is_one_view(autoencoder: AutoencoderKL, photos: 
     assert torch.equal(moments, encode_moments(autoencoder, photos, flip=True)[:, :1])
 
 
-def test_a_pictures_moments_do_not_depend_on_its_neighbours(autoencoder: AutoencoderKL, photos: Tensor) -> None:
+def test_an_images_moments_do_not_depend_on_its_neighbours(autoencoder: AutoencoderKL, photos: Tensor) -> None:
     together = encode_moments(autoencoder, photos, flip=True)
     for order in ([0], [2, 0], [1, 1, 2, 0]):
         assert torch.equal(encode_moments(autoencoder, photos[order], flip=True), together[order])
@@ -267,7 +267,7 @@ def test_moments_of_a_half_precision_autoencoder_are_float32(photos: Tensor) -> 
     assert torch.equal(moments[0, 0], parameters(autoencoder, photos[0].bfloat16()).float())
 
 
-def test_batches_of_encoded_pictures_can_be_trained_on(autoencoder: AutoencoderKL, photos: Tensor) -> None:
+def test_batches_of_encoded_images_can_be_trained_on(autoencoder: AutoencoderKL, photos: Tensor) -> None:
     moments = encode_moments(autoencoder, photos, flip=True)
     batch = DreamBoothBatches(moments, moments, BatchPlan(0, 1, STEPS)).batch(0)
     weight = torch.ones(1, requires_grad=True)

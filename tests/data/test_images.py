@@ -1,4 +1,4 @@
-"""Pictures cropped to size, as tensors and back; and the words that are saved with one."""
+"""Images cropped to size, as tensors and back; and the words that are saved with one."""
 
 from pathlib import Path
 
@@ -38,14 +38,14 @@ def test_both_sides_lose_the_same() -> None:
 
 @settings(max_examples=50)
 @given(size=st.tuples(st.integers(1, 90), st.integers(1, 90)), target=st.tuples(st.integers(1, 60), st.integers(1, 60)))
-def test_a_fitted_picture_covers_all_of_its_size(size: tuple[int, int], target: tuple[int, int]) -> None:
+def test_a_fitted_image_covers_all_of_its_size(size: tuple[int, int], target: tuple[int, int]) -> None:
     height, width = target
     fitted = fit(Image.new("RGB", size, (10, 200, 60)), height, width)
     assert fitted.size == (width, height)
     assert (np.asarray(fitted) == (10, 200, 60)).all()
 
 
-def test_nothing_is_cut_off_a_picture_of_the_right_shape() -> None:
+def test_nothing_is_cut_off_an_image_of_the_right_shape() -> None:
     assert pixels(fit(scene(6, 9), 6, 9)) == pixels(scene(6, 9))
     corners = np.asarray(fit(stripes([RED, BLUE], 40), 20, 40))
     assert corners[0, 0].tolist() == list(RED)
@@ -76,7 +76,7 @@ def test_what_is_no_colour_becomes_the_nearest_one() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
-def test_pictures_of_other_types_and_layouts(dtype: torch.dtype) -> None:
+def test_images_of_other_types_and_layouts(dtype: torch.dtype) -> None:
     tensor = to_tensor(Image.new("RGB", (5, 3), RED)).to(dtype)
     expected = [[[255, 0, 0]] * 5] * 3
     assert pixels(to_image(tensor)) == expected
@@ -90,7 +90,7 @@ texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"
 @given(
     text=st.dictionaries(st.sampled_from(["prompt", "seed", "parameters", "a b"]), texts | st.integers() | st.floats())
 )
-def test_words_are_saved_with_the_picture(text: dict[str, object], tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_words_are_saved_with_the_image(text: dict[str, object], tmp_path_factory: pytest.TempPathFactory) -> None:
     path = tmp_path_factory.getbasetemp() / "text.png"
     save_png(path, scene(), text)
     names = {key: key if key == "parameters" else f"ldm.{key}" for key in text}  # "prompt" is ComfyUI's
@@ -119,7 +119,7 @@ def test_text_of_older_files_is_read(tmp_path: Path) -> None:
         assert [own_text(file, key) for key in ("key", "prompt", "seed")] == ["5f", "a cat", None]
 
 
-def test_a_picture_is_saved_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_image_is_saved_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "deep" / "a.png"
     save_png(path, scene())
     before = path.read_bytes()

@@ -1,4 +1,4 @@
-"""Pictures: whatever cameras and programs write comes in upright, opaque and RGB; what is broken is named."""
+"""Images: whatever cameras and programs write comes in upright, opaque and RGB; what is broken is named."""
 
 import os
 import socket
@@ -22,7 +22,7 @@ def error_of(path: Path) -> str:
 
 
 @pytest.mark.parametrize("orientation", STORED)
-def test_a_picture_comes_in_upright(orientation: int, tmp_path: Path) -> None:
+def test_an_image_comes_in_upright(orientation: int, tmp_path: Path) -> None:
     stored, exif = turned(orientation)
     stored.save(tmp_path / "a.png", exif=exif)
     assert pixels(read_image(tmp_path / "a.png")) == pixels(scene())
@@ -156,7 +156,7 @@ def test_the_usual_formats(suffix: str, tmp_path: Path) -> None:
     assert pixels(read_image(tmp_path / f"a.{suffix}")) == pixels(image)
 
 
-def test_a_picture_is_whole_when_its_file_is_gone(tmp_path: Path) -> None:
+def test_an_image_is_whole_when_its_file_is_gone(tmp_path: Path) -> None:
     scene().save(tmp_path / "a.png")
     image = read_image(tmp_path / "a.png")
     (tmp_path / "a.png").unlink()
@@ -165,7 +165,7 @@ def test_a_picture_is_whole_when_its_file_is_gone(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "gif", "tif", "bmp"])
 @pytest.mark.parametrize("percent", [0, 2, 50, 90])
-def test_a_truncated_picture_is_named(percent: int, suffix: str, tmp_path: Path) -> None:
+def test_a_truncated_image_is_named(percent: int, suffix: str, tmp_path: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     Image.fromarray(noise).save(tmp_path / f"whole.{suffix}")
     content = (tmp_path / f"whole.{suffix}").read_bytes()
@@ -174,17 +174,17 @@ def test_a_truncated_picture_is_named(percent: int, suffix: str, tmp_path: Path)
     assert "not a readable image" in error_of(cut)
 
 
-@pytest.mark.parametrize("content", [b"", b"not a picture", b"<!DOCTYPE html>", bytes(100), b"\xff\xd8\xff", b"GIF89a"])
-def test_what_is_no_picture_is_named(content: bytes, tmp_path: Path) -> None:
+@pytest.mark.parametrize("content", [b"", b"not an image", b"<!DOCTYPE html>", bytes(100), b"\xff\xd8\xff", b"GIF89a"])
+def test_what_is_no_image_is_named(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(content)
     assert "not a readable image" in error_of(tmp_path / "a.jpg")
 
 
-def test_a_missing_picture_is_named(tmp_path: Path) -> None:
+def test_a_missing_image_is_named(tmp_path: Path) -> None:
     assert "there is no image" in error_of(tmp_path / "a.jpg")
 
 
-def test_a_directory_is_no_picture(tmp_path: Path) -> None:
+def test_a_directory_is_no_image(tmp_path: Path) -> None:
     error_of(tmp_path)
 
 

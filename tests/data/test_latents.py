@@ -30,7 +30,7 @@ def paths(tmp_path: Path) -> list[Path]:
 
 @pytest.mark.parametrize("flip", [False, True])
 @torch.no_grad()
-def test_the_file_holds_each_picture_as_encoded_alone(
+def test_the_file_holds_each_image_as_encoded_alone(
     flip: bool, autoencoder: AutoencoderKL, paths: list[Path], tmp_path: Path
 ) -> None:
     write_moments(tmp_path / "latents" / "a.npy", autoencoder, paths, 16, flip)
@@ -38,9 +38,9 @@ def test_the_file_holds_each_picture_as_encoded_alone(
     assert moments.shape == (19, 1 + flip, 8, 8, 8)
     assert moments.dtype == np.float16
     for index, path in enumerate(paths):
-        picture = to_tensor(fit(read_image(path), 16, 16))
+        image = to_tensor(fit(read_image(path), 16, 16))
         for view in range(1 + flip):
-            shown = picture.flip(-1) if view else picture
+            shown = image.flip(-1) if view else image
             expected = autoencoder.encode(shown[None]).parameters[0]
             found = moments_at(moments, index, view)
             assert found.dtype == torch.float32
@@ -49,7 +49,7 @@ def test_the_file_holds_each_picture_as_encoded_alone(
 
 
 def test_the_file_is_written_whole(autoencoder: AutoencoderKL, paths: list[Path], tmp_path: Path) -> None:
-    paths[17].write_bytes(b"no picture")
+    paths[17].write_bytes(b"no image")
     with pytest.raises(UserError, match=rf"{paths[17].name} is not a readable image"):
         write_moments(tmp_path / "latents" / "a.npy", autoencoder, paths, 16, flip=False)
     assert not list((tmp_path / "latents").iterdir())
@@ -113,7 +113,7 @@ def test_the_scale_factor_by_hand() -> None:
     assert measure_scale_factor(moments) == pytest.approx(8.5**-0.5)
 
 
-def test_the_scale_factor_looks_at_straight_views_of_the_first_pictures_only() -> None:
+def test_the_scale_factor_looks_at_straight_views_of_the_first_images_only() -> None:
     moments = np.random.default_rng(0).normal(size=(6, 2, 8, 4, 4)).astype(np.float16)
     expected = measure_scale_factor(moments, count=4)
     moments[:, 1] = 100.0

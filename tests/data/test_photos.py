@@ -162,7 +162,7 @@ def test_a_file_is_no_directory(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("names", [[], ["notes.txt"], ["broken.jpg"], [".hidden.png"]])
-def test_a_directory_without_a_readable_picture(names: list[str], tmp_path: Path) -> None:
+def test_a_directory_without_a_readable_image(names: list[str], tmp_path: Path) -> None:
     for name in names:
         (tmp_path / name).write_text("x")
     with pytest.raises(UserError) as error:

@@ -1,4 +1,4 @@
-"""Writing behind: all pictures are there in the end, not too many wait, and errors come through."""
+"""Writing behind: all images are there in the end, not too many wait, and errors come through."""
 
 import threading
 import time
@@ -9,20 +9,20 @@ import pytest
 import torch
 
 from ldm.data import writing
-from ldm.data.writing import PictureWriter
+from ldm.data.writing import ImageWriter
 from ldm.errors import UserError
 
 PICTURE = torch.zeros(3, 8, 8)
 
 
-def test_pictures_are_written_by_other_threads_and_all_are_there_in_the_end(tmp_path: Path) -> None:
-    with PictureWriter(most_waiting=2) as writer:
+def test_images_are_written_by_other_threads_and_all_are_there_in_the_end(tmp_path: Path) -> None:
+    with ImageWriter(most_waiting=2) as writer:
         for number in range(20):
             writer.put(tmp_path / f"{number}.png", PICTURE, {"key": number})
     assert len(list(tmp_path.iterdir())) == 20
 
 
-def test_no_more_than_a_few_pictures_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_more_than_a_few_images_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     done, go = [], threading.Event()
 
     def slow(path: Path, *arguments: Any) -> None:
@@ -31,7 +31,7 @@ def test_no_more_than_a_few_pictures_wait(tmp_path: Path, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(writing, "_write", slow)
     put: list[int] = []
-    with PictureWriter(most_waiting=4) as writer:
+    with ImageWriter(most_waiting=4) as writer:
 
         def put_all() -> None:
             for number in range(8):
@@ -49,13 +49,13 @@ def test_no_more_than_a_few_pictures_wait(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_an_error_of_a_writing_thread_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match="could not write"), PictureWriter(most_waiting=2) as writer:
+    with pytest.raises(UserError, match="could not write"), ImageWriter(most_waiting=2) as writer:
         for _ in range(5):
             writer.put(tmp_path / "file" / "a.png", PICTURE, {})
 
 
 def test_an_error_while_drawing_waits_for_the_writing_and_comes_through(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="mine"), PictureWriter(most_waiting=9) as writer:
+    with pytest.raises(ValueError, match="mine"), ImageWriter(most_waiting=9) as writer:
         writer.put(tmp_path / "a.png", PICTURE, {})
         (tmp_path / "file").touch()
         writer.put(tmp_path / "file" / "b.png", PICTURE, {})

@@ -42,7 +42,7 @@ def test_prompts_are_encoded_there(ldm: LatentDiffusion) -> None:
     assert ldm.encode_prompts(["a cat"]).device == META
 
 
-def test_pictures_are_encoded_and_decoded_there(ldm: LatentDiffusion) -> None:
+def test_images_are_encoded_and_decoded_there(ldm: LatentDiffusion) -> None:
     latents = ldm.sample_posterior(ldm.encode_posterior(torch.zeros(1, 3, 32, 32)), torch.zeros(1, 4, 4, 4))
     assert latents.device == META
     assert ldm.decode_latents(latents).device == META

@@ -99,7 +99,7 @@ def test_attribute_paths_lead_to_the_three_networks() -> None:
 
 
 @torch.inference_mode()
-def test_encoded_pictures_are_the_originals_scaled_samples() -> None:
+def test_encoded_images_are_the_originals_scaled_samples() -> None:
     io, ldm = tensors("vae-small-io"), small_ldm()
     latents = ldm.sample_posterior(ldm.encode_posterior(io["image"]), io["noise"])
     assert rel(latents, io["scaled_sample"]) < BOUND
@@ -127,7 +127,7 @@ def test_a_batch_is_decoded_by_so_many_pixels_at_a_time(
 
 
 @torch.inference_mode()
-def test_a_picture_encoded_beforehand_gives_the_same_latents_for_each_noise() -> None:
+def test_an_image_encoded_beforehand_gives_the_same_latents_for_each_noise() -> None:
     io, ldm = tensors("vae-small-io"), small_ldm()
     noise = torch.cat([io["noise"], io["noise"].flip(2)])
     latents = ldm.sample_posterior(ldm.encode_posterior(io["image"]), noise)
@@ -157,7 +157,7 @@ def test_a_predictor_gives_the_prediction_with_its_conditioning_bit_for_bit(dtyp
 
 @pytest.mark.slow
 @torch.inference_mode()
-def test_half_precision_networks_take_float32_pictures_and_latents() -> None:
+def test_half_precision_networks_take_float32_images_and_latents() -> None:
     io, ldm = tensors("vae-small-io"), small_ldm(torch.bfloat16)
     latents = ldm.sample_posterior(ldm.encode_posterior(io["image"]), io["noise"])
     assert latents.dtype == torch.bfloat16

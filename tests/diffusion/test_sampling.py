@@ -1,4 +1,4 @@
-"""From ids to pictures: against the original's numbers, and what `sample_images` promises."""
+"""From ids to images: against the original's numbers, and what `sample_images` promises."""
 
 import dataclasses
 from typing import Any
@@ -19,18 +19,18 @@ from tests.oracle import BOUND, facts, new_ldm, rel, small_ldm, tensors
 NAMES = sorted(SAMPLERS)
 SMALL = SamplingConfig(height=64, width=64, num_steps=3, guidance_scale=2.0)
 ROUNDING = 1e-4
-"""A batch of another size is summed in another order, which moves a picture in [-1, 1] by 2e-5 on some CPUs; a grey
+"""A batch of another size is summed in another order, which moves an image in [-1, 1] by 2e-5 on some CPUs; a grey
 level is 8e-3."""
 
 
 def contexts(count: int) -> tuple[Tensor, Tensor]:
-    """(context, uncond_context), a different one per picture and the same one for all."""
+    """(context, uncond_context), a different one per image and the same one for all."""
     generator = torch.Generator().manual_seed(0)
     context = torch.randn(count, 77, 32, generator=generator)
     return context, torch.randn(1, 77, 32, generator=generator).expand(count, -1, -1)
 
 
-def a_picture(height: int = 64, width: int = 64) -> Tensor:
+def an_image(height: int = 64, width: int = 64) -> Tensor:
     return torch.rand(3, height, width, generator=torch.Generator().manual_seed(1)) * 2 - 1
 
 
@@ -48,7 +48,7 @@ def test_contexts_are_the_originals() -> None:
 
 @torch.inference_mode()
 @pytest.mark.parametrize("name", ["ddim", "plms"])
-def test_ids_to_latents_to_pictures_is_the_original(name: str) -> None:
+def test_ids_to_latents_to_images_is_the_original(name: str) -> None:
     io, ldm, run = tensors("end-to-end"), small_ldm(), facts("end-to-end")
     context, uncond_context = ldm.text_encoder(io["input_ids"]), ldm.text_encoder(io["uncond_input_ids"])
     eps_fn = guided_eps(ldm.predictor, classifier_free(context, uncond_context, run["scale"]))
@@ -58,7 +58,7 @@ def test_ids_to_latents_to_pictures_is_the_original(name: str) -> None:
 
 
 @torch.inference_mode()
-def test_picture_and_ids_to_picture_is_the_original() -> None:
+def test_image_and_ids_to_image_is_the_original() -> None:
     io, ldm, run = tensors("end-to-end"), small_ldm(), facts("end-to-end")
     clean = ldm.sample_posterior(ldm.encode_posterior(io["init_image"]), io["posterior_noise"])
     assert rel(clean, io["init_latent"]) < BOUND
@@ -80,7 +80,7 @@ def feed_noise(monkeypatch: pytest.MonkeyPatch, *stored: Tensor) -> None:
 
 
 @pytest.mark.parametrize("name", ["ddim", "plms"])
-def test_sample_images_from_the_originals_noise_gives_its_picture(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sample_images_from_the_originals_noise_gives_its_image(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     io, run = tensors("end-to-end"), facts("end-to-end")
     feed_noise(monkeypatch, io["x_T"])
     config = SamplingConfig(128, 128, name, run["S"], run["scale"])
@@ -91,7 +91,7 @@ def test_sample_images_from_the_originals_noise_gives_its_picture(name: str, mon
         assert rel((images + 1) / 2, io["ddim_image_01"]) < BOUND
 
 
-def test_sample_images_from_the_originals_picture_and_noise_gives_its_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sample_images_from_the_originals_image_and_noise_gives_its_image(monkeypatch: pytest.MonkeyPatch) -> None:
     io, run = tensors("end-to-end"), facts("end-to-end")
     feed_noise(monkeypatch, io["encode_noise"], io["posterior_noise"])
     config = SamplingConfig(128, 128, "ddim", run["i2i_S"], run["i2i_scale"])
@@ -101,8 +101,8 @@ def test_sample_images_from_the_originals_picture_and_noise_gives_its_picture(mo
     assert rel((images + 1) / 2, io["img2img_image_01"]) < BOUND
 
 
-@pytest.mark.parametrize(("name", "init"), [*((name, None) for name in NAMES), ("plms", InitImage(a_picture(), 0.67))])
-def test_a_picture_depends_on_its_seed_and_context_and_not_on_its_batch(name: str, init: InitImage | None) -> None:
+@pytest.mark.parametrize(("name", "init"), [*((name, None) for name in NAMES), ("plms", InitImage(an_image(), 0.67))])
+def test_an_image_depends_on_its_seed_and_context_and_not_on_its_batch(name: str, init: InitImage | None) -> None:
     config = dataclasses.replace(SMALL, sampler=name, eta=0.5)
     together = draw([3, 4, 5], config, init)
     context, uncond_context = contexts(3)
@@ -114,8 +114,8 @@ def test_a_picture_depends_on_its_seed_and_context_and_not_on_its_batch(name: st
     assert (together[0] - together[1]).abs().max() > 0.1
 
 
-def test_another_seed_another_context_and_another_eta_change_the_picture() -> None:
-    picture = draw([3])
+def test_another_seed_another_context_and_another_eta_change_the_image() -> None:
+    image = draw([3])
     context, uncond_context = contexts(1)
     others = [
         draw([4]),
@@ -123,17 +123,17 @@ def test_another_seed_another_context_and_another_eta_change_the_picture() -> No
         draw([3], dataclasses.replace(SMALL, eta=0.5)),
         draw([3], dataclasses.replace(SMALL, guidance_scale=5.0)),
     ]
-    assert all((other - picture).abs().max() > 1e-2 for other in others)
+    assert all((other - image).abs().max() > 1e-2 for other in others)
 
 
 @pytest.mark.parametrize(("height", "width"), [(64, 128), (128, 64)])
-def test_pictures_need_not_be_square(height: int, width: int) -> None:
+def test_images_need_not_be_square(height: int, width: int) -> None:
     config = dataclasses.replace(SMALL, height=height, width=width)
     assert draw([0, 1], config).shape == (2, 3, height, width)
-    assert draw([0], config, InitImage(a_picture(height, width), 0.5)).shape == (1, 3, height, width)
+    assert draw([0], config, InitImage(an_image(height, width), 0.5)).shape == (1, 3, height, width)
 
 
-def test_pictures_are_float32_on_the_cpu_in_range_and_hold_no_graph() -> None:
+def test_images_are_float32_on_the_cpu_in_range_and_hold_no_graph() -> None:
     ldm = new_ldm(torch.bfloat16)
     with torch.no_grad():
         ldm.autoencoder.decoder.conv_out.weight.mul_(100)
@@ -146,34 +146,34 @@ def test_pictures_are_float32_on_the_cpu_in_range_and_hold_no_graph() -> None:
 
 
 @pytest.mark.parametrize("name", ["ddim", "plms"])
-def test_strength_zero_gives_back_the_picture_encoded_and_decoded(name: str) -> None:
-    ldm, picture = small_ldm(), a_picture()
-    images = draw([3, 4], dataclasses.replace(SMALL, sampler=name), InitImage(picture, 0.0))
+def test_strength_zero_gives_back_the_image_encoded_and_decoded(name: str) -> None:
+    ldm, init_image = small_ldm(), an_image()
+    images = draw([3, 4], dataclasses.replace(SMALL, sampler=name), InitImage(init_image, 0.0))
     for image, generator in zip(images, image_generators([3, 4]), strict=True):
         torch.randn(4, 8, 8, generator=generator)  # the noise that strength 0 does not use
         posterior_noise = torch.randn(1, 4, 8, 8, generator=generator)
         with torch.inference_mode():
-            latents = ldm.sample_posterior(ldm.encode_posterior(picture[None]), posterior_noise)
+            latents = ldm.sample_posterior(ldm.encode_posterior(init_image[None]), posterior_noise)
             expected = ldm.decode_latents(latents).clamp(-1, 1)[0]
         torch.testing.assert_close(image, expected, rtol=0, atol=ROUNDING)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_strength_one_draws_the_same_as_without_a_picture(name: str) -> None:
+def test_strength_one_draws_the_same_as_without_an_image(name: str) -> None:
     config = dataclasses.replace(SMALL, sampler=name)
-    assert torch.equal(draw([3, 4], config, InitImage(a_picture(), 1.0)), draw([3, 4], config))
+    assert torch.equal(draw([3, 4], config, InitImage(an_image(), 1.0)), draw([3, 4], config))
 
 
 @pytest.mark.parametrize("name", ["ddim", "euler-ancestral"])
-def test_less_strength_leaves_more_of_the_picture(name: str) -> None:
+def test_less_strength_leaves_more_of_the_image(name: str) -> None:
     config = dataclasses.replace(SMALL, sampler=name, num_steps=10)
-    untouched = draw([3], config, InitImage(a_picture(), 0.0))
-    distances = [(draw([3], config, InitImage(a_picture(), s)) - untouched).norm().item() for s in (0.1, 0.5, 1.0)]
+    untouched = draw([3], config, InitImage(an_image(), 0.0))
+    distances = [(draw([3], config, InitImage(an_image(), s)) - untouched).norm().item() for s in (0.1, 0.5, 1.0)]
     assert 0 < distances[0] < distances[1] < distances[2]
 
 
-def test_a_picture_encoded_beforehand_is_redrawn_as_one_that_was_not() -> None:
-    init = InitImage(a_picture(), 0.5)
+def test_an_image_encoded_beforehand_is_redrawn_as_one_that_was_not() -> None:
+    init = InitImage(an_image(), 0.5)
     encoded = init.encoded(small_ldm())
     assert encoded.posterior is not None
     assert encoded.encoded(small_ldm()) is encoded
@@ -183,11 +183,11 @@ def test_a_picture_encoded_beforehand_is_redrawn_as_one_that_was_not() -> None:
 @pytest.mark.parametrize("strength", [-0.1, 1.5])
 def test_a_strength_out_of_range_is_refused(strength: float) -> None:
     with pytest.raises(ValueError, match="strength should be from 0 to 1"):
-        draw([0], SMALL, InitImage(a_picture(), strength))
+        draw([0], SMALL, InitImage(an_image(), strength))
 
 
 @pytest.mark.parametrize(
-    ("init", "steps"), [(None, 3), (InitImage(a_picture(), 0.67), 2), (InitImage(a_picture(), 0), 0)]
+    ("init", "steps"), [(None, 3), (InitImage(an_image(), 0.67), 2), (InitImage(an_image(), 0), 0)]
 )
 def test_each_step_is_reported(init: InitImage | None, steps: int) -> None:
     reported: list[None] = []
@@ -226,7 +226,7 @@ def test_numbers_that_overflow_in_the_unet_are_an_error_that_names_the_step(
 def test_the_step_is_counted_from_the_first_of_all_in_img2img_too() -> None:
     config = dataclasses.replace(SMALL, num_steps=5)
     with pytest.raises(UserError, match="step 4 of 5"):
-        draw([0], config, InitImage(a_picture(), 0.6), ldm=broken_from_call(2))
+        draw([0], config, InitImage(an_image(), 0.6), ldm=broken_from_call(2))
 
 
 @pytest.mark.parametrize("broken", [float("nan"), float("inf")])

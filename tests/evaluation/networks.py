@@ -53,7 +53,7 @@ def write_networks(directory: Path) -> Path:
         text = {"vocab_size": 49408, "max_position_embeddings": 77, "eos_token_id": 2, **shape}
         clip = CLIPModel(CLIPConfig(text_config=text, vision_config={**shape, **seen}, projection_dim=8))
         for network in (dino, clip):
-            for parameter in network.parameters():  # the initial ones are so small that pictures hardly differ
+            for parameter in network.parameters():  # the initial ones are so small that images hardly differ
                 parameter.data += 0.2 * torch.randn_like(parameter)
     logging.disable_progress_bar()
     dino.save_pretrained(directory / DINO)

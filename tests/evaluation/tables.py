@@ -8,7 +8,7 @@ from torch import Tensor
 from ldm.evaluation.bootstrap import interval, resample
 from ldm.evaluation.copies import CopyBounds
 from ldm.evaluation.recommendation import Candidate
-from ldm.evaluation.results import CLASS, SUBJECT, Asked, Reference
+from ldm.evaluation.results import CLASS, SUBJECT, PromptSpec, Reference
 from ldm.evaluation.scores import SCORES, GroupScores
 
 CEILING, FLOOR = 0.8, 0.1
@@ -18,14 +18,14 @@ BASE_SUBJECT, BASE_PROMPT = 0.3, 0.35
 Values = float | Sequence[float]
 
 
-def columns(prompts: int = 3, seeds: int = 4, of_class: int = 4) -> list[Asked]:
+def columns(prompts: int = 3, seeds: int = 4, of_class: int = 4) -> list[PromptSpec]:
     """Columns of the subject, and the last prompt's of its class."""
-    asked = [Asked(p, 100 + s, SUBJECT, f"a photo of sks dog {p}") for p in range(prompts) for s in range(seeds)]
-    return asked + [Asked(prompts, 100 + s, CLASS, "a photo of a dog") for s in range(of_class)]
+    asked = [PromptSpec(p, 100 + s, SUBJECT, f"a photo of sks dog {p}") for p in range(prompts) for s in range(seeds)]
+    return asked + [PromptSpec(prompts, 100 + s, CLASS, "a photo of a dog") for s in range(of_class)]
 
 
 def made_up(
-    asked: Sequence[Asked],
+    asked: Sequence[PromptSpec],
     rows: Sequence[dict[str, Values]],
     ceiling: float | None = CEILING,
     base: int | None = 0,

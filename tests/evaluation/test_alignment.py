@@ -1,4 +1,4 @@
-"""Copies that were moved, mirrored, scaled or recoloured are found again; other pictures aren't."""
+"""Copies that were moved, mirrored, scaled or recoloured are found again; other images aren't."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from ldm.evaluation.alignment import LARGEST_SHIFT, SCALES, SIDE, SMALLEST_OVERL
 
 
 def blobs(seed: int, size: int = 128, detail: int = 8) -> Tensor:
-    """A picture (1 3 size size) in [-1, 1] with soft coloured blobs."""
+    """An image (1 3 size size) in [-1, 1] with soft coloured blobs."""
     dice = torch.Generator().manual_seed(seed)
     return (
         F.interpolate(torch.rand(1, 3, detail, detail, generator=dice), (size, size), mode="bicubic").clamp(0, 1) * 2
@@ -17,11 +17,11 @@ def blobs(seed: int, size: int = 128, detail: int = 8) -> Tensor:
     )
 
 
-def correlation(picture: Tensor, photo: Tensor) -> float:
-    return aligned_correlation(thumbnails(picture), thumbnails(photo)).item()
+def correlation(image: Tensor, photo: Tensor) -> float:
+    return aligned_correlation(thumbnails(image), thumbnails(photo)).item()
 
 
-def test_a_picture_agrees_with_itself_and_not_with_its_negative_or_another() -> None:
+def test_an_image_agrees_with_itself_and_not_with_its_negative_or_another() -> None:
     photo = blobs(0)
     assert correlation(photo, photo) == pytest.approx(1.0, abs=1e-5)
     assert correlation(-photo, photo) < 0.6
@@ -48,7 +48,7 @@ def test_a_changed_copy_is_found(change) -> None:  # noqa: ANN001
     assert correlation(change(photo), photo) > 0.9
 
 
-def by_definition(picture: Tensor, photo: Tensor) -> float:
+def by_definition(image: Tensor, photo: Tensor) -> float:
     """Shift by shift, without a transform, of thumbnails (3 SIDE SIDE)."""
     best = -1.0
     for scale in SCALES:
@@ -56,7 +56,7 @@ def by_definition(picture: Tensor, photo: Tensor) -> float:
         scaled = F.interpolate(photo[None], (side, side), mode="bilinear", antialias=True)[0]
         for top in range((SIDE - side) // 2 - LARGEST_SHIFT, (SIDE - side) // 2 + LARGEST_SHIFT + 1):
             for left in range((SIDE - side) // 2 - LARGEST_SHIFT, (SIDE - side) // 2 + LARGEST_SHIFT + 1):
-                here = picture[:, max(top, 0) : top + side, max(left, 0) : left + side]
+                here = image[:, max(top, 0) : top + side, max(left, 0) : left + side]
                 for way in (scaled, scaled.flip(-1)):
                     there = way[:, max(-top, 0) : SIDE - top, max(-left, 0) : SIDE - left]
                     if here[0].numel() < SMALLEST_OVERLAP * SIDE**2:
@@ -68,27 +68,27 @@ def by_definition(picture: Tensor, photo: Tensor) -> float:
 
 @pytest.mark.parametrize("seed", [1, 2])
 def test_it_is_the_largest_correlation_of_all_shifts(seed: int) -> None:
-    picture, photo = thumbnails(blobs(0) + 0.5), thumbnails(blobs(seed, detail=4))
-    assert aligned_correlation(picture, photo).item() == pytest.approx(by_definition(picture[0], photo[0]), abs=1e-4)
+    image, photo = thumbnails(blobs(0) + 0.5), thumbnails(blobs(seed, detail=4))
+    assert aligned_correlation(image, photo).item() == pytest.approx(by_definition(image[0], photo[0]), abs=1e-4)
 
 
-def test_flat_pictures_agree_with_nothing() -> None:
+def test_flat_images_agree_with_nothing() -> None:
     flat = torch.full((1, 3, 64, 64), 0.3)
     for other in (flat, blobs(0, 64)):
         assert correlation(flat, other) == 0.0
         assert correlation(other, flat) == 0.0
 
 
-def test_each_picture_is_compared_with_each_photo() -> None:
-    pictures = thumbnails(torch.cat([blobs(0), blobs(1), blobs(2)]))
+def test_each_image_is_compared_with_each_photo() -> None:
+    images = thumbnails(torch.cat([blobs(0), blobs(1), blobs(2)]))
     photos = thumbnails(torch.cat([blobs(2), blobs(0)]))
-    found = aligned_correlation(pictures, photos)
+    found = aligned_correlation(images, photos)
     assert found.shape == (3, 2)
     assert found[0].argmax() == 1 and found[2].argmax() == 0
-    alone = torch.stack([aligned_correlation(one[None], photos)[0] for one in pictures])
+    alone = torch.stack([aligned_correlation(one[None], photos)[0] for one in images])
     assert torch.allclose(found, alone, atol=1e-5)
 
 
-def test_pictures_of_any_size_and_shape_become_thumbnails() -> None:
+def test_images_of_any_size_and_shape_become_thumbnails() -> None:
     assert thumbnails(torch.zeros(2, 3, 512, 384, dtype=torch.float16)).shape == (2, 3, SIDE, SIDE)
     assert thumbnails(torch.zeros(1, 3, 8, 8)).dtype == torch.float32

@@ -6,11 +6,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ldm.evaluation.bootstrap import interval, quantiles, resample, weighted_means
-from ldm.evaluation.results import CLASS, SUBJECT, Asked
+from ldm.evaluation.results import CLASS, SUBJECT, PromptSpec
 from tests.evaluation.tables import columns
 
 
-def test_each_resample_holds_as_many_pictures_as_there_are() -> None:
+def test_each_resample_holds_as_many_images_as_there_are() -> None:
     asked = columns(prompts=3, seeds=4, of_class=5)
     weights = resample(asked, count=300)
     of_subject = torch.tensor([one.kind == SUBJECT for one in asked])
@@ -19,7 +19,7 @@ def test_each_resample_holds_as_many_pictures_as_there_are() -> None:
     assert weights.mean(dim=0).tolist() == pytest.approx([1.0] * len(asked), abs=0.3)
 
 
-def test_pictures_of_one_prompt_come_together() -> None:
+def test_images_of_one_prompt_come_together() -> None:
     asked = columns(prompts=2, seeds=8, of_class=0)
     first = resample(asked, count=2000)[:, :8].sum(dim=1)
     assert set(first.tolist()) == {0.0, 8.0, 16.0}
@@ -27,7 +27,7 @@ def test_pictures_of_one_prompt_come_together() -> None:
 
 
 def test_prompts_with_other_numbers_of_seeds() -> None:
-    asked = [Asked(0, 1, SUBJECT, "a")] + [Asked(1, s, SUBJECT, "b") for s in range(3)]
+    asked = [PromptSpec(0, 1, SUBJECT, "a")] + [PromptSpec(1, s, SUBJECT, "b") for s in range(3)]
     weights = resample(asked, count=500)
     assert set(weights.sum(dim=1).tolist()) == {2.0, 4.0, 6.0}
 
@@ -66,11 +66,11 @@ def test_prompts_that_differ_make_the_interval_wide() -> None:
 
 
 def test_one_value_is_its_own_interval_and_none_has_none() -> None:
-    weights = resample([Asked(0, 1, CLASS, "a")])
+    weights = resample([PromptSpec(0, 1, CLASS, "a")])
     found = interval(torch.tensor([0.25]), weights)
     assert found is not None and (found.low, found.mean, found.high) == (0.25, 0.25, 0.25)
     assert interval(torch.tensor([torch.nan]), weights) is None
 
 
-def test_quantiles_pass_over_resamples_without_pictures() -> None:
+def test_quantiles_pass_over_resamples_without_images() -> None:
     assert quantiles(torch.tensor([1.0, torch.nan, 1.0])) == (1.0, 1.0)

@@ -36,12 +36,12 @@ def folder(original: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(original, tmp_path / "eval"))
 
 
-def pictures(count: int) -> Tensor:
+def random_images(count: int) -> Tensor:
     return torch.rand(count, 3, 48, 40, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
 
 def test_embeddings_are_those_of_transformers(networks: ClipDino, original: Path) -> None:
-    images = pictures(3)
+    images = random_images(3)
     with torch.inference_mode():
         dino = ViTModel.from_pretrained(original / DINO, add_pooling_layer=False)
         seen = dino(networks.dino_preprocessing(images)).last_hidden_state[:, 0]
@@ -56,17 +56,17 @@ def test_embeddings_are_those_of_transformers(networks: ClipDino, original: Path
 
 
 def test_results_are_unit_vectors_on_the_cpu_whatever_the_type(networks: ClipDino) -> None:
-    for images in (pictures(2), pictures(2).half(), pictures(2).double()):
+    for images in (random_images(2), random_images(2).half(), random_images(2).double()):
         for vectors in (networks.embed_subjects(images), networks.embed_images(images)):
             assert vectors.dtype == torch.float32 and vectors.device == CPU
             assert torch.allclose(vectors.norm(dim=-1), torch.ones(2), atol=1e-5)
 
 
-def test_many_pictures_are_looked_at_in_parts(networks: ClipDino, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = networks.embed_images(pictures(5)), networks.embed_subjects(pictures(5))
+def test_many_images_are_looked_at_in_parts(networks: ClipDino, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = networks.embed_images(random_images(5)), networks.embed_subjects(random_images(5))
     monkeypatch.setattr(clip_dino, "AT_A_TIME", 2)
-    assert torch.allclose(networks.embed_images(pictures(5)), whole[0], atol=1e-5)
-    assert torch.allclose(networks.embed_subjects(pictures(5)), whole[1], atol=1e-5)
+    assert torch.allclose(networks.embed_images(random_images(5)), whole[0], atol=1e-5)
+    assert torch.allclose(networks.embed_subjects(random_images(5)), whole[1], atol=1e-5)
 
 
 def test_a_caption_that_does_not_fit_is_cut_with_a_warning(
@@ -84,8 +84,8 @@ def test_a_pickle_is_read_where_there_is_no_safetensors_file(folder: Path, netwo
         torch.save(tensors, folder / name / "pytorch_model.bin")
         (folder / name / "model.safetensors").unlink()
     again = load_clip_dino(CPU, folder)
-    assert torch.equal(again.embed_subjects(pictures(2)), networks.embed_subjects(pictures(2)))
-    assert torch.equal(again.embed_images(pictures(2)), networks.embed_images(pictures(2)))
+    assert torch.equal(again.embed_subjects(random_images(2)), networks.embed_subjects(random_images(2)))
+    assert torch.equal(again.embed_images(random_images(2)), networks.embed_images(random_images(2)))
 
 
 class Trap:
@@ -105,8 +105,8 @@ def test_nothing_in_a_pickle_is_executed(folder: Path) -> None:
 def test_half_precision_files_are_computed_with_in_full(folder: Path, networks: ClipDino) -> None:
     path = folder / DINO / "model.safetensors"
     save_file({name: tensor.half() for name, tensor in load_file(path).items()}, path)
-    vectors = load_clip_dino(CPU, folder).embed_subjects(pictures(2))
-    assert torch.allclose(vectors, networks.embed_subjects(pictures(2)), atol=1e-2)
+    vectors = load_clip_dino(CPU, folder).embed_subjects(random_images(2))
+    assert torch.allclose(vectors, networks.embed_subjects(random_images(2)), atol=1e-2)
 
 
 def test_a_pooler_and_counted_positions_are_no_matter(folder: Path, networks: ClipDino) -> None:
@@ -114,7 +114,7 @@ def test_a_pooler_and_counted_positions_are_no_matter(folder: Path, networks: Cl
         path = folder / name / "model.safetensors"
         save_file(load_file(path) | {extra: torch.zeros(16, 16)}, path)
     again = load_clip_dino(CPU, folder)
-    assert torch.equal(again.embed_subjects(pictures(1)), networks.embed_subjects(pictures(1)))
+    assert torch.equal(again.embed_subjects(random_images(1)), networks.embed_subjects(random_images(1)))
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What is a copy, on pictures and embeddings made by hand."""
+"""What is a copy, on images and embeddings made by hand."""
 
 import math
 
@@ -17,7 +17,7 @@ from ldm.evaluation.copies import (
     copy_bounds,
     find_copies,
 )
-from ldm.evaluation.seeing import Seen, with_gaps
+from ldm.evaluation.features import ImageFeatures, with_gaps
 
 
 def directions(*degrees: float) -> Tensor:
@@ -31,14 +31,14 @@ def cos(degrees: float) -> float:
 
 
 def thumbs(*seeds: int) -> Tensor:
-    """Soft pictures that have nothing in common."""
+    """Soft images that have nothing in common."""
     dice = [torch.Generator().manual_seed(seed) for seed in seeds]
     small = torch.stack([torch.rand(3, 8, 8, generator=one) * 2 - 1 for one in dice])
     return F.interpolate(small, (SIDE, SIDE), mode="bilinear")
 
 
-def seen(images: Tensor, thumbnails: Tensor) -> Seen:
-    return Seen(images, images, thumbnails)
+def seen(images: Tensor, thumbnails: Tensor) -> ImageFeatures:
+    return ImageFeatures(images, images, thumbnails)
 
 
 PHOTOS = seen(directions(0, 30, 60), thumbs(0, 1, 2))
@@ -81,7 +81,7 @@ def test_one_photo_alone_has_fixed_bounds_and_with_a_base_model_measured_ones() 
     assert listed(copy_bounds(photo, seen(directions(30), thumbs(5))))[0] == pytest.approx(cos(30), abs=1e-5)
 
 
-def test_a_base_row_without_pictures_is_none() -> None:
+def test_a_base_row_without_images_is_none() -> None:
     empty = with_gaps(seen(directions(0)[:0], thumbs(0)[:0]), [], 2)
     assert listed(copy_bounds(PHOTOS, empty)) == listed(copy_bounds(PHOTOS, None))
     photo = seen(directions(0), thumbs(0))
@@ -89,22 +89,22 @@ def test_a_base_row_without_pictures_is_none() -> None:
 
 
 def test_a_copy_is_near_in_both_ways_and_to_the_same_photo() -> None:
-    pictures = seen(
+    images = seen(
         directions(29, 29, 45, 29),
         torch.cat([thumbs(1).flip(-1), thumbs(9), thumbs(1), thumbs(0)]),
     )
-    found = find_copies(pictures, PHOTOS, copy_bounds(PHOTOS, None))
+    found = find_copies(images, PHOTOS, copy_bounds(PHOTOS, None))
     # Near in both; as pixels nothing; the embedding between two; the pixels of one photo with the embedding of another.
     assert found.is_copy.tolist() == [1.0, 0.0, 1.0, 1.0]
-    strict = find_copies(pictures, PHOTOS, CopyBounds(torch.full((3,), 0.98), torch.full((3,), 0.8)))
+    strict = find_copies(images, PHOTOS, CopyBounds(torch.full((3,), 0.98), torch.full((3,), 0.8)))
     assert strict.is_copy.tolist() == [1.0, 0.0, 0.0, 0.0]
     assert strict.photo[0] == 1.0
     assert strict.image[0].item() == pytest.approx(cos(1), abs=1e-5)
     assert strict.pixels[0].item() == pytest.approx(1.0, abs=1e-5)
 
 
-def test_pictures_that_are_not_there_are_nothing() -> None:
-    pictures = with_gaps(seen(directions(30), thumbs(1)), [2], 4)
-    found = find_copies(pictures, PHOTOS, copy_bounds(PHOTOS, None))
+def test_images_that_are_not_there_are_nothing() -> None:
+    images = with_gaps(seen(directions(30), thumbs(1)), [2], 4)
+    found = find_copies(images, PHOTOS, copy_bounds(PHOTOS, None))
     assert found.is_copy.isnan().tolist() == [True, True, False, True]
     assert (found.is_copy[2], found.photo[2]) == (1.0, 1.0)

@@ -10,9 +10,9 @@ from ldm.data.photos import read_directory
 from ldm.errors import UserError
 from ldm.evaluation.clip_dino import DIRECTORY, load_clip_dino
 from ldm.evaluation.encoders import CLIP_DINO, ENCODERS, TOYWORLD_JUDGE, Encoder, load_encoder
-from ldm.evaluation.judge import load_evaluator
 from ldm.evaluation.scores import SCORES, explained
 from ldm.files import ROOT
+from ldm.toyworld.judge.encoder import load_evaluator
 from tests.evaluation.networks import write_networks
 
 CPU = torch.device("cpu")

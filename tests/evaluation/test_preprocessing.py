@@ -1,4 +1,4 @@
-"""Number by number against transformers' own processors, on PIL pictures of all shapes."""
+"""Number by number against transformers' own processors, on PIL images of all shapes."""
 
 import json
 from pathlib import Path
@@ -19,7 +19,7 @@ SHAPES = [(64, 64), (224, 224), (512, 512), (300, 451), (640, 401), (100, 333), 
 """Height and width."""
 
 
-def picture(height: int, width: int) -> Image.Image:
+def photo_like(height: int, width: int) -> Image.Image:
     """Soft blobs with noise on them, as a photo has; some of it at the ends of the range."""
     dice = np.random.default_rng(height * 1000 + width)
     blobs = dice.integers(0, 256, (height // 8 + 2, width // 8 + 2, 3)).astype(np.uint8)
@@ -45,9 +45,9 @@ def assert_same_levels(ours: torch.Tensor, theirs: torch.Tensor, std: list[float
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_clips_pictures_are_those_of_its_processor(shape: tuple[int, int], tmp_path: Path) -> None:
+def test_clips_images_are_those_of_its_processor(shape: tuple[int, int], tmp_path: Path) -> None:
     values = CLIP_PREPROCESSING | {"size": 224, "crop_size": 224}
-    image = picture(*shape)
+    image = photo_like(*shape)
     ours = read_preprocessing(written(tmp_path / "p.json", values), one_number_is_a_square=False)
     theirs = CLIPImageProcessor(**values)(image, return_tensors="pt")["pixel_values"]
     assert_same_levels(ours(to_tensor(image)[None]), theirs, values["image_std"])
@@ -55,10 +55,10 @@ def test_clips_pictures_are_those_of_its_processor(shape: tuple[int, int], tmp_p
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("resample", [2, 3])
-def test_dinos_pictures_are_those_of_its_processor(shape: tuple[int, int], resample: int, tmp_path: Path) -> None:
+def test_dinos_images_are_those_of_its_processor(shape: tuple[int, int], resample: int, tmp_path: Path) -> None:
     pytest.importorskip("torchvision", reason="transformers falls back on Pillow, which orders axes by its version")
     values = DINO_PREPROCESSING | {"size": 224, "resample": resample}
-    image = picture(*shape)
+    image = photo_like(*shape)
     ours = read_preprocessing(written(tmp_path / "p.json", values), one_number_is_a_square=True)
     theirs = ViTImageProcessor(**values)(image, return_tensors="pt")["pixel_values"]
     differing = 2 * DIFFERING[Image.Resampling(resample)]
@@ -68,7 +68,7 @@ def test_dinos_pictures_are_those_of_its_processor(shape: tuple[int, int], resam
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("resample", [Image.Resampling.BILINEAR, Image.Resampling.BICUBIC])
 def test_resizing_is_pillows(shape: tuple[int, int], resample: Image.Resampling) -> None:
-    image = picture(*shape)
+    image = photo_like(*shape)
     plain = Preprocessing(resample.name.lower(), (224, 160), None, (0.0, 0.0, 0.0), (1 / 255,) * 3)
     ours = plain(to_tensor(image)[None])[0]
     # In two steps: which axis comes first when both are asked for at once depends on Pillow's version and the shape.
@@ -81,7 +81,7 @@ def test_resizing_is_pillows(shape: tuple[int, int], resample: Image.Resampling)
 
 def test_a_batch_is_prepared_as_each_alone(tmp_path: Path) -> None:
     prepare = read_preprocessing(written(tmp_path / "p.json", CLIP_PREPROCESSING), one_number_is_a_square=False)
-    images = torch.stack([to_tensor(picture(60, 80)), to_tensor(picture(80, 60)).transpose(1, 2)])
+    images = torch.stack([to_tensor(photo_like(60, 80)), to_tensor(photo_like(80, 60)).transpose(1, 2)])
     assert torch.equal(prepare(images), torch.cat([prepare(one[None]) for one in images]))
 
 
@@ -93,7 +93,7 @@ def test_newer_files_give_sizes_by_name(tmp_path: Path) -> None:
     assert read_preprocessing(square, one_number_is_a_square=True).size == (30, 40)
 
 
-def test_what_is_missing_around_a_small_picture_is_black() -> None:
+def test_what_is_missing_around_a_small_image_is_black() -> None:
     cropped = centre_crop(torch.ones(1, 1, 1, 4), 3, 2)
     assert cropped.tolist() == [[[[0, 0], [1, 1], [0, 0]]]]
 

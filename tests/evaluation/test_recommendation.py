@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ldm.evaluation.recommendation import LEARNED, RULE, Candidate, recommend, shares
-from ldm.evaluation.results import OTHER, Asked
+from ldm.evaluation.results import OTHER, PromptSpec
 from ldm.evaluation.scores import GroupScores
 from tests.evaluation.tables import BASE_PROMPT, BASE_ROW, BASE_SUBJECT, CEILING, FLOOR, columns, made_up, steps
 
@@ -71,7 +71,7 @@ def test_photos_that_the_base_model_draws_already_leave_no_way_to_go() -> None:
 
 
 def spread(mean: float) -> list[float]:
-    """Twelve values around a mean, as pictures of different prompts have them."""
+    """Twelve values around a mean, as images of different prompts have them."""
     return [mean + 0.01 * (i % 4) + 0.02 * (i // 4) - 0.035 for i in range(12)]
 
 
@@ -89,12 +89,12 @@ def test_the_step_between_too_short_and_too_long_is_recommended_in_words() -> No
     assert found.row == 2
     assert found.verdict == (
         "Step 400: the subject is there (0.71 of 0.80 possible), prompts are still followed; "
-        "from step 600 on, pictures copy photo 3."
+        "from step 600 on, images copy photo 3."
     )
     assert "Subject: 0.71 of 0.80 possible (82% of the way from the base model's 0.30)." in found.reasons
     assert "Prompts: 0.33, the base model's 0.35 (92% kept)." in found.reasons
-    assert "Copies: none of 12 pictures of the subject." in found.reasons
-    assert "At step 600, 3 of 12 pictures of the subject are copies." in found.reasons
+    assert "Copies: none of 12 images of the subject." in found.reasons
+    assert "At step 600, 3 of 12 images of the subject are copies." in found.reasons
 
 
 def test_the_rule_is_written_down() -> None:
@@ -125,7 +125,7 @@ def test_when_all_that_know_the_subject_copy_it_says_so() -> None:
     rows += [row | {"copy": [1.0] * 11 + [float(i)]} for i, row in enumerate(copying)]
     found = recommend(steps(3), made_up(ASKED, rows))
     assert found.row is None
-    assert "Every checkpoint that knows the subject copies photos (11 of 12 pictures at step 400)" in found.verdict
+    assert "Every checkpoint that knows the subject copies photos (11 of 12 images at step 400)" in found.verdict
 
 
 def test_when_all_that_know_the_subject_have_forgotten_prompts_it_says_so() -> None:
@@ -138,7 +138,7 @@ def test_a_recommended_step_that_copies_a_little_says_so() -> None:
     row = {"subject": 0.7, "prompt": 0.33, "copy": [1, 0, 0, 0] * 3}
     found = recommend(steps(1), made_up(ASKED, [BASE_ROW, row]))
     assert found.row == 1
-    assert "3 of 12 pictures copy photo 3" in found.verdict
+    assert "3 of 12 images copy photo 3" in found.verdict
 
 
 def test_later_steps_of_other_runs_are_not_blamed() -> None:
@@ -155,7 +155,7 @@ def test_all_runs_compete() -> None:
 
 
 def test_without_a_subject_there_is_nothing_to_recommend() -> None:
-    asked = [Asked(0, 1, OTHER, "a dog")]
+    asked = [PromptSpec(0, 1, OTHER, "a dog")]
     scores = replace(made_up(ASKED, [BASE_ROW]), asked=tuple(asked), cells={"prompt": torch.ones(1, 1)})
     assert recommend(steps(0), scores).row is None
     assert "no prompt asks for a subject" in recommend(steps(0), scores).verdict
@@ -167,13 +167,13 @@ def test_the_base_model_alone_is_not_recommended() -> None:
     assert "no checkpoint has drawn the subject" in found.verdict
 
 
-def test_a_row_without_pictures_competes_with_nobody() -> None:
+def test_a_row_without_images_competes_with_nobody() -> None:
     rows = [BASE_ROW, {"subject": float("nan"), "prompt": float("nan"), "copy": float("nan")}]
     rows.append({"subject": 0.7, "prompt": 0.33})
     assert recommend(steps(2), made_up(ASKED, rows)).row == 2
 
 
-def test_without_the_base_models_pictures_checkpoints_are_compared_with_the_best() -> None:
+def test_without_the_base_models_images_checkpoints_are_compared_with_the_best() -> None:
     missing = dict.fromkeys(("subject", "prompt", "copy", "leakage"), float("nan"))
     rows = [{"subject": 0.5, "prompt": 0.35}, {"subject": 0.7, "prompt": 0.34}]
     for candidates, scores in (
@@ -182,17 +182,17 @@ def test_without_the_base_models_pictures_checkpoints_are_compared_with_the_best
     ):
         found = recommend(candidates, scores)
         assert found.row == len(candidates) - 1
-        assert any("Without the base model's pictures" in reason for reason in found.reasons)
+        assert any("Without the base model's images" in reason for reason in found.reasons)
 
 
 def test_steps_that_copy_now_and_then_are_not_said_to_copy_from_there_on() -> None:
     copying = [{"subject": 0.6, "prompt": 0.2, "copy": [float(i < n) for i in range(12)]} for n in (6, 0, 3, 12)]
     found = recommend(steps(5), made_up(ASKED, [BASE_ROW, {"subject": 0.75, "prompt": 0.33}, *copying]))
-    assert "from step 800 on, pictures copy photo 3" in found.verdict
-    assert "At step 800, 3 of 12 pictures of the subject are copies." in found.reasons
+    assert "from step 800 on, images copy photo 3" in found.verdict
+    assert "At step 800, 3 of 12 images of the subject are copies." in found.reasons
 
 
-def test_few_pictures_are_said_to_be_few() -> None:
+def test_few_images_are_said_to_be_few() -> None:
     asked = columns(prompts=2, seeds=1, of_class=1)
     found = recommend(steps(1), made_up(asked, [BASE_ROW, {"subject": 0.7, "prompt": 0.33}]))
     assert any("only 2. Draw more" in reason for reason in found.reasons)
@@ -216,7 +216,7 @@ def test_equal_steps_show_no_clear_difference_and_the_earliest_goes_first() -> N
     assert "No clear difference between step 200, step 400 and step 600." in found.verdict
 
 
-def test_a_difference_that_every_picture_shows_is_clear() -> None:
+def test_a_difference_that_every_image_shows_is_clear() -> None:
     rows = [
         BASE_ROW,
         {"subject": spread(0.66), "prompt": spread(0.33)},
@@ -237,7 +237,7 @@ def test_photos_that_copies_are_of_are_named() -> None:
         scores.cells["copy"][1, :12] = torch.tensor([1.0] * 3 + [0.0] * 9)
         scores.cells["copy_photo"] = torch.full((2, 16), torch.nan, dtype=torch.float64)
         scores.cells["copy_photo"][1, :12] = torch.tensor([*photos, *[5.0] * 9])
-        assert f"3 of 12 pictures copy {words}" in recommend(steps(1), scores).verdict
+        assert f"3 of 12 images copy {words}" in recommend(steps(1), scores).verdict
 
 
 def test_a_difference_that_one_prompt_makes_is_not_clear() -> None:
@@ -333,7 +333,7 @@ def test_the_same_row_again_is_no_clear_difference(scores: GroupScores) -> None:
 
 @FEW_EXAMPLES
 @given(tables(rows=2), st.floats(0.005, 0.1), st.integers(0, 2))
-def test_a_later_row_that_is_worse_in_every_picture_is_never_recommended(
+def test_a_later_row_that_is_worse_in_every_image_is_never_recommended(
     scores: GroupScores, worse: float, of: int
 ) -> None:
     def later(name: str, values: torch.Tensor) -> torch.Tensor:

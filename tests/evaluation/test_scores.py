@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from ldm.evaluation.results import CLASS, OTHER, SUBJECT, Asked, Reference
+from ldm.evaluation.features import ImageFeatures, see, with_gaps
+from ldm.evaluation.results import CLASS, OTHER, SUBJECT, PromptSpec, Reference
 from ldm.evaluation.scores import COPY_DETAILS, SCORES, GroupScores, score_group
-from ldm.evaluation.seeing import Seen, see, with_gaps
 from tests.evaluation.test_copies import directions, thumbs
 
 
@@ -32,11 +32,11 @@ class Plane:
 
 
 ASKED = [
-    Asked(0, 1, SUBJECT, "a photo of sks dog 0"),
-    Asked(0, 2, SUBJECT, "a photo of sks dog 0"),
-    Asked(1, 1, SUBJECT, "a sks dog in the snow 90"),
-    Asked(2, 1, CLASS, "a photo of a dog 45"),
-    Asked(3, 1, OTHER, "a cat 30"),
+    PromptSpec(0, 1, SUBJECT, "a photo of sks dog 0"),
+    PromptSpec(0, 2, SUBJECT, "a photo of sks dog 0"),
+    PromptSpec(1, 1, SUBJECT, "a sks dog in the snow 90"),
+    PromptSpec(2, 1, CLASS, "a photo of a dog 45"),
+    PromptSpec(3, 1, OTHER, "a cat 30"),
 ]
 
 
@@ -44,12 +44,12 @@ def cos(degrees: float) -> float:
     return math.cos(math.radians(degrees))
 
 
-def row(subjects: tuple[float, ...], images: tuple[float, ...], first_thumbnail: int = 10) -> Seen:
+def row(subjects: tuple[float, ...], images: tuple[float, ...], first_thumbnail: int = 10) -> ImageFeatures:
     seeds = range(first_thumbnail, first_thumbnail + len(subjects))
-    return Seen(directions(*subjects), directions(*images), thumbs(*seeds))
+    return ImageFeatures(directions(*subjects), directions(*images), thumbs(*seeds))
 
 
-PHOTOS = Seen(directions(0, 20), directions(0, 40), thumbs(0, 1))
+PHOTOS = ImageFeatures(directions(0, 20), directions(0, 40), thumbs(0, 1))
 BASE = row((90, 90, 90, 80, 70), (10, 20, 90, 45, 30))
 TAUGHT = row((10, 20, 0, 50, 70), (0, 60, 40, 15, 30), 20)
 
@@ -71,7 +71,7 @@ def test_subject_and_leakage_are_mean_cosines_with_all_photos(scores: GroupScore
     assert scores.rows[1]["subject"].mean == pytest.approx(sum(expected) / 3, abs=1e-6)
 
 
-def test_image_is_the_same_of_whole_pictures(scores: GroupScores) -> None:
+def test_image_is_the_same_of_whole_images(scores: GroupScores) -> None:
     expected = [(1 + cos(40)) / 2, (cos(60) + cos(20)) / 2, (cos(40) + 1) / 2]
     assert values(scores, "image") == pytest.approx([*expected, None, None], abs=1e-6)
 
@@ -95,7 +95,7 @@ def test_diversity_is_the_distance_within_a_prompt(scores: GroupScores) -> None:
     assert scores.rows[1]["diversity"].mean == pytest.approx(1 - cos(60), abs=1e-6)
 
 
-def test_drift_is_the_cosine_with_the_base_models_picture(scores: GroupScores) -> None:
+def test_drift_is_the_cosine_with_the_base_models_image(scores: GroupScores) -> None:
     assert values(scores, "drift") == pytest.approx([None, None, None, cos(30), None], abs=1e-6)
     assert values(scores, "drift", row=0)[3] == pytest.approx(1)
 
@@ -108,7 +108,9 @@ def test_references_are_the_photos_and_the_base_row(scores: GroupScores) -> None
 
 
 def test_a_copy_is_counted_and_its_photo_named() -> None:
-    copying = Seen(TAUGHT.subjects, directions(0, 60, 40, 15, 30), torch.cat([thumbs(0, 30), thumbs(1, 31, 32)]))
+    copying = ImageFeatures(
+        TAUGHT.subjects, directions(0, 60, 40, 15, 30), torch.cat([thumbs(0, 30), thumbs(1, 31, 32)])
+    )
     scores = score_group(Plane(), ASKED, [BASE, copying], PHOTOS, base=0)
     assert values(scores, "copy") == [1, 0, 1, None, None]
     assert values(scores, "copy_photo")[0] == 0 and values(scores, "copy_photo")[2] == 1
@@ -140,16 +142,16 @@ def test_without_photos_and_base_prompts_and_diversity_are_left() -> None:
 
 
 def test_one_photo_has_no_ceiling() -> None:
-    photo = Seen(PHOTOS.subjects[:1], PHOTOS.images[:1], PHOTOS.thumbnails[:1])
+    photo = ImageFeatures(PHOTOS.subjects[:1], PHOTOS.images[:1], PHOTOS.thumbnails[:1])
     scores = score_group(Plane(), ASKED, [BASE, TAUGHT], photo, base=0)
     assert scores.references["subject"].ceiling is None
     assert values(scores, "subject")[0] == pytest.approx(cos(10), abs=1e-6)
 
 
-def test_pictures_that_are_missing_leave_gaps(scores: GroupScores) -> None:
+def test_images_that_are_missing_leave_gaps(scores: GroupScores) -> None:
     some = [0, 2, 3]
-    partly = with_gaps(Seen(TAUGHT.subjects[some], TAUGHT.images[some], TAUGHT.thumbnails[some]), some, 5)
-    empty = with_gaps(Seen(TAUGHT.subjects[:0], TAUGHT.images[:0], TAUGHT.thumbnails[:0]), [], 5)
+    partly = with_gaps(ImageFeatures(TAUGHT.subjects[some], TAUGHT.images[some], TAUGHT.thumbnails[some]), some, 5)
+    empty = with_gaps(ImageFeatures(TAUGHT.subjects[:0], TAUGHT.images[:0], TAUGHT.thumbnails[:0]), [], 5)
     found = score_group(Plane(), ASKED, [BASE, partly, empty], PHOTOS, base=0)
     assert values(found, "subject")[:3] == pytest.approx(
         [values(scores, "subject")[0], None, values(scores, "subject")[2]]
@@ -162,7 +164,7 @@ def test_pictures_that_are_missing_leave_gaps(scores: GroupScores) -> None:
 
 def test_the_order_of_columns_only_orders_the_cells(scores: GroupScores) -> None:
     order = [3, 1, 4, 0, 2]
-    rows = [Seen(one.subjects[order], one.images[order], one.thumbnails[order]) for one in (BASE, TAUGHT)]
+    rows = [ImageFeatures(one.subjects[order], one.images[order], one.thumbnails[order]) for one in (BASE, TAUGHT)]
     found = score_group(Plane(), [ASKED[i] for i in order], rows, PHOTOS, base=0)
     for name, cells in scores.cells.items():
         assert torch.allclose(found.cells[name], cells[:, order], equal_nan=True, atol=1e-6), name

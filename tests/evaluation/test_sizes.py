@@ -1,4 +1,4 @@
-"""Scores of few pictures or none: a number where one can be known, nothing where not, and never a failure."""
+"""Scores of few images or none: a number where one can be known, nothing where not, and never a failure."""
 
 import math
 
@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from ldm.evaluation.alignment import SIDE, aligned_correlation, thumbnails
-from ldm.evaluation.parts import in_parts
+from ldm.evaluation.features import ImageFeatures, see, with_gaps
 from ldm.evaluation.recommendation import Candidate, recommend
-from ldm.evaluation.results import CLASS, OTHER, SUBJECT, Asked
+from ldm.evaluation.results import CLASS, OTHER, SUBJECT, PromptSpec
 from ldm.evaluation.scores import SCORES, score_group
-from ldm.evaluation.seeing import Seen, see, with_gaps
+from ldm.nn.parts import in_parts
 
 FEW = st.integers(0, 3)
 
@@ -34,12 +34,12 @@ class Hash:
         return F.normalize(torch.tensor([[len(one), 1.0, 2.0, 3.0] for one in captions]).reshape(-1, 4), dim=-1)
 
 
-def pictures(count: int, seed: int) -> Tensor:
+def images(count: int, seed: int) -> Tensor:
     return torch.rand(count, 3, 16, 16, generator=torch.Generator().manual_seed(seed)) * 2 - 1
 
 
-def spread_out(encoder: Hash, places: list[int], count: int, seed: int) -> Seen:
-    return with_gaps(see(encoder, pictures(len(places), seed)), places, count)
+def spread_out(encoder: Hash, places: list[int], count: int, seed: int) -> ImageFeatures:
+    return with_gaps(see(encoder, images(len(places), seed)), places, count)
 
 
 @settings(max_examples=60, derandomize=True)
@@ -47,14 +47,16 @@ def spread_out(encoder: Hash, places: list[int], count: int, seed: int) -> Seen:
 def test_any_numbers_of_prompts_seeds_rows_and_photos_are_scored(data: st.DataObject) -> None:
     kinds = data.draw(st.lists(st.sampled_from([SUBJECT, CLASS, OTHER]), max_size=3), label="prompts")
     seeds, rows, photos = (data.draw(FEW, label=label) for label in ("seeds", "rows", "photos"))
-    asked = [Asked(index, seed, kind, f"a {kind} {index}") for index, kind in enumerate(kinds) for seed in range(seeds)]
+    asked = [
+        PromptSpec(index, seed, kind, f"a {kind} {index}") for index, kind in enumerate(kinds) for seed in range(seeds)
+    ]
     columns = st.sets(st.sampled_from(range(len(asked)))) if asked else st.just(set())
     there = [sorted(data.draw(columns, label="pictures")) for _ in range(rows)]
     base = data.draw(st.sampled_from([None, *range(rows)]), label="base")
 
     encoder = Hash()
     seen = [spread_out(encoder, places, len(asked), 10 + row) for row, places in enumerate(there)]
-    scores = score_group(encoder, asked, seen, see(encoder, pictures(photos, 1)), base)
+    scores = score_group(encoder, asked, seen, see(encoder, images(photos, 1)), base)
 
     assert len(scores.rows) == rows
     for row, places in enumerate(there):
@@ -79,9 +81,9 @@ def test_any_numbers_of_prompts_seeds_rows_and_photos_are_scored(data: st.DataOb
     assert found.row is None or (found.row != base and "subject" in scores.rows[found.row])
 
 
-@pytest.mark.parametrize(("of_pictures", "of_photos"), [(0, 0), (0, 2), (2, 0), (1, 1)])
-def test_any_numbers_of_pictures_are_laid_on_any_numbers_of_photos(of_pictures: int, of_photos: int) -> None:
-    found = aligned_correlation(thumbnails(pictures(of_pictures, 1)), thumbnails(pictures(of_photos, 2)))
-    assert found.shape == (of_pictures, of_photos)
+@pytest.mark.parametrize(("of_images", "of_photos"), [(0, 0), (0, 2), (2, 0), (1, 1)])
+def test_any_numbers_of_images_are_laid_on_any_numbers_of_photos(of_images: int, of_photos: int) -> None:
+    found = aligned_correlation(thumbnails(images(of_images, 1)), thumbnails(images(of_photos, 2)))
+    assert found.shape == (of_images, of_photos)
     assert not found.isnan().any()
-    assert thumbnails(pictures(of_photos, 2)).shape == (of_photos, 3, SIDE, SIDE)
+    assert thumbnails(images(of_photos, 2)).shape == (of_photos, 3, SIDE, SIDE)

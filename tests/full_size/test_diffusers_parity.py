@@ -1,4 +1,4 @@
-"""Stable Diffusion v1 at full size, random weights: the same numbers and pictures as diffusers, from the same files."""
+"""Stable Diffusion v1 at full size, random weights: the same numbers and images as diffusers, from the same files."""
 
 import json
 from pathlib import Path
@@ -130,7 +130,7 @@ def test_unet_and_autoencoder_equal_diffusers_from_the_same_official_file(
 
 
 @torch.inference_mode()
-def test_a_file_written_by_us_opens_in_diffusers_and_draws_the_same_picture(
+def test_a_file_written_by_us_opens_in_diffusers_and_draws_the_same_image(
     weights_dir: Path, pipeline_config: Path, tmp_path: Path
 ) -> None:
     from diffusers import StableDiffusionPipeline
@@ -159,5 +159,5 @@ def test_a_file_written_by_us_opens_in_diffusers_and_draws_the_same_picture(
         latents=draw_noise((1, 4, 8, 16), image_generators([seed])),
         output_type="pt",
     ).images
-    assert (drawn.std() > 0.1).item(), "a flat picture would prove nothing"
+    assert (drawn.std() > 0.1).item(), "a flat image would prove nothing"
     assert ((drawn + 1) / 2 - theirs).abs().max() < 1e-3

@@ -14,10 +14,10 @@ def noise(*shape: int, seed: int = 0) -> Tensor:
 
 
 def plain_attention(attention: CrossAttention, x: Tensor, context: Tensor) -> Tensor:
-    """softmax(q k^T / sqrt(d)) v, one picture and one head at a time."""
+    """softmax(q k^T / sqrt(d)) v, one image and one head at a time."""
     q, k, v = attention.to_q(x), attention.to_k(context), attention.to_v(context)
     width = q.shape[-1] // attention.num_heads
-    pictures = []
+    images = []
     for i in range(len(x)):
         heads = []
         for head in range(attention.num_heads):
@@ -25,8 +25,8 @@ def plain_attention(attention: CrossAttention, x: Tensor, context: Tensor) -> Te
             scores = q[i, :, part] @ k[i, :, part].T / math.sqrt(width)
             weights = scores.exp() / scores.exp().sum(dim=1, keepdim=True)
             heads.append(weights @ v[i, :, part])
-        pictures.append(torch.cat(heads, dim=1))
-    return attention.to_out(torch.stack(pictures))
+        images.append(torch.cat(heads, dim=1))
+    return attention.to_out(torch.stack(images))
 
 
 @pytest.mark.parametrize("num_heads", [1, 2, 6])

@@ -32,7 +32,7 @@ def test_encoded_moments_are_the_originals() -> None:
 
 
 @torch.inference_mode()
-def test_decoded_pictures_are_the_originals() -> None:
+def test_decoded_images_are_the_originals() -> None:
     io = tensors("vae-small-io")
     decoded = small_autoencoder().decode(io["latent"])
     assert rel(decoded, io["decoded"]) < BOUND
@@ -57,7 +57,7 @@ def test_posterior_of_large_numbers_is_clamped_as_the_originals() -> None:
     assert rel(posterior.sample(io["dist_noise"]), io["dist_sample"]) < 1e-6
 
 
-def test_kl_is_torchs_summed_per_picture() -> None:
+def test_kl_is_torchs_summed_per_image() -> None:
     parameters = torch.randn(3, 8, 2, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     posterior = DiagonalGaussian(parameters)
     q = torch.distributions.Normal(posterior.mean, posterior.std)
@@ -72,7 +72,7 @@ def test_a_sample_without_noise_is_the_mean() -> None:
 
 @torch.inference_mode()
 @pytest.mark.parametrize(("height", "width"), [(16, 40), (40, 16)])
-def test_pictures_need_not_be_square(height: int, width: int) -> None:
+def test_images_need_not_be_square(height: int, width: int) -> None:
     generator = torch.Generator().manual_seed(0)
     autoencoder = small_autoencoder(torch.float64)
     sideways = transposed(new_autoencoder(torch.float64))
@@ -87,7 +87,7 @@ def test_pictures_need_not_be_square(height: int, width: int) -> None:
 
 
 @torch.inference_mode()
-def test_each_picture_is_coded_by_itself() -> None:
+def test_each_image_is_coded_by_itself() -> None:
     autoencoder = small_autoencoder(torch.float64)
     images = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     moments = autoencoder.encode(images).parameters

@@ -145,7 +145,7 @@ def test_gradient_checkpointing_can_be_switched_off_again_and_rests_without_grad
 
 
 @torch.inference_mode()
-def test_each_picture_is_denoised_with_its_own_timestep_and_context() -> None:
+def test_each_image_is_denoised_with_its_own_timestep_and_context() -> None:
     io, unet = tensors("unet-small-io"), small_unet(torch.float64)
     latents, context = io["x"].double(), io["context"].double()
     together = unet(latents, io["t"], context)

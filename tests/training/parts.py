@@ -15,7 +15,7 @@ from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 from ldm.background import BackgroundWriter
 from ldm.data.dreambooth import Batch, BatchPlan, DreamBoothBatches
 from ldm.interruption import Stopped, heeded
-from ldm.nn.static_call import Record
+from ldm.nn.graphed import Record
 from ldm.nn.tokenizer import PromptTokenizer, load_tokenizer
 from ldm.training.config import DreamBoothConfig, Subject
 from ldm.training.dreambooth import DreamBooth
@@ -46,7 +46,7 @@ def build_module(
     with_class: bool = True,
     **changes: Any,
 ) -> DreamBooth:
-    """A module of three photos and, unless `with_class` is off, four class pictures. `changes` are to the config."""
+    """A module of three photos and, unless `with_class` is off, four class images. `changes` are to the config."""
     ldm = build_tiny_model()
     ldm.tokenizer = tokenizer()
     class_moments = moments(4, seed=2) if with_class else None

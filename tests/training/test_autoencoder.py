@@ -25,12 +25,12 @@ from tests.scratch import SCRATCH_YAML, write_captioned
 
 @pytest.fixture(scope="module")
 def paths(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Twelve pictures. They are shared: don't write to them."""
+    """Twelve images. They are shared: don't write to them."""
     directory = write_captioned(tmp_path_factory.mktemp("captioned") / "pictures")
     return [image.path for image in find_captioned(directory)]
 
 
-class Seen(AutoencoderTraining):
+class ImageFeatures(AutoencoderTraining):
     """Keeps what it logs."""
 
     def log(self, name: str, value: Any, *args: Any, **kwargs: Any) -> None:
@@ -39,14 +39,14 @@ class Seen(AutoencoderTraining):
             super().log(name, value, *args, **kwargs)
 
 
-def build_module(paths: list[Path], *, workers: int = 0, **changes: Any) -> Seen:
+def build_module(paths: list[Path], *, workers: int = 0, **changes: Any) -> ImageFeatures:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         autoencoder = AutoencoderKL(build_config(AutoencoderConfig, SCRATCH_YAML["model"]["autoencoder"], "scratch"))
     initialise(autoencoder)
     values = {**SCRATCH_YAML["autoencoder_training"], **changes}
     config = build_config(AutoencoderTrainingConfig, values, "scratch")
-    return Seen(autoencoder, paths, config, seed=7, workers=workers)
+    return ImageFeatures(autoencoder, paths, config, seed=7, workers=workers)
 
 
 def train(module: AutoencoderTraining, run_dir: Path, save: Any = lambda module, step: None) -> int | None:
@@ -57,7 +57,7 @@ def train(module: AutoencoderTraining, run_dir: Path, save: Any = lambda module,
 
 
 def test_psnr_by_hand() -> None:
-    """The range of a picture in [-1, 1] is 2: 10 log10(4 / mean square)."""
+    """The range of an image in [-1, 1] is 2: 10 log10(4 / mean square)."""
     error = torch.stack([torch.full((3, 4, 4), 0.02), torch.full((3, 4, 4), 2.0), torch.zeros(3, 4, 4)])
     error[2, 0, 0, 0] = 1.0
     assert psnr(error).tolist() == pytest.approx([40.0, 0.0, 10 * math.log10(4 * 48)], rel=1e-5)
@@ -89,7 +89,7 @@ def batch_of(paths: list[Path]) -> ImageBatch:
 def test_the_loss_is_the_weighted_sum_of_its_terms(paths: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     weights = {"absolute_weight": 0.7, "square_weight": 3.0, "edge_weight": 0.4, "kl_weight": 0.02}
     module, batch = build_module(paths, teacher_iterations=0, **weights), batch_of(paths)
-    monkeypatch.setattr(Seen, "trainer", type("Trainer", (), {"global_step": 0}))
+    monkeypatch.setattr(ImageFeatures, "trainer", type("Trainer", (), {"global_step": 0}))
     total = module.training_step(batch, 0).item()
     posterior = module.autoencoder.encode(batch["images"])
     error = module.autoencoder.decode(posterior.mean + posterior.std * batch["noise"]) - batch["images"]
@@ -121,7 +121,7 @@ def test_it_begins_with_little_noise_and_identical_residuals(paths: list[Path]) 
 # The teacher
 
 
-def test_the_teacher_sees_the_pictures_and_leads_for_its_updates_only(paths: list[Path], tmp_path: Path) -> None:
+def test_the_teacher_sees_the_images_and_leads_for_its_updates_only(paths: list[Path], tmp_path: Path) -> None:
     module = build_module(paths, iterations=4, teacher_iterations=3)
     train(module, tmp_path)
     expected = PatchPCA(2, 4)
@@ -136,7 +136,7 @@ def test_the_teacher_sees_the_pictures_and_leads_for_its_updates_only(paths: lis
 def test_with_a_teacher_the_decoder_reads_its_codes(paths: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     module, batch = build_module(paths, teacher_iterations=5), batch_of(paths)
     module.teacher.fit(batch["images"])
-    monkeypatch.setattr(Seen, "trainer", type("Trainer", (), {"global_step": 4}))
+    monkeypatch.setattr(ImageFeatures, "trainer", type("Trainer", (), {"global_step": 4}))
     module.training_step(batch, 0)
     posterior, codes = module.autoencoder.encode(batch["images"]), module.teacher(batch["images"])
     error = module.autoencoder.decode(codes + posterior.std * batch["noise"]) - batch["images"]
@@ -145,7 +145,7 @@ def test_with_a_teacher_the_decoder_reads_its_codes(paths: list[Path], monkeypat
     assert logged["loss/absolute"] == pytest.approx(error.abs().mean().item(), rel=1e-5)
 
 
-def test_without_a_teacher_no_picture_is_read_before_the_first_batch(
+def test_without_a_teacher_no_image_is_read_before_the_first_batch(
     paths: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(stage, "read_image", None)
@@ -155,7 +155,7 @@ def test_without_a_teacher_no_picture_is_read_before_the_first_batch(
 def test_a_continued_training_keeps_its_teacher(
     paths: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It was fitted to pictures that may take minutes to read."""
+    """It was fitted to images that may take minutes to read."""
     train(build_module(paths, iterations=3, teacher_iterations=5), tmp_path)
     monkeypatch.setattr(stage, "read_image", None)
     continued = build_module(paths, iterations=4, teacher_iterations=5)
@@ -193,7 +193,7 @@ def reconstruction_error(module: AutoencoderTraining, images: Tensor) -> float:
 
 @pytest.mark.parametrize(("teacher_iterations", "times"), [pytest.param(0, 2, marks=pytest.mark.slow), (20, 5)])
 def test_it_learns(teacher_iterations: int, times: int, paths: list[Path], tmp_path: Path) -> None:
-    """Pictures come back with so many times less error through the averaged weights, and sooner with a teacher."""
+    """Images come back with so many times less error through the averaged weights, and sooner with a teacher."""
     images = batch_of(paths)["images"]
     changes = {"iterations": 40, "save_every": 40, "batch_size": 6, "learning_rate": 5e-3}
     module = build_module(paths, teacher_iterations=teacher_iterations, **changes)
@@ -202,10 +202,10 @@ def test_it_learns(teacher_iterations: int, times: int, paths: list[Path], tmp_p
     assert reconstruction_error(module, images) < before / times
 
 
-def test_an_unreadable_picture_in_the_middle_stops_it_by_name(tmp_path: Path) -> None:
+def test_an_unreadable_image_in_the_middle_stops_it_by_name(tmp_path: Path) -> None:
     directory = write_captioned(tmp_path / "pictures", 4)
     paths = [image.path for image in find_captioned(directory)]
-    (directory / "2.png").write_bytes(b"no picture")
+    (directory / "2.png").write_bytes(b"no image")
     for workers in (0, 1):
         module = build_module(paths, workers=workers, batch_size=1, teacher_iterations=0)
         with pytest.raises(UserError, match=r"^.*2\.png is not a readable image \(text\)$"):

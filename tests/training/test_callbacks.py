@@ -289,7 +289,7 @@ def test_several_processes_stop_together_if_the_loss_of_one_is_not_finite() -> N
     assert trainer.global_step == 4
 
 
-# LetGo
+# ReleaseMemory
 
 
 def held(module: DreamBooth) -> int:
@@ -337,8 +337,8 @@ def test_progress_shows_updates_time_left_and_losses(tmp_path: Path, caplog: pyt
 
 
 @pytest.mark.parametrize(("with_class", "pictures"), [(True, 6), (False, 3)])
-def test_progress_shows_pictures_a_second(
-    with_class: bool, pictures: int, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+def test_progress_shows_images_a_second(
+    with_class: bool, images: int, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Those of all updates since the losses were last looked at, by a clock that shows half a second more each time."""
     caplog.set_level("INFO", logger="ldm")
@@ -347,7 +347,7 @@ def test_progress_shows_pictures_a_second(
     module = build_module(with_class=with_class, batch_size=3, iterations=100, save_every=100)  # each second update
     module.on_train_batch_end = lambda *args: setattr(module.trainer, "should_stop", module.global_step == 4)  # type: ignore[method-assign]
     train(module, tmp_path)
-    assert set(re.findall(r"img/s=([\d.]+)", caplog.text)) == {f"{2 * pictures / 0.5:.1f}"}
+    assert set(re.findall(r"img/s=([\d.]+)", caplog.text)) == {f"{2 * images / 0.5:.1f}"}
 
 
 def test_a_stop_saves_nothing_broken(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Class pictures: a cache that no other prompt, model or setting shares, and that continues picture by picture."""
+"""Class images: a cache that no other prompt, model or setting shares, and that continues image by image."""
 
 import json
 import os
@@ -13,8 +13,8 @@ import torch
 from PIL import Image
 
 from ldm.data import writing
-from ldm.diffusion.crew import Crew
 from ldm.diffusion.latent_diffusion import LatentDiffusion
+from ldm.diffusion.parallel import WorkerPool
 from ldm.diffusion.sampling import SamplingConfig
 from ldm.training.class_images import ClassImages
 from tests.tiny import build_tiny_model
@@ -68,7 +68,7 @@ def test_another_value_is_another_directory(field: str, tmp_path: Path) -> None:
     assert other.directory.parent == cache.directory.parent == tmp_path
 
 
-def test_every_field_that_a_picture_depends_on_is_tried_above() -> None:
+def test_every_field_that_an_image_depends_on_is_tried_above() -> None:
     tried = {f"sampling.{field.name}" for field in fields(SamplingConfig)} | {
         field.name for field in fields(ClassImages) if field.name not in ("root", "sampling")
     }
@@ -85,27 +85,27 @@ def test_prompts_that_are_spelt_alike_in_a_file_name_have_directories_of_their_o
     assert cache_in(tmp_path, prompt="a can!").directory != cache_in(tmp_path, prompt="a can?").directory
 
 
-def test_pictures_are_written_with_their_prompt_and_seed(ldm: LatentDiffusion, tmp_path: Path) -> None:
+def test_images_are_written_with_their_prompt_and_seed(ldm: LatentDiffusion, tmp_path: Path) -> None:
     cache = cache_in(tmp_path)
     assert cache.missing(3) == [0, 1, 2]
     assert list(cache.draw(ldm, [0, 1, 2], batch_size=2)) == cache.paths(3)
     assert cache.missing(3) == []
     assert cache.missing(4) == [3]
     for index, path in enumerate(cache.paths(3)):
-        picture = Image.open(path)
-        assert picture.size == (32, 32)
-        assert picture.format == "PNG"
-        assert picture.info["ldm.prompt"] == "a photo of a can"
-        assert picture.info["ldm.seed"] == str(5 + index)
+        image = Image.open(path)
+        assert image.size == (32, 32)
+        assert image.format == "PNG"
+        assert image.info["ldm.prompt"] == "a photo of a can"
+        assert image.info["ldm.seed"] == str(5 + index)
     assert json.loads((cache.directory / "settings.json").read_text()) == cache.key
 
 
-def test_pictures_differ_from_one_another(ldm: LatentDiffusion, tmp_path: Path) -> None:
+def test_images_differ_from_one_another(ldm: LatentDiffusion, tmp_path: Path) -> None:
     first, second = cache_in(tmp_path).draw(ldm, [0, 1], batch_size=2)
     assert np.abs(pixels(first) - pixels(second)).max() > 8
 
 
-def test_only_deleted_pictures_are_drawn_again_and_come_out_the_same(ldm: LatentDiffusion, tmp_path: Path) -> None:
+def test_only_deleted_images_are_drawn_again_and_come_out_the_same(ldm: LatentDiffusion, tmp_path: Path) -> None:
     cache = cache_in(tmp_path)
     list(cache.draw(ldm, cache.missing(5), batch_size=5))
     before = [pixels(path) for path in cache.paths(5)]
@@ -120,9 +120,7 @@ def test_only_deleted_pictures_are_drawn_again_and_come_out_the_same(ldm: Latent
         assert index in (1, 4) or path.stat().st_mtime_ns == written[index]
 
 
-def test_each_picture_that_was_yielded_is_on_the_disk_after_an_interruption(
-    ldm: LatentDiffusion, tmp_path: Path
-) -> None:
+def test_each_image_that_was_yielded_is_on_the_disk_after_an_interruption(ldm: LatentDiffusion, tmp_path: Path) -> None:
     cache = cache_in(tmp_path)
     drawing = cache.draw(ldm, [0, 1, 2, 3], batch_size=2)
     next(drawing)
@@ -130,7 +128,7 @@ def test_each_picture_that_was_yielded_is_on_the_disk_after_an_interruption(
     assert cache.missing(4) == [1, 2, 3]
 
 
-def test_the_next_batch_is_drawn_while_pictures_are_written(
+def test_the_next_batch_is_drawn_while_images_are_written(
     ldm: LatentDiffusion, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write, go = writing._write, threading.Event()
@@ -149,16 +147,16 @@ def test_the_next_batch_is_drawn_while_pictures_are_written(
     assert cache.missing(3) == []
 
 
-def test_a_crew_draws_the_same_pictures(ldm: LatentDiffusion, tmp_path: Path) -> None:
+def test_a_crew_draws_the_same_images(ldm: LatentDiffusion, tmp_path: Path) -> None:
     caches = [cache_in(tmp_path / str(workers)) for workers in (1, 2)]
-    for cache, crew in zip(caches, (Crew(), Crew(workers=2, threads=torch.get_num_threads())), strict=True):
+    for cache, crew in zip(caches, (WorkerPool(), WorkerPool(workers=2, threads=torch.get_num_threads())), strict=True):
         assert list(cache.draw(ldm, [0, 1, 2, 3, 4], batch_size=2, crew=crew)) == cache.paths(5)
     for one, other in zip(*(cache.paths(5) for cache in caches), strict=True):
         assert np.array_equal(pixels(one), pixels(other))
 
 
 @pytest.mark.parametrize("eta", [0.0, 1.0])
-def test_batches_of_one_and_of_three_give_equal_pictures(eta: float, ldm: LatentDiffusion, tmp_path: Path) -> None:
+def test_batches_of_one_and_of_three_give_equal_images(eta: float, ldm: LatentDiffusion, tmp_path: Path) -> None:
     caches = [cache_in(tmp_path / str(size), sampling=replace(SAMPLING, eta=eta)) for size in (1, 3)]
     for cache, size in zip(caches, (1, 3), strict=True):
         list(cache.draw(ldm, cache.missing(3), batch_size=size))

@@ -89,7 +89,7 @@ def test_the_loss_of_a_step_is_that_of_its_parts_put_together(
     )
 
 
-def test_without_class_pictures_the_loss_is_the_instances_alone() -> None:
+def test_without_class_images_the_loss_is_the_instances_alone() -> None:
     module = build_module(cls=Logged, with_class=False, batch_size=2)
     batch = batch_of(module, 0)
     assert len(batch["moments"]) == 2

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 
 from ldm.data.batches import Share
-from ldm.data.judge import NO_LABEL, JudgeBatch, JudgeBatches, Pictures
-from ldm.nn.judge import JudgeConfig
+from ldm.toyworld.judge.data import NO_LABEL, Images, JudgeBatch, JudgeBatches
+from ldm.toyworld.judge.network import JudgeConfig
 from ldm.training.config import JudgeTrainingConfig
 from ldm.training.contrastive import caption_loss, pair_loss
 from ldm.training.judge import JudgeTraining, answer_loss, build_judge_training
@@ -32,8 +32,8 @@ def build(directory: Path, cls: type[JudgeTraining] = JudgeTraining, **changes: 
         write_things(directory / "things", 6)
         write_things(directory / "lone", 5, views=1)
     tokenizer = judge_tokenizer(directory / "tokenizer")
-    pictures = Pictures([directory / "things", directory / "lone"])
-    return cls(build_tiny_judge(), tokenizer, pictures, replace(SHORT, **changes), seed=1)
+    images = Images([directory / "things", directory / "lone"])
+    return cls(build_tiny_judge(), tokenizer, images, replace(SHORT, **changes), seed=1)
 
 
 def train(module: JudgeTraining, run_dir: Path) -> None:
@@ -42,7 +42,7 @@ def train(module: JudgeTraining, run_dir: Path) -> None:
 
 def batch_of(module: JudgeTraining, step: int = 0) -> JudgeBatch:
     share = Share(module.seed, module.config.batch_size)
-    return JudgeBatches(module.pictures, module.tokenizer, SIZE, share).step(step)
+    return JudgeBatches(module.images, module.tokenizer, SIZE, share).step(step)
 
 
 def test_the_loss_is_the_sum_of_its_parts(tmp_path: Path) -> None:
@@ -63,7 +63,7 @@ def test_the_loss_is_the_sum_of_its_parts(tmp_path: Path) -> None:
     assert total.item() == pytest.approx(expected["loss/total"], rel=1e-4)
 
 
-def test_pictures_without_an_answer_cost_nothing() -> None:
+def test_images_without_an_answer_cost_nothing() -> None:
     logits = torch.randn(4, 3, generator=torch.Generator().manual_seed(0), requires_grad=True)
     labels = torch.tensor([1, NO_LABEL, 2, NO_LABEL])
     assert answer_loss(logits, labels).item() == pytest.approx(F.cross_entropy(logits[::2], labels[::2]).item())
@@ -101,11 +101,11 @@ def replaced(module: JudgeTraining, **changes: Any) -> JudgeTraining:
     return module
 
 
-def test_speed_counts_all_pictures(tmp_path: Path) -> None:
+def test_speed_counts_all_images(tmp_path: Path) -> None:
     module = build(tmp_path / "data")
-    assert module.pictures_per_step == len(batch_of(module)["images"]) == 12
-    module.pictures.lone = []
-    assert module.pictures_per_step == len(batch_of(module)["images"]) == 6
+    assert module.images_per_step == len(batch_of(module)["images"]) == 12
+    module.images.lone = []
+    assert module.images_per_step == len(batch_of(module)["images"]) == 6
 
 
 def test_a_new_judge_fits_its_tokenizer_and_is_a_function_of_the_seed(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from ldm.config import build_config
 from ldm.data.batches import LatentBatch, LatentBatches, Share
 from ldm.errors import UserError
 from ldm.nn.autoencoder import DiagonalGaussian
-from ldm.nn.static_call import Record
+from ldm.nn.graphed import Record
 from ldm.nn.tokenizer import load_tokenizer
 from ldm.training.config import DiffusionTrainingConfig
 from ldm.training.latent_diffusion import LatentDiffusionTraining, initialise
@@ -23,7 +23,7 @@ from tests.tiny import write_tokenizer
 CAPTIONS = [("a red disc",), ("a blue disc", "a disc"), ("a green disc",)]
 
 
-class Seen(LatentDiffusionTraining):
+class ImageFeatures(LatentDiffusionTraining):
     """Keeps what it logs."""
 
     def log(self, name: str, value: Any, *args: Any, **kwargs: Any) -> None:
@@ -33,7 +33,7 @@ class Seen(LatentDiffusionTraining):
 
 
 def moments() -> np.ndarray:
-    """Of three pictures, each a quarter darker than the other, without much noise."""
+    """Of three images, each a quarter darker than the other, without much noise."""
     mean = np.array([-1.0, 0.0, 1.0])[:, None, None, None, None] * np.linspace(0.5, 1.5, 8)[:, None]
     mean = np.broadcast_to(mean, (3, 1, 4, 8, 8))
     return np.concatenate([mean, np.full_like(mean, -6.0)], axis=2).astype(np.float16)
@@ -50,7 +50,7 @@ class Build:
     def __init__(self, tokenizer_files: Path) -> None:
         self.tokenizer_files = tokenizer_files
 
-    def __call__(self, *, workers: int = 0, **changes: Any) -> Seen:
+    def __call__(self, *, workers: int = 0, **changes: Any) -> ImageFeatures:
         ldm = build_scratch_model()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(1)
@@ -58,7 +58,7 @@ class Build:
         ldm.tokenizer = load_tokenizer(self.tokenizer_files, 40)
         values = {**SCRATCH_YAML["diffusion_training"], **changes}
         config = build_config(DiffusionTrainingConfig, values, "scratch")
-        return Seen(ldm, moments(), CAPTIONS, config, seed=7, workers=workers)
+        return ImageFeatures(ldm, moments(), CAPTIONS, config, seed=7, workers=workers)
 
 
 @pytest.fixture
@@ -175,5 +175,5 @@ def test_it_learns(build: Build, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("prompts", [[], ["a red disc"]])
-def test_pictures_need_room_only_if_any_are_drawn(prompts: list[str], build: Build) -> None:
+def test_images_need_room_only_if_any_are_drawn(prompts: list[str], build: Build) -> None:
     assert bool(build(sample_prompts=prompts).drawn_pixels) == bool(prompts)

@@ -87,7 +87,7 @@ def test_fewer_bits_and_recomputing_need_less() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("changes", [{"batch_size": 4}, {"train_text_encoder": True}])
-def test_more_pictures_and_the_text_encoder_need_more(changes: dict[str, Any]) -> None:
+def test_more_images_and_the_text_encoder_need_more(changes: dict[str, Any]) -> None:
     large = replace(TINY, height=128, width=128, with_class=False)
     assert step_bytes(large, **changes) > step_bytes(large)
 
@@ -102,7 +102,7 @@ def test_on_cuda_fixed_networks_are_elsewhere() -> None:
 
 
 @pytest.mark.slow
-def test_on_cuda_autocast_keeps_more_of_a_picture() -> None:
+def test_on_cuda_autocast_keeps_more_of_an_image() -> None:
     def activations(like_cuda: bool) -> int:
         small, large = (
             step_bytes(Workload(tiny_config(), side, side, True, AUTOCAST, like_cuda, previews=False))

@@ -9,8 +9,8 @@ from torch import Tensor
 from ldm.training.patch_pca import PatchPCA
 
 
-def pictures(count: int = 24, side: int = 16) -> Tensor:
-    """Smooth random pictures (n 3 h w) in [-1, 1], whose patches have components of very different size."""
+def random_images(count: int = 24, side: int = 16) -> Tensor:
+    """Smooth random images (n 3 h w) in [-1, 1], whose patches have components of very different size."""
     coarse = torch.randn(count, 3, 5, 5, generator=torch.Generator().manual_seed(0))
     return F.interpolate(coarse, size=(side, side), mode="bicubic").tanh()
 
@@ -21,7 +21,7 @@ def patches_of(images: Tensor, patch: int) -> Tensor:
 
 @pytest.mark.parametrize(("patch", "channels"), [(2, 4), (4, 4), (4, 8), (2, 12)])
 def test_codes_have_zero_mean_unit_variance_and_are_uncorrelated(patch: int, channels: int) -> None:
-    images = pictures()
+    images = random_images()
     pca = PatchPCA(patch, channels)
     pca.fit(images)
     codes = pca(images)
@@ -34,7 +34,7 @@ def test_codes_have_zero_mean_unit_variance_and_are_uncorrelated(patch: int, cha
 @pytest.mark.parametrize(("patch", "channels"), [(2, 4), (4, 6)])
 def test_it_is_the_best_linear_code(patch: int, channels: int) -> None:
     """Eckart and Young: no code of this size leaves less error than the truncated SVD."""
-    images = pictures()
+    images = random_images()
     pca = PatchPCA(patch, channels)
     pca.fit(images)
     patches = patches_of(images, patch).double()
@@ -47,39 +47,39 @@ def test_it_is_the_best_linear_code(patch: int, channels: int) -> None:
 
 
 def test_a_codes_place_is_its_patchs() -> None:
-    images = pictures()
+    images = random_images()
     pca = PatchPCA(4, 4)
     pca.fit(images)
     moved = images.roll((4, 8), dims=(2, 3))
     torch.testing.assert_close(pca(moved), pca(images).roll((1, 2), dims=(2, 3)))
 
 
-def test_pictures_need_not_be_square() -> None:
+def test_images_need_not_be_square() -> None:
     pca = PatchPCA(4, 4)
-    pca.fit(pictures())
+    pca.fit(random_images())
     assert pca(torch.zeros(2, 3, 8, 20)).shape == (2, 4, 2, 5)
 
 
-def test_flat_pictures_have_finite_codes() -> None:
+def test_flat_images_have_finite_codes() -> None:
     """Their patches have components without any variance."""
     pca = PatchPCA(2, 4)
     flat = torch.linspace(-1, 1, 5)[:, None, None, None].expand(5, 3, 8, 8)
     pca.fit(flat)
     assert pca(flat).isfinite().all()
-    assert pca(pictures()).isfinite().all()
+    assert pca(random_images()).isfinite().all()
 
 
-def test_all_is_zero_before_it_has_seen_a_picture() -> None:
+def test_all_is_zero_before_it_has_seen_an_image() -> None:
     pca = PatchPCA(2, 4)
     assert not pca.fitted
-    assert not pca(pictures()).any()
-    pca.fit(pictures())
+    assert not pca(random_images()).any()
+    pca.fit(random_images())
     assert pca.fitted
 
 
 def test_its_state_is_kept() -> None:
     pca, other = PatchPCA(2, 4), PatchPCA(2, 4)
-    pca.fit(pictures())
+    pca.fit(random_images())
     other.load_state_dict(pca.state_dict())
     assert other.fitted
-    assert torch.equal(other(pictures()), pca(pictures()))
+    assert torch.equal(other(random_images()), pca(random_images()))

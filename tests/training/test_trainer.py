@@ -13,7 +13,7 @@ from ldm.training.dreambooth import DreamBooth
 from tests.training.parts import batch_of, build_module, each_update, saved_step, train, weights
 
 
-class Seen(DreamBooth):
+class ImageFeatures(DreamBooth):
     """Keeps the timesteps of each batch, and its losses."""
 
     def training_step(self, batch: Any, batch_idx: int) -> Any:
@@ -37,7 +37,7 @@ def test_a_run_makes_exactly_its_iterations_of_updates(tmp_path: Path) -> None:
 
 
 def test_steps_see_the_batches_of_their_number(tmp_path: Path) -> None:
-    module = build_module(cls=Seen, batch_size=2)
+    module = build_module(cls=ImageFeatures, batch_size=2)
     train(module, tmp_path)
     assert vars(module)["timesteps"] == [batch_of(module, step)["timesteps"].tolist() for step in range(4)]
 
@@ -51,7 +51,7 @@ def test_nothing_is_written_but_the_resume_state(tmp_path: Path, monkeypatch: py
 
 
 def test_the_csv_log_holds_each_loss_by_step(tmp_path: Path) -> None:
-    module = build_module(cls=Seen, prior_loss_weight=0.5)
+    module = build_module(cls=ImageFeatures, prior_loss_weight=0.5)
     train(module, tmp_path, logger="csv")
     rows = csv_rows(tmp_path)
     for name, losses in vars(module)["logged"].items():
@@ -63,7 +63,7 @@ def test_the_csv_log_holds_each_loss_by_step(tmp_path: Path) -> None:
 
 
 def test_the_tensorboard_log_holds_each_loss_apart(tmp_path: Path) -> None:
-    module = build_module(cls=Seen)
+    module = build_module(cls=ImageFeatures)
     train(module, tmp_path, logger="tensorboard")
     events = EventAccumulator(str(tmp_path / "log"))
     events.Reload()
@@ -72,7 +72,7 @@ def test_the_tensorboard_log_holds_each_loss_apart(tmp_path: Path) -> None:
         assert [scalar.value for scalar in scalars] == pytest.approx(losses, rel=1e-5)
 
 
-def test_without_class_pictures_no_class_loss_is_logged(tmp_path: Path) -> None:
+def test_without_class_images_no_class_loss_is_logged(tmp_path: Path) -> None:
     train(build_module(with_class=False), tmp_path, logger="csv")
     assert csv_rows(tmp_path)[0].keys() & {"loss/class"} == set()
 
@@ -122,12 +122,12 @@ def test_an_interrupted_run_continues_to_the_very_same_weights(
         "lr_schedule": lr_schedule,
         "train_text_encoder": train_text_encoder,
     }
-    whole = build_module(cls=Seen, **options)
+    whole = build_module(cls=ImageFeatures, **options)
     train(whole, tmp_path / "whole", autocast_dtype=autocast_dtype)
     with pytest.raises(UserError):
         train(build_module(**options), tmp_path / "run", fail_at(4), autocast_dtype=autocast_dtype)
     assert saved_step(tmp_path / "run") == 2
-    continued = build_module(cls=Seen, **options)
+    continued = build_module(cls=ImageFeatures, **options)
     with each_update() as updates:
         train(continued, tmp_path / "run", autocast_dtype=autocast_dtype)
     assert len(updates) == 5

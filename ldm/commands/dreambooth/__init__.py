@@ -1,4 +1,4 @@
-"""dreambooth: planning a run, class pictures, training, previews."""
+"""dreambooth: planning a run, class images, training, previews."""
 
 from ldm.commands.dreambooth.run import dreambooth
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from ldm.checkpoint.keys import PARTS
 from ldm.checkpoint.reading import read_checkpoint
 from ldm.checkpoint.saving import SAVE_DTYPES
-from ldm.commands.disk_space import STATE_BYTES, picture_bytes, refuse_unwritable, refuse_without_space
+from ldm.commands.disk_space import STATE_BYTES, image_bytes, refuse_unwritable, refuse_without_space
 from ldm.commands.dreambooth.class_images import class_image_cache
 from ldm.commands.dreambooth.plan import Plan
 from ldm.commands.record import plain, section, write_record
@@ -17,12 +17,12 @@ from ldm.commands.resuming import (
     mark_unsaved,
     refuse_fewer_updates,
 )
-from ldm.commands.tokenizers import NAME
 from ldm.config import read_yaml, to_yaml
 from ldm.errors import UserError
 from ldm.files import slug, write_text
 from ldm.nn.tokenizer import copy_tokenizer
 from ldm.processes import RUN_DIR_VARIABLE, is_helper_process
+from ldm.runtime.tokenizers import NAME
 from ldm.training.class_images import DIRECTORY as CLASS_IMAGES
 
 
@@ -100,6 +100,6 @@ def _refuse_without_space(plan: Plan, output_dir: Path) -> None:
         config,
         checkpoint=SAVE_DTYPES[plan.options.save_dtype].itemsize * sum(sizes.values()),
         state=STATE_BYTES[config.optimizer, config.train_dtype] * trained,
-        more=picture_bytes(config.class_img_count, sampling.height, sampling.width),
-        what="class pictures",
+        more=image_bytes(config.class_img_count, sampling.height, sampling.width),
+        what="class images",
     )

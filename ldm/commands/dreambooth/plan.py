@@ -13,25 +13,13 @@ from torch import Tensor
 from ldm.checkpoint.loading import checkpoint_info, raise_unless_whole
 from ldm.checkpoint.reading import CheckpointFile, read_checkpoint
 from ldm.checkpoint.saving import hash_file
-from ldm.commands.compiling import refuse_graphs_without_cuda
-from ldm.commands.devices import parse_devices
-from ldm.commands.drawing.job import sampling_flags, sampling_from, with_sampler
 from ldm.commands.dreambooth.vram import FIELDS, FLOAT_WEIGHTS, fit_into_memory
 from ldm.commands.elsewhere import find_photo_directory, find_weights, moved, sha256_of
 from ldm.commands.enough_memory import refuse_too_large_images, refuse_too_large_training
 from ldm.commands.limits import warn_of_photos, warn_of_unknown_words
-from ldm.commands.models import (
-    Settings,
-    base_weights,
-    read_tokenizer,
-    recorded_settings,
-    settings_of,
-    snapped_size,
-)
 from ldm.commands.options.resumable import DREAMBOOTH
-from ldm.commands.placement import Compute, training_compute, training_precision
 from ldm.commands.resuming import RECORD, refuse_another_size, resumed_options
-from ldm.commands.tokenizers import NAME, find_tokenizer, has_tokenizer, repair_tokenizer
+from ldm.commands.sampling.job import sampling_flags, sampling_from, with_sampler
 from ldm.config import read_yaml
 from ldm.data.photos import read_directory
 from ldm.diffusion.sampling import SamplingConfig
@@ -39,6 +27,18 @@ from ldm.errors import UserError
 from ldm.files import ROOT, counted
 from ldm.nn.tokenizer import PromptTokenizer, tokenizer_digest
 from ldm.processes import RUN_DIR_VARIABLE, is_helper_process
+from ldm.runtime.compiling import refuse_graphs_without_cuda
+from ldm.runtime.devices import parse_devices
+from ldm.runtime.models import (
+    Settings,
+    base_weights,
+    read_tokenizer,
+    recorded_settings,
+    settings_of,
+    snapped_size,
+)
+from ldm.runtime.precision import Compute, training_compute, training_precision
+from ldm.runtime.tokenizers import NAME, find_tokenizer, has_tokenizer, repair_tokenizer
 from ldm.training.class_images import DIRECTORY as CLASS_IMAGES
 from ldm.training.config import DreamBoothConfig, Subject
 from ldm.training.memory import Workload
@@ -205,7 +205,7 @@ def _resolved(
 def _config_from(options: argparse.Namespace, defaults: DreamBoothConfig, sampling: SamplingConfig) -> DreamBoothConfig:
     """The flags where they were given, the model's defaults elsewhere.
 
-    `--sampler` and `--ddim-steps` are for class pictures too, where these have no flags of their own.
+    `--sampler` and `--ddim-steps` are for class images too, where these have no flags of their own.
     """
     given = {field.name: getattr(options, field.name, None) for field in fields(DreamBoothConfig)}
     given["prior_loss_weight"] = options.lamb

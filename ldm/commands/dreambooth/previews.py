@@ -1,4 +1,4 @@
-"""Pictures drawn before training and at every save from the same noise: the log shows the sweep as it grows."""
+"""Images drawn before training and at every save from the same noise: the log shows the sweep as it grows."""
 
 import logging
 import re
@@ -13,36 +13,36 @@ from PIL import Image
 from pytorch_lightning.loggers import TensorBoardLogger
 from torch import Tensor
 
-from ldm.commands.drawing.grid import labelled_grid
-from ldm.commands.placement import Compute
 from ldm.data.images import read_image, save_png, to_image, to_tensor
 from ldm.diffusion.guidance import classifier_free
 from ldm.diffusion.latent_diffusion import LatentDiffusion
 from ldm.diffusion.sampling import SamplingConfig, sample_images
 from ldm.progress import Progress
+from ldm.report.grid import labelled_grid
+from ldm.runtime.precision import Compute
 from ldm.terminal import visible
 from ldm.training.config import Subject
 from ldm.training.dreambooth import DreamBooth
 
 SAMPLES, PICTURES, SWEEP = "samples", "pictures", "sweep"
-"""`samples/` holds a sheet per step, `samples/pictures/` the single pictures, `samples/sweep.png` all of them."""
+"""`samples/` holds a sheet per step, `samples/pictures/` the single images, `samples/sweep.png` all of them."""
 MOST_ROWS, MOST_PIXELS = 24, 256
-"""Of the growing sheet: more steps are shown by some of them, larger pictures smaller."""
+"""Of the growing sheet: more steps are shown by some of them, larger images smaller."""
 
 MOST_TOGETHER = 4
-"""Pictures that a GPU draws at a time."""
+"""Images that a GPU draws at a time."""
 
 log = logging.getLogger(__name__)
 
 
-def pictures_together(device: torch.device) -> int:
+def images_together(device: torch.device) -> int:
     """How many are drawn at a time: on a CPU one, whose bits no other is to change."""
     return MOST_TOGETHER if device.type == "cuda" else 1
 
 
 @dataclass(frozen=True)
 class Previews:
-    """One picture per prompt; "{class}" in a prompt is the subject's class."""
+    """One image per prompt; "{class}" in a prompt is the subject's class."""
 
     run_dir: Path
     subject: Subject
@@ -52,28 +52,28 @@ class Previews:
     compute: Compute
 
     def draw(self, module: DreamBooth, step: int) -> None:
-        """Writes the step's pictures and sheet and the sheet of all steps so far, and adds them to TensorBoard."""
+        """Writes the step's images and sheet and the sheet of all steps so far, and adds them to TensorBoard."""
         if not self.prompts:
             return
         with self._ready(module):
-            self._draw_pictures(module.ldm, step)
-        sheet = labelled_grid([self._pictures(step)], [f"step {step}"], self._filled)
+            self._sample_images(module.ldm, step)
+        sheet = labelled_grid([self._images(step)], [f"step {step}"], self._filled)
         save_png(self.run_dir / SAMPLES / f"step-{step:05d}.png", sheet)
         steps = [one for one in self._steps() if one <= step]
         sweep = self._sweep(steps)
         save_png(self.run_dir / SAMPLES / f"{SWEEP}.png", sweep)
         if isinstance(module.logger, TensorBoardLogger):
             for one in steps if steps[:-1] == [0] else [step]:  # there was no log before training
-                for prompt, picture in zip(self._filled, self._pictures(one), strict=True):
-                    module.logger.experiment.add_image(visible(prompt), (to_tensor(picture) + 1.0) / 2.0, one)
+                for prompt, image in zip(self._filled, self._images(one), strict=True):
+                    module.logger.experiment.add_image(visible(prompt), (to_tensor(image) + 1.0) / 2.0, one)
             module.logger.experiment.add_image(SWEEP, np.asarray(sweep), step, dataformats="HWC")
 
-    def draw_untrained(self, module: DreamBooth) -> None:
+    def sample_untrained(self, module: DreamBooth) -> None:
         """Step 0: what the base model draws. To be called before training; in a resumed run it is there already."""
         if self.prompts and not (self.run_dir / SAMPLES / "step-00000.png").exists():
             self.draw(module, 0)
 
-    def _draw_pictures(self, ldm: LatentDiffusion, step: int) -> None:
+    def _sample_images(self, ldm: LatentDiffusion, step: int) -> None:
         with torch.no_grad():
             uncond_context = ldm.encode_prompts([""])
             contexts = torch.cat([ldm.encode_prompts([prompt]) for prompt in self._filled])
@@ -82,7 +82,7 @@ class Previews:
             save_png(self._path(step, index), to_image(image), {"prompt": prompt, "seed": self.seed, "step": step})
 
     def _sample(self, ldm: LatentDiffusion, contexts: Tensor, uncond_context: Tensor) -> Tensor:
-        """A picture for each of the contexts (n m d), all from the same noise: (n 3 h w)."""
+        """An image for each of the contexts (n m d), all from the same noise: (n 3 h w)."""
 
         def sample(together: int) -> Tensor:
             batches = [(some, uncond_context.expand_as(some)) for some in contexts.split(together)]
@@ -94,7 +94,7 @@ class Previews:
                     progress.update(len(images[-1]))
             return torch.cat(images)
 
-        if (together := pictures_together(ldm.device)) > 1:
+        if (together := images_together(ldm.device)) > 1:
             try:
                 return sample(together)
             except torch.OutOfMemoryError:
@@ -118,11 +118,11 @@ class Previews:
     def _path(self, step: int, index: int) -> Path:
         return self.run_dir / SAMPLES / PICTURES / f"step-{step:05d}_{index:02d}.png"
 
-    def _pictures(self, step: int) -> list[Image.Image]:
+    def _images(self, step: int) -> list[Image.Image]:
         return [read_image(self._path(step, index)) for index in range(len(self.prompts))]
 
     def _steps(self) -> list[int]:
-        """The steps of which all pictures are there; files, so that a resumed run knows them too."""
+        """The steps of which all images are there; files, so that a resumed run knows them too."""
         names = [path.stem for path in (self.run_dir / SAMPLES / PICTURES).glob("step-*_00.png")]
         steps = sorted(int(match[1]) for name in names if (match := re.fullmatch(r"step-(\d+)_00", name)))
         return [step for step in steps if all(self._path(step, index).exists() for index in range(len(self.prompts)))]
@@ -131,7 +131,7 @@ class Previews:
         """Rows of steps, columns of prompts."""
         spread = np.linspace(0, len(steps) - 1, min(len(steps), MOST_ROWS)).round().astype(int)
         shown = [steps[index] for index in spread]
-        rows = [self._pictures(step) for step in shown]
-        for picture in (picture for row in rows for picture in row):
-            picture.thumbnail((MOST_PIXELS, MOST_PIXELS))
+        rows = [self._images(step) for step in shown]
+        for image in (image for row in rows for image in row):
+            image.thumbnail((MOST_PIXELS, MOST_PIXELS))
         return labelled_grid(rows, [f"step {step}" for step in shown], self._filled)

@@ -1,4 +1,4 @@
-"""DreamBooth from photos to checkpoints: class pictures, encoding, training, previews, report."""
+"""DreamBooth from photos to checkpoints: class images, encoding, training, previews, report."""
 
 import argparse
 import gc
@@ -13,14 +13,16 @@ from ldm.checkpoint.reading import read_checkpoint
 from ldm.checkpoint.saving import SAVE_DTYPES, checkpoint_writer
 from ldm.commands.app import begin_run, logged, mistakes_to_continue_after
 from ldm.commands.cluster import refuse_copies
-from ldm.commands.compiling import step_recorder
-from ldm.commands.dreambooth.class_images import Drawing, class_image_cache, draw_class_images, drawing_precision
+from ldm.commands.dreambooth.class_images import (
+    ClassImageJob,
+    class_image_cache,
+    drawing_precision,
+    sample_class_images,
+)
 from ldm.commands.dreambooth.encoding import encode_files, encode_photos
 from ldm.commands.dreambooth.opening import Run, open_run
 from ldm.commands.dreambooth.plan import found_again, plan_run, resumed_run_options
 from ldm.commands.dreambooth.previews import Previews
-from ldm.commands.models import ModelSlot
-from ldm.commands.out_of_memory import explain_out_of_memory
 from ldm.commands.record import plain, versions
 from ldm.commands.resume_state import end_resume_state
 from ldm.commands.resuming import is_finished_without_state
@@ -29,6 +31,9 @@ from ldm.files import write_text
 from ldm.interruption import finish_first
 from ldm.leftovers import remove_leftovers
 from ldm.processes import is_helper_process, own_rank
+from ldm.runtime.compiling import step_capture
+from ldm.runtime.models import ModelSlot
+from ldm.runtime.out_of_memory import explain_out_of_memory
 from ldm.shell import command_line
 from ldm.terminal import Lines
 from ldm.training.dreambooth import DreamBooth
@@ -67,8 +72,8 @@ def _train(run: Run) -> None:
             run.directory, run.subject, run.config.preview_prompts, run.sampling, run.options.seed, run.compute
         )
         if not is_helper_process():
-            previews.draw_untrained(module)
-        dtype, record = run.training_autocast_dtype, step_recorder(run.devices, run.options.compile)
+            previews.sample_untrained(module)
+        dtype, record = run.training_autocast_dtype, step_capture(run.devices, run.options.compile)
         where = FitOptions(run.directory, run.devices, dtype, run.options.logger, record)
         fit(module, where, _saver(run, previews, where.writer))
     if not is_helper_process():
@@ -85,7 +90,7 @@ def _needs_less(run: Run) -> str:
 
 
 def _class_images(run: Run) -> list[Path]:
-    """The class pictures; those not there yet are drawn, on all devices."""
+    """The class images; those not there yet are drawn, on all devices."""
     count = run.config.class_img_count
     if count == 0:
         return []
@@ -95,16 +100,16 @@ def _class_images(run: Run) -> list[Path]:
     missing = cache.missing(count)
     if missing and not is_helper_process():
         batch_size = run.options.generation_batch_size
-        log.info("drawing %d of %d class pictures '%s' into %s", len(missing), count, cache.prompt, cache.directory)
+        log.info("drawing %d of %d class images '%s' into %s", len(missing), count, cache.prompt, cache.directory)
         how = run.devices, drawing_precision(run), run.options.compile
-        draw_class_images(Drawing(cache, missing, batch_size, run.base, run.tokenizer, run.settings, *how))
+        sample_class_images(ClassImageJob(cache, missing, batch_size, run.base, run.tokenizer, run.settings, *how))
     else:
-        log.info("%d class pictures '%s' from %s", count, cache.prompt, cache.directory)
+        log.info("%d class images '%s' from %s", count, cache.prompt, cache.directory)
     return cache.paths(count)
 
 
 def _build_module(run: Run, class_images: list[Path]) -> DreamBooth:
-    """Loads the base weights and encodes all pictures."""
+    """Loads the base weights and encodes all images."""
     compute = replace(run.compute, device=run.devices[own_rank() % len(run.devices)])
     ldm = ModelSlot(compute).use(read_checkpoint(run.base), run.settings, run.tokenizer)
     size, flip = (run.sampling.height, run.sampling.width), run.config.flip

@@ -32,7 +32,7 @@ EXIT_STATUSES = f"""exit status:
 """Said by every command's help."""
 
 ENCODER_NAMES = ("toyworld-judge", "clip-dino")
-DRAWING_PRECISIONS = ("auto", "full", "autocast", "bf16", "fp16")
+SAMPLING_PRECISIONS = ("auto", "full", "autocast", "bf16", "fp16")
 TRAINING_PRECISIONS = ("auto", "full", "autocast", "bf16-mixed", "fp16-mixed")
 COMPILE_MODES = ("auto", "off", "graphs", "full")
 MODEL_DEFAULT = "default: the model's"
@@ -134,7 +134,7 @@ def command_parser(
 
 
 def add_sampling(group: argparse._ArgumentGroup) -> None:
-    """How pictures are drawn."""
+    """How images are drawn."""
     group.add_argument(
         "--hw",
         type=SIDE,
@@ -171,7 +171,7 @@ def add_compile(group: argparse._ArgumentGroup, more: str = "") -> None:
         choices=COMPILE_MODES,
         default="auto",
         help="how to call the UNet faster. graphs: as recorded CUDA graphs; full: by torch.compile, taking minutes "
-        "to begin and rounds otherwise, so for thousands of pictures; off: plainly (default: auto, graphs for long "
+        "to begin and rounds otherwise, so for thousands of images; off: plainly (default: auto, graphs for long "
         f"jobs on CUDA){more}",
     )
 

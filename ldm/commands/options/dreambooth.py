@@ -41,7 +41,7 @@ def dreambooth_parser() -> argparse.ArgumentParser:
     _add_training(parser.add_argument_group("training"))
     _add_memory(parser.add_argument_group("how much memory training takes"))
     _add_prior_preservation(parser.add_argument_group("prior preservation"))
-    _add_pictures(parser.add_argument_group("class pictures and previews"))
+    _add_images(parser.add_argument_group("class images and previews"))
     _add_placement(parser.add_argument_group("where and how fast"))
     return parser
 
@@ -76,7 +76,7 @@ def _add_training(group: argparse._ArgumentGroup) -> None:
         "--batch-size",
         type=BATCH,
         metavar="N",
-        help=f"photos, and as many class pictures, per update and device; {MODEL_DEFAULT}",
+        help=f"photos, and as many class images, per update and device; {MODEL_DEFAULT}",
     )
     group.add_argument(
         "-t",
@@ -87,7 +87,7 @@ def _add_training(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--flip",
         action=argparse.BooleanOptionalAction,
-        help=f"also show mirrored pictures; off for lettering and faces; {MODEL_DEFAULT}",
+        help=f"also show mirrored images; off for lettering and faces; {MODEL_DEFAULT}",
     )
     group.add_argument("--seed", type=seed, default=42, help="of everything random; -1: a random one (default: 42)")
 
@@ -124,28 +124,28 @@ def _add_memory(group: argparse._ArgumentGroup) -> None:
 
 def _add_prior_preservation(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
-        "-l", "--lamb", type=NON_NEGATIVE, metavar="X", help=f"weight of the class pictures' loss; {MODEL_DEFAULT}"
+        "-l", "--lamb", type=NON_NEGATIVE, metavar="X", help=f"weight of the class images' loss; {MODEL_DEFAULT}"
     )
     group.add_argument(
         "--class-img-count",
         type=CLASS_IMAGES,
         metavar="N",
-        help=f"class pictures, drawn once and kept; 0: no prior preservation; {MODEL_DEFAULT}",
+        help=f"class images, drawn once and kept; 0: no prior preservation; {MODEL_DEFAULT}",
     )
     group.add_argument(
         "--generation-batch-size",
         "--gb",
         type=BATCH,
         metavar="N",
-        help="class pictures drawn at a time; default: on CUDA as many as fit, up to 16, else the model's",
+        help="class images drawn at a time; default: on CUDA as many as fit, up to 16, else the model's",
     )
 
 
-def _add_pictures(group: argparse._ArgumentGroup) -> None:
+def _add_images(group: argparse._ArgumentGroup) -> None:
     add_sampling(group)
-    like_previews = "default: as previews where their flags are given, else the model's for class pictures"
-    group.add_argument("--class-sampler", choices=SAMPLERS, help=f"of class pictures; {like_previews}")
-    group.add_argument("--class-steps", type=STEPS, metavar="N", help=f"of class pictures; {like_previews}")
+    like_previews = "default: as previews where their flags are given, else the model's for class images"
+    group.add_argument("--class-sampler", choices=SAMPLERS, help=f"of class images; {like_previews}")
+    group.add_argument("--class-steps", type=STEPS, metavar="N", help=f"of class images; {like_previews}")
     group.add_argument(
         "--preview-prompt",
         type=words,
@@ -177,7 +177,7 @@ def _add_placement(group: argparse._ArgumentGroup) -> None:
         type=OUTPUT,
         default=Path("ckpts"),
         metavar="DIR",
-        help="each run makes a new DIR/<class>-<n>; class pictures are kept in DIR/class-images (default: ckpts)",
+        help="each run makes a new DIR/<class>-<n>; class images are kept in DIR/class-images (default: ckpts)",
     )
     add_training_devices(group)
     add_compile(group, ". Training steps are recorded on one CUDA device, unless it is off or in fp16-mixed")

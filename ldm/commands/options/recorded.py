@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from ldm.commands.options.common import class_name, words
-from ldm.commands.options.drawing import evaluate_parser, img2img_parser, txt2img_parser
 from ldm.commands.options.dreambooth import dreambooth_parser
 from ldm.commands.options.places import DIRECTORY, FILE, OUTPUT, place
+from ldm.commands.options.sampling import evaluate_parser, img2img_parser, txt2img_parser
 from ldm.commands.options.train import train_parser
 from ldm.errors import UserError
 

@@ -47,10 +47,10 @@ def train_parser() -> argparse.ArgumentParser:
     parser = command_parser(
         "Trains a model from nothing, stage by stage; the YAML of --config has its shape and its recipe.",
         "the stages, as for the embedded tiny model (docs/tiny-model.md):\n"
-        "  python -m ldm.data.toyworld --dataset data/toyworld/pictures --count 64000 --size 64 --seed 0\n"
-        "  python train.py tokenizer -i data/toyworld/pictures\n"
-        "  python train.py autoencoder -i data/toyworld/pictures\n"
-        "  python train.py diffusion -i data/toyworld/pictures "
+        "  python -m ldm.toyworld --dataset data/toyworld/images --count 64000 --size 64 --seed 0\n"
+        "  python train.py tokenizer -i data/toyworld/images\n"
+        "  python train.py autoencoder -i data/toyworld/images\n"
+        "  python train.py diffusion -i data/toyworld/images "
         "--autoencoder runs/autoencoder-1/step-004400.safetensors\n"
         "  python train.py diffusion -r runs/diffusion-1            # continue an interrupted run\n"
         "  python train.py publish --ckpt-path runs/diffusion-1/step-006000.safetensors   # into ldm/assets\n",
@@ -69,7 +69,7 @@ def _add_sources(group: argparse._ArgumentGroup) -> None:
         "--image-dir",
         type=DIRECTORY,
         metavar="DIR",
-        help="pictures, in folders of any depth, with captions in metadata.jsonl or in a .txt beside each",
+        help="images, in folders of any depth, with captions in metadata.jsonl or in a .txt beside each",
     )
     group.add_argument(
         "--config",
@@ -103,7 +103,7 @@ def _add_placement(group: argparse._ArgumentGroup) -> None:
         type=OUTPUT,
         default=Path("runs"),
         metavar="DIR",
-        help="each run makes a new DIR/<stage>-<n>; encoded pictures are kept in DIR/latents (default: runs)",
+        help="each run makes a new DIR/<stage>-<n>; encoded images are kept in DIR/latents (default: runs)",
     )
     add_training_devices(group)
     group.add_argument(
@@ -114,6 +114,6 @@ def _add_placement(group: argparse._ArgumentGroup) -> None:
         "fp16-mixed; off: they are not (default: auto)",
     )
     group.add_argument(
-        "--workers", type=WORKERS, default=0, metavar="N", help="processes that read pictures; 4 to 8 for a GPU"
+        "--workers", type=WORKERS, default=0, metavar="N", help="processes that read images; 4 to 8 for a GPU"
     )
     add_saving(group)

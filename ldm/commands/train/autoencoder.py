@@ -1,4 +1,4 @@
-"""The first stage: pictures to latents and back."""
+"""The first stage: images to latents and back."""
 
 import logging
 
@@ -8,11 +8,11 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from ldm.checkpoint.loading import load_part
 from ldm.checkpoint.reading import read_checkpoint
 from ldm.checkpoint.saving import SAVE_DTYPES, part_writer
-from ldm.commands.out_of_memory import explain_out_of_memory
 from ldm.commands.train.run import TrainingRun
 from ldm.data.images import fit as fit_image
 from ldm.data.images import read_image, save_png, to_image, to_tensor
 from ldm.nn.autoencoder import AutoencoderKL
+from ldm.runtime.out_of_memory import explain_out_of_memory
 from ldm.shell import command_line
 from ldm.training.autoencoder import AutoencoderTraining, initialise, psnr
 from ldm.training.trainer import FitOptions, fit
@@ -20,14 +20,14 @@ from ldm.training.trainer import FitOptions, fit
 log = logging.getLogger(__name__)
 
 SHOWN = 12
-"""Pictures on a sheet: the originals above, what comes back below."""
+"""Images on a sheet: the originals above, what comes back below."""
 
 
 def train_autoencoder(run: TrainingRun) -> None:
     """Trains it to the end."""
     config = run.configured(run.settings.autoencoder_training)
     paths = [image.path for image in run.images]
-    log.info("%d pictures in %s", len(paths), run.options.image_dir)
+    log.info("%d images in %s", len(paths), run.options.image_dir)
     torch.manual_seed(run.options.seed)
     autoencoder = AutoencoderKL(run.settings.model.autoencoder)
     initialise(autoencoder)
@@ -55,7 +55,7 @@ def train_autoencoder(run: TrainingRun) -> None:
 
 @torch.no_grad()
 def _show(run: TrainingRun, module: AutoencoderTraining, shown: torch.Tensor, step: int) -> None:
-    """Writes `samples/step-<n>.png` and logs how near the decoded pictures are to the originals."""
+    """Writes `samples/step-<n>.png` and logs how near the decoded images are to the originals."""
     images = shown.to(module.device)
     with run.compute.autocast():
         decoded = module.autoencoder.decode(module.autoencoder.encode(images).mean).float()
@@ -65,4 +65,4 @@ def _show(run: TrainingRun, module: AutoencoderTraining, shown: torch.Tensor, st
     if isinstance(module.logger, TensorBoardLogger):
         module.logger.experiment.add_image("originals and reconstructions", ((sheet + 1) / 2).clamp(0, 1), step)
         module.logger.experiment.add_scalar("psnr of the shown", similarity, step)
-    log.info("step %d: the sheet's pictures come back with %.2f dB", step, similarity)
+    log.info("step %d: the sheet's images come back with %.2f dB", step, similarity)

@@ -12,11 +12,6 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from ldm.checkpoint.loading import checkpoint_info, load_part
 from ldm.checkpoint.reading import CheckpointFile, read_checkpoint
 from ldm.checkpoint.saving import SAVE_DTYPES, checkpoint_writer, hash_part
-from ldm.commands.compiling import step_recorder
-from ldm.commands.drawing.grid import labelled_grid
-from ldm.commands.models import Settings, snapped_size
-from ldm.commands.out_of_memory import explain_out_of_memory
-from ldm.commands.tokenizers import NAME
 from ldm.commands.train.run import TrainingRun, latents_dir
 from ldm.config import build_config
 from ldm.data.images import save_png, to_image
@@ -28,6 +23,11 @@ from ldm.leftovers import remove_leftovers
 from ldm.nn.autoencoder import AutoencoderKL
 from ldm.nn.tokenizer import load_tokenizer
 from ldm.processes import is_helper_process
+from ldm.report.grid import labelled_grid
+from ldm.runtime.compiling import step_capture
+from ldm.runtime.models import Settings, snapped_size
+from ldm.runtime.out_of_memory import explain_out_of_memory
+from ldm.runtime.tokenizers import NAME
 from ldm.shell import command_line
 from ldm.training.config import DiffusionTrainingConfig
 from ldm.training.latent_diffusion import LatentDiffusionTraining, initialise
@@ -36,13 +36,13 @@ from ldm.training.trainer import FitOptions, fit
 log = logging.getLogger(__name__)
 
 SEEDS = 6
-"""Pictures of each prompt on a sheet."""
+"""Images of each prompt on a sheet."""
 
 
 def train_diffusion(run: TrainingRun) -> None:
     """Trains it to the end."""
     config = run.configured(run.settings.diffusion_training)
-    log.info("%d pictures with captions in %s", len(run.images), run.options.image_dir)
+    log.info("%d images with captions in %s", len(run.images), run.options.image_dir)
     file = read_checkpoint(run.options.autoencoder or run.options.ckpt_path)
     moments = _moments(run, file, config)
     yaml = _with_scale_factor(run, moments)
@@ -53,7 +53,7 @@ def train_diffusion(run: TrainingRun) -> None:
     sampling = replace(sampling, height=height, width=width)
     module = LatentDiffusionTraining(ldm, moments, captions, config, run.options.seed, run.options.workers)
 
-    dtype, record = run.compute.autocast_dtype, step_recorder(run.devices, run.options.compile)
+    dtype, record = run.compute.autocast_dtype, step_capture(run.devices, run.options.compile)
     where = FitOptions(run.directory, run.devices, dtype, run.options.logger, record)
 
     def save(module: LatentDiffusionTraining, step: int) -> None:
@@ -69,7 +69,7 @@ def train_diffusion(run: TrainingRun) -> None:
 
 
 def _moments(run: TrainingRun, file: CheckpointFile, config: DiffusionTrainingConfig) -> np.ndarray:
-    """All pictures encoded, from an earlier run's file where there is one."""
+    """All images encoded, from an earlier run's file where there is one."""
     paths = [image.path for image in run.images]
     precision = str(run.compute.autocast_dtype or run.compute.dtype)
     key = latents_key(hash_part(file.tensors, "autoencoder"), paths, config.size, config.flip, precision)
@@ -77,7 +77,7 @@ def _moments(run: TrainingRun, file: CheckpointFile, config: DiffusionTrainingCo
     if not is_helper_process():
         remove_leftovers(path.parent)
     if not path.exists() and not is_helper_process():
-        log.info("encoding %d pictures into %s", len(paths), path)
+        log.info("encoding %d images into %s", len(paths), path)
         autoencoder = AutoencoderKL(run.settings.model.autoencoder)
         load_part(autoencoder, "autoencoder", file)
         with run.compute.autocast():
@@ -124,7 +124,7 @@ def _show(run: TrainingRun, module: LatentDiffusionTraining, sampling: SamplingC
             sample_images(ldm, classifier_free(context, uncond_context, sampling.guidance_scale), seeds, sampling)
             for context in contexts
         ]
-    cells = [[to_image(picture) for picture in row] for row in rows]
+    cells = [[to_image(image) for image in row] for row in rows]
     sheet = labelled_grid(cells, prompts, [f"seed {seed}" for seed in seeds])
     save_png(run.directory / "samples" / f"step-{step:06d}.png", sheet)
     if isinstance(module.logger, TensorBoardLogger):

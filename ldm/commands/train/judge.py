@@ -2,13 +2,13 @@
 
 import logging
 
-from ldm.checkpoint.judge import judge_writer
-from ldm.commands.out_of_memory import explain_out_of_memory
 from ldm.commands.train.run import TrainingRun, tokenizer_source
-from ldm.data.judge import HEADS
-from ldm.nn.judge import JudgeConfig
 from ldm.nn.tokenizer import load_tokenizer
+from ldm.runtime.out_of_memory import explain_out_of_memory
 from ldm.shell import command_line
+from ldm.toyworld.judge.data import HEADS
+from ldm.toyworld.judge.file import judge_writer
+from ldm.toyworld.judge.network import JudgeConfig
 from ldm.training.judge import JudgeTraining, build_judge_training
 from ldm.training.trainer import FitOptions, fit
 

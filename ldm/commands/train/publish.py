@@ -10,13 +10,13 @@ from ldm.checkpoint.loading import Placement, checkpoint_info, load_model
 from ldm.checkpoint.metadata import CheckpointInfo
 from ldm.checkpoint.reading import read_checkpoint
 from ldm.checkpoint.saving import SAVE_DTYPES, save_checkpoint
-from ldm.commands.models import Settings
 from ldm.commands.record import plain, versions
 from ldm.config import build_config, read_yaml
 from ldm.disk import human_size
 from ldm.errors import UserError
 from ldm.files import ROOT
 from ldm.leftovers import remove_leftovers
+from ldm.runtime.models import Settings
 
 log = logging.getLogger(__name__)
 

@@ -16,13 +16,10 @@ from ldm.checkpoint.metadata import CheckpointInfo
 from ldm.checkpoint.reading import read_checkpoint
 from ldm.checkpoint.saving import SAVE_DTYPES
 from ldm.commands.app import begin_run
-from ldm.commands.devices import parse_devices
 from ldm.commands.disk_space import AVERAGE_BYTES, STATE_BYTES, refuse_unwritable, refuse_without_space
 from ldm.commands.elsewhere import find_known, find_weights, moved, sha256_of
-from ldm.commands.models import Settings, recorded_settings, settings_of
 from ldm.commands.options.resumable import TRAIN, flag_of
 from ldm.commands.options.train import HEEDED
-from ldm.commands.placement import Compute, training_compute
 from ldm.commands.record import plain, section, versions, write_record
 from ldm.commands.resuming import (
     RECORD,
@@ -32,11 +29,9 @@ from ldm.commands.resuming import (
     refuse_fewer_updates,
     resumed_options,
 )
-from ldm.commands.tokenizers import NAME, find_tokenizer, has_tokenizer, repair_tokenizer
 from ldm.commands.train.memory import refuse_too_large_training
 from ldm.config import build_config, read_yaml, to_yaml
 from ldm.data.captioned import CaptionedImage, digest, find_captioned
-from ldm.data.judge import Pictures
 from ldm.data.latents import moments_bytes
 from ldm.diffusion.latent_diffusion import LatentDiffusion
 from ldm.diffusion.outline import count_weights
@@ -46,7 +41,12 @@ from ldm.interruption import finish_first
 from ldm.nn.tokenizer import copy_tokenizer, load_tokenizer, tokenizer_digest
 from ldm.nn.weightless import weightless
 from ldm.processes import RUN_DIR_VARIABLE, is_helper_process, own_rank
+from ldm.runtime.devices import parse_devices
+from ldm.runtime.models import Settings, recorded_settings, settings_of
+from ldm.runtime.precision import Compute, training_compute
+from ldm.runtime.tokenizers import NAME, find_tokenizer, has_tokenizer, repair_tokenizer
 from ldm.shell import command_line
+from ldm.toyworld.judge.data import Images
 from ldm.training.config import OptimizationConfig
 
 log = logging.getLogger(__name__)
@@ -167,7 +167,7 @@ def is_done(options: argparse.Namespace) -> bool:
 def open_run(options: argparse.Namespace) -> TrainingRun:
     """Decides and checks everything that can be; then makes the run's directory, or finds the one to continue."""
     if options.image_dir is None:
-        raise UserError("--image-dir is needed: a folder of pictures, with captions for all but the autoencoder")
+        raise UserError("--image-dir is needed: a folder of images, with captions for all but the autoencoder")
     if options.stage == "diffusion" and not (options.autoencoder or options.ckpt_path):
         raise UserError("--autoencoder is needed: a checkpoint of `python train.py autoencoder`, or of a whole model")
     devices = parse_devices(options.devices)
@@ -206,7 +206,7 @@ def open_run(options: argparse.Namespace) -> TrainingRun:
 
 
 def latents_dir(options: argparse.Namespace) -> Path:
-    """Where encoded pictures are kept for all runs."""
+    """Where encoded images are kept for all runs."""
     directory: Path = options.output_dir / "latents"
     return directory
 
@@ -264,18 +264,18 @@ def _raise_if_changed(options: argparse.Namespace, data: dict[str, Any], files: 
     """A run that goes on needs what it began with."""
     record = read_yaml(options.resume_dir / RECORD)
     if record.get("data", data) != data:
-        raise UserError(f"the pictures or captions in {options.image_dir} are not those that this run began with")
+        raise UserError(f"the images or captions in {options.image_dir} are not those that this run began with")
     for name, sha256 in files.items():
         if "files" in record and section(record, "files").get(name) != sha256:
             raise UserError(f"{getattr(options, name)} is not the file that this run began with")
     refuse_fewer_updates(options.resume_dir, options.iterations)
 
 
-def _raise_unless_possible(options: argparse.Namespace, settings: Settings, pictures: int) -> None:
-    """Pictures of a size that the networks take, weights that fit them, the text encoder's tokenizer, and room."""
+def _raise_unless_possible(options: argparse.Namespace, settings: Settings, images: int) -> None:
+    """Images of a size that the networks take, weights that fit them, the text encoder's tokenizer, and room."""
     if options.stage == "judge":
         load_tokenizer(tokenizer_source(options, settings))
-        Pictures([options.image_dir])
+        Images([options.image_dir])
         return
     first = options.stage == "autoencoder"
     model, stage = settings.model, f"{options.stage}_training"
@@ -295,10 +295,10 @@ def _raise_unless_possible(options: argparse.Namespace, settings: Settings, pict
         tokens, rows = len(load_tokenizer(source).clip_tokenizer), model.text_encoder.vocab_size
         if tokens != rows:
             raise UserError(f"the tokenizer in {source} has {tokens} tokens, but text_encoder.vocab_size is {rows}")
-    _refuse_without_space(options, settings, pictures)
+    _refuse_without_space(options, settings, images)
 
 
-def _refuse_without_space(options: argparse.Namespace, settings: Settings, pictures: int) -> None:
+def _refuse_without_space(options: argparse.Namespace, settings: Settings, images: int) -> None:
     config: OptimizationConfig
     latents = 0
     if options.stage == "autoencoder":
@@ -308,14 +308,14 @@ def _refuse_without_space(options: argparse.Namespace, settings: Settings, pictu
         config, saved = settings.diffusion_training, count_weights(settings.model)
         trained = count_weights(settings.model, PARTS["unet"])
         trained += count_weights(settings.model, PARTS["text_encoder"]) * config.train_text_encoder
-        latents = moments_bytes(settings.model.autoencoder, pictures, config.size, config.flip)
+        latents = moments_bytes(settings.model.autoencoder, images, config.size, config.flip)
         if any(path.stat().st_size - latents in range(4096) for path in latents_dir(options).glob("*.npy")):
-            latents = 0  # so large is what an earlier run encoded of these pictures
+            latents = 0  # so large is what an earlier run encoded of these images
     refuse_without_space(
         options.output_dir,
         _configured(config, options),
         checkpoint=saved * SAVE_DTYPES[options.save_dtype].itemsize,
         state=trained * (STATE_BYTES[config.optimizer, "fp32"] + AVERAGE_BYTES),
         more=latents,
-        what="the encoded pictures",
+        what="the encoded images",
     )

@@ -2,20 +2,20 @@
 
 import argparse
 
-from ldm.commands.models import Settings
 from ldm.config import build_config, read_yaml
 from ldm.data.captioned import find_captioned
 from ldm.errors import UserError
 from ldm.files import ROOT
 from ldm.leftovers import remove_leftovers
 from ldm.nn.tokenizer import FILES
+from ldm.runtime.models import Settings
 from ldm.training.tokenizer import train_tokenizer
 
 
 def write_tokenizer(options: argparse.Namespace) -> None:
     """Writes it where the model's YAML says that it is. Raises `UserError` rather than replace one."""
     if options.image_dir is None:
-        raise UserError("--image-dir is needed: a folder of pictures with captions")
+        raise UserError("--image-dir is needed: a folder of images with captions")
     settings = build_config(Settings, read_yaml(options.config), str(options.config))
     directory = ROOT / settings.tokenizer
     if taken := [name for name in FILES if (directory / name).exists()]:

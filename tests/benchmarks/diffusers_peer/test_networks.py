@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from benchmarks.diffusers_peer.drawing import assert_same_picture, build_pipeline, tune_pipeline
+from benchmarks.diffusers_peer.drawing import assert_same_image, build_pipeline, tune_pipeline
 from benchmarks.diffusers_peer.networks import assert_same_networks, build_peer, forget
 from benchmarks.tools.sizes import SIZES, build_random
 from ldm.errors import UserError
@@ -15,8 +15,8 @@ def test_both_sides_compute_and_draw_the_same_from_one_set_of_weights() -> None:
     ldm = build_random(TINY)
     peer = build_peer(ldm, TINY)
     assert max(assert_same_networks(ldm, peer, TINY).values()) < 1e-5
-    assert assert_same_picture(ldm, build_pipeline(peer, ldm), 32) < 1e-4
-    assert assert_same_picture(ldm, tune_pipeline(build_pipeline(peer, ldm), "off"), 32) < 1e-4
+    assert assert_same_image(ldm, build_pipeline(peer, ldm), 32) < 1e-4
+    assert assert_same_image(ldm, tune_pipeline(build_pipeline(peer, ldm), "off"), 32) < 1e-4
 
 
 def test_memory_is_shared_and_of_trained_networks_the_parameters_too() -> None:

@@ -7,7 +7,7 @@ import torch
 
 from benchmarks.diffusers_peer.networks import build_peer
 from benchmarks.diffusers_peer.training import Reference, ReferenceOptions, build_accelerator, build_scheduler
-from benchmarks.tools.photos import write_pictures
+from benchmarks.tools.photos import write_images
 from benchmarks.tools.sizes import SIZES, build_random
 from ldm.diffusion.latent_diffusion import LatentDiffusion
 from ldm.errors import UserError
@@ -24,7 +24,7 @@ def begun(ldm: LatentDiffusion, directory: Path, options: ReferenceOptions) -> R
     folders = [directory / name for name in ("photos", "class")]
     if not folders[0].exists():
         for folder, count in zip(folders, (2, 3), strict=True):
-            write_pictures(folder, count, 48)
+            write_images(folder, count, 48)
     torch.manual_seed(0)
     reference.begin(*folders, TINY.pixels)
     return reference

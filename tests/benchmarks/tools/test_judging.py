@@ -7,12 +7,12 @@ import torch
 
 from benchmarks.tools.intervals import Count
 from benchmarks.tools.judging import counts, judged, mistakes, pair_similarity, scene_answers
-from ldm.data.toyworld import Scene, random_scene
-from ldm.evaluation.judge import Answer
+from ldm.toyworld import Scene, random_scene
+from ldm.toyworld.judge.encoder import Answer
 
 
 class Says:
-    """A judge with an answer ready for each picture."""
+    """A judge with an answer ready for each image."""
 
     def __init__(self, *answers: dict[str, str]) -> None:
         self.answers = answers
@@ -26,7 +26,7 @@ def scene_of(pattern: str, *colours: str) -> Scene:
     return replace(scene, thing=replace(scene.thing, pattern=pattern, colours=colours))
 
 
-def test_a_picture_is_no_pair_with_itself() -> None:
+def test_an_image_is_no_pair_with_itself() -> None:
     assert pair_similarity(torch.tensor([[1.0, 0.2, 0.4], [0.2, 1.0, 0.6], [0.4, 0.6, 1.0]])) == pytest.approx(0.4)
 
 

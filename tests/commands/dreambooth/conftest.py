@@ -8,7 +8,7 @@ import pytest
 from ldm.commands.dreambooth import run as command
 from ldm.training.dreambooth import DreamBooth
 from ldm.training.trainer import FitOptions
-from tests.commands.dreambooth.teaching import STOPPED, Plan, Planned, Teach, copied, interrupted
+from tests.commands.dreambooth.training_run import STOPPED, Plan, Planned, Teach, copied, interrupted
 
 
 @pytest.fixture
@@ -44,5 +44,5 @@ def stopped_once(tmp_path_factory: pytest.TempPathFactory, subject_dir: Path, ti
 
 @pytest.fixture
 def stopped(stopped_once: Path, teach: Teach) -> Path:
-    """A copy of that run and its class pictures."""
+    """A copy of that run and its class images."""
     return copied(stopped_once, teach.root)

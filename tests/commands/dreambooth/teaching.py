@@ -16,7 +16,7 @@ from ldm.errors import UserError
 from ldm.training.dreambooth import DreamBooth
 from ldm.training.trainer import FitOptions
 from tests.commands.calls import call, refused
-from tests.commands.conftest import Trained
+from tests.commands.fixtures import Trained
 
 SHORT = ("--iterations", 2, "-s", 2, "--class-img-count", 2)
 
@@ -82,7 +82,7 @@ def interrupted(teach: Teach, monkeypatch: pytest.MonkeyPatch, at: int, *argumen
 
 
 def copied(directory: Path, root: Path) -> Path:
-    """Copies a run with its class pictures, and makes it one of the new place."""
+    """Copies a run with its class images, and makes it one of the new place."""
     shutil.copytree(directory.parent, root)
     record = root / directory.name / "run.yaml"
     record.write_text(record.read_text().replace(str(directory.parent), str(root)))

@@ -26,7 +26,7 @@ from tests.commands.calls import (
     start,
     tensors_of,
 )
-from tests.commands.conftest import Trained
+from tests.commands.fixtures import Trained
 from tests.commands.processes import Process, wait_for, wait_until
 
 SLURM = {
@@ -61,7 +61,7 @@ def test_two_devices_write_one_run(on_two_devices: tuple[Path, Outcome]) -> None
 
 
 @pytest.mark.slow
-def test_two_devices_draw_the_class_pictures_that_one_draws(
+def test_two_devices_draw_the_class_images_that_one_draws(
     on_two_devices: tuple[Path, Outcome], trained: Trained
 ) -> None:
     ours, theirs = (
@@ -92,7 +92,7 @@ def test_a_run_on_two_devices_is_continued(on_two_devices: tuple[Path, Outcome],
 def test_an_error_in_one_of_two_processes_is_told_as_in_one(
     subject_dir: Path, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
-    """The base weights are broken, which shows when class pictures are drawn."""
+    """The base weights are broken, which shows when class images are drawn."""
     shutil.copytree(tiny_checkpoint.parent, tmp_path / "base")
     base, key = tmp_path / "base" / tiny_checkpoint.name, "model.diffusion_model.out.2.bias"
     tensors = tensors_of(tiny_checkpoint)
@@ -189,14 +189,14 @@ def test_a_process_that_is_killed_ends_the_other_and_the_run_goes_on(
         (signal.SIGINT, "all", 75),
     ],
 )
-def test_processes_that_draw_class_pictures_end_together(
+def test_processes_that_draw_class_images_end_together(
     number: signal.Signals, who: str, status: int, subject_dir: Path, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
     words = ("-c", "can", "-i", subject_dir, "--ckpt-path", tiny_checkpoint, "-d", "cpu,cpu", "--gb", 1)
     process = start("dreambooth", *words, "--class-img-count", 2000, "--ddim-steps", 20, cwd=tmp_path)
-    pictures = tmp_path / "ckpts" / "class-images"
+    images = tmp_path / "ckpts" / "class-images"
     try:
-        wait_until("the sixth picture", lambda: len(list(pictures.glob("*/*.png"))) > 5, process)
+        wait_until("the sixth image", lambda: len(list(images.glob("*/*.png"))) > 5, process)
         helpers = children_of(process.pid)
         assert len(helpers) == 2
         if who == "all":
@@ -212,5 +212,5 @@ def test_processes_that_draw_class_pictures_end_together(
     assert "Traceback" not in said
     assert said.rstrip().endswith("; continue with\n  python dreambooth.py -r ckpts/can-1")
     assert ("(SIGKILL; was the memory full?)" in said) == (number == signal.SIGKILL)
-    for path in pictures.rglob("*.png"):
+    for path in images.rglob("*.png"):
         assert pixels(path).shape == (32, 32, 3)

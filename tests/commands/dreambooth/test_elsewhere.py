@@ -14,8 +14,8 @@ from ldm.config import read_yaml, to_yaml
 from ldm.nn.tokenizer import tokenizer_digest
 from ldm.shell import command_line
 from tests.commands.calls import call, equal, info_of, refused
-from tests.commands.conftest import UNetCall, write_photos
-from tests.commands.dreambooth.teaching import STOPPED, Teach, copied, interrupted, sha256
+from tests.commands.dreambooth.training_run import STOPPED, Teach, copied, interrupted, sha256
+from tests.commands.fixtures import UNetCall, write_photos
 from tests.tiny import build_tiny_model, write_tiny_checkpoint
 
 

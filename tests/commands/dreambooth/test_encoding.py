@@ -11,9 +11,9 @@ from torch import Tensor
 
 from ldm.commands.dreambooth import encoding
 from ldm.commands.dreambooth.encoding import encode_files, encoding_arithmetic, read_ahead, views_together
-from ldm.commands.placement import Compute
 from ldm.nn.autoencoder import AutoencoderKL, DiagonalGaussian
-from tests.commands.dreambooth.teaching import Plan
+from ldm.runtime.precision import Compute
+from tests.commands.dreambooth.training_run import Plan
 from tests.tiny import build_tiny_model
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda:0")
@@ -69,7 +69,7 @@ def test_a_gpu_encodes_several_at_a_time_by_their_pixels(
     assert views_together(device, *size) == together
 
 
-def test_as_on_a_gpu_all_pictures_are_there_in_their_order(
+def test_as_on_a_gpu_all_images_are_there_in_their_order(
     files: list[Path], encoded: list[Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     autoencoder = build_tiny_model().autoencoder.eval()
@@ -96,7 +96,7 @@ def test_float16_in_which_autoencoders_overflow_is_not_encoded_in(
         assert (ones @ ones).dtype == dtype
 
 
-def test_pictures_are_read_ahead_by_threads_but_not_all_at_once(
+def test_images_are_read_ahead_by_threads_but_not_all_at_once(
     files: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begun: list[Path] = []

@@ -7,13 +7,13 @@ import pytest
 import torch
 from PIL import Image
 
-from ldm.commands.options.drawing import txt2img_parser
 from ldm.commands.options.dreambooth import dreambooth_parser
+from ldm.commands.options.sampling import txt2img_parser
 from ldm.config import read_yaml, to_yaml
 from ldm.files import ROOT
 from tests.commands.calls import call, difference, equal, pixels
-from tests.commands.conftest import UNetCall, write_photos
-from tests.commands.dreambooth.teaching import STOPPED, Plan, Teach, scalars
+from tests.commands.dreambooth.training_run import STOPPED, Plan, Teach, scalars
+from tests.commands.fixtures import UNetCall, write_photos
 from tests.tiny import TINY_YAML, write_tiny_checkpoint
 
 FLAGS: list[tuple[tuple[object, ...], str, object]] = [
@@ -77,11 +77,11 @@ def test_flip_doubles_what_can_be_seen_of_each_photo(plan: Plan) -> None:
     assert not torch.equal(both[0][:, :1], both[0][:, 1:])
 
 
-def test_hw_is_the_size_of_photos_class_pictures_and_previews(plan: Plan, tmp_path: Path) -> None:
+def test_hw_is_the_size_of_photos_class_images_and_previews(plan: Plan, tmp_path: Path) -> None:
     module = plan("--hw", 32, 48).module
     assert [moments.shape[-2:] for moments in module._moments if moments is not None] == [(4, 6), (4, 6)]
-    picture = next((tmp_path / "ckpts" / "class-images").rglob("*.png"))
-    assert Image.open(picture).size == (48, 32)
+    image = next((tmp_path / "ckpts" / "class-images").rglob("*.png"))
+    assert Image.open(image).size == (48, 32)
 
 
 def test_hw_is_snapped_with_a_note(teach: Teach, plan: Plan) -> None:
@@ -125,7 +125,7 @@ def test_precision_is_what_training_computes_in(
     assert len(unet_calls) == 2
 
 
-def test_batch_size_is_photos_and_as_many_class_pictures(teach: Teach, unet_calls: list[UNetCall]) -> None:
+def test_batch_size_is_photos_and_as_many_class_images(teach: Teach, unet_calls: list[UNetCall]) -> None:
     teach("--no-previews", "--batch-size", 3)
     assert [one.batch for one in unet_calls[-2:]] == [6, 6]
 

@@ -13,8 +13,8 @@ from ldm.commands.dreambooth import run as command
 from ldm.commands.dreambooth.previews import Previews
 from ldm.files import ROOT
 from tests.commands.calls import Outcome, call, difference, equal, pixels, refused
-from tests.commands.conftest import Trained
-from tests.commands.dreambooth.teaching import Teach
+from tests.commands.dreambooth.training_run import Teach
+from tests.commands.fixtures import Trained
 from tests.full_disk import entries, files_of_at_most
 
 TINY_DISK = """
@@ -96,7 +96,7 @@ def test_a_run_that_could_not_write_goes_on_when_it_can(
 ) -> None:
     size = (whole.directory / what).stat().st_size - 100
     with monkeypatch.context() as patch:
-        full_while(patch, *((Previews, "draw_untrained") if what == PREVIEW else (command, "fit")), size)
+        full_while(patch, *((Previews, "sample_untrained") if what == PREVIEW else (command, "fit")), size)
         outcome = call("dreambooth", *words)
     assert_told(outcome, teach.root / "can-1" / what)
     assert not (teach.root / "can-1" / what).exists()
@@ -117,13 +117,13 @@ def test_a_record_that_can_not_be_written_leaves_no_run(
     assert_whole(teach.root / "can-1", whole)
 
 
-def test_class_pictures_that_can_not_be_written_are_drawn_when_they_can(
+def test_class_images_that_can_not_be_written_are_drawn_when_they_can(
     words: tuple[object, ...], teach: Teach, whole: Trained, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     drawn = whole.root / "class-images"
     smaller = min(path.stat().st_size for path in drawn.rglob("*.png"))
     with monkeypatch.context() as patch:
-        full_while(patch, command, "draw_class_images", smaller - 100)
+        full_while(patch, command, "sample_class_images", smaller - 100)
         outcome = call("dreambooth", *words)
     refused(outcome, "could not write", "class-images", ".png: File too large")
     outcome = call("dreambooth", "-r", teach.root / "can-1")

@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from tests.commands.calls import call, difference, equal, pixels, shell, start
-from tests.commands.conftest import EXACT, Trained
+from tests.commands.fixtures import EXACT, Trained
 from tests.commands.processes import wait_for, wait_until
 
 
 @pytest.fixture
 def exact_words(tmp_path: Path, subject_dir: Path, tiny_checkpoint: Path, uninterrupted: Trained) -> tuple[object, ...]:
-    """The command line of the uninterrupted run, in a directory that has its class pictures already."""
+    """The command line of the uninterrupted run, in a directory that has its class images already."""
     shutil.copytree(uninterrupted.root / "class-images", tmp_path / "class-images")
     return ("-c", "can", "-i", subject_dir, "--ckpt-path", tiny_checkpoint, "-o", tmp_path, *EXACT)
 
@@ -30,8 +30,8 @@ def assert_equal_runs(one: Path, other: Path) -> None:
         assert equal(one / name, other / name), name
     previews = sorted(path.relative_to(one) for path in (one / "samples").rglob("*.png"))
     assert len(previews) == 5 + 5 * 2 + 1
-    for picture in previews:
-        assert difference(pixels(one / picture), pixels(other / picture)) == 0, picture
+    for image in previews:
+        assert difference(pixels(one / image), pixels(other / image)) == 0, image
 
 
 def test_a_killed_run_continues_to_bit_identical_weights(
@@ -100,13 +100,13 @@ def test_a_second_ctrl_c_stops_at_once(exact_words: tuple[object, ...], tmp_path
 
 
 @pytest.mark.slow
-def test_ctrl_c_while_class_pictures_are_drawn_keeps_those_that_are_done(
+def test_ctrl_c_while_class_images_are_drawn_keeps_those_that_are_done(
     subject_dir: Path, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
     words = ("-c", "can", "-i", subject_dir, "--ckpt-path", tiny_checkpoint, "-o", tmp_path, "--gb", 1)
     process = start("dreambooth", *words, "--class-img-count", 500, "--ddim-steps", 20, cwd=tmp_path)
     directory = tmp_path / "class-images"
-    wait_until("the third class picture", lambda: len(list(directory.glob("*/*.png"))) >= 3, process)
+    wait_until("the third class image", lambda: len(list(directory.glob("*/*.png"))) >= 3, process)
     process.send_signal(signal.SIGINT)
     said, _ = process.communicate(timeout=120)
     assert process.returncode == 75, said

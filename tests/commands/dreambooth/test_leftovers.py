@@ -7,8 +7,8 @@ import pytest
 
 from ldm.checkpoint.discovery import RESUME_STATE
 from tests.commands.calls import call, equal, refused
-from tests.commands.conftest import Trained
-from tests.commands.dreambooth.teaching import Teach
+from tests.commands.dreambooth.training_run import Teach
+from tests.commands.fixtures import Trained
 from tests.commands.processes import FORKS
 from tests.full_disk import entries
 
@@ -17,7 +17,7 @@ OPTIONS = ("--iterations", 2, "-s", 1, "--class-img-count", 2, "--seed", 7, "--s
 WRITERS = {
     "step-00002.safetensors": ("ldm.checkpoint.writing", "save_file"),
     RESUME_STATE: ("torch", "save"),
-    "class picture": ("PIL.Image", "Image.save"),
+    "class image": ("PIL.Image", "Image.save"),
     "run.yaml": ("pathlib", "Path.write_text"),
 }
 """Files, and what writes them: the modules' functions are called with the path that is written as an argument."""
@@ -37,7 +37,7 @@ def _die_while_writing(what: str, words: list[str], cwd: str) -> None:
 
     def die(*given: Any, **named: Any) -> None:
         path = next(Path(one) for one in given if isinstance(one, str | Path))
-        if what == "class picture" or path.name == what:
+        if what == "class image" or path.name == what:
             path.write_bytes(b"half") if what != "run.yaml" else path.open("w").write("half")
             (path.parent / ".tmpAbC123").touch()
             os.kill(os.getpid(), signal.SIGKILL)
@@ -57,7 +57,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory, subject_dir: Path, tiny_chec
 
 @pytest.mark.parametrize(
     "what",
-    [pytest.param(what, marks=[] if what in (RESUME_STATE, "class picture") else pytest.mark.slow) for what in WRITERS],
+    [pytest.param(what, marks=[] if what in (RESUME_STATE, "class image") else pytest.mark.slow) for what in WRITERS],
 )
 def test_what_a_killed_process_was_writing_is_gone_after_the_next_start(
     what: str, teach: Teach, whole: Trained, tmp_path: Path

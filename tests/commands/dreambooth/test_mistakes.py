@@ -12,8 +12,8 @@ from ldm.checkpoint.reading import read_checkpoint
 from ldm.config import to_yaml
 from ldm.training.dreambooth import DreamBooth
 from tests.commands.calls import call, refused, shell
-from tests.commands.conftest import write_photos
-from tests.commands.dreambooth.teaching import SHORT, Plan, Teach
+from tests.commands.dreambooth.training_run import SHORT, Plan, Teach
+from tests.commands.fixtures import write_photos
 from tests.tiny import TINY_YAML
 
 
@@ -72,7 +72,7 @@ def test_a_truncated_base_is_named(teach: Teach, tmp_path: Path) -> None:
 
 def test_photos_that_can_not_be_read_are_each_named_once_and_left_out(teach: Teach, tmp_path: Path) -> None:
     photos = write_photos(tmp_path / "photos")
-    (photos / "broken.jpg").write_bytes(b"\xff\xd8\xff no picture")
+    (photos / "broken.jpg").write_bytes(b"\xff\xd8\xff no image")
     (photos / ".DS_Store").write_bytes(b"\0\0\0\1Bud1")
     (photos / "notes.txt").write_text("my can")
     run = teach("-i", photos, "--no-previews")
@@ -82,7 +82,7 @@ def test_photos_that_can_not_be_read_are_each_named_once_and_left_out(teach: Tea
     assert ".DS_Store" not in run.outcome.said
 
 
-@pytest.mark.parametrize("content", [{}, {"notes.txt": b"none"}, {"broken.jpg": b"no picture"}])
+@pytest.mark.parametrize("content", [{}, {"notes.txt": b"none"}, {"broken.jpg": b"no image"}])
 def test_a_directory_without_photos_is_named(content: dict[str, bytes], teach: Teach, tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     for name, data in content.items():

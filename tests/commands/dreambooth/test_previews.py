@@ -10,16 +10,16 @@ from PIL import Image
 
 from ldm.commands.dreambooth import previews
 from tests.commands.calls import call, difference, pixels
-from tests.commands.conftest import Trained, UNetCall
-from tests.commands.dreambooth.teaching import Plan, Teach
+from tests.commands.dreambooth.training_run import Plan, Teach
+from tests.commands.fixtures import Trained, UNetCall
 
 STEPS = (0, 3, 6, 9, 12)
 
 
 def singles(run: Trained) -> list[list[np.ndarray]]:
-    """The pictures of each step, in the order of their prompts."""
-    pictures = run.directory / "samples" / "pictures"
-    return [[pixels(pictures / f"step-{step:05d}_{index:02d}.png") for index in range(2)] for step in STEPS]
+    """The images of each step, in the order of their prompts."""
+    images = run.directory / "samples" / "pictures"
+    return [[pixels(images / f"step-{step:05d}_{index:02d}.png") for index in range(2)] for step in STEPS]
 
 
 def test_step_0_is_what_the_base_model_draws(uninterrupted: Trained, tiny_checkpoint: Path, tmp_path: Path) -> None:
@@ -32,19 +32,19 @@ def test_step_0_is_what_the_base_model_draws(uninterrupted: Trained, tiny_checkp
 
 def test_the_sweep_shows_every_step_and_prompt(uninterrupted: Trained) -> None:
     sweep = pixels(uninterrupted.directory / "samples" / "sweep.png")
-    pictures = singles(uninterrupted)
-    for row, step in enumerate(pictures):
-        for column, picture in enumerate(step):
+    images = singles(uninterrupted)
+    for row, step in enumerate(images):
+        for column, image in enumerate(step):
             bottom, right = ((count - 1 - place) * 168 + 8 for count, place in ((5, row), (2, column)))
             cell = sweep[-bottom - 160 : -bottom, -right - 160 : -right]
-            assert np.array_equal(cell, picture.repeat(5, axis=0).repeat(5, axis=1))
-    assert difference(pictures[0][0], pictures[-1][0]) > 0
+            assert np.array_equal(cell, image.repeat(5, axis=0).repeat(5, axis=1))
+    assert difference(images[0][0], images[-1][0]) > 0
 
 
 PROMPTS = ("a photo of sks can", "a can", "a photo of a can")
 
 
-def drawn_untrained(plan: Plan, root: Path) -> list[np.ndarray]:
+def sampled_untrained(plan: Plan, root: Path) -> list[np.ndarray]:
     plan("--preview-prompt", *PROMPTS, "--class-img-count", 0, "-o", root)
     return [pixels(path) for path in sorted(root.rglob("step-00000_*.png"))]
 
@@ -56,13 +56,13 @@ def test_as_on_a_gpu_previews_are_drawn_together_and_where_memory_is_too_small_o
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    singly = drawn_untrained(plan, tmp_path / "singly")
+    singly = sampled_untrained(plan, tmp_path / "singly")
     assert len(singly) == 3
     assert {one.batch for one in unet_calls} == {2}
 
     unet_calls.clear()
-    monkeypatch.setattr(previews, "pictures_together", lambda device: 2)
-    together = drawn_untrained(plan, tmp_path / "together")
+    monkeypatch.setattr(previews, "images_together", lambda device: 2)
+    together = sampled_untrained(plan, tmp_path / "together")
     assert [one.batch for one in unet_calls] == [4, 4, 4, 2, 2, 2]
     assert max(difference(one, other) for one, other in zip(singly, together, strict=True)) <= 1
     assert min(difference(singly[0], other) for other in together[1:]) > 1
@@ -76,13 +76,13 @@ def test_as_on_a_gpu_previews_are_drawn_together_and_where_memory_is_too_small_o
 
     monkeypatch.setattr(previews, "sample_images", too_large)
     caplog.clear()
-    again = drawn_untrained(plan, tmp_path / "again")
+    again = sampled_untrained(plan, tmp_path / "again")
     assert "too little memory to draw previews together" in caplog.text
     assert [difference(one, other) for one, other in zip(singly, again, strict=True)] == [0, 0, 0]
 
 
 def test_only_a_gpu_draws_several_at_a_time() -> None:
-    assert [previews.pictures_together(torch.device(name)) for name in ("cpu", "cuda:1", "mps")] == [1, 4, 1]
+    assert [previews.images_together(torch.device(name)) for name in ("cpu", "cuda:1", "mps")] == [1, 4, 1]
 
 
 @pytest.mark.slow

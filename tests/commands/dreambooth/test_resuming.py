@@ -7,22 +7,22 @@ from pathlib import Path
 import pytest
 import torch
 
-from ldm.commands import placement
 from ldm.commands.dreambooth import run as command
 from ldm.commands.dreambooth.plan import resumed_run_options
 from ldm.commands.options.dreambooth import dreambooth_parser
 from ldm.config import read_yaml, to_yaml
+from ldm.runtime import precision as runtime_precision
 from ldm.training.dreambooth import DreamBooth
 from tests.commands.calls import call, difference, equal, info_of, pixels, refused
-from tests.commands.conftest import Trained, UNetCall
-from tests.commands.dreambooth.teaching import STOPPED, Teach, copied, interrupted
+from tests.commands.dreambooth.training_run import STOPPED, Teach, copied, interrupted
+from tests.commands.fixtures import Trained, UNetCall
 from tests.tiny import build_tiny_model, write_tiny_checkpoint
 
 
 def test_a_run_is_continued_with_its_own_options(stopped: Path, teach: Teach, unet_calls: list[UNetCall]) -> None:
     outcome = call("dreambooth", "-r", stopped)
     assert outcome.status == 0, outcome.said
-    assert len(unet_calls) == 2  # the steps that were missing, no class picture
+    assert len(unet_calls) == 2  # the steps that were missing, no class image
     whole = teach(*STOPPED, root=teach.root.parent / "whole")
     assert equal(whole.step(4), stopped / "step-00004.safetensors")
     assert [path.name for path in teach.root.iterdir() if path.name.startswith("can")] == ["can-1"]
@@ -30,7 +30,7 @@ def test_a_run_is_continued_with_its_own_options(stopped: Path, teach: Teach, un
     changed = {name for name in before if before[name] != after[name]}
     assert changed <= {"resume_dir", "output_dir"}  # the run was copied
     text = (stopped / "run.log").read_text()
-    assert "drawing 2 of 2 class pictures" in text
+    assert "drawing 2 of 2 class images" in text
     assert "4 updates made" in text
 
 
@@ -39,7 +39,7 @@ def test_it_goes_on_in_the_precision_that_auto_meant_where_it_began(
 ) -> None:
     """As on another kind of GPU."""
     seen = []
-    monkeypatch.setattr(placement, "half_dtype", lambda device: pytest.fail("it was asked what auto means here"))
+    monkeypatch.setattr(runtime_precision, "half_dtype", lambda device: pytest.fail("auto was resolved again"))
     monkeypatch.setattr(command, "fit", lambda module, options, save: seen.append(options.autocast_dtype) or 0)
     record = stopped / "run.yaml"
     assert "precision: full" in record.read_text()
@@ -198,10 +198,10 @@ def test_a_finished_run_stays_as_it_is(trained: Trained, teach: Teach) -> None:
     assert {path.name: path.read_bytes() for path in directory.glob("step-*")} == before
 
 
-def test_class_pictures_that_are_gone_are_drawn_again_the_same(stopped: Path, teach: Teach) -> None:
+def test_class_images_that_are_gone_are_drawn_again_the_same(stopped: Path, teach: Teach) -> None:
     one = sorted((teach.root / "class-images").rglob("*.png"))[1]
     before = pixels(one)
     one.unlink()
     outcome = call("dreambooth", "-r", stopped)
-    assert "drawing 1 of 2 class pictures" in outcome.said
+    assert "drawing 1 of 2 class images" in outcome.said
     assert difference(pixels(one), before) <= 1

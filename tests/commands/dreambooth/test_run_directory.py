@@ -11,8 +11,8 @@ from ldm.commands.options.dreambooth import dreambooth_parser
 from ldm.config import read_yaml
 from ldm.errors import UserError
 from tests.commands.calls import call, difference, pixels
-from tests.commands.conftest import Trained
-from tests.commands.dreambooth.teaching import SHORT, Plan, Teach, scalars, sha256
+from tests.commands.dreambooth.training_run import SHORT, Plan, Teach, scalars, sha256
+from tests.commands.fixtures import Trained
 from tests.locks import others_may_lock
 from tests.tiny import TINY_YAML
 
@@ -92,7 +92,7 @@ def test_the_record_holds_every_option_resolved(trained: Trained, tiny_checkpoin
 
 def test_the_log_file_holds_what_was_said(trained: Trained) -> None:
     text = (trained.directory / "run.log").read_text()
-    assert "drawing 3 of 3 class pictures 'a photo of a Tin Can'" in text
+    assert "drawing 3 of 3 class images 'a photo of a Tin Can'" in text
     assert "7 updates made. The weights moved by" in text
     assert re.search(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d+ INFO ", text)
 
@@ -159,11 +159,11 @@ def test_previews_show_what_each_step_has_learned_from_the_same_noise(trained: T
     assert difference(sheets[0], sheets[1]) > 0
     drawn = call("txt2img", "-c", trained.step(7), "-v", 1, "-o", trained.root.parent / "out")
     assert drawn.status == 0
-    picture = next((trained.root.parent / "out").glob("*/00-*.png"))
-    large = pixels(picture).repeat(5, axis=0).repeat(5, axis=1)
+    image = next((trained.root.parent / "out").glob("*/00-*.png"))
+    large = pixels(image).repeat(5, axis=0).repeat(5, axis=1)
     assert abs(sheets[2][-8 - 160 : -8, -8 - 160 : -8] - large).mean() < 2  # the checkpoint is of half precision
 
 
 def test_progress_is_shown(trained: Trained) -> None:
-    for name in ("class pictures", "encoding", "training"):
+    for name in ("class images", "encoding", "training"):
         assert re.search(rf"^{name}: (\d+) of \1, ", trained.outcome.said, re.MULTILINE)

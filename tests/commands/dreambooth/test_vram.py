@@ -16,7 +16,7 @@ from ldm.errors import UserError
 from ldm.training.config import DreamBoothConfig
 from ldm.training.memory import COMBINATIONS, CUDA_OVERHEAD, GIB, Combination, Prediction, Workload
 from tests.commands.calls import call, refused
-from tests.commands.dreambooth.teaching import STOPPED, Plan, Teach, interrupted
+from tests.commands.dreambooth.training_run import STOPPED, Plan, Teach, interrupted
 from tests.tiny import TINY_YAML, tiny_config
 
 CPU, CUDA = [torch.device("cpu")], [torch.device("cuda:0")]

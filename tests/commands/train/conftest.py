@@ -39,9 +39,9 @@ def second(finished: Scratch) -> Path:
 
 @pytest.fixture
 def scratch(finished: Scratch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scratch:
-    """The same pictures and tokenizer, and a place of its own for runs, with the latents that are encoded already."""
+    """The same images and tokenizer, and a place of its own for runs, with the latents that are encoded already."""
     monkeypatch.chdir(tmp_path)
-    shutil.copytree(finished.pictures, tmp_path / "pictures")
+    shutil.copytree(finished.images, tmp_path / "pictures")
     shutil.copytree(finished.tokenizer, tmp_path / "tokenizer")
     return Scratch(tmp_path, tmp_path / "pictures", write_yaml(tmp_path / "scratch.yaml", tmp_path / "tokenizer"))
 

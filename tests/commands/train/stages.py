@@ -9,7 +9,7 @@ from typing import Any
 
 from ldm.training.trainer import FitOptions
 from tests.commands.calls import Outcome, call
-from tests.commands.conftest import Trained
+from tests.commands.fixtures import Trained
 from tests.scratch import write_captioned, write_yaml
 
 LAST = "step-000006.safetensors"
@@ -17,10 +17,10 @@ LAST = "step-000006.safetensors"
 
 @dataclass(frozen=True)
 class Scratch:
-    """A folder of pictures, a YAML and a directory for runs."""
+    """A folder of images, a YAML and a directory for runs."""
 
     root: Path
-    pictures: Path
+    images: Path
     config: Path
 
     @property
@@ -36,7 +36,7 @@ class Scratch:
         return call("train", stage, *self.words(stage, *arguments))
 
     def words(self, stage: str, *arguments: object) -> list[object]:
-        flags = {"-i": self.pictures, "--config": self.config}
+        flags = {"-i": self.images, "--config": self.config}
         if stage != "tokenizer":
             flags["-o"] = self.runs
         missing = [word for flag, value in flags.items() if flag not in arguments for word in (flag, value)]
@@ -51,13 +51,13 @@ class Scratch:
     def with_yaml(self, changes: Mapping[str, Mapping[str, Any]]) -> "Scratch":
         """With another YAML beside this one."""
         config = self.root / f"changed-{len(list(self.root.glob('changed-*')))}.yaml"
-        return Scratch(self.root, self.pictures, write_yaml(config, self.tokenizer, changes))
+        return Scratch(self.root, self.images, write_yaml(config, self.tokenizer, changes))
 
 
 def new_scratch(root: Path) -> Scratch:
     root.mkdir(exist_ok=True)
-    pictures = write_captioned(root / "pictures")
-    return Scratch(root, pictures, write_yaml(root / "scratch.yaml", root / "tokenizer"))
+    images = write_captioned(root / "pictures")
+    return Scratch(root, images, write_yaml(root / "scratch.yaml", root / "tokenizer"))
 
 
 @dataclass

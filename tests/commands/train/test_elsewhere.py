@@ -14,7 +14,7 @@ def test_a_folder_of_everything_that_moved_goes_on_without_a_flag(
 ) -> None:
     root = tmp_path / "old"
     (root / "autoencoder").mkdir(parents=True)
-    shutil.copytree(scratch.pictures, root / "pictures")
+    shutil.copytree(scratch.images, root / "pictures")
     autoencoder = shutil.copy(first / LAST, root / "autoencoder")
     flags = ("-i", root / "pictures", "-o", root / "runs", "--autoencoder", autoencoder, "--iterations", 1)
     scratch.train("diffusion", *flags)
@@ -33,9 +33,9 @@ def test_images_and_weights_may_be_given_at_another_place(scratch: Scratch, firs
     run = scratch.train("diffusion", "--autoencoder", autoencoder, "--iterations", 1).directory
     (tmp_path / "far").mkdir()
     moved = shutil.move(autoencoder, tmp_path / "far" / "other-name.safetensors")
-    images = shutil.move(scratch.pictures, tmp_path / "far" / "images")
+    images = shutil.move(scratch.images, tmp_path / "far" / "images")
     refused(call("train", "diffusion", "-r", run), "ae.safetensors", "SHA-256", "--autoencoder")
-    refused(call("train", "diffusion", "-r", run, "--autoencoder", moved), str(scratch.pictures), "--image-dir")
+    refused(call("train", "diffusion", "-r", run, "--autoencoder", moved), str(scratch.images), "--image-dir")
     words = ("--autoencoder", moved, "-i", images, "--iterations", 2)
     outcome = call("train", "diffusion", "-r", run, *words)
     assert outcome.status == 0, outcome.said

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from ldm.commands.compiling import step_recorder
 from ldm.commands.train import diffusion as diffusion_stage
 from ldm.files import ROOT
-from ldm.nn.static_call import record_cuda_graph
+from ldm.nn.graphed import capture_cuda_graph
+from ldm.runtime.compiling import step_capture
 from tests.commands.calls import call, info_of, refused, tensors_of
 from tests.commands.train.stages import LAST, Plan, Scratch, files_of
 from tests.scratch import SCRATCH_YAML
@@ -31,8 +31,8 @@ def test_steps_are_recorded_on_cuda_unless_compile_is_off(
     asked: tuple[str, ...], recorded: bool, plan: Plan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert plan("diffusion", *asked).options.record is None
-    monkeypatch.setattr(diffusion_stage, "step_recorder", lambda devices, asked: step_recorder([CUDA], asked))
-    assert plan("diffusion", *asked).options.record is (record_cuda_graph if recorded else None)
+    monkeypatch.setattr(diffusion_stage, "step_capture", lambda devices, asked: step_capture([CUDA], asked))
+    assert plan("diffusion", *asked).options.record is (capture_cuda_graph if recorded else None)
 
 
 @pytest.mark.parametrize("stage", ["autoencoder", "diffusion"])
@@ -97,4 +97,4 @@ def test_a_tokenizer_beside_the_autoencoder_goes_before_the_yamls(
 
 def test_the_default_yaml_is_found_from_any_directory(scratch: Scratch) -> None:
     """It is refused here because its tokenizer is there already, so it was read."""
-    refused(call("train", "tokenizer", "-i", scratch.pictures), str(ROOT / "configs" / "tiny.yaml"))
+    refused(call("train", "tokenizer", "-i", scratch.images), str(ROOT / "configs" / "tiny.yaml"))

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from tests.commands.calls import call, equal, start
-from tests.commands.conftest import Trained
+from tests.commands.fixtures import Trained
 from tests.commands.processes import wait_for
 from tests.commands.train.stages import LAST, Scratch
 

@@ -13,21 +13,21 @@ from tests.scratch import write_yaml
 
 
 @pytest.mark.parametrize("stage", ["tokenizer", "autoencoder", "diffusion"])
-def test_every_stage_needs_pictures(stage: str, scratch: Scratch, tmp_path: Path) -> None:
+def test_every_stage_needs_images(stage: str, scratch: Scratch, tmp_path: Path) -> None:
     refused(call("train", stage, "--config", scratch.config), "--image-dir")
     assert not (tmp_path / "runs").exists()
 
 
 @pytest.mark.parametrize("stage", ["tokenizer", "autoencoder", "diffusion"])
-def test_a_folder_without_pictures_is_refused(stage: str, refuses: Refuses, first: Path, tmp_path: Path) -> None:
+def test_a_folder_without_images_is_refused(stage: str, refuses: Refuses, first: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     needed = ("--autoencoder", first / LAST) if stage == "diffusion" else ()
     tokenizer_elsewhere = () if stage != "tokenizer" else ("--config", write_yaml(tmp_path / "b.yaml", tmp_path / "b"))
     arguments = (stage, "-i", tmp_path / "empty", *needed, *tokenizer_elsewhere)
     if stage == "tokenizer":
-        refused(call("train", *arguments), "holds no pictures with captions")
+        refused(call("train", *arguments), "holds no images with captions")
     else:
-        refuses(arguments, "holds no pictures")
+        refuses(arguments, "holds no images")
         refuses((stage, "-i", tmp_path / "nowhere", *needed), "there is no directory")
 
 
@@ -36,8 +36,8 @@ def test_the_second_stage_needs_an_autoencoder(refuses: Refuses) -> None:
 
 
 def test_the_second_stage_needs_captions(refuses: Refuses, scratch: Scratch, first: Path) -> None:
-    (scratch.pictures / "metadata.jsonl").unlink()
-    refuses(("diffusion", "--autoencoder", first / LAST), "holds no pictures with captions", "metadata.jsonl")
+    (scratch.images / "metadata.jsonl").unlink()
+    refuses(("diffusion", "--autoencoder", first / LAST), "holds no images with captions", "metadata.jsonl")
 
 
 def test_the_judge_needs_things_that_are_seen_twice_and_a_tokenizer(refuses: Refuses, scratch: Scratch) -> None:
@@ -47,32 +47,30 @@ def test_the_judge_needs_things_that_are_seen_twice_and_a_tokenizer(refuses: Ref
 
 
 def test_malformed_metadata_are_refused(refuses: Refuses, scratch: Scratch) -> None:
-    with (scratch.pictures / "metadata.jsonl").open("a") as file:
+    with (scratch.images / "metadata.jsonl").open("a") as file:
         file.write("{'file_name': '1.png'}\n")
     refuses(("autoencoder",), "metadata.jsonl, line 13 should be")
 
 
-def test_pictures_that_are_gone_are_refused(refuses: Refuses, scratch: Scratch) -> None:
-    (scratch.pictures / "4.png").unlink()
-    refuses(("autoencoder",), "1 pictures that metadata.jsonl lists are not there", "4.png")
+def test_images_that_are_gone_are_refused(refuses: Refuses, scratch: Scratch) -> None:
+    (scratch.images / "4.png").unlink()
+    refuses(("autoencoder",), "1 images that metadata.jsonl lists are not there", "4.png")
 
 
 @pytest.mark.parametrize("stage", ["autoencoder", "diffusion"])
-def test_an_unreadable_picture_is_named(stage: str, scratch: Scratch, first: Path) -> None:
-    (scratch.pictures / "7.png").write_bytes(b"no picture")
+def test_an_unreadable_image_is_named(stage: str, scratch: Scratch, first: Path) -> None:
+    (scratch.images / "7.png").write_bytes(b"no image")
     needed = ("--autoencoder", first / LAST) if stage == "diffusion" else ()
     refused(scratch.call(stage, *needed), "7.png is not a readable image")
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_an_unreadable_picture_in_the_middle_of_training_is_named(
-    workers: int, scratch: Scratch, tmp_path: Path
-) -> None:
-    """The thirteenth picture is on no sheet, and without a teacher it is first read for its batch."""
-    (scratch.pictures / "12.png").write_bytes(b"no picture")
+def test_an_unreadable_image_in_the_middle_of_training_is_named(workers: int, scratch: Scratch, tmp_path: Path) -> None:
+    """The thirteenth image is on no sheet, and without a teacher it is first read for its batch."""
+    (scratch.images / "12.png").write_bytes(b"no image")
     changed = scratch.with_yaml({"autoencoder_training": {"teacher_iterations": 0}})
     outcome = changed.call("autoencoder", "--workers", workers, "--batch-size", 1, "--iterations", 40, "-s", 40)
-    refused(outcome, f"error: {scratch.pictures / '12.png'} is not a readable image (text)\n")
+    refused(outcome, f"error: {scratch.images / '12.png'} is not a readable image (text)\n")
 
 
 def test_an_autoencoder_of_another_shape_is_refused(refuses: Refuses, scratch: Scratch, first: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from ldm.config import read_yaml, to_yaml
 from tests.commands.calls import call, info_of, refused
-from tests.commands.conftest import Trained
+from tests.commands.fixtures import Trained
 from tests.commands.train.stages import LAST, Scratch, copied
 
 
@@ -74,20 +74,20 @@ def test_commands_take_their_own_runs_only(first: Path, trained: Trained, tmp_pa
 
 
 @pytest.mark.parametrize("change", ["gone", "more", "caption"])
-def test_other_pictures_than_the_runs_own_are_refused(change: str, scratch: Scratch, first: Path) -> None:
+def test_other_images_than_the_runs_own_are_refused(change: str, scratch: Scratch, first: Path) -> None:
     run = scratch.train("diffusion", "--autoencoder", first / LAST, "--iterations", 1).directory
-    listed = scratch.pictures / "metadata.jsonl"
+    listed = scratch.images / "metadata.jsonl"
     lines = listed.read_text().splitlines()
     match change:
         case "gone":
-            (scratch.pictures / "11.png").unlink()
+            (scratch.images / "11.png").unlink()
             listed.write_text("\n".join(lines[:-1]))
         case "more":
-            shutil.copy(scratch.pictures / "1.png", scratch.pictures / "new.png")
-            (scratch.pictures / "new.txt").write_text("a disc")
+            shutil.copy(scratch.images / "1.png", scratch.images / "new.png")
+            (scratch.images / "new.txt").write_text("a disc")
         case "caption":
             listed.write_text("\n".join(lines).replace("blue", "black"))
-    words = ("the pictures or captions in", "are not those that this run began with")
+    words = ("the images or captions in", "are not those that this run began with")
     refused(call("train", "diffusion", "-r", run, "--iterations", 2), *words)
 
 
@@ -99,7 +99,7 @@ def test_another_autoencoder_under_the_same_name_is_refused(scratch: Scratch, fi
     refused(outcome, "ae.safetensors is not the file that this run began with")
 
 
-@pytest.mark.parametrize("content", ["options: {", "options:\n  stage: autoencoder\n  image_dir: pictures\n"])
+@pytest.mark.parametrize("content", ["options: {", "options:\n  stage: autoencoder\n  image_dir: images\n"])
 def test_a_damaged_record_is_named(content: str, first: Path, scratch: Scratch) -> None:
     run = copied(first, scratch)
     (run / "run.yaml").write_text(content)

@@ -84,7 +84,7 @@ def test_the_moving_average_is_what_is_saved(stage: str, finished: Scratch) -> N
     assert not torch.equal(saved, weight)
 
 
-def test_the_sheets_show_pictures(first: Path, second: Path) -> None:
+def test_the_sheets_show_images(first: Path, second: Path) -> None:
     sheet = pixels(first / "samples" / "step-000006.png")
     assert sheet.shape == (2 * 16, 12 * 16, 3)
     assert np.abs(sheet[:16] - sheet[16:]).max() > 0
@@ -94,7 +94,7 @@ def test_the_sheets_show_pictures(first: Path, second: Path) -> None:
 def test_the_originals_are_above_what_comes_back(first: Path, finished: Scratch) -> None:
     from ldm.data.images import fit, read_image
 
-    original = np.asarray(fit(read_image(finished.pictures / "0.png"), 16, 16)).astype(int)
+    original = np.asarray(fit(read_image(finished.images / "0.png"), 16, 16)).astype(int)
     assert np.abs(pixels(first / "samples" / "step-000006.png")[:16, :16] - original).max() <= 1
 
 
@@ -106,7 +106,7 @@ def test_the_record_holds_options_yaml_and_what_it_was_trained_on(second: Path, 
     assert set(record["files"]) == {"autoencoder"}
     assert record["options"] == {
         "stage": "diffusion",
-        "image_dir": str(finished.pictures),
+        "image_dir": str(finished.images),
         "config": str(finished.config),
         "autoencoder": str(first / LAST),
         "ckpt_path": None,
@@ -127,8 +127,8 @@ def test_the_record_holds_options_yaml_and_what_it_was_trained_on(second: Path, 
 
 
 def test_the_log_file_holds_what_was_said(first: Path, second: Path) -> None:
-    assert "12 pictures in " in (first / "run.log").read_text()
-    assert re.search(r"step 6: the sheet's pictures come back with \d+\.\d\d dB", (first / "run.log").read_text())
+    assert "12 images in " in (first / "run.log").read_text()
+    assert re.search(r"step 6: the sheet's images come back with \d+\.\d\d dB", (first / "run.log").read_text())
     assert "scale factor: " in (second / "run.log").read_text()
 
 
@@ -155,4 +155,4 @@ def test_a_stage_with_relative_paths_says_how_to_go_on(tmp_path: Path, monkeypat
     assert outcome.status == 0, outcome.said
     made = tmp_path / "runs" / "autoencoder-1" / "step-000002.safetensors"
     assert made.exists()
-    assert f"python train.py diffusion --autoencoder {made} -i {tmp_path}/pictures\n" in outcome.said
+    assert f"python train.py diffusion --autoencoder {made} -i {tmp_path}/images\n" in outcome.said

@@ -92,7 +92,7 @@ def test_a_second_order_step_goes_half_way_on_in_the_direction_x0_moves() -> Non
 
 
 def error_on_gaussian_data(num_steps: int) -> float:
-    """Of pictures distributed as N(0, 1/4) the exact eps and the exact end of the path are known.
+    """Of images distributed as N(0, 1/4) the exact eps and the exact end of the path are known.
 
     The variance of x_t is v = alpha^2 / 4 + sigma^2, eps = sigma x / v, and x / sqrt(v) stays what it was.
     """

@@ -1,0 +1,208 @@
+"""The flags of the commands that draw. Where a default is not given here, the model's YAML has it."""
+
+import argparse
+from pathlib import Path
+
+from ldm.commands.options.common import (
+    BATCH,
+    ENCODER_NAMES,
+    IMAGES,
+    MODEL_DEFAULT,
+    SAMPLING_PRECISIONS,
+    SHARE,
+    TypedParser,
+    add_compile,
+    add_sampling,
+    command_parser,
+    seed,
+    words,
+)
+from ldm.commands.options.places import DIRECTORY, FILE, OUTPUT, place
+
+OWN_SUBJECT = '"a photo of sks {class}", or what the model draws by default'
+
+
+def _add_sampling_flags(
+    parser: argparse.ArgumentParser, what: str, own_prompts: str = OWN_SUBJECT, weights: Path | None = None
+) -> None:
+    """Flags of all commands that draw, and how this one differs: its prompts and its weights by default."""
+    _add_prompts(parser.add_argument_group("what to draw"), own_prompts)
+    _add_checkpoints(parser.add_argument_group("with what"), weights)
+    add_sampling(parser.add_argument_group("how to sample"))
+    _add_placement(parser.add_argument_group("where and how fast"), what)
+
+
+def _add_prompts(group: argparse._ArgumentGroup, own_prompts: str) -> None:
+    group.add_argument(
+        "-p",
+        "--prompt",
+        type=words,
+        action="extend",
+        nargs="+",
+        metavar="TEXT",
+        help=f"one or several, with {{class}} for each checkpoint's class; default: {own_prompts}",
+    )
+    group.add_argument("-n", "--negative-prompt", type=words, default="", metavar="TEXT", help="what to stay away from")
+    group.add_argument(
+        "-v",
+        "--variations",
+        type=IMAGES,
+        default=4,
+        metavar="N",
+        help="images per prompt, with the seeds SEED, SEED+1, ... (default: 4)",
+    )
+    group.add_argument(
+        "--seed",
+        type=seed,
+        default=42,
+        help="the first image's seed, -1 for a random one; the same seed gives the same image whatever the batch "
+        "size (default: 42)",
+    )
+
+
+def _add_checkpoints(group: argparse._ArgumentGroup, weights: Path | None) -> None:
+    group.add_argument(
+        "-c",
+        "--ckpt-path",
+        type=place,
+        default=weights,
+        metavar="PATH",
+        help="a checkpoint, or a directory: all checkpoints below it are compared "
+        f"(default: {f'{weights}/' if weights else 'the downloaded weights, else the embedded tiny model'})",
+    )
+    group.add_argument(
+        "-r",
+        "--resume-dir",
+        type=DIRECTORY,
+        metavar="DIR",
+        help="continue the call of this directory with its own options: draws what is missing or no longer valid, "
+        "and with checkpoints that have come since",
+    )
+    either = group.add_mutually_exclusive_group()
+    either.add_argument(
+        "--base",
+        type=FILE,
+        metavar="FILE",
+        help="the base model of compared checkpoints, their first row (default: what their run says, if it is here)",
+    )
+    either.add_argument("--no-base", action="store_true", help="compare without the base model")
+    group.add_argument(
+        *(["-i"] if weights else []),
+        "--instance-img-dir",
+        type=DIRECTORY,
+        metavar="DIR",
+        help="photos of the subject, to show beside the images and to score by (default: those its run learned from)",
+    )
+    group.add_argument(
+        "--config",
+        type=FILE,
+        metavar="YAML",
+        help="the model's YAML, for a checkpoint that doesn't carry its own (default: configs/sd-v1.yaml)",
+    )
+
+
+def _add_placement(group: argparse._ArgumentGroup, what: str) -> None:
+    group.add_argument(
+        "-o",
+        "--output-dir",
+        type=OUTPUT,
+        default=Path("outputs"),
+        metavar="DIR",
+        help=f"each call makes a new DIR/{what}-<n> (default: outputs)",
+    )
+    group.add_argument(
+        "-b",
+        "--batch-size",
+        type=BATCH,
+        metavar="N",
+        help="images at a time on a GPU; the CPU draws each alone, so that no bit depends on the batch; "
+        "default: on CUDA as many as fit, up to 16, else the model's",
+    )
+    group.add_argument("-d", "--device", default="auto", help="auto, cpu, mps, cuda, cuda:1 or just 1 (default: auto)")
+    group.add_argument(
+        "--precision",
+        choices=SAMPLING_PRECISIONS,
+        default="auto",
+        help="full: float32; bf16, fp16: weights of that type; autocast: float32 weights, mixed arithmetic "
+        "(default: auto, half precision on CUDA)",
+    )
+    add_compile(group)
+
+
+def txt2img_parser() -> argparse.ArgumentParser:
+    """Flags of txt2img.py."""
+    parser = command_parser(
+        "Draws images from prompts, or compares all checkpoints below a directory with the same noise.",
+        "examples:\n"
+        '  python txt2img.py -p "a photo of a corgi"\n'
+        "  python txt2img.py --ckpt-path ckpts/                     # compare: one row per checkpoint\n"
+        '  python txt2img.py --ckpt-path ckpts/can-1 -p "sks {class} on the moon" "a {class} on the moon" -v 2\n'
+        "  python txt2img.py -r outputs/txt2img-3                   # continue an interrupted call\n",
+        TypedParser,
+    )
+    _add_sampling_flags(parser, "txt2img")
+    parser.add_argument_group("scores").add_argument(
+        "--score",
+        action="store_true",
+        help="score the checkpoints and recommend one; without -p with the model's short list of prompts",
+    )
+    return parser
+
+
+def evaluate_parser() -> argparse.ArgumentParser:
+    """Flags of evaluate.py: those of txt2img.py and what to ask for."""
+    parser = command_parser(
+        "Scores checkpoints and recommends one: is it the subject, are prompts followed, are photos copied, what has\n"
+        "become of the class? Draws what that takes, the same noise for every checkpoint.",
+        "examples:\n"
+        "  python evaluate.py                                       # all below ckpts/, the short list of prompts\n"
+        "  python evaluate.py --ckpt-path ckpts/water-bottle-1 -i data/bottle\n"
+        "  python evaluate.py --protocol dreambooth                 # the paper's 25 prompts\n"
+        "  python evaluate.py -r outputs/evaluate-3                 # continue, and with newer checkpoints\n"
+        "how to read the scores: docs/compare.md\n",
+        TypedParser,
+    )
+    group = parser.add_argument_group("what to ask, and whom")
+    group.add_argument(
+        "--protocol",
+        choices=("default", "dreambooth"),
+        default="default",
+        help="default: the short list in the model's YAML; dreambooth: the paper's 25 prompts for objects, or for cats "
+        "and dogs (default: default)",
+    )
+    group.add_argument(
+        "--encoder",
+        choices=ENCODER_NAMES,
+        help=f"who looks at the images: the little rendered world's judge, or CLIP and DINO; {MODEL_DEFAULT}",
+    )
+    _add_sampling_flags(parser, "evaluate", "the protocol's", Path("ckpts"))
+    return parser
+
+
+def img2img_parser() -> argparse.ArgumentParser:
+    """Flags of img2img.py: those of txt2img.py and the image to start from."""
+    parser = command_parser(
+        "Redraws an image after a prompt, with the base model or with fine-tuned checkpoints.",
+        "example:\n"
+        '  python img2img.py -i sketch.png -p "a photo of sks can on a rock" -s 0.6 \\\n'
+        "      --ckpt-path ckpts/can-1/step-00600.safetensors\n",
+        TypedParser,
+    )
+    group = parser.add_argument_group("from what")
+    group.add_argument(
+        "-i",
+        "--init-img",
+        type=FILE,
+        metavar="FILE",
+        help="the image to start from; without --hw its shape is kept, at about the model's size",
+    )
+    group.add_argument(
+        "-s",
+        "--strength",
+        type=SHARE,
+        default=0.75,
+        metavar="X",
+        help="0 keeps the image, 1 draws a new one (default: 0.75)",
+    )
+    _add_sampling_flags(parser, "img2img")
+    return parser

@@ -1,0 +1,159 @@
+"""A call that goes on: its options, and where its checkpoints, images and base weights are now."""
+
+import argparse
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Iterable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from ldm.checkpoint.keys import PARTS
+from ldm.checkpoint.loading import checkpoint_info
+from ldm.checkpoint.metadata import CheckpointInfo
+from ldm.checkpoint.reading import read_checkpoint
+from ldm.commands.elsewhere import Moved, find_known, first, known_weights, moved, sha256_of
+from ldm.commands.options.resumable import DRAWING
+from ldm.commands.resuming import RECORD, changed, resumed_options
+from ldm.commands.sampling.checkpoints import Checkpoint
+from ldm.commands.sampling.protocols import CLASS_PROMPT
+from ldm.config import read_yaml
+from ldm.errors import UserError
+from ldm.shell import command_line
+
+log = logging.getLogger(__name__)
+
+OWN_FLAGS = {"img2img": "init_img", "evaluate": "protocol"}
+"""By which a call's record tells whose it is."""
+
+PATHS = ("ckpt_path", "config", "output_dir", "base", "instance_img_dir", "init_img")
+
+
+def resumed_call_options(given: argparse.Namespace, command: str) -> argparse.Namespace:
+    """The options of the call in `--resume-dir`."""
+    given = _with_class_prompt(given)
+    options = resumed_options(
+        given,
+        script=f"{command}.py",
+        has="variations",
+        rules=DRAWING,
+        paths=[name for name in PATHS if hasattr(given, name)],
+    )
+    if "base" in given.typed:
+        options.no_base = False
+    if "no_base" in given.typed:
+        options.base = None
+    record = read_yaml(given.resume_dir / RECORD)
+    other = next((name for name, flag in OWN_FLAGS.items() if flag in record["options"]), "txt2img")
+    if other != command:
+        raise UserError(
+            f"{given.resume_dir} is {other}.py's; continue it with\n  "
+            f"{command_line(f'{other}.py', '-r', given.resume_dir)}"
+        )
+    return _found_again(options, record)
+
+
+def what_is_known(weights: Path, checkpoints: Iterable[Checkpoint], init_path: Path | None) -> dict[str, Any]:
+    """By what a call knows its checkpoints and its image again, for its record."""
+    return {
+        "known": {os.path.relpath(one.path, weights): _identity(one.path, one.info) for one in checkpoints},
+        "files": {"init_img": sha256_of(init_path)} if init_path else {},
+    }
+
+
+def _found_again(options: argparse.Namespace, record: dict[str, Any]) -> argparse.Namespace:
+    """With the places where everything is now. Raises `UserError` for one that is missing or typed as another."""
+    where = moved(options.resume_dir, record)
+    options.output_dir = where.now.parent
+    recorded = Path(str(record["options"].get("ckpt_path") or options.ckpt_path))
+    if "ckpt_path" in options.typed:
+        if options.ckpt_path != recorded and not _holds_checkpoints(options.ckpt_path, record, recorded):
+            raise changed("ckpt_path", recorded, DRAWING["ckpt_path"])
+    else:
+        options.ckpt_path = _find_checkpoints(recorded, record, where)
+    if getattr(options, "init_img", None):
+        _find_init_image(options, record, where)
+    for name in ("base", "instance_img_dir", "config"):
+        path: Path | None = getattr(options, name)
+        if path is not None and name not in options.typed and not path.exists():
+            setattr(options, name, first(where.places(path), Path.exists) or path)
+    if options.base is not None and "base" not in options.typed and not options.base.exists():
+        log.info("there is no %s any more: the base model is looked for by its SHA-256", options.base)
+        options.base = None
+    return options
+
+
+def _find_checkpoints(recorded: Path, record: dict[str, Any], where: Moved) -> Path:
+    if not recorded.exists():
+        weights = known_weights(recorded.name)
+        if found := first(weights, lambda path: path.is_file() and _holds_checkpoints(path, record, recorded)):
+            log.info("%s has moved: %s", recorded, found)
+            return found
+    names = ", ".join(list(record.get("known") or {})[:3]).replace("./", "")
+    what = f"which this call draws with{f' ({names})' if names not in ('', '.') else ''}"
+    holds = partial(_holds_checkpoints, record=record, recorded=recorded)
+    return find_known(recorded, holds, where, what, "--ckpt-path")
+
+
+def _holds_checkpoints(path: Path, record: dict[str, Any], recorded: Path) -> bool:
+    """Whether at least one of the call's checkpoints is there, with the same content: others may have come since."""
+    known = record.get("known")
+    if not isinstance(known, dict):  # an older call's record has only their paths
+        listed = [_below(recorded, Path(str(one))) for one in record.get("checkpoints") or ()]
+        return any((path / relative).is_file() for relative in listed if not relative.startswith(".."))
+    files = [(path / relative, identity) for relative, identity in known.items()]
+    return any(file.is_file() and _read_identity(file) == identity for file, identity in files)
+
+
+def _below(recorded: Path, one: Path) -> str:
+    """A listed checkpoint's path below the recorded one; it may be relative to wherever the call was made."""
+    if one.is_absolute():
+        return os.path.relpath(one, recorded)
+    parts = [part for part in one.parts if part != ".."]
+    shared = [count for count in range(1, len(parts) + 1) if tuple(parts[:count]) == recorded.parts[-count:]]
+    depth = max(shared, default=0)
+    return str(Path(*parts[depth:]))
+
+
+def _read_identity(path: Path) -> str:
+    try:
+        return _identity(path, checkpoint_info(read_checkpoint(path)))
+    except UserError:
+        return ""
+
+
+def _identity(path: Path, info: CheckpointInfo) -> str:
+    """Of a checkpoint, without reading its weights: a digest of its parts', or where it names none, its size."""
+    if not all(info.parts.get(part) for part in PARTS):
+        return f"{path.stat().st_size} bytes"
+    return hashlib.sha256(json.dumps(info.parts, sort_keys=True).encode()).hexdigest()
+
+
+def _find_init_image(options: argparse.Namespace, record: dict[str, Any], where: Moved) -> None:
+    """The image to start from; one that was changed at its place is taken as it is, and all is drawn anew."""
+    files = record.get("files")
+    sha256 = files.get("init_img") if isinstance(files, dict) else None
+    if "init_img" in options.typed:
+        recorded = record["options"]["init_img"]
+        if sha256 is not None and options.init_img.is_file() and sha256_of(options.init_img) != sha256:
+            raise changed("init_img", recorded, DRAWING["init_img"])
+        return
+    what = f"the image that this call starts from{f', with the SHA-256 {sha256}' if sha256 else ''}"
+    options.init_img = find_known(
+        options.init_img,
+        lambda path: path.is_file() and sha256 in (None, sha256_of(path)),
+        where,
+        what,
+        "--init-img",
+    )
+
+
+def _with_class_prompt(given: argparse.Namespace) -> argparse.Namespace:
+    """The same words as the first time mean the same: scores had added the prompt of the class."""
+    record = given.resume_dir / RECORD
+    options = read_yaml(record).get("options") if record.is_file() else None
+    if given.prompt and isinstance(options, dict) and options.get("prompt") == [*given.prompt, CLASS_PROMPT]:
+        return argparse.Namespace(**{**vars(given), "prompt": options["prompt"]})
+    return given

@@ -1,0 +1,142 @@
+"""Scores of a comparison: an encoder looks at the images and the photos; numbers, and which checkpoint to use."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ldm.commands.limits import in_quotes
+from ldm.data.images import fit, read_image, to_tensor
+from ldm.evaluation.encoders import Encoder
+from ldm.evaluation.features import ImageFeatures, see, with_gaps
+from ldm.evaluation.protocol import without_token
+from ldm.evaluation.recommendation import RULE, Candidate, recommend
+from ldm.evaluation.results import PromptSpec, Recommendation
+from ldm.evaluation.scores import COPY_DETAILS, SCORES, GroupScores, explained, score_group
+from ldm.progress import Progress
+from ldm.report.comparison import Column, Comparison, Group, Row
+
+log = logging.getLogger(__name__)
+
+AT_A_TIME = 32
+
+
+def scored(
+    comparison: Comparison, directory: Path, photos: Sequence[Sequence[Path]], size: tuple[int, int], encoder: Encoder
+) -> Comparison:
+    """The comparison with the scores of all images in `directory`, and a recommendation for each group.
+
+    `photos`: the image files of each group's subject; they are cropped to `size` (height, width) as for training.
+    """
+    rows, groups = list(comparison.rows), list(comparison.groups)
+    images = sum(cell is not None for row in rows for cell in row.cells)
+    notes = _strange_words(comparison, encoder)
+    with Progress(images + sum(map(len, photos)), "scoring", "img") as progress:
+        for index, group in enumerate(comparison.groups):
+            members = [i for i, row in enumerate(rows) if row.group == index]
+            if not members:
+                continue
+            known, familiar = _see_photos(encoder, photos[index], size, progress)
+            if not familiar:
+                notes.append(_strange_photos(group, encoder))
+            seen = [_see_row(encoder, rows[i], directory, progress) for i in members]
+            asked = _prompt_specs(comparison.columns, [rows[i] for i in members])
+            base = next((place for place, i in enumerate(members) if rows[i].is_base), None)
+            scores = score_group(encoder, asked, seen, known, base)
+            for place, i in enumerate(members):
+                rows[i] = _with_scores(rows[i], scores, place)
+            groups[index] = replace(
+                group,
+                references=scores.references,
+                recommendation=_recommendation(group, comparison.rows, members, scores),
+            )
+    found = {name for row in rows for name in row.scores}
+    details = COPY_DETAILS if "copy" in found else ()
+    return replace(
+        comparison,
+        rows=rows,
+        groups=groups,
+        scores=[*(explained(score, encoder.measures) for score in SCORES if score.name in found), *details],
+        scored_by=encoder.title,
+        notes=[*comparison.notes, *notes],
+        rule=RULE,
+    )
+
+
+def _strange_words(comparison: Comparison, encoder: Encoder) -> list[str]:
+    """What is to be said of prompts that the encoder can't compare with images."""
+    prompts = dict.fromkeys(cell.prompt for row in comparison.rows for cell in row.cells if cell)
+    words = [word for prompt in prompts for word in encoder.unknown_words(without_token(prompt))]
+    if not words:
+        return []
+    return [
+        f"{encoder.title} has never seen {in_quotes(words)}: how well images follow prompts with such words is scored "
+        "by their other words only, and says little."
+    ]
+
+
+def _strange_photos(group: Group, encoder: Encoder) -> str:
+    whose = f" of '{group.subject}'" if group.subject else ""
+    return (
+        f"The photos{whose} do not look like what {encoder.title} was trained with: how near images are to them says "
+        "little."
+    )
+
+
+def _see_photos(
+    encoder: Encoder, paths: Sequence[Path], size: tuple[int, int], progress: Progress
+) -> tuple[ImageFeatures | None, bool]:
+    """What is kept of the photos, and whether the encoder knows photos of such a kind."""
+    if not paths:
+        return None, True
+    photos = torch.stack([to_tensor(fit(read_image(path, max(size)), *size)) for path in paths])
+    progress.update(len(paths))
+    return see(encoder, photos), encoder.is_familiar(photos)
+
+
+def _see_row(encoder: Encoder, row: Row, directory: Path, progress: Progress) -> ImageFeatures:
+    """A few images are in memory at a time; of each only its embeddings stay."""
+    places = [place for place, cell in enumerate(row.cells) if cell is not None]
+    parts = []
+    for start in range(0, len(places), AT_A_TIME):
+        images = [_read(directory / cell.file) for i in places[start : start + AT_A_TIME] if (cell := row.cells[i])]
+        parts.append(see(encoder, torch.stack(images)))
+        progress.update(len(images))
+    together = ImageFeatures(
+        torch.cat([part.subjects for part in parts]),
+        torch.cat([part.images for part in parts]),
+        torch.cat([part.thumbnails for part in parts]),
+    )
+    return with_gaps(together, places, len(row.cells))
+
+
+def _read(path: Path) -> Tensor:
+    return to_tensor(read_image(path))
+
+
+def _prompt_specs(columns: Sequence[Column], rows: Sequence[Row]) -> list[PromptSpec]:
+    """The columns with this group's class filled in: as its own images were drawn."""
+    asked = []
+    for place, column in enumerate(columns):
+        drawn = (cell.prompt for row in rows if (cell := row.cells[place]))
+        asked.append(PromptSpec(column.prompt_index, column.seed, column.kind, next(drawn, column.prompt)))
+    return asked
+
+
+def _with_scores(row: Row, scores: GroupScores, place: int) -> Row:
+    cells = [cell and replace(cell, scores=scores.of_cell(place, column)) for column, cell in enumerate(row.cells)]
+    return replace(row, cells=cells, scores=scores.rows[place])
+
+
+def _recommendation(
+    group: Group, rows: Sequence[Row], members: Sequence[int], scores: GroupScores
+) -> Recommendation | None:
+    """In terms of all rows; none for a model that was taught nothing."""
+    if not group.subject:
+        return None
+    candidates = [Candidate(rows[i].label, rows[i].step, rows[i].run, rows[i].is_base) for i in members]
+    found = recommend(candidates, scores)
+    return replace(found, row=None if found.row is None else members[found.row])

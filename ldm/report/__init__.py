@@ -1,0 +1,1 @@
+"""A comparison of checkpoints as data, table, image sheet and web page."""

@@ -1,0 +1,122 @@
+"""The page to browse a comparison with: one `index.html` beside its images, from `page/` and the data.
+
+It needs no network and may not use one: everything is inlined but the images, and its content security policy lets
+nothing else in. Prompts, names and options are other people's text, so that nothing of them becomes markup: they travel
+as JSON and are shown as text.
+
+Two scores of a cell are shown as more than numbers: `copy`, 1 for an image that is a copy of a photo, and
+`copy_photo`, the index of the photo that the image is nearest to.
+"""
+
+import base64
+import hashlib
+import html
+import json
+import math
+from dataclasses import asdict
+from pathlib import Path
+from string import Template
+from typing import Any
+from urllib.parse import quote
+
+from ldm.data.images import image_size
+from ldm.errors import UserError
+from ldm.files import write_text
+from ldm.report.comparison import Comparison
+
+SOURCES = Path(__file__).parent / "page"
+
+SCRIPTS = (
+    "elements.js",
+    "comparison.js",
+    "view.js",
+    "summary.js",
+    "filters.js",
+    "grid.js",
+    "enlarged.js",
+    "curves.js",
+    "tables.js",
+    "page.js",
+)
+"""In the order in which they use one another."""
+
+UNKNOWN_SIZE = (512, 512)
+"""The shape of the cells where no image can be read."""
+
+
+def write_page(directory: Path, comparison: Comparison) -> Path:
+    """Writes `directory/index.html`; the comparison's files are relative to the directory."""
+    path = directory / "index.html"
+    write_text(path, page_html(comparison, _image_size(directory, comparison)))
+    return path
+
+
+def page_html(comparison: Comparison, image_size: tuple[int, int] = UNKNOWN_SIZE) -> str:
+    """The whole page for images of (width, height)."""
+    style = (SOURCES / "page.css").read_text(encoding="utf-8")
+    script = "\n".join((SOURCES / name).read_text(encoding="utf-8") for name in SCRIPTS)
+    template = Template((SOURCES / "page.html").read_text(encoding="utf-8"))
+    return template.substitute(
+        policy=_policy(style, script),
+        title=html.escape(comparison.title.encode(errors="replace").decode()),
+        style=style,
+        script=script,
+        data=_as_script(page_data(comparison, image_size)),
+    )
+
+
+def page_data(comparison: Comparison, image_size: tuple[int, int] = UNKNOWN_SIZE) -> dict[str, Any]:
+    """The comparison as the scripts read it: with URLs for file names, and without numbers that aren't finite."""
+    data = _plain(asdict(comparison))
+    for row in data["rows"]:
+        for cell in filter(None, row["cells"]):
+            cell["url"] = _url(cell.pop("file"))
+    for group in data["groups"]:
+        group["photos"] = [_url(photo) for photo in group["photos"]]
+    data["image"] = {"width": image_size[0], "height": image_size[1]}
+    return data
+
+
+def _url(file: str) -> str:
+    """A relative URL; names that are no UTF-8 are kept byte by byte."""
+    return quote(file.encode(errors="surrogateescape"), safe="/")
+
+
+def _plain(value: Any) -> Any:
+    """As JSON can hold it; what is no number is null."""
+    if isinstance(value, dict):
+        return {str(name): _plain(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if value is None or isinstance(value, bool | int | str) else str(value)
+
+
+def _as_script(data: dict[str, Any]) -> str:
+    """JSON that can't end the script element it stands in, in ASCII, so that halves of letters can be written too."""
+    text = json.dumps(data, separators=(",", ":"), allow_nan=False)
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _policy(style: str, script: str) -> str:
+    """Only this style, only this script, and images from beside the page; `data:` is for the empty icon."""
+    return (
+        "default-src 'none'; base-uri 'none'; form-action 'none'; img-src 'self' file: data:; "
+        f"style-src '{_hash(style)}'; script-src '{_hash(script)}'"
+    )
+
+
+def _hash(text: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+def _image_size(directory: Path, comparison: Comparison) -> tuple[int, int]:
+    """Width and height of the first image that is there, so that every cell has its place before it is loaded."""
+    for row in comparison.rows:
+        for cell in filter(None, row.cells):
+            try:
+                return image_size(directory / cell.file)
+            except UserError:
+                continue
+    return UNKNOWN_SIZE

@@ -1,0 +1,1 @@
+"""Models in memory, devices and precision, batches, compiling: what commands, benchmarks and the Python API share."""

@@ -1,0 +1,39 @@
+"""A little rendered world with captions: what the embedded tiny model is trained on, and subjects to teach it.
+
+    scenes = [random_scene(seed, index) for index in range(16)]
+    images = render(scenes, 64)                                     # (16 3 64 64) in [-1, 1]
+    prompts = [caption(scene, generator) for scene in scenes]
+
+From the description to the image: `words`, `scene`, `captions`, `subjects`; `shapes` (made of `sdf`), `patterns`,
+`settings` (made of `textures`); `stage` (the scenes as tensors), `tracing`, `surface`, `surroundings`, `shading`,
+`render`.
+"""
+
+from ldm.toyworld.captions import canonical_caption, caption
+from ldm.toyworld.patterns import PATTERN_NAMES
+from ldm.toyworld.render import object_coverage, render
+from ldm.toyworld.scene import Camera, Labels, Light, Scene, Thing, is_held_out, labels, random_scene
+from ldm.toyworld.subjects import photograph, unusual_subject
+from ldm.toyworld.words import CLASSES, COLOURS, MATERIALS, SETTINGS
+
+__all__ = [
+    "CLASSES",
+    "COLOURS",
+    "MATERIALS",
+    "PATTERN_NAMES",
+    "SETTINGS",
+    "Camera",
+    "Labels",
+    "Light",
+    "Scene",
+    "Thing",
+    "canonical_caption",
+    "caption",
+    "is_held_out",
+    "labels",
+    "object_coverage",
+    "photograph",
+    "random_scene",
+    "render",
+    "unusual_subject",
+]

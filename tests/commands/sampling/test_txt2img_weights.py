@@ -1,0 +1,170 @@
+"""With which weights txt2img.py draws: those given, downloaded or embedded; and what is said of broken ones."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from ldm.config import to_yaml
+from ldm.runtime import models
+from tests.commands.calls import call, difference, metadata_of, refused, tensors_of
+from tests.commands.fixtures import Draw
+from tests.tiny import TINY_YAML, build_tiny_model, write_tiny_checkpoint
+
+# With what
+
+
+def test_config_stands_in_for_a_checkpoint_without_its_own(txt2img: Draw, tmp_path: Path) -> None:
+    bare = write_tiny_checkpoint(tmp_path / "bare", config={})
+    values = {**TINY_YAML, "sampling": {**TINY_YAML["sampling"], "num_steps": 2, "prompt": "a dog"}}
+    (tmp_path / "tiny.yaml").write_text(to_yaml(values))
+    drawn = txt2img("-v", 1, "-c", bare, "--config", tmp_path / "tiny.yaml")
+    assert Image.open(drawn.paths[0]).info["ldm.prompt"] == "a dog"
+    assert Image.open(drawn.paths[0]).info["ldm.steps"] == "2"
+    expected = txt2img("-v", 1, "-p", "a dog", "--ddim-steps", 2).images[0]
+    assert difference(drawn.images[0], expected) <= 1
+
+
+def test_config_goes_before_the_checkpoints_own(txt2img: Draw, tmp_path: Path) -> None:
+    values = {**TINY_YAML, "sampling": {**TINY_YAML["sampling"], "prompt": "a dog"}}
+    (tmp_path / "tiny.yaml").write_text(to_yaml(values))
+    drawn = txt2img("-v", 1, "--config", tmp_path / "tiny.yaml")
+    assert Image.open(drawn.paths[0]).info["ldm.prompt"] == "a dog"
+
+
+def test_a_checkpoint_in_half_precision_and_as_ckpt_draws_the_same(txt2img: Draw, tmp_path: Path) -> None:
+    expected = txt2img("-v", 1).images[0]
+    half = write_tiny_checkpoint(tmp_path / "half", torch.float16)
+    assert abs(txt2img("-v", 1, "-c", half).images[0] - expected).mean() < 2
+    whole = write_tiny_checkpoint(tmp_path / "ckpt")
+    torch.save({"state_dict": tensors_of(whole)}, tmp_path / "ckpt" / "tiny.ckpt")
+    (tmp_path / "tiny.yaml").write_text(to_yaml(TINY_YAML))
+    pickled = txt2img("-v", 1, "-c", tmp_path / "ckpt" / "tiny.ckpt", "--config", tmp_path / "tiny.yaml")
+    assert difference(pickled.images[0], expected) <= 1
+
+
+def test_a_checkpoint_draws_its_own_subject(txt2img: Draw, tmp_path: Path) -> None:
+    mug = write_tiny_checkpoint(tmp_path / "mug", class_name="mug", instance_prompt="a photo of sks mug", step=5)
+    drawn = txt2img("-v", 1, "-c", mug)
+    info = Image.open(drawn.paths[0]).info
+    assert info["ldm.prompt"] == "a photo of sks mug"
+    assert info["ldm.checkpoint_step"] == "5"
+
+
+def test_without_other_weights_the_embedded_model_draws_and_is_named(
+    txt2img: Draw, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(models, "DOWNLOADED", tmp_path / "empty")
+    monkeypatch.setattr(models, "EMBEDDED", tiny_checkpoint)
+    outcome = call("txt2img", "-v", 1)
+    assert outcome.status == 0
+    for words in ("embedded tiny model", "bash download/sd-weights.sh", "--ckpt-path"):
+        assert words in outcome.said
+
+
+def test_downloaded_weights_are_used_and_named(
+    txt2img: Draw, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(models, "ROOT", tmp_path)
+    monkeypatch.setattr(models, "DOWNLOADED", tmp_path / "weights" / "sd-v1")
+    shutil.copytree(tiny_checkpoint.parent, tmp_path / "weights" / "sd-v1")
+    outcome = call("txt2img", "-v", 1)
+    assert outcome.status == 0
+    assert "weights: weights/sd-v1/tiny.safetensors (downloaded" in outcome.said
+
+
+def test_models_of_other_weights_draw_other_images(txt2img: Draw, tmp_path: Path) -> None:
+    other = write_tiny_checkpoint(tmp_path / "other", model=build_tiny_model(seed=3))
+    assert difference(txt2img("-v", 1, "-c", other).images[0], txt2img("-v", 1).images[0]) > 8
+
+
+# Mistakes
+
+
+def cut_off(checkpoint: Path, tmp_path: Path) -> Path:
+    (tmp_path / "cut.safetensors").write_bytes(checkpoint.read_bytes()[: checkpoint.stat().st_size // 2])
+    return tmp_path / "cut.safetensors"
+
+
+def missing(checkpoint: Path, tmp_path: Path) -> Path:
+    return tmp_path / "nowhere.safetensors"
+
+
+def text(checkpoint: Path, tmp_path: Path) -> Path:
+    (tmp_path / "notes.txt").write_text("no checkpoint")
+    return tmp_path / "notes.txt"
+
+
+def empty_directory(checkpoint: Path, tmp_path: Path) -> Path:
+    (tmp_path / "empty").mkdir()
+    return tmp_path / "empty"
+
+
+def empty_file(checkpoint: Path, tmp_path: Path) -> Path:
+    (tmp_path / "empty.ckpt").touch()
+    return tmp_path / "empty.ckpt"
+
+
+@pytest.mark.parametrize("mistake", [cut_off, missing, text, empty_directory, empty_file])
+def test_a_checkpoint_that_is_none_is_named(
+    mistake: Callable[[Path, Path], Path], tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = mistake(tiny_checkpoint, tmp_path)
+    refused(call("txt2img", "-c", path), str(path))
+    assert not (tmp_path / "outputs").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (None, ["no config file"]),
+        ("tokenizer: [", ["not a readable YAML file"]),
+        ("tokenizer: a\nmodel: {unet: {model_chanels: 32}}", ["model_chanels", "'model_channels'"]),
+        ("model: {}", ["missing tokenizer"]),
+    ],
+)
+def test_a_config_that_is_none_is_named(
+    content: str | None, words: list[str], tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "model.yaml"
+    if content is not None:
+        path.write_text(content)
+    refused(call("txt2img", "-c", tiny_checkpoint, "--config", path), "model.yaml", *words)
+
+
+def test_an_output_dir_that_is_a_file_is_named(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    refused(call("txt2img", "-c", tiny_checkpoint, "-o", tmp_path / "file"), str(tmp_path / "file"))
+
+
+def test_a_tokenizer_that_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    checkpoint = write_tiny_checkpoint(tmp_path / "tiny")
+    shutil.rmtree(tmp_path / "tiny" / "tokenizer")
+    refused(call("txt2img", "-c", checkpoint, "-v", 1), "vocab.json", "copy the base model's tokenizer there")
+
+
+@pytest.mark.parametrize(
+    ("key", "where"),
+    [
+        ("model.diffusion_model.out.2.bias", "not finite from step 1"),
+        ("cond_stage_model.transformer.text_model.final_layer_norm.bias", "not finite from step 1"),
+        ("first_stage_model.decoder.conv_out.bias", "autoencoder's images are not finite"),
+    ],
+)
+def test_weights_that_are_broken_give_an_error_that_names_them_and_not_a_black_image(
+    key: str, where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    checkpoint = write_tiny_checkpoint(tmp_path / "tiny")
+    tensors, metadata = tensors_of(checkpoint), metadata_of(checkpoint)
+    tensors[key] = torch.full_like(tensors[key], torch.nan)
+    save_file(tensors, tmp_path / "tiny" / "nan.safetensors", metadata=metadata)
+    outcome = call("txt2img", "-c", tmp_path / "tiny" / "nan.safetensors", "-v", 1)
+    refused(outcome, where, f"the checkpoint is broken: its {key} holds NaN", "use another file")
+    assert "--precision full" not in outcome.said

@@ -1,0 +1,207 @@
+"""Recorded steps train as plain ones do, bit for bit; CUDA graphs are simulated where there is no GPU."""
+
+import csv
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from ldm.errors import UserError
+from ldm.nn.graphed import capture_cuda_graph
+from ldm.training.dreambooth import DreamBooth
+from ldm.training.graphed_step import GraphedStep
+from ldm.training.trainer import FitOptions, fit
+from tests.recording import Simulation
+from tests.training.parts import batch_of, build_module, saved_step, train, weights
+
+LONGER: dict[str, Any] = {"iterations": 6, "save_every": 2, "batch_size": 2, "max_grad_norm": 0.5}
+
+
+def recording(module: DreamBooth) -> Simulation:
+    return Simulation(module.trained_parameters())
+
+
+def assert_same(one: DreamBooth, other: DreamBooth) -> None:
+    expected = weights(other)
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in weights(one).items())
+
+
+def losses(run_dir: Path) -> list[dict[str, str]]:
+    with (run_dir / "log" / "metrics.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize(
+    ("train_text_encoder", "autocast_dtype"),
+    [
+        (True, None),
+        pytest.param(False, None, marks=pytest.mark.slow),
+        pytest.param(True, torch.bfloat16, marks=pytest.mark.slow),
+        pytest.param(False, torch.bfloat16, marks=pytest.mark.slow),
+    ],
+)
+def test_recorded_steps_train_as_plain_ones_do(
+    train_text_encoder: bool, autocast_dtype: torch.dtype | None, tmp_path: Path
+) -> None:
+    options = {**LONGER, "train_text_encoder": train_text_encoder}
+    plain, recorded = build_module(**options), build_module(**options)
+    simulation = recording(recorded)
+    train(plain, tmp_path / "plain", autocast_dtype=autocast_dtype, logger="csv")
+    train(recorded, tmp_path / "recorded", autocast_dtype=autocast_dtype, logger="csv", record=simulation)
+    assert (simulation.recorded, simulation.replayed) == (1, 6)  # one to compare, and all steps but the first
+    assert_same(recorded, plain)
+    assert losses(tmp_path / "recorded") == losses(tmp_path / "plain")
+    assert len(losses(tmp_path / "plain")) == 6
+
+
+@pytest.mark.parametrize("change", [{"max_grad_norm": 0.0}, {"gradient_checkpointing": "all"}])
+def test_so_they_do_without_clipping_and_with_checkpointing(change: dict[str, Any], tmp_path: Path) -> None:
+    plain, recorded = build_module(**change), build_module(**change)
+    train(plain, tmp_path / "plain")
+    train(recorded, tmp_path / "recorded", record=recording(recorded))
+    assert_same(recorded, plain)
+
+
+def test_a_recorded_run_continues_exactly(tmp_path: Path) -> None:
+    def full_disk(module: DreamBooth, step: int) -> None:
+        if step == 4:
+            raise UserError("the disk is full")
+
+    plain, stopped, continued = (build_module(**LONGER) for _ in range(3))
+    train(plain, tmp_path / "plain")
+    with pytest.raises(UserError, match="the disk is full"):
+        train(stopped, tmp_path / "run", full_disk, record=recording(stopped))
+    assert saved_step(tmp_path / "run") == 2
+    train(continued, tmp_path / "run", record=recording(continued))
+    assert_same(continued, plain)
+
+
+@pytest.mark.parametrize("fault", ["refused", "other losses", "no gradients"])
+def test_what_can_not_be_recorded_runs_plainly_with_a_warning(
+    fault: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    plain, module = build_module(), build_module()
+
+    def faulty(call: Callable[[], Any], *others: Any) -> tuple[Callable[[], object], Any]:
+        outputs = call()
+        if fault == "refused":
+            raise RuntimeError("operation not permitted when stream is capturing")
+        norms, losses = outputs
+
+        def replay() -> None:
+            call()
+            (norms if fault == "no gradients" else losses["total"]).zero_()
+
+        return replay, outputs
+
+    train(plain, tmp_path / "plain")
+    with caplog.at_level(logging.WARNING):
+        train(module, tmp_path / "run", record=faulty)
+    assert len([record for record in caplog.records if "without being recorded" in record.message]) == 1
+    assert_same(module, plain)
+
+
+def test_a_part_without_gradient_is_still_found(tmp_path: Path) -> None:
+    class Detached(DreamBooth):
+        def _encode_prompts(self) -> Tensor:
+            return super()._encode_prompts().detach()
+
+    module = build_module(cls=Detached, train_text_encoder=True)
+    with pytest.raises(UserError, match="the text encoder should train but gets no gradient"):
+        train(module, tmp_path, record=recording(module))
+
+
+def test_a_training_whose_steps_differ_is_not_recorded(tmp_path: Path) -> None:
+    module = build_module(cls=type("Changing", (DreamBooth,), {"recordable": False}))
+    simulation = recording(module)
+    train(module, tmp_path, record=simulation)
+    assert simulation.recorded == 0
+
+
+def test_a_recording_given_up_for_images_is_made_again(tmp_path: Path) -> None:
+    class Short(DreamBooth):
+        def make_room(self) -> None:
+            assert self._recorded is not None
+            self._recorded.forget()
+            assert all(parameter.grad is None for parameter in self.trained_parameters())
+
+    plain, module = build_module(**LONGER), build_module(cls=Short, **LONGER)
+    simulation = recording(module)
+    train(plain, tmp_path / "plain")
+    train(module, tmp_path / "run", record=simulation)
+    assert simulation.recorded == 3
+    assert_same(module, plain)
+
+
+@pytest.mark.parametrize(
+    ("side", "free", "previews", "kept"),
+    [
+        (512, 6.1, True, True),
+        (512, 5.9, True, False),
+        (256, 5.9, True, True),
+        (1024, 6.1, True, False),
+        (1024, 0.1, False, True),
+    ],
+)
+def test_a_recording_is_given_up_where_too_little_memory_is_left_for_an_image(
+    side: int, free: float, previews: bool, kept: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = build_module(**({} if previews else {"preview_prompts": ()}))
+    assert module.drawn_pixels == (32 * 32 if previews else 0)  # of the latents that it was given
+    if previews:
+        monkeypatch.setattr(DreamBooth, "drawn_pixels", side**2)
+    module.graph_steps(recording(module), None)
+    module.log = lambda *args: None  # type: ignore[method-assign, assignment]
+    module.training_step(batch_of(module, 0), 0)
+    monkeypatch.setattr(DreamBooth, "device", torch.device("cuda"))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (int(free * 2**30), 16 * 2**30))
+    module.make_room()
+    assert (module.trained_parameters()[0].grad is not None) == kept
+
+
+def test_a_smaller_batch_in_between_is_computed_plainly() -> None:
+    """The next replay's gradients are the parameters' again."""
+    layer = nn.Linear(3, 1)
+    parameters = list(layer.parameters())
+
+    def error(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {"total": layer(batch["x"]).square().mean()}
+
+    step = GraphedStep(error, parameters, None, Simulation(parameters))
+    for seed, size in enumerate([4, 4, 2, 4, 4]):
+        x = torch.randn(size, 3, generator=torch.Generator().manual_seed(seed))
+        total = step({"x": x})["total"]
+        expected = layer(x).square().mean()
+        gradients = torch.autograd.grad(expected, parameters)
+        assert torch.equal(total, expected)
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            assert torch.equal(parameter.grad, gradient)  # type: ignore[arg-type]
+            parameter.grad *= 0.5  # as clipping does
+        torch.testing.assert_close(step.total_norm, torch.cat([gradient.flatten() for gradient in gradients]).norm())
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("autocast_dtype", [None, torch.bfloat16])
+@pytest.mark.parametrize("gradient_checkpointing", ["none", "all"])
+def test_a_cuda_graph_trains_as_plain_steps_do(
+    autocast_dtype: torch.dtype | None,
+    gradient_checkpointing: str,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    ends = []
+    for record in (None, capture_cuda_graph):
+        module = build_module(
+            iterations=20, save_every=10, train_text_encoder=True, gradient_checkpointing=gradient_checkpointing
+        )
+        start = weights(module)
+        options = FitOptions(tmp_path / str(record), [torch.device("cuda", 0)], autocast_dtype, "none", record=record)
+        fit(module, options, lambda module, step: None)
+        assert module._recorded is None or module._recorded._static.works
+        ends.append(torch.cat([(tensor.cpu() - start[name]).flatten() for name, tensor in weights(module).items()]))
+    assert "without being recorded" not in caplog.text
+    assert (ends[0] - ends[1]).norm() < 0.05 * ends[0].norm()
