@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from ldm.commands.sampling import grid, sheets
+from ldm.report import grid, sheets
 from ldm.report.grid import MARGIN, MAX_PAGE, Heading, enlargement, pages
 from tests.commands.calls import call
 from tests.commands.fixtures import Draw, Trained

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from ldm.commands import elsewhere, models
+from ldm.commands import elsewhere
 from ldm.commands.dreambooth import opening
 from ldm.commands.dreambooth import run as command
 from ldm.config import read_yaml, to_yaml
 from ldm.nn.tokenizer import tokenizer_digest
+from ldm.runtime import models
 from ldm.shell import command_line
 from tests.commands.calls import call, equal, info_of, refused
 from tests.commands.dreambooth.training_run import STOPPED, Teach, copied, interrupted, sha256

@@ -12,7 +12,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from safetensors.torch import save_file
 
-from ldm.commands.sampling import painter, planning
+from ldm.commands.sampling import planning, rows_sampling
 from ldm.config import read_yaml, to_yaml
 from tests.commands.calls import Drawn, Outcome, call, pixels, refused, start, tensors_of
 from tests.commands.fixtures import Draw, Trained, UNetCall
@@ -153,7 +153,7 @@ def test_a_batch_of_which_something_is_missing_is_drawn_in_the_same_company(
     txt2img: Draw, ckpts: Path, unet_calls: list[UNetCall], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As on a GPU, where rounding may depend on the batch."""
-    monkeypatch.setattr(painter, "images_at_a_time", lambda job, compute: job.batch_size)
+    monkeypatch.setattr(rows_sampling, "images_at_a_time", lambda job, compute: job.batch_size)
     drawn = txt2img("-c", ckpts, "--no-base", *SWEEP, "-b", 3)
     before, written = times(drawn), files(drawn.directory)
     drawn.paths[1].unlink()

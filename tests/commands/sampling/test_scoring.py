@@ -7,7 +7,7 @@ from unittest.mock import Mock
 
 import pytest
 
-from ldm.commands.sampling import painter, protocols, run
+from ldm.commands.sampling import protocols, rows_sampling, run
 from ldm.evaluation.protocol import dreambooth_prompts
 from ldm.evaluation.recommendation import RULE
 from ldm.report.comparison import CLASS, OTHER, SUBJECT, Comparison
@@ -177,7 +177,7 @@ def test_a_sweep_is_scored_afterwards_without_drawing_again(
     trained: Trained, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     evaluated("-c", trained.root, *JUDGE, *PROMPTS, "-v", 1)
-    monkeypatch.setattr(painter, "sample_images", None)
+    monkeypatch.setattr(rows_sampling, "sample_images", None)
     comparison, _, _ = evaluated("-r", "outputs/evaluate-1")
     assert set(comparison.rows[1].scores) == (SUBJECT_SCORES | CLASS_SCORES) - {"diversity"}
     again, _, _ = evaluated("-c", trained.root, *JUDGE, *PROMPTS, "-v", 1, "-r", "outputs/evaluate-1")

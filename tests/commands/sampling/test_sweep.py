@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ldm.checkpoint.reading import CheckpointFile
-from ldm.commands.sampling import checkpoints, painter, reading
+from ldm.commands.sampling import checkpoints, reading, rows_sampling
 from ldm.config import to_yaml
 from ldm.runtime import models
 from tests.commands.calls import call, difference, metadata_of, refused, tensors_of
@@ -211,7 +211,7 @@ MOMENTS = {
     "comparing": (checkpoints, "raise_unless_whole"),
     "reading ahead": (reading, "_in_memory"),
     "loading": (models.ModelSlot, "use"),
-    "drawing": (painter, "sample_images"),
+    "drawing": (rows_sampling, "sample_images"),
 }
 """Where a bad file may first be noticed."""
 
