@@ -3,12 +3,15 @@
 import argparse
 import re
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from ldm.files import ROOT
 
 STABLE_DIFFUSION, TINY = (ROOT / "configs" / name for name in ("sd-v1.yaml", "tiny.yaml"))
 KEYS = re.compile(r"<<([\w.,]+)>>")
+LINE = re.compile(r"( *)(?:(\w+):|-)? ?(.*?)(?: *#.*)?")
+"""Of a YAML file: its indentation, its key if it has one, and its value."""
 
 
 def yaml_value(*keys: str) -> str:
@@ -54,8 +57,30 @@ def _shown(sections: dict[str, dict[str, Any]], keys: list[str]) -> str:
 
 
 @cache
-def _sections(path: Any) -> dict[str, dict[str, Any]]:
-    import yaml  # only where help is printed
+def _sections(path: Path) -> dict[str, dict[str, Any]]:
+    """The sections of one of our own YAML files, and their values; deeper levels are left out.
 
-    # Our own files: the checks of `ldm.yaml_values` would take longer than all the rest of `--help`.
-    return yaml.load(path.read_bytes(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    Read line by line: importing a YAML library would make `--help` a fifth slower.
+    """
+    sections: dict[str, dict[str, Any]] = {}
+    last: Any = None
+    for line in path.read_text(encoding="utf-8").splitlines():
+        indent, name, value = LINE.fullmatch(line).groups()  # type: ignore[union-attr]
+        if not indent and name:
+            values = sections[name] = {}
+        elif indent == "  " and name:
+            last = values[name] = _scalar(value) if value else []
+        elif not name and value and isinstance(last, list):
+            last.append(_scalar(value))
+    return sections
+
+
+def _scalar(text: str) -> Any:
+    if text in ("true", "false"):
+        return text == "true"
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
