@@ -200,7 +200,7 @@ def test_flags_are_read_before_anything_heavy_is_imported(module: str) -> None:
         (wrong_imports, "ldm.toyworld.judge.encoder", "from ldm.training.trainer import fit"),
         (wrong_imports, "ldm.training.trainer", "from ldm.commands import app"),
         (lightning_imports, "ldm.checkpoint.reading", "import pytorch_lightning as pl"),
-        (lightning_imports, "ldm.data.dreambooth", "from pytorch_lightning.callbacks import Callback"),
+        (lightning_imports, "ldm.data.batches", "from pytorch_lightning.callbacks import Callback"),
         (lightning_imports, "ldm.nn", "try:\n    import lightning.pytorch\nexcept ImportError:\n    raise"),
         (prints, "ldm.nn.unet", "def f():\n    print('x')"),
         (swallowed_errors, "ldm.nn.unet", "try:\n    f()\nexcept:\n    raise"),

@@ -7,11 +7,8 @@ from ldm.errors import UserError
 from ldm.files import counted
 from ldm.training.config import OptimizationConfig
 
-STATE_BYTES = {("adamw", "fp32"): 12, ("adamw8bit", "fp32"): 7, ("adamw8bit", "bf16"): 6}
-"""Of a resume state, at most, for each trained weight: the weight and two moments."""
-
 AVERAGE_BYTES = 4
-"""More, where a moving average of the weights is kept."""
+"""Of a resume state for each weight of a moving average."""
 
 PNG_BYTES = 1.5
 """Of an image's file for each pixel: about half of what its red, green and blue take, as of photos and drawings."""

@@ -1,8 +1,7 @@
 """The one reader and writer of image files: upright, sRGB, cropped to size; what a PNG of ours says of itself."""
 
-import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +10,7 @@ from PIL import ExifTags, Image, ImageFile, ImageOps
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
+from ldm.background import map_ahead
 from ldm.data.colours import to_srgb
 from ldm.data.formats import open_image
 from ldm.disk import human_size
@@ -18,8 +18,6 @@ from ldm.errors import UserError
 from ldm.files import atomic_path
 from ldm.host_memory import available_memory
 from ldm.user_files import open_regular
-
-log = logging.getLogger(__name__)
 
 UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -43,6 +41,9 @@ UNKNOWN_MEMORY = 2**32
 """So many bytes are taken for available where the system doesn't tell."""
 SURELY_THERE = 2**28
 """Needs below so many bytes aren't compared with what is available, which takes a moment."""
+
+READERS, AHEAD = 4, 8
+"""Threads that read images, and how many images wait in memory at most."""
 
 PREFIX, FOREIGN = "ldm.", frozenset(["parameters"])
 """Our text chunks are named `ldm.<key>`: other programs keep things of their own under `prompt`. Those that we write
@@ -133,6 +134,15 @@ def _bytes_per_pixel(file: ImageFile.ImageFile, reduced: bool) -> int:
     decoded = 1 if file.mode in ("1", "L", "P") else 4
     copies = 24 if file.mode in ("I", "F") else 8
     return decoded + (0 if reduced else copies)
+
+
+def read_ahead(paths: Iterable[Path], height: int, width: int) -> Iterator[Tensor]:
+    """The images in these files in their order, cropped to (3 height width), in [-1, 1]; threads read ahead."""
+
+    def read(path: Path) -> Tensor:
+        return to_tensor(fit(read_image(path, max(height, width)), height, width))
+
+    return map_ahead(read, paths, READERS, AHEAD)
 
 
 def fit(image: Image.Image, height: int, width: int) -> Image.Image:

@@ -16,9 +16,8 @@ from ldm.data.images import read_image, to_tensor
 from ldm.errors import UserError
 from ldm.nn.autoencoder import AutoencoderConfig, AutoencoderKL, DiagonalGaussian, ResnetBlock
 from ldm.training import autoencoder as stage
-from ldm.training.autoencoder import FIRST_LOGVAR, AutoencoderTraining, edge_error, initialise, psnr
+from ldm.training.autoencoder import FIRST_LOGVAR, AutoencoderTraining, PatchPCA, edge_error, initialise, psnr
 from ldm.training.config import AutoencoderTrainingConfig
-from ldm.training.patch_pca import PatchPCA
 from ldm.training.trainer import FitOptions, fit
 from tests.scratch import SCRATCH_YAML, write_captioned
 

@@ -1,25 +1,18 @@
 """The DreamBooth module: what a step computes, what trains, and how fast."""
 
-import math
 from collections.abc import Iterator
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from ldm.nn.text_encoder import TextEncoder
 from ldm.prompts import TOKEN
 from ldm.training.config import Subject
 from ldm.training.dreambooth import DreamBooth
-from ldm.training.module import lr_factor
 from tests.training.parts import SUBJECT, batch_of, build_module, each_update, tokenizer, train, weights
-
-SCHEDULES = ("constant", "linear", "cosine")
 
 
 def alphas_cumprod() -> Tensor:
@@ -258,39 +251,6 @@ def test_a_learning_rate_of_zero_moves_nothing(tmp_path: Path) -> None:
     before = weights(module)
     train(module, tmp_path)
     assert all(torch.equal(tensor, before[name]) for name, tensor in weights(module).items())
-
-
-@given(
-    st.sampled_from(SCHEDULES),
-    st.integers(1, 3000).flatmap(lambda n: st.tuples(st.just(n), st.integers(0, n), st.integers(0, n - 1))),
-)
-def test_lr_factor_is_within_0_and_1(schedule: str, numbers: tuple[int, int, int]) -> None:
-    iterations, warmup, step = numbers
-    assert 0.0 < lr_factor(step, schedule, warmup, iterations) <= 1.0
-
-
-@given(st.sampled_from(SCHEDULES), st.integers(1, 200), st.integers(1, 200))
-def test_lr_factor_rises_in_the_warmup_and_never_after_it(schedule: str, warmup: int, rest: int) -> None:
-    factors = [lr_factor(step, schedule, warmup, warmup + rest) for step in range(warmup + rest + 1)]
-    rising, falling = factors[: warmup + 1], factors[warmup:]
-    assert all(b > a for a, b in pairwise(rising))
-    assert factors[warmup] == 1.0
-    assert all(b <= a for a, b in pairwise(falling))
-    assert factors[-1] == pytest.approx(1.0 if schedule == "constant" else 0.0, abs=1e-12)
-
-
-def test_lr_factor_is_linear_or_a_half_cosine() -> None:
-    assert [lr_factor(step, "linear", 0, 4) for step in range(4)] == [1.0, 0.75, 0.5, 0.25]
-    expected = [(1 + math.cos(math.pi * step / 4)) / 2 for step in range(4)]
-    assert [lr_factor(step, "cosine", 0, 4) for step in range(4)] == pytest.approx(expected)
-    assert {lr_factor(step, "constant", 0, 4) for step in range(4)} == {1.0}
-
-
-@given(st.sampled_from(SCHEDULES), st.integers(1, 50), st.integers(0, 50))
-def test_a_warmup_longer_than_the_run_only_rises(schedule: str, iterations: int, more: int) -> None:
-    warmup = iterations + more
-    factors = [lr_factor(step, schedule, warmup, iterations) for step in range(iterations)]
-    assert factors == pytest.approx([(step + 1) / (warmup + 1) for step in range(iterations)])
 
 
 # Precision

@@ -12,8 +12,7 @@ from ldm.data.batches import Share
 from ldm.toyworld.judge.data import NO_LABEL, Images, JudgeBatch, JudgeBatches
 from ldm.toyworld.judge.network import JudgeConfig
 from ldm.training.config import JudgeTrainingConfig
-from ldm.training.contrastive import caption_loss, pair_loss
-from ldm.training.judge import JudgeTraining, answer_loss, build_judge_training
+from ldm.training.judge import JudgeTraining, answer_loss, build_judge_training, caption_loss, pair_loss
 from ldm.training.trainer import FitOptions, fit
 from tests.judges import SIZE, build_tiny_judge, judge_tokenizer, write_things
 

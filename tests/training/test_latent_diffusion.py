@@ -153,7 +153,7 @@ def test_recorded_steps_train_as_plain_ones_do(build: Build, tmp_path: Path) -> 
     plain, recorded = build(), build()
     simulation = Simulation(recorded.trained_parameters())
     train(plain, tmp_path / "plain")
-    train(recorded, tmp_path / "recorded", record=simulation)
+    train(recorded, tmp_path / "recorded", capture=simulation)
     assert simulation.replayed == recorded.config.iterations
     assert vars(recorded)["logged"] == vars(plain)["logged"]
     expected = plain.state_dict()
@@ -176,4 +176,4 @@ def test_it_learns(build: Build, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("prompts", [[], ["a red disc"]])
 def test_images_need_room_only_if_any_are_drawn(prompts: list[str], build: Build) -> None:
-    assert bool(build(sample_prompts=prompts).drawn_pixels) == bool(prompts)
+    assert bool(build(sample_prompts=prompts).sampled_pixels) == bool(prompts)
