@@ -134,7 +134,7 @@ def test_moments_of_a_half_precision_autoencoder_are_float32(photos: Tensor) -> 
     autoencoder = build_tiny_model().autoencoder.eval().bfloat16()
     moments = encode_moments(autoencoder, photos, flip=False)
     assert moments.dtype == torch.float32
-    assert torch.equal(moments[0, 0], parameters(tiny_autoencoder, photos[0].bfloat16()).float())
+    assert torch.equal(moments[0, 0], parameters(autoencoder, photos[0].bfloat16()).float())
 
 
 # The name

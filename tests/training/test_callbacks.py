@@ -1,4 +1,4 @@
-"""What happens around the training steps: guards, checkpoints, signals."""
+"""What happens around training steps: guards, saving, signals, progress."""
 
 import contextlib
 import os
@@ -215,7 +215,7 @@ def kill_in(update: int, number: int = signal.SIGINT) -> type[Steps]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_stops_after_its_step_and_keeps_its_state(
+def test_a_signal_stops_after_its_step_and_saves_its_state(
     number: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     module = build_module(cls=kill_in(3, number), iterations=8, save_every=5)
@@ -226,7 +226,7 @@ def test_a_signal_stops_after_its_step_and_keeps_its_state(
     assert "stopping after this step" in caplog.text
 
 
-def test_a_run_stopped_by_a_signal_continues_to_the_weights_it_would_have_had(tmp_path: Path) -> None:
+def test_a_run_stopped_by_a_signal_resumes_to_the_weights_it_would_have_had(tmp_path: Path) -> None:
     options: dict[str, Any] = {
         "iterations": 8,
         "save_every": 5,

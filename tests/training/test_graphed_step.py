@@ -66,7 +66,7 @@ def test_so_they_do_without_clipping_and_with_checkpointing(change: dict[str, An
     assert_same(graphed, eager)
 
 
-def test_a_graphed_run_continues_exactly(tmp_path: Path) -> None:
+def test_a_graphed_run_resumes_exactly(tmp_path: Path) -> None:
     def full_disk(module: DreamBooth, step: int) -> None:
         if step == 4:
             raise UserError("the disk is full")

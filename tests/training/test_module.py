@@ -137,7 +137,7 @@ def test_what_is_saved_has_the_average_of_its_own_update(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_continued_training_ends_with_the_same_weights_and_average(workers: int, tmp_path: Path) -> None:
+def test_a_resumed_training_ends_with_the_same_weights_and_average(workers: int, tmp_path: Path) -> None:
     whole = Line(workers=workers)
     train(whole, tmp_path / "whole")
 

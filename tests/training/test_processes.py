@@ -1,4 +1,4 @@
-"""Processes of several devices: no one of them outlives an error in the first."""
+"""Processes of several devices: an error in the first ends all."""
 
 import contextlib
 import os
@@ -42,7 +42,7 @@ fit(build_module(cls=Waiting), options, save)
 
 
 @pytest.mark.slow
-def test_an_error_in_the_first_process_ends_the_others_and_what_was_being_written_gets_to_the_disk(
+def test_an_error_in_the_first_process_ends_the_others_and_pending_writes_are_done(
     tmp_path: Path,
 ) -> None:
     script, said = tmp_path / "script.py", tmp_path / "said"

@@ -1,4 +1,4 @@
-"""Numbers in fewer bits: bounds of the error, and that on average there is none."""
+"""Numbers in fewer bits: bounds of the error, and that its mean is zero."""
 
 import pytest
 import torch

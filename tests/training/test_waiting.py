@@ -1,4 +1,4 @@
-"""The host doesn't wait for the device in a step: nothing is read back, and no constant is copied there again."""
+"""In a step the host doesn't wait for the device: it reads nothing back and copies no constant there."""
 
 from pathlib import Path
 from typing import Any

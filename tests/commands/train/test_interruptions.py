@@ -1,4 +1,4 @@
-"""Processes that are killed or stopped go on to the weights they would have had."""
+"""Processes that are killed or stopped resume to the weights they would have had."""
 
 import os
 import re
@@ -50,7 +50,7 @@ def assert_same_ends(one: Path, other: Path) -> None:
         pytest.param("diffusion", signal.SIGKILL, 0, marks=pytest.mark.slow),
     ],
 )
-def test_an_interrupted_run_continues_to_bit_identical_weights(
+def test_an_interrupted_run_resumes_to_bit_identical_weights(
     stage: str,
     number: signal.Signals,
     workers: int,

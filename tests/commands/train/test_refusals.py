@@ -1,4 +1,4 @@
-"""What is refused, by which words, and that it leaves nothing behind."""
+"""What is refused, with which message, and that nothing is left behind."""
 
 import shutil
 from pathlib import Path
@@ -40,7 +40,7 @@ def test_the_second_stage_needs_captions(refuses: Refuses, scratch: Scratch, fir
     refuses(("diffusion", "--autoencoder", first / LAST), "holds no images with captions", "metadata.jsonl")
 
 
-def test_the_judge_needs_things_that_are_seen_twice_and_a_tokenizer(refuses: Refuses, scratch: Scratch) -> None:
+def test_the_judge_needs_objects_with_two_images_and_a_tokenizer(refuses: Refuses, scratch: Scratch) -> None:
     refuses(("judge",), "no thing is seen twice")
     (scratch.tokenizer / "merges.txt").unlink()
     refuses(("judge",), "merges.txt is missing")

@@ -1,4 +1,4 @@
-"""train.py -r: a run goes on as it began, or says why it can't."""
+"""train.py -r: a run is resumed as it began, or an error says why it can't be."""
 
 import shutil
 from pathlib import Path
@@ -30,7 +30,7 @@ def test_a_run_can_be_given_more_iterations_and_other_devices(second: Path, scra
     assert (options["iterations"], options["workers"], options["devices"]) == (7, 1, "cpu")
 
 
-def test_a_continued_run_keeps_its_tokenizer_and_yaml(second: Path, finished: Scratch, scratch: Scratch) -> None:
+def test_a_resumed_run_keeps_its_tokenizer_and_yaml(second: Path, finished: Scratch, scratch: Scratch) -> None:
     """Those that the YAML names may have changed since."""
     run = copied(second, scratch)
     record = read_yaml(run / "run.yaml")
@@ -62,7 +62,7 @@ def test_what_a_resumed_run_can_not_change_is_refused(
     refused(call("train", "autoencoder", "-r", run, *flags), words)
 
 
-def test_a_run_of_another_stage_is_told_by_its_name(first: Path, scratch: Scratch) -> None:
+def test_a_run_of_another_stage_is_refused_with_the_right_command(first: Path, scratch: Scratch) -> None:
     run = copied(first, scratch)
     refused(call("train", "diffusion", "-r", run), f"python train.py autoencoder -r {run}")
 
