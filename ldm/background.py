@@ -2,7 +2,7 @@
 
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import TypeVar
@@ -78,7 +78,7 @@ def map_ahead(
     threads: int,
     ahead: int,
     initializer: Callable[[], object] | None = None,
-) -> Iterator[Result]:
+) -> Generator[Result, None, None]:
     """`function(item)` of each item, in order, computed in threads; `ahead` results are begun before they are needed.
 
     An error is raised in its turn. After it, and when the iterator is closed, no further call begins, and those that

@@ -276,7 +276,7 @@ def _packed(parameters: list[nn.Parameter], most: int, exact: bool) -> Iterator[
         yield Bucket(tuple(slices), exact)
 
 
-def _build(weights: list[nn.Parameter], config: OptimizationConfig, seed: int, kernels: dict[str, bool]) -> Optimizer:
+def _build(weights: list[nn.Parameter], config: OptimizationConfig, seed: int, kernels: dict[str, Any]) -> Optimizer:
     return AdamW8bit(weights, lr=config.learning_rate, weight_decay=config.weight_decay, seed=seed)
 
 

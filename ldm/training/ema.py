@@ -1,7 +1,8 @@
 """Trainings from scratch: an exponential moving average of the weights is saved, not the latest weights.
 
 "Acceleration of Stochastic Approximation by Averaging" (Polyak, Juditsky 1992) as DDPM (arXiv 2006.11239) uses it.
-Not `torch.optim.swa_utils`: its decay does not grow, and it keeps a second module instead of swapping weights in place.
+Not `torch.optim.swa_utils.AveragedModel`: it copies the whole model, also networks that are fixed, and the decay of its
+EMA does not grow. Here the trained weights have an average, which takes their place while they are saved.
 """
 
 from collections.abc import Iterator

@@ -6,6 +6,7 @@
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -14,7 +15,7 @@ from torch.optim import Optimizer
 from ldm.choices import LR_SCHEDULES
 from ldm.training.config import OptimizationConfig
 
-Build = Callable[[list[nn.Parameter], OptimizationConfig, int, dict[str, bool]], Optimizer]
+Build = Callable[[list[nn.Parameter], OptimizationConfig, int, dict[str, Any]], Optimizer]
 """(weights, config, seed, kernels) -> optimizer. `kernels` are keywords of torch's own: {"fused": True}, or nothing."""
 
 
@@ -30,7 +31,7 @@ class OptimizerKind:
     most: the weight and what the optimizer keeps of it."""
 
 
-def _adamw(weights: list[nn.Parameter], config: OptimizationConfig, seed: int, kernels: dict[str, bool]) -> Optimizer:
+def _adamw(weights: list[nn.Parameter], config: OptimizationConfig, seed: int, kernels: dict[str, Any]) -> Optimizer:
     return torch.optim.AdamW(weights, lr=config.learning_rate, weight_decay=config.weight_decay, **kernels)
 
 

@@ -3,6 +3,7 @@
 import math
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,7 +19,7 @@ from tests.training.parts import build_module, each_update, train, weights
 
 
 def build_sgd(
-    weights: list[nn.Parameter], config: OptimizationConfig, seed: int, kernels: dict[str, bool]
+    weights: list[nn.Parameter], config: OptimizationConfig, seed: int, kernels: dict[str, Any]
 ) -> torch.optim.Optimizer:
     return torch.optim.SGD(weights, config.learning_rate, momentum=0.9, weight_decay=config.weight_decay, **kernels)
 
