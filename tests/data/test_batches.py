@@ -191,9 +191,9 @@ def test_the_share_of_empty_captions_is_the_dropout(dropout: float) -> None:
 @pytest.mark.parametrize("views", [1, 2])
 def test_views_come_up_evenly(views: int) -> None:
     batches = latent_batches(views=views)
-    seen = Counter(int(m[0, 0, 0]) % 10 for step in range(250) for m in batches.step(step)["moments"])
-    assert set(seen) == set(range(views))
-    assert all(abs(count - 1000 / views) < 70 for count in seen.values())
+    counts = Counter(int(m[0, 0, 0]) % 10 for step in range(250) for m in batches.step(step)["moments"])
+    assert set(counts) == set(range(views))
+    assert all(abs(count - 1000 / views) < 70 for count in counts.values())
 
 
 def test_timesteps_and_noise_have_their_distributions() -> None:

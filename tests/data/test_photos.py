@@ -78,16 +78,16 @@ def test_every_file_that_is_no_image_is_named_once_with_its_reason(
     os.mkfifo(tmp_path / "pipe.png")
     (tmp_path / "gone.jpg").symlink_to(tmp_path / "nowhere")
     (tmp_path / "more").mkdir()
-    said = messages_of(tmp_path, caplog)
+    messages = messages_of(tmp_path, caplog)
     for name, (_, reason) in {
         **NO_IMAGES,
         "pipe.png": (b"", "a named pipe"),
         "gone.jpg": (b"", "links to nothing"),
     }.items():
-        [line] = [line for line in said if name in line]
+        [line] = [line for line in messages if name in line]
         assert line.startswith("DIR: not used: ") and f"({reason}" in line
-    assert "DIR: not used: more (folders)" in said
-    assert len(said) == len({reason for _, reason in NO_IMAGES.values()}) + 3  # a line for each reason
+    assert "DIR: not used: more (folders)" in messages
+    assert len(messages) == len({reason for _, reason in NO_IMAGES.values()}) + 3  # a line for each reason
     warned = {record.getMessage() for record in caplog.records if record.levelno == logging.WARNING}
     assert not any("notes.txt" in line for line in warned)
     assert any("clip.mp4" in line for line in warned)
@@ -132,7 +132,7 @@ def test_equal_photos_are_used_with_a_warning(tmp_path: Path, caplog: pytest.Log
 
 
 @pytest.mark.parametrize(
-    ("size", "said"),
+    ("size", "messages"),
     [
         ((12, 12), ["DIR/a.png: 12 x 12 is enlarged 43 times"]),
         ((256, 256), []),
@@ -143,11 +143,11 @@ def test_equal_photos_are_used_with_a_warning(tmp_path: Path, caplog: pytest.Log
     ],
 )
 def test_photos_too_small_or_too_long_get_a_warning(
-    size: tuple[int, int], said: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+    size: tuple[int, int], messages: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     Image.new("RGB", size, "red").save(tmp_path / "a.png")
     lines = messages_of(tmp_path, caplog, 512)
-    assert len(lines) == len(said) and all(part in line for part, line in zip(said, lines, strict=True))
+    assert len(lines) == len(messages) and all(part in line for part, line in zip(messages, lines, strict=True))
 
 
 def test_a_directory_that_is_not_there(tmp_path: Path) -> None:

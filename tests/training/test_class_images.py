@@ -113,8 +113,8 @@ def test_only_deleted_images_are_sampled_again_with_the_same_bits(ldm: LatentDif
     for index in (1, 4):
         cache.path(index).unlink()
     assert cache.missing(5) == [1, 4]
-    drawn = list(cache.sample(ldm, cache.missing(5), batch_size=5))
-    assert drawn == [cache.path(1), cache.path(4)]
+    sampled = list(cache.sample(ldm, cache.missing(5), batch_size=5))
+    assert sampled == [cache.path(1), cache.path(4)]
     for index, path in enumerate(cache.paths(5)):
         assert np.abs(pixels(path) - before[index]).max() <= 1
         assert index in (1, 4) or path.stat().st_mtime_ns == written[index]

@@ -39,12 +39,12 @@ def test_it_begins_with_the_weights() -> None:
 def test_the_first_updates_by_hand(decay: float, expected: list[float]) -> None:
     network = line(0.0)
     average = WeightAverage({"line": network}, decay)
-    seen = []
+    averages = []
     for step in (1, 2, 3):
         nn.init.constant_(network.weight, float(step))
         average.update(step)
-        seen.append(averaged(average, network)[0].item())
-    assert seen == pytest.approx(expected, rel=1e-6)
+        averages.append(averaged(average, network)[0].item())
+    assert averages == pytest.approx(expected, rel=1e-6)
 
 
 def test_late_updates_use_the_whole_decay() -> None:

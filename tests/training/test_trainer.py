@@ -62,21 +62,6 @@ def test_the_csv_log_holds_each_loss_by_step(tmp_path: Path) -> None:
         )
 
 
-def test_the_tensorboard_log_holds_each_loss_apart(tmp_path: Path) -> None:
-    module = build_module(cls=Observed)
-    train(module, tmp_path, logger="tensorboard")
-    events = EventAccumulator(str(tmp_path / "log"))
-    events.Reload()
-    for name, losses in vars(module)["logged"].items():
-        scalars = events.Scalars(name)
-        assert [scalar.value for scalar in scalars] == pytest.approx(losses, rel=1e-5)
-
-
-def test_without_class_images_no_class_loss_is_logged(tmp_path: Path) -> None:
-    train(build_module(with_class=False), tmp_path, logger="csv")
-    assert csv_rows(tmp_path)[0].keys() & {"loss/class"} == set()
-
-
 @pytest.mark.slow
 def test_a_long_run_logs_every_tenth_update(tmp_path: Path) -> None:
     module = build_module(iterations=1000, save_every=1000)

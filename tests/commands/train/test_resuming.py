@@ -47,10 +47,7 @@ def test_a_resumed_run_keeps_its_tokenizer_and_yaml(second: Path, finished: Scra
     [
         (("--seed", 8), "--seed can't change in a resumed run: it is 42 there"),
         (("--learning-rate", 0.1), "--learning-rate can't change"),
-        (("--batch-size", 9), "--batch-size can't change"),
-        (("--save-dtype", "bf16"), "--save-dtype can't change"),
         (("--config", "other.yaml"), "--config can't change"),
-        (("-i", "other"), "there is no directory"),
         (("--iterations", 2), "--iterations 2 is less than the 6 updates this run has made"),
     ],
 )
