@@ -9,7 +9,7 @@ from typing import Any
 
 from ldm.commands.app import begin_run
 from ldm.commands.disk_space import refuse_without_space_for_images
-from ldm.commands.limits import warn_of_photos, warn_of_unknown_words
+from ldm.commands.unfamiliar import warn_of_photos, warn_of_unknown_words
 from ldm.commands.options.common import MOST_IMAGES
 from ldm.commands.options.resumable import DRAWING, flag_of
 from ldm.commands.record import plain, write_record

@@ -8,7 +8,7 @@ import torch
 
 from ldm.checkpoint.reading import read_checkpoint
 from ldm.commands.dreambooth import plan as planning
-from ldm.commands.limits import in_quotes, warn_of_photos, warn_of_unknown_words
+from ldm.commands.unfamiliar import in_quotes, warn_of_photos, warn_of_unknown_words
 from ldm.commands.sampling import run as drawing
 from ldm.data.photos import read_directory
 from ldm.files import ROOT
