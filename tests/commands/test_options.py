@@ -1,29 +1,15 @@
-"""The flags: all that the original had with their names and short forms, help without torch, errors that name them."""
+"""The flags: all of the original project's with their names and short forms, and errors that name them."""
 
 import argparse
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ldm.commands.options.common import ENCODER_NAMES
-from ldm.commands.options.dreambooth import dreambooth_parser
-from ldm.commands.options.sampling import evaluate_parser, img2img_parser, txt2img_parser
+from ldm.commands.options.recorded import PARSERS
 from ldm.commands.options.train import HEEDED, train_parser
-from ldm.evaluation.encoders import ENCODERS
-from ldm.files import ROOT
 from tests.commands.calls import call, refused
-
-PARSERS = {
-    "txt2img": txt2img_parser,
-    "img2img": img2img_parser,
-    "evaluate": evaluate_parser,
-    "dreambooth": dreambooth_parser,
-    "train": train_parser,
-}
 
 SAMPLING: dict[str, tuple[list[str], str, Any]] = {
     "--hw": (["32", "48"], "hw", [32, 48]),
@@ -32,7 +18,7 @@ SAMPLING: dict[str, tuple[list[str], str, Any]] = {
     "--scale": (["1.5"], "scale", 1.5),
     "--ddim-eta": (["0.5"], "ddim_eta", 0.5),
 }
-DRAWING: dict[str, tuple[list[str], str, Any]] = {
+ALL_SAMPLING: dict[str, tuple[list[str], str, Any]] = {
     "-p": (["a cat", "a dog"], "prompt", ["a cat", "a dog"]),
     "--prompt": (["a cat"], "prompt", ["a cat"]),
     "-n": (["blurry"], "negative_prompt", "blurry"),
@@ -59,15 +45,15 @@ DRAWING: dict[str, tuple[list[str], str, Any]] = {
     "--compile": (["graphs"], "compile", "graphs"),
 }
 FLAGS: dict[str, dict[str, tuple[list[str], str, Any]]] = {
-    "txt2img": {**DRAWING, "--score": ([], "score", True)},
+    "txt2img": {**ALL_SAMPLING, "--score": ([], "score", True)},
     "evaluate": {
-        **DRAWING,
+        **ALL_SAMPLING,
         "-i": (["photos"], "instance_img_dir", Path("photos")),
         "--protocol": (["dreambooth"], "protocol", "dreambooth"),
         "--encoder": (["clip-dino"], "encoder", "clip-dino"),
     },
     "img2img": {
-        **DRAWING,
+        **ALL_SAMPLING,
         "-i": (["a.png"], "init_img", Path("a.png")),
         "--init-img": (["a.png"], "init_img", Path("a.png")),
         "-s": (["0.5"], "strength", 0.5),
@@ -123,8 +109,8 @@ FLAGS: dict[str, dict[str, tuple[list[str], str, Any]]] = {
         "--no-drop-resume-state": ([], "drop_resume_state", False),
     },
     "train": {
-        "-i": (["pictures"], "image_dir", Path("pictures")),
-        "--image-dir": (["pictures"], "image_dir", Path("pictures")),
+        "-i": (["images"], "image_dir", Path("images")),
+        "--image-dir": (["images"], "image_dir", Path("images")),
         "--config": (["a.yaml"], "config", Path("a.yaml")),
         "--autoencoder": (["a.safetensors"], "autoencoder", Path("a.safetensors")),
         "--ckpt-path": (["a.ckpt"], "ckpt_path", Path("a.ckpt")),
@@ -149,7 +135,7 @@ FLAGS: dict[str, dict[str, tuple[list[str], str, Any]]] = {
         "--logger": (["csv"], "logger", "csv"),
     },
 }
-"""Every flag, words that it takes, and what they come to."""
+"""Every flag, words that it takes, its option, and the value."""
 
 ORIGINAL = {
     "dreambooth": "-c --class-name -i --instance-img-dir -d --devices -o --output-dir -r --resume-dir --precision "
@@ -166,7 +152,7 @@ EACH_FLAG = [(command, flag) for command, flags in FLAGS.items() for flag in fla
 
 def parse(command: str, *arguments: str) -> argparse.Namespace:
     required = {"img2img": ["-i", "a.png"], "train": ["diffusion"]}.get(command, [])
-    return PARSERS[command]().parse_args([*required, *arguments])
+    return PARSERS[f"{command}.py"]().parse_args([*required, *arguments])
 
 
 @pytest.mark.parametrize(("command", "flag"), EACH_FLAG)
@@ -193,28 +179,6 @@ def test_img2img_has_everything_that_txt2img_has() -> None:
 
 def test_prompts_add_up() -> None:
     assert parse("txt2img", "-p", "a", "b", "-p", "c").prompt == ["a", "b", "c"]
-
-
-@pytest.mark.parametrize("command", PARSERS)
-def test_help_names_exactly_these_flags_and_imports_no_torch(command: str, tmp_path: Path) -> None:
-    process = subprocess.run(
-        [sys.executable, "-X", "importtime", str(ROOT / f"{command}.py"), "--help"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert process.returncode == 0
-    described = re.split(r"\nexamples?:|\nthe stages", process.stdout.partition("\noptions:")[2])[0]
-    flags = set(re.findall(r"(?<![\w-])--?[a-z][a-z-]*", described))
-    assert flags - {"-h", "--help"} == set(FLAGS[command])
-    imported = set(re.findall(r"\|\s+([\w.]+)$", process.stderr, re.MULTILINE))
-    assert "argparse" in imported
-    assert not {"torch", "numpy", "transformers", "pytorch_lightning"} & imported
-
-
-def test_names_are_those_of_the_encoders() -> None:
-    assert list(ENCODERS) == list(ENCODER_NAMES)
 
 
 @pytest.mark.parametrize(
@@ -260,20 +224,15 @@ def test_names_are_those_of_the_encoders() -> None:
         ("dreambooth", ["-l", "-0.5"], "--lamb"),
         ("dreambooth", ["--class-img-count", "-1"], "--class-img-count"),
         ("dreambooth", ["--gb", "0"], "--gb"),
-        ("dreambooth", ["-d", "cpu", "--compile", "graphs"], "--compile"),
         ("dreambooth", ["--class-sampler", "euler-maruyama"], "--class-sampler"),
         ("dreambooth", ["--class-steps", "1001"], "--class-steps"),
         ("dreambooth", ["--precision", "fp16"], "--precision"),
         ("dreambooth", ["--precision", "fp16-mixed", "-d", "cpu"], "--precision"),
         ("dreambooth", ["--save-dtype", "fp8"], "--save-dtype"),
         ("dreambooth", ["--logger", "wandb"], "--logger"),
-        ("dreambooth", ["--hw", "32", "32", "32"], "--hw"),
-        ("dreambooth", ["--seed", "99999999999999999999"], "--seed"),
-        ("dreambooth", ["--scale", "nan"], "--scale"),
-        ("dreambooth", ["--ddim-eta", "0.5", "--sampler", "plms"], "--ddim-eta"),
     ],
 )
-def test_a_value_that_makes_no_sense_is_refused_by_the_name_of_its_flag(
+def test_an_error_names_the_flag(
     command: str,
     arguments: list[str],
     flag: str,
@@ -301,7 +260,7 @@ def test_dreambooth_needs_a_class_and_photos(arguments: list[str]) -> None:
 
 
 @pytest.mark.parametrize("stage", HEEDED)
-def test_stages_heed_flags_that_there_are(stage: str) -> None:
+def test_each_stage_has_known_flags(stage: str) -> None:
     assert HEEDED[stage] <= {name for _, name, _ in FLAGS["train"].values()}
 
 
@@ -309,6 +268,6 @@ def test_every_flag_of_train_is_for_some_stage() -> None:
     assert set.union(*HEEDED.values()) == {name for _, name, _ in FLAGS["train"].values()}
 
 
-def test_the_stages_that_the_help_shows_can_be_typed() -> None:
+def test_the_examples_in_the_help_of_train_can_be_parsed() -> None:
     examples = re.findall(r"python train\.py (.*?)(?: +#.*)?$", train_parser().format_help(), re.MULTILINE)
     assert {train_parser().parse_args(example.split()).stage for example in examples} >= {"tokenizer", "diffusion"}

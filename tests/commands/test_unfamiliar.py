@@ -8,8 +8,8 @@ import torch
 
 from ldm.checkpoint.reading import read_checkpoint
 from ldm.commands.dreambooth import plan as planning
-from ldm.commands.unfamiliar import in_quotes, warn_of_photos, warn_of_unknown_words
 from ldm.commands.sampling import run as drawing
+from ldm.commands.unfamiliar import in_quotes, warn_of_photos, warn_of_unknown_words
 from ldm.data.photos import read_directory
 from ldm.files import ROOT
 from ldm.runtime.models import EMBEDDED, Settings, read_tokenizer, settings_of

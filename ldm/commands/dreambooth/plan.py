@@ -16,10 +16,10 @@ from ldm.checkpoint.saving import hash_file
 from ldm.commands.dreambooth.vram import MEMORY_FLAGS, fit_into_memory, workload_of
 from ldm.commands.elsewhere import find_photo_directory, find_weights, moved, sha256_of
 from ldm.commands.enough_memory import refuse_too_large_images, refuse_too_large_training
-from ldm.commands.unfamiliar import warn_of_photos, warn_of_unknown_words
 from ldm.commands.options.resumable import DREAMBOOTH
 from ldm.commands.resuming import RECORD, refuse_another_size, resumed_options
 from ldm.commands.sampling.job import sampling_flags, sampling_from, with_sampler
+from ldm.commands.unfamiliar import warn_of_photos, warn_of_unknown_words
 from ldm.config import read_yaml
 from ldm.data.photos import read_directory
 from ldm.diffusion.sampling import SamplingConfig
@@ -42,7 +42,6 @@ from ldm.runtime.tokenizers import NAME, find_tokenizer, has_tokenizer, repair_t
 from ldm.training.class_images import DIRECTORY as CLASS_IMAGES
 from ldm.training.class_images import ClassImages
 from ldm.training.config import DreamBoothConfig, Subject
-from ldm.training.memory import Workload
 
 log = logging.getLogger(__name__)
 
@@ -144,8 +143,10 @@ def plan_run(options: argparse.Namespace) -> Plan:
     yaml, settings = recorded_settings(resumed / RECORD) if resumed else settings_of(file, options.config)
     raise_unless_whole(file, settings.model)
     digest = checkpoint_info(file).tokenizer
-    tokenizer_dir = _resumed_tokenizer(options, base, settings, digest) if resumed else find_tokenizer(
-        base, settings.tokenizer, digest
+    tokenizer_dir = (
+        _resumed_tokenizer(options, base, settings, digest)
+        if resumed
+        else find_tokenizer(base, settings.tokenizer, digest)
     )
     height, width = snapped_size(settings.model, options.hw, (settings.sampling.height, settings.sampling.width))
     refuse_another_size(options, height, width, DREAMBOOTH)

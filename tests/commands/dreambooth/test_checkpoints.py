@@ -6,7 +6,7 @@ import torch
 
 from ldm.checkpoint.reading import read_checkpoint
 from tests.commands.calls import info_of, tensors_of
-from tests.commands.dreambooth.training_run import sha256
+from tests.commands.dreambooth.fine_tuning import sha256
 from tests.commands.fixtures import Trained
 from tests.tiny import TINY_YAML
 

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 
 from ldm.commands import elsewhere
-from ldm.commands.dreambooth import opening
+from ldm.commands.dreambooth import directory as run_directory
 from ldm.commands.dreambooth import run as command
 from ldm.config import read_yaml, to_yaml
 from ldm.nn.tokenizer import tokenizer_digest
 from ldm.runtime import models
 from ldm.shell import command_line
 from tests.commands.calls import call, equal, info_of, refused
-from tests.commands.dreambooth.training_run import STOPPED, Teach, copied, interrupted, sha256
+from tests.commands.dreambooth.fine_tuning import STOPPED, FineTune, copied, interrupted, sha256
 from tests.commands.fixtures import UNetCall, write_photos
 from tests.tiny import build_tiny_model, write_tiny_checkpoint
 
@@ -135,10 +135,10 @@ def test_a_lost_resume_state_is_no_reason_to_begin_again(whole: Path) -> None:
 
 
 def test_a_run_that_was_stopped_before_its_first_save_begins_again_and_says_so(
-    teach: Teach, monkeypatch: pytest.MonkeyPatch
+    fine_tune: FineTune, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also between the first checkpoint and the first resume state."""
-    run = interrupted(teach, monkeypatch, 2, *STOPPED)
+    run = interrupted(fine_tune, monkeypatch, 2, *STOPPED)
     assert not (run / "resume.ckpt").exists() and not list(run.glob("step-*"))
     (run / "step-00002.safetensors").write_bytes(b"written before the state")
     assert "starts from its beginning" in goes_on(run)
@@ -162,16 +162,15 @@ def test_a_finished_run_without_its_resume_state_says_that_it_is_finished(whole:
 # The tokenizer
 
 
-def test_the_tokenizer_is_there_before_the_record(teach: Teach, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_tokenizer_is_there_before_the_record(fine_tune: FineTune, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        opening, "write_record", lambda path, *_, **__: seen.append(tokenizer_digest(path.parent / "tokenizer"))
+        run_directory, "write_record", lambda path, *_, **__: seen.append(tokenizer_digest(path.parent / "tokenizer"))
     )
     seen: list[str] = []
-    words = ("-c", "can", "-i", teach.subject_dir, "--ckpt-path", teach.checkpoint, "-o", teach.root)
     with pytest.raises(FileNotFoundError):
-        monkeypatch.setattr(opening, "mark_unsaved", lambda directory: (directory / "run.yaml").read_text())
-        call("dreambooth", *words)
-    assert seen == [tokenizer_digest(teach.checkpoint.parent / "tokenizer")]
+        monkeypatch.setattr(run_directory, "mark_unsaved", lambda directory: (directory / "run.yaml").read_text())
+        fine_tune.call()
+    assert seen == [tokenizer_digest(fine_tune.checkpoint.parent / "tokenizer")]
 
 
 @pytest.mark.parametrize(("damage", "older"), [("cut", False), ("gone", True), ("half", False)])
@@ -195,9 +194,9 @@ def test_a_damaged_tokenizer_is_repaired(damage: str, older: bool, stopped: Path
     assert info_of(stopped / "step-00004.safetensors").tokenizer == digest
 
 
-def test_a_tokenizer_that_is_nowhere_is_named(stopped: Path, teach: Teach, tmp_path: Path) -> None:
+def test_a_tokenizer_that_is_nowhere_is_named(stopped: Path, fine_tune: FineTune, tmp_path: Path) -> None:
     run = copied(stopped, tmp_path / "b")
-    base = shutil.copytree(teach.checkpoint.parent, tmp_path / "base") / teach.checkpoint.name
+    base = shutil.copytree(fine_tune.checkpoint.parent, tmp_path / "base") / fine_tune.checkpoint.name
     for damaged in (run / "tokenizer", base.parent / "tokenizer"):
         (damaged / "merges.txt").write_text("#version: 0.2\na b\n")
     digest = read_yaml(run / "run.yaml")["tokenizer"]

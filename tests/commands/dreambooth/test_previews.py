@@ -10,7 +10,7 @@ from PIL import Image
 
 from ldm.commands.dreambooth import previews
 from tests.commands.calls import call, difference, pixels
-from tests.commands.dreambooth.training_run import Plan, Teach
+from tests.commands.dreambooth.fine_tuning import FineTune, Plan
 from tests.commands.fixtures import Trained, UNetCall
 
 STEPS = (0, 3, 6, 9, 12)
@@ -77,7 +77,7 @@ def test_as_on_a_gpu_previews_are_drawn_together_and_where_memory_is_too_small_o
     monkeypatch.setattr(previews, "sample_images", too_large)
     caplog.clear()
     again = sampled_untrained(plan, tmp_path / "again")
-    assert "too little memory to draw previews together" in caplog.text
+    assert "too little memory to sample previews in a batch" in caplog.text
     assert [difference(one, other) for one, other in zip(singly, again, strict=True)] == [0, 0, 0]
 
 
@@ -87,7 +87,7 @@ def test_only_a_gpu_draws_several_at_a_time() -> None:
 
 @pytest.mark.slow
 def test_a_long_run_is_shown_by_some_of_its_steps(
-    teach: Teach, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    fine_tune: FineTune, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     rows: list[list[str]] = []
     labelled_grid = previews.labelled_grid
@@ -100,7 +100,7 @@ def test_a_long_run_is_shown_by_some_of_its_steps(
 
     monkeypatch.setattr(previews, "labelled_grid", watched)
     monkeypatch.setattr(previews, "MOST_ROWS", 4)
-    teach("--iterations", 6, "-s", 1, "--class-img-count", 0)
+    fine_tune("--iterations", 6, "-s", 1, "--class-img-count", 0)
     assert rows[1::2] == [
         ["step 0"],
         ["step 0", "step 1"],

@@ -11,7 +11,7 @@ from ldm.commands.options.dreambooth import dreambooth_parser
 from ldm.config import read_yaml
 from ldm.errors import UserError
 from tests.commands.calls import call, difference, pixels
-from tests.commands.dreambooth.training_run import SHORT, Plan, Teach, scalars, sha256
+from tests.commands.dreambooth.fine_tuning import SHORT, FineTune, Plan, scalars, sha256
 from tests.commands.fixtures import Trained
 from tests.locks import others_may_lock
 from tests.tiny import TINY_YAML
@@ -92,7 +92,7 @@ def test_the_record_holds_every_option_resolved(trained: Trained, tiny_checkpoin
 
 def test_the_log_file_holds_what_was_said(trained: Trained) -> None:
     text = (trained.directory / "run.log").read_text()
-    assert "drawing 3 of 3 class images 'a photo of a Tin Can'" in text
+    assert "sampling 3 of 3 class images 'a photo of a Tin Can'" in text
     assert "7 updates made. The weights moved by" in text
     assert re.search(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d+ INFO ", text)
 
@@ -104,10 +104,19 @@ def test_the_log_file_holds_what_was_said_before_there_was_one(trained: Trained)
     assert text.index("3 photos") < text.index("run: ")
 
 
-def test_two_runs_in_one_process_keep_their_logs_apart(teach: Teach, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_runs_in_one_process_keep_their_logs_apart(fine_tune: FineTune, monkeypatch: pytest.MonkeyPatch) -> None:
     """Called from Python, without the frame that a terminal has around it. The second one fails."""
     logging.getLogger("ldm").setLevel(logging.NOTSET)
-    words = ("-i", teach.subject_dir, "--ckpt-path", teach.checkpoint, "-o", teach.root, *SHORT, "--no-previews")
+    words = (
+        "-i",
+        fine_tune.subject_dir,
+        "--ckpt-path",
+        fine_tune.checkpoint,
+        "-o",
+        fine_tune.root,
+        *SHORT,
+        "--no-previews",
+    )
 
     def run(name: str) -> None:
         command.dreambooth(dreambooth_parser().parse_args(["-c", name, *map(str, words)]))
@@ -116,10 +125,10 @@ def test_two_runs_in_one_process_keep_their_logs_apart(teach: Teach, monkeypatch
     monkeypatch.setattr(command, "fit", _too_large)
     with pytest.raises(UserError, match="too large"):
         run("cup")
-    first, second = ((teach.root / name / "run.log").read_text() for name in ("can-1", "cup-1"))
+    first, second = ((fine_tune.root / name / "run.log").read_text() for name in ("can-1", "cup-1"))
     assert "compare the checkpoints with" in first and "cup" not in first
     assert "photos of 'cup'" in second and second.rstrip().endswith("UserError: too large")
-    assert others_may_lock(teach.root / "can-1") and others_may_lock(teach.root / "cup-1")
+    assert others_may_lock(fine_tune.root / "can-1") and others_may_lock(fine_tune.root / "cup-1")
 
 
 def _too_large(*arguments: object) -> None:
