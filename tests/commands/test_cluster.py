@@ -125,4 +125,4 @@ def test_a_second_copy_of_a_training_is_refused(
 def test_the_first_of_several_copies_is_warned(words: tuple[Any, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     set_all(monkeypatch, SLURM | {"SLURM_STEP_NUM_TASKS": "2", "SLURM_NTASKS": "2"})
     outcome = call("dreambooth", *words, "-i", "nowhere")
-    refused(outcome, "warning: srun has started several copies of this training; only this one goes on", "nowhere")
+    refused(outcome, "warning: srun has started several copies of this training; only this one continues", "nowhere")
