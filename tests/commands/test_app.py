@@ -55,7 +55,7 @@ def work(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[..., Any]], None
 
     def replace(function: Callable[..., Any]) -> None:
         monkeypatch.setattr(dreambooth, "build_module", function)
-        monkeypatch.setattr(drawing, "paint", function)
+        monkeypatch.setattr(drawing, "sample_rows", function)
 
     return replace
 

@@ -32,7 +32,7 @@ def files(tmp_path: Path, tiny_checkpoint: Path, subject_dir: Path, trained: Tra
 @pytest.fixture
 def nothing_is_computed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Commands parse, plan and make their directories."""
-    monkeypatch.setattr(sampling_run, "paint", mock.Mock())
+    monkeypatch.setattr(sampling_run, "sample_rows", mock.Mock())
     for name in ("sample_class_images", "build_module", "_report"):
         monkeypatch.setattr(dreambooth_run, name, mock.Mock())
     monkeypatch.setattr(dreambooth_run, "Previews", mock.MagicMock())

@@ -48,7 +48,7 @@ def test_every_command_warns_of_unknown_words_and_photos(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(planning, "sha256_of", stop)
-    monkeypatch.setattr(sampling, "paint", stop)
+    monkeypatch.setattr(sampling, "sample_rows", stop)
     outcome = call(command, *flags[command], "-o", tmp_path / "out")
     assert outcome.status == 75
     assert UNKNOWN_WORD in outcome.said
