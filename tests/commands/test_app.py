@@ -14,7 +14,7 @@ import pytest
 
 from ldm.commands.app import begin_run, run
 from ldm.commands.dreambooth import run as dreambooth
-from ldm.commands.sampling import run as drawing
+from ldm.commands.sampling import run as sampling
 from ldm.errors import UserError
 from ldm.files import ROOT
 from ldm.interruption import SIGNALS
@@ -32,7 +32,7 @@ def raising(error: BaseException) -> Callable[..., Any]:
 def signalling(number: int) -> Callable[..., Any]:
     def send(*arguments: Any, **options: Any) -> Any:
         os.kill(os.getpid(), number)
-        raise AssertionError("it goes on")
+        raise AssertionError("it continues")
 
     return send
 
@@ -55,7 +55,7 @@ def work(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[..., Any]], None
 
     def replace(function: Callable[..., Any]) -> None:
         monkeypatch.setattr(dreambooth, "build_module", function)
-        monkeypatch.setattr(drawing, "sample_rows", function)
+        monkeypatch.setattr(sampling, "sample_rows", function)
 
     return replace
 
@@ -124,7 +124,7 @@ def test_a_signal_before_there_is_a_run(
 def test_a_run_that_begins_while_a_signal_comes_can_be_resumed(
     command: Command, monkeypatch: pytest.MonkeyPatch, work: Any
 ) -> None:
-    """Its directory and its record belong together."""
+    """Its directory is not left without its record."""
     from ldm.commands import resuming
 
     make = resuming.make_numbered_dir
@@ -135,7 +135,7 @@ def test_a_run_that_begins_while_a_signal_comes_can_be_resumed(
         return directory
 
     monkeypatch.setattr(resuming, "make_numbered_dir", interrupted)
-    work(raising(AssertionError("it goes on")))
+    work(raising(AssertionError("it continues")))
     outcome = command()
     assert outcome.status == 75
     (directory,) = Path("my out").iterdir()
@@ -182,9 +182,9 @@ def test_a_log_file_that_can_not_be_written_ends_no_run(tmp_path: Path, capsys: 
         logger.info("fourth \udce9")
 
     assert run(command) == 0
-    said = capsys.readouterr().err.splitlines()
-    assert [said[0], said[1], said[3]] == ["first", "second", "third"]
-    assert said[2].startswith(f"warning: could not write {path}: File too large")
+    output = capsys.readouterr().err.splitlines()
+    assert [output[0], output[1], output[3]] == ["first", "second", "third"]
+    assert output[2].startswith(f"warning: could not write {path}: File too large")
     assert "fourth" in path.read_text()
 
 

@@ -25,9 +25,9 @@ CPU, OTHER = torch.device("cpu"), torch.device("mps")
 @pytest.fixture
 def needs(monkeypatch: pytest.MonkeyPatch) -> list[Need]:
     """Every `Need` that was checked; nothing is refused."""
-    seen: list[Need] = []
-    monkeypatch.setattr(Need, "more_than", lambda self, limit: seen.append(self))
-    return seen
+    checked: list[Need] = []
+    monkeypatch.setattr(Need, "more_than", lambda self, limit: checked.append(self))
+    return checked
 
 
 def in_order(need: Need) -> bool:
@@ -110,17 +110,15 @@ def refuses(tiny_checkpoint: Path, subject_dir: Path, tmp_path: Path, monkeypatc
 
 
 @pytest.mark.parametrize("command", ["txt2img", "img2img", "evaluate", "dreambooth"])
-def test_a_size_without_bounds_is_refused_in_every_command(command: str, refuses: Refuse) -> None:
+def test_every_command_refuses_an_absurd_size(command: str, refuses: Refuse) -> None:
     refuses(command, ["--hw", 65_536, 65_536], "GB of memory", "--hw")
 
 
-def test_a_batch_without_bounds_is_refused(refuses: Refuse) -> None:
+def test_an_absurd_batch_size_is_refused(refuses: Refuse) -> None:
     refuses("dreambooth", ["--batch-size", 65_536, "--hw", 1024], "GB of memory", "--batch-size")
 
 
-def test_training_from_scratch_with_a_batch_without_bounds_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_training_from_scratch_refuses_an_absurd_batch_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(enough_memory, "available_memory", lambda: 10**9)
     config = write_yaml(tmp_path / "a.yaml", tmp_path, {"autoencoder_training": {"size": 1024}})
     images = write_captioned(tmp_path / "images", 2)
@@ -129,6 +127,6 @@ def test_training_from_scratch_with_a_batch_without_bounds_is_refused(
     assert not (tmp_path / "runs").exists()
 
 
-def test_images_without_number_are_refused(refuses: Refuse) -> None:
+def test_too_many_images_are_refused(refuses: Refuse) -> None:
     refuses("txt2img", ["-v", 100_000_000], "--variations", "from 1 to 100000")
     refuses("txt2img", ["-v", 60_000, "-p", "a", "b"], "120,000 images", "1 checkpoints x 2 prompts x 60,000 seeds")

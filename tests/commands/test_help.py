@@ -126,9 +126,9 @@ def test_a_wrong_flag_prints_one_line_of_usage_and_the_error() -> None:
     )
 
 
-def test_what_was_typed_can_not_forge_lines() -> None:
-    said = call("txt2img", "--sampler", "a\nerror: all fine").said
-    assert len(said.splitlines()) == 3 and "\\n" in said
+def test_typed_words_can_not_forge_lines() -> None:
+    output = call("txt2img", "--sampler", "a\nerror: all fine").said
+    assert len(output.splitlines()) == 3 and "\\n" in output
 
 
 def test_the_table_of_encoders_is_complete() -> None:

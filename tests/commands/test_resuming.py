@@ -43,9 +43,7 @@ def test_files_that_another_process_writes_stay(tmp_path: Path) -> None:
     assert not (tmp_path / ".a.png.123.partial").exists()
 
 
-def test_a_process_of_a_further_device_neither_locks_nor_removes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_only_the_first_process_locks_and_removes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOCAL_RANK", "1")
     monkeypatch.setenv("LDM_RUN_DIR", str(tmp_path))
     (tmp_path / ".a.png.123.partial").touch()
@@ -55,12 +53,12 @@ def test_a_process_of_a_further_device_neither_locks_nor_removes(
 
 
 def test_a_directory_that_another_process_writes_is_refused_and_unchanged(txt2img: Draw) -> None:
-    drawn = txt2img("-v", 1)
-    before = (drawn.directory / "run.yaml").read_bytes()
-    with another_process_has(drawn.directory):
-        refused(call("txt2img", "-r", drawn.directory), "being written by another process", str(drawn.directory))
-    assert (drawn.directory / "run.yaml").read_bytes() == before
-    assert call("txt2img", "-r", drawn.directory).status == 0
+    sampled = txt2img("-v", 1)
+    before = (sampled.directory / "run.yaml").read_bytes()
+    with another_process_has(sampled.directory):
+        refused(call("txt2img", "-r", sampled.directory), "being written by another process", str(sampled.directory))
+    assert (sampled.directory / "run.yaml").read_bytes() == before
+    assert call("txt2img", "-r", sampled.directory).status == 0
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Runs that are made anew for a test, and one that was stopped half way."""
+"""Fixtures: runs for one test, and one that stopped half way."""
 
 from pathlib import Path
 from typing import Any
@@ -20,16 +20,16 @@ def fine_tune(tmp_path: Path, subject_dir: Path, tiny_checkpoint: Path, monkeypa
 @pytest.fixture
 def plan(fine_tune: FineTune, monkeypatch: pytest.MonkeyPatch) -> Plan:
     """Runs dreambooth.py without training."""
-    seen: list[Planned] = []
+    planned_runs: list[Planned] = []
 
     def no_fit(module: DreamBooth, options: FitOptions, save: Any) -> None:
-        seen.append(Planned(module, options))
+        planned_runs.append(Planned(module, options))
 
     monkeypatch.setattr(command, "fit", no_fit)
 
     def planned(*arguments: object) -> Planned:
         fine_tune(*arguments)
-        return seen[-1]
+        return planned_runs[-1]
 
     return planned
 

@@ -36,8 +36,8 @@ def test_class_images_are_sampled_by_the_base_model_as_txt2img_would(trained: Tr
     outcome = call("txt2img", "-c", tiny_checkpoint, "-p", "a photo of a Tin Can", "-v", 3, "-o", out)
     assert outcome.status == 0
     for index, seed in enumerate((42, 43, 44)):
-        drawn = pixels(next(out.glob(f"*/*_{seed}.png")))
-        assert difference(drawn, pixels(directory / f"{index:05d}.png")) <= 1
+        sampled = pixels(next(out.glob(f"*/*_{seed}.png")))
+        assert difference(sampled, pixels(directory / f"{index:05d}.png")) <= 1
 
 
 def test_another_run_shares_the_class_images(fine_tune: FineTune, unet_calls: list[UNetCall]) -> None:
@@ -120,14 +120,14 @@ def test_each_device_chooses_its_batch_size(fine_tune: FineTune, monkeypatch: py
 def test_the_batch_size_of_class_images_changes_no_image(
     plan: Plan, tmp_path: Path, unet_calls: list[UNetCall]
 ) -> None:
-    drawn = []
+    sampled = []
     for flag, size in (("--gb", 1), ("--generation-batch-size", 3)):
         unet_calls.clear()
         plan(flag, size, "--class-img-count", 4, "--no-previews")
-        drawn.append([pixels(path) for path in sorted((tmp_path / "ckpts" / "class-images").rglob("*.png"))])
+        sampled.append([pixels(path) for path in sorted((tmp_path / "ckpts" / "class-images").rglob("*.png"))])
         assert {one.batch for one in unet_calls} == ({2} if size == 1 else {6, 2})
         shutil.rmtree(tmp_path / "ckpts")
-    assert all(difference(one, other) <= 1 for one, other in zip(*drawn, strict=True))
+    assert all(difference(one, other) <= 1 for one, other in zip(*sampled, strict=True))
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""A process that is killed while it writes leaves nothing that the next one doesn't remove; its run goes on."""
+"""What a process that is killed while it writes leaves is removed by the next one, and its run can be resumed."""
 
 from pathlib import Path
 from typing import Any
@@ -59,7 +59,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory, subject_dir: Path, tiny_chec
     "what",
     [pytest.param(what, marks=[] if what in (RESUME_STATE, "class image") else pytest.mark.slow) for what in WRITERS],
 )
-def test_what_a_killed_process_was_writing_is_gone_after_the_next_start(
+def test_half_written_files_are_gone_after_the_next_start(
     what: str, fine_tune: FineTune, whole: Trained, tmp_path: Path
 ) -> None:
     words = fine_tune.words(*OPTIONS)
@@ -77,7 +77,7 @@ def test_what_a_killed_process_was_writing_is_gone_after_the_next_start(
     assert equal(whole.step(2), fine_tune.root / "can-1" / "step-00002.safetensors")
 
 
-def test_a_run_that_ends_drops_its_resume_state_if_that_is_asked_for(fine_tune: FineTune) -> None:
+def test_a_run_drops_its_resume_state_at_its_end(fine_tune: FineTune) -> None:
     run = fine_tune("--class-img-count", 0, "--no-previews", "--drop-resume-state")
     assert "resume.ckpt is removed" in run.outcome.said
     assert not (run.directory / RESUME_STATE).exists()
@@ -85,7 +85,7 @@ def test_a_run_that_ends_drops_its_resume_state_if_that_is_asked_for(fine_tune: 
     refused(call("dreambooth", "-r", run.directory, "--iterations", 4), "resume.ckpt is not there", "step-00002")
 
 
-def test_a_run_that_has_ended_drops_its_resume_state_when_it_is_continued(fine_tune: FineTune) -> None:
+def test_a_finished_run_drops_its_resume_state_when_it_is_resumed(fine_tune: FineTune) -> None:
     run = fine_tune("--class-img-count", 0, "--no-previews")
     assert f"rm {run.directory / RESUME_STATE}" in run.outcome.said
     assert call("dreambooth", "-r", run.directory, "--drop-resume-state").status == 0

@@ -90,22 +90,17 @@ def test_the_record_holds_every_option_resolved(trained: Trained, tiny_checkpoin
     }
 
 
-def test_the_log_file_holds_what_was_said(trained: Trained) -> None:
+def test_the_log_file_holds_all_messages(trained: Trained) -> None:
+    """Also those from before the run had a directory."""
     text = (trained.directory / "run.log").read_text()
+    assert text.index("3 photos of 'Tin Can' from") < text.index("run: ")
     assert "sampling 3 of 3 class images 'a photo of a Tin Can'" in text
     assert "7 updates made. The weights moved by" in text
     assert re.search(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d+ INFO ", text)
 
 
-def test_the_log_file_holds_what_was_said_before_there_was_one(trained: Trained) -> None:
-    """While all was decided: which photos, which memory."""
-    text = (trained.directory / "run.log").read_text()
-    assert "3 photos of 'Tin Can' from" in text
-    assert text.index("3 photos") < text.index("run: ")
-
-
 def test_two_runs_in_one_process_keep_their_logs_apart(fine_tune: FineTune, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Called from Python, without the frame that a terminal has around it. The second one fails."""
+    """Called from Python, without `launch`. The second one fails."""
     logging.getLogger("ldm").setLevel(logging.NOTSET)
     words = (
         "-i",
@@ -163,11 +158,11 @@ def test_tensorboard_holds_the_losses_apart_and_the_previews(trained: Trained) -
     assert [event.step for event in events.Images("sweep")] == [3, 6, 7]
 
 
-def test_previews_show_what_each_step_has_learned_from_the_same_noise(trained: Trained) -> None:
+def test_previews_are_of_each_step_from_the_same_noise(trained: Trained) -> None:
     sheets = [pixels(trained.directory / "samples" / f"step-{step:05d}.png") for step in (3, 6, 7)]
     assert difference(sheets[0], sheets[1]) > 0
-    drawn = call("txt2img", "-c", trained.step(7), "-v", 1, "-o", trained.root.parent / "out")
-    assert drawn.status == 0
+    sampled = call("txt2img", "-c", trained.step(7), "-v", 1, "-o", trained.root.parent / "out")
+    assert sampled.status == 0
     image = next((trained.root.parent / "out").glob("*/00-*.png"))
     large = pixels(image).repeat(5, axis=0).repeat(5, axis=1)
     assert abs(sheets[2][-8 - 160 : -8, -8 - 160 : -8] - large).mean() < 2  # the checkpoint is of half precision
