@@ -125,6 +125,9 @@ def messages_made_of_foreign_text(name: str, tree: ast.Module) -> Iterator[str]:
             and not (node.args and isinstance(node.args[0], ast.Constant))
         ):
             yield f"line {node.lineno}: the message is not a constant"
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "warn_once":
+            if not isinstance(node.args[1], ast.Constant):
+                yield f"line {node.lineno}: the message is not a constant"
 
 
 Rule = Callable[[str, ast.Module], Iterator[str]]
@@ -213,6 +216,7 @@ def test_flags_are_read_before_anything_heavy_is_imported(module: str) -> None:
         (imports_by_string, "ldm.nn.unet", "__import__(name)"),
         (messages_made_of_foreign_text, "ldm.nn.unet", "log.info(f'drew {name}')"),
         (messages_made_of_foreign_text, "ldm.nn.unet", "log.warning(text)"),
+        (messages_made_of_foreign_text, "ldm.nn.unet", "warn_once(log, f'{path} is dark')"),
     ],
 )
 def test_a_broken_rule_is_noticed(rule: Rule, name: str, source: str) -> None:
