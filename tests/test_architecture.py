@@ -115,19 +115,17 @@ def imports_by_string(name: str, tree: ast.Module) -> Iterator[str]:
 
 def messages_made_of_foreign_text(name: str, tree: ast.Module) -> Iterator[str]:
     """What is logged is words of ours with foreign text as arguments, in which the formatter spells line breaks."""
+    levels = ("debug", "info", "warning", "error", "exception", "critical")
     for node in ast.walk(tree):
-        if (
-            isinstance(node, ast.Call)
-            and isinstance(node.func, ast.Attribute)
-            and isinstance(node.func.value, ast.Name)
-            and node.func.value.id == "log"
-            and node.func.attr in ("debug", "info", "warning", "error", "exception", "critical")
-            and not (node.args and isinstance(node.args[0], ast.Constant))
-        ):
+        match node:
+            case ast.Call(func=ast.Attribute(value=ast.Name(id="log"), attr=level)) if level in levels:
+                message = node.args[:1]
+            case ast.Call(func=ast.Name(id="warn_once")):
+                message = node.args[1:2]
+            case _:
+                continue
+        if not (message and isinstance(message[0], ast.Constant)):
             yield f"line {node.lineno}: the message is not a constant"
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "warn_once":
-            if not isinstance(node.args[1], ast.Constant):
-                yield f"line {node.lineno}: the message is not a constant"
 
 
 Rule = Callable[[str, ast.Module], Iterator[str]]
