@@ -11,8 +11,6 @@ from ldm.commands.options.resumable import DRAWING
 from ldm.commands.resuming import end_resume_state, make_run_dir, refuse_fewer_updates, resumed_options
 from ldm.errors import UserError
 from ldm.locking import unlock_directories
-from tests.commands.calls import call, refused
-from tests.commands.fixtures import Draw
 from tests.locks import another_process_has, others_may_lock
 
 
@@ -50,15 +48,6 @@ def test_only_the_first_process_locks_and_removes(tmp_path: Path, monkeypatch: p
     with another_process_has(tmp_path):
         resume(tmp_path)
     assert (tmp_path / ".a.png.123.partial").exists()
-
-
-def test_a_directory_that_another_process_writes_is_refused_and_unchanged(txt2img: Draw) -> None:
-    sampled = txt2img("-v", 1)
-    before = (sampled.directory / "run.yaml").read_bytes()
-    with another_process_has(sampled.directory):
-        refused(call("txt2img", "-r", sampled.directory), "being written by another process", str(sampled.directory))
-    assert (sampled.directory / "run.yaml").read_bytes() == before
-    assert call("txt2img", "-r", sampled.directory).status == 0
 
 
 @pytest.mark.parametrize(

@@ -28,12 +28,7 @@ from tests.commands.calls import (
 )
 from tests.commands.fixtures import Trained
 from tests.commands.processes import Process, wait_for, wait_until
-
-SLURM = {
-    **{"SLURM_JOB_ID": "77", "SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "1", "SLURM_JOB_NAME": "x"},
-    **{"SLURM_LOCALID": "0", "SLURM_PROCID": "0", "SLURM_NODELIST": "n1", "SLURM_NODEID": "0", "SLURM_NNODES": "1"},
-}
-"""The variables of a batch job; they change nothing."""
+from tests.commands.test_cluster import SLURM
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +112,9 @@ def stop_two_devices(root: Path, subject_dir: Path, tiny_checkpoint: Path, send:
     """Starts a long run on two devices, sends a signal after its first checkpoint, and waits for the end of both."""
     words = ("-c", "can", "-i", subject_dir, "--ckpt-path", tiny_checkpoint, "-d", "cpu,cpu", "--no-previews")
     flags = ("--iterations", 5000, "-s", 5, "--class-img-count", 0)
-    process = start("dreambooth", *words, *flags, cwd=root, environment=SLURM)
+    process = start(
+        "dreambooth", *words, *flags, cwd=root, environment=SLURM | {"SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "1"}
+    )
     try:
         wait_for(root / "ckpts" / "can-1" / "resume.ckpt", process)
         other = process_of_rank(process, 1)
