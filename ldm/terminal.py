@@ -67,9 +67,9 @@ class TerminalFormatter(VisibleFormatter):
 
 
 @cache
-def warn_once(log: logging.Logger, message: str, *args: object) -> None:
+def warn_once(logger: logging.Logger, message: str, *args: object) -> None:
     """Logs a warning the first time only: one command may read the same file or prompt many times."""
-    log.warning(message, *args)
+    logger.warning(message, *args)
 
 
 def log_file_formatter() -> logging.Formatter:

@@ -28,7 +28,7 @@ STEP_FILE = re.compile(r"step-(\d+)\.safetensors")
 
 
 def make_run_dir(parent: Path, stem: str) -> Path:
-    """Creates `parent/stem-<n>` and locks it for this process; removes what dead processes left in the runs beside it."""
+    """Creates `parent/stem-<n>`, locked by this process. Removes what dead processes left in the runs beside it."""
     remove_dead_runs(parent, stem)
     while True:
         directory = make_numbered_dir(parent, stem)

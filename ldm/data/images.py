@@ -142,7 +142,7 @@ def read_ahead(paths: Iterable[Path], height: int, width: int) -> Iterator[Tenso
     def read(path: Path) -> Tensor:
         return to_tensor(fit(read_image(path, max(height, width)), height, width))
 
-    return map_ahead(read, paths, READERS, AHEAD)
+    return map_ahead(read, paths, READERS, AHEAD - 1)
 
 
 def fit(image: Image.Image, height: int, width: int) -> Image.Image:

@@ -16,10 +16,10 @@ from ldm.checkpoint.saving import hash_file
 from ldm.commands.dreambooth.vram import MEMORY_FLAGS, fit_into_memory, workload_of
 from ldm.commands.elsewhere import find_photo_directory, find_weights, moved, sha256_of
 from ldm.commands.enough_memory import dreambooth_need, refuse_too_large_images, refuse_too_large_training
-from ldm.commands.unfamiliar import warn_of_photos, warn_of_unknown_words
 from ldm.commands.options.resumable import DREAMBOOTH
 from ldm.commands.resuming import RECORD, refuse_another_size, resumed_options
 from ldm.commands.sampling.job import sampling_flags, sampling_from, with_sampler
+from ldm.commands.unfamiliar import warn_of_photos, warn_of_unknown_words
 from ldm.config import read_yaml
 from ldm.data.photos import read_directory
 from ldm.diffusion.sampling import SamplingConfig
@@ -42,7 +42,6 @@ from ldm.runtime.tokenizers import NAME, find_tokenizer, has_tokenizer, repair_t
 from ldm.training.class_images import DIRECTORY as CLASS_IMAGES
 from ldm.training.class_images import ClassImages
 from ldm.training.config import DreamBoothConfig, Subject
-from ldm.training.memory import Workload
 
 log = logging.getLogger(__name__)
 
@@ -136,6 +135,7 @@ def plan_run(options: argparse.Namespace) -> Plan:
     devices = parse_devices(options.devices)
     refuse_graphs_without_cuda(options.compile, devices[0])
     compute = training_compute(devices[0], options.precision)
+
     base = base_weights(options.ckpt_path)
     if base.is_dir():
         raise UserError(f"--ckpt-path takes one checkpoint to start from, and {base} is a directory")
@@ -143,10 +143,8 @@ def plan_run(options: argparse.Namespace) -> Plan:
     resumed = options.resume_dir
     yaml, settings = recorded_settings(resumed / RECORD) if resumed else settings_of(file, options.config)
     raise_unless_whole(file, settings.model)
-    digest = checkpoint_info(file).tokenizer
-    tokenizer_dir = _resumed_tokenizer(options, base, settings, digest) if resumed else find_tokenizer(
-        base, settings.tokenizer, digest
-    )
+    tokenizer_dir = _tokenizer_directory(options, base, settings, checkpoint_info(file).tokenizer)
+
     height, width = snapped_size(settings.model, options.hw, (settings.sampling.height, settings.sampling.width))
     refuse_another_size(options, height, width, DREAMBOOTH)
     sampling = sampling_from(options, settings.sampling, height, width)
@@ -227,8 +225,10 @@ def used_options(
     )
 
 
-def _resumed_tokenizer(options: argparse.Namespace, base: Path, settings: Settings, digest: str) -> Path:
-    """The directory of a resumed run's own tokenizer, repaired if it is damaged; `digest`: of the base model's."""
+def _tokenizer_directory(options: argparse.Namespace, base: Path, settings: Settings, digest: str) -> Path:
+    """Of the base model's tokenizer, known by its digest, or of a resumed run's own, repaired if it is damaged."""
+    if not options.resume_dir:
+        return find_tokenizer(base, settings.tokenizer, digest)
     own = options.resume_dir / NAME
     expected = str(read_yaml(options.resume_dir / RECORD).get("tokenizer") or "")
     sources = [base.parent / NAME, *([ROOT / settings.tokenizer] if settings.tokenizer else [])]

@@ -117,8 +117,11 @@ class TypedParser(argparse.ArgumentParser):
 
     def format_usage(self) -> str:
         """One line: the flags themselves stand in the help, by groups."""
-        positional = [action.dest.upper() for action in self._get_positional_actions()]
-        return f"usage: {' '.join([self.prog, *positional, '[options]'])}\n"
+        words = [self.prog]
+        for action in self._get_positional_actions():
+            word = f"{{{','.join(action.choices)}}}" if action.choices else action.dest.upper()
+            words.append(f"[{word}]" if action.nargs == "?" else word)
+        return f"usage: {' '.join(words)} [options]\n"
 
     def format_help(self) -> str:
         """The usage in one line, then argparse's help."""
@@ -127,7 +130,8 @@ class TypedParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Ends with exit status 2, the usage, what is wrong and where to read more; typed words may hold anything."""
-        self.exit(2, f"{self.format_usage()}error: {visible(message)}\nsee python {self.prog} --help\n")
+        start = "" if self.prog.startswith("bash ") else "python "
+        self.exit(2, f"{self.format_usage()}error: {visible(message)}\nsee {start}{self.prog} --help\n")
 
 
 def command_parser(description: str, epilog: str) -> TypedParser:
