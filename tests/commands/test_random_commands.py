@@ -10,7 +10,7 @@ import pytest
 
 from ldm.commands.dreambooth import run as dreambooth_run
 from ldm.commands.sampling import run as sampling_run
-from ldm.commands.train import WITHOUT_RUN, STAGES
+from ldm.commands.train import STAGES, WITHOUT_RUN
 from tests.commands.calls import Outcome, call
 from tests.commands.fixtures import Trained
 from tests.commands.random_commands import Files, random_command_line, write_odd_places
