@@ -177,7 +177,7 @@ class AdamW8bit(Optimizer):
         self._layout = []  # it refers to the groups, which were replaced
         devices = {name: bucket.slices[0].parameter.device for name, _, bucket in self._buckets()}
         if self._states and self._states.keys() != devices.keys():
-            raise ValueError(f"this state is of other weights: it has {[*self._states]}, not {[*devices]}")
+            raise ValueError(f"this is the state of other weights: it has {[*self._states]}, not {[*devices]}")
         for name, state in self._states.items():
             self._states[name] = {
                 key: value.to(devices[name], copy=True) if isinstance(value, Tensor) else value

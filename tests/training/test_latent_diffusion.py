@@ -70,9 +70,9 @@ def train(
     module: LatentDiffusionTraining,
     run_dir: Path,
     save: Any = lambda module, step: None,
-    record: Record | None = None,
+    capture: Record | None = None,
 ) -> int | None:
-    return fit(module, FitOptions(run_dir, [torch.device("cpu")], None, "none", record), save)
+    return fit(module, FitOptions(run_dir, [torch.device("cpu")], None, "none", capture), save)
 
 
 def batch_of(module: LatentDiffusionTraining, size: int = 4) -> LatentBatch:
@@ -150,14 +150,14 @@ def test_an_interrupted_training_resumes_to_the_very_same_weights(workers: int, 
 
 
 def test_graphed_steps_train_as_eager_ones_do(build: Build, tmp_path: Path) -> None:
-    plain, recorded = build(), build()
-    simulation = Simulation(recorded.trained_parameters())
-    train(plain, tmp_path / "plain")
-    train(recorded, tmp_path / "recorded", capture=simulation)
-    assert simulation.replayed == recorded.config.iterations
-    assert vars(recorded)["logged"] == vars(plain)["logged"]
-    expected = plain.state_dict()
-    for name, value in recorded.state_dict().items():
+    eager, graphed = build(), build()
+    simulation = Simulation(graphed.trained_parameters())
+    train(eager, tmp_path / "eager")
+    train(graphed, tmp_path / "graphed", capture=simulation)
+    assert simulation.replayed == graphed.config.iterations
+    assert vars(graphed)["logged"] == vars(eager)["logged"]
+    expected = eager.state_dict()
+    for name, value in graphed.state_dict().items():
         assert torch.equal(value, expected[name]), name
 
 

@@ -96,7 +96,7 @@ def test_another_autoencoder_under_the_same_name_is_refused(scratch: Scratch, fi
     refused(outcome, "ae.safetensors is not the file that this run began with")
 
 
-@pytest.mark.parametrize("content", ["options: {", "options:\n  stage: autoencoder\n  image_dir: images\n"])
+@pytest.mark.parametrize("content", ["options: {", "options:\n  stage: autoencoder\n  image_dir: pictures\n"])
 def test_a_damaged_record_is_named(content: str, first: Path, scratch: Scratch) -> None:
     run = copied(first, scratch)
     (run / "run.yaml").write_text(content)
