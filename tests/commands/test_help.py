@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from ldm import choices
 from ldm.checkpoint.reading import read_checkpoint
 from ldm.commands.dreambooth.plan import config_from, used_options
 from ldm.commands.options.defaults import as_text
@@ -19,6 +20,9 @@ from ldm.files import ROOT
 from ldm.runtime.models import DEFAULT_CONFIG, EMBEDDED, Settings, settings_of
 from tests.commands.calls import call
 from tests.commands.test_options import FLAGS
+
+FIXED = ("seed", "variations", "strength", "precision", "compile", "save_dtype", "logger", "vram", "devices", "device")
+"""Flags whose default is no model's."""
 
 
 def help_of(script: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
@@ -131,7 +135,21 @@ def test_typed_words_can_not_forge_lines() -> None:
     assert len(output.splitlines()) == 3 and "\\n" in output
 
 
-def test_the_table_of_encoders_is_complete() -> None:
-    from ldm import choices
+def test_flags_choose_from_the_tables_of_choices() -> None:
+    tables = [table for table in vars(choices).values() if isinstance(table, dict | tuple)]
+    for script, parser in PARSERS.items():
+        for action in parser()._actions:
+            if action.option_strings and action.choices is not None:
+                assert any(action.choices is table for table in tables), (script, action.dest)
 
+
+def test_fixed_defaults_are_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    for script, parser in PARSERS.items():
+        shown = help_of(script, monkeypatch)
+        for action in parser()._actions:
+            if isinstance(action.default, str | int | float) and action.nargs != 0 and action.dest in FIXED:
+                assert f"default: {action.default}" in shown[action.option_strings[-1]], (script, action.dest)
+
+
+def test_the_table_of_encoders_is_complete() -> None:
     assert list(ENCODERS) == list(choices.ENCODERS)
