@@ -12,8 +12,7 @@ from torch import Tensor
 
 from ldm.bounds import MOST_TOGETHER, check_range
 from ldm.checkpoint.keys import PARTS
-from ldm.checkpoint.loading import Placement, assign_parts, checkpoint_info, load_model
-from ldm.checkpoint.metadata import CheckpointInfo
+from ldm.checkpoint.loading import Placement, assign_parts, checkpoint_info, load_model, part_digests
 from ldm.checkpoint.reading import SUFFIXES, CheckpointFile
 from ldm.config import build_config, read_yaml
 from ldm.diffusion.latent_diffusion import LatentDiffusion, LatentDiffusionConfig
@@ -112,13 +111,6 @@ def recorded_settings(record: Path) -> tuple[dict[str, Any], Settings]:
     if not isinstance(values := read_yaml(record).get("config"), dict):
         raise UserError(f"{record} is damaged: it has no `config`")
     return values, build_config(Settings, values, str(record))
-
-
-def part_digests(path: Path, info: CheckpointInfo) -> dict[str, str]:
-    """What tells each part's weights from others: their SHA-256, or where the file names none, the file itself."""
-    stat = path.stat()
-    whole = f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns}"
-    return {part: info.parts.get(part) or f"{part} of {whole}" for part in PARTS}
 
 
 class ModelSlot:

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ldm.checkpoint.keys import PARTS, POSITION_IDS, official_key
+from ldm.checkpoint.keys import PARTS, POSITION_IDS, in_official_layout
 from ldm.checkpoint.loading import (
     Placement,
     assign_parts,
@@ -39,11 +39,11 @@ def contents(seed: int = 0, dtype: torch.dtype = torch.float32) -> dict[str, Ten
 
 
 def file_of(tensors: dict[str, Tensor]) -> CheckpointFile:
-    return CheckpointFile(Path("some") / "model.safetensors", tensors)
+    return CheckpointFile(Path("some") / "model.safetensors", in_official_layout(tensors))
 
 
 def weights(model: LatentDiffusion) -> dict[str, Tensor]:
-    return {official_key(name): tensor for name, tensor in model.state_dict().items()}
+    return dict(model.state_dict().items())
 
 
 def same_weights(model: LatentDiffusion, expected: dict[str, Tensor]) -> bool:
@@ -152,7 +152,7 @@ def test_what_official_files_hold_beside_the_weights_changes_nothing(
 ) -> None:
     tensors = change(contents())
     model = load_model(file_of(tensors), tiny_config(), CPU)
-    assert same_weights(model, {official_key(key): tensor.float() for key, tensor in tensors.items()})
+    assert same_weights(model, {key: tensor.float() for key, tensor in in_official_layout(tensors).items()})
 
 
 def test_a_pretend_official_file_loads(tmp_path: Path) -> None:
@@ -276,9 +276,9 @@ def test_of_a_file_that_does_not_fit_nothing_is_taken(
 )
 def test_only_the_named_parts_are_replaced(parts: list[str]) -> None:
     model, first, second = build_tiny_model(1), contents(1), contents(2)
-    before = {official_key(name): parameter for name, parameter in model.named_parameters()}
+    before = dict(model.named_parameters())
     assign_parts(model, file_of(second), parts, CPU)
-    after = {official_key(name): parameter for name, parameter in model.named_parameters()}
+    after = dict(model.named_parameters())
     assert list(after) == list(before)
     for key, parameter in after.items():
         if key.startswith(tuple(PARTS[part] for part in parts)):

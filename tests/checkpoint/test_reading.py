@@ -6,8 +6,9 @@ import subprocess
 import sys
 import zipfile
 from collections import OrderedDict
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pytest
@@ -15,9 +16,10 @@ import torch
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 from safetensors.torch import save_file
 
+from ldm.checkpoint import keys, reading
 from ldm.checkpoint.loading import checkpoint_info
 from ldm.checkpoint.metadata import CheckpointInfo
-from ldm.checkpoint.reading import read_checkpoint
+from ldm.checkpoint.reading import Content, Format, read_checkpoint
 from ldm.errors import UserError
 from ldm.files import ROOT
 from tests.checkpoint.files import few_tensors, lightning_content, pretend_lightning, replace_pickle, same_tensors
@@ -162,6 +164,37 @@ def test_a_torch_file_under_the_name_of_the_other_kind(tmp_path: Path) -> None:
     except UserError as error:
         assert str(path) in str(error)
         assert ".ckpt" in str(error)
+
+
+def read_npz(file: BinaryIO, path: Path) -> Content:
+    """A format of one's own: NumPy's archives."""
+    with np.load(file, allow_pickle=False) as arrays:
+        return {name: torch.from_numpy(arrays[name]) for name in arrays.files}, {}
+
+
+def test_a_format_of_ones_own_is_a_reader_and_a_line_in_the_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    npz = Format((".npz",), lambda head: head.startswith(b"PK") and b".npy" in head, read_npz)
+    monkeypatch.setattr(reading, "FORMATS", (npz, *reading.FORMATS))
+    np.savez(tmp_path / "a.npz", **{key: tensor.numpy() for key, tensor in few_tensors().items()})
+    assert same_tensors(read_checkpoint(tmp_path / "a.npz").tensors, few_tensors())
+    assert same_tensors(read_checkpoint(write_ckpt(tmp_path / "a.ckpt")).tensors, few_tensors())
+
+
+def rename_unet(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """A dialect of one's own: `unet.` for the official prefix."""
+    return {key.replace("unet.", keys.PARTS["unet"], 1): tensor for key, tensor in tensors.items()}
+
+
+def test_a_dialect_of_ones_own_is_a_function_and_its_name_in_the_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keys, "DIALECTS", (*keys.DIALECTS, rename_unet))
+    short = {key.replace(keys.PARTS["unet"], "unet.", 1): tensor for key, tensor in few_tensors().items()}
+    assert short.keys() != few_tensors().keys()
+    torch.save(short, tmp_path / "a.ckpt")
+    assert same_tensors(read_checkpoint(tmp_path / "a.ckpt").tensors, few_tensors())
 
 
 def test_a_missing_file(tmp_path: Path) -> None:

@@ -10,8 +10,8 @@ import pytest
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 
-from ldm.checkpoint.pickle_guard import KNOWN_INERT, refused_names
 from ldm.checkpoint.reading import read_checkpoint
+from ldm.checkpoint.unpickling import KNOWN_INERT, refused_names
 from ldm.errors import UserError
 from tests.checkpoint.files import ATTACKS, few_tensors, lightning_content, replace_pickle, same_tensors
 

@@ -90,7 +90,7 @@ def _continue(plan: Plan, directory: Path) -> None:
 def _refuse_without_space(plan: Plan, output_dir: Path) -> None:
     """A run that would fill the disk fails before it begins."""
     sizes = dict.fromkeys(PARTS, 0)
-    for key, tensor in read_checkpoint(plan.base).tensors.items():
+    for key, tensor in read_checkpoint(plan.base).index.items():
         for part, prefix in PARTS.items():
             sizes[part] += tensor.numel() if key.startswith(prefix) else 0
     config, sampling = plan.config, plan.class_sampling
