@@ -35,9 +35,8 @@ from ldm.diffusion.noise import draw_noise, image_generators  # noqa: E402
 from ldm.diffusion.sampling import SamplingConfig, sample_images  # noqa: E402
 from ldm.report.grid import labelled_grid  # noqa: E402
 from ldm.runtime.compiling import accelerate_unet  # noqa: E402
-from ldm.runtime.devices import parse_device  # noqa: E402
+from ldm.runtime.devices import Compute, parse_device  # noqa: E402
 from ldm.runtime.models import EMBEDDED, ModelSlot, Settings, settings_of  # noqa: E402
-from ldm.runtime.precision import Compute  # noqa: E402
 from ldm.training.autoencoder import psnr  # noqa: E402
 
 PROMPTS = (

@@ -37,11 +37,10 @@ from ldm.checkpoint.reading import read_checkpoint  # noqa: E402
 from ldm.commands.options.common import number  # noqa: E402
 from ldm.data.dreambooth import encode_moments  # noqa: E402
 from ldm.data.photos import read_directory  # noqa: E402
-from ldm.nn.footprint import Footprint  # noqa: E402
+from ldm.nn.memory import Footprint  # noqa: E402
 from ldm.runtime.compiling import step_capture  # noqa: E402
-from ldm.runtime.devices import parse_device  # noqa: E402
+from ldm.runtime.devices import Compute, parse_device, training_compute  # noqa: E402
 from ldm.runtime.models import ModelSlot, base_weights, settings_of  # noqa: E402
-from ldm.runtime.precision import Compute, training_compute  # noqa: E402
 from ldm.training.config import DreamBoothConfig, Subject  # noqa: E402
 from ldm.training.dreambooth import DreamBooth  # noqa: E402
 from ldm.training.memory import (  # noqa: E402

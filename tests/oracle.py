@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from ldm.diffusion.latent_diffusion import LatentDiffusion, LatentDiffusionConfig
 from ldm.files import ROOT
 from ldm.nn.autoencoder import AutoencoderConfig, AutoencoderKL
+from ldm.nn.memory import NoInitialisation
 from ldm.nn.text_encoder import TextEncoder, TextEncoderConfig
 from ldm.nn.unet import UNet, UNetConfig
-from ldm.nn.weightless import NoInitialisation
 
 ORACLE = Path(__file__).parent / "fixtures" / "oracle"
 TOKENIZER = ROOT / "ldm" / "assets" / "clip-tokenizer"

@@ -10,8 +10,8 @@ from ldm.diffusion.guidance import classifier_free
 from ldm.diffusion.latent_diffusion import LatentDiffusion
 from ldm.diffusion.sampling import sample_images
 from ldm.files import ROOT
+from ldm.runtime.devices import Compute
 from ldm.runtime.models import EMBEDDED, ModelSlot, Settings, settings_of
-from ldm.runtime.precision import Compute
 from ldm.toyworld.judge.encoder import SHIPPED, Evaluator, load_evaluator
 
 CPU = torch.device("cpu")

@@ -12,7 +12,7 @@ from ldm.checkpoint.metadata import CheckpointInfo
 from ldm.checkpoint.saving import save_checkpoint
 from ldm.config import build_config
 from ldm.diffusion.latent_diffusion import LatentDiffusion, LatentDiffusionConfig
-from ldm.nn.weightless import weightless
+from ldm.nn.memory import weightless
 
 TINY_YAML: dict[str, Any] = {
     "tokenizer": "weights/tiny/tokenizer",  # not there: the one beside the checkpoint is used

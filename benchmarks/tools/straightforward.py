@@ -35,8 +35,8 @@ from ldm.diffusion.samplers import SAMPLERS  # noqa: E402
 from ldm.diffusion.sampling import SamplingConfig  # noqa: E402
 from ldm.nn.autoencoder import DiagonalGaussian  # noqa: E402
 from ldm.runtime.batching import worker_pool  # noqa: E402
+from ldm.runtime.devices import Compute  # noqa: E402
 from ldm.runtime.models import EMBEDDED, ModelSlot, Settings, settings_of  # noqa: E402
-from ldm.runtime.precision import Compute  # noqa: E402
 from ldm.training.config import Subject  # noqa: E402
 
 

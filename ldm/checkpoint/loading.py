@@ -12,11 +12,10 @@ from torch import Tensor, nn
 from ldm.checkpoint.keys import PARTS, SCALED, compare_keys, first_of
 from ldm.checkpoint.metadata import CheckpointInfo
 from ldm.checkpoint.reading import CheckpointFile, read_checkpoint
-from ldm.diffusion.latent_diffusion import LatentDiffusion, LatentDiffusionConfig
-from ldm.diffusion.outline import shapes_of
+from ldm.diffusion.latent_diffusion import LatentDiffusion, LatentDiffusionConfig, shapes_of
 from ldm.errors import UserError
 from ldm.files import counted
-from ldm.nn.weightless import weightless
+from ldm.nn.memory import weightless
 
 log = logging.getLogger(__name__)
 

@@ -1,7 +1,7 @@
 """Sizes that no memory of this device holds are refused before anything is made, also on a CPU, where nobody else does.
 
 Three numbers, from the cheapest: what is needed at the very least, which refuses the absurd; what is needed at most,
-with which nearly every call passes at once; and in between the count on fake tensors (`ldm.nn.footprint`).
+with which nearly every call passes at once; and in between the count on fake tensors (`ldm.nn.memory`).
 """
 
 from collections.abc import Callable
@@ -12,15 +12,14 @@ from math import ceil
 import torch
 
 from ldm.checkpoint.keys import PARTS
-from ldm.diffusion.latent_diffusion import DECODED_PIXELS, LatentDiffusionConfig
-from ldm.diffusion.outline import count_weights
+from ldm.diffusion.latent_diffusion import DECODED_PIXELS, LatentDiffusionConfig, count_weights
 from ldm.diffusion.parallel import threads_for
 from ldm.diffusion.sampling import SamplingConfig
 from ldm.disk import human_size
 from ldm.errors import UserError
 from ldm.host_memory import available_memory
 from ldm.nn.autoencoder import AutoencoderConfig
-from ldm.nn.device_memory import total_memory
+from ldm.nn.memory import total_memory
 from ldm.nn.unet import UNetConfig
 from ldm.runtime.batching import sampling_bytes
 from ldm.training.config import DreamBoothConfig

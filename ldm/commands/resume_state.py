@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ldm.checkpoint.discovery import RESUME_STATE
 from ldm.disk import human_size
-from ldm.shell import quoted
+from ldm.terminal import quoted
 
 log = logging.getLogger(__name__)
 

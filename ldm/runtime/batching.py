@@ -5,13 +5,11 @@ import logging
 import torch
 
 from ldm.checkpoint.keys import PARTS
-from ldm.diffusion.latent_diffusion import DECODED_PIXELS, LatentDiffusion, LatentDiffusionConfig
-from ldm.diffusion.outline import count_weights
+from ldm.diffusion.latent_diffusion import DECODED_PIXELS, LatentDiffusion, LatentDiffusionConfig, count_weights
 from ldm.diffusion.parallel import WorkerPool, threads_for
 from ldm.diffusion.sampling import SamplingConfig
 from ldm.nn.autoencoder import AutoencoderKL
-from ldm.nn.device_memory import free_memory
-from ldm.nn.footprint import peak_bytes
+from ldm.nn.memory import free_memory, peak_bytes
 from ldm.nn.unet import UNet
 from ldm.runtime.models import Settings
 

@@ -1,6 +1,6 @@
 """How much of a GPU's memory a DreamBooth training takes, told before it begins, and the fastest way that fits.
 
-A step of the real module with its real optimizer runs on fake tensors (`ldm.nn.footprint`): nothing is computed.
+A step of the real module with its real optimizer runs on fake tensors (`ldm.nn.memory`): nothing is computed.
 """
 
 import contextlib
@@ -15,11 +15,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ldm.checkpoint.keys import PARTS
 from ldm.data.dreambooth import Batch
-from ldm.diffusion.latent_diffusion import LatentDiffusion, LatentDiffusionConfig
-from ldm.diffusion.outline import count_weights
-from ldm.nn.footprint import Footprint
+from ldm.diffusion.latent_diffusion import LatentDiffusion, LatentDiffusionConfig, count_weights
+from ldm.nn.memory import Footprint, NoInitialisation
 from ldm.nn.tokenizer import PromptTokenizer
-from ldm.nn.weightless import NoInitialisation
 from ldm.training.config import CHECKPOINTING_LEVELS, DreamBoothConfig, Subject
 from ldm.training.dreambooth import DreamBooth
 from ldm.training.module import cast

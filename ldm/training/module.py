@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from ldm.diffusion.latent_diffusion import DECODED_PIXELS
 from ldm.errors import UserError
-from ldm.nn.device_memory import free_memory
 from ldm.nn.graphed import Record
+from ldm.nn.memory import free_memory
 from ldm.training.adamw_8bit import AdamW8bit
 from ldm.training.config import OptimizationConfig
 from ldm.training.ema import WeightAverage

@@ -10,7 +10,7 @@ from PIL import Image
 
 import benchmarks.fast_path as benchmark
 from benchmarks.fast_path import Difference, Drawn, difference
-from tests.recording import Simulation
+from tests.simulated_capture import Simulation
 
 
 def test_each_way_has_a_row_and_images(

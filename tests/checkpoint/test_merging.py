@@ -14,8 +14,8 @@ from ldm.checkpoint.loading import Placement, checkpoint_info, load_model, load_
 from ldm.checkpoint.merging import merged
 from ldm.checkpoint.reading import CheckpointFile, read_checkpoint
 from ldm.errors import UserError
+from ldm.runtime.devices import Compute
 from ldm.runtime.models import ModelSlot, settings_of
-from ldm.runtime.precision import Compute
 from tests.tiny import build_tiny_model, tiny_config, write_tiny_checkpoint
 
 CPU = Placement(torch.device("cpu"))

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ldm.nn.graphed import GraphedCall, Record, _side_stream, capture_compiled, capture_cuda_graph
 from tests.oracle import BOUND, new_unet, rel, tensors
-from tests.recording import Simulation
+from tests.simulated_capture import Simulation
 from tests.tiny import build_tiny_model
 
 

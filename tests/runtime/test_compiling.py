@@ -25,11 +25,11 @@ from ldm.runtime.compiling import (
     refuse_graphs_without_cuda,
     step_capture,
 )
+from ldm.runtime.devices import Compute
 from ldm.runtime.models import ModelSlot, settings_of
-from ldm.runtime.precision import Compute
 from tests.commands.calls import call, difference, pixels
 from tests.commands.fixtures import Draw, Trained
-from tests.recording import Simulation
+from tests.simulated_capture import Simulation
 from tests.tiny import build_tiny_model, write_tiny_checkpoint
 
 CPU, CUDA, MPS = torch.device("cpu"), torch.device("cuda"), torch.device("mps")

@@ -20,7 +20,7 @@ from ldm.training.callbacks import FiniteGuard, StopOnSignal
 from ldm.training.dreambooth import DreamBooth
 from ldm.training.processes import OtherProcesses
 from ldm.training.trainer import FitOptions, fit
-from tests.recording import Simulation
+from tests.simulated_capture import Simulation
 from tests.training.parts import build_module, saved_step, train, weights
 
 

@@ -15,7 +15,7 @@ from ldm.nn.graphed import capture_cuda_graph
 from ldm.training.dreambooth import DreamBooth
 from ldm.training.graphed_step import GraphedStep
 from ldm.training.trainer import FitOptions, fit
-from tests.recording import Simulation
+from tests.simulated_capture import Simulation
 from tests.training.parts import batch_of, build_module, saved_step, train, weights
 
 LONGER: dict[str, Any] = {"iterations": 6, "save_every": 2, "batch_size": 2, "max_grad_norm": 0.5}

@@ -16,8 +16,8 @@ from ldm.nn.tokenizer import load_tokenizer
 from ldm.training.config import DiffusionTrainingConfig
 from ldm.training.latent_diffusion import LatentDiffusionTraining, initialise
 from ldm.training.trainer import FitOptions, fit
-from tests.recording import Simulation
 from tests.scratch import SCRATCH_YAML, build_scratch_model
+from tests.simulated_capture import Simulation
 from tests.tiny import write_tokenizer
 
 CAPTIONS = [("a red disc",), ("a blue disc", "a disc"), ("a green disc",)]

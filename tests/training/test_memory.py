@@ -10,7 +10,7 @@ import torch
 
 from ldm.commands.dreambooth.vram import USABLE
 from ldm.diffusion.latent_diffusion import LatentDiffusionConfig
-from ldm.nn.footprint import Footprint
+from ldm.nn.memory import Footprint
 from ldm.training import memory
 from ldm.training.config import CHECKPOINTING_LEVELS, DreamBoothConfig
 from ldm.training.memory import (

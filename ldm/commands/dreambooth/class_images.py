@@ -12,9 +12,8 @@ from ldm.processes import run_together
 from ldm.progress import Progress
 from ldm.runtime.batching import batch_that_fits, worker_pool
 from ldm.runtime.compiling import accelerate_unet
+from ldm.runtime.devices import explain_out_of_memory, sampling_compute
 from ldm.runtime.models import ModelSlot, Settings
-from ldm.runtime.out_of_memory import explain_out_of_memory
-from ldm.runtime.precision import sampling_compute
 from ldm.training.class_images import DIRECTORY, ClassImages
 
 ADVICE = "a smaller --generation-batch-size or --hw needs less"

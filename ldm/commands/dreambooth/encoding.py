@@ -15,7 +15,7 @@ from ldm.data.images import fit, read_image, to_tensor
 from ldm.nn.autoencoder import AutoencoderKL
 from ldm.processes import is_helper_process
 from ldm.progress import each
-from ldm.runtime.precision import Compute
+from ldm.runtime.devices import Compute
 
 ENCODED_PIXELS = 2 * 512 * 512
 """So many are encoded at a time on a GPU: a picture of 512 x 512 and its mirror image are work enough for one."""

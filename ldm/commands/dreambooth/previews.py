@@ -19,7 +19,7 @@ from ldm.diffusion.latent_diffusion import LatentDiffusion
 from ldm.diffusion.sampling import SamplingConfig, sample_images
 from ldm.progress import Progress
 from ldm.report.grid import labelled_grid
-from ldm.runtime.precision import Compute
+from ldm.runtime.devices import Compute
 from ldm.terminal import visible
 from ldm.training.config import Subject
 from ldm.training.dreambooth import DreamBooth

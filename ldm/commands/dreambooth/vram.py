@@ -9,8 +9,8 @@ from multiprocessing import get_context
 import torch
 
 from ldm.errors import UserError
-from ldm.nn.device_memory import free_memory
-from ldm.runtime.precision import half_dtype
+from ldm.nn.memory import free_memory
+from ldm.runtime.devices import half_dtype
 from ldm.training.config import DreamBoothConfig
 from ldm.training.memory import (
     COMBINATIONS,

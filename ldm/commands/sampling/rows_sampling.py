@@ -23,8 +23,8 @@ from ldm.errors import UserError, named_in_errors
 from ldm.progress import Progress
 from ldm.runtime.batching import worker_pool
 from ldm.runtime.compiling import accelerate_unet
+from ldm.runtime.devices import Compute
 from ldm.runtime.models import ModelSlot
-from ldm.runtime.precision import Compute
 
 log = logging.getLogger(__name__)
 

@@ -4,11 +4,11 @@ import torch
 
 from ldm.checkpoint.keys import PARTS
 from ldm.commands.enough_memory import memory_of, network_need
-from ldm.diffusion.outline import count_weights
+from ldm.diffusion.latent_diffusion import count_weights
 from ldm.disk import human_size
 from ldm.errors import UserError
 from ldm.nn.autoencoder import AutoencoderKL
-from ldm.nn.footprint import peak_bytes
+from ldm.nn.memory import peak_bytes
 from ldm.nn.unet import UNet
 from ldm.runtime.models import Settings
 

@@ -33,19 +33,17 @@ from ldm.commands.train.memory import refuse_too_large_training
 from ldm.config import build_config, read_yaml, to_yaml
 from ldm.data.captioned import CaptionedImage, digest, find_captioned
 from ldm.data.latents import moments_bytes
-from ldm.diffusion.latent_diffusion import LatentDiffusion
-from ldm.diffusion.outline import count_weights
+from ldm.diffusion.latent_diffusion import LatentDiffusion, count_weights
 from ldm.errors import UserError
 from ldm.files import ROOT, write_text
 from ldm.interruption import finish_first
+from ldm.nn.memory import weightless
 from ldm.nn.tokenizer import copy_tokenizer, load_tokenizer, tokenizer_digest
-from ldm.nn.weightless import weightless
 from ldm.processes import RUN_DIR_VARIABLE, is_helper_process, own_rank
-from ldm.runtime.devices import parse_devices
+from ldm.runtime.devices import Compute, parse_devices, training_compute
 from ldm.runtime.models import Settings, recorded_settings, settings_of
-from ldm.runtime.precision import Compute, training_compute
 from ldm.runtime.tokenizers import NAME, find_tokenizer, has_tokenizer, repair_tokenizer
-from ldm.shell import command_line
+from ldm.terminal import command_line
 from ldm.toyworld.judge.data import Images
 from ldm.training.config import OptimizationConfig
 

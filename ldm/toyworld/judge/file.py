@@ -15,7 +15,7 @@ from ldm.checkpoint.reading import CheckpointFile, read_checkpoint
 from ldm.checkpoint.saving import snapshot, write_safetensors
 from ldm.config import build_config
 from ldm.errors import UserError
-from ldm.nn.weightless import weightless
+from ldm.nn.memory import weightless
 from ldm.toyworld.judge.network import Judge, JudgeConfig
 
 CONFIG, TOKENIZER = PREFIX + "judge", PREFIX + "judge_tokenizer"

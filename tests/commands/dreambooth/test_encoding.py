@@ -12,7 +12,7 @@ from torch import Tensor
 from ldm.commands.dreambooth import encoding
 from ldm.commands.dreambooth.encoding import encode_files, encoding_arithmetic, read_ahead, views_together
 from ldm.nn.autoencoder import AutoencoderKL, DiagonalGaussian
-from ldm.runtime.precision import Compute
+from ldm.runtime.devices import Compute
 from tests.commands.dreambooth.training_run import Plan
 from tests.tiny import build_tiny_model
 

@@ -11,7 +11,7 @@ from ldm.commands.dreambooth import run as command
 from ldm.commands.dreambooth.plan import resumed_run_options
 from ldm.commands.options.dreambooth import dreambooth_parser
 from ldm.config import read_yaml, to_yaml
-from ldm.runtime import precision as runtime_precision
+from ldm.runtime import devices
 from ldm.training.dreambooth import DreamBooth
 from tests.commands.calls import call, difference, equal, info_of, pixels, refused
 from tests.commands.dreambooth.training_run import STOPPED, Teach, copied, interrupted
@@ -39,7 +39,7 @@ def test_it_goes_on_in_the_precision_that_auto_meant_where_it_began(
 ) -> None:
     """As on another kind of GPU."""
     seen = []
-    monkeypatch.setattr(runtime_precision, "half_dtype", lambda device: pytest.fail("auto was resolved again"))
+    monkeypatch.setattr(devices, "half_dtype", lambda device: pytest.fail("auto was resolved again"))
     monkeypatch.setattr(command, "fit", lambda module, options, save: seen.append(options.autocast_dtype) or 0)
     record = stopped / "run.yaml"
     assert "precision: full" in record.read_text()
