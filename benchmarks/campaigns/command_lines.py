@@ -13,7 +13,7 @@ from benchmarks.campaigns.running import Work, run
 from benchmarks.campaigns.scenes import Fixtures
 from ldm.commands.options.dreambooth import dreambooth_parser
 from ldm.commands.options.sampling import evaluate_parser, img2img_parser, txt2img_parser
-from ldm.commands.options.train import HEEDED, train_parser
+from ldm.commands.options.train import FLAGS_OF_STAGE, train_parser
 from ldm.interruption import STATUS
 
 PARSERS = {
@@ -61,7 +61,7 @@ def command_line(chance: random.Random, fixtures: Fixtures) -> list[str]:
     """A command and flags; most of them are nearly right, because a line with one mistake goes furthest."""
     command = chance.choice(list(PARSERS))
     parser = PARSERS[command]()
-    words = [command, *([chance.choice(list(HEEDED))] if command == "train" else [])]
+    words = [command, *([chance.choice(list(FLAGS_OF_STAGE))] if command == "train" else [])]
     if chance.random() < 0.9:
         words += _needed(command, fixtures)
     words += SMALL[command] if words[1:2] not in (["tokenizer"], ["publish"]) else []

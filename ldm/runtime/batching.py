@@ -42,7 +42,7 @@ def batch_that_fits(
 def sampling_bytes(config: LatentDiffusionConfig, sampling: SamplingConfig, images: int, dtype: torch.dtype) -> int:
     """What the model, one UNet call for so many images and the decoding of a slice of them take.
 
-    Together, because a recorded UNet keeps its memory while the images are decoded.
+    Together, because a captured UNet keeps its memory while the images are decoded.
     """
     resting = sum(count_weights(config, PARTS[part]) for part in ("autoencoder", "text_encoder"))
     batch = images if sampling.guidance_scale == 1.0 else 2 * images

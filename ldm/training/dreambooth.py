@@ -67,14 +67,14 @@ class DreamBooth(TrainingModule):
         self._drop_gradients()
 
     def _drop_gradients(self) -> None:
-        if self._recorded is None:  # a recorded step's stay where the next replay writes its own
+        if self._graphed_step is None:  # the next replay overwrites a graphed step's gradients
             self.zero_grad()
 
     @contextmanager
     def whole(self, dtype: torch.dtype | None = None) -> Iterator[None]:
         """Between two steps: all networks on the device, those that don't train in `dtype`; gradients are freed.
 
-        Unless steps are recorded: see `make_room`.
+        Unless steps are graphed: see `make_room`.
         """
         self._drop_gradients()
         # Lightning's own `self.device` is the CPU until a training begins.

@@ -100,7 +100,7 @@ def predict(workload: Workload, config: DreamBoothConfig, limit: float = math.in
             _normalise_in_float32(module)
             if config.train_dtype == "bf16":  # what doesn't train comes in this type from the host
                 cast(module.ldm, torch.bfloat16)
-        # Float16's gradients are scaled, so that steps are not recorded, and the optimizer is one of large temporaries.
+        # Float16's gradients are scaled, so steps are not captured, and the optimizer is one of large temporaries.
         scaled = autocast_dtype == torch.float16
         optimizer = module.build_optimizer(foreach=True) if scaled else module.build_optimizer(fused=True)
         weights = module.trained_parameters()
@@ -124,9 +124,9 @@ def predict(workload: Workload, config: DreamBoothConfig, limit: float = math.in
             updating = footprint.live
             torch.nn.utils.clip_grad_norm_(weights, 1.0)
             optimizer.step()
-            # A recorded step keeps the memory of its activations for itself.
-            recorded = workload.like_cuda and not scaled
-            step = step + footprint.peak - updating if recorded else max(step, footprint.peak)
+            # A captured step keeps the memory of its activations.
+            captured = workload.like_cuda and not scaled
+            step = step + footprint.peak - updating if captured else max(step, footprint.peak)
             if workload.devices > 1:
                 step += sum(weight.nbytes for weight in weights)  # gradients on their way to the other devices
             optimizer.zero_grad()

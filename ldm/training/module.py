@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ldm.diffusion.latent_diffusion import DECODED_PIXELS
 from ldm.errors import UserError
-from ldm.nn.graphed import Record
+from ldm.nn.graphed import Capture
 from ldm.nn.memory import free_memory
 from ldm.training.adamw_8bit import AdamW8bit
 from ldm.training.config import OptimizationConfig
@@ -56,7 +56,7 @@ class TrainingModule(pl.LightningModule):
         super().__init__()
         self.config = config
         self.seed = seed
-        self._recorded: GraphedStep | None = None
+        self._graphed_step: GraphedStep | None = None
 
     def trained_parts(self) -> dict[str, nn.Module]:
         """The networks whose weights move, by a name for people."""
@@ -66,40 +66,40 @@ class TrainingModule(pl.LightningModule):
         """A batch's losses by name, scalars for the log; `total` is what is minimised."""
         raise NotImplementedError
 
-    def graph_steps(self, record: Record, autocast_dtype: torch.dtype | None) -> None:
-        """From now on forward and backward pass are one call, which is recorded; it does its own autocast."""
-        self._recorded = GraphedStep(self.losses, self.trained_parameters(), autocast_dtype, record)
+    def graph_steps(self, capture: Capture, autocast_dtype: torch.dtype | None) -> None:
+        """From now on forward and backward pass are one captured call, which enters autocast itself."""
+        self._graphed_step = GraphedStep(self.losses, self.trained_parameters(), autocast_dtype, capture)
 
     def make_room(self) -> None:
-        """Before images are drawn: gives a recorded step's memory back where little is left. It is recorded again."""
-        if self._recorded is None or not self.drawn_pixels or (free := free_memory(self.device)) is None:
+        """Before sampling images: frees a captured step's memory if little is left. The next step captures it again."""
+        if self._graphed_step is None or not self.drawn_pixels or (free := free_memory(self.device)) is None:
             return
         if free < ROOM + ROOM_PER_PIXEL * self.drawn_pixels:
-            self._recorded.forget()
+            self._graphed_step.forget()
 
     def release_memory(self) -> None:
-        """After the last step: gives back what only another one would need, a recording, gradients and moments."""
-        if self._recorded is not None:
-            self._recorded.forget()
+        """After the last step: frees the memory of a captured step, gradients and moments."""
+        if self._graphed_step is not None:
+            self._graphed_step.forget()
         self.zero_grad()
         for optimizer in self.trainer.optimizers:
             optimizer.state.clear()
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        """The loss of a batch; a recorded step has left its gradients already."""
-        losses = self.losses(batch) if self._recorded is None else self._recorded(batch)
+        """The loss of a batch; a graphed step has set its gradients already."""
+        losses = self.losses(batch) if self._graphed_step is None else self._graphed_step(batch)
         for name, loss in losses.items():
             self.log(f"loss/{name}", loss)
         return losses["total"]
 
     def optimizer_zero_grad(self, *args: Any, **kwargs: Any) -> None:
-        """Lightning's call between forward and backward pass: not between those of a recorded step."""
-        if self._recorded is None:
+        """Lightning's call between forward and backward pass: not inside a graphed step."""
+        if self._graphed_step is None:
             super().optimizer_zero_grad(*args, **kwargs)
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
-        """Lightning's call after the forward pass: nothing is left to do after a recorded step."""
-        if self._recorded is None:
+        """Lightning's call after the forward pass: nothing to do after a graphed step."""
+        if self._graphed_step is None:
             super().backward(loss, *args, **kwargs)
 
     @property
@@ -152,10 +152,10 @@ class TrainingModule(pl.LightningModule):
         """Clips the norm of all trained weights' gradients together; Lightning's own refuses fused optimizers."""
         if not gradient_clip_val:
             return
-        if self._recorded is None:
+        if self._graphed_step is None:
             torch.nn.utils.clip_grad_norm_(self.trained_parameters(), gradient_clip_val)
         else:
-            norm = self._recorded.total_norm
+            norm = self._graphed_step.total_norm
             torch.nn.utils.clip_grads_with_norm_(self.trained_parameters(), gradient_clip_val, norm)
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:

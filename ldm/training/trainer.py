@@ -15,7 +15,7 @@ from pytorch_lightning.loggers import Logger
 from ldm.background import BackgroundWriter
 from ldm.checkpoint.discovery import RESUME_STATE
 from ldm.interruption import before_the_end, finish_first
-from ldm.nn.graphed import Record
+from ldm.nn.graphed import Capture
 from ldm.training.callbacks import FiniteGuard, GradientGuard, ReleaseMemory, SaveEvery, StopOnSignal, TrainingProgress
 from ldm.training.logs import EventLog, build_logger
 from ldm.training.module import TrainingModule
@@ -38,7 +38,7 @@ class FitOptions:
     devices: list[torch.device]
     autocast_dtype: torch.dtype | None
     logger: str
-    record: Record | None = None
+    capture: Capture | None = None
     """Records steps where that is possible; None: none."""
     writer: BackgroundWriter = field(default_factory=BackgroundWriter)
     """What is saved is written by it while training goes on."""
@@ -90,9 +90,9 @@ def _build_trainer(
     """A trainer that writes only what `save` and the resume state write, and where only our flags count."""
     config, first, autocast_dtype = module.config, options.devices[0], options.autocast_dtype
     # Loss scaling looks at the gradients in every step, and several devices exchange them in the backward pass.
-    if options.record and module.can_be_graphed and len(options.devices) == 1 and autocast_dtype != torch.float16:
-        module.graph_steps(options.record, autocast_dtype)
-        autocast_dtype = None  # what is recorded does its own
+    if options.capture and module.can_be_graphed and len(options.devices) == 1 and autocast_dtype != torch.float16:
+        module.graph_steps(options.capture, autocast_dtype)
+        autocast_dtype = None  # a graphed step enters autocast itself
     trainer = pl.Trainer(
         accelerator="gpu" if first.type == "cuda" else first.type,
         devices=[device.index or 0 for device in options.devices] if first.type == "cuda" else len(options.devices),

@@ -12,7 +12,7 @@ import pytest
 from ldm.commands.options.common import ENCODER_NAMES
 from ldm.commands.options.dreambooth import dreambooth_parser
 from ldm.commands.options.sampling import evaluate_parser, img2img_parser, txt2img_parser
-from ldm.commands.options.train import HEEDED, train_parser
+from ldm.commands.options.train import FLAGS_OF_STAGE, train_parser
 from ldm.evaluation.encoders import ENCODERS
 from ldm.files import ROOT
 from tests.commands.calls import call, refused
@@ -300,13 +300,13 @@ def test_dreambooth_needs_a_class_and_photos(arguments: list[str]) -> None:
     refused(call("dreambooth", *arguments), "--class-name", "--instance-img-dir")
 
 
-@pytest.mark.parametrize("stage", HEEDED)
+@pytest.mark.parametrize("stage", FLAGS_OF_STAGE)
 def test_stages_heed_flags_that_there_are(stage: str) -> None:
-    assert HEEDED[stage] <= {name for _, name, _ in FLAGS["train"].values()}
+    assert FLAGS_OF_STAGE[stage] <= {name for _, name, _ in FLAGS["train"].values()}
 
 
 def test_every_flag_of_train_is_for_some_stage() -> None:
-    assert set.union(*HEEDED.values()) == {name for _, name, _ in FLAGS["train"].values()}
+    assert set.union(*FLAGS_OF_STAGE.values()) == {name for _, name, _ in FLAGS["train"].values()}
 
 
 def test_the_stages_that_the_help_shows_can_be_typed() -> None:

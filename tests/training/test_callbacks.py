@@ -20,7 +20,7 @@ from ldm.training.callbacks import FiniteGuard, StopOnSignal
 from ldm.training.dreambooth import DreamBooth
 from ldm.training.processes import OtherProcesses
 from ldm.training.trainer import FitOptions, fit
-from tests.simulated_capture import Simulation
+from tests.simulated_capture import SimulatedCapture
 from tests.training.parts import build_module, saved_step, train, weights
 
 
@@ -298,9 +298,9 @@ def held(module: DreamBooth) -> int:
     return len(states) + sum(parameter.grad is not None for parameter in module.trained_parameters())
 
 
-@pytest.mark.parametrize(("recorded", "end"), [(False, "the last update"), (True, "a signal"), (False, "an error")])
+@pytest.mark.parametrize(("graphed", "end"), [(False, "the last update"), (True, "a signal"), (False, "an error")])
 def test_at_its_end_a_training_holds_neither_gradients_nor_moments(
-    recorded: bool, end: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    graphed: bool, end: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Before Lightning moves what there is to the host."""
     teardown, moved = SingleDeviceStrategy.teardown, []
@@ -317,10 +317,10 @@ def test_at_its_end_a_training_holds_neither_gradients_nor_moments(
         during.append(held(module))
 
     with contextlib.suppress(UserError):
-        train(module, tmp_path, save, record=Simulation(module.trained_parameters()) if recorded else None)
+        train(module, tmp_path, save, capture=SimulatedCapture(module.trained_parameters()) if graphed else None)
     assert moved == [0]
     assert min(during) > len(module.trained_parameters())
-    assert module._recorded is None or module._recorded._static._recording is None
+    assert module._graphed_step is None or module._graphed_step._graphed_call._graph is None
     assert saved_step(tmp_path) == {"the last update": 4, "a signal": 3, "an error": 2}[end]
 
 

@@ -15,14 +15,14 @@ from ldm.nn.graphed import capture_cuda_graph
 from ldm.training.dreambooth import DreamBooth
 from ldm.training.graphed_step import GraphedStep
 from ldm.training.trainer import FitOptions, fit
-from tests.simulated_capture import Simulation
+from tests.simulated_capture import SimulatedCapture
 from tests.training.parts import batch_of, build_module, saved_step, train, weights
 
 LONGER: dict[str, Any] = {"iterations": 6, "save_every": 2, "batch_size": 2, "max_grad_norm": 0.5}
 
 
-def recording(module: DreamBooth) -> Simulation:
-    return Simulation(module.trained_parameters())
+def simulated(module: DreamBooth) -> SimulatedCapture:
+    return SimulatedCapture(module.trained_parameters())
 
 
 def assert_same(one: DreamBooth, other: DreamBooth) -> None:
@@ -44,29 +44,29 @@ def losses(run_dir: Path) -> list[dict[str, str]]:
         pytest.param(False, torch.bfloat16, marks=pytest.mark.slow),
     ],
 )
-def test_recorded_steps_train_as_plain_ones_do(
+def test_graphed_steps_train_as_eager_ones_do(
     train_text_encoder: bool, autocast_dtype: torch.dtype | None, tmp_path: Path
 ) -> None:
     options = {**LONGER, "train_text_encoder": train_text_encoder}
-    plain, recorded = build_module(**options), build_module(**options)
-    simulation = recording(recorded)
+    plain, graphed = build_module(**options), build_module(**options)
+    simulation = simulated(graphed)
     train(plain, tmp_path / "plain", autocast_dtype=autocast_dtype, logger="csv")
-    train(recorded, tmp_path / "recorded", autocast_dtype=autocast_dtype, logger="csv", record=simulation)
-    assert (simulation.recorded, simulation.replayed) == (1, 6)  # one to compare, and all steps but the first
-    assert_same(recorded, plain)
-    assert losses(tmp_path / "recorded") == losses(tmp_path / "plain")
+    train(graphed, tmp_path / "graphed", autocast_dtype=autocast_dtype, logger="csv", capture=simulation)
+    assert (simulation.captured, simulation.replayed) == (1, 6)  # one to compare, and all steps but the first
+    assert_same(graphed, plain)
+    assert losses(tmp_path / "graphed") == losses(tmp_path / "plain")
     assert len(losses(tmp_path / "plain")) == 6
 
 
 @pytest.mark.parametrize("change", [{"max_grad_norm": 0.0}, {"gradient_checkpointing": "all"}])
 def test_so_they_do_without_clipping_and_with_checkpointing(change: dict[str, Any], tmp_path: Path) -> None:
-    plain, recorded = build_module(**change), build_module(**change)
+    plain, graphed = build_module(**change), build_module(**change)
     train(plain, tmp_path / "plain")
-    train(recorded, tmp_path / "recorded", record=recording(recorded))
-    assert_same(recorded, plain)
+    train(graphed, tmp_path / "graphed", capture=simulated(graphed))
+    assert_same(graphed, plain)
 
 
-def test_a_recorded_run_continues_exactly(tmp_path: Path) -> None:
+def test_a_graphed_run_continues_exactly(tmp_path: Path) -> None:
     def full_disk(module: DreamBooth, step: int) -> None:
         if step == 4:
             raise UserError("the disk is full")
@@ -74,14 +74,14 @@ def test_a_recorded_run_continues_exactly(tmp_path: Path) -> None:
     plain, stopped, continued = (build_module(**LONGER) for _ in range(3))
     train(plain, tmp_path / "plain")
     with pytest.raises(UserError, match="the disk is full"):
-        train(stopped, tmp_path / "run", full_disk, record=recording(stopped))
+        train(stopped, tmp_path / "run", full_disk, capture=simulated(stopped))
     assert saved_step(tmp_path / "run") == 2
-    train(continued, tmp_path / "run", record=recording(continued))
+    train(continued, tmp_path / "run", capture=simulated(continued))
     assert_same(continued, plain)
 
 
 @pytest.mark.parametrize("fault", ["refused", "other losses", "no gradients"])
-def test_what_can_not_be_recorded_runs_plainly_with_a_warning(
+def test_what_can_not_be_captured_runs_eagerly_with_a_warning(
     fault: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     plain, module = build_module(), build_module()
@@ -100,8 +100,8 @@ def test_what_can_not_be_recorded_runs_plainly_with_a_warning(
 
     train(plain, tmp_path / "plain")
     with caplog.at_level(logging.WARNING):
-        train(module, tmp_path / "run", record=faulty)
-    assert len([record for record in caplog.records if "without being recorded" in record.message]) == 1
+        train(module, tmp_path / "run", capture=faulty)
+    assert len([record for record in caplog.records if "graph capture failed" in record.message]) == 1
     assert_same(module, plain)
 
 
@@ -112,28 +112,28 @@ def test_a_part_without_gradient_is_still_found(tmp_path: Path) -> None:
 
     module = build_module(cls=Detached, train_text_encoder=True)
     with pytest.raises(UserError, match="the text encoder should train but gets no gradient"):
-        train(module, tmp_path, record=recording(module))
+        train(module, tmp_path, capture=simulated(module))
 
 
-def test_a_training_whose_steps_differ_is_not_recorded(tmp_path: Path) -> None:
-    module = build_module(cls=type("Changing", (DreamBooth,), {"recordable": False}))
-    simulation = recording(module)
-    train(module, tmp_path, record=simulation)
-    assert simulation.recorded == 0
+def test_a_training_whose_steps_differ_is_not_captured(tmp_path: Path) -> None:
+    module = build_module(cls=type("Changing", (DreamBooth,), {"can_be_graphed": False}))
+    simulation = simulated(module)
+    train(module, tmp_path, capture=simulation)
+    assert simulation.captured == 0
 
 
-def test_a_recording_given_up_for_images_is_made_again(tmp_path: Path) -> None:
+def test_a_graph_released_for_images_is_captured_again(tmp_path: Path) -> None:
     class Short(DreamBooth):
         def make_room(self) -> None:
-            assert self._recorded is not None
-            self._recorded.forget()
+            assert self._graphed_step is not None
+            self._graphed_step.forget()
             assert all(parameter.grad is None for parameter in self.trained_parameters())
 
     plain, module = build_module(**LONGER), build_module(cls=Short, **LONGER)
-    simulation = recording(module)
+    simulation = simulated(module)
     train(plain, tmp_path / "plain")
-    train(module, tmp_path / "run", record=simulation)
-    assert simulation.recorded == 3
+    train(module, tmp_path / "run", capture=simulation)
+    assert simulation.captured == 3
     assert_same(module, plain)
 
 
@@ -147,14 +147,14 @@ def test_a_recording_given_up_for_images_is_made_again(tmp_path: Path) -> None:
         (1024, 0.1, False, True),
     ],
 )
-def test_a_recording_is_given_up_where_too_little_memory_is_left_for_an_image(
+def test_a_graph_is_released_where_too_little_memory_is_left_for_an_image(
     side: int, free: float, previews: bool, kept: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     module = build_module(**({} if previews else {"preview_prompts": ()}))
     assert module.drawn_pixels == (32 * 32 if previews else 0)  # of the latents that it was given
     if previews:
         monkeypatch.setattr(DreamBooth, "drawn_pixels", side**2)
-    module.graph_steps(recording(module), None)
+    module.graph_steps(simulated(module), None)
     module.log = lambda *args: None  # type: ignore[method-assign, assignment]
     module.training_step(batch_of(module, 0), 0)
     monkeypatch.setattr(DreamBooth, "device", torch.device("cuda"))
@@ -171,7 +171,7 @@ def test_a_smaller_batch_in_between_is_computed_plainly() -> None:
     def error(batch: dict[str, Tensor]) -> dict[str, Tensor]:
         return {"total": layer(batch["x"]).square().mean()}
 
-    step = GraphedStep(error, parameters, None, Simulation(parameters))
+    step = GraphedStep(error, parameters, None, SimulatedCapture(parameters))
     for seed, size in enumerate([4, 4, 2, 4, 4]):
         x = torch.randn(size, 3, generator=torch.Generator().manual_seed(seed))
         total = step({"x": x})["total"]
@@ -194,14 +194,16 @@ def test_a_cuda_graph_trains_as_plain_steps_do(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     ends = []
-    for record in (None, capture_cuda_graph):
+    for capture in (None, capture_cuda_graph):
         module = build_module(
             iterations=20, save_every=10, train_text_encoder=True, gradient_checkpointing=gradient_checkpointing
         )
         start = weights(module)
-        options = FitOptions(tmp_path / str(record), [torch.device("cuda", 0)], autocast_dtype, "none", record=record)
+        options = FitOptions(
+            tmp_path / str(capture), [torch.device("cuda", 0)], autocast_dtype, "none", capture=capture
+        )
         fit(module, options, lambda module, step: None)
-        assert module._recorded is None or module._recorded._static.works
+        assert module._graphed_step is None or module._graphed_step._graphed_call.works
         ends.append(torch.cat([(tensor.cpu() - start[name]).flatten() for name, tensor in weights(module).items()]))
-    assert "without being recorded" not in caplog.text
+    assert "graph capture failed" not in caplog.text
     assert (ends[0] - ends[1]).norm() < 0.05 * ends[0].norm()

@@ -11,13 +11,13 @@ from ldm.config import build_config
 from ldm.data.batches import LatentBatch, LatentBatches, Share
 from ldm.errors import UserError
 from ldm.nn.autoencoder import DiagonalGaussian
-from ldm.nn.graphed import Record
+from ldm.nn.graphed import Capture
 from ldm.nn.tokenizer import load_tokenizer
 from ldm.training.config import DiffusionTrainingConfig
 from ldm.training.latent_diffusion import LatentDiffusionTraining, initialise
 from ldm.training.trainer import FitOptions, fit
 from tests.scratch import SCRATCH_YAML, build_scratch_model
-from tests.simulated_capture import Simulation
+from tests.simulated_capture import SimulatedCapture
 from tests.tiny import write_tokenizer
 
 CAPTIONS = [("a red disc",), ("a blue disc", "a disc"), ("a green disc",)]
@@ -70,9 +70,9 @@ def train(
     module: LatentDiffusionTraining,
     run_dir: Path,
     save: Any = lambda module, step: None,
-    record: Record | None = None,
+    capture: Capture | None = None,
 ) -> int | None:
-    return fit(module, FitOptions(run_dir, [torch.device("cpu")], None, "none", record), save)
+    return fit(module, FitOptions(run_dir, [torch.device("cpu")], None, "none", capture), save)
 
 
 def batch_of(module: LatentDiffusionTraining, size: int = 4) -> LatentBatch:
@@ -149,15 +149,15 @@ def test_an_interrupted_training_continues_to_the_very_same_weights(workers: int
         assert torch.equal(value, expected[name]), name
 
 
-def test_recorded_steps_train_as_plain_ones_do(build: Build, tmp_path: Path) -> None:
-    plain, recorded = build(), build()
-    simulation = Simulation(recorded.trained_parameters())
+def test_graphed_steps_train_as_eager_ones_do(build: Build, tmp_path: Path) -> None:
+    plain, graphed = build(), build()
+    simulation = SimulatedCapture(graphed.trained_parameters())
     train(plain, tmp_path / "plain")
-    train(recorded, tmp_path / "recorded", record=simulation)
-    assert simulation.replayed == recorded.config.iterations
-    assert vars(recorded)["logged"] == vars(plain)["logged"]
+    train(graphed, tmp_path / "graphed", capture=simulation)
+    assert simulation.replayed == graphed.config.iterations
+    assert vars(graphed)["logged"] == vars(plain)["logged"]
     expected = plain.state_dict()
-    for name, value in recorded.state_dict().items():
+    for name, value in graphed.state_dict().items():
         assert torch.equal(value, expected[name]), name
 
 

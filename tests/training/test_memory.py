@@ -114,13 +114,13 @@ def test_on_cuda_autocast_keeps_more_of_an_image() -> None:
 
 
 @pytest.mark.slow
-def test_in_float16_the_optimizer_needs_as_much_again_as_its_weights_but_no_step_is_recorded() -> None:
+def test_in_float16_the_optimizer_needs_as_much_again_as_its_weights_but_no_step_is_captured() -> None:
     weights = sum(p.numel() for p in build_module().trained_parameters())
     small, large = (replace(TINY, like_cuda=True, height=side, width=side) for side in (32, 128))
     half = torch.float16
     assert predict(replace(small, autocast_dtype=half), SHORT).step == pytest.approx(20 * weights, rel=0.01)
-    recorded, plain = (predict(replace(large, autocast_dtype=dtype), SHORT).step for dtype in (AUTOCAST, half))
-    assert plain == pytest.approx(recorded, rel=0.01)  # its activations are gone when the optimizer begins
+    captured, plain = (predict(replace(large, autocast_dtype=dtype), SHORT).step for dtype in (AUTOCAST, half))
+    assert plain == pytest.approx(captured, rel=0.01)  # its activations are gone when the optimizer begins
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ from ldm.commands.dreambooth.plan import Plan
 from ldm.processes import run_together
 from ldm.progress import Progress
 from ldm.runtime.batching import batch_that_fits, worker_pool
-from ldm.runtime.compiling import accelerate_unet
+from ldm.runtime.compiling import compile_unet
 from ldm.runtime.devices import explain_out_of_memory, sampling_compute
 from ldm.runtime.models import ModelSlot, Settings
 from ldm.training.class_images import DIRECTORY, ClassImages
@@ -73,7 +73,7 @@ def _sample_share(rank: int, done: Callable[[int], None], drawing: ClassImageJob
             drawing.settings, cache.sampling, compute.dtype, device, len(indices)
         )
         ldm = ModelSlot(compute).use(read_checkpoint(drawing.base), drawing.settings, drawing.tokenizer)
-        accelerate_unet(ldm, drawing.compile, -(-len(indices) // batch_size) * cache.sampling.num_steps)
+        compile_unet(ldm, drawing.compile, -(-len(indices) // batch_size) * cache.sampling.num_steps)
         crew = worker_pool(ldm, cache.sampling)
         alone = show_steps and crew.workers == 1
         with Progress(cache.sampling.num_steps, "denoising", "step", inner=True, silent=not alone) as steps:

@@ -72,8 +72,8 @@ def _train(run: Run) -> None:
         )
         if not is_helper_process():
             previews.sample_untrained(module)
-        dtype, record = run.training_autocast_dtype, step_capture(run.devices, run.options.compile)
-        where = FitOptions(run.directory, run.devices, dtype, run.options.logger, record)
+        dtype, capture = run.training_autocast_dtype, step_capture(run.devices, run.options.compile)
+        where = FitOptions(run.directory, run.devices, dtype, run.options.logger, capture)
         fit(module, where, _saver(run, previews, where.writer))
     if not is_helper_process():
         _report(run, module)

@@ -25,7 +25,7 @@ TRAINING = {
     *("image_dir", "config", "resume_dir", "iterations", "save_every", "learning_rate", "batch_size", "seed"),
     *("output_dir", "devices", "precision", "workers", "logger", "drop_resume_state"),
 }
-HEEDED = {
+FLAGS_OF_STAGE = {
     "tokenizer": {"image_dir", "config"},
     "autoencoder": {*TRAINING, "ckpt_path", "save_dtype"},
     "diffusion": {*TRAINING, "ckpt_path", "save_dtype", "autoencoder", "compile"},
@@ -38,7 +38,7 @@ HEEDED = {
 def refuse_flags_without_effect(options: argparse.Namespace) -> None:
     """Raises `UserError` for a flag that was typed and that its stage doesn't look at."""
     for name in options.typed:
-        if name != "stage" and name not in HEEDED[options.stage]:
+        if name != "stage" and name not in FLAGS_OF_STAGE[options.stage]:
             raise UserError(f"{flag_of(name)} has no effect on `train.py {options.stage}`; leave it out")
 
 
@@ -56,7 +56,7 @@ def train_parser() -> argparse.ArgumentParser:
         "  python train.py publish --ckpt-path runs/diffusion-1/step-006000.safetensors   # into ldm/assets\n",
         TypedParser,
     )
-    parser.add_argument("stage", choices=tuple(HEEDED), help="what to do")
+    parser.add_argument("stage", choices=tuple(FLAGS_OF_STAGE), help="what to do")
     _add_sources(parser.add_argument_group("from what"))
     _add_training(parser.add_argument_group("training"))
     _add_placement(parser.add_argument_group("where and how fast"))

@@ -53,8 +53,8 @@ def train_diffusion(run: TrainingRun) -> None:
     sampling = replace(sampling, height=height, width=width)
     module = LatentDiffusionTraining(ldm, moments, captions, config, run.options.seed, run.options.workers)
 
-    dtype, record = run.compute.autocast_dtype, step_capture(run.devices, run.options.compile)
-    where = FitOptions(run.directory, run.devices, dtype, run.options.logger, record)
+    dtype, capture = run.compute.autocast_dtype, step_capture(run.devices, run.options.compile)
+    where = FitOptions(run.directory, run.devices, dtype, run.options.logger, capture)
 
     def save(module: LatentDiffusionTraining, step: int) -> None:
         with module.average.swapped_in():

@@ -19,7 +19,7 @@ from ldm.commands.app import begin_run
 from ldm.commands.disk_space import AVERAGE_BYTES, STATE_BYTES, refuse_unwritable, refuse_without_space
 from ldm.commands.elsewhere import find_known, find_weights, moved, sha256_of
 from ldm.commands.options.resumable import TRAIN, flag_of
-from ldm.commands.options.train import HEEDED
+from ldm.commands.options.train import FLAGS_OF_STAGE
 from ldm.commands.record import plain, section, versions, write_record
 from ldm.commands.resuming import (
     RECORD,
@@ -158,7 +158,7 @@ def is_done(options: argparse.Namespace) -> bool:
     config: OptimizationConfig = _configured(getattr(settings, f"{options.stage}_training"), options)
     again = ["train.py", options.stage, "-i", options.image_dir]
     again += ["--autoencoder", options.autoencoder] if options.autoencoder else []
-    takes_weights = "ckpt_path" in HEEDED[options.stage]
+    takes_weights = "ckpt_path" in FLAGS_OF_STAGE[options.stage]
     return is_finished_without_state(options.resume_dir, config.iterations, again if takes_weights else [])
 
 

@@ -30,9 +30,9 @@ def test_flags_reach_the_training(stage: str, plan: Plan) -> None:
 def test_steps_are_recorded_on_cuda_unless_compile_is_off(
     asked: tuple[str, ...], recorded: bool, plan: Plan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert plan("diffusion", *asked).options.record is None
+    assert plan("diffusion", *asked).options.capture is None
     monkeypatch.setattr(diffusion_stage, "step_capture", lambda devices, asked: step_capture([CUDA], asked))
-    assert plan("diffusion", *asked).options.record is (capture_cuda_graph if recorded else None)
+    assert plan("diffusion", *asked).options.capture is (capture_cuda_graph if recorded else None)
 
 
 @pytest.mark.parametrize("stage", ["autoencoder", "diffusion"])
