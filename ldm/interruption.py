@@ -68,7 +68,7 @@ class Request:
         return self.number is not None
 
 
-class _Heeded:
+class _Handlers:
     """The handlers of a command, and a thread that reads which signals came.
 
     Python calls a handler only between two of its own steps. The thread is told of a signal also while the main thread
@@ -122,57 +122,57 @@ class _Heeded:
                 if self.blocks and self.blocks[-1].meanwhile:
                     log.warning("%s: %s", signal_name(number), self.blocks[-1].meanwhile)
             elif now - self._came > ONE_REQUEST:
-                end_at_once(STATUS, f"{signal_name(number)} came again: stopped at once; {how_to_continue()}")
+                end_at_once(STATUS, f"{signal_name(number)} came again: stopped at once; {resume_hint()}")
 
 
-_heeded: _Heeded | None = None
+_handlers: _Handlers | None = None
 _again = ""
 _before_the_end: list[Callable[[], None]] = []
 
 
-def heed() -> bool:
-    """From `listen` on signals are answered; until then they wait, so that whoever calls it can be ready for `Stopped`.
+def install_handlers() -> bool:
+    """From `unblock_signals` on signals are answered; until then they wait, so that whoever calls it can be ready for `Stopped`.
 
     False where they are answered already, or where this isn't the main thread.
     """
-    global _heeded
-    known = _heeded is not None and _heeded.process == os.getpid()
+    global _handlers
+    known = _handlers is not None and _handlers.process == os.getpid()
     if known or threading.current_thread() is not threading.main_thread():
         return False
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-    _heeded = _Heeded()
-    _heeded.install()
+    _handlers = _Handlers()
+    _handlers.install()
     return True
 
 
-def listen() -> None:
+def unblock_signals() -> None:
     """Lets signals come, also those that waited since the process was started."""
     if hasattr(signal, "pthread_sigmask") and threading.current_thread() is threading.main_thread():
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
 
 @contextmanager
-def heeded() -> Iterator[None]:
+def handled_signals() -> Iterator[None]:
     """Signals are answered in this block; then the handlers from before are put back."""
-    mine = heed()
+    mine = install_handlers()
     try:
-        listen()
+        unblock_signals()
         yield
     finally:
         if mine:
-            stop_heeding()
+            restore_handlers()
 
 
-def stop_heeding() -> None:
-    """Puts the handlers back that were there before `heed`."""
-    global _heeded
-    if _heeded is not None:
-        _heeded.remove()
-        _heeded = None
+def restore_handlers() -> None:
+    """Puts the handlers back that were there before `install_handlers`."""
+    global _handlers
+    if _handlers is not None:
+        _handlers.remove()
+        _handlers = None
 
 
-def ignore_from_now_on() -> None:
+def ignore_signals() -> None:
     """After a command's end, while Python ends: there is nothing left to stop."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
@@ -182,30 +182,30 @@ def ignore_from_now_on() -> None:
 def finish_first(meanwhile: str = "") -> Iterator[Request]:
     """What must not be left half done: a signal waits for the block's end, which then raises `Stopped`."""
     request = Request(meanwhile)
-    blocks = _heeded.blocks if _heeded is not None else []
+    blocks = _handlers.blocks if _handlers is not None else []
     blocks.append(request)
     try:
         yield request
     finally:
         blocks.remove(request)
     if request.number is not None and not blocks:
-        if _heeded is not None:
-            _heeded.raised = True
+        if _handlers is not None:
+            _handlers.raised = True
         raise Stopped(request.number, request.after)
 
 
-def continue_with(command: str) -> None:
+def set_resume_command(command: str) -> None:
     """Tells how the user may continue what this process does; empty: not at all, as nothing is begun."""
     global _again
     _again = command
 
 
-def command_to_continue() -> str:
-    """What `continue_with` was told last."""
+def resume_command() -> str:
+    """What `set_resume_command` was told last."""
     return _again
 
 
-def how_to_continue() -> Lines:
+def resume_hint() -> Lines:
     """The end of a sentence about a command that was stopped."""
     return Lines(["continue with", f"  {_again}"] if _again else ["nothing was begun"])
 
@@ -222,7 +222,7 @@ def before_the_end(callback: Callable[[], None]) -> Iterator[None]:
 
 @contextmanager
 def blocked() -> Iterator[None]:
-    """Processes that are started in this block get no signal until they heed them: no one dies without a word."""
+    """Processes that are started in this block get no signal until they install_handlers them: no one dies without a word."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
@@ -245,7 +245,7 @@ def end_at_once(status: int, message: str) -> None:
 
 
 def _forget_in_child() -> None:
-    if _heeded is not None:
+    if _handlers is not None:
         signal.set_wakeup_fd(-1)
 
 

@@ -19,14 +19,14 @@ from ldm.interruption import (
     Stopped,
     before_the_end,
     blocked,
-    command_to_continue,
-    continue_with,
     end_at_once,
-    heed,
-    how_to_continue,
-    ignore_from_now_on,
-    listen,
+    ignore_signals,
+    install_handlers,
+    resume_command,
+    resume_hint,
+    set_resume_command,
     signal_name,
+    unblock_signals,
 )
 
 RUN_DIR_VARIABLE = "LDM_RUN_DIR"
@@ -76,7 +76,7 @@ def end_with_parent(tells: bool) -> None:
     def watch() -> None:
         while os.getppid() == parent:
             time.sleep(LOOK_EVERY)
-        words = f"error: the first process has ended unexpectedly; was the memory full? {how_to_continue()}"
+        words = f"error: the first process has ended unexpectedly; was the memory full? {resume_hint()}"
         end_at_once(DIED, words if tells else "")
 
     threading.Thread(target=watch, name="parent", daemon=True).start()
@@ -99,7 +99,7 @@ def run_together(share: Share, count: int, *arguments: Any, on_done: Callable[[i
         try:
             for rank in range(count):
                 ours, theirs = context.Pipe(duplex=False)
-                words = share, rank, theirs, arguments, command_to_continue()
+                words = share, rank, theirs, arguments, resume_command()
                 process = context.Process(target=_run_share, args=words)
                 with blocked():
                     process.start()
@@ -150,15 +150,15 @@ def _end(processes: list[SpawnProcess]) -> None:
 
 
 def _run_share(share: Share, rank: int, messages: Connection, arguments: tuple[Any, ...], again: str) -> None:
-    continue_with(again)
+    set_resume_command(again)
     end_with_parent(tells=rank == 0)
-    heed()
+    install_handlers()
     try:
-        listen()
+        unblock_signals()
         _work(share, rank, messages, arguments)
     except Stopped:  # perhaps while another end was being told
         os._exit(STATUS)
-    ignore_from_now_on()
+    ignore_signals()
 
 
 def _work(share: Share, rank: int, messages: Connection, arguments: tuple[Any, ...]) -> None:

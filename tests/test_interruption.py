@@ -9,16 +9,16 @@ from pathlib import Path
 import pytest
 
 from ldm.files import ROOT
-from ldm.interruption import SIGNALS, STATUS, Stopped, blocked, finish_first, heeded
+from ldm.interruption import SIGNALS, STATUS, Stopped, blocked, finish_first, handled_signals
 
 FRAME = """
 import logging, os, sys, threading, time
 from pathlib import Path
-from ldm.interruption import Stopped, before_the_end, continue_with, finish_first, heed, listen
+from ldm.interruption import Stopped, before_the_end, set_resume_command, finish_first, install_handlers, unblock_signals
 logging.basicConfig(format="%(message)s", level=logging.INFO, handlers=[logging.FileHandler("said")])
-heed()
+install_handlers()
 try:
-    listen()
+    unblock_signals()
 {body}
     Path("done").touch()
 except Stopped as stop:
@@ -129,7 +129,7 @@ def test_a_signal_that_comes_before_the_command_is_ready_waits_for_it(tmp_path: 
     """As to a process that was started a moment ago."""
     with pytest.raises(Stopped), blocked():
         signal.raise_signal(signal.SIGTERM)
-        with heeded():
+        with handled_signals():
             raise AssertionError("it goes on")
 
 
@@ -137,7 +137,7 @@ def test_what_a_shell_told_it_to_ignore_is_ignored(tmp_path: Path) -> None:
     """`nohup` means that a closed terminal doesn't matter."""
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with heeded():
+        with handled_signals():
             signal.raise_signal(signal.SIGHUP)
     finally:
         signal.signal(signal.SIGHUP, before)
@@ -145,14 +145,14 @@ def test_what_a_shell_told_it_to_ignore_is_ignored(tmp_path: Path) -> None:
 
 def test_handlers_are_put_back() -> None:
     before = [signal.getsignal(number) for number in SIGNALS]
-    with pytest.raises(Stopped), heeded():
+    with pytest.raises(Stopped), handled_signals():
         signal.raise_signal(signal.SIGTERM)
     assert [signal.getsignal(number) for number in SIGNALS] == before
 
 
 def test_blocks_in_a_block_end_together() -> None:
     order = []
-    with pytest.raises(Stopped, match="stopped by SIGTERM after all"), heeded(), finish_first() as outer:
+    with pytest.raises(Stopped, match="stopped by SIGTERM after all"), handled_signals(), finish_first() as outer:
         with finish_first():
             signal.raise_signal(signal.SIGTERM)
         order.append("inner")

@@ -18,7 +18,7 @@ from pytorch_lightning.strategies import DDPStrategy
 from pytorch_lightning.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
 from pytorch_lightning.utilities import rank_zero_only
 
-from ldm.interruption import STATUS, Stopped, blocked, end_at_once, how_to_continue
+from ldm.interruption import STATUS, Stopped, blocked, end_at_once, resume_hint
 from ldm.processes import DIED, LOOK_EVERY, RUN_DIR_VARIABLE, ProcessDiedError, ending_of, is_helper_process, own_rank
 
 CLUSTER_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")
@@ -126,7 +126,7 @@ class OtherProcesses:
             if (ending := self.ending()) is not None and not self._over.wait(TIME_TO_NOTICE):
                 self.kill()
                 status = STATUS if isinstance(ending, Stopped) else DIED
-                end_at_once(status, f"error: {ending}; {how_to_continue()}")
+                end_at_once(status, f"error: {ending}; {resume_hint()}")
 
 
 class OneMachineDDP(DDPStrategy):

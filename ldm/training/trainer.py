@@ -124,4 +124,4 @@ def _build_trainer(
 
 
 def _no_handlers() -> None:
-    """In place of Lightning's handlers, of which one broadcasts to processes that may not listen."""
+    """In place of Lightning's handlers, of which one broadcasts to processes that may not unblock_signals."""

@@ -14,7 +14,7 @@ from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 
 from ldm.background import BackgroundWriter
 from ldm.data.dreambooth import Batch, BatchPlan, DreamBoothBatches
-from ldm.interruption import Stopped, heeded
+from ldm.interruption import Stopped, handled_signals
 from ldm.nn.graphed import Capture
 from ldm.nn.tokenizer import PromptTokenizer, load_tokenizer
 from ldm.training.config import DreamBoothConfig, Subject
@@ -72,7 +72,7 @@ def train(
     """Trains on the CPU; returns where a signal stopped it."""
     device, writer = torch.device("cpu"), writer or BackgroundWriter()
     try:
-        with heeded():
+        with handled_signals():
             fit(module, FitOptions(run_dir, [device], autocast_dtype, logger, capture, writer), save)
     except Stopped as stop:
         return int(stop.after.removeprefix("update "))
