@@ -1,4 +1,4 @@
-"""A thread that writes files while their maker goes on: one after the other, in order, none after one that failed."""
+"""A thread that writes files in the background: one after the other, in order, and none after one that failed."""
 
 import logging
 from collections.abc import Callable
@@ -11,11 +11,11 @@ Job = Callable[[], None]
 
 
 class BackgroundWriter:
-    """Does jobs in the order in which they are put, in one thread.
+    """Runs jobs in order, in one thread.
 
-    When the block ends all are done, also if it ends by an error; an interrupt (`KeyboardInterrupt`, `SystemExit`)
-    waits for none and drops those that haven't begun; the process ends when the one under way is done. After a job that
-    fails no other is done; its error is raised by the next call of a method, at the latest when the block ends.
+    The end of the block waits for all jobs, also after an error. After an interrupt (`KeyboardInterrupt`, `SystemExit`)
+    it waits for none and drops those that haven't begun; the process ends after the current one. After a failed job no
+    other runs; its error is raised by the next call of a method, at the latest when the block ends.
     """
 
     def __init__(self) -> None:
@@ -23,12 +23,12 @@ class BackgroundWriter:
         self._last: Future[None] | None = None
 
     def put(self, job: Job) -> None:
-        """Returns at once; what the job holds is let go when it is done."""
+        """Adds a job and returns at once; memory that the job holds is released when it is done."""
         self.raise_if_failed()
-        self._last = self._pool.submit(_do_after, self._last, job)
+        self._last = self._pool.submit(_run_after, self._last, job)
 
     def wait(self) -> None:
-        """Returns when everything is done that was put."""
+        """Returns when all jobs are done."""
         if self._last is not None:
             self._last.result()
 
@@ -51,8 +51,8 @@ class BackgroundWriter:
             log.error("%s", self._last.exception())
 
 
-def _do_after(earlier: Future[None] | None, job: Job) -> None:
-    """Raises the error of the job before, if that has failed; or else does this one."""
+def _run_after(earlier: Future[None] | None, job: Job) -> None:
+    """Runs the job; if the earlier one has failed, raises its error instead."""
     if earlier is not None:
         earlier.result()
     job()

@@ -14,7 +14,8 @@ from ldm.interruption import SIGNALS, STATUS, Stopped, blocked, finish_first, ha
 FRAME = """
 import logging, os, sys, threading, time
 from pathlib import Path
-from ldm.interruption import Stopped, before_the_end, set_resume_command, finish_first, install_handlers, unblock_signals
+from ldm.interruption import Stopped, before_the_end, finish_first, install_handlers
+from ldm.interruption import set_resume_command, unblock_signals
 logging.basicConfig(format="%(message)s", level=logging.INFO, handlers=[logging.FileHandler("said")])
 install_handlers()
 try:

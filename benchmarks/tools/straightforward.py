@@ -105,7 +105,7 @@ class ClassImages:
             latents = sampler.sample(eps_fn, noise, self.ldm.schedule, num_steps=self.sampling.num_steps)
             return self.ldm.decode_latents(latents)
 
-        for batch, images in self.crew.draw(batches, sample):
+        for batch, images in self.crew.map(batches, sample):
             for number, image in zip(batch, images, strict=True):
                 save_png(directory / f"{number:05d}.png", to_image(image))
 

@@ -40,7 +40,7 @@ def launch(command: Callable[[], None]) -> NoReturn:
     install_handlers()
     warnings.showwarning = _log_warning  # type: ignore[assignment]
     if is_helper_process():
-        end_with_parent(tells=own_rank() == 1)
+        end_with_parent(reports=own_rank() == 1)
     sys.stdout, sys.stderr = Tolerant(sys.stdout), Tolerant(sys.stderr)
     status = run(command)
     if status != STATUS:  # a second signal stops also what is still being written

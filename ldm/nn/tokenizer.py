@@ -65,7 +65,7 @@ class PromptTokenizer:
     def _warn_if_cut(self, prompt: str) -> None:
         if prompt not in self._warned and (cut := self.cut_text(prompt)):
             self._warned.add(prompt)
-            log.warning("the prompt is longer than %d tokens; this end of it is not seen: '%s'", self.max_length, cut)
+            log.warning("the prompt is longer than %d tokens; this end is ignored: '%s'", self.max_length, cut)
 
 
 def load_tokenizer(directory: Path, max_length: int = 77) -> PromptTokenizer:

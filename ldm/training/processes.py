@@ -19,7 +19,15 @@ from pytorch_lightning.strategies.launchers.subprocess_script import _Subprocess
 from pytorch_lightning.utilities import rank_zero_only
 
 from ldm.interruption import STATUS, Stopped, blocked, end_at_once, resume_hint
-from ldm.processes import DIED, LOOK_EVERY, RUN_DIR_VARIABLE, ProcessDiedError, ending_of, is_helper_process, own_rank
+from ldm.processes import (
+    DIED,
+    POLL_INTERVAL,
+    RUN_DIR_VARIABLE,
+    ProcessDiedError,
+    ending_of,
+    is_helper_process,
+    own_rank,
+)
 
 CLUSTER_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")
 CLUSTER_PREFIXES = ("SLURM_", "TORCHELASTIC_", "LSB_", "JSM_", "OMPI_", "PMI_", "PMIX_", "KUBERNETES_")
@@ -91,7 +99,7 @@ class OtherProcesses:
         self.stop_watching()
         until = time.monotonic() + TIME_TO_NOTICE
         while time.monotonic() < until and any(process.poll() is None for process in self._processes):
-            time.sleep(LOOK_EVERY / 5)
+            time.sleep(POLL_INTERVAL / 5)
 
     def end(self) -> None:
         """Ends those that are left. To be called once this process waits for nothing on its device."""
@@ -118,11 +126,11 @@ class OtherProcesses:
         while time.monotonic() < until:  # a process that isn't the first is ended meanwhile
             if (ending := self.ending()) is not None:
                 return ending
-            time.sleep(LOOK_EVERY)
+            time.sleep(POLL_INTERVAL)
         return error
 
     def _watch(self) -> None:
-        while not self._over.wait(LOOK_EVERY):
+        while not self._over.wait(POLL_INTERVAL):
             if (ending := self.ending()) is not None and not self._over.wait(TIME_TO_NOTICE):
                 self.kill()
                 status = STATUS if isinstance(ending, Stopped) else DIED

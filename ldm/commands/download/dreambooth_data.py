@@ -15,7 +15,7 @@ from ldm.commands.options.common import command_parser
 from ldm.errors import UserError
 from ldm.files import ROOT
 from ldm.interruption import set_resume_command
-from ldm.shell import quoted
+from ldm.terminal import quoted
 
 log = logging.getLogger(__name__)
 

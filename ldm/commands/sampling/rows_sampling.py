@@ -85,7 +85,7 @@ def _drawn(
     path = row.checkpoint.path
     try:
         with nullcontext() if alone else named_in_errors(path, torch.OutOfMemoryError):
-            yield from crew.draw(batches, draw)
+            yield from crew.map(batches, draw)
     except UserError as error:
         if alone:
             raise
