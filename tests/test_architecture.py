@@ -1,9 +1,10 @@
-"""The house's rules, read from the source: who may import whom, and what no module does."""
+"""Rules of the code, checked in its source: which module may import which, and what no module does."""
 
 import ast
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -11,11 +12,11 @@ import pytest
 from ldm.files import ROOT
 
 GROUND = {"ldm", *(f"ldm.{path.stem}" for path in (ROOT / "ldm").glob("[a-z]*.py"))}
-"""Modules that all rooms use and that use none."""
+"""Modules that all rooms may import and that import none."""
 
 FLOORS = [{room} for room in ("nn", "diffusion", "checkpoint", "data", "toyworld")]
 FLOORS += [{"training", "evaluation"}, {"runtime"}, {"report"}, {"commands"}]
-"""Rooms from below to above. A module imports from its own room and from the floors below."""
+"""Rooms from the lowest floor up. A module imports from its own room and from floors below."""
 
 WITHOUT_LIGHTNING = {"nn", "diffusion", "checkpoint", "data", "toyworld", "evaluation", "runtime", "report"}
 
@@ -23,6 +24,12 @@ LIBRARY = sorted((ROOT / "ldm").rglob("*.py"))
 SCRIPTS = sorted(ROOT.glob("*.py"))
 OPTIONS = [f"ldm.commands.options.{path.stem}" for path in sorted((ROOT / "ldm/commands/options").glob("[a-z]*.py"))]
 """The modules of flags."""
+
+
+@cache
+def tree_of(path: Path) -> ast.Module:
+    """Parsed once for all rules."""
+    return ast.parse(path.read_text(encoding="utf-8"))
 
 
 def module_name(path: Path) -> str:
@@ -114,7 +121,7 @@ def imports_by_string(name: str, tree: ast.Module) -> Iterator[str]:
 
 
 def messages_made_of_foreign_text(name: str, tree: ast.Module) -> Iterator[str]:
-    """What is logged is words of ours with foreign text as arguments, in which the formatter spells line breaks."""
+    """A log message is a constant with foreign text as arguments, in which the formatter escapes line breaks."""
     for node in ast.walk(tree):
         if (
             isinstance(node, ast.Call)
@@ -155,17 +162,13 @@ def test_every_module_is_in_a_room_on_a_floor() -> None:
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
 def test_no_module_breaks_the_rule(rule: Rule) -> None:
-    found = {
-        module_name(path): lines
-        for path in LIBRARY
-        if (lines := broken(rule, module_name(path), path.read_text(encoding="utf-8")))
-    }
+    found = {path: lines for path in LIBRARY if (lines := list(rule(module_name(path), tree_of(path))))}
     assert not found
 
 
 def test_scripts_import_commands_only() -> None:
     for path in SCRIPTS:
-        ours = [imported for _, imported in imports(ast.parse(path.read_text("utf-8"))) if within(imported, "ldm")]
+        ours = [imported for _, imported in imports(tree_of(path)) if within(imported, "ldm")]
         assert ours
         assert all(within(imported, "ldm.commands") for imported in ours), path.name
 

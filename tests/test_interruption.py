@@ -116,7 +116,9 @@ for _ in range(2):  # the second call never returns, not even for a signal
     ids=["a block that never ends", "an end that takes long", "a call that doesn't return"],
 )
 def test_a_second_signal_ends_it_at_once_with_the_same_status(body: str, then: str, tmp_path: Path) -> None:
-    before = 'continue_with("python x.py -r y")\nending = before_the_end(Path("cleared").touch)\nending.__enter__()\n'
+    before = (
+        'set_resume_command("python x.py -r y")\nending = before_the_end(Path("cleared").touch)\nending.__enter__()\n'
+    )
     script = Script(tmp_path, before + body, then)
     script.process.send_signal(signal.SIGTERM)
     time.sleep(1.2)

