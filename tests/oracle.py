@@ -39,7 +39,7 @@ def rel(actual: Tensor, expected: Tensor) -> float:
 @cache
 def tensors(name: str) -> dict[str, Tensor]:
     """The tensors of `<name>.safetensors`. They are shared: don't write to them."""
-    with torch.inference_mode(False):  # plain tensors, that autograd takes too, whoever asks first
+    with torch.inference_mode(False):  # plain tensors, which autograd accepts, whoever loads them first
         return load_file(ORACLE / f"{name}.safetensors")
 
 

@@ -64,7 +64,7 @@ def test_an_error_in_the_block_doesn_t_keep_files_from_being_written(tmp_path: P
     assert (tmp_path / "file").exists()
 
 
-def test_of_two_errors_the_block_s_own_is_raised_and_the_other_said(caplog: pytest.LogCaptureFixture) -> None:
+def test_of_two_errors_the_blocks_own_is_raised_and_the_other_logged(caplog: pytest.LogCaptureFixture) -> None:
     with pytest.raises(ValueError, match="mine"), BackgroundWriter() as writer:
         writer.put(fail)
         raise ValueError("mine")

@@ -1,4 +1,4 @@
-"""Signals to a process: what is under way is finished or broken off, and the exit status says that it was stopped."""
+"""Signals to a process: its work is finished or interrupted, and the exit status shows that it was stopped."""
 
 import signal
 import subprocess

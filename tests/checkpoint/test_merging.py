@@ -1,4 +1,4 @@
-"""An adapter merged into a checkpoint: for whoever reads it a checkpoint like any other."""
+"""An adapter merged into a checkpoint: loading, digests and samples need to know nothing of it."""
 
 import hashlib
 from collections.abc import Collection

@@ -106,7 +106,7 @@ def test_reading_leaves_torchs_own_rules_as_they_were(tmp_path: Path) -> None:
     ],
     ids=["numpy scalars", "plain values", "torch's own", "tensors"],
 )
-def test_what_stands_beside_the_state_dict_is_left_alone(beside: dict[str, Any], tmp_path: Path) -> None:
+def test_other_entries_beside_the_state_dict_are_ignored(beside: dict[str, Any], tmp_path: Path) -> None:
     torch.save({**beside, "state_dict": few_tensors()}, tmp_path / "a.ckpt")
     assert same_tensors(read_checkpoint(tmp_path / "a.ckpt").tensors, few_tensors())
 

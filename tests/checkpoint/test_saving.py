@@ -139,9 +139,9 @@ def test_a_file_tells_everything_that_it_was_given(tmp_path: Path) -> None:
         versions={"torch": "2.7"},
     )
     save_checkpoint(tmp_path / "a.safetensors", build_tiny_model(), info, torch.float16)
-    told = checkpoint_info(read_checkpoint(tmp_path / "a.safetensors"))
-    assert told.parts
-    assert CheckpointInfo(**{**vars(told), "parts": {}}) == info
+    info_read = checkpoint_info(read_checkpoint(tmp_path / "a.safetensors"))
+    assert info_read.parts
+    assert CheckpointInfo(**{**vars(info_read), "parts": {}}) == info
 
 
 def test_the_parts_hashes_are_those_of_what_is_in_the_file(tmp_path: Path) -> None:
