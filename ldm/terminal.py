@@ -9,6 +9,7 @@ import logging
 import re
 import shlex
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 
 UNSAFE = re.compile(
@@ -65,6 +66,12 @@ class TerminalFormatter(VisibleFormatter):
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 (logging's name)
         return f"warning: {record.message}" if record.levelno == logging.WARNING else record.message
+
+
+@cache
+def warn_once(logger: logging.Logger, message: str, *args: object) -> None:
+    """Logs a warning the first time only: one command may read the same file or prompt many times."""
+    logger.warning(message, *args)
 
 
 def log_file_formatter() -> logging.Formatter:

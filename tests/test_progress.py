@@ -52,8 +52,10 @@ log = logging.getLogger("ldm.x")
 
 def command():
     begin_run(Path("."), "python x.py -r .")
-    steps = progress.Progress(5, "denoising", "step", inner=True)
-    with progress.Progress(30, "sampling", "img") as bar, steps:
+    with (
+        progress.Progress(30, "sampling", "img") as bar,
+        progress.Progress(5, "denoising", "step", inner=True) as steps,
+    ):
         for image in range(30):
             time.sleep(0.02)
             steps.update()

@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 import torch
@@ -16,6 +15,7 @@ from ldm.diffusion.latent_diffusion import LatentDiffusion, LatentDiffusionConfi
 from ldm.errors import UserError
 from ldm.files import counted
 from ldm.nn.memory import weightless
+from ldm.terminal import warn_once
 
 log = logging.getLogger(__name__)
 
@@ -115,13 +115,7 @@ def _warn_of_extras(config: LatentDiffusionConfig, file: CheckpointFile) -> None
     found = {key: tensor.shape for key, tensor in file.index.items()}
     if extras := compare_keys(shapes_of(config), found).unexpected:
         verb = "is" if len(extras) == 1 else "are"
-        _warn_once(f"{counted(len(extras), 'tensor')} of {file.path} {verb} not used: {first_of(extras)}")
-
-
-@cache
-def _warn_once(message: str) -> None:
-    """A command examines a file several times."""
-    log.warning("%s", message)
+        warn_once(log, "%s of %s %s not used: %s", counted(len(extras), "tensor"), file.path, verb, first_of(extras))
 
 
 def checkpoint_info(file: CheckpointFile) -> CheckpointInfo:

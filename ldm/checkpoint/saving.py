@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from ldm import choices
 from ldm.checkpoint.keys import PARTS, POSITION_IDS
 from ldm.checkpoint.metadata import CheckpointInfo
 from ldm.diffusion.latent_diffusion import LatentDiffusion
@@ -19,7 +20,7 @@ from ldm.errors import UserError
 from ldm.files import atomic_path, openable
 from ldm.user_files import open_regular
 
-SAVE_DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
+SAVE_DTYPES: dict[str, torch.dtype] = {name: getattr(torch, full) for name, full in choices.SAVE_DTYPES.items()}
 
 
 def snapshot(tensor: Tensor, dtype: torch.dtype) -> Tensor:

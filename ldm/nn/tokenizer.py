@@ -13,6 +13,7 @@ from transformers import CLIPTokenizer
 
 from ldm.errors import UserError
 from ldm.files import atomic_path, openable
+from ldm.terminal import warn_once
 from ldm.user_files import read_text
 
 log = logging.getLogger(__name__)
@@ -36,7 +37,6 @@ class PromptTokenizer:
         self.clip_tokenizer = clip_tokenizer
         self.digest = digest
         self.max_length = max_length
-        self._warned: set[str] = set()
 
     def __call__(self, prompts: list[str]) -> Tensor:
         for prompt in prompts:
@@ -63,9 +63,8 @@ class PromptTokenizer:
         return [word for word in words if len(word) > 1 and word + END_OF_WORD not in vocabulary]
 
     def _warn_if_cut(self, prompt: str) -> None:
-        if prompt not in self._warned and (cut := self.cut_text(prompt)):
-            self._warned.add(prompt)
-            log.warning("the prompt is longer than %d tokens; this end is ignored: '%s'", self.max_length, cut)
+        if cut := self.cut_text(prompt):
+            warn_once(log, "the prompt is longer than %d tokens; its end is cut off: '%s'", self.max_length, cut)
 
 
 def load_tokenizer(directory: Path, max_length: int = 77) -> PromptTokenizer:
