@@ -39,7 +39,7 @@ from ldm.choices import COMPILE_MODES as OUR_MODES  # noqa: E402
 from ldm.diffusion.latent_diffusion import LatentDiffusion  # noqa: E402
 from ldm.diffusion.sampling import SamplingConfig  # noqa: E402
 from ldm.runtime.batching import worker_pool  # noqa: E402
-from ldm.runtime.compiling import accelerate_unet  # noqa: E402
+from ldm.runtime.compiling import compile_unet  # noqa: E402
 from ldm.training.class_images import ClassImages  # noqa: E402
 
 PROMPT = "a photo of a can"
@@ -80,11 +80,11 @@ def contests(
     def ours(batch_size: int, sampler: str, steps: int) -> Turn:
         sampling = SamplingConfig(pixels, pixels, sampler, steps)
         ldm.graphed_unet = None  # that is another's
-        accelerate_unet(ldm, compile_ours, -(-CLASS_PICTURES // batch_size) * steps)
-        recorded = ldm.graphed_unet
+        compile_unet(ldm, compile_ours, -(-CLASS_PICTURES // batch_size) * steps)
+        graphed = ldm.graphed_unet
 
         def draw(directory: Path) -> None:
-            ldm.graphed_unet = recorded
+            ldm.graphed_unet = graphed
             draw_ours(ldm, sampling, place, batch_size, batches, directory)
 
         return timed(draw)

@@ -4,7 +4,7 @@
     python benchmarks/fast_path.py --ckpt-path weights/sd-v1/sd-v1-4.ckpt --device cuda --sheet fast-path.jpg
 
 Draws the same prompts from the same seeds in the plain way, float32 and layer by layer, one image at a time, and in
-each faster way that exists on the device: all in one batch, with weights of 16 bits, by recorded CUDA graphs
+each faster way that exists on the device: all in one batch, with weights of 16 bits, by CUDA graphs
 (`--compile graphs`), by torch.compile (`--compile full`), with TF32. Beside the images one call of the UNet is
 compared, which shows a way's rounding before 50 steps have carried it on.
 """
@@ -34,10 +34,9 @@ from ldm.diffusion.guidance import Conditioning, classifier_free  # noqa: E402
 from ldm.diffusion.noise import draw_noise, image_generators  # noqa: E402
 from ldm.diffusion.sampling import SamplingConfig, sample_images  # noqa: E402
 from ldm.report.grid import labelled_grid  # noqa: E402
-from ldm.runtime.compiling import accelerate_unet  # noqa: E402
-from ldm.runtime.devices import parse_device  # noqa: E402
+from ldm.runtime.compiling import compile_unet  # noqa: E402
+from ldm.runtime.devices import Compute, parse_device  # noqa: E402
 from ldm.runtime.models import EMBEDDED, ModelSlot, Settings, settings_of  # noqa: E402
-from ldm.runtime.precision import Compute  # noqa: E402
 from ldm.training.autoencoder import psnr  # noqa: E402
 
 PROMPTS = (
@@ -122,7 +121,7 @@ def draw(way: Way, task: Task) -> Drawn:
     slot = ModelSlot(Compute(task.device, way.dtype))
     ldm = slot.use(read_checkpoint(task.weights), task.settings)
     parts = [task.seeds] if way.together else [[seed] for seed in task.seeds]
-    accelerate_unet(ldm, way.compile, len(parts) * task.sampling.num_steps)
+    compile_unet(ldm, way.compile, len(parts) * task.sampling.num_steps)
     images, eps = [], []
     with tf32(products=way.tf32, convolutions=way.tf32):
         for seeds in parts:
@@ -131,7 +130,7 @@ def draw(way: Way, task: Task) -> Drawn:
             nothing = slot.context("").expand(len(seeds), -1, -1)
             guidance = classifier_free(context, nothing, task.sampling.guidance_scale)
             images.append(sample_images(ldm, guidance, seeds, task.sampling))
-            # The same call as a step's with guidance, types included, so that it is the recorded one.
+            # The same call as a step's with guidance, types included, so that it is the captured one.
             shape = (len(seeds), *ldm.config.latent_shape(task.sampling.height, task.sampling.width))
             noise = draw_noise(shape, image_generators(seeds), ldm.device).repeat(2, 1, 1, 1)
             kind = torch.float32 if task.sampling.sampler == "dpm-solver" else torch.int64

@@ -50,15 +50,14 @@ def load_commonly(path: Path) -> list[Any]:
     """Builds with initial weights, reads a copy, copies again."""
     import torch
 
-    from ldm.checkpoint.keys import official_key
     from ldm.checkpoint.reading import CheckpointFile
     from ldm.diffusion.latent_diffusion import LatentDiffusion
     from ldm.runtime.models import settings_of
 
     read = torch.load(path, map_location="cpu", weights_only=False)
     model = LatentDiffusion(settings_of(CheckpointFile(path, {}, read.get("metadata", {})), None)[1].model)
-    names = {official_key(name): name for name in model.state_dict()}
-    model.load_state_dict({names[key]: tensor for key, tensor in read["state_dict"].items() if key in names})
+    names = model.state_dict().keys()
+    model.load_state_dict({key: tensor for key, tensor in read["state_dict"].items() if key in names})
     return [model]
 
 

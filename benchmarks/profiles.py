@@ -6,7 +6,7 @@
 Trains the same subject on the same batches (noise and timesteps included), as `dreambooth.py` does, once with each
 combination of optimizer, type of weights and gradient checkpointing that `--vram` chooses from, and compares the losses
 step by step with those of the first, which is exact; below them stand the losses if nothing were learned. The peak is
-measured beside its prediction: on CUDA, where steps are recorded, what the allocator takes from the device in the whole
+measured beside its prediction: on CUDA, where steps are captured, what the allocator takes from the device in the whole
 training, predicted without CUDA's own context; on the CPU tensors alone, in one step.
 """
 
@@ -37,11 +37,10 @@ from ldm.checkpoint.reading import read_checkpoint  # noqa: E402
 from ldm.commands.options.common import number  # noqa: E402
 from ldm.data.latents import encode_moments  # noqa: E402
 from ldm.data.photos import read_directory  # noqa: E402
-from ldm.nn.footprint import Footprint  # noqa: E402
+from ldm.nn.memory import Footprint  # noqa: E402
 from ldm.runtime.compiling import step_capture  # noqa: E402
-from ldm.runtime.devices import parse_device  # noqa: E402
+from ldm.runtime.devices import Compute, parse_device, training_compute  # noqa: E402
 from ldm.runtime.models import ModelSlot, base_weights, settings_of  # noqa: E402
-from ldm.runtime.precision import Compute, training_compute  # noqa: E402
 from ldm.training.config import DreamBoothConfig, Subject  # noqa: E402
 from ldm.training.dreambooth import DreamBooth  # noqa: E402
 from ldm.training.memory import (  # noqa: E402
@@ -98,7 +97,7 @@ class WatchedDreamBooth(DreamBooth):
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         loss = super().training_step(batch, batch_idx)
-        self.curve.append(loss.detach().clone())  # a recorded step overwrites it
+        self.curve.append(loss.detach().clone())  # a graphed step overwrites it
         return loss
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:

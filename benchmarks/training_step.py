@@ -40,7 +40,7 @@ from benchmarks.tools.tf32 import tf32  # noqa: E402
 from ldm.diffusion.latent_diffusion import LatentDiffusion  # noqa: E402
 from ldm.diffusion.loss import dreambooth_loss, eps_loss  # noqa: E402
 from ldm.errors import UserError  # noqa: E402
-from ldm.runtime.precision import Compute  # noqa: E402
+from ldm.runtime.devices import Compute  # noqa: E402
 
 OURS, PLAIN, TUNED = "ours", "reference", "reference, tuned"
 CASES = {False: "text encoder frozen", True: "text encoder trained"}

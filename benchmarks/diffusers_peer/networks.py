@@ -21,7 +21,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from benchmarks.diffusers_peer.configs import text_config, unet_config, vae_config
 from benchmarks.tools.sizes import MAX_LENGTH, TOKENIZER, Size
-from ldm.checkpoint.keys import PARTS, official_key
+from ldm.checkpoint.keys import PARTS
 from ldm.diffusion.latent_diffusion import LatentDiffusion
 from ldm.errors import UserError
 from ldm.files import ROOT
@@ -54,7 +54,7 @@ def build_peer(ldm: LatentDiffusion, size: Size, trained: Collection[str] = ()) 
     logging.set_verbosity_error()  # its advice on types is for weights that it has read itself
     shared = tuple(PARTS[part] for part in trained)
     tensors = {
-        official_key(name): tensor if name.startswith(shared) else tensor.detach()
+        name: tensor if name.startswith(shared) else tensor.detach()
         for name, tensor in ldm.state_dict(keep_vars=True).items()
     }
     shapes = unet_config(ldm.config, size.pixels), vae_config(ldm.config, size.pixels)

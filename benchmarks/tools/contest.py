@@ -20,8 +20,7 @@ from benchmarks.tools.sizes import SIZES, Size
 from ldm.commands.record import versions
 from ldm.errors import UserError
 from ldm.files import write_text
-from ldm.runtime.devices import parse_device
-from ldm.runtime.precision import Compute, sampling_compute
+from ldm.runtime.devices import Compute, parse_device, sampling_compute
 
 PEERS = ("diffusers", "transformers", "accelerate", "bitsandbytes")
 

@@ -13,8 +13,8 @@ from ldm.checkpoint.reading import read_checkpoint
 from ldm.diffusion.guidance import classifier_free
 from ldm.diffusion.latent_diffusion import LatentDiffusion
 from ldm.diffusion.sampling import sample_images
+from ldm.runtime.devices import Compute
 from ldm.runtime.models import ModelSlot, settings_of
-from ldm.runtime.precision import Compute
 
 
 class Drawer:

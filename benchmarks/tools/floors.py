@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.tools.measuring import seconds
 from ldm.diffusion.latent_diffusion import LatentDiffusion, LatentDiffusionConfig
-from ldm.nn.weightless import weightless
+from ldm.nn.memory import weightless
 
 ADAMW_BYTES = 28
 """Of memory moved for each float32 weight: it, its gradient and two moments are read, all but the gradient written."""

@@ -25,7 +25,7 @@ class Peak:
     """In GiB. `allocated` is what tensors took, on the CPU all of the process's own memory; `reserved` what the
     allocator took from the device for them, which is what contenders are compared by.
 
-    Between its replays a recorded CUDA graph keeps the memory of its temporaries, in which no tensor lives then: only
+    Between its replays a CUDA graph keeps the memory of its temporaries, in which no tensor lives then: only
     `reserved` shows it.
     """
 

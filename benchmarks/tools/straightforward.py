@@ -35,8 +35,8 @@ from ldm.diffusion.samplers import SAMPLERS  # noqa: E402
 from ldm.diffusion.sampling import SamplingConfig  # noqa: E402
 from ldm.nn.autoencoder import DiagonalGaussian  # noqa: E402
 from ldm.runtime.batching import worker_pool  # noqa: E402
+from ldm.runtime.devices import Compute  # noqa: E402
 from ldm.runtime.models import EMBEDDED, ModelSlot, Settings, settings_of  # noqa: E402
-from ldm.runtime.precision import Compute  # noqa: E402
 from ldm.training.config import Subject  # noqa: E402
 
 
@@ -105,7 +105,7 @@ class ClassImages:
             latents = sampler.sample(eps_fn, noise, self.ldm.schedule, num_steps=self.sampling.num_steps)
             return self.ldm.decode_latents(latents)
 
-        for batch, images in self.crew.draw(batches, sample):
+        for batch, images in self.crew.map(batches, sample):
             for number, image in zip(batch, images, strict=True):
                 save_png(directory / f"{number:05d}.png", to_image(image))
 

@@ -1,7 +1,7 @@
 """Refuses sizes that do not fit into the memory of the device, before anything is made. A CPU gives no such error.
 
 Three numbers, from the cheapest: a lower bound refuses absurd sizes, an upper bound passes nearly every call at once,
-and in between fake tensors are counted (`ldm.nn.footprint`).
+and in between fake tensors are counted (`ldm.nn.memory`).
 """
 
 from collections.abc import Callable
@@ -12,15 +12,14 @@ from math import ceil
 import torch
 
 from ldm.checkpoint.keys import PARTS
-from ldm.diffusion.latent_diffusion import DECODED_PIXELS, LatentDiffusionConfig
-from ldm.diffusion.outline import count_weights
+from ldm.diffusion.latent_diffusion import DECODED_PIXELS, LatentDiffusionConfig, count_weights
 from ldm.diffusion.parallel import threads_for
 from ldm.diffusion.sampling import SamplingConfig
 from ldm.disk import human_size
 from ldm.errors import UserError
 from ldm.host_memory import available_memory
 from ldm.nn.autoencoder import AutoencoderConfig
-from ldm.nn.device_memory import total_memory
+from ldm.nn.memory import total_memory
 from ldm.nn.unet import UNetConfig
 from ldm.runtime.batching import sampling_bytes
 from ldm.training.config import DreamBoothConfig

@@ -19,7 +19,7 @@ from ldm.checkpoint.reading import read_checkpoint
 from ldm.errors import UserError
 from ldm.evaluation.preprocessing import Preprocessing, read_json, read_preprocessing
 from ldm.files import ROOT
-from ldm.nn.parts import in_parts
+from ldm.nn.memory import in_batches
 from ldm.nn.tokenizer import FILES as TOKENIZER_FILES
 from ldm.nn.tokenizer import PromptTokenizer, load_tokenizer
 
@@ -94,7 +94,7 @@ class ClipDino:
 
     @torch.inference_mode()
     def _each(self, inputs: Tensor, embed: Callable[[Tensor], Tensor]) -> Tensor:
-        found = in_parts(inputs, AT_A_TIME, lambda part: embed(part.to(self.device)))
+        found = in_batches(inputs, AT_A_TIME, lambda part: embed(part.to(self.device)))
         return F.normalize(found.float(), dim=-1).cpu()
 
 

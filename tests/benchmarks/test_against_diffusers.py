@@ -18,7 +18,7 @@ from benchmarks.tools.floors import Speed
 from benchmarks.tools.measuring import Spread
 from benchmarks.tools.peaks import Peak
 from ldm.errors import UserError
-from ldm.runtime.precision import Compute
+from ldm.runtime.devices import Compute
 
 QUICK = ["--size", "tiny", "--device", "cpu", "--runs", "1", "--warmup", "0"]
 

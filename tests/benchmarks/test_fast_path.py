@@ -10,7 +10,7 @@ from PIL import Image
 
 import benchmarks.fast_path as benchmark
 from benchmarks.fast_path import Difference, Drawn, difference
-from tests.recording import Simulation
+from tests.simulated_capture import SimulatedCapture
 
 
 def test_each_way_has_a_row_and_images(
@@ -45,7 +45,7 @@ def test_a_compiled_way_is_compared_by_its_recorded_call(
     tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The single call has the types and shapes of a step's; otherwise it would be a plain one."""
-    recorder = Simulation()
+    recorder = SimulatedCapture()
     monkeypatch.setattr("ldm.runtime.compiling.RECORDERS", {"full": recorder})
     for sampler in ("dpm-solver", "ddim"):
         recorder.replayed = 0

@@ -15,12 +15,11 @@ from pytorch_lightning.strategies import SingleDeviceStrategy
 from torch import Tensor
 
 from ldm.errors import UserError
-from ldm.interruption import SIGNALS, Request, Stopped, heeded
+from ldm.interruption import SIGNALS, Request, Stopped, handled_signals
 from ldm.training.callbacks import FiniteGuard, StopOnSignal
 from ldm.training.dreambooth import DreamBooth
 from ldm.training.processes import OtherProcesses
 from ldm.training.trainer import FitOptions, fit
-from tests.recording import Simulation
 from tests.training.parts import build_module, saved_step, train, weights
 
 
@@ -259,7 +258,7 @@ def test_a_signal_before_the_first_update_ends_the_training_before_it(tmp_path: 
             os.kill(os.getpid(), signal.SIGTERM)
 
     module = build_module(cls=Early)
-    with pytest.raises(Stopped), heeded():
+    with pytest.raises(Stopped), handled_signals():
         fit(module, FitOptions(tmp_path, [torch.device("cpu")], None, "none"), lambda module, step: None)
     assert "steps" not in vars(module)
     assert not (tmp_path / "resume.ckpt").exists()

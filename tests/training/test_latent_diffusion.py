@@ -11,12 +11,11 @@ from ldm.config import build_config
 from ldm.data.batches import LatentBatch, LatentBatches, Share
 from ldm.errors import UserError
 from ldm.nn.autoencoder import DiagonalGaussian
-from ldm.nn.graphed import Record
+from ldm.nn.graphed import Capture
 from ldm.nn.tokenizer import load_tokenizer
 from ldm.training.config import DiffusionTrainingConfig
 from ldm.training.latent_diffusion import LatentDiffusionTraining, initialise
 from ldm.training.trainer import FitOptions, fit
-from tests.recording import Simulation
 from tests.scratch import SCRATCH_YAML, build_scratch_model
 from tests.tiny import write_tokenizer
 
@@ -70,7 +69,7 @@ def train(
     module: LatentDiffusionTraining,
     run_dir: Path,
     save: Any = lambda module, step: None,
-    capture: Record | None = None,
+    capture: Capture | None = None,
 ) -> int | None:
     return fit(module, FitOptions(run_dir, [torch.device("cpu")], None, "none", capture), save)
 

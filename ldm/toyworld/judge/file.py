@@ -12,11 +12,10 @@ from torch import Tensor
 from ldm.checkpoint.keys import compare_keys
 from ldm.checkpoint.metadata import PREFIX
 from ldm.checkpoint.reading import CheckpointFile, read_checkpoint
-from ldm.checkpoint.saving import snapshot
-from ldm.checkpoint.writing import write_safetensors
+from ldm.checkpoint.saving import snapshot, write_safetensors
 from ldm.config import build_config
 from ldm.errors import UserError
-from ldm.nn.weightless import weightless
+from ldm.nn.memory import weightless
 from ldm.toyworld.judge.network import Judge, JudgeConfig
 
 CONFIG, TOKENIZER = PREFIX + "judge", PREFIX + "judge_tokenizer"
