@@ -20,6 +20,7 @@ from ldm.training.callbacks import FiniteGuard, StopOnSignal
 from ldm.training.dreambooth import DreamBooth
 from ldm.training.processes import OtherProcesses
 from ldm.training.trainer import FitOptions, fit
+from tests.simulated_capture import SimulatedCapture
 from tests.training.parts import build_module, saved_step, train, weights
 
 
@@ -316,7 +317,7 @@ def test_at_its_end_a_training_holds_neither_gradients_nor_moments(
         during.append(held(module))
 
     with contextlib.suppress(UserError):
-        train(module, tmp_path, save, capture=Simulation(module.trained_parameters()) if graphed else None)
+        train(module, tmp_path, save, capture=SimulatedCapture(module.trained_parameters()) if graphed else None)
     assert moved == [0]
     assert min(during) > len(module.trained_parameters())
     assert module._graphed is None or module._graphed._graphed._recording is None

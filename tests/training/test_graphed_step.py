@@ -21,8 +21,8 @@ from tests.training.parts import batch_of, build_module, saved_step, train, weig
 LONGER: dict[str, Any] = {"iterations": 6, "save_every": 2, "batch_size": 2, "max_grad_norm": 0.5}
 
 
-def simulated(module: DreamBooth) -> Simulation:
-    return Simulation(module.trained_parameters())
+def simulated(module: DreamBooth) -> SimulatedCapture:
+    return SimulatedCapture(module.trained_parameters())
 
 
 def assert_same(one: DreamBooth, other: DreamBooth) -> None:

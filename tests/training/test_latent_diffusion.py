@@ -17,6 +17,7 @@ from ldm.training.config import DiffusionTrainingConfig
 from ldm.training.latent_diffusion import LatentDiffusionTraining, initialise
 from ldm.training.trainer import FitOptions, fit
 from tests.scratch import SCRATCH_YAML, build_scratch_model
+from tests.simulated_capture import SimulatedCapture
 from tests.tiny import write_tokenizer
 
 CAPTIONS = [("a red disc",), ("a blue disc", "a disc"), ("a green disc",)]
@@ -150,7 +151,7 @@ def test_an_interrupted_training_resumes_to_the_very_same_weights(workers: int, 
 
 def test_graphed_steps_train_as_eager_ones_do(build: Build, tmp_path: Path) -> None:
     eager, graphed = build(), build()
-    simulation = Simulation(graphed.trained_parameters())
+    simulation = SimulatedCapture(graphed.trained_parameters())
     train(eager, tmp_path / "eager")
     train(graphed, tmp_path / "graphed", capture=simulation)
     assert simulation.replayed == graphed.config.iterations
