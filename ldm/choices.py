@@ -28,3 +28,9 @@ SAMPLERS = {
     "euler": Choice("ldm.diffusion.samplers.euler:EULER", "Euler's method"),
     "euler-ancestral": Choice("ldm.diffusion.samplers.euler:EULER_ANCESTRAL", "Euler with fresh noise in each step"),
 }
+
+ENCODERS = {
+    "toyworld-judge": Choice("ldm.evaluation.encoders:load_judge", "the rendered toy world's judge"),
+    "clip-dino": Choice("ldm.evaluation.clip_dino:load_clip_dino", "CLIP and DINO, for real photos"),
+}
+"""Image encoders that score images: functions of a device."""

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from math import ceil
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -24,7 +25,9 @@ from ldm.nn.device_memory import total_memory
 from ldm.nn.unet import UNetConfig
 from ldm.runtime.batching import sampling_bytes
 from ldm.training.config import DreamBoothConfig
-from ldm.training.memory import Workload, predict
+
+if TYPE_CHECKING:  # it imports Lightning, which imports torchvision: over a second that sampling does not need
+    from ldm.training.memory import Workload
 
 FLOAT = 4
 """Bytes."""
@@ -82,8 +85,10 @@ def refuse_too_large_images(
         )
 
 
-def refuse_too_large_training(workload: Workload, config: DreamBoothConfig, device: torch.device) -> None:
+def refuse_too_large_training(workload: "Workload", config: DreamBoothConfig, device: torch.device) -> None:
     """Raises `UserError` if a training of this size can't be done in the device's memory."""
+    from ldm.training.memory import predict
+
     processes = workload.devices if device.type == "cpu" else 1
     if (limit := memory_of(device, processes)) is None:
         return

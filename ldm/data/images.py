@@ -1,4 +1,8 @@
-"""The one reader and writer of image files: upright, sRGB, cropped to size; what a PNG of ours says of itself."""
+"""The one reader and writer of image files: upright, sRGB, cropped to size; the text chunks of our PNGs.
+
+Pillow fits images and numpy converts them: torchvision's resize and centre crop, which round to whole pixels between
+the two, give other bits than `ImageOps.fit`, and importing it would slow the start of every command.
+"""
 
 import logging
 import os
@@ -30,35 +34,35 @@ UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""What makes a photo upright that its camera stored with this EXIF orientation; 1 is upright."""
+"""The transposition that makes a photo with this EXIF orientation upright; 1 is upright."""
 
 LARGE_PIXELS = 178_956_970
-"""A larger image is read at a reduced size where a small one is wanted. (So many pixels Pillow reads by itself.)"""
+"""A larger image is read at a reduced size if a small one is needed. (The most pixels that Pillow reads unasked.)"""
 
 DENSE_PIXELS, PIXELS_PER_BYTE = 2**26, 1000
-"""Of an image with more pixels than the first, a byte of its file stands for no more than the second: no photo comes
-near that, but a file made to fill the memory goes far beyond."""
+"""An image with more pixels than the first may have at most the second per byte of its file: no photo comes near that,
+but a file made to fill the memory exceeds it by far."""
 
 UNKNOWN_MEMORY = 2**32
-"""So many bytes are taken for available where the system doesn't tell."""
+"""Bytes assumed to be available if the system does not report them."""
 SURELY_THERE = 2**28
-"""Needs below so many bytes aren't compared with what is available, which takes a moment."""
+"""Smaller needs, in bytes, are not compared with the available memory, because reading that takes a moment."""
 
 PREFIX, FOREIGN = "ldm.", frozenset(["parameters"])
-"""Our text chunks are named `ldm.<key>`: other programs keep things of their own under `prompt`. Those that we write
+"""Our text chunks are named `ldm.<key>`, because other programs store their values under `prompt`. Chunks that we write
 for other programs keep their names."""
 
 
 def read_image(path: Path, cover: int | None = None) -> Image.Image:
-    """Reads an image file, of the format that its content tells, upright and as sRGB; transparency becomes white.
+    """Reads an image file, upright and as sRGB; the content decides the format, and transparency becomes white.
 
-    With `cover`, the longer side of the size that it will be fitted to, a very large image comes in reduced to no less
-    than twice that. Raises `UserError` if it can't be read.
+    `cover`: the longer side of the size that the image will be fitted to; a very large image is reduced to no less than
+    twice that. Raises `UserError` if it can't be read.
     """
     try:
         with open_regular(path) as stream, open_image(stream, path) as file:
             _load_bounded(file, path, os.fstat(stream.fileno()).st_size, _reduction(file.size, cover))
-            # Only now: some decoders turn the image themselves while they load it, and then take the tag away.
+            # After loading: some decoders turn the image themselves and then remove the tag.
             turn = UPRIGHT.get(file.getexif().get(ExifTags.Base.Orientation, 1))
             image = to_srgb(_reduced(file, cover), path)
             return image.transpose(turn) if turn is not None else image
@@ -75,7 +79,7 @@ def read_image(path: Path, cover: int | None = None) -> Image.Image:
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """Width and height as an image file's header tells them, not turned. Raises `UserError`."""
+    """Width and height in an image file's header, before it is turned upright. Raises `UserError`."""
     try:
         with open_regular(path) as stream, open_image(stream, path) as file:
             return file.size
@@ -86,7 +90,7 @@ def image_size(path: Path) -> tuple[int, int]:
 
 
 def _reduction(size: tuple[int, int], cover: int | None) -> int:
-    """By how much an image of this size may be reduced to be still twice as large as what is wanted of it."""
+    """The factor by which an image of this size may be reduced to be still twice as large as needed."""
     if cover is None or size[0] * size[1] <= LARGE_PIXELS:
         return 1
     return max(1, min(size) // (2 * cover))
@@ -123,7 +127,7 @@ def _load_bounded(file: ImageFile.ImageFile, path: Path, num_bytes: int, factor:
 
 
 def _room() -> int:
-    """Half of what is available: other images, and the networks, need some as well."""
+    """Half of the available memory: other images and the networks need some as well."""
     available = available_memory()
     return (UNKNOWN_MEMORY if available is None else available) // 2
 
@@ -136,7 +140,7 @@ def _bytes_per_pixel(file: ImageFile.ImageFile, reduced: bool) -> int:
 
 
 def fit(image: Image.Image, height: int, width: int) -> Image.Image:
-    """Resizes so that the image covers height x width, and cuts off what stands out evenly on both sides."""
+    """Resizes so that the image covers height x width, and crops the rest evenly on both sides."""
     return ImageOps.fit(image, (width, height), method=Image.Resampling.LANCZOS)
 
 

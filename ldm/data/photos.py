@@ -1,4 +1,4 @@
-"""A folder with photos of a subject: which of its files are used, why the others aren't, and what is odd about some."""
+"""A folder with photos of a subject: which files are used, why others are not, and warnings about unusual ones."""
 
 import logging
 from collections import defaultdict
@@ -20,31 +20,31 @@ from ldm.user_files import kind_of
 log = logging.getLogger(__name__)
 
 MOST_NAMED = 20
-"""Of files with the same reason; of more it is said how many."""
+"""The most files named for one reason; of the others only the number is reported."""
 
 HARMLESS = frozenset([TEXT, OTHER, DRAWING])
-"""Reasons that are said but are no cause for a warning."""
+"""Reasons that are logged, but not as a warning."""
 
 ENLARGED = 2
-"""A photo that is enlarged more than so many times is named."""
+"""A photo that is enlarged by more than this factor triggers a warning."""
 
 LONG = 4
-"""So is one of which less than one part in so many remains."""
+"""So does one of which less than one part in this many remains after cropping."""
 
 
 @dataclass(frozen=True)
 class Folder:
-    """What is in a folder, in natural order; hidden files (`.name`) are passed over."""
+    """The contents of a folder, in natural order, without hidden files (`.name`)."""
 
     path: Path
     images: list[Path] = field(default_factory=list)
     folders: list[Path] = field(default_factory=list)
     unused: dict[str, list[Path]] = field(default_factory=dict)
-    """Other files by the reason why they aren't used."""
+    """Other files by the reason why they are not used."""
 
 
 def look_into(directory: Path) -> Folder:
-    """The images of a folder by their first bytes, and everything else in it. Raises `UserError` if there is none."""
+    """The images of a folder, by their first bytes, and its other files. Raises `UserError` if it does not exist."""
     if not directory.is_dir():
         if directory.exists():
             kind = kind_of(directory) or "a file"
@@ -69,7 +69,7 @@ def look_into(directory: Path) -> Folder:
 
 
 def find_photos(directory: Path) -> list[Path]:
-    """The images of a folder. Names everything else in it, a line for each reason. Raises `UserError` if none."""
+    """The images of a folder. Logs its other files, a line per reason. Raises `UserError` if it has no images."""
     folder = look_into(directory)
     if not folder.images:
         raise UserError(_nothing_in(folder))
@@ -84,8 +84,8 @@ def find_photos(directory: Path) -> list[Path]:
 def read_directory(directory: Path, height: int, width: int) -> tuple[list[Path], Tensor]:
     """All images of a directory: their paths in natural order and the images (n 3 height width) in [-1, 1].
 
-    Every file that isn't used is named, every image that can't be read in a warning of its own; so are images that are
-    the same, far too small or far too long. Raises `UserError` if no image is left.
+    Logs every unused file, and a warning for each image that can't be read, is a duplicate, far too small or far too
+    long. Raises `UserError` if no image is left.
     """
     paths, images = [], []
     for path in find_photos(directory):
@@ -110,7 +110,7 @@ def named(paths: Sequence[Path], directory: Path) -> str:
 
 
 def _nothing_in(folder: Folder) -> str:
-    """Why a folder has no image, and where there are some."""
+    """Why a folder has no image, and which folders in it have some."""
     deeper = [below for below in folder.folders if _holds_images(below)]
     if deeper:
         names, first = named(deeper, folder.path), quoted(deeper[0])
@@ -132,11 +132,11 @@ def _warn_of_shape(path: Path, size: tuple[int, int], height: int, width: int) -
         log.warning("%s: %d x %d is enlarged %.0f times", path, *size, enlarged)
     remaining = (width / enlarged) * (height / enlarged) / (size[0] * size[1])
     if remaining < 1 / LONG:
-        log.warning("%s: of %d x %d only %.0f%% is seen, the middle", path, *size, 100 * remaining)
+        log.warning("%s: of %d x %d only the middle %.0f%% is used", path, *size, 100 * remaining)
 
 
 def _duplicates(paths: Sequence[Path]) -> list[list[Path]]:
-    """Those that are byte for byte the same."""
+    """Groups of files that are byte for byte the same."""
     by_size: dict[object, list[Path]] = defaultdict(list)
     for path in paths:
         by_size[path.stat().st_size].append(path)

@@ -9,11 +9,9 @@ from typing import Any
 
 import pytest
 
-from ldm.commands.options.common import ENCODER_NAMES
 from ldm.commands.options.dreambooth import dreambooth_parser
 from ldm.commands.options.sampling import evaluate_parser, img2img_parser, txt2img_parser
 from ldm.commands.options.train import HEEDED, train_parser
-from ldm.evaluation.encoders import ENCODERS
 from ldm.files import ROOT
 from tests.commands.calls import call, refused
 
@@ -211,10 +209,6 @@ def test_help_names_exactly_these_flags_and_imports_no_torch(command: str, tmp_p
     imported = set(re.findall(r"\|\s+([\w.]+)$", process.stderr, re.MULTILINE))
     assert "argparse" in imported
     assert not {"torch", "numpy", "transformers", "pytorch_lightning"} & imported
-
-
-def test_names_are_those_of_the_encoders() -> None:
-    assert list(ENCODERS) == list(ENCODER_NAMES)
 
 
 @pytest.mark.parametrize(

@@ -137,9 +137,9 @@ def test_photos_that_are_the_same_are_said_and_used(tmp_path: Path, caplog: pyte
         ((12, 12), ["DIR/a.png: 12 x 12 is enlarged 43 times"]),
         ((256, 256), []),
         ((900, 600), []),
-        ((8000, 800), ["DIR/a.png: of 8000 x 800 only 10% is seen, the middle"]),
+        ((8000, 800), ["DIR/a.png: of 8000 x 800 only the middle 10% is used"]),
         ((1, 1), ["DIR/a.png: 1 x 1 is enlarged 512 times"]),
-        ((100_000, 1), ["enlarged 512 times", "only 0% is seen"]),
+        ((100_000, 1), ["enlarged 512 times", "only the middle 0% is used"]),
     ],
 )
 def test_photos_too_small_or_too_long_are_said(

@@ -17,7 +17,7 @@ from ldm.evaluation.copies import (
     copy_bounds,
     find_copies,
 )
-from ldm.evaluation.features import ImageFeatures, with_gaps
+from ldm.evaluation.encoders import ImageFeatures, with_gaps
 
 
 def directions(*degrees: float) -> Tensor:

@@ -31,7 +31,6 @@ EXIT_STATUSES = f"""exit status:
 """
 """Said by every command's help."""
 
-ENCODER_NAMES = ("toyworld-judge", "clip-dino")
 SAMPLING_PRECISIONS = ("auto", "full", "autocast", "bf16", "fp16")
 TRAINING_PRECISIONS = ("auto", "full", "autocast", "bf16-mixed", "fp16-mixed")
 COMPILE_MODES = ("auto", "off", "graphs", "full")

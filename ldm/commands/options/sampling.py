@@ -3,9 +3,9 @@
 import argparse
 from pathlib import Path
 
+from ldm.choices import ENCODERS
 from ldm.commands.options.common import (
     BATCH,
-    ENCODER_NAMES,
     IMAGES,
     MODEL_DEFAULT,
     SAMPLING_PRECISIONS,
@@ -172,8 +172,8 @@ def evaluate_parser() -> argparse.ArgumentParser:
     )
     group.add_argument(
         "--encoder",
-        choices=ENCODER_NAMES,
-        help=f"who looks at the images: the little rendered world's judge, or CLIP and DINO; {MODEL_DEFAULT}",
+        choices=tuple(ENCODERS),
+        help=f"image encoder: {'; '.join(f'{name}: {one.about}' for name, one in ENCODERS.items())}; {MODEL_DEFAULT}",
     )
     _add_sampling_flags(parser, "evaluate", "the protocol's", Path("ckpts"))
     return parser
