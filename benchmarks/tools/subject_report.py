@@ -8,7 +8,7 @@ from benchmarks.tools.judging import ALL
 from benchmarks.tools.reporting import Goal, table
 from ldm.files import slug
 from ldm.toyworld import SETTINGS, photograph, unusual_subject
-from ldm.toyworld.subjects import DAYLIGHT
+from ldm.toyworld.scene import DAYLIGHT
 
 PHOTOS = 6
 SIMILARITY_GOAL, SETTING_GOAL = 80.0, 85.0

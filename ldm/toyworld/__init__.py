@@ -10,11 +10,20 @@ From the description to the image: `words`, `scene`, `captions`, `subjects`; `sh
 """
 
 from ldm.toyworld.captions import canonical_caption, caption
-from ldm.toyworld.patterns import PATTERN_NAMES
 from ldm.toyworld.render import object_coverage, render
-from ldm.toyworld.scene import Camera, Labels, Light, Scene, Thing, is_held_out, labels, random_scene
-from ldm.toyworld.subjects import photograph, unusual_subject
-from ldm.toyworld.words import CLASSES, COLOURS, MATERIALS, SETTINGS
+from ldm.toyworld.scene import (
+    Camera,
+    Labels,
+    Light,
+    Scene,
+    Thing,
+    is_held_out,
+    labels,
+    photograph,
+    random_scene,
+    unusual_subject,
+)
+from ldm.toyworld.words import CLASSES, COLOURS, MATERIALS, PATTERN_NAMES, SETTINGS
 
 __all__ = [
     "CLASSES",

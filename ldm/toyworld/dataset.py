@@ -22,11 +22,9 @@ from ldm.files import write_text
 from ldm.leftovers import remove_leftovers
 from ldm.progress import Progress
 from ldm.toyworld.captions import canonical_caption, caption
-from ldm.toyworld.patterns import PATTERN_NAMES
 from ldm.toyworld.render import render
-from ldm.toyworld.scene import Dice, Scene, Split, labels, random_scene, random_thing
-from ldm.toyworld.subjects import photograph, unusual_subject
-from ldm.toyworld.words import CLASSES, COLOURS, PATTERNS, SETTINGS
+from ldm.toyworld.scene import Dice, Scene, Split, labels, photograph, random_scene, random_thing, unusual_subject
+from ldm.toyworld.words import CLASSES, COLOURS, PATTERN_NAMES, PATTERNS, SETTINGS
 
 log = logging.getLogger(__name__)
 

@@ -7,11 +7,10 @@ from einops import rearrange, reduce
 from torch import Tensor
 
 from ldm.toyworld.scene import Scene
-from ldm.toyworld.shading import darken_ground, mirror_objects, shade
+from ldm.toyworld.shading import darken_ground, mirror_objects, see_objects, shade
 from ldm.toyworld.stage import build_bodies, build_stage, sample_directions
-from ldm.toyworld.surface import see_objects
 from ldm.toyworld.surroundings import look
-from ldm.toyworld.vectors import Rays, put, take
+from ldm.toyworld.tracing import Rays, put, take
 
 EXPOSURE = 1.55
 BRIGHTEST = 2.0

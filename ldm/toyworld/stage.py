@@ -8,13 +8,12 @@ import torch
 from einops import rearrange, repeat
 from torch import Tensor
 
-from ldm.toyworld.patterns import PATTERN_NAMES
 from ldm.toyworld.scene import Scene, Thing
 from ldm.toyworld.settings import SETTINGS_BY_NAME
 from ldm.toyworld.shapes import SHAPES, Box
 from ldm.toyworld.textures import linear
-from ldm.toyworld.tracing import Bodies
-from ldm.toyworld.vectors import take, unit
+from ldm.toyworld.tracing import Bodies, take, unit
+from ldm.toyworld.words import PATTERN_NAMES
 
 FOCAL = 2.7
 """The image is 2 wide at this distance: a field of view of 41 degrees."""

@@ -6,7 +6,7 @@ from torch import Tensor
 from ldm.toyworld.settings import SETTINGS_BY_NAME, Setting
 from ldm.toyworld.stage import Stage
 from ldm.toyworld.textures import blend
-from ldm.toyworld.vectors import Rays, indices, put, take
+from ldm.toyworld.tracing import Rays, indices, put, take
 
 FARTHEST = 80.0
 """The ground ends here in the open."""

@@ -1,6 +1,7 @@
-"""Sphere tracing (Hart 1996): walk along a ray by the distance to the nearest surface, which is always free to walk.
+"""Rays, vectors and sphere tracing (Hart 1996): a ray advances by the distance to the nearest surface, which is free.
 
-All points are in the objects' own frame, (3 n); `bodies` holds one object per ray.
+Many vectors or rays at once are columns, (3 n). In tracing, all points are in the objects' own frames and `bodies` holds
+one object per ray.
 """
 
 from dataclasses import dataclass, replace
@@ -9,7 +10,6 @@ import torch
 from torch import Tensor
 
 from ldm.toyworld.shapes import Parts, Shape
-from ldm.toyworld.vectors import indices, put, take, unit
 
 HIT = 0.0025
 """Nearer than this is on the surface; about half a pixel at 128 x 128."""
@@ -17,6 +17,50 @@ ROUNDS, STEPS_PER_ROUND = 9, 8
 SHADOW_ROUNDS, SHADOW_STEPS_PER_ROUND = 7, 5
 PENUMBRA = 9.0
 """Sharpness of shadows: the light's distance over its size."""
+
+
+def take(columns: Tensor, index: Tensor) -> Tensor:
+    """The columns, or numbers, at `index` (m,); several times as fast as `columns[:, index]` on the CPU."""
+    return columns.index_select(-1, index)
+
+
+def put(columns: Tensor, index: Tensor, values: Tensor) -> None:
+    """Replaces the columns, or numbers, at `index` (m,) in place."""
+    columns.index_copy_(-1, index, values)
+
+
+def indices(mask: Tensor) -> Tensor:
+    """Where the mask (n,) holds, in order."""
+    return mask.nonzero()[:, 0]
+
+
+def dot(a: Tensor, b: Tensor) -> Tensor:
+    """(n,)"""
+    return (a * b).sum(0)
+
+
+def unit(vectors: Tensor) -> Tensor:
+    """The vectors at length 1; zero stays zero."""
+    return vectors / dot(vectors, vectors).sqrt().clamp(min=1e-12)
+
+
+@dataclass(frozen=True)
+class Rays:
+    """Rays through the scenes of a pass."""
+
+    scene: Tensor
+    """(n,) int64: in which scene."""
+    origin: Tensor
+    direction: Tensor
+    """(3 n) each, in the world; directions have length 1."""
+
+    def of(self, index: Tensor) -> "Rays":
+        """The rays at `index`."""
+        return Rays(take(self.scene, index), take(self.origin, index), take(self.direction, index))
+
+    def at(self, distance: Tensor) -> Tensor:
+        """The points (3 n) at a distance (n,) along the rays."""
+        return self.origin + distance * self.direction
 
 
 @dataclass(frozen=True)

@@ -55,7 +55,9 @@ SUBJECT_SHADES: dict[str, RGB] = {
 ordinary colour."""
 
 SUBJECT_PATTERNS: dict[str, str] = {"spiral": "spirals", "zigzag": "zigzags", "wavy": "waves"}
-"""What only an unusual subject is painted with."""
+"""The patterns of unusual subjects only."""
+
+PATTERN_NAMES = (*PATTERNS, *SUBJECT_PATTERNS)
 
 MATERIALS = ("matte", "shiny", "metallic")
 

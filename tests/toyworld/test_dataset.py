@@ -24,7 +24,7 @@ from ldm.toyworld import (
 from ldm.toyworld import dataset as dataset_module
 from ldm.toyworld.__main__ import main
 from ldm.toyworld.dataset import METADATA, view_scene, write_dataset
-from ldm.toyworld.subjects import photograph
+from ldm.toyworld.scene import photograph
 from ldm.toyworld.words import PATTERNS
 
 SIZE = 8

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from ldm.toyworld import CLASSES, PATTERN_NAMES, random_scene, unusual_subject
-from ldm.toyworld.patterns import second_colour
 from ldm.toyworld.scene import Thing
 from ldm.toyworld.sdf import cylinder, frustum, rounded_box, smooth_union, sphere, torus
 from ldm.toyworld.shapes import SHAPES
+from ldm.toyworld.textures import second_colour
 from ldm.toyworld.tracing import Bodies
 
 CPU = torch.device("cpu")

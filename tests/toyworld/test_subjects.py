@@ -9,8 +9,8 @@ from PIL import Image
 from ldm.data.photos import read_directory
 from ldm.toyworld import CLASSES, photograph, unusual_subject
 from ldm.toyworld.__main__ import main
+from ldm.toyworld.scene import DAYLIGHT
 from ldm.toyworld.shapes import SHAPES
-from ldm.toyworld.subjects import DAYLIGHT
 from ldm.toyworld.words import COLOURS, PATTERNS
 
 BOTTLE = Path(__file__).parents[2] / "data" / "bottle"
