@@ -1,11 +1,11 @@
-"""DreamBooth in a straightforward way over this project's networks: a loop whose tricks can be taken away one by one.
+"""DreamBooth as a straightforward loop over this project's networks, whose optimizations can be switched off.
 
     python benchmarks/tools/straightforward.py --output out --photos data/bottle
 
-With none of the tricks (as run here, all of the quick start's work) it does what the reference's loop does: class
-images one at a time by 50 steps of DDIM with two passes for guidance; in every step photos and class images are
-read and encoded, the prompt of each is encoded, instance and class go through the UNet one after the other, AdamW has
-its defaults. `quick_start.py` measures it, whole and trick by trick.
+Without optimizations (as here, with all of the quick start's work) it is the reference's loop: class images one at a
+time with 50 steps of DDIM and two passes for guidance; in every step photos and class images are read and encoded, the
+prompt of each is encoded, instance and class go through the UNet one after the other, AdamW has its defaults.
+`quick_start.py` measures it, whole and by optimization.
 """
 
 import argparse
@@ -42,7 +42,7 @@ from ldm.training.config import Subject  # noqa: E402
 
 @dataclass(frozen=True)
 class SamplingTricks:
-    """What makes class images faster."""
+    """Optimizations of class images."""
 
     fewer_steps: bool = True
     """The model's own sampler of class images, DPM-Solver++ with 20 steps, not DDIM with 50."""
@@ -55,7 +55,7 @@ class SamplingTricks:
 
 @dataclass(frozen=True)
 class TrainingTricks:
-    """What makes a step faster."""
+    """Optimizations of a step."""
 
     latents_kept: bool = True
     """Images are read and encoded once, before training."""
@@ -65,7 +65,7 @@ class TrainingTricks:
     fused_optimizer: bool = True
 
 
-NO_DRAWING_TRICKS = SamplingTricks(*[False] * 4)
+NO_SAMPLING_TRICKS = SamplingTricks(*[False] * 4)
 NO_TRAINING_TRICKS = TrainingTricks(*[False] * 4)
 PLAIN_STEPS = 50
 
@@ -78,7 +78,7 @@ def load(checkpoint: Path) -> tuple[LatentDiffusion, Settings]:
 
 
 class ClassImages:
-    """Draws images of a prompt."""
+    """Samples images of a prompt."""
 
     def __init__(self, ldm: LatentDiffusion, settings: Settings, prompt: str, tricks: SamplingTricks) -> None:
         self.ldm, self.tricks, self.prompt = ldm, tricks, prompt
@@ -91,8 +91,8 @@ class ClassImages:
         self.crew = worker_pool(ldm, self.sampling) if tricks.several_at_a_time else WorkerPool()
 
     @torch.inference_mode()
-    def draw(self, directory: Path, count: int) -> None:
-        """Writes the first so many."""
+    def write(self, directory: Path, count: int) -> None:
+        """Writes the first `count` images."""
         context, nothing = self.ldm.encode_prompts([self.prompt]), self.ldm.encode_prompts([""])
         batches = [list(range(count))[start : start + self.batch_size] for start in range(0, count, self.batch_size)]
 
@@ -153,7 +153,7 @@ class Training:
         self.generator = torch.Generator().manual_seed(0)
 
     def end(self) -> None:
-        """Lets go of the gradients."""
+        """Frees the gradients."""
         for parameter in self.parameters:
             parameter.grad = None
             parameter.requires_grad_(False)
@@ -208,7 +208,7 @@ def photos_of(directory: Path) -> list[Path]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The quick start's work without a trick."""
+    """The quick start's work without optimizations."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--photos", type=Path, default=ROOT / "data" / "bottle")
@@ -222,7 +222,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     config, subject = settings.dreambooth, Subject(options.class_name)
     class_images = options.output / "class"
     count = options.class_images or config.class_img_count
-    ClassImages(ldm, settings, subject.class_prompt, NO_DRAWING_TRICKS).draw(class_images, count)
+    ClassImages(ldm, settings, subject.class_prompt, NO_SAMPLING_TRICKS).write(class_images, count)
     images = photos_of(options.photos), photos_of(class_images)
     training = Training(ldm, settings, subject, images, NO_TRAINING_TRICKS)
     for step in itertools.islice(itertools.count(1), options.iterations or config.iterations):

@@ -1,12 +1,12 @@
-"""A little rendered world with captions: what the embedded tiny model is trained on, and subjects to teach it.
+"""The toy world: rendered scenes with captions that train the embedded tiny model, and subjects to fine-tune it on.
 
     scenes = [random_scene(seed, index) for index in range(16)]
     images = render(scenes, 64)                                     # (16 3 64 64) in [-1, 1]
     prompts = [caption(scene, generator) for scene in scenes]
 
-From the description to the image: `words`, `scene`, `captions`, `subjects`; `shapes` (made of `sdf`), `patterns`,
-`settings` (made of `textures`); `stage` (the scenes as tensors), `tracing`, `surface`, `surroundings`, `shading`,
-`render`.
+From the description to the image: `words`, `scene` (also unusual subjects), `captions`; `shapes` (made of `sdf`),
+`settings`, `textures` (also the patterns on objects); `stage` (the scenes as tensors), `tracing`, `surroundings`,
+`shading`, `render`. `dataset` writes folders of captioned images, and `judge` scores images of this world.
 """
 
 from ldm.toyworld.captions import canonical_caption, caption

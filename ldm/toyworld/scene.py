@@ -1,4 +1,7 @@
-"""The description of an image: everything that the renderer needs and the captions name, drawn from (seed, index)."""
+"""Descriptions of images: all that the renderer needs and the captions name, as a function of (seed, index).
+
+Unusual subjects are objects such as people's own, for DreamBooth: other shapes, shades and patterns than ordinary ones.
+"""
 
 import bisect
 import hashlib
@@ -34,13 +37,13 @@ MIN_CONTRAST = 0.8
 """Between the two colours of a pattern."""
 
 DAYLIGHT = ("grass", "beach", "wooden floor", "brick wall", "road", "plain", "tiled floor", "forest")
-"""Where a subject is photographed if nothing else is said; what is left is for prompts to ask for."""
+"""The settings of a subject's photos by default; the others are left for prompts."""
 
 BEYOND = 0.12
-"""By what share of a dimension's value a subject goes beyond the ordinary range."""
+"""The share of a dimension by which a subject exceeds the ordinary range."""
 
 WAIST, SLIGHT_WAIST = (0.18, 0.26), (0.07, 0.12)
-"""Of bodies of revolution, and of what has legs, wheels or a hole."""
+"""Of bodies of revolution, and of objects with legs, wheels or a hole."""
 
 DICE = 6
 """Random numbers that a setting has to arrange its hills, planks and stars."""
@@ -48,7 +51,7 @@ DICE = 6
 
 @dataclass(frozen=True)
 class Thing:
-    """The object of a scene: what stays the same when it is photographed again."""
+    """The object of a scene; it is the same in all its photos."""
 
     class_name: str
     dimensions: tuple[float, ...]
@@ -68,7 +71,7 @@ class Thing:
 
 @dataclass(frozen=True)
 class Camera:
-    """From where a scene is seen."""
+    """The camera of a scene."""
 
     elevation: float
     """Degrees above the horizon."""
@@ -76,7 +79,7 @@ class Camera:
     """The object's height as a share of the image's."""
     shift_x: float
     shift_y: float
-    """Where the object's centre is, in half images right of and above the middle."""
+    """The place of the object's centre, in half images right of and above the middle."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +94,7 @@ class Light:
 
 @dataclass(frozen=True)
 class Scene:
-    """One object in one setting, seen and lit in one way."""
+    """One object in one setting, with a camera and a light."""
 
     thing: Thing
     setting: str
@@ -104,7 +107,7 @@ class Scene:
 
 
 class Labels(NamedTuple):
-    """What an image shows, as indices into CLASSES, COLOURS, PATTERN_NAMES and SETTINGS."""
+    """The content of an image, as indices into CLASSES, COLOURS, PATTERN_NAMES and SETTINGS."""
 
     class_name: int
     colour: int
@@ -147,7 +150,7 @@ def random_scene(
 ) -> Scene:
     """Scene `index` of the world `seed`; with a class, main colour or setting if they are given.
 
-    `split`: `train` never draws a held-out combination of the three (`is_held_out`), `held_out` nothing else.
+    `split`: `train` has no held-out combination of the three (`is_held_out`), `held_out` has no others.
     """
     combinations = _combinations(class_name, colour, setting, split)
     if not combinations:
@@ -173,7 +176,7 @@ def _combinations(
 
 
 def is_held_out(class_name: str, colour: str, setting: str) -> bool:
-    """Whether a combination is kept out of training, to see if a model can put together what it never saw together."""
+    """Whether a combination is held out of training, to test if a model can combine what it has never seen combined."""
     digest = hashlib.sha256(f"{class_name}|{colour}|{setting}".encode()).digest()
     return int.from_bytes(digest[:8], "big") % HELD_OUT_ONE_IN == 0
 
@@ -216,7 +219,7 @@ def photographed(thing: Thing, setting: str, dice: Dice) -> Scene:
 
 
 def unusual_subject(seed: int, class_name: str) -> Thing:
-    """An object unlike every ordinary one of its class: other dimensions, a waist, shades and a pattern of its own."""
+    """An object unlike all ordinary ones of its class: other dimensions, a waist, own shades and an own pattern."""
     dice, shape = Dice(derived_generator(seed, 0, 1)), SHAPES[class_name]
     first = dice.choice(list(SUBJECT_SHADES))
     second = dice.choice(
@@ -236,14 +239,14 @@ def unusual_subject(seed: int, class_name: str) -> Thing:
 
 
 def photograph(subject: Thing, count: int, seed: int, settings: Sequence[str] = DAYLIGHT) -> list[Scene]:
-    """`count` images of one thing, each in another setting as long as there are some, from other sides."""
+    """`count` photos of one thing from different sides, each in another setting until all are used."""
     dice = Dice(derived_generator(seed, 0, 2))
     order = dice.shuffled(settings)
     return [photographed(subject, order[i % len(order)], dice) for i in range(count)]
 
 
 def labels(scene: Scene) -> Labels:
-    """The indices of what the scene shows; the colour is the main one."""
+    """The labels of a scene; the colour is the main one."""
     thing = scene.thing
     return Labels(
         list(CLASSES).index(thing.class_name),

@@ -1,4 +1,4 @@
-"""What rays see of objects: the visible points and their paint, light and shadow, and reflections on the ground."""
+"""Objects in the image: their visible points with paint, light and shadow, and their reflections on the ground."""
 
 from dataclasses import dataclass
 
@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ldm.toyworld.stage import Stage
-from ldm.toyworld.surroundings import ground_light, look
+from ldm.toyworld.surroundings import ground_light, trace_surroundings
 from ldm.toyworld.textures import linear, noise, second_colour, where
 from ldm.toyworld.tracing import Bodies, Rays, box_span, dot, indices, normals, put, sunlit, take, trace, unit
 
@@ -16,20 +16,20 @@ PART_PAINTS = {
     "beak": linear((0.98, 0.50, 0.05)),
     "grey": linear((0.40, 0.38, 0.37)),
 }
-"""The parts that don't have the object's colours (`shapes`)."""
+"""The paints of parts without the object's own colours (`shapes`)."""
 
 LIFT = 0.02
-"""From how far off a surface its shadows are traced."""
+"""The distance from a surface at which its shadows are traced."""
 OCCLUSION_REACH = 0.22
 FROM_BELOW = 0.6
 """The ground's light over the sky's."""
 BRIGHTEST_MIRROR = 1.5
-"""Reflections are cut off here, or a sun in a small mirror would sparkle."""
+"""Reflections are clamped to this, or a sun in a small mirror would sparkle."""
 
 
 @dataclass(frozen=True)
 class Surface:
-    """One column a sample that sees an object; points and vectors in the world."""
+    """One column per sample that hits an object; points and vectors in the world."""
 
     sample: Tensor
     """(n,) index into the samples of the pass."""
@@ -46,8 +46,8 @@ class Surface:
     """(n,) bool: in the object's own colours."""
 
 
-def see_objects(stage: Stage, bodies: Bodies, rays: Rays, ground: Tensor) -> Surface:
-    """The surface that rays meet before they meet the ground at distance `ground` (n,).
+def trace_objects(stage: Stage, bodies: Bodies, rays: Rays, ground: Tensor) -> Surface:
+    """The surfaces that rays hit before the ground at distance `ground` (n,).
 
     `bodies` has one object for each scene of the stage.
     """
@@ -59,19 +59,19 @@ def see_objects(stage: Stage, bodies: Bodies, rays: Rays, ground: Tensor) -> Sur
     its, start, along = bodies.of(take(rays.scene, candidates)), take(start, candidates), take(along, candidates)
     distance, hit = trace(its, start, along, take(near, candidates), take(far, candidates))
 
-    seen = indices(hit)
-    sample, its, distance = take(candidates, seen), its.of(seen), take(distance, seen)
-    seen_rays = rays.of(sample)
-    point = take(start, seen) + distance * take(along, seen)
+    hits = indices(hit)
+    sample, its, distance = take(candidates, hits), its.of(hits), take(distance, hits)
+    hit_rays = rays.of(sample)
+    point = take(start, hits) + distance * take(along, hits)
     normal = normals(its, point)
-    albedo, painted = _paint(stage, its, seen_rays.scene, point, normal)
+    albedo, painted = _paint(stage, its, hit_rays.scene, point, normal)
     return Surface(
         sample=sample,
-        scene=seen_rays.scene,
-        point=seen_rays.at(distance),
-        normal=stage.to_world(normal, seen_rays.scene),
+        scene=hit_rays.scene,
+        point=hit_rays.at(distance),
+        normal=stage.to_world(normal, hit_rays.scene),
         albedo=albedo,
-        sunlit=_self_shadow(stage, its, seen_rays.scene, point, normal),
+        sunlit=_self_shadow(stage, its, hit_rays.scene, point, normal),
         open_sky=_open_sky(its, point, normal),
         painted=painted,
     )
@@ -104,7 +104,7 @@ def _paint(stage: Stage, its: Bodies, scene: Tensor, point: Tensor, normal: Tens
 
 
 def _self_shadow(stage: Stage, its: Bodies, scene: Tensor, point: Tensor, normal: Tensor) -> Tensor:
-    """The share of the sun that the object leaves to its own points; 0 where they face away."""
+    """The share of the sun that reaches the object's own points; 0 where they face away."""
     sun = stage.to_object(take(stage.sun, scene), scene)
     facing = indices(dot(normal, sun) > 0)
     light = torch.zeros_like(point[0])
@@ -161,22 +161,22 @@ def shade(stage: Stage, surface: Surface, direction: Tensor) -> Tensor:
 def _with_reflections(
     stage: Stage, surface: Surface, direction: Tensor, gloss: Tensor, metal: Tensor, colour: Tensor
 ) -> Tensor:
-    """Adds what shiny and metallic surfaces mirror of their surroundings, more so at grazing angles (Schlick)."""
+    """Adds the reflections of the surroundings in shiny and metallic surfaces, stronger at grazing angles (Schlick)."""
     mirrors = indices(gloss + metal > 0)
     normal, direction, albedo = take(surface.normal, mirrors), take(direction, mirrors), take(surface.albedo, mirrors)
     gloss, metal = take(gloss, mirrors), take(metal, mirrors)
     toward = -dot(normal, direction)
     reflected = Rays(take(surface.scene, mirrors), take(surface.point, mirrors), direction + 2 * toward * normal)
-    seen, _ = look(stage, reflected)
+    mirrored, _ = trace_surroundings(stage, reflected)
     fresnel = 0.05 + 0.55 * (1 - toward).clamp(0, 1) ** 3
     share = (gloss * fresnel + metal * (0.25 + fresnel)) * take(surface.open_sky, mirrors)
     tint = torch.lerp(torch.ones_like(albedo), albedo, (0.8 * metal).expand_as(albedo))
-    put(colour, mirrors, take(colour, mirrors) + seen.clamp(max=BRIGHTEST_MIRROR) * tint * share)
+    put(colour, mirrors, take(colour, mirrors) + mirrored.clamp(max=BRIGHTEST_MIRROR) * tint * share)
     return colour
 
 
 def darken_ground(stage: Stage, bodies: Bodies, rays: Rays, ground: Tensor, colour: Tensor) -> None:
-    """Multiplies the colour (3 n) of ground, in place, by what the objects leave of its light."""
+    """Multiplies the colour (3 n) of the ground, in place, by the share of its light that passes the objects."""
     below = indices(ground.isfinite())
     its = rays.of(below)
     light, sky = shadow_on_ground(stage, bodies, its.scene, its.at(take(ground, below)))
@@ -187,14 +187,14 @@ def darken_ground(stage: Stage, bodies: Bodies, rays: Rays, ground: Tensor, colo
 
 
 def mirror_objects(stage: Stage, bodies: Bodies, rays: Rays, ground: Tensor, colour: Tensor) -> None:
-    """Blends the objects' reflections into the colour (3 n) of ground that mirrors, in place."""
+    """Blends the objects' reflections into the colour (3 n) of mirroring ground, in place."""
     smooth = indices((take(stage.mirror, rays.scene) > 0) & ground.isfinite())
     its = rays.of(smooth)
     point = its.at(take(ground, smooth))
     waves = take(stage.ripple, its.scene) * (noise(point[0] * 2.5, point[2] * 5.0) - 0.5)
     x, y, z = its.direction
     reflected = Rays(its.scene, point, unit(torch.stack([x + waves, -y, z])))
-    surface = see_objects(stage, bodies, reflected, torch.full_like(waves, torch.inf))
+    surface = trace_objects(stage, bodies, reflected, torch.full_like(waves, torch.inf))
     image = shade(stage, surface, take(reflected.direction, surface.sample))
     below = take(smooth, surface.sample)
     put(colour, below, torch.lerp(take(colour, below), image, take(stage.mirror, surface.scene).expand_as(image)))

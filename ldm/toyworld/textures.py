@@ -93,7 +93,7 @@ def fractional(t: Tensor) -> Tensor:
 def second_colour(
     pattern: Tensor, shape: Shape, dimensions: Parts, points: Tensor, normals: Tensor, scale: Tensor, phase: Tensor
 ) -> Tensor:
-    """Whether the second colour is at each point: (n,) bool.
+    """Whether each point has the second colour: (n,) bool.
 
     pattern (n,) int64 index into PATTERN_NAMES; dimensions (n,) each; points, normals (3 n) in the object's own frame;
     scale (n,) bands in a unit; phase (n,) in [0, 1) moves the pattern along.

@@ -1,7 +1,7 @@
 """Rays, vectors and sphere tracing (Hart 1996): a ray advances by the distance to the nearest surface, which is free.
 
-Many vectors or rays at once are columns, (3 n). In tracing, all points are in the objects' own frames and `bodies` holds
-one object per ray.
+Many vectors or rays at once are columns, (3 n). In tracing, all points are in the objects' own frames, and `bodies`
+holds one object per ray.
 """
 
 from dataclasses import dataclass, replace
@@ -119,7 +119,7 @@ def box_span(origin: Tensor, direction: Tensor, box: Tensor, margin: float = 0.0
 
 
 def trace(bodies: Bodies, origin: Tensor, direction: Tensor, near: Tensor, far: Tensor) -> tuple[Tensor, Tensor]:
-    """How far along its ray (n,) each surface is, and whether there is one before `far` (n,) bool."""
+    """The distance of each surface along its ray (n,), and whether there is one before `far` (n,) bool."""
     travelled = near.clone()
     hit = torch.zeros_like(near, dtype=torch.bool)
     active = indices(near < far)
@@ -148,7 +148,7 @@ def normals(bodies: Bodies, points: Tensor, step: float = 0.003) -> Tensor:
 
 
 def sunlit(bodies: Bodies, points: Tensor, sun: Tensor) -> Tensor:
-    """How much of the sun each point sees past its body, 0 to 1 (n,); `sun` (3 n) are unit directions towards it.
+    """The share of the sun that reaches each point past its body, 0 to 1 (n,); `sun` (3 n): unit directions to it.
 
     A ray that passes the body at distance d after walking t is darkened by PENUMBRA * d / t (Quilez, "soft shadows").
     """
@@ -160,12 +160,12 @@ def sunlit(bodies: Bodies, points: Tensor, sun: Tensor) -> Tensor:
         if len(active) == 0:
             break
         its, start, along = bodies.of(active), take(points, active), take(sun, active)
-        t, seen = take(travelled, active), take(light, active)
+        t, lit = take(travelled, active), take(light, active)
         for _ in range(SHADOW_STEPS_PER_ROUND):
             distance = its.distance(torch.addcmul(start, along, t))
-            seen = torch.minimum(seen, PENUMBRA * distance / t)
+            lit = torch.minimum(lit, PENUMBRA * distance / t)
             t = t + distance.clamp(0.02, 0.25)
         put(travelled, active, t)
-        put(light, active, seen.clamp(min=0))
-        active = active[(t < take(far, active)) & (seen > 0.01)]
+        put(light, active, lit.clamp(min=0))
+        active = active[(t < take(far, active)) & (lit > 0.01)]
     return light * light * (3 - 2 * light)

@@ -28,7 +28,7 @@ def test_each_combination_has_a_row_and_a_curve(
     assert float(rows[1][2]) < float(rows[0][2])
     losses = json.loads((tmp_path / "figures.json").read_text())["losses"]
     assert [len(curve) for curve in losses.values()] == [4, 4, 4]
-    assert list(losses)[-1] == benchmark.UNTAUGHT
+    assert list(losses)[-1] == benchmark.UNTRAINED
     assert Image.open(tmp_path / "curves.png").size == (960, 540)
 
 
@@ -42,7 +42,7 @@ def test_no_combination_learns_visibly_worse(tmp_path: Path) -> None:
     flags = ["--ckpt-path", str(EMBEDDED), "--steps", "120", "--device", "cpu", "--json", str(figures)]
     assert benchmark.main([*flags, "--only", "0", "1", "2"]) == 0
     curves = list(json.loads(figures.read_text())["losses"].values())
-    exact, *others, untaught = [benchmark.mean_of_last(curve) for curve in curves]
+    exact, *others, untrained = [benchmark.mean_of_last(curve) for curve in curves]
     assert exact < 0.9 * sum(curves[0][:30]) / 30
     assert others == pytest.approx([exact] * 2, rel=0.03)
-    assert untaught > 1.15 * exact
+    assert untrained > 1.15 * exact

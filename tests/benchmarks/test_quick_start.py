@@ -32,7 +32,7 @@ def test_tricks_change_no_image_but_for_the_sampler(tmp_path: Path, tiny_checkpo
     tricks = SamplingTricks()
     slow = replace(tricks, guidance_in_one_pass=False, context_projected_once=False, several_at_a_time=False)
     for name, some in {"fast": tricks, "slow": slow, "other": replace(tricks, fewer_steps=False)}.items():
-        ClassImages(ldm, settings, "a photo of a can", some).draw(tmp_path / name, 2)
+        ClassImages(ldm, settings, "a photo of a can", some).write(tmp_path / name, 2)
         images[name] = [np.asarray(Image.open(path)).astype(int) for path in photos_of(tmp_path / name)]
     assert len(images["fast"]) == 2
     assert max(abs(a - b).max() for a, b in zip(images["fast"], images["slow"], strict=True)) <= 1
@@ -106,8 +106,8 @@ def test_processes_and_tricks_are_compared(
         path,
     ]
     assert quick_start.main([str(flag) for flag in [*flags, "--class-images", 2]]) == 0
-    said = capsys.readouterr().out
-    assert "| straightforward | 25 (25 to 25) | 2.5 (2.5 to 2.5) |" in said and "1 of 1 met" in said
+    output = capsys.readouterr().out
+    assert "| straightforward | 25 (25 to 25) | 2.5 (2.5 to 2.5) |" in output and "1 of 1 met" in output
     typed = dreambooth_parser().parse_args(commands[0][1:])
     assert (typed.iterations, typed.class_img_count, typed.no_previews) == (5, 2, True)
     assert commands[1][-4:] == ["--iterations", "5", "--class-images", "2"]

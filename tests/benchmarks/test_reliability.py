@@ -37,7 +37,7 @@ def a_directory(root: Path, **changes: str) -> Path:
         )
     )
     Image.new("RGB", (2, 2), changes.get("colour", "red")).save(run_dir / "0.png")
-    (run_dir / "run.log").write_text(changes.get("log", "said"))
+    (run_dir / "run.log").write_text(changes.get("log", "output"))
     return root
 
 

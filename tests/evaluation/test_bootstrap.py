@@ -34,12 +34,12 @@ def test_prompts_with_other_numbers_of_seeds() -> None:
 
 @settings(max_examples=20, deadline=None, derandomize=True)
 @given(st.permutations(range(16)))
-def test_a_columns_draws_do_not_depend_on_its_place(order: list[int]) -> None:
+def test_the_weights_of_a_column_do_not_depend_on_its_place(order: list[int]) -> None:
     specs = columns()
     assert torch.equal(resample([specs[i] for i in order], count=50), resample(specs, count=50)[:, order])
 
 
-def test_weighted_means_leave_out_what_is_not_there() -> None:
+def test_weighted_means_ignore_missing_values() -> None:
     values = torch.tensor([[1.0, 3.0, torch.nan], [torch.nan, 4.0, 6.0]])
     weights = torch.tensor([[1.0, 1.0, 1.0], [3.0, 0.0, 5.0], [1.0, 3.0, 0.0]], dtype=torch.float64)
     found = weighted_means(values, weights)
@@ -72,5 +72,5 @@ def test_one_value_is_its_own_interval_and_none_has_none() -> None:
     assert interval(torch.tensor([torch.nan]), weights) is None
 
 
-def test_quantiles_pass_over_resamples_without_images() -> None:
+def test_quantiles_ignore_resamples_without_images() -> None:
     assert quantiles(torch.tensor([1.0, torch.nan, 1.0])) == (1.0, 1.0)

@@ -148,7 +148,7 @@ def test_one_photo_has_no_ceiling() -> None:
     assert values(scores, "subject")[0] == pytest.approx(cos(10), abs=1e-6)
 
 
-def test_images_that_are_missing_leave_gaps(scores: GroupScores) -> None:
+def test_missing_images_leave_gaps(scores: GroupScores) -> None:
     some = [0, 2, 3]
     partly = with_gaps(TUNED.select(torch.tensor(some)), some, 5)
     empty = with_gaps(TUNED.select(slice(0)), [], 5)

@@ -1,4 +1,4 @@
-"""Datasets of the little world: what is written can be trusted, told apart and taken up again."""
+"""Datasets of the toy world: rows fit their images, datasets are not mixed, and interrupted calls continue."""
 
 import json
 from collections import defaultdict
@@ -51,7 +51,7 @@ def content(directory: Path) -> dict[str, bytes]:
     return {str(path.relative_to(directory)): path.read_bytes() for path in directory.rglob("*") if path.is_file()}
 
 
-def test_a_row_says_what_its_image_shows(tmp_path: Path) -> None:
+def test_a_row_describes_its_image(tmp_path: Path) -> None:
     rows = write(tmp_path)
     assert [path.name for path in sorted(tmp_path.iterdir())] == ["0000000", "0000006", "0000012", "dataset.json"]
     assert [row["file_name"] for row in rows] == [f"{index:07d}.png" for index in range(14)]
@@ -96,7 +96,7 @@ def test_a_longer_dataset_begins_with_the_shorter_one(tmp_path: Path) -> None:
     assert content(tmp_path / "short").items() <= content(tmp_path / "long").items()
 
 
-def test_an_interrupted_folder_is_done_again_and_a_whole_one_is_not(tmp_path: Path) -> None:
+def test_only_interrupted_folders_are_rendered_again(tmp_path: Path) -> None:
     write(tmp_path)
     whole = content(tmp_path)
     (tmp_path / "0000006" / METADATA).unlink()  # it is written last

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from benchmarks.diffusers_peer.drawing import assert_same_image, build_pipeline, tune_pipeline
 from benchmarks.diffusers_peer.networks import assert_same_networks, build_peer, forget
+from benchmarks.diffusers_peer.sampling import assert_same_image, build_pipeline, tune_pipeline
 from benchmarks.tools.sizes import SIZES, build_random
 from ldm.errors import UserError
 

@@ -72,7 +72,7 @@ def test_larger_images_are_made_smaller(tiny: Evaluator) -> None:
     assert tiny.embed_subjects(random_images(2, 40)).shape == (2, 8)
 
 
-def test_half_precision_images_are_welcome(tiny: Evaluator) -> None:
+def test_half_precision_images_are_accepted(tiny: Evaluator) -> None:
     images = random_images(2)
     assert torch.allclose(tiny.embed_images(images.half()), tiny.embed_images(images), atol=1e-2)
 
@@ -90,7 +90,7 @@ def test_the_shipped_judge_is_small() -> None:
     assert SHIPPED.stat().st_size < 4e6
 
 
-def test_the_shipped_judge_is_right_about_renders_that_it_never_saw(shipped: Evaluator) -> None:
+def test_the_shipped_judge_is_right_about_new_renders(shipped: Evaluator) -> None:
     scenes = [random_scene(91, index, split="all") for index in range(60)]
     things = [scene.thing for scene in scenes]
     truth = {
@@ -110,7 +110,7 @@ def test_the_shipped_judge_is_right_about_renders_that_it_never_saw(shipped: Eva
     assert sum(words == sorted(caption.split()) for words, caption in zip(found, captions, strict=True)) >= 56
 
 
-def test_the_shipped_judge_hears_each_word(shipped: Evaluator) -> None:
+def test_the_shipped_judge_uses_each_word(shipped: Evaluator) -> None:
     scene = random_scene(92, 0, class_name="duck", colour="red", setting="snow", split="all")
     scene = replace(scene, thing=replace(scene.thing, colours=("red", "white"), pattern="striped"))
     image = render([scene], 64)
@@ -125,7 +125,7 @@ def test_the_shipped_judge_hears_each_word(shipped: Evaluator) -> None:
     assert similarity.argmax() == 0
 
 
-def test_the_shipped_judge_knows_a_thing_again_wherever_it_is(shipped: Evaluator) -> None:
+def test_the_shipped_judge_recognises_a_thing_in_any_setting(shipped: Evaluator) -> None:
     _, photos = read_directory(ROOT / "data" / "bottle", 64, 64)
     elsewhere = photograph(unusual_subject(15, "bottle"), 4, 1, ["snow", "night", "water", "sunset"])
     others = [random_scene(93, index, class_name="bottle", setting=setting) for index, setting in enumerate(SETTINGS)]
