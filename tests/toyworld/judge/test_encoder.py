@@ -91,23 +91,23 @@ def test_the_shipped_judge_is_small() -> None:
 
 
 def test_the_shipped_judge_is_right_about_new_renders(shipped: Evaluator) -> None:
-    scenes = [random_scene(91, index, split="all") for index in range(60)]
+    scenes = [random_scene(91, index, split="all") for index in range(40)]
     things = [scene.thing for scene in scenes]
     truth = {
         "class": [{thing.class_name} for thing in things],
         "setting": [{scene.setting} for scene in scenes],
-        # Stripes and checks have no main colour that could be seen.
+        # Stripes and checks have no visible main colour.
         "colour": [{*thing.colours[: 2 if thing.pattern in HALF_AND_HALF else 1]} for thing in things],
         "pattern": [{thing.pattern} for thing in things],
     }
     images = render(scenes, 64)
-    said = shipped.name(images)
+    found = shipped.name(images)
     for head, right in truth.items():
-        assert sum(one[head].label in answers for one, answers in zip(said, right, strict=True)) >= 56, head
+        assert sum(one[head].label in answers for one, answers in zip(found, right, strict=True)) >= 37, head
     captions = [canonical_caption(scene) for scene in scenes]
     nearest = shipped.caption_similarity(images, captions).argmax(dim=1)
-    found = [sorted(captions[i].split()) for i in nearest.tolist()]  # "red and white" or "white and red"
-    assert sum(words == sorted(caption.split()) for words, caption in zip(found, captions, strict=True)) >= 56
+    words = [sorted(captions[i].split()) for i in nearest.tolist()]  # "red and white" or "white and red"
+    assert sum(one == sorted(caption.split()) for one, caption in zip(words, captions, strict=True)) >= 37
 
 
 def test_the_shipped_judge_uses_each_word(shipped: Evaluator) -> None:
