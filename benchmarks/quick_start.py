@@ -25,12 +25,12 @@ from benchmarks.tools.measuring import Spread, digits, ratio, take_turns  # noqa
 from benchmarks.tools.reporting import Target, say, table, verdict, write_json  # noqa: E402
 from benchmarks.tools.script import run_script, script_parser  # noqa: E402
 from benchmarks.tools.straightforward import (  # noqa: E402
-    NO_SAMPLING_TRICKS,
-    NO_TRAINING_TRICKS,
+    NO_SAMPLING_OPTIMIZATIONS,
+    NO_TRAINING_OPTIMIZATIONS,
     ClassImages,
-    SamplingTricks,
+    SamplingOptimizations,
     Training,
-    TrainingTricks,
+    TrainingOptimizations,
     load,
     photos_of,
 )
@@ -39,19 +39,19 @@ from ldm.training.config import Subject  # noqa: E402
 
 CLASS_NAME, PHOTOS = "water bottle", ROOT / "data" / "bottle"
 QUICK_START, STRAIGHTFORWARD = "quick start", "straightforward"
-ALL, NONE = "all tricks", "none"
+ALL, NONE = "all optimizations", "none"
 GOAL = 1.5
 
-Tricks = TypeVar("Tricks", SamplingTricks, TrainingTricks)
+Optimizations = TypeVar("Optimizations", SamplingOptimizations, TrainingOptimizations)
 
 
-def variants(all_tricks: Tricks, none: Tricks) -> dict[str, Tricks]:
+def variants(all_optimizations: Optimizations, none: Optimizations) -> dict[str, Optimizations]:
     """All, all but one, and none, by their titles."""
     but_one = {
-        f"without: {field.name.replace('_', ' ')}": replace(all_tricks, **{field.name: False})
-        for field in fields(all_tricks)
+        f"without: {field.name.replace('_', ' ')}": replace(all_optimizations, **{field.name: False})
+        for field in fields(all_optimizations)
     }
-    return {ALL: all_tricks, **but_one, NONE: none}
+    return {ALL: all_optimizations, **but_one, NONE: none}
 
 
 def whole(options: argparse.Namespace, directory: Path) -> dict[str, Spread]:
@@ -82,15 +82,15 @@ def measure_sampling(options: argparse.Namespace, directory: Path) -> dict[str, 
     ldm, settings = load(options.ckpt_path)
     prompt = Subject(CLASS_NAME).class_prompt
 
-    def turn(tricks: SamplingTricks) -> float:
-        images = ClassImages(ldm, settings, prompt, tricks)
+    def turn(optimizations: SamplingOptimizations) -> float:
+        images = ClassImages(ldm, settings, prompt, optimizations)
         began = time.perf_counter()
         images.write(directory / "class", options.images)
         return (time.perf_counter() - began) / options.images
 
     turns = {
-        name: lambda tricks=tricks: turn(tricks)
-        for name, tricks in variants(SamplingTricks(), NO_SAMPLING_TRICKS).items()
+        name: lambda optimizations=optimizations: turn(optimizations)
+        for name, optimizations in variants(SamplingOptimizations(), NO_SAMPLING_OPTIMIZATIONS).items()
     }
     return take_turns(turns, options.runs)
 
@@ -100,8 +100,8 @@ def training(options: argparse.Namespace, directory: Path) -> dict[str, Spread]:
     ldm, settings = load(options.ckpt_path)
     images = photos_of(PHOTOS), photos_of(directory / "class")
 
-    def turn(tricks: TrainingTricks) -> float:
-        loop = Training(ldm, settings, Subject(CLASS_NAME), images, tricks)
+    def turn(optimizations: TrainingOptimizations) -> float:
+        loop = Training(ldm, settings, Subject(CLASS_NAME), images, optimizations)
         loop.step()
         began = time.perf_counter()
         for _ in range(options.steps):
@@ -111,8 +111,8 @@ def training(options: argparse.Namespace, directory: Path) -> dict[str, Spread]:
         return seconds
 
     turns = {
-        name: lambda tricks=tricks: turn(tricks)
-        for name, tricks in variants(TrainingTricks(), NO_TRAINING_TRICKS).items()
+        name: lambda optimizations=optimizations: turn(optimizations)
+        for name, optimizations in variants(TrainingOptimizations(), NO_TRAINING_OPTIMIZATIONS).items()
     }
     return take_turns(turns, options.runs)
 

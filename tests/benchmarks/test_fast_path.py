@@ -41,7 +41,7 @@ def test_differences_are_in_levels_and_of_the_worst_image() -> None:
     assert found.call == pytest.approx(0.1 / 4)
 
 
-def test_a_compiled_way_is_compared_by_its_recorded_call(
+def test_a_compiled_way_is_compared_by_its_captured_call(
     tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The single call has the types and shapes of a step's; otherwise it would be a plain one."""

@@ -1,4 +1,4 @@
-"""The benchmark of memory profiles, on the tiny model; and that none of them learns visibly worse."""
+"""The benchmark of memory profiles, on the tiny model; and no profile learns visibly worse."""
 
 import json
 from pathlib import Path

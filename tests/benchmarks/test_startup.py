@@ -18,7 +18,7 @@ Some other line.
 """
 
 
-def test_times_and_imports_are_told(
+def test_times_and_imports_are_printed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     commands: list[list[str]] = []

@@ -44,7 +44,7 @@ FIGURES = Figures(
 )
 
 
-class SeesColour:
+class ColourEvaluator:
     """Red things are bottles in the snow, others hats at night; things of the same colour are the same."""
 
     def subject_similarity(self, images: Tensor, others: Tensor) -> Tensor:
@@ -71,7 +71,7 @@ def test_figures_by_hand() -> None:
     base = images(of_colours(GREEN, GREEN))
     others = prompt_scenes(1)
     found = judge_images(
-        SeesColour(), images(of_colours(RED, GREEN)), base, photos, BOTTLE, others, 600  # type: ignore[arg-type]
+        ColourEvaluator(), images(of_colours(RED, GREEN)), base, photos, BOTTLE, others, 600  # type: ignore[arg-type]
     )  # fmt: skip
     half = 0.5**0.5
     red, green = (1 + half) / 2, half / 2
@@ -178,4 +178,4 @@ def test_the_whole_benchmark_runs(
     assert [[step["step"] for step in result["steps"]] for result in found] == [[0, 1], [0, 1]]
     assert (tmp_path / "sheets" / "bottle-15.png").exists()
     main(flags)
-    assert len(commands) == 2  # what has finished is not made again
+    assert len(commands) == 2  # finished results are used again

@@ -11,7 +11,7 @@ from ldm.errors import UserError
 TINY = SIZES["tiny"]
 
 
-def test_both_sides_compute_and_draw_the_same_from_one_set_of_weights() -> None:
+def test_both_sides_compute_and_sample_the_same_from_one_set_of_weights() -> None:
     ldm = build_random(TINY)
     peer = build_peer(ldm, TINY)
     assert max(assert_same_networks(ldm, peer, TINY).values()) < 1e-5
