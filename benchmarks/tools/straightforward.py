@@ -111,7 +111,7 @@ class ClassImages:
             for number, image in zip(batch, images, strict=True):
                 save_png(directory / f"{number:05d}.png", to_image(image))
 
-    def _eps_fn(self, context: Tensor, nothing: Tensor) -> EpsFn:
+    def _eps_fn(self, context: Tensor, unconditional: Tensor) -> EpsFn:
         ldm, scale = self.ldm, self.sampling.guidance_scale
 
         def projected_each_time(conditioning: Conditioning) -> EpsFn:
