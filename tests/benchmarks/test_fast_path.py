@@ -45,11 +45,11 @@ def test_a_compiled_way_is_compared_by_its_captured_call(
     tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The single call has the types and shapes of a step's; otherwise it would be a plain one."""
-    recorder = Simulation()
-    monkeypatch.setattr("ldm.runtime.compiling.RECORDERS", {"full": recorder})
+    capture = Simulation()
+    monkeypatch.setattr("ldm.runtime.compiling.CAPTURES", {"full": capture})
     for sampler in ("dpm-solver", "ddim"):
-        recorder.replayed = 0
+        capture.replayed = 0
         how = ["--ckpt-path", str(tiny_checkpoint), "--device", "cpu", "--steps", "3", "--sampler", sampler]
         task = benchmark.parse([*how, "--prompts", "a dog", "a cat"])[0]
         benchmark.sample(benchmark.Way("float32, --compile full", compile="full"), task)
-        assert recorder.replayed == 1 + 2 + 1, "a check, two steps, and the single call"
+        assert capture.replayed == 1 + 2 + 1, "a check, two steps, and the single call"

@@ -173,7 +173,7 @@ def evaluate_parser() -> argparse.ArgumentParser:
     group.add_argument(
         "--encoder",
         choices=tuple(ENCODERS),
-        help=f"image encoder: {' or '.join(f'{name} ({one.about})' for name, one in ENCODERS.items())}; {MODEL_DEFAULT}",
+        help=f"image encoder: {' or '.join(f'{name} ({e.about})' for name, e in ENCODERS.items())}; {MODEL_DEFAULT}",
     )
     _add_sampling_flags(parser, "evaluate", "the protocol's", Path("ckpts"))
     return parser
