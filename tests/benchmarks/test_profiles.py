@@ -34,15 +34,14 @@ def test_each_combination_has_a_row_and_a_curve(
 
 @pytest.mark.slow
 def test_no_combination_learns_visibly_worse(tmp_path: Path) -> None:
-    """The embedded model, 120 updates on the same batches: in the last quarter within 3 % of the exact losses.
+    """The embedded model, 28 updates on the same batches: in the last quarter within 1 % of the exact losses.
 
-    Without learning they are far from that.
+    Without learning the losses are more than 10 % larger.
     """
     figures = tmp_path / "figures.json"
-    flags = ["--ckpt-path", str(EMBEDDED), "--steps", "120", "--device", "cpu", "--json", str(figures)]
+    flags = ["--ckpt-path", str(EMBEDDED), "--steps", "28", "--device", "cpu", "--json", str(figures)]
     assert benchmark.main([*flags, "--only", "0", "1", "2"]) == 0
-    curves = list(json.loads(figures.read_text())["losses"].values())
+    curves = json.loads(figures.read_text())["losses"].values()
     exact, *others, untrained = [benchmark.mean_of_last(curve) for curve in curves]
-    assert exact < 0.9 * sum(curves[0][:30]) / 30
-    assert others == pytest.approx([exact] * 2, rel=0.03)
-    assert untrained > 1.15 * exact
+    assert others == pytest.approx([exact] * 2, rel=0.01)
+    assert untrained > 1.1 * exact
