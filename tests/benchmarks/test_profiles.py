@@ -34,14 +34,14 @@ def test_each_combination_has_a_row_and_a_curve(
 
 @pytest.mark.slow
 def test_no_combination_learns_visibly_worse(tmp_path: Path) -> None:
-    """The embedded model, 28 updates on the same batches: in the last quarter within 1 % of the exact losses.
+    """The embedded model, 22 updates on the same batches: in the last quarter within 1 % of the exact losses.
 
-    Without learning the losses are more than 10 % larger.
+    Without learning the losses are more than 8 % larger.
     """
     figures = tmp_path / "figures.json"
-    flags = ["--ckpt-path", str(EMBEDDED), "--steps", "28", "--device", "cpu", "--json", str(figures)]
+    flags = ["--ckpt-path", str(EMBEDDED), "--steps", "22", "--device", "cpu", "--json", str(figures)]
     assert benchmark.main([*flags, "--only", "0", "1", "2"]) == 0
     curves = json.loads(figures.read_text())["losses"].values()
     exact, *others, untrained = [benchmark.mean_of_last(curve) for curve in curves]
     assert others == pytest.approx([exact] * 2, rel=0.01)
-    assert untrained > 1.1 * exact
+    assert untrained > 1.08 * exact

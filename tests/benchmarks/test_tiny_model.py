@@ -99,11 +99,11 @@ def test_the_whole_benchmark_runs(
     files = ["--sheet", str(tmp_path / "sheet.jpg"), "--json", str(tmp_path / "figures.json")]
     assert main([*flags, *files, "--variety", "1", "--strict"]) == 1  # random weights meet no target
     output = capsys.readouterr().out
-    for words in ("PSNR", "never trained on (1)", "reconstructed renders", "taken for", "missed: class"):
+    for words in ("PSNR", "held-out combinations (1)", "reconstructed renders", "taken for", "missed: class"):
         assert words in output
     figures = json.loads((tmp_path / "figures.json").read_text())
     assert figures["right"]["sampled"]["class"]["total"] == 10
     assert figures["psnr"]["whole image"]["value"] < 27
     with Image.open(tmp_path / "sheet.jpg") as sheet:
         assert sheet.width > 8 * 96
-    assert main([*flags, "--variety", "0"]) == 0  # without --strict it only says so
+    assert main([*flags, "--variety", "0"]) == 0  # without --strict it only prints it
