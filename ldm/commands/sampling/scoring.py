@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ldm.commands.limits import in_quotes
+from ldm.commands.unfamiliar import in_quotes
 from ldm.data.images import fit, read_image, to_tensor
 from ldm.evaluation.encoders import Encoder, ImageFeatures, extract_features, joined, with_gaps
 from ldm.evaluation.protocol import without_token
