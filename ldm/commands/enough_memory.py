@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from math import ceil
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -23,7 +24,9 @@ from ldm.nn.memory import total_memory
 from ldm.nn.unet import UNetConfig
 from ldm.runtime.batching import sampling_bytes
 from ldm.training.config import DreamBoothConfig
-from ldm.training.memory import Workload, predict
+
+if TYPE_CHECKING:  # it imports Lightning, which imports torchvision: over a second that sampling does not need
+    from ldm.training.memory import Workload
 
 FLOAT = 4
 """Bytes."""

@@ -18,7 +18,7 @@ from ldm.config import build_config, read_yaml
 from ldm.diffusion.latent_diffusion import LatentDiffusion, LatentDiffusionConfig
 from ldm.diffusion.sampling import SamplingConfig
 from ldm.errors import UserError
-from ldm.evaluation.config import EvaluationConfig
+from ldm.evaluation.protocol import EvaluationConfig
 from ldm.files import ROOT
 from ldm.nn.tokenizer import PromptTokenizer, tokenizer_digest
 from ldm.prompts import raise_for_prompts
