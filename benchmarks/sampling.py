@@ -79,11 +79,11 @@ def contests(
 
     def ours(batch_size: int, sampler: str, steps: int) -> Turn:
         sampling = SamplingConfig(pixels, pixels, sampler, steps)
-        ldm.graphed_unet = None  # that is another's
+        ldm.graphed_unet = None  # it belongs to another contender
         compile_unet(ldm, compile_ours, -(-CLASS_PICTURES // batch_size) * steps)
         graphed = ldm.graphed_unet
 
-        def draw(directory: Path) -> None:
+        def sample(directory: Path) -> None:
             ldm.graphed_unet = graphed
             draw_ours(ldm, sampling, place, batch_size, batches, directory)
 

@@ -97,8 +97,10 @@ def refuse_too_large_training(need: Need, devices: list[torch.device], what: str
         )
 
 
-def dreambooth_need(workload: Workload, config: DreamBoothConfig) -> Need:
+def dreambooth_need(workload: "Workload", config: DreamBoothConfig) -> Need:
     """What a fine-tuning needs on a device."""
+    from ldm.training.memory import predict
+
     model = workload.model
     latents = workload.height * workload.width // model.autoencoder.downsampling_factor**2
     samples = config.batch_size * (2 if workload.with_class else 1)

@@ -97,8 +97,19 @@ class ClipDino:
 
     @torch.inference_mode()
     def _each(self, inputs: Tensor, embed: Callable[[Tensor], Tensor]) -> Tensor:
-        found = in_batches(inputs, AT_A_TIME, lambda part: embed(part.to(self.device)))
+        found = in_batches(inputs, AT_A_TIME, embed)
         return F.normalize(found.float(), dim=-1).cpu()
+
+
+def prepared(processor: Any, images: Tensor) -> Tensor:
+    """Images (b 3 h w) in [-1, 1] as the processor's network expects them: (b 3 side side) float32 on the CPU.
+
+    They are rounded to 8 bits first, as if they had been saved and read again.
+    """
+    levels = ((images.float().clamp(-1.0, 1.0) + 1.0) * 127.5).round().to(torch.uint8).cpu()
+    found = processor(list(levels), input_data_format="channels_first", return_tensors="pt")
+    pixels: Tensor = found["pixel_values"]
+    return pixels
 
 
 def load_clip_dino(device: torch.device, directory: Path = DIRECTORY) -> ClipDino:

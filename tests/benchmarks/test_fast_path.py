@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 import benchmarks.fast_path as benchmark
-from benchmarks.fast_path import Difference, Drawn, difference
+from benchmarks.fast_path import Difference, Sampled, difference
 from tests.simulated_capture import SimulatedCapture
 
 
@@ -45,8 +45,8 @@ def test_a_compiled_way_is_compared_by_its_captured_call(
     tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The single call has the types and shapes of a step's; otherwise it would be a plain one."""
-    recorder = SimulatedCapture()
-    monkeypatch.setattr("ldm.runtime.compiling.RECORDERS", {"full": recorder})
+    capture = SimulatedCapture()
+    monkeypatch.setattr("ldm.runtime.compiling.CAPTURES", {"full": capture})
     for sampler in ("dpm-solver", "ddim"):
         capture.replayed = 0
         how = ["--ckpt-path", str(tiny_checkpoint), "--device", "cpu", "--steps", "3", "--sampler", sampler]

@@ -52,7 +52,7 @@ def test_graphed_steps_train_as_eager_ones_do(
     simulation = simulated(graphed)
     train(eager, tmp_path / "eager", autocast_dtype=autocast_dtype, logger="csv")
     train(graphed, tmp_path / "graphed", autocast_dtype=autocast_dtype, logger="csv", capture=simulation)
-    assert (simulation.recorded, simulation.replayed) == (1, 6)  # one to compare, and all steps but the first
+    assert (simulation.captured, simulation.replayed) == (1, 6)  # one to compare, and all steps but the first
     assert_same(graphed, eager)
     assert losses(tmp_path / "graphed") == losses(tmp_path / "eager")
     assert len(losses(tmp_path / "eager")) == 6
@@ -119,7 +119,7 @@ def test_a_training_whose_steps_differ_is_not_captured(tmp_path: Path) -> None:
     module = build_module(cls=type("Changing", (DreamBooth,), {"can_be_graphed": False}))
     simulation = simulated(module)
     train(module, tmp_path, capture=simulation)
-    assert simulation.recorded == 0
+    assert simulation.captured == 0
 
 
 def test_a_graph_released_for_sampling_is_captured_again(tmp_path: Path) -> None:
@@ -133,7 +133,7 @@ def test_a_graph_released_for_sampling_is_captured_again(tmp_path: Path) -> None
     simulation = simulated(module)
     train(eager, tmp_path / "eager")
     train(module, tmp_path / "run", capture=simulation)
-    assert simulation.recorded == 3
+    assert simulation.captured == 3
     assert_same(module, eager)
 
 

@@ -94,8 +94,8 @@ class Evaluator:
         return in_batches(ids, AT_A_TIME, lambda part: self.judge.embed_captions(part.to(self.device)).cpu())
 
     @torch.inference_mode()
-    def _each(self, images: Tensor, look: Callable[[Tensor], Tensor]) -> Tensor:
-        return in_batches(images, AT_A_TIME, lambda part: look(self._seen(part)).cpu())
+    def _each(self, images: Tensor, network: Callable[[Tensor], Tensor]) -> Tensor:
+        return in_batches(images, AT_A_TIME, lambda part: network(self._resized(part)).cpu())
 
     def _resized(self, images: Tensor) -> Tensor:
         size = (self.judge.config.size,) * 2
