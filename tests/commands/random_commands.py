@@ -12,7 +12,7 @@ from pathlib import Path
 from unittest import mock
 
 from ldm.commands.dreambooth import run as dreambooth_run
-from ldm.commands.sampling import run as drawing_run
+from ldm.commands.sampling import run as sampling_run
 from ldm.commands.train import STAGES
 from tests.commands.calls import Outcome, call
 
@@ -115,7 +115,7 @@ def campaign(count: int, seed: int = 0) -> list[Tried]:
     draw = random.Random(seed)
     nothing = mock.DEFAULT
     with (
-        mock.patch.object(drawing_run, "paint", nothing),
+        mock.patch.object(sampling_run, "sample_rows", nothing),
         mock.patch.multiple(dreambooth_run, sample_class_images=nothing, _build_module=nothing, fit=_no_fit),
         mock.patch.object(dreambooth_run, "Previews", mock.MagicMock()),
         mock.patch.object(dreambooth_run, "_report", nothing),

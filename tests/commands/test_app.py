@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from ldm.commands.dreambooth import run as dreambooth
-from ldm.commands.sampling import run as drawing
+from ldm.commands.sampling import run as sampling_run
 from ldm.errors import UserError
 from ldm.files import ROOT
 from ldm.interruption import SIGNALS
@@ -52,7 +52,7 @@ def work(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[..., Any]], None
 
     def replace(function: Callable[..., Any]) -> None:
         monkeypatch.setattr(dreambooth, "_build_module", function)
-        monkeypatch.setattr(drawing, "paint", function)
+        monkeypatch.setattr(sampling_run, "sample_rows", function)
 
     return replace
 

@@ -9,7 +9,7 @@ import torch
 from ldm.checkpoint.reading import read_checkpoint
 from ldm.commands.dreambooth import plan as planning
 from ldm.commands.limits import in_quotes, warn_of_photos, warn_of_unknown_words
-from ldm.commands.sampling import run as drawing
+from ldm.commands.sampling import run as sampling_run
 from ldm.data.photos import read_directory
 from ldm.files import ROOT
 from ldm.runtime.models import EMBEDDED, Settings, read_tokenizer, settings_of
@@ -49,7 +49,7 @@ def test_every_command_says_which_word_the_tiny_model_has_never_seen(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(planning, "sha256_of", enough)
-    monkeypatch.setattr(drawing, "paint", enough)
+    monkeypatch.setattr(sampling_run, "sample_rows", enough)
     outcome = call(command, *flags[command], "-o", tmp_path / "out")
     assert outcome.status == 75
     assert NEVER_SEEN in outcome.said

@@ -11,7 +11,7 @@ from ldm.commands.resuming import make_run_dir, refuse_fewer_updates, resumed_op
 from ldm.errors import UserError
 from ldm.locking import unlock_directories
 from tests.commands.calls import call, refused
-from tests.commands.fixtures import Draw
+from tests.commands.fixtures import Sample
 from tests.locks import another_process_has, others_may_lock
 
 
@@ -53,13 +53,13 @@ def test_a_process_of_a_further_device_neither_locks_nor_removes(
     assert (tmp_path / ".a.png.123.partial").exists()
 
 
-def test_a_directory_that_another_process_draws_into_is_refused_and_unchanged(txt2img: Draw) -> None:
-    drawn = txt2img("-v", 1)
-    before = (drawn.directory / "run.yaml").read_bytes()
-    with another_process_has(drawn.directory):
-        refused(call("txt2img", "-r", drawn.directory), "being written by another process", str(drawn.directory))
-    assert (drawn.directory / "run.yaml").read_bytes() == before
-    assert call("txt2img", "-r", drawn.directory).status == 0
+def test_a_directory_that_another_process_samples_into_is_refused_and_unchanged(txt2img: Sample) -> None:
+    sampled = txt2img("-v", 1)
+    before = (sampled.directory / "run.yaml").read_bytes()
+    with another_process_has(sampled.directory):
+        refused(call("txt2img", "-r", sampled.directory), "being written by another process", str(sampled.directory))
+    assert (sampled.directory / "run.yaml").read_bytes() == before
+    assert call("txt2img", "-r", sampled.directory).status == 0
 
 
 @pytest.mark.parametrize(

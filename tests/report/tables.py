@@ -11,18 +11,18 @@ from ldm.commands.sampling import rows_sampling
 from ldm.config import to_yaml
 from ldm.report.comparison import Comparison
 from ldm.report.table import read_comparison
-from tests.commands.calls import Drawn
+from tests.commands.calls import Sampled
 from tests.tiny import build_tiny_model, write_tiny_checkpoint
 
 
-def table_of(drawn: Drawn) -> Comparison:
+def table_of(sampled: Sampled) -> Comparison:
     """The comparison that a call wrote."""
-    return read_comparison(drawn.directory / "comparison.json")
+    return read_comparison(sampled.directory / "comparison.json")
 
 
-def lines_of(drawn: Drawn) -> list[dict[str, str]]:
+def lines_of(sampled: Sampled) -> list[dict[str, str]]:
     """The lines of `pictures.csv`."""
-    with (drawn.directory / "pictures.csv").open(encoding="utf-8", newline="") as file:
+    with (sampled.directory / "pictures.csv").open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
 
 

@@ -77,7 +77,7 @@ def test_what_the_scripts_read_is_the_comparison() -> None:
     assert data["groups"][0]["recommendation"] == expected["groups"][0]["recommendation"]
 
 
-def test_an_image_that_was_not_drawn_stays_empty() -> None:
+def test_an_image_that_was_not_sampled_stays_empty() -> None:
     row, column = MISSING
     cells = page_data(sample_comparison())["rows"][row]["cells"]
     assert [index for index, cell in enumerate(cells) if cell is None] == [column]

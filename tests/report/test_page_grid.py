@@ -41,7 +41,7 @@ def test_columns_are_named_and_images_told(browser: Browser) -> None:
 
 def test_an_image_that_is_not_there_is_an_empty_cell_with_a_word(browser: Browser, written: WritePage) -> None:
     row, column = MISSING
-    assert browser.text(f"#row-{row} td:nth-of-type({column + 1})") == "not drawn"
+    assert browser.text(f"#row-{row} td:nth-of-type({column + 1})") == "not sampled"
     url = written(sample_comparison())
     (Path(url.removeprefix("file://")).parent / file_of(0, 0)).unlink()
     browser.open(url=url)

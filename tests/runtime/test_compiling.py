@@ -28,7 +28,7 @@ from ldm.runtime.compiling import (
 from ldm.runtime.models import ModelSlot, settings_of
 from ldm.runtime.precision import Compute
 from tests.commands.calls import call, difference, pixels
-from tests.commands.fixtures import Draw, Trained
+from tests.commands.fixtures import Sample, Trained
 from tests.recording import Simulation
 from tests.tiny import build_tiny_model, write_tiny_checkpoint
 
@@ -136,7 +136,7 @@ def test_one_thread_draws_with_a_recording(full: Simulation, monkeypatch: pytest
 
 
 def test_a_sweep_is_drawn_with_a_recording_of_each_checkpoint(
-    txt2img: Draw, trained: Trained, full: Simulation
+    txt2img: Sample, trained: Trained, full: Simulation
 ) -> None:
     plain = txt2img("-c", trained.root, "-v", 2, "-o", "plain")
     recorded = txt2img("-c", trained.root, "-v", 2, "--compile", "full")
@@ -146,7 +146,7 @@ def test_a_sweep_is_drawn_with_a_recording_of_each_checkpoint(
 
 
 def test_a_continued_call_may_be_compiled_otherwise_and_draws_anew_what_rounds_otherwise(
-    txt2img: Draw, full: Simulation
+    txt2img: Sample, full: Simulation
 ) -> None:
     drawn = txt2img("-v", 1)
     again = txt2img("-r", drawn.directory, "--compile", "off")

@@ -11,7 +11,7 @@ from ldm.nn.tokenizer import tokenizer_digest
 from ldm.runtime import tokenizers
 from ldm.runtime.tokenizers import is_confined
 from tests.commands.calls import call, refused
-from tests.commands.fixtures import Draw
+from tests.commands.fixtures import Sample
 from tests.oracle import TOKENIZER
 from tests.tiny import TINY_YAML, write_tiny_checkpoint, write_tokenizer
 
@@ -53,7 +53,7 @@ def test_a_users_own_yaml_may_name_any_place(tmp_path: Path) -> None:
     assert call("txt2img", *words).status == 0
 
 
-def test_a_damaged_tokenizer_beside_a_checkpoint_is_an_error_and_draws_nothing(tmp_path: Path) -> None:
+def test_a_damaged_tokenizer_beside_a_checkpoint_is_an_error_and_samples_nothing(tmp_path: Path) -> None:
     directory = write_tokenizer(tmp_path / "known")
     checkpoint = write_tiny_checkpoint(tmp_path / "ckpt", tokenizer=tokenizer_digest(directory))
     vocabulary = tmp_path / "ckpt" / "tokenizer" / "vocab.json"
@@ -64,16 +64,16 @@ def test_a_damaged_tokenizer_beside_a_checkpoint_is_an_error_and_draws_nothing(t
 
 
 def test_a_damaged_tokenizer_is_read_from_another_place_that_has_it(
-    txt2img: Draw, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    txt2img: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     directory = write_tokenizer(tmp_path / "known")
     checkpoint = write_tiny_checkpoint(tmp_path / "ckpt", tokenizer=tokenizer_digest(directory))
     expected = txt2img("-c", checkpoint, "-v", 1).images[0]
     (tmp_path / "ckpt" / "tokenizer" / "merges.txt").write_text("#version: 0.2\nc a\n")
     monkeypatch.setattr(tokenizers, "ELSEWHERE", (directory,))
-    drawn = txt2img("-c", checkpoint, "-v", 1)
-    assert "damaged or another model's" in drawn.said
-    assert (drawn.images[0] == expected).all()
+    sampled = txt2img("-c", checkpoint, "-v", 1)
+    assert "damaged or another model's" in sampled.said
+    assert (sampled.images[0] == expected).all()
 
 
 def test_clips_vocabulary_is_shipped_with_its_licence() -> None:

@@ -12,7 +12,7 @@ from ldm.evaluation.protocol import dreambooth_prompts
 from ldm.evaluation.recommendation import RULE
 from ldm.report.comparison import CLASS, OTHER, SUBJECT, Comparison
 from ldm.report.table import read_comparison
-from tests.commands.calls import Drawn, Outcome, call, refused
+from tests.commands.calls import Outcome, Sampled, call, refused
 from tests.commands.fixtures import Trained, write_photos
 from tests.report.tables import lines_of, record, tuned
 from tests.tiny import write_tiny_checkpoint
@@ -29,28 +29,28 @@ def in_an_empty_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.chdir(tmp_path / "here")
 
 
-Scored = tuple[Comparison, Outcome, Drawn]
+Scored = tuple[Comparison, Outcome, Sampled]
 
 
 def evaluated(*arguments: object, number: int = 1, command: str = "evaluate") -> Scored:
     outcome = call(command, *arguments)
     assert outcome.status == 0, outcome.said
     directory = Path("outputs") / f"{command}-{number}"
-    return read_comparison(directory / "comparison.json"), outcome, Drawn(directory, outcome.said)
+    return read_comparison(directory / "comparison.json"), outcome, Sampled(directory, outcome.said)
 
 
 @pytest.fixture(scope="module")
 def whole(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Scored:
-    """All checkpoints of a run and their base model, drawn and scored once. It is shared: don't write to it."""
+    """All checkpoints of a run and their base model, sampled and scored once. It is shared: don't write to it."""
     directory = tmp_path_factory.mktemp("scored")
     outcome = call("evaluate", "-c", trained.root, *JUDGE, *PROMPTS, "-v", 2, "-o", directory)
     assert outcome.status == 0, outcome.said
-    drawn = Drawn(directory / "evaluate-1", outcome.said)
-    return read_comparison(drawn.directory / "comparison.json"), outcome, drawn
+    sampled = Sampled(directory / "evaluate-1", outcome.said)
+    return read_comparison(sampled.directory / "comparison.json"), outcome, sampled
 
 
 def test_every_checkpoint_is_scored_and_one_is_recommended_or_it_is_said_why_none(whole: Scored) -> None:
-    comparison, outcome, drawn = whole
+    comparison, outcome, sampled = whole
     assert [column.kind for column in comparison.columns] == [SUBJECT] * 4 + [CLASS] * 2
     assert {score.name for score in comparison.scores} >= SUBJECT_SCORES | CLASS_SCORES
     assert comparison.rule == RULE
@@ -69,16 +69,16 @@ def test_every_checkpoint_is_scored_and_one_is_recommended_or_it_is_said_why_non
     assert 0 < (group.references["subject"].ceiling or 0) <= 1
     assert group.recommendation is not None
     assert group.recommendation.verdict in outcome.said
-    for line in lines_of(drawn):
+    for line in lines_of(sampled):
         assert (line["score_subject"] == "") is ("sks" not in line["prompt"])
 
 
 def test_the_encoder_that_scored_is_named_and_what_it_cannot_know_is_said(whole: Scored) -> None:
     """On the terminal, in the table, and on the page, which speak of no other encoder."""
-    comparison, outcome, drawn = whole
-    page = (drawn.directory / "index.html").read_text(encoding="utf-8")
+    comparison, outcome, sampled = whole
+    page = (sampled.directory / "index.html").read_text(encoding="utf-8")
     assert comparison.scored_by == "the rendered world's judge"
-    assert {line["scored_by"] for line in lines_of(drawn)} == {comparison.scored_by}
+    assert {line["scored_by"] for line in lines_of(sampled)} == {comparison.scored_by}
     words, photos = comparison.notes
     assert "has never seen 'tin', 'can'" in words
     assert "photos of 'Tin Can' do not look like" in photos
@@ -146,7 +146,7 @@ def test_a_model_without_a_subject_among_the_others_takes_nothing_from_their_sco
     ]
 
 
-def test_txt2img_scores_what_it_draws_and_the_class_besides(trained: Trained) -> None:
+def test_txt2img_scores_what_it_samples_and_the_class_besides(trained: Trained) -> None:
     comparison, _, _ = evaluated("-c", trained.root, "-v", 1, "-p", "a cat", command="txt2img")
     assert comparison.scores == []
     assert comparison.rule == ""
@@ -173,7 +173,7 @@ def test_another_encoder_may_look_at_the_images_of_a_continued_call(trained: Tra
     refused(call("evaluate", "-r", "outputs/evaluate-1", "--encoder", "clip-dino"), "download/eval-weights.sh")
 
 
-def test_a_sweep_is_scored_afterwards_without_drawing_again(
+def test_a_sweep_is_scored_afterwards_without_sampling_again(
     trained: Trained, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     evaluated("-c", trained.root, *JUDGE, *PROMPTS, "-v", 1)
@@ -186,7 +186,7 @@ def test_a_sweep_is_scored_afterwards_without_drawing_again(
     refused(call("evaluate", "-r", "outputs/evaluate-1", "-p", "a cat"), "--prompt can't change")
 
 
-def test_the_weights_of_clip_and_dino_are_missed_before_anything_is_drawn(trained: Trained) -> None:
+def test_the_weights_of_clip_and_dino_are_missed_before_anything_is_sampled(trained: Trained) -> None:
     refused(call("evaluate", "-c", trained.root, *PROMPTS), "weights/eval", "bash download/eval-weights.sh")
     assert not Path("outputs").exists()
 
@@ -211,7 +211,7 @@ def test_photos_that_are_none_are_refused(trained: Trained, tmp_path: Path) -> N
 
 
 def asked(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> list[str]:
-    """The prompts of a call that is stopped before it draws."""
+    """The prompts of a call that is stopped before it samples."""
     seen: list[str] = []
     choose = protocols.prompts_to_score
 

@@ -19,7 +19,7 @@ from ldm.data import writing
 from ldm.errors import UserError
 from ldm.leftovers import PARTIAL_SUFFIX
 from tests.commands.calls import call, difference, refused, tensors_of
-from tests.commands.fixtures import Draw, Trained
+from tests.commands.fixtures import Sample, Trained
 from tests.report.tables import table_of, tuned
 from tests.tiny import build_tiny_model, write_tiny_checkpoint
 
@@ -91,8 +91,8 @@ def test_one_file_at_most_is_read_ahead(tiny_checkpoint: Path, monkeypatch: pyte
     assert read == [one.path for one in files]
 
 
-def test_the_next_checkpoint_is_read_while_one_draws(
-    txt2img: Draw, trained: Trained, monkeypatch: pytest.MonkeyPatch
+def test_the_next_checkpoint_is_read_while_one_samples(
+    txt2img: Sample, trained: Trained, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     readers: list[str] = []
     read = reading._read
@@ -116,7 +116,7 @@ def test_an_error_of_the_reading_thread_is_told_when_the_file_is_asked_for(tiny_
 
 
 def test_a_full_disk_stops_the_sweep_with_a_users_error(
-    txt2img: Draw, trained: Trained, monkeypatch: pytest.MonkeyPatch
+    txt2img: Sample, trained: Trained, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write, written = writing._write, []
 
@@ -132,7 +132,7 @@ def test_a_full_disk_stops_the_sweep_with_a_users_error(
     assert not list(Path("outputs").rglob(f"*{PARTIAL_SUFFIX}"))
 
 
-def test_a_checkpoint_that_can_not_draw_is_named_and_the_others_go_on(txt2img: Draw, tmp_path: Path) -> None:
+def test_a_checkpoint_that_can_not_sample_is_named_and_the_others_go_on(txt2img: Sample, tmp_path: Path) -> None:
     base = write_tiny_checkpoint(tmp_path / "base")
     broken = build_tiny_model(1)
     with torch.no_grad():
@@ -141,13 +141,13 @@ def test_a_checkpoint_that_can_not_draw_is_named_and_the_others_go_on(txt2img: D
         tuned(tmp_path / "ckpts" / "mug-1", base, step, seed=step)
     path = tuned(tmp_path / "ckpts" / "mug-1", base, 10)
     write_tiny_checkpoint(path.parent, name=path.name, model=broken, step=10, class_name="mug")
-    drawn = txt2img("-c", tmp_path / "ckpts", "-v", 2, "--no-base")
-    assert [row.step for row in table_of(drawn).rows] == [5, 15]
-    assert f"warning: left out the rest of {path}: the UNet's output is not finite" in drawn.said
+    sampled = txt2img("-c", tmp_path / "ckpts", "-v", 2, "--no-base")
+    assert [row.step for row in table_of(sampled).rows] == [5, 15]
+    assert f"warning: left out the rest of {path}: the UNet's output is not finite" in sampled.said
 
 
 def test_a_checkpoint_that_is_gone_when_its_turn_comes_is_named_and_the_others_go_on(
-    txt2img: Draw, trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    txt2img: Sample, trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copytree(trained.directory, tmp_path / "ckpts" / "tin-can-1")
     whole = txt2img("-c", tmp_path / "ckpts", "-v", 1, "--no-base")

@@ -1,4 +1,4 @@
-"""With which weights txt2img.py draws: those given, downloaded or embedded; and what is said of broken ones."""
+"""With which weights txt2img.py samples: those given, downloaded or embedded; and what is said of broken ones."""
 
 import shutil
 from collections.abc import Callable
@@ -12,31 +12,31 @@ from safetensors.torch import save_file
 from ldm.config import to_yaml
 from ldm.runtime import models
 from tests.commands.calls import call, difference, metadata_of, refused, tensors_of
-from tests.commands.fixtures import Draw
+from tests.commands.fixtures import Sample
 from tests.tiny import TINY_YAML, build_tiny_model, write_tiny_checkpoint
 
 # With what
 
 
-def test_config_stands_in_for_a_checkpoint_without_its_own(txt2img: Draw, tmp_path: Path) -> None:
+def test_config_stands_in_for_a_checkpoint_without_its_own(txt2img: Sample, tmp_path: Path) -> None:
     bare = write_tiny_checkpoint(tmp_path / "bare", config={})
     values = {**TINY_YAML, "sampling": {**TINY_YAML["sampling"], "num_steps": 2, "prompt": "a dog"}}
     (tmp_path / "tiny.yaml").write_text(to_yaml(values))
-    drawn = txt2img("-v", 1, "-c", bare, "--config", tmp_path / "tiny.yaml")
-    assert Image.open(drawn.paths[0]).info["ldm.prompt"] == "a dog"
-    assert Image.open(drawn.paths[0]).info["ldm.steps"] == "2"
+    sampled = txt2img("-v", 1, "-c", bare, "--config", tmp_path / "tiny.yaml")
+    assert Image.open(sampled.paths[0]).info["ldm.prompt"] == "a dog"
+    assert Image.open(sampled.paths[0]).info["ldm.steps"] == "2"
     expected = txt2img("-v", 1, "-p", "a dog", "--ddim-steps", 2).images[0]
-    assert difference(drawn.images[0], expected) <= 1
+    assert difference(sampled.images[0], expected) <= 1
 
 
-def test_config_goes_before_the_checkpoints_own(txt2img: Draw, tmp_path: Path) -> None:
+def test_config_goes_before_the_checkpoints_own(txt2img: Sample, tmp_path: Path) -> None:
     values = {**TINY_YAML, "sampling": {**TINY_YAML["sampling"], "prompt": "a dog"}}
     (tmp_path / "tiny.yaml").write_text(to_yaml(values))
-    drawn = txt2img("-v", 1, "--config", tmp_path / "tiny.yaml")
-    assert Image.open(drawn.paths[0]).info["ldm.prompt"] == "a dog"
+    sampled = txt2img("-v", 1, "--config", tmp_path / "tiny.yaml")
+    assert Image.open(sampled.paths[0]).info["ldm.prompt"] == "a dog"
 
 
-def test_a_checkpoint_in_half_precision_and_as_ckpt_draws_the_same(txt2img: Draw, tmp_path: Path) -> None:
+def test_a_checkpoint_in_half_precision_and_as_ckpt_samples_the_same(txt2img: Sample, tmp_path: Path) -> None:
     expected = txt2img("-v", 1).images[0]
     half = write_tiny_checkpoint(tmp_path / "half", torch.float16)
     assert abs(txt2img("-v", 1, "-c", half).images[0] - expected).mean() < 2
@@ -47,16 +47,16 @@ def test_a_checkpoint_in_half_precision_and_as_ckpt_draws_the_same(txt2img: Draw
     assert difference(pickled.images[0], expected) <= 1
 
 
-def test_a_checkpoint_draws_its_own_subject(txt2img: Draw, tmp_path: Path) -> None:
+def test_a_checkpoint_samples_its_own_subject(txt2img: Sample, tmp_path: Path) -> None:
     mug = write_tiny_checkpoint(tmp_path / "mug", class_name="mug", instance_prompt="a photo of sks mug", step=5)
-    drawn = txt2img("-v", 1, "-c", mug)
-    info = Image.open(drawn.paths[0]).info
+    sampled = txt2img("-v", 1, "-c", mug)
+    info = Image.open(sampled.paths[0]).info
     assert info["ldm.prompt"] == "a photo of sks mug"
     assert info["ldm.checkpoint_step"] == "5"
 
 
-def test_without_other_weights_the_embedded_model_draws_and_is_named(
-    txt2img: Draw, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_without_other_weights_the_embedded_model_samples_and_is_named(
+    txt2img: Sample, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(models, "DOWNLOADED", tmp_path / "empty")
     monkeypatch.setattr(models, "EMBEDDED", tiny_checkpoint)
@@ -67,7 +67,7 @@ def test_without_other_weights_the_embedded_model_draws_and_is_named(
 
 
 def test_downloaded_weights_are_used_and_named(
-    txt2img: Draw, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    txt2img: Sample, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(models, "ROOT", tmp_path)
     monkeypatch.setattr(models, "DOWNLOADED", tmp_path / "weights" / "sd-v1")
@@ -77,7 +77,7 @@ def test_downloaded_weights_are_used_and_named(
     assert "weights: weights/sd-v1/tiny.safetensors (downloaded" in outcome.said
 
 
-def test_models_of_other_weights_draw_other_images(txt2img: Draw, tmp_path: Path) -> None:
+def test_models_of_other_weights_sample_other_images(txt2img: Sample, tmp_path: Path) -> None:
     other = write_tiny_checkpoint(tmp_path / "other", model=build_tiny_model(seed=3))
     assert difference(txt2img("-v", 1, "-c", other).images[0], txt2img("-v", 1).images[0]) > 8
 
