@@ -14,20 +14,11 @@ from typing import Any
 from ldm.errors import UserError
 from ldm.files import write_text
 from ldm.report.comparison import Comparison
+from ldm.sampling_options import SAMPLING_OPTIONS
 from ldm.terminal import visible
 from ldm.user_files import read_text
 
 CSV_NAME, JSON_NAME = "pictures.csv", "comparison.json"
-
-SAMPLING = {
-    "sampler": "sampler",
-    "steps": "num_steps",
-    "scale": "guidance_scale",
-    "eta": "eta",
-    "width": "width",
-    "height": "height",
-}
-"""Columns of the CSV file, and what the sampling calls them."""
 
 FORMULA = re.compile(r"\s*[=+\-@\uff1d\uff0b\uff0d\uff20]")
 """How a text begins that spreadsheets would compute, or fetch from the network, instead of showing it."""
@@ -54,7 +45,9 @@ def write_csv(directory: Path, comparison: Comparison) -> None:
                     "prompt_index": column.prompt_index,
                     "seed": column.seed,
                     "negative_prompt": comparison.sampling["negative_prompt"],
-                    **{name: comparison.sampling[key] for name, key in SAMPLING.items()},
+                    **{option.column: comparison.sampling[option.field] for option in SAMPLING_OPTIONS},
+                    "width": comparison.sampling["width"],
+                    "height": comparison.sampling["height"],
                     **({"scored_by": comparison.scored_by} if comparison.scored_by else {}),
                     **{f"score_{name}": cell.scores.get(name, "") for name in scores},
                 }

@@ -127,8 +127,8 @@ def test_a_cell_stays_empty_where_a_model_was_taught_no_class(
     sampled = txt2img("-c", tmp_path / "ckpts", "-v", 1, "-p", "a {class}", "a cat", "--no-base")
     cells = {row.label: [cell and cell.prompt for cell in row.cells] for row in table_of(sampled).rows}
     assert cells == {"plain": [None, "a cat"], "step 5": ["a mug", "a cat"]}
-    assert f"the prompt 'a {{class}}' asks for a class, and {plain} was taught none" in sampled.said
-    refused(call("txt2img", "-c", plain, "-p", "a {class}"), "'a {class}' asks for a class", str(plain))
+    assert f"the prompt 'a {{class}}' needs a class, and {plain} has no subject" in sampled.said
+    refused(call("txt2img", "-c", plain, "-p", "a {class}"), "'a {class}' needs a class", str(plain))
 
 
 def test_without_prompts_models_without_a_subject_sample_their_own_default(txt2img: Sample, tmp_path: Path) -> None:

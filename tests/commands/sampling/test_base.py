@@ -8,7 +8,7 @@ import pytest
 from torch import Tensor
 
 from ldm.commands.elsewhere import sha256_of
-from ldm.commands.sampling import base as base_module
+from ldm.commands.sampling import groups
 from ldm.runtime import models
 from tests.commands.calls import call, difference, refused
 from tests.commands.fixtures import Sample, Trained
@@ -39,7 +39,7 @@ def hashed(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
         seen.extend([path] if path not in seen else [])
         return sha256_of(path)
 
-    monkeypatch.setattr(base_module, "sha256_of", watched)
+    monkeypatch.setattr(groups, "sha256_of", watched)
     return seen
 
 

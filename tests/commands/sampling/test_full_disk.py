@@ -32,7 +32,7 @@ def test_a_comparison_that_could_not_be_written_is_when_it_can(
     directory = Path("outputs") / "txt2img-2"
     with monkeypatch.context() as patch, files_of_at_most(size):
         if what == "comparison.json":  # the grid comes before it, and is larger
-            patch.setattr("ldm.commands.sampling.results.write_sheets", lambda *given: ["grid.png"])
+            patch.setattr("ldm.report.files.write_sheets", lambda *given: ["grid.png"])
         outcome = call("txt2img", "-c", trained.directory, "-v", 1, "--hw", 32, 32)
     refused(outcome, "could not write", TOO_LARGE, f"python txt2img.py -r {directory}")
     if what != "image":

@@ -12,7 +12,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from safetensors.torch import save_file
 
-from ldm.commands.sampling import planning, rows_sampling
+from ldm.commands.sampling import loop, planning
 from ldm.config import read_yaml, to_yaml
 from tests.commands.calls import Outcome, Sampled, call, pixels, refused, start, tensors_of
 from tests.commands.fixtures import Sample, Trained, UNetCall
@@ -53,7 +53,7 @@ def test_a_finished_call_reads_and_samples_nothing(
     sampled = txt2img("-c", trained.root, "-v", 2)
     before, written = times(sampled), files(sampled.directory)
     unet_calls.clear()
-    monkeypatch.setattr("ldm.commands.sampling.reading._read", lambda *arguments: pytest.fail("a checkpoint was read"))
+    monkeypatch.setattr("ldm.commands.sampling.loop._read", lambda *arguments: pytest.fail("a checkpoint was read"))
     resume(sampled.directory)
     assert not unet_calls
     assert times(sampled) == before
@@ -153,7 +153,7 @@ def test_a_batch_of_which_something_is_missing_is_sampled_in_the_same_company(
     txt2img: Sample, ckpts: Path, unet_calls: list[UNetCall], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As on a GPU, where rounding may depend on the batch."""
-    monkeypatch.setattr(rows_sampling, "images_at_a_time", lambda job, compute: job.batch_size)
+    monkeypatch.setattr(loop, "images_at_a_time", lambda job, compute: job.batch_size)
     sampled = txt2img("-c", ckpts, "--no-base", *SWEEP, "-b", 3)
     before, written = times(sampled), files(sampled.directory)
     sampled.paths[1].unlink()

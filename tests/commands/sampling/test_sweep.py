@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ldm.checkpoint.reading import CheckpointFile
-from ldm.commands.sampling import checkpoints, reading, rows_sampling
+from ldm.commands.sampling import checkpoints, loop
 from ldm.config import to_yaml
 from ldm.runtime import models
 from tests.commands.calls import call, difference, metadata_of, refused, tensors_of
@@ -211,9 +211,9 @@ def test_a_runs_resume_state_is_no_checkpoint_and_not_spoken_of(txt2img: Sample,
 
 MOMENTS = {
     "comparing": (checkpoints, "raise_unless_whole"),
-    "reading ahead": (reading, "_in_memory"),
+    "reading ahead": (loop, "_in_memory"),
     "loading": (models.ModelSlot, "use"),
-    "drawing": (rows_sampling, "sample_images"),
+    "drawing": (loop, "sample_images"),
 }
 """Where a bad file may first be noticed."""
 

@@ -13,8 +13,8 @@ from safetensors.torch import save_file
 
 from ldm.checkpoint.keys import PARTS
 from ldm.checkpoint.reading import CheckpointFile, read_checkpoint
-from ldm.commands.sampling import reading, run
-from ldm.commands.sampling.reading import ALIGNMENT, ReadAhead
+from ldm.commands.sampling import loop, run
+from ldm.commands.sampling.loop import ALIGNMENT, ReadAhead
 from ldm.data import writing
 from ldm.errors import UserError
 from ldm.leftovers import PARTIAL_SUFFIX
@@ -29,7 +29,7 @@ class One:
     """A file to read."""
 
     path: Path
-    parts: dict[str, str]
+    digests: dict[str, str]
 
 
 def parts(unet: str) -> dict[str, str]:
@@ -78,7 +78,7 @@ def test_what_is_read_into_memory_is_what_the_file_holds(unaligned: Path, tmp_pa
 
 def test_one_file_at_most_is_read_ahead(tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[Path] = []
-    monkeypatch.setattr(reading, "_read", lambda path, differing: read.append(path))
+    monkeypatch.setattr(loop, "_read", lambda path, differing: read.append(path))
     files = [One(Path(str(number)), parts(str(number))) for number in range(4)]
     with ReadAhead(files) as reader:
         for number in range(4):
@@ -95,13 +95,13 @@ def test_the_next_checkpoint_is_read_while_one_samples(
     txt2img: Sample, trained: Trained, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     readers: list[str] = []
-    read = reading._read
+    read = loop._read
 
     def watched(*arguments: Any) -> CheckpointFile:
         readers.append(threading.current_thread().name)
         return read(*arguments)
 
-    monkeypatch.setattr(reading, "_read", watched)
+    monkeypatch.setattr(loop, "_read", watched)
     txt2img("-c", trained.root, "-v", 1)
     assert len(readers) == 4
     assert all(name.startswith("read") for name in readers)
