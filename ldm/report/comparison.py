@@ -115,7 +115,9 @@ class Comparison:
     init_image: str = ""
     """The image that img2img started from, at the size of the samples; empty for txt2img."""
     unfinished: str = ""
-    """What is missing and how to continue; empty when all is there."""
+    """What is missing, a sentence; empty when all is there."""
+    resume_command: str = ""
+    """What continues an unfinished call."""
     digest: str = ""
     """SHA-256 of all that the results were made from; empty when unfinished. While it is the same, they stay."""
 

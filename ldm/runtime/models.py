@@ -13,6 +13,7 @@ from torch import Tensor
 from ldm.bounds import MOST_TOGETHER, check_range
 from ldm.checkpoint.keys import PARTS
 from ldm.checkpoint.loading import Placement, assign_parts, checkpoint_info, load_model
+from ldm.checkpoint.metadata import CheckpointInfo
 from ldm.checkpoint.reading import SUFFIXES, CheckpointFile
 from ldm.config import build_config, read_yaml
 from ldm.diffusion.latent_diffusion import LatentDiffusion, LatentDiffusionConfig
@@ -113,12 +114,11 @@ def recorded_settings(record: Path) -> tuple[dict[str, Any], Settings]:
     return values, build_config(Settings, values, str(record))
 
 
-def part_digests(file: CheckpointFile) -> dict[str, str]:
+def part_digests(path: Path, info: CheckpointInfo) -> dict[str, str]:
     """What tells each part's weights from others: their SHA-256, or where the file names none, the file itself."""
-    parts = checkpoint_info(file).parts
-    stat = file.path.stat()
-    whole = f"{file.path.resolve()} {stat.st_size} {stat.st_mtime_ns}"
-    return {part: parts.get(part) or f"{part} of {whole}" for part in PARTS}
+    stat = path.stat()
+    whole = f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns}"
+    return {part: info.parts.get(part) or f"{part} of {whole}" for part in PARTS}
 
 
 class ModelSlot:
@@ -134,7 +134,7 @@ class ModelSlot:
 
     def use(self, file: CheckpointFile, settings: Settings, tokenizer: Path | None = None) -> LatentDiffusion:
         """The model with the weights of this file; `tokenizer` is a directory, by default the checkpoint's own."""
-        parts = part_digests(file)
+        parts = part_digests(file.path, checkpoint_info(file))
         directory = tokenizer or find_tokenizer(file.path, settings.tokenizer, checkpoint_info(file).tokenizer)
         if (digest := tokenizer_digest(directory)) not in self._tokenizers:
             self._tokenizers[digest] = read_tokenizer(directory, settings)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ldm.commands.options.resumable import SAMPLING
+from ldm.commands.options.resumable import DRAWING
 from ldm.commands.resuming import make_run_dir, refuse_fewer_updates, resumed_options
 from ldm.errors import UserError
 from ldm.locking import unlock_directories
@@ -24,7 +24,7 @@ def nothing_locked_afterwards() -> Iterator[None]:
 def resume(directory: Path) -> argparse.Namespace:
     (directory / "run.yaml").write_text("options: {variations: 3}")
     given = argparse.Namespace(resume_dir=directory, variations=4, typed=["resume_dir"])
-    return resumed_options(given, script="txt2img.py", has="variations", rules=SAMPLING, paths=())
+    return resumed_options(given, script="txt2img.py", has="variations", rules=DRAWING, paths=())
 
 
 def test_a_new_directory_and_a_continued_one_are_locked(tmp_path: Path) -> None:

@@ -40,8 +40,8 @@ CLASS_IMAGES = _fixed("the class images are drawn with it already")
 PREVIEWS = _fixed("previews of one run are compared: they are drawn alike at every step")
 MEMORY = _fixed("it rounds otherwise, and the resume state holds weights and moments in its types")
 FILES = _fixed("the checkpoints of one run are compared, and have one type")
-WHICH_IMAGE = _fixed("it says which images this call samples: start a new call for others")
-HOW_IMAGE = _fixed("the images that are there were sampled with it, and are compared with the others")
+WHICH_IMAGE = _fixed("it says which images this call draws: ask for others in a new call")
+HOW_IMAGE = _fixed("the images that are drawn already were drawn with it, and are compared with the others")
 RECORDED_YAML = _fixed("the YAML that the run began with stands in its run.yaml")
 PLACE = _fixed("the run goes on in its own directory, wherever that is now")
 
@@ -102,14 +102,14 @@ TRAIN: Mapping[str, Rule] = {
 }
 """Of train.py."""
 
-SAMPLING: Mapping[str, Rule] = {
+DRAWING: Mapping[str, Rule] = {
     "resume_dir": _free("it says which call"),
-    "device": _free("on another kind of device all images are sampled again"),
-    "batch_size": _free("images that are there stay"),
-    "compile": _free("images that are there stay; only `full` rounds differently and samples all again"),
+    "device": _free("what is drawn on another kind of device is drawn anew"),
+    "batch_size": _free("what is drawn already stays"),
+    "compile": _free("what is drawn already stays, unless it is compiled in full, which rounds otherwise"),
     "base": _free("it only adds a row"),
     "no_base": _free("it only leaves a row out"),
-    "instance_img_dir": _free("photos are shown and compared with; no image is made from them"),
+    "instance_img_dir": _free("photos are shown and scored by, not drawn from"),
     "score": _free("scores are computed from the images that are there"),
     "encoder": _free("scores are computed from the images that are there"),
     "ckpt_path": _moved("checkpoints are known by the SHA-256 of their parts, and others may have come since"),
@@ -123,7 +123,7 @@ SAMPLING: Mapping[str, Rule] = {
     "hw": HOW_IMAGE,
     **{option.flag: HOW_IMAGE for option in SAMPLING_OPTIONS},
     "precision": HOW_IMAGE,
-    "config": _fixed("it shapes the model that the images were sampled with"),
+    "config": _fixed("it shapes the model that the images were drawn with"),
     "output_dir": PLACE,
 }
 """Of txt2img.py, img2img.py and evaluate.py."""

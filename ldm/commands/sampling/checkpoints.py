@@ -70,4 +70,4 @@ def _whole(file: CheckpointFile, config: Path | None, known: set[object]) -> Che
         known.add(content)
     tokenizer = find_tokenizer(file.path, settings.tokenizer, info.tokenizer)
     digest = read_tokenizer(tokenizer, settings).digest
-    return Checkpoint(file.path, info, settings, tokenizer, digest, part_digests(file))
+    return Checkpoint(file.path, info, settings, tokenizer, digest, part_digests(file.path, info))

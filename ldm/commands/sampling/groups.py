@@ -130,13 +130,14 @@ def _base_model(
             return None
         file = read_checkpoint(path)
         raise_unless_whole(file, first.settings.model)
+        own = checkpoint_info(file)
         info = CheckpointInfo(
             class_name=first.info.class_name,
             instance_prompt=first.info.instance_prompt,
             class_prompt=first.info.class_prompt,
-            parts=checkpoint_info(file).parts,
+            parts=own.parts,
         )
-        return replace(first, path=path, info=info, digests=part_digests(file), is_base=True)
+        return replace(first, path=path, info=info, digests=part_digests(path, own), is_base=True)
     except (UserError, OSError) as error:
         log.warning("the base model of %s is not compared: %s", first.path, error)
         return None

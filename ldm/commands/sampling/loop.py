@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ldm.checkpoint.keys import PARTS, official_key
+from ldm.checkpoint.loading import checkpoint_info
 from ldm.checkpoint.reading import CheckpointFile, read_checkpoint
 from ldm.commands.sampling.job import Job, png_text
 from ldm.commands.sampling.rows import KEY, Plan
@@ -61,7 +62,7 @@ def sample_rows(plan: Plan, job: Job, compute: Compute, directory: Path) -> None
         for checkpoint, missing, batches in work:
             try:
                 file = reader.take()
-                if part_digests(file) != checkpoint.digests:
+                if part_digests(file.path, checkpoint_info(file)) != checkpoint.digests:
                     raise UserError("another checkpoint has replaced it since this call began")
                 with named_in_errors(checkpoint.path, torch.OutOfMemoryError):
                     slot.use(file, checkpoint.settings, checkpoint.tokenizer)

@@ -3,6 +3,7 @@
 import argparse
 import logging
 from dataclasses import asdict, replace
+from pathlib import Path
 
 from ldm.commands.app import logged, mistakes_to_continue_after
 from ldm.commands.record import section
@@ -21,30 +22,30 @@ log = logging.getLogger(__name__)
 
 
 @logged
-def txt2img(options: argparse.Namespace) -> None:
-    """Samples images from prompts."""
-    _run(options, "txt2img")
+def txt2img(options: argparse.Namespace) -> Path:
+    """Samples images from prompts; returns the output directory."""
+    return _run(options, "txt2img")
 
 
 @logged
-def img2img(options: argparse.Namespace) -> None:
-    """Samples images from prompts and an initial image."""
-    _run(options, "img2img")
+def img2img(options: argparse.Namespace) -> Path:
+    """Samples images from prompts and an initial image; returns the output directory."""
+    return _run(options, "img2img")
 
 
 @logged
-def evaluate(options: argparse.Namespace) -> None:
-    """Samples what scores need, scores the checkpoints and recommends one."""
-    _run(options, "evaluate")
+def evaluate(options: argparse.Namespace) -> Path:
+    """Samples what scores need, scores the checkpoints and recommends one; returns the output directory."""
+    return _run(options, "evaluate")
 
 
-def _run(options: argparse.Namespace, command: str) -> None:
+def _run(options: argparse.Namespace, command: str) -> Path:
     call = plan_call(options, command)
     if call.results:
         if call.results.scores:
             log.info("%s", summary(call.results))
         log.info("nothing is missing: %s and index.html are up to date in %s", _count(call.results), call.directory)
-        return
+        return call.directory
     try:
         with mistakes_to_continue_after(), explain_out_of_memory("a smaller --batch-size or --hw needs less"):
             sample_rows(call.plan, call.job, call.compute, call.directory)
@@ -54,6 +55,7 @@ def _run(options: argparse.Namespace, command: str) -> None:
             log.warning("interrupted; what is there: %s", results)
         raise
     log.info("%s", results)
+    return call.directory
 
 
 def _finish(call: Call, *, score: bool) -> str:
@@ -79,12 +81,10 @@ def comparison_of(call: Call, *, score: bool) -> Comparison:
     there, planned = sum(cell is not None for line in cells for cell in line), len(plan.keys)
     unfinished = ""
     if there < planned:
-        unfinished = (
-            f"{there} of {counted(planned, 'image')} are there, from {len(rows)} of "
-            f"{counted(len(plan.rows), 'checkpoint')}; `{call.resume_command}` samples the others."
-        )
+        checkpoints = counted(len(plan.rows), "checkpoint")
+        unfinished = f"{there} of {counted(planned, 'image')} are there, from {len(rows)} of {checkpoints}."
     elif call.encoder and not score:
-        unfinished = f"The images are not scored yet; `{call.resume_command}` scores them."
+        unfinished = "The images are not scored yet."
     runs = {row.run: one.info.options for row, one in zip(plan.rows, plan.checkpoints, strict=True) if row.run}
     return Comparison(
         title=(call.root or call.weights).resolve().name,
@@ -101,6 +101,7 @@ def comparison_of(call: Call, *, score: bool) -> Comparison:
         versions={name: str(version) for name, version in section(call.record, "versions").items()},
         init_image=INIT_IMAGE if call.job.init else "",
         unfinished=unfinished,
+        resume_command=call.resume_command if unfinished else "",
         digest="" if unfinished else call.digest,
     )
 

@@ -1,4 +1,4 @@
-"""Scores of a comparison: an encoder looks at the images and the photos; numbers, and which checkpoint to use."""
+"""Scores of a comparison: an image encoder compares the images with photos and prompts; which checkpoint to use."""
 
 import logging
 from collections.abc import Sequence
@@ -67,7 +67,7 @@ def scored(
 
 
 def _strange_words(comparison: Comparison, encoder: Encoder) -> list[str]:
-    """What is to be said of prompts that the encoder can't compare with images."""
+    """A note on words of prompts that the encoder doesn't know."""
     prompts = dict.fromkeys(cell.prompt for row in comparison.rows for cell in row.cells if cell)
     words = [word for prompt in prompts for word in encoder.unknown_words(without_token(prompt))]
     if not words:
@@ -89,7 +89,7 @@ def _strange_photos(group: Group, encoder: Encoder) -> str:
 def _see_photos(
     encoder: Encoder, paths: Sequence[Path], size: tuple[int, int], progress: Progress
 ) -> tuple[ImageFeatures | None, bool]:
-    """What is kept of the photos, and whether the encoder knows photos of such a kind."""
+    """The features of the photos, and whether the encoder was trained with images like them."""
     if not paths:
         return None, True
     photos = torch.stack([to_tensor(fit(read_image(path, max(size)), *size)) for path in paths])
@@ -98,7 +98,7 @@ def _see_photos(
 
 
 def _see_row(encoder: Encoder, row: Row, directory: Path, progress: Progress) -> ImageFeatures:
-    """A few images are in memory at a time; of each only its embeddings stay."""
+    """A few images are in memory at a time; only their features stay."""
     places = [place for place, cell in enumerate(row.cells) if cell is not None]
     parts = []
     for start in range(0, len(places), AT_A_TIME):
@@ -118,7 +118,7 @@ def _read(path: Path) -> Tensor:
 
 
 def _prompt_specs(columns: Sequence[Column], rows: Sequence[Row]) -> list[PromptSpec]:
-    """The columns with this group's class filled in: as its own images were drawn."""
+    """The columns' prompts, seeds and kinds, with the class of these rows filled in."""
     asked = []
     for place, column in enumerate(columns):
         drawn = (cell.prompt for row in rows if (cell := row.cells[place]))
@@ -134,7 +134,7 @@ def _with_scores(row: Row, scores: GroupScores, place: int) -> Row:
 def _recommendation(
     group: Group, rows: Sequence[Row], members: Sequence[int], scores: GroupScores
 ) -> Recommendation | None:
-    """In terms of all rows; none for a model that was taught nothing."""
+    """With the index among all rows; None for a model without a subject."""
     if not group.subject:
         return None
     candidates = [Candidate(rows[i].label, rows[i].step, rows[i].run, rows[i].is_base) for i in members]

@@ -110,7 +110,7 @@ function referenceLine(score, {name, value, ceiling}, points, y, width) {
   return shape("g", {class: `reference ${ceiling ? "ceiling" : "base"}`},
     shape("line", {x1: MARGIN.left, x2: right, y1: y(value), y2: y(value)}),
     shape("text", {x: ceiling ? MARGIN.left + 4 : right, y: y(value) + (above ? -6 : 14),
-      "text-anchor": ceiling ? "start" : "end"}, `${name} ${told(score, value)}`));
+      "text-anchor": ceiling ? "start" : "end"}, `${name} ${formatted(score, value)}`));
 }
 
 function curve(score, one, points, x, y) {
@@ -154,7 +154,7 @@ function moveAmongPoints(event) {
 function valueText(score, row) {
   const interval = row.scores[score.name];
   const range = intervalText(score, interval);
-  return `${told(score, interval.mean)}${range ? ` (${range})` : ""}`;
+  return `${formatted(score, interval.mean)}${range ? ` (${range})` : ""}`;
 }
 
 // The values of all lines at the step that is pointed at or focused.
@@ -163,7 +163,7 @@ function noteFor(score, points, drawing, guide, x, width) {
   const show = step => {
     const here = points.filter(row => row.step === step);
     note.replaceChildren(element("strong", {}, `step ${step}`), ...here.map(row => element("div", {},
-      markerOf(seriesOf(row)), element("b", {}, told(score, row.scores[score.name].mean)),
+      markerOf(seriesOf(row)), element("b", {}, formatted(score, row.scores[score.name].mean)),
       element("span", {}, intervalText(score, row.scores[score.name])))));
     note.hidden = false;
     const left = x(step);
