@@ -60,7 +60,11 @@ def many_prompts() -> Comparison:
     """The sample with twelve prompts of one seed."""
     sample = sample_comparison()
     columns = [replace(COLUMNS[0], prompt=f"a can in place {index}", prompt_index=index) for index in range(12)]
-    cells = [replace(cell, file=f"{index}.png") for index in range(12) if (cell := sample.rows[0].cells[0])]
+    cells = [
+        replace(cell, file=f"{index}.png", prompt=columns[index].prompt)
+        for index in range(12)
+        if (cell := sample.rows[0].cells[0])
+    ]
     return replace(sample, columns=columns, rows=[replace(row, cells=cells) for row in sample.rows])
 
 

@@ -1,9 +1,11 @@
 """The grid of images, looked at and walked through in Chromium."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from ldm.report.comparison import Interval, Score
 from tests.report.browser import Browser, Keys, image
 from tests.report.pages import (
     COLUMNS,
@@ -107,3 +109,13 @@ def test_images_have_whole_multiples_of_their_size(browser: Browser) -> None:
     assert browser.box(image(0, 0))["width"] == 384
     assert browser.js("return document.querySelector('#larger').disabled")
     assert browser.js("return getComputedStyle(document.querySelector('.image img')).imageRendering") == "pixelated"
+
+
+def test_row_labels_show_the_whole_name_of_every_score(browser: Browser, written: WritePage) -> None:
+    titles = ["Subject fidelity", "Image similarity", "Prompt fidelity", "Leakage into the class", "Drift of the class"]
+    sample = sample_comparison()
+    rows = [replace(row, scores={title: Interval(0.5, 0.4, 0.6) for title in titles}) for row in sample.rows]
+    browser.open(url=written(replace(sample, rows=rows, scores=[Score(title, title, True, "") for title in titles])))
+    assert browser.texts("#row-1 dt") == titles
+    cut_off = "[...document.querySelectorAll('#grid dt')].filter(one => one.scrollWidth > one.clientWidth).length"
+    assert browser.js(f"return {cut_off}") == 0

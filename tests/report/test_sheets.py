@@ -65,7 +65,7 @@ def test_several_runs_are_named_in_the_labels_and_the_prompt_stands_as_it_was_as
     mug(tmp_path / "ckpts" / "run-1", seed=4, class_name="cup", instance_prompt="a photo of sks cup")
     txt2img("-c", tmp_path / "ckpts", "-v", 1)
     assert drawn_sheets[0].rows == ["mug-1 step 5", "run-1 step 5\n(cup)"]
-    assert drawn_sheets[0].headings == [Heading("a photo of sks {class}", 1)]
+    assert drawn_sheets[0].headings == [Heading("a photo of sks mug / cup", 1)]
 
 
 def test_a_large_grid_comes_in_pages_with_all_labels(
@@ -78,6 +78,7 @@ def test_a_large_grid_comes_in_pages_with_all_labels(
     assert [sheet.headings for sheet in drawn_sheets] == [[Heading("a cat", 2)], [Heading("a dog", 2)]]
     assert [sheet.rows for sheet in drawn_sheets] == [["step 3", "step 6", "step 7"]] * 2
     monkeypatch.setattr(grid, "MAX_PAGE", MAX_PAGE)
+    sampled.paths[0].unlink()
     assert call("txt2img", "-r", sampled.directory).status == 0
     assert [path.name for path in sampled.directory.glob("grid*")] == ["grid.png"]
 

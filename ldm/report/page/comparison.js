@@ -36,9 +36,11 @@ function copyText(row, cell) {
 
 const subjects = [...new Set(groups.map(group => group.subject).filter(Boolean))];
 
+const readable = prompt => (prompt.trim() ? prompt : "(no words)");
+
 const prompts = [...new Map(columns.map(column => [column.prompt_index, {
   index: column.prompt_index,
-  text: column.heading.trim() ? column.heading : "(no words)",
+  text: readable(column.heading),
   kind: column.kind,
 }])).values()];
 

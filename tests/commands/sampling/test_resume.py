@@ -1,4 +1,4 @@
-"""txt2img.py -r: what is sampled and still valid stays, the rest is sampled, and nobody can tell afterwards."""
+"""txt2img.py -r: images that are there and valid stay, the others are sampled, to the same results as in one call."""
 
 import re
 import shutil
@@ -54,10 +54,16 @@ def test_a_finished_call_reads_and_samples_nothing(
     before, written = times(sampled), files(sampled.directory)
     unet_calls.clear()
     monkeypatch.setattr("ldm.commands.sampling.loop._read", lambda *arguments: pytest.fail("a checkpoint was read"))
-    resume(sampled.directory)
+    results = {name: (sampled.directory / name).stat().st_mtime_ns for name in ("grid.png", "index.html")}
+    assert "nothing is missing: 8 images and index.html are up to date in" in resume(sampled.directory).said
     assert not unet_calls
     assert times(sampled) == before
     assert files(sampled.directory) == written
+    assert {name: (sampled.directory / name).stat().st_mtime_ns for name in results} == results
+    for name in results:
+        (sampled.directory / name).unlink()
+    resume(sampled.directory)
+    assert all((sampled.directory / name).is_file() for name in results)
 
 
 def test_what_is_missing_damaged_or_of_another_image_is_sampled_again_the_same(txt2img: Sample, ckpts: Path) -> None:
@@ -195,8 +201,12 @@ def test_ctrl_c_keeps_what_is_sampled_and_says_how_to_continue(
     sampled = Sampled(directory, outcome.said)
     assert "what is there: 5 images, grid.png and index.html" in outcome.said
     assert len(sampled.paths) == len(lines_of(sampled)) == 5
-    assert [sum(cell is not None for cell in row.cells) for row in table_of(sampled).rows] == [4, 1]
+    comparison = table_of(sampled)
+    assert [sum(cell is not None for cell in row.cells) for row in comparison.rows] == [4, 1]
+    assert comparison.unfinished == "5 of 8 images are there, from 2 of 2 checkpoints."
+    assert comparison.resume_command == f"python txt2img.py -r {directory}"
     resume(directory)
+    assert not table_of(sampled).unfinished
     assert files(directory) == files(whole.directory)
 
 

@@ -7,7 +7,7 @@ from unittest.mock import Mock
 
 import pytest
 
-from ldm.commands.sampling import job, loop, run
+from ldm.commands.sampling import job, loop, planning, run
 from ldm.evaluation.protocol import dreambooth_prompts
 from ldm.evaluation.recommendation import RULE
 from ldm.report.comparison import CLASS, OTHER, SUBJECT, Comparison
@@ -163,6 +163,8 @@ def test_ctrl_c_while_scoring_keeps_the_images_and_says_how_to_continue(
         outcome = call("evaluate", *arguments)
     assert outcome.status == 75
     assert "what is there: 3 images, grid.png and index.html" in outcome.said
+    unscored = read_comparison(Path("my outputs/evaluate-1/comparison.json"))
+    assert unscored.unfinished == "The images are not scored yet."
     assert "python evaluate.py -r 'my outputs/evaluate-1'" in outcome.said
     assert call("evaluate", "-r", "my outputs/evaluate-1").status == 0
     assert read_comparison(Path("my outputs/evaluate-1/comparison.json")).scores
@@ -178,10 +180,17 @@ def test_a_sweep_is_scored_afterwards_without_sampling_again(
 ) -> None:
     evaluated("-c", trained.root, *JUDGE, *PROMPTS, "-v", 1)
     monkeypatch.setattr(loop, "sample_images", None)
-    comparison, _, _ = evaluated("-r", "outputs/evaluate-1")
+    with monkeypatch.context() as patch:  # nor scored again, while nothing has changed
+        patch.setattr(planning, "load_encoder", None)
+        comparison, outcome, _ = evaluated("-r", "outputs/evaluate-1")
+        again, _, _ = evaluated("-c", trained.root, *JUDGE, *PROMPTS, "-v", 1, "-r", "outputs/evaluate-1")
+    assert again == comparison
+    assert comparison.groups[0].recommendation is not None
+    assert comparison.groups[0].recommendation.verdict in outcome.said
     assert set(comparison.rows[1].scores) == (SUBJECT_SCORES | CLASS_SCORES) - {"diversity"}
-    again, _, _ = evaluated("-c", trained.root, *JUDGE, *PROMPTS, "-v", 1, "-r", "outputs/evaluate-1")
-    assert again.rows == comparison.rows
+    photos = write_photos(tmp_path / "others", count=2)
+    other, _, _ = evaluated("-r", "outputs/evaluate-1", "-i", photos)
+    assert other.rows[1].scores["subject"] != comparison.rows[1].scores["subject"]
     refused(call("txt2img", "-r", "outputs/evaluate-1"), "evaluate.py")
     refused(call("evaluate", "-r", "outputs/evaluate-1", "-p", "a cat"), "--prompt can't change")
 

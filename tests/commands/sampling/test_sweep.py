@@ -189,26 +189,6 @@ def stray_files(root: Path, tiny_checkpoint: Path) -> dict[str, str]:
     }
 
 
-def test_stray_files_are_left_out_and_named(txt2img: Sample, tiny_checkpoint: Path, tmp_path: Path) -> None:
-    root = tmp_path / "ckpts"
-    mug(root / "mug-1")
-    expected = stray_files(root, tiny_checkpoint)
-    sampled = txt2img("-c", root, "-v", 1)
-    assert len(sampled.paths) == 1
-    warnings = [line for line in sampled.said.splitlines() if line.startswith("warning: left out")]
-    for name, reason in expected.items():
-        assert any(str(root / name) in line and reason in line for line in warnings), name
-    for name in ("notes.txt", ".DS_Store", "partial", ".hidden"):
-        assert name not in sampled.said
-
-
-def test_a_runs_resume_state_is_no_checkpoint_and_not_spoken_of(txt2img: Sample, trained: Trained) -> None:
-    sampled = txt2img("-c", trained.root, "-v", 1, "--no-base")
-    assert (trained.directory / "resume.ckpt").exists()
-    assert len(sampled.paths) == 3
-    assert "resume.ckpt" not in sampled.said
-
-
 MOMENTS = {
     "comparing": (checkpoints, "raise_unless_whole"),
     "reading ahead": (loop, "_in_memory"),
@@ -286,17 +266,6 @@ def narrow(directory: Path) -> Path:
     )
 
 
-def test_a_model_of_another_shape_is_left_out_and_named(txt2img: Sample, tmp_path: Path) -> None:
-    root = tmp_path / "ckpts"
-    mug(root / "mug-1")
-    path = narrow(root / "narrow-1")
-    sampled = txt2img("-c", root, "-v", 1)
-    assert [path.name for path in sampled.paths] == ["mug-1-step-5_00-a-photo-of-sks-mug_42.png"]
-    assert f"warning: left out {path}" in sampled.said
-    assert "another shape" in sampled.said
-    assert sampled.record["checkpoints"] == [str(root / "mug-1" / "step-00005.safetensors")]
-
-
 def test_everything_that_may_lie_about_is_named_and_the_rest_is_compared(
     txt2img: Sample, trained: Trained, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
@@ -306,6 +275,9 @@ def test_everything_that_may_lie_about_is_named_and_the_rest_is_compared(
     expected |= {narrow(root / "narrow-1").relative_to(root).as_posix(): "shape"}
     sampled = txt2img("-c", root, "-v", 1)
     assert [row.label for row in table_of(sampled).rows] == ["base model", "step 3", "step 6", "step 7"]
+    assert (root / "tin-can-1" / "resume.ckpt").exists()
+    for name in ("notes.txt", ".DS_Store", "partial", ".hidden", "resume.ckpt"):
+        assert name not in sampled.said
     warnings = [line for line in sampled.said.splitlines() if line.startswith("warning: left out")]
     assert len(warnings) == len(expected)
     for name, reason in expected.items():
@@ -319,7 +291,8 @@ def test_the_shape_that_most_share_is_compared_whichever_comes_first(txt2img: Sa
     mug(root / "mug-2", seed=4)
     sampled = txt2img("-c", root, "-v", 1)
     assert len(sampled.paths) == 2
-    assert f"warning: left out {path}" in sampled.said
+    assert f"warning: left out {path}: a model of another shape" in sampled.said
+    assert sampled.record["checkpoints"] == [str(root / f"mug-{n}" / "step-00005.safetensors") for n in (1, 2)]
 
 
 def test_a_file_that_lacks_weights_is_left_out_and_named(txt2img: Sample, tmp_path: Path) -> None:

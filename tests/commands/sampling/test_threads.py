@@ -146,8 +146,9 @@ def test_a_checkpoint_that_can_not_sample_is_named_and_the_others_go_on(txt2img:
     assert f"warning: left out the rest of {path}: the UNet's output is not finite" in sampled.said
 
 
-def test_a_checkpoint_that_is_gone_when_its_turn_comes_is_named_and_the_others_go_on(
-    txt2img: Sample, trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("replaced", [False, True], ids=["cut off", "replaced"])
+def test_a_checkpoint_that_changes_before_its_turn_is_left_out_with_a_warning_and_the_others_go_on(
+    replaced: bool, txt2img: Sample, trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copytree(trained.directory, tmp_path / "ckpts" / "tin-can-1")
     whole = txt2img("-c", tmp_path / "ckpts", "-v", 1, "--no-base")
@@ -155,13 +156,19 @@ def test_a_checkpoint_that_is_gone_when_its_turn_comes_is_named_and_the_others_g
 
     def planned(*arguments: Any) -> Any:
         call = plan(*arguments)
-        (tmp_path / "ckpts" / "tin-can-1" / "step-00006.safetensors").write_bytes(b"cut off")
+        path = tmp_path / "ckpts" / "tin-can-1" / "step-00006.safetensors"
+        if replaced:
+            shutil.copyfile(trained.step(7), path)
+        else:
+            path.write_bytes(b"cut off")
         return call
 
     monkeypatch.setattr(run, "plan_call", planned)
     rest = txt2img("-c", tmp_path / "ckpts", "-v", 1, "--no-base")
+    assert "step-00006.safetensors: another checkpoint has replaced it" in rest.said or not replaced
     assert "left out" in rest.said
     assert "step-00006.safetensors" in rest.said
+    assert table_of(rest).unfinished == "2 of 3 images are there, from 2 of 3 checkpoints."
     assert len(whole.paths) == 3
     for one, other in zip([whole.images[0], whole.images[2]], rest.images, strict=True):
         assert difference(one, other) == 0

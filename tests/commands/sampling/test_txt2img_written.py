@@ -66,8 +66,8 @@ def test_the_record_holds_the_resolved_options_versions_and_commit(txt2img: Samp
 
 def test_progress_is_shown(txt2img: Sample) -> None:
     sampled = txt2img("-v", 2)
-    assert re.search(r"^drawing: 2 of 2, .* left$", sampled.said, re.MULTILINE)
-    assert "INFO drawing: 2 of 2, " in (sampled.directory / "run.log").read_text()
+    assert re.search(r"^sampling: 2 of 2, .* left$", sampled.said, re.MULTILINE)
+    assert "INFO sampling: 2 of 2, " in (sampled.directory / "run.log").read_text()
 
 
 def test_a_prompt_that_is_too_long_is_cut_with_a_warning_that_quotes_the_end(txt2img: Sample) -> None:
