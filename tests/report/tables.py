@@ -1,4 +1,4 @@
-"""What a sweep's files say, checkpoints to sweep over, and what interrupts it."""
+"""Reading a sweep's files, checkpoints to sweep over, and interrupting it."""
 
 import csv
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The page as text: what stands in it, and that nothing of what people wrote becomes markup."""
+"""The page as text: its data, and that no prompt, name or option becomes markup."""
 
 import base64
 import hashlib
@@ -57,7 +57,7 @@ def with_prompt(prompt: str) -> Comparison:
     return replace(sample, columns=[replace(sample.columns[0], prompt=prompt), *sample.columns[1:]], rows=rows)
 
 
-def test_the_page_stands_whole_beside_the_images(tmp_path: Path) -> None:
+def test_the_page_is_one_file_beside_the_images(tmp_path: Path) -> None:
     path = write_page(tmp_path, sample_comparison())
     assert path == tmp_path / "index.html"
     assert [entry.name for entry in tmp_path.iterdir()] == ["index.html"]

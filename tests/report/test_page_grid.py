@@ -1,4 +1,4 @@
-"""The grid of images, looked at and walked through in Chromium."""
+"""The grid of images in Chromium."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -30,7 +30,7 @@ def test_every_image_loads(browser: Browser) -> None:
     browser.wait("[...document.images].every(one => one.complete && one.naturalWidth > 0)")
 
 
-def test_columns_are_named_and_images_told(browser: Browser) -> None:
+def test_columns_have_headings_and_images_alternative_texts(browser: Browser) -> None:
     heads = browser.js("return [...document.querySelectorAll('th.prompt')].map(one => [one.textContent, one.colSpan])")
     assert heads == [[prompt.replace("{class}", "tin can"), len(SEEDS)] for prompt in PROMPTS]
     assert browser.js("return document.querySelector(arguments[0]).alt", f"{image(2, 1)} img") == (
@@ -51,7 +51,7 @@ def test_an_image_that_is_not_there_is_an_empty_cell_with_a_word(browser: Browse
     assert [line for line in browser.said() if "ERR_FILE_NOT_FOUND" not in line] == []
 
 
-def test_a_copy_of_a_photo_is_told(browser: Browser) -> None:
+def test_a_copy_of_a_photo_is_labelled(browser: Browser) -> None:
     assert browser.texts(".image .copy") == ["copy of photo 2"]
     assert browser.alt(f"{image(*COPY)} img").endswith("step 600 of can-2, copy of photo 2")
     browser.enlarge(*COPY)

@@ -15,7 +15,7 @@ from tests.report.pages import (
 pytestmark = pytest.mark.browser
 
 
-def test_the_top_tells_what_was_compared_and_which_to_use(browser: Browser) -> None:
+def test_the_top_has_the_facts_and_the_recommendation(browser: Browser) -> None:
     facts = browser.text("#facts")
     for fact in ("tin can", "6 checkpoints and the base model", "4 prompts", "2 seeds", "55 images"):
         assert fact in facts
@@ -30,7 +30,7 @@ def test_the_top_tells_what_was_compared_and_which_to_use(browser: Browser) -> N
     assert browser.count(".panel .photos img") == 2
 
 
-def test_the_recommended_row_is_told_in_words_and_can_be_gone_to(browser: Browser) -> None:
+def test_the_recommended_row_is_labelled_and_a_button_shows_it(browser: Browser) -> None:
     assert browser.texts("#grid .tag") == browser.texts("#row-2 .tag") == ["recommended"]
     browser.click(".use button")
     assert browser.focused() == (2, 0)
@@ -51,7 +51,7 @@ def test_without_scores_nothing_empty_is_shown(browser: Browser, written: WriteP
     assert browser.count(".values, .enlarged .photos") == 0
 
 
-def test_no_clear_difference_is_said_as_plainly(browser: Browser, written: WritePage) -> None:
+def test_no_clear_difference_has_no_recommended_row(browser: Browser, written: WritePage) -> None:
     sample = sample_comparison()
     undecided = replace(sample.groups[0], recommendation=Recommendation(None, "No clear difference", []))
     browser.open(url=written(replace(sample, groups=[undecided])))

@@ -1,4 +1,4 @@
-"""The grid of a sweep: what stands in which cell, which labels stand beside it, and pages where it is large."""
+"""The grid of a sweep: its cells and labels, and pages where it is large."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,7 @@ from tests.report.tables import stop_after
 
 @dataclass(frozen=True)
 class Sheet:
-    """What was given to the drawing of a sheet."""
+    """The arguments of one sheet."""
 
     cells: Any
     rows: list[str]
@@ -58,7 +58,7 @@ def test_the_grid_has_a_row_per_checkpoint_and_a_column_per_prompt_and_seed(
     assert height > 3 * 32
 
 
-def test_several_runs_are_named_in_the_labels_and_the_prompt_stands_as_it_was_asked_for(
+def test_labels_of_several_runs_have_their_names_and_headings_all_classes(
     txt2img: Sample, tmp_path: Path, drawn_sheets: list[Sheet]
 ) -> None:
     mug(tmp_path / "ckpts" / "mug-1")

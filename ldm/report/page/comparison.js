@@ -46,7 +46,7 @@ const prompts = [...new Map(columns.map(column => [column.prompt_index, {
 
 const seeds = [...new Set(columns.map(column => column.seed))];
 
-const KINDS = {subject: "asks for the subject", class: "asks for the class", other: "asks for something else"};
+const KINDS = {subject: "a prompt for the subject", class: "a prompt for the class", other: "another prompt"};
 
 // "a photo of sks can at night" is "… sks can at night" where every prompt begins with "a photo of".
 const lead = commonLead(prompts.map(prompt => prompt.text.split(" ")));

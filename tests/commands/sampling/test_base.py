@@ -1,4 +1,4 @@
-"""The base model is the first row of a comparison: found by its SHA-256, or missed in a warning."""
+"""The base model is the first row of a comparison, found by its SHA-256; a warning if it isn't found."""
 
 import shutil
 from pathlib import Path
@@ -32,7 +32,7 @@ def ckpts(tmp_path: Path, base: Path) -> Path:
 
 @pytest.fixture
 def hashed(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
-    """Every file that was hashed; none is read twice while it stays the same."""
+    """Every hashed file, once."""
     seen: list[Path] = []
 
     def watched(path: Path) -> str:
@@ -83,7 +83,7 @@ def test_each_subject_and_each_base_has_its_base_row_and_a_base_of_two_is_hashed
     assert len(set(files)) == 7
 
 
-def test_runs_with_other_photos_teach_another_subject(
+def test_runs_with_other_photos_are_another_group(
     txt2img: Sample, tmp_path: Path, base: Path, photos: Path, subject_dir: Path
 ) -> None:
     for run, directory in (("a", photos), ("b", subject_dir), ("c", photos)):
@@ -108,9 +108,7 @@ def test_a_base_of_the_recorded_name_is_found_without_a_record(
     assert Path(rows[0].checkpoint).name == "base.safetensors"
 
 
-def test_a_base_that_is_nowhere_is_missed_in_a_warning_that_says_how_to_give_it(
-    txt2img: Sample, ckpts: Path, base: Path
-) -> None:
+def test_a_missing_base_model_gives_a_warning_that_names_the_flag(txt2img: Sample, ckpts: Path, base: Path) -> None:
     record(ckpts / "mug-1", base)
     stray = write_tiny_checkpoint(base.parent, name="base.safetensors")  # another file of that name
     sampled = txt2img("-c", ckpts, "-v", 1)
@@ -120,7 +118,7 @@ def test_a_base_that_is_nowhere_is_missed_in_a_warning_that_says_how_to_give_it(
         assert words in warning
 
 
-def test_base_gives_it_and_a_continued_sweep_adds_its_row(txt2img: Sample, ckpts: Path, base: Path) -> None:
+def test_base_adds_its_row_to_a_resumed_sweep(txt2img: Sample, ckpts: Path, base: Path) -> None:
     sampled = txt2img("-c", ckpts, "-v", 1)
     before = {path: path.stat().st_mtime_ns for path in sampled.paths}
     outcome = call("txt2img", "-r", sampled.directory, "--base", base)
@@ -141,7 +139,7 @@ def test_a_base_that_no_run_began_with_is_refused(ckpts: Path, tiny_checkpoint: 
     refused(call("txt2img", "-c", ckpts, "--base", "nowhere.ckpt"), "no checkpoint nowhere.ckpt")
 
 
-def test_base_and_no_base_exclude_each_other_and_in_a_continued_sweep_the_later_word_counts(
+def test_base_and_no_base_exclude_each_other_and_the_later_counts_in_a_resumed_sweep(
     txt2img: Sample, ckpts: Path, base: Path
 ) -> None:
     refused(call("txt2img", "-c", ckpts, "--base", base, "--no-base"), "--no-base: not allowed with argument --base")
@@ -152,11 +150,11 @@ def test_base_and_no_base_exclude_each_other_and_in_a_continued_sweep_the_later_
 
 
 @pytest.mark.parametrize("flag", [("--base", "a.ckpt"), ("--no-base",), ("--instance-img-dir", ".")])
-def test_what_is_for_directories_is_refused_for_a_file(flag: tuple[str, ...], tiny_checkpoint: Path) -> None:
+def test_flags_for_directories_are_refused_for_a_file(flag: tuple[str, ...], tiny_checkpoint: Path) -> None:
     refused(call("txt2img", "-c", tiny_checkpoint, *flag), f"{flag[0]} is for comparing a directory")
 
 
-def test_a_base_of_another_shape_is_missed_in_a_warning(txt2img: Sample, tmp_path: Path, base: Path) -> None:
+def test_an_unreadable_base_model_is_left_out_with_a_warning(txt2img: Sample, tmp_path: Path, base: Path) -> None:
     path = tuned(tmp_path / "ckpts" / "mug-1", base)
     base.write_bytes(b"cut off")
     tuned(path.parent, base, step=10)

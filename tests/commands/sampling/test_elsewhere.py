@@ -28,7 +28,7 @@ def project(tmp_path: Path, tiny_checkpoint: Path) -> Path:
     return root
 
 
-def test_a_sweep_that_moved_with_its_checkpoints_goes_on_and_samples_nothing_again(
+def test_a_sweep_that_moved_with_its_checkpoints_resumes_and_samples_nothing_again(
     txt2img: Sample, project: Path, tmp_path: Path, unet_calls: list[UNetCall]
 ) -> None:
     """Its base model and photos, which have moved with them, are found as well."""
@@ -48,7 +48,7 @@ def test_a_sweep_that_moved_with_its_checkpoints_goes_on_and_samples_nothing_aga
     assert read_yaml(directory / "run.yaml")["options"]["ckpt_path"] == str(tmp_path / "moved" / "ckpts")
 
 
-def test_an_older_call_whose_record_lists_relative_paths_goes_on_after_it_moved(
+def test_an_older_call_with_relative_paths_in_its_record_resumes_after_it_moved(
     txt2img: Sample, project: Path, tmp_path: Path, unet_calls: list[UNetCall], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its record knows no content and no directory of its own: the folders say which checkpoints are meant."""
@@ -65,7 +65,7 @@ def test_an_older_call_whose_record_lists_relative_paths_goes_on_after_it_moved(
     assert not unet_calls
 
 
-def test_checkpoints_that_moved_alone_are_named_and_given(
+def test_checkpoints_that_moved_alone_are_given_again(
     txt2img: Sample, project: Path, tmp_path: Path, unet_calls: list[UNetCall]
 ) -> None:
     sampled = txt2img("-c", project / "ckpts", "-v", 1, "--no-base")
@@ -91,9 +91,7 @@ def test_a_single_checkpoint_is_found_beside_the_call(
     assert not unet_calls
 
 
-def test_the_image_to_start_from_may_be_elsewhere_but_no_other(
-    img2img: Sample, tmp_path: Path, unet_calls: list[UNetCall]
-) -> None:
+def test_the_initial_image_may_move_but_not_change(img2img: Sample, tmp_path: Path, unet_calls: list[UNetCall]) -> None:
     Image.new("RGB", (32, 32), "red").save(tmp_path / "sketch.png")
     sampled = img2img("-i", tmp_path / "sketch.png", "-v", 1)
     (tmp_path / "far").mkdir()

@@ -1,4 +1,4 @@
-"""Sampling onto a full disk ends in one line, and goes on to the same images when there is room."""
+"""Sampling onto a full disk ends with a one-line error, and resumes to the same images when there is room."""
 
 import shutil
 from pathlib import Path

@@ -119,17 +119,6 @@ def test_hw_is_the_size(img2img: Sample, sketch: Path) -> None:
     assert Image.open(img2img("-i", sketch, "-v", 1, "--hw", 32, 48).paths[0]).size == (48, 32)
 
 
-def test_a_photo_is_turned_upright(img2img: Sample, tmp_path: Path) -> None:
-    upright = Image.new("RGB", (64, 64), (40, 90, 160))
-    ImageDraw.Draw(upright).rectangle((0, 0, 63, 20), fill=(230, 30, 20))
-    upright.save(tmp_path / "upright.png")
-    exif = Image.Exif()
-    exif[0x0112] = 3  # upside down
-    upright.rotate(180).save(tmp_path / "turned.png", exif=exif)
-    one, other = (img2img("-i", tmp_path / f"{name}.png", "-v", 1).images[0] for name in ("upright", "turned"))
-    assert difference(one, other) == 0
-
-
 def test_fine_tuned_checkpoints_are_compared(img2img: Sample, sketch: Path, trained: Trained) -> None:
     sampled = img2img("-i", sketch, "-v", 1, "-c", trained.root, "--no-base")
     assert [path.name for path in sampled.paths] == [
@@ -143,15 +132,15 @@ def test_fine_tuned_checkpoints_are_compared(img2img: Sample, sketch: Path, trai
 # Mistakes
 
 
-def test_without_an_image_to_start_from_the_flag_is_named(tiny_checkpoint: Path) -> None:
+def test_without_an_initial_image_the_error_names_the_flag(tiny_checkpoint: Path) -> None:
     refused(call("img2img", "-c", tiny_checkpoint), "--init-img")
 
 
-def test_an_image_that_is_not_there_is_named(tiny_checkpoint: Path, tmp_path: Path) -> None:
+def test_a_missing_initial_image_is_an_error(tiny_checkpoint: Path, tmp_path: Path) -> None:
     refused(call("img2img", "-c", tiny_checkpoint, "-i", tmp_path / "no.png"), f"no image {tmp_path / 'no.png'}")
 
 
-def test_a_file_that_is_no_image_is_named(tiny_checkpoint: Path, tmp_path: Path) -> None:
+def test_an_unreadable_initial_image_is_an_error(tiny_checkpoint: Path, tmp_path: Path) -> None:
     (tmp_path / "sketch.png").write_bytes(b"not an image")
     refused(call("img2img", "-c", tiny_checkpoint, "-i", tmp_path / "sketch.png"), "sketch.png is not a readable image")
 

@@ -142,7 +142,7 @@ def test_a_file_that_names_no_parts_is_known_by_its_size_and_time(
     assert len(unet_calls) == 3
 
 
-def test_img2img_goes_on_too_and_knows_its_image(img2img: Sample, tmp_path: Path, unet_calls: list[UNetCall]) -> None:
+def test_img2img_resumes_and_notices_another_image(img2img: Sample, tmp_path: Path, unet_calls: list[UNetCall]) -> None:
     sketch = tmp_path / "sketch.png"
     Image.new("RGB", (32, 32), "red").save(sketch)
     sampled = img2img("-i", sketch, "-v", 2)
@@ -155,7 +155,7 @@ def test_img2img_goes_on_too_and_knows_its_image(img2img: Sample, tmp_path: Path
     refused(call("txt2img", "-r", sampled.directory), "python img2img.py -r")
 
 
-def test_a_batch_of_which_something_is_missing_is_sampled_in_the_same_company(
+def test_a_missing_image_is_sampled_in_the_same_batch_as_before(
     txt2img: Sample, ckpts: Path, unet_calls: list[UNetCall], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As on a GPU, where rounding may depend on the batch."""
@@ -189,7 +189,7 @@ def test_a_batch_size_that_was_chosen_stays(txt2img: Sample, monkeypatch: pytest
 # Interrupted
 
 
-def test_ctrl_c_keeps_what_is_sampled_and_says_how_to_continue(
+def test_ctrl_c_keeps_the_images_and_prints_how_to_continue(
     txt2img: Sample, ckpts: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = txt2img("-c", ckpts, "--no-base", *SWEEP)
@@ -274,13 +274,13 @@ def test_it_continues_from_any_directory_with_its_own_options(
 
 
 @pytest.mark.parametrize("flag", [("-p", "a dog"), ("--hw", 48), ("-c", "ckpts")])
-def test_a_changed_flag_is_named_and_refused(flag: tuple[object, ...], txt2img: Sample) -> None:
+def test_a_changed_flag_is_refused(flag: tuple[object, ...], txt2img: Sample) -> None:
     sampled = txt2img("-v", 1)
     outcome = call("txt2img", "-r", sampled.directory, *flag)
     refused(outcome, "can't change in a resumed run")
 
 
-def test_the_size_that_was_asked_for_is_no_other_than_what_the_model_made_of_it(txt2img: Sample) -> None:
+def test_the_given_size_matches_the_rounded_one(txt2img: Sample) -> None:
     sampled = txt2img("-v", 1, "--hw", 33, 47)
     resume(sampled.directory, "--hw", 33, 47)
     assert sampled.record["options"]["hw"] == [32, 48]
@@ -293,7 +293,7 @@ def test_batch_size_and_device_may_change(txt2img: Sample) -> None:
 
 
 @pytest.mark.parametrize("content", [None, "options: {class_name: can}"])
-def test_a_directory_of_no_call_is_named(content: str | None, tmp_path: Path) -> None:
+def test_a_directory_without_a_call_is_refused(content: str | None, tmp_path: Path) -> None:
     if content is not None:
         (tmp_path / "run.yaml").write_text(content)
     refused(call("txt2img", "-r", tmp_path), str(tmp_path))

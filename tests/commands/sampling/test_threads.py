@@ -107,7 +107,7 @@ def test_the_next_checkpoint_is_read_while_one_samples(
     assert all(name.startswith("read") for name in readers)
 
 
-def test_an_error_of_the_reading_thread_is_told_when_the_file_is_asked_for(tiny_checkpoint: Path) -> None:
+def test_an_error_of_the_reading_thread_is_raised_when_the_file_is_taken(tiny_checkpoint: Path) -> None:
     files = [One(tiny_checkpoint, parts("a")), One(Path("nowhere.safetensors"), parts("b"))]
     with ReadAhead(files) as reader:
         reader.take()
@@ -132,7 +132,7 @@ def test_a_full_disk_stops_the_sweep_with_a_users_error(
     assert not list(Path("outputs").rglob(f"*{PARTIAL_SUFFIX}"))
 
 
-def test_a_checkpoint_that_can_not_sample_is_named_and_the_others_go_on(txt2img: Sample, tmp_path: Path) -> None:
+def test_a_checkpoint_that_fails_is_left_out_and_the_others_are_sampled(txt2img: Sample, tmp_path: Path) -> None:
     base = write_tiny_checkpoint(tmp_path / "base")
     broken = build_tiny_model(1)
     with torch.no_grad():
@@ -147,7 +147,7 @@ def test_a_checkpoint_that_can_not_sample_is_named_and_the_others_go_on(txt2img:
 
 
 @pytest.mark.parametrize("replaced", [False, True], ids=["cut off", "replaced"])
-def test_a_checkpoint_that_changes_before_its_turn_is_left_out_with_a_warning_and_the_others_go_on(
+def test_a_checkpoint_that_changes_before_its_turn_is_left_out_and_the_others_are_sampled(
     replaced: bool, txt2img: Sample, trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copytree(trained.directory, tmp_path / "ckpts" / "tin-can-1")

@@ -1,4 +1,4 @@
-"""What txt2img.py writes beside the images, and what it says while it samples."""
+"""What txt2img.py writes beside the images, and its messages."""
 
 import re
 from importlib.metadata import version
@@ -11,7 +11,7 @@ from tests.commands.calls import difference
 from tests.commands.fixtures import Sample
 
 
-def test_an_images_text_says_how_to_sample_it_again(txt2img: Sample, tiny_checkpoint: Path) -> None:
+def test_an_images_text_has_all_to_sample_it_again(txt2img: Sample, tiny_checkpoint: Path) -> None:
     options = ("--ddim-steps", 4, "--scale", 2.5, "--ddim-eta", 0.5, "--hw", 32, 48, "-n", "blurry — grau")
     sampled = txt2img("-p", "a cat", "ein Bär", "-v", 2, "--seed", 9, *options)
     info = Image.open(sampled.paths[3]).info
