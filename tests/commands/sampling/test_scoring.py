@@ -80,7 +80,7 @@ def test_the_encoder_is_named_with_notes_on_words_and_photos_unknown_to_it(whole
     assert comparison.scored_by == "the rendered world's judge"
     assert {line["scored_by"] for line in lines_of(sampled)} == {comparison.scored_by}
     words, photos = comparison.notes
-    assert "has never seen 'tin', 'can'" in words
+    assert "was not trained with 'tin', 'can'" in words
     assert "photos of 'Tin Can' do not look like" in photos
     for text in (page, outcome.said):
         assert comparison.scored_by in text.replace("\\u0027", "'")
