@@ -34,6 +34,13 @@ class Checkpoint:
     is_base: bool = False
     """It is the base model of a comparison."""
 
+    def read(self) -> CheckpointFile:
+        """The file, mapped. Raises `UserError` if it can't be read or another one has replaced it."""
+        file = read_checkpoint(self.path)
+        if part_digests(self.path, checkpoint_info(file)) != self.digests:
+            raise UserError("another checkpoint has replaced it since this call began")
+        return file
+
 
 def checkpoints_to_sample(path: Path, config: Path | None) -> list[Checkpoint]:
     """The checkpoint at `path`, or those below a directory, in the order of runs and steps.

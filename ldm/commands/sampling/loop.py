@@ -14,8 +14,7 @@ import torch
 from torch import Tensor
 
 from ldm.checkpoint.keys import PARTS, official_key
-from ldm.checkpoint.loading import checkpoint_info
-from ldm.checkpoint.reading import CheckpointFile, read_checkpoint
+from ldm.checkpoint.reading import CheckpointFile
 from ldm.commands.sampling.job import Job, png_text
 from ldm.commands.sampling.rows import KEY, Plan
 from ldm.data.writing import ImageWriter
@@ -27,7 +26,7 @@ from ldm.progress import Progress
 from ldm.report.comparison import Cell
 from ldm.runtime.batching import worker_pool
 from ldm.runtime.compiling import accelerate_unet
-from ldm.runtime.models import ModelSlot, part_digests
+from ldm.runtime.models import ModelSlot
 from ldm.runtime.precision import Compute
 
 log = logging.getLogger(__name__)
@@ -62,8 +61,6 @@ def sample_rows(plan: Plan, job: Job, compute: Compute, directory: Path) -> None
         for checkpoint, missing, batches in work:
             try:
                 file = reader.take()
-                if part_digests(file.path, checkpoint_info(file)) != checkpoint.digests:
-                    raise UserError("another checkpoint has replaced it since this call began")
                 with named_in_errors(checkpoint.path, torch.OutOfMemoryError):
                     slot.use(file, checkpoint.settings, checkpoint.tokenizer)
             except UserError as error:  # it could be read when the rows were planned
@@ -149,6 +146,8 @@ class Readable(Protocol):
     @property
     def digests(self) -> Mapping[str, str]: ...
 
+    def read(self) -> CheckpointFile: ...
+
 
 class ReadAhead:
     """Reads files in their order, the next one in a thread while the current one samples.
@@ -180,7 +179,7 @@ class ReadAhead:
             one = self._left.pop(0)
             differing = {part for part in PARTS if one.digests[part] != self._before.get(part)}
             self._before = one.digests
-            self._next = self._pool.submit(_read, one.path, differing)
+            self._next = self._pool.submit(_read, one, differing)
 
     def __enter__(self) -> "ReadAhead":
         return self
@@ -191,10 +190,10 @@ class ReadAhead:
         self._pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _read(path: Path, parts: set[str]) -> CheckpointFile:
+def _read(one: Readable, parts: set[str]) -> CheckpointFile:
     """The file with these parts in memory; the others stay mapped."""
-    with named_in_errors(path):
-        file = read_checkpoint(path)
+    with named_in_errors(one.path):
+        file = one.read()
         prefixes = tuple(PARTS[part] for part in parts)
         return replace(
             file,

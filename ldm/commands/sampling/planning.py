@@ -109,7 +109,7 @@ def plan_call(options: argparse.Namespace, command: str) -> Call:
             root,
             directory,
         )
-    if job.init:
+    if job.init and not results:
         save_png(directory / INIT_IMAGE, to_image(job.init.image))
     return Call(
         command=command,

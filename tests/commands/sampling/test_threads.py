@@ -31,6 +31,9 @@ class One:
     path: Path
     digests: dict[str, str]
 
+    def read(self) -> CheckpointFile:
+        return read_checkpoint(self.path)
+
 
 def parts(unet: str) -> dict[str, str]:
     return {"unet": unet, "autoencoder": "same", "text_encoder": "same"}
@@ -77,8 +80,8 @@ def test_what_is_read_into_memory_is_what_the_file_holds(unaligned: Path, tmp_pa
 
 
 def test_one_file_at_most_is_read_ahead(tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    read: list[Path] = []
-    monkeypatch.setattr(loop, "_read", lambda path, differing: read.append(path))
+    read: list[One] = []
+    monkeypatch.setattr(loop, "_read", lambda one, differing: read.append(one))
     files = [One(Path(str(number)), parts(str(number))) for number in range(4)]
     with ReadAhead(files) as reader:
         for number in range(4):
@@ -88,7 +91,7 @@ def test_one_file_at_most_is_read_ahead(tiny_checkpoint: Path, monkeypatch: pyte
                 time.sleep(0.01)
             time.sleep(0.02)  # in which nothing more may come
             assert len(read) == min(number + 2, 4)
-    assert read == [one.path for one in files]
+    assert read == files
 
 
 def test_the_next_checkpoint_is_read_while_one_samples(
