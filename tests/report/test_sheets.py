@@ -127,8 +127,3 @@ def test_the_seeds_of_a_prompt_stay_on_one_page_if_they_fit() -> None:
     assert most == 11
     assert spans == [(0, 8), (8, 16), (16, 20)]
     assert [(span.start, span.end) for _, span in pages(512, 512, 1, [20, 4])] == [(0, 10), (10, 20), (20, 24)]
-
-
-def test_a_base_row_is_labelled_as_such(txt2img: Sample, trained: Trained, drawn_sheets: list[Sheet]) -> None:
-    txt2img("-c", trained.root, "-v", 1)
-    assert drawn_sheets[0].rows == ["base model", "step 3", "step 6", "step 7"]

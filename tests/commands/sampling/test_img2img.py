@@ -101,8 +101,11 @@ def test_without_hw_the_images_shape_is_kept_at_the_models_area(
     assert ("needs multiples of 16" in sampled.said) is noted
 
 
-@pytest.mark.parametrize("command", ["img2img -i", "dreambooth -c can -i", "evaluate --instance-img-dir"])
-@pytest.mark.parametrize("what", ["named pipe", "device"])
+@pytest.mark.parametrize(
+    ("command", "what"),
+    [("img2img -i", "named pipe"), ("img2img -i", "device"), ("dreambooth -c can -i", "named pipe"),
+     ("evaluate --instance-img-dir", "device")],
+)  # fmt: skip
 def test_what_is_no_file_is_refused_and_not_waited_for(
     what: str, command: str, tiny_checkpoint: Path, trained: Trained, tmp_path: Path
 ) -> None:

@@ -102,15 +102,6 @@ def test_a_single_checkpoint_is_scored_beside_its_base_model(trained: Trained) -
     assert [(row.is_base, row.step) for row in comparison.rows] == [(True, 0), (False, 6)]
 
 
-def test_photos_can_be_given_and_others_give_other_scores(trained: Trained, tmp_path: Path) -> None:
-    own, _, _ = evaluated("-c", trained.step(6), *JUDGE, *PROMPTS, "-v", 1)
-    photos = write_photos(tmp_path / "others", count=2)
-    other, _, _ = evaluated("-c", trained.step(6), *JUDGE, *PROMPTS, "-v", 1, "-i", photos, number=2)
-    assert len(other.groups[0].photos) == 2
-    assert own.rows[1].scores["subject"] != other.rows[1].scores["subject"]
-    assert own.rows[1].scores["prompt"] == other.rows[1].scores["prompt"]
-
-
 def test_without_photos_the_subject_is_not_scored_and_a_message_says_so(tmp_path: Path, tiny_checkpoint: Path) -> None:
     tuned(tmp_path / "ckpts" / "mug-1", tiny_checkpoint)
     comparison, outcome, _ = evaluated("-c", tmp_path / "ckpts", "--base", tiny_checkpoint, *JUDGE, *PROMPTS, "-v", 2)
@@ -190,7 +181,9 @@ def test_a_sweep_is_scored_afterwards_without_sampling_again(
     assert set(comparison.rows[1].scores) == (SUBJECT_SCORES | CLASS_SCORES) - {"diversity"}
     photos = write_photos(tmp_path / "others", count=2)
     other, _, _ = evaluated("-r", "outputs/evaluate-1", "-i", photos)
+    assert len(other.groups[0].photos) == 2
     assert other.rows[1].scores["subject"] != comparison.rows[1].scores["subject"]
+    assert other.rows[1].scores["prompt"] == comparison.rows[1].scores["prompt"]
     refused(call("txt2img", "-r", "outputs/evaluate-1"), "evaluate.py")
     refused(call("evaluate", "-r", "outputs/evaluate-1", "-p", "a cat"), "--prompt can't change")
 
