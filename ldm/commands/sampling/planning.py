@@ -12,7 +12,6 @@ from typing import Any
 from ldm.commands.app import begin_run
 from ldm.commands.disk_space import refuse_without_space_for_images
 from ldm.commands.elsewhere import sha256_of
-from ldm.commands.limits import warn_of_photos, warn_of_unknown_words
 from ldm.commands.options.common import MOST_IMAGES
 from ldm.commands.options.resumable import DRAWING, flag_of
 from ldm.commands.record import plain, versions, write_record
@@ -30,6 +29,7 @@ from ldm.commands.sampling.job import Job, job_from, prompts_to_score, sampling_
 from ldm.commands.sampling.photos import INIT_IMAGE, Photo, copy_photos, photos_of_groups, readable_photos
 from ldm.commands.sampling.resume import PATHS, identities, resumed_call_options
 from ldm.commands.sampling.rows import Plan, plan_rows
+from ldm.commands.unfamiliar import warn_of_photos, warn_of_unknown_words
 from ldm.config import read_yaml, to_yaml
 from ldm.data.images import save_png, to_image
 from ldm.errors import UserError
