@@ -1,4 +1,4 @@
-"""Draws images from prompts, or compares checkpoints: python txt2img.py --help."""
+"""Samples images from prompts, or compares checkpoints: python txt2img.py --help."""
 
 from ldm.commands.app import launch
 from ldm.commands.options.sampling import txt2img_parser

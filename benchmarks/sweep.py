@@ -102,7 +102,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         root = options.ckpt_path.resolve() if options.ckpt_path else Path(directory) / "run-1"
         if not options.ckpt_path:
             write_run(root, EMBEDDED, options.checkpoints)
-        checkpoints = [found.path for found in find_checkpoints(root)[0]]
+        checkpoints = find_checkpoints(root, lambda file: file.path)[0]
         seconds = measure(checkpoints, root, Path(directory), options.variations, options.runs)
     medians = {name: statistics.median(times) for name, times in seconds.items()}
     ratios = [alone / swept for swept, alone in zip(seconds["sweep"], seconds["separate"], strict=True)]

@@ -157,8 +157,8 @@ def train(subject: Subject, photos: Path, prior: str, work: Path, flags: list[st
         more = ["-l", 0] if prior == NO_PRIOR else []
         command = ["dreambooth.py", "-c", subject.words, "-i", shown, "-s", SAVE_EVERY, "-o", output, *more, *flags]
         write_text(finished, f"{timed_run(*command)}\n")
-    found, _ = find_checkpoints(output)
-    return [one.path for one in found], float(finished.read_text(encoding="utf-8"))
+    found, _ = find_checkpoints(output, lambda file: file.path)
+    return found, float(finished.read_text(encoding="utf-8"))
 
 
 def sheet(rows: dict[str, Images], photos: Tensor, subject: Subject) -> Image.Image:

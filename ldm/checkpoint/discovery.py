@@ -3,15 +3,18 @@
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
+from typing import Any, TypeVar
 
 from ldm.checkpoint.foreign import HEAD_BYTES
 from ldm.checkpoint.keys import PARTS, kind_of
 from ldm.checkpoint.loading import checkpoint_info
-from ldm.checkpoint.metadata import CheckpointInfo
-from ldm.checkpoint.reading import FORMATS, SUFFIXES, read_checkpoint
+from ldm.checkpoint.reading import FORMATS, SUFFIXES, CheckpointFile, read_checkpoint
 from ldm.errors import UserError, named_in_errors
 from ldm.files import natural_key
+
+Kept = TypeVar("Kept")
 
 RESUME_STATE = "resume.ckpt"
 """The name of a run's resume state: it resumes a training and is not sampled."""
@@ -23,14 +26,6 @@ BEFORE_FIRST_SAVE = ".before-first-save"
 
 
 @dataclass(frozen=True)
-class Found:
-    """A checkpoint and its metadata."""
-
-    path: Path
-    info: CheckpointInfo
-
-
-@dataclass(frozen=True)
 class Skipped:
     """A file with a checkpoint's suffix, and why it is left out."""
 
@@ -38,31 +33,33 @@ class Skipped:
     reason: str
 
 
-def find_checkpoints(directory: Path) -> tuple[list[Found], list[Skipped]]:
-    """Examines every file below `directory` with a checkpoint's suffix; reads names and shapes, no weights.
+def find_checkpoints(directory: Path, keep: Callable[[CheckpointFile], Kept]) -> tuple[list[Kept], list[Skipped]]:
+    """Reads the index of every file below `directory` with a checkpoint's suffix, in the order of runs and steps.
 
-    Links are followed, and each file is examined once. Resume states are passed over without a warning.
+    `keep` returns what is kept of a file, which is unmapped afterwards; a file for which it raises is skipped.
+    Links are followed, and each file is read once. Resume states are passed over without a warning.
     """
-    found: list[Found] = []
+    found: list[tuple[Any, Kept]] = []
     paths, skipped = _candidates(directory)
     for path in paths:
         try:
-            found.append(_inspect(path))
+            with named_in_errors(path):
+                file = _read_with_unet(path)
+                found.append(((natural_key(path.parent), checkpoint_info(file).step), keep(file)))
         except UserError as error:
             skipped.append(Skipped(path, str(error)))
-    found.sort(key=lambda one: (natural_key(one.path.parent), one.info.step))
+    found.sort(key=itemgetter(0))
     skipped.sort(key=lambda one: natural_key(one.path))
-    return found, skipped
+    return [kept for _, kept in found], skipped
 
 
-def _inspect(path: Path) -> Found:
-    """Raises `UserError` if the file is not a checkpoint that can be used."""
-    with named_in_errors(path):
-        file = read_checkpoint(path)
-        if not any(key.startswith(PARTS["unet"]) for key in file.index):
-            kind = kind_of({key: tensor.shape for key, tensor in file.index.items()})
-            raise UserError(f"{path} holds no UNet in the official layout{f'; it looks like {kind}' if kind else ''}")
-        return Found(path, checkpoint_info(file))
+def _read_with_unet(path: Path) -> CheckpointFile:
+    """Raises `UserError` if this is no checkpoint."""
+    file = read_checkpoint(path)
+    if not any(key.startswith(PARTS["unet"]) for key in file.index):
+        kind = kind_of({key: tensor.shape for key, tensor in file.index.items()})
+        raise UserError(f"{path} holds no UNet in the official layout{f'; it looks like {kind}' if kind else ''}")
+    return file
 
 
 def _candidates(directory: Path) -> tuple[list[Path], list[Skipped]]:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import wraps
 from pathlib import Path
-from typing import NoReturn, TextIO
+from typing import NoReturn, TextIO, TypeVar
 
 from ldm.disk import write_error
 from ldm.errors import UserError
@@ -29,6 +29,8 @@ from ldm.progress import Tolerant, open_closed_streams, without_bars
 from ldm.terminal import Lines, TerminalFormatter, log_file_formatter
 
 log = logging.getLogger("ldm")
+
+Result = TypeVar("Result")
 
 RUN_LOG = "run.log"
 
@@ -103,20 +105,19 @@ def mistakes_to_continue_after() -> Iterator[None]:
         raise
 
 
-def logged(command: Callable[[Namespace], None]) -> Callable[[Namespace], None]:
+def logged(command: Callable[[Namespace], Result]) -> Callable[[Namespace], Result]:
     """Gives a command's run its log file also where Python calls it, without `launch`.
 
     Then nothing is printed and errors reach the caller; the log file holds how the run ended.
     """
 
     @wraps(command)
-    def with_log(options: Namespace) -> None:
+    def with_log(options: Namespace) -> Result:
         if _current is not None:
-            command(options)
-            return
+            return command(options)
         with _run_log():
             try:
-                command(options)
+                return command(options)
             except BaseException as error:
                 log.error("%s: %s", type(error).__name__, error)
                 raise

@@ -1,7 +1,7 @@
-"""What a call drew and how it scored: what the grid, `pictures.csv`, `comparison.json` and the page are made from.
+"""What a call sampled and how it scored: what the grid, `pictures.csv`, `comparison.json` and the page are made from.
 
 Rows are checkpoints, columns are prompts x seeds. Rows of one subject on one base model form a group: they share their
-photos, their base row and their recommendation. File names are relative to the output directory, with "/" in between.
+photos, their base row and their recommendation. File names are relative to the output directory, separated by "/".
 """
 
 from dataclasses import dataclass, field
@@ -11,6 +11,7 @@ from ldm.evaluation.results import CLASS, OTHER, SUBJECT, Interval, Recommendati
 
 __all__ = [
     "CLASS",
+    "CLASS_PLACEHOLDER",
     "OTHER",
     "SUBJECT",
     "Cell",
@@ -25,18 +26,23 @@ __all__ = [
     "Score",
 ]
 
+CLASS_PLACEHOLDER = "{class}"
+"""In a prompt: the class name of each row's subject."""
+MOST_NAMED = 3
+"""Classes that a heading names; where there are more it says "[class]"."""
+
 
 @dataclass(frozen=True)
 class Column:
-    """A prompt and a seed: all images of a column began as the same noise."""
+    """A prompt and a seed: all images of a column started from the same noise."""
 
     prompt: str
-    """As it was asked for; "{class}" stands for each row's class."""
+    """As given, with "{class}" where each row has its own class."""
     prompt_index: int
     seed: int
     kind: str = OTHER
     noise: str = ""
-    """SHA-256 of the noise that the seed begins with, in float32 (1 c h/8 w/8)."""
+    """SHA-256 of the seed's initial noise, float32 (1 c h/8 w/8)."""
 
 
 @dataclass(frozen=True)
@@ -47,17 +53,17 @@ class Cell:
     prompt: str
     """With the class filled in."""
     scores: dict[str, float] = field(default_factory=dict)
-    """By the name of a score; a score that says nothing about this image is absent."""
+    """By the score's name, without those that don't apply to this image."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """What one checkpoint drew."""
+    """The images of one checkpoint."""
 
     label: str
     group: int
     run: str
-    """The run's directory name; empty for the base model."""
+    """The run directory's name; empty for the base model."""
     step: int
     checkpoint: str
     is_base: bool
@@ -71,7 +77,7 @@ class Group:
     """The rows of one subject on one base model."""
 
     subject: str
-    """The class name, empty for a model that was taught none."""
+    """The class name; empty for a model without a subject."""
     photos: list[str] = field(default_factory=list)
     references: dict[str, Reference] = field(default_factory=dict)
     recommendation: Recommendation | None = None
@@ -87,7 +93,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Everything that one call drew."""
+    """All images of one call."""
 
     title: str
     command: str
@@ -98,11 +104,30 @@ class Comparison:
     runs: list[Run] = field(default_factory=list)
     scores: list[Score] = field(default_factory=list)
     scored_by: str = ""
-    """What the encoder that scored is called; empty where nothing was scored."""
+    """The encoder's name for people; empty without scores."""
     notes: list[str] = field(default_factory=list)
-    """What to know before the scores and images are trusted, a sentence or two each."""
+    """What to know before trusting scores and images, a sentence or two each."""
     rule: str = ""
-    """How the recommendation was made, in words; empty where nothing was scored."""
+    """The rule of the recommendation in words; empty without scores."""
     sampling: dict[str, Any] = field(default_factory=dict)
-    """The flags that the images were drawn with."""
+    """The fields of `SamplingConfig`, and the negative prompt."""
     versions: dict[str, str] = field(default_factory=dict)
+    init_image: str = ""
+    """The image that img2img started from, at the size of the samples; empty for txt2img."""
+    unfinished: str = ""
+    """What is missing, a sentence; empty when all is there."""
+    resume_command: str = ""
+    """What continues an unfinished call."""
+    digest: str = ""
+    """SHA-256 of all that the results were made from; empty when unfinished. While it is the same, they stay."""
+
+
+def shown_prompt(comparison: Comparison, prompt_index: int) -> str:
+    """A prompt for headings: as all rows have it, or where they differ or have none yet, with the classes filled in."""
+    places = [place for place, column in enumerate(comparison.columns) if column.prompt_index == prompt_index]
+    sampled = {cell.prompt for row in comparison.rows for place in places if (cell := row.cells[place])}
+    if len(sampled) == 1:
+        return sampled.pop()
+    subjects = list(dict.fromkeys(group.subject for group in comparison.groups if group.subject))
+    named = " / ".join(subjects) if 0 < len(subjects) <= MOST_NAMED else "[class]"
+    return comparison.columns[places[0]].prompt.replace(CLASS_PLACEHOLDER, named)

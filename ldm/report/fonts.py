@@ -1,4 +1,4 @@
-"""The font of labels: Pillow's own, or one of the system's where a label needs letters that it lacks."""
+"""The font of labels: Pillow's own, or one of the system's for letters that Pillow's lacks."""
 
 from collections.abc import Iterator
 
@@ -13,14 +13,14 @@ SYSTEM_FONTS = (
     "DroidSansFallbackFull.ttf",
     "Arial Unicode.ttf",
 )
-"""Linux's for accents, Cyrillic and Greek, then those with Chinese and Japanese too; macOS's for all of them."""
+"""On Linux for accents, Cyrillic and Greek, then for Chinese and Japanese too; on macOS for all of them."""
 
 NO_CHARACTER = "\U0010ffff"
-"""Drawn as what a font lacks: mostly a box."""
+"""No font has it: it is drawn as a missing letter, mostly a box."""
 
 
 def font_for(text: str, size: int) -> Font:
-    """The first font that has every letter of the text, else the first of those that have the most."""
+    """The first font that has every letter of the text, else the first that lacks the fewest."""
     best, fewest = None, len(text) + 1
     for font in _fonts(size):
         if (lacking := _lacking(font, text)) < fewest:
@@ -32,7 +32,7 @@ def font_for(text: str, size: int) -> Font:
 
 
 def _fonts(size: int) -> Iterator[Font]:
-    """Looked for one by one, because that reads the system's directories."""
+    """One by one: each search reads the system's directories."""
     yield ImageFont.load_default(size=size)
     for name in SYSTEM_FONTS:
         try:
@@ -42,7 +42,7 @@ def _fonts(size: int) -> Iterator[Font]:
 
 
 def _lacking(font: Font, text: str) -> int:
-    """How many different characters of a text the font draws as it draws what it lacks."""
+    """How many different characters of a text the font draws like a missing one."""
     missing = _drawn(font, NO_CHARACTER)
     return sum(_drawn(font, character) == missing for character in {*text} if not character.isspace())
 

@@ -1,4 +1,4 @@
-"""A labelled grid of images: rows and columns with their names, on as many pages as it needs."""
+"""A labelled grid of images, on as many pages as it needs."""
 
 import math
 from collections.abc import Sequence
@@ -13,14 +13,14 @@ from ldm.terminal import visible_lines
 
 MARGIN = 8
 MIN_CELL, MAX_SHEET = 160, 8192
-"""Small images are enlarged to this many pixels, pixel by pixel; a sheet is never larger than that many on a side."""
+"""Pixels: small images are enlarged to `MIN_CELL`, without blur; a sheet has at most `MAX_SHEET` on a side."""
 MAX_PAGE = 6000
-"""Of the cells of a page, in pixels on a side: what a viewer still opens at once."""
+"""Pixels on a side of all cells of a page: what an image viewer opens quickly."""
 
 
 @dataclass(frozen=True)
 class Heading:
-    """Stands over some neighbouring columns together."""
+    """A heading over neighbouring columns."""
 
     text: str
     columns: int
@@ -35,7 +35,7 @@ class Span:
 
     @property
     def places(self) -> slice:
-        """To take them out of all rows or columns."""
+        """As a slice of all rows or columns."""
         return slice(self.start, self.end)
 
 
@@ -45,7 +45,7 @@ def labelled_grid(
     column_labels: Sequence[str],
     headings: Sequence[Heading] = (),
 ) -> Image.Image:
-    """One image of all `cells[row][column]`; a cell may be empty. Labels are wrapped to what they stand beside."""
+    """One image of all `cells[row][column]`; None is an empty cell. Labels are wrapped at the width of their cells."""
     images = [cell for row in cells for cell in row if cell is not None]
     width, height = max(image.width for image in images), max(image.height for image in images)
     enlarge = enlargement(width, height)
@@ -81,19 +81,19 @@ def labelled_grid(
         for column, image in enumerate(cells[row]):
             if image is not None:
                 sheet.paste(_scaled(image, width, height), (left_width + column * (width + MARGIN), y))
-    sheet.thumbnail((MAX_SHEET, MAX_SHEET))  # labels and margins came on top
+    sheet.thumbnail((MAX_SHEET, MAX_SHEET))  # with labels and margins it may be larger
     return sheet
 
 
 def enlargement(width: int, height: int) -> int:
-    """How many times a picture of this size is enlarged to be seen."""
+    """How many times an image of this size is enlarged."""
     return max(1, math.ceil(MIN_CELL / max(width, height)))
 
 
 def pages(width: int, height: int, rows: int, columns: Sequence[int]) -> list[tuple[Span, Span]]:
     """The rows and columns of each page, for images of width x height shown at their size or larger.
 
-    `columns` says how many belong together, such as the seeds of a prompt: they are parted only if they fill a page.
+    `columns`: how many columns belong together, such as the seeds of a prompt; only more than a page are split.
     """
     scale = enlargement(width, height)
     most_rows = max(1, MAX_PAGE // (height * scale + MARGIN))
@@ -123,7 +123,7 @@ def _scaled(image: Image.Image, width: int, height: int) -> Image.Image:
 
 
 def _wrapped(label: str, font: Font, width: int) -> str:
-    """Breaks a label's lines at `width` pixels, judged by the mean width of a letter."""
+    """Breaks a label's lines at about `width` pixels, by the mean width of a letter."""
     letters = max(8, int(10 * width / font.getlength("abcdefghij")))
     return "\n".join(piece for line in label.splitlines() for piece in wrap(line, letters))
 

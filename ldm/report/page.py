@@ -1,11 +1,10 @@
 """The page to browse a comparison with: one `index.html` beside its images, from `page/` and the data.
 
-It needs no network and may not use one: everything is inlined but the images, and its content security policy lets
-nothing else in. Prompts, names and options are other people's text, so that nothing of them becomes markup: they travel
-as JSON and are shown as text.
+The page works without a network and its content security policy forbids one: everything but the images is inlined.
+Prompts, names and options may hold anything. They are embedded as JSON and shown as text; nothing becomes markup.
 
-Two scores of a cell are shown as more than numbers: `copy`, 1 for an image that is a copy of a photo, and
-`copy_photo`, the index of the photo that the image is nearest to.
+Two scores of a cell are more than numbers: `copy` is 1 for an image that copies a photo, and `copy_photo` is the index
+of the nearest photo.
 """
 
 import base64
@@ -22,7 +21,9 @@ from urllib.parse import quote
 from ldm.data.images import image_size
 from ldm.errors import UserError
 from ldm.files import write_text
-from ldm.report.comparison import Comparison
+from ldm.report.comparison import Comparison, shown_prompt
+
+PAGE_NAME = "index.html"
 
 SOURCES = Path(__file__).parent / "page"
 
@@ -38,15 +39,15 @@ SCRIPTS = (
     "tables.js",
     "page.js",
 )
-"""In the order in which they use one another."""
+"""Concatenated in this order: later ones use earlier ones."""
 
 UNKNOWN_SIZE = (512, 512)
-"""The shape of the cells where no image can be read."""
+"""Width and height of the cells if no image can be read."""
 
 
 def write_page(directory: Path, comparison: Comparison) -> Path:
     """Writes `directory/index.html`; the comparison's files are relative to the directory."""
-    path = directory / "index.html"
+    path = directory / PAGE_NAME
     write_text(path, page_html(comparison, _image_size(directory, comparison)))
     return path
 
@@ -66,24 +67,27 @@ def page_html(comparison: Comparison, image_size: tuple[int, int] = UNKNOWN_SIZE
 
 
 def page_data(comparison: Comparison, image_size: tuple[int, int] = UNKNOWN_SIZE) -> dict[str, Any]:
-    """The comparison as the scripts read it: with URLs for file names, and without numbers that aren't finite."""
+    """The comparison as the scripts read it: URLs for file names, null for numbers that aren't finite."""
     data = _plain(asdict(comparison))
+    for column in data["columns"]:
+        column["heading"] = shown_prompt(comparison, column["prompt_index"])
     for row in data["rows"]:
         for cell in filter(None, row["cells"]):
             cell["url"] = _url(cell.pop("file"))
     for group in data["groups"]:
         group["photos"] = [_url(photo) for photo in group["photos"]]
+    data["init_image"] = _url(comparison.init_image)
     data["image"] = {"width": image_size[0], "height": image_size[1]}
     return data
 
 
 def _url(file: str) -> str:
-    """A relative URL; names that are no UTF-8 are kept byte by byte."""
+    """A relative URL; the bytes of names that aren't UTF-8 are kept."""
     return quote(file.encode(errors="surrogateescape"), safe="/")
 
 
 def _plain(value: Any) -> Any:
-    """As JSON can hold it; what is no number is null."""
+    """As JSON can hold it; NaN and infinity become null."""
     if isinstance(value, dict):
         return {str(name): _plain(one) for name, one in value.items()}
     if isinstance(value, list | tuple):
@@ -94,13 +98,13 @@ def _plain(value: Any) -> Any:
 
 
 def _as_script(data: dict[str, Any]) -> str:
-    """JSON that can't end the script element it stands in, in ASCII, so that halves of letters can be written too."""
+    """JSON that can't end its script element; ASCII, so that lone surrogates can be written too."""
     text = json.dumps(data, separators=(",", ":"), allow_nan=False)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
 def _policy(style: str, script: str) -> str:
-    """Only this style, only this script, and images from beside the page; `data:` is for the empty icon."""
+    """Allows this style, this script and images beside the page; `data:` is for the empty icon."""
     return (
         "default-src 'none'; base-uri 'none'; form-action 'none'; img-src 'self' file: data:; "
         f"style-src '{_hash(style)}'; script-src '{_hash(script)}'"
@@ -112,7 +116,7 @@ def _hash(text: str) -> str:
 
 
 def _image_size(directory: Path, comparison: Comparison) -> tuple[int, int]:
-    """Width and height of the first image that is there, so that every cell has its place before it is loaded."""
+    """Width and height of the first image that can be read: cells have their size before images load."""
     for row in comparison.rows:
         for cell in filter(None, row.cells):
             try:

@@ -1,4 +1,4 @@
-"""The comparison as images to look at: `grid.png`, or pages `grid-1.png`, `grid-2.png`, ... where it is large."""
+"""The comparison as image sheets: `grid.png`, or pages `grid-1.png`, `grid-2.png`, ... where it is large."""
 
 import contextlib
 from itertools import groupby
@@ -7,26 +7,17 @@ from pathlib import Path
 from PIL import Image
 
 from ldm.data.images import read_image, save_png
-from ldm.report.comparison import Comparison, Row
+from ldm.report.comparison import Comparison, Row, shown_prompt
 from ldm.report.grid import Heading, Span, labelled_grid, pages
+
+INIT_IMAGE = "initial image"
+"""The heading of the column with the image that img2img started from."""
 
 
 def write_sheets(directory: Path, comparison: Comparison) -> list[str]:
-    """Writes the grid, each page with all its labels, in place of an older one; returns the files' names.
-
-    A page without any image, as of a call that was interrupted, is left out.
-    """
-    prompts = [column.prompt_index for column in comparison.columns]
-    counts = [len(list(columns)) for _, columns in groupby(prompts)]
-    parts = [
-        (rows, columns)
-        for rows, columns in pages(
-            comparison.sampling["width"], comparison.sampling["height"], len(comparison.rows), counts
-        )
-        if any(cell for row in comparison.rows[rows.places] for cell in row.cells[columns.places])
-    ]
-    names = [f"grid-{number}.png" for number in range(1, len(parts) + 1)] if len(parts) > 1 else ["grid.png"]
-    for name, (rows, columns) in zip(names, parts, strict=True):
+    """Writes the grid, each page with all its labels, and removes an older one; returns the files' names."""
+    names = sheet_names(comparison)
+    for name, (rows, columns) in zip(names, _parts(comparison), strict=True):
         save_png(directory / name, _page(directory, comparison, rows, columns))
     for old in [directory / "grid.png", *directory.glob("grid-*.png")]:
         if old.name not in names:
@@ -35,33 +26,39 @@ def write_sheets(directory: Path, comparison: Comparison) -> list[str]:
     return names
 
 
+def sheet_names(comparison: Comparison) -> list[str]:
+    """The files' names."""
+    count = len(_parts(comparison))
+    return [f"grid-{number}.png" for number in range(1, count + 1)] if count > 1 else ["grid.png"]
+
+
+def _parts(comparison: Comparison) -> list[tuple[Span, Span]]:
+    """The rows and columns of each page; pages without any image, as of an interrupted call, are left out."""
+    prompts = [column.prompt_index for column in comparison.columns]
+    counts = [len(list(columns)) for _, columns in groupby(prompts)]
+    width, height = comparison.sampling["width"], comparison.sampling["height"]
+    return [
+        (rows, columns)
+        for rows, columns in pages(width, height, len(comparison.rows), counts)
+        if any(cell for row in comparison.rows[rows.places] for cell in row.cells[columns.places])
+    ]
+
+
 def _page(directory: Path, comparison: Comparison, row_span: Span, column_span: Span) -> Image.Image:
     rows, columns = comparison.rows[row_span.places], comparison.columns[column_span.places]
+    cells = [
+        [read_image(directory / cell.file) if cell else None for cell in row.cells[column_span.places]] for row in rows
+    ]
+    column_labels = [f"seed {column.seed}" for column in columns]
     headings = [
-        Heading(_heading(comparison, index), len(list(group)))
+        Heading(shown_prompt(comparison, index), len(list(group)))
         for index, group in groupby(columns, key=lambda column: column.prompt_index)
     ]
-    return labelled_grid(
-        [
-            [read_image(directory / cell.file) if cell else None for cell in row.cells[column_span.places]]
-            for row in rows
-        ],
-        [_label(comparison, row) for row in rows],
-        [f"seed {column.seed}" for column in columns],
-        headings,
-    )
-
-
-def _heading(comparison: Comparison, prompt_index: int) -> str:
-    """A prompt as all rows drew it, or where they differ, as it was asked for."""
-    drawn = {
-        cell.prompt
-        for row in comparison.rows
-        for column, cell in zip(comparison.columns, row.cells, strict=True)
-        if cell and column.prompt_index == prompt_index
-    }
-    asked = next(column.prompt for column in comparison.columns if column.prompt_index == prompt_index)
-    return drawn.pop() if len(drawn) == 1 else asked
+    if comparison.init_image:
+        first = read_image(directory / comparison.init_image)
+        cells = [[None if number else first, *line] for number, line in enumerate(cells)]
+        column_labels, headings = ["", *column_labels], [Heading(INIT_IMAGE, 1), *headings]
+    return labelled_grid(cells, [_label(comparison, row) for row in rows], column_labels, headings)
 
 
 def _label(comparison: Comparison, row: Row) -> str:

@@ -4,11 +4,11 @@ from ldm.report.comparison import Comparison, Row
 from ldm.terminal import Lines, visible
 
 MARK = "*"
-"""Before the recommended row."""
+"""Marks the recommended row."""
 
 
 def summary(comparison: Comparison) -> Lines:
-    """A line for each checkpoint with the means of its scores; for each subject the verdict and its reasons."""
+    """A line per checkpoint with its mean scores; per subject the verdict and its reasons."""
     scores = [score for score in comparison.scores if any(score.name in row.scores for row in comparison.rows)]
     chosen = {group.recommendation.row for group in comparison.groups if group.recommendation}
     lines = [[" ", "checkpoint", *(score.title.lower() for score in scores)]]

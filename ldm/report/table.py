@@ -1,4 +1,4 @@
-"""The comparison as files for other programs: a line per image as CSV, everything as JSON."""
+"""The comparison as files for other programs: `pictures.csv` with a line per image, `comparison.json` with all."""
 
 import csv
 import dataclasses
@@ -14,29 +14,20 @@ from typing import Any
 from ldm.errors import UserError
 from ldm.files import write_text
 from ldm.report.comparison import Comparison
+from ldm.sampling_options import SAMPLING_OPTIONS
 from ldm.terminal import visible
 from ldm.user_files import read_text
 
 CSV_NAME, JSON_NAME = "pictures.csv", "comparison.json"
 
-SAMPLING = {
-    "sampler": "sampler",
-    "steps": "num_steps",
-    "scale": "guidance_scale",
-    "eta": "eta",
-    "width": "width",
-    "height": "height",
-}
-"""Columns of the CSV file, and what the sampling calls them."""
-
 FORMULA = re.compile(r"\s*[=+\-@\uff1d\uff0b\uff0d\uff20]")
-"""How a text begins that spreadsheets would compute, or fetch from the network, instead of showing it."""
+"""The beginning of a text that spreadsheets compute, or fetch from the network, instead of showing it."""
 MOST_BYTES = 256_000_000
 SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def write_csv(directory: Path, comparison: Comparison) -> None:
-    """Writes `pictures.csv`: every image with all it was drawn from, and its scores if there are any."""
+    """Writes `pictures.csv`: a line per image with its prompt, seed and sampling, and its scores if there are any."""
     scores = [score.name for score in comparison.scores]
     lines = []
     for row in comparison.rows:
@@ -54,7 +45,9 @@ def write_csv(directory: Path, comparison: Comparison) -> None:
                     "prompt_index": column.prompt_index,
                     "seed": column.seed,
                     "negative_prompt": comparison.sampling["negative_prompt"],
-                    **{name: comparison.sampling[key] for name, key in SAMPLING.items()},
+                    **{option.column: comparison.sampling[option.field] for option in SAMPLING_OPTIONS},
+                    "width": comparison.sampling["width"],
+                    "height": comparison.sampling["height"],
                     **({"scored_by": comparison.scored_by} if comparison.scored_by else {}),
                     **{f"score_{name}": cell.scores.get(name, "") for name in scores},
                 }
@@ -68,9 +61,9 @@ def write_csv(directory: Path, comparison: Comparison) -> None:
 
 
 def as_cell(value: object) -> object:
-    """A value as a spreadsheet shows it: foreign text begins no formula and breaks no line; numbers stay numbers.
+    """A value as a spreadsheet shows it: text is no formula and breaks no line; numbers stay numbers.
 
-    Text that would be a formula has an apostrophe before it, as OWASP recommends ("CSV injection").
+    Text that would be a formula gets an apostrophe before it, as OWASP recommends ("CSV injection").
     """
     if not isinstance(value, str):
         return value
@@ -80,12 +73,12 @@ def as_cell(value: object) -> object:
 def write_json(directory: Path, comparison: Comparison) -> None:
     """Writes `comparison.json`, which `read_comparison` reads."""
     text = json.dumps(dataclasses.asdict(comparison), indent=1, ensure_ascii=False)
-    text = SURROGATE.sub(lambda match: f"\\u{ord(match[0]):04x}", text)  # of names that are no UTF-8
+    text = SURROGATE.sub(lambda match: f"\\u{ord(match[0]):04x}", text)  # names that aren't UTF-8
     write_text(directory / JSON_NAME, text + "\n")
 
 
 def read_comparison(path: Path) -> Comparison:
-    """Reads a `comparison.json`. Raises `UserError` for a file that is none."""
+    """Reads a `comparison.json`. Raises `UserError` if it isn't one."""
     try:
         comparison: Comparison = _typed(Comparison, json.loads(read_text(path, MOST_BYTES)))
     except FileNotFoundError:
@@ -98,7 +91,7 @@ def read_comparison(path: Path) -> Comparison:
 
 
 def _typed(kind: Any, value: Any) -> Any:
-    """A value of JSON as the dataclass, list or plain value that it is in a `Comparison`."""
+    """A value of JSON as the dataclass, list or plain value of its type in `Comparison`."""
     if typing.get_origin(kind) is types.UnionType:  # only "or None"
         return None if value is None else _typed(typing.get_args(kind)[0], value)
     if typing.get_origin(kind) is list:

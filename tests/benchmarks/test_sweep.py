@@ -8,6 +8,7 @@ import pytest
 
 import benchmarks.sweep as benchmark
 from ldm.checkpoint.discovery import find_checkpoints
+from ldm.checkpoint.loading import checkpoint_info
 from ldm.errors import UserError
 from tests.commands.calls import call
 from tests.tiny import write_tiny_checkpoint
@@ -43,10 +44,10 @@ def test_both_ways_give_the_same_images_and_their_times_a_ratio(
 
 def test_the_checkpoints_differ_and_belong_to_one_run(tmp_path: Path) -> None:
     benchmark.write_run(tmp_path / "run-1", benchmark.EMBEDDED, 3)
-    found, skipped = find_checkpoints(tmp_path / "run-1")
-    assert [one.info.step for one in found] == [100, 200, 300]
-    assert len({one.info.parts["unet"] for one in found}) == 3
-    assert len({one.info.parts["text_encoder"] for one in found}) == 1
+    found, skipped = find_checkpoints(tmp_path / "run-1", checkpoint_info)
+    assert [one.step for one in found] == [100, 200, 300]
+    assert len({one.parts["unet"] for one in found}) == 3
+    assert len({one.parts["text_encoder"] for one in found}) == 1
     assert not skipped
 
 

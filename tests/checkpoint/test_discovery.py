@@ -9,7 +9,8 @@ import torch
 from safetensors.torch import save_file
 
 from ldm.checkpoint import discovery
-from ldm.checkpoint.discovery import RESUME_STATE, find_checkpoints
+from ldm.checkpoint.discovery import RESUME_STATE, Skipped, find_checkpoints
+from ldm.checkpoint.loading import checkpoint_info
 from ldm.checkpoint.metadata import CheckpointInfo
 from ldm.checkpoint.reading import CheckpointFile
 from tests.checkpoint.files import ATTACKS, few_tensors
@@ -22,21 +23,25 @@ def write(path: Path, step: int = 0, **info: str) -> Path:
     return path
 
 
+def found_below(directory: Path) -> tuple[list[CheckpointFile], list[Skipped]]:
+    return find_checkpoints(directory, lambda file: file)
+
+
 def found_names(directory: Path) -> list[str]:
-    return [found.path.relative_to(directory).as_posix() for found in find_checkpoints(directory)[0]]
+    return [found.path.relative_to(directory).as_posix() for found in found_below(directory)[0]]
 
 
 def only_reason(directory: Path) -> str:
-    found, skipped = find_checkpoints(directory)
+    found, skipped = found_below(directory)
     assert not found
     assert len(skipped) == 1
     return skipped[0].reason
 
 
 def test_a_checkpoint_of_the_tiny_model(tiny_checkpoint: Path) -> None:
-    found, skipped = find_checkpoints(tiny_checkpoint.parent)
+    found, skipped = found_below(tiny_checkpoint.parent)
     assert [one.path for one in found] == [tiny_checkpoint]
-    assert found[0].info.config["tokenizer"]
+    assert checkpoint_info(found[0]).config["tokenizer"]
     assert not skipped
 
 
@@ -56,9 +61,9 @@ def test_what_a_file_says_of_its_step_goes_before_its_name(tmp_path: Path) -> No
 
 def test_it_tells_what_each_says_of_itself(tmp_path: Path) -> None:
     write(tmp_path / "a.safetensors", step=7, class_name="can", instance_prompt="a photo of sks can")
-    (found,), _ = find_checkpoints(tmp_path)
+    (found,), _ = found_below(tmp_path)
     assert found.path == tmp_path / "a.safetensors"
-    assert (found.info.step, found.info.class_name) == (7, "can")
+    assert (checkpoint_info(found).step, checkpoint_info(found).class_name) == (7, "can")
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".SAFETENSORS", ".ckpt", ".Ckpt", ".pt", ".pth", ".bin"])
@@ -78,7 +83,7 @@ def test_files_that_are_not_checkpoints_are_skipped_silently(tmp_path: Path) -> 
         (tmp_path / "run-1" / name).parent.mkdir(exist_ok=True)
         (tmp_path / "run-1" / name).write_text("x")
     (tmp_path / "folder.safetensors").mkdir()
-    found, skipped = find_checkpoints(tmp_path)
+    found, skipped = found_below(tmp_path)
     assert len(found) == 1
     assert not skipped
 
@@ -96,7 +101,7 @@ def test_files_that_are_not_checkpoints_are_skipped_silently(tmp_path: Path) -> 
 )
 def test_hidden_and_half_written_files_are_skipped_silently(name: str, tmp_path: Path) -> None:
     write(tmp_path / name)
-    assert find_checkpoints(tmp_path) == ([], [])
+    assert found_below(tmp_path) == ([], [])
 
 
 def test_a_directory_below_a_hidden_one_is_searched(tmp_path: Path) -> None:
@@ -107,14 +112,14 @@ def test_a_directory_below_a_hidden_one_is_searched(tmp_path: Path) -> None:
 
 def test_a_resume_state_is_skipped_silently(tmp_path: Path) -> None:
     torch.save({"state_dict": few_tensors()}, tmp_path / RESUME_STATE)
-    assert find_checkpoints(tmp_path) == ([], [])
+    assert found_below(tmp_path) == ([], [])
 
 
 def test_a_truncated_file_is_left_out(tmp_path: Path) -> None:
     path = write(tmp_path / "a.safetensors")
     path.write_bytes(path.read_bytes()[:-10])
     assert "damaged or cut off" in only_reason(tmp_path)
-    assert find_checkpoints(tmp_path)[1][0].path == path
+    assert found_below(tmp_path)[1][0].path == path
 
 
 def test_an_empty_file_is_left_out(tmp_path: Path) -> None:
@@ -148,7 +153,7 @@ def test_an_unsafe_file_is_left_out_and_not_carried_out(tmp_path: Path) -> None:
 def test_damaged_metadata_are_left_out(values: dict[str, str], tmp_path: Path) -> None:
     write(tmp_path / "good.safetensors", 3)
     save_file(few_tensors(), tmp_path / "bad.safetensors", values)
-    found, skipped = find_checkpoints(tmp_path)
+    found, skipped = found_below(tmp_path)
     assert [one.path.name for one in found] == ["good.safetensors"]
     assert [one.path.name for one in skipped] == ["bad.safetensors"]
     assert "metadata" in skipped[0].reason
@@ -159,7 +164,7 @@ def test_a_good_link_is_followed_and_a_broken_one_named(tmp_path: Path) -> None:
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "good.safetensors").symlink_to(target)
     (tmp_path / "runs" / "bad.safetensors").symlink_to(tmp_path / "nowhere")
-    found, skipped = find_checkpoints(tmp_path / "runs")
+    found, skipped = found_below(tmp_path / "runs")
     assert [one.path.name for one in found] == ["good.safetensors"]
     assert [one.path.name for one in skipped] == ["bad.safetensors"]
     assert f"it is a link to {tmp_path / 'nowhere'}" in skipped[0].reason
@@ -192,7 +197,7 @@ def test_a_named_pipe_is_named_and_does_not_block(tmp_path: Path) -> None:
 def test_bin_files_of_other_programs_are_skipped_silently(tmp_path: Path) -> None:
     (tmp_path / "level.bin").write_bytes(b"some game's data")
     (tmp_path / "empty.bin").touch()
-    assert find_checkpoints(tmp_path) == ([], [])
+    assert found_below(tmp_path) == ([], [])
 
 
 def test_whatever_a_file_makes_the_reader_raise_it_is_left_out_and_named(
@@ -208,7 +213,7 @@ def test_whatever_a_file_makes_the_reader_raise_it_is_left_out_and_named(
             return CheckpointInfo()
 
         monkeypatch.setattr(discovery, "checkpoint_info", info)
-        found, skipped = find_checkpoints(tmp_path)
+        found, skipped = found_below(tmp_path)
         assert [one.path.name for one in found] == ["good.safetensors"]
         assert [one.path.name for one in skipped] == ["bad.safetensors"]
         assert type(error).__name__ in skipped[0].reason
@@ -219,11 +224,11 @@ def test_one_bad_file_does_not_hide_the_good_ones(tmp_path: Path) -> None:
     shutil.copy(good, tmp_path / "run-1" / "step-00006.safetensors")
     (tmp_path / "run-1" / "step-00004.safetensors").write_bytes(good.read_bytes()[:50])
     (tmp_path / "run-1" / "web.ckpt").write_text("<!DOCTYPE html>")
-    found, skipped = find_checkpoints(tmp_path)
+    found, skipped = found_below(tmp_path)
     assert [one.path.name for one in found] == ["step-00003.safetensors", "step-00006.safetensors"]
     assert [one.path.name for one in skipped] == ["step-00004.safetensors", "web.ckpt"]
 
 
 def test_in_an_empty_directory_there_is_nothing(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    assert find_checkpoints(tmp_path) == ([], [])
+    assert found_below(tmp_path) == ([], [])

@@ -37,7 +37,7 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Drawn:
+class Sampled:
     """What one call of txt2img or img2img wrote."""
 
     directory: Path

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from ldm.nn.unet import UNet
-from tests.commands.calls import Drawn, Outcome, call
+from tests.commands.calls import Outcome, Sampled, call
 from tests.commands.machine import Machine
 
 
@@ -75,32 +75,32 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Pat
     return Trained(root / "can-1", outcome)
 
 
-Draw = Callable[..., Drawn]
+Sample = Callable[..., Sampled]
 
 
 @pytest.fixture
-def txt2img(tmp_path: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> Draw:
+def txt2img(tmp_path: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> Sample:
     """Runs txt2img.py in an empty directory, with the tiny model unless told otherwise; returns what it wrote."""
     monkeypatch.chdir(tmp_path)
-    return _drawing("txt2img", tiny_checkpoint)
+    return _sampling("txt2img", tiny_checkpoint)
 
 
 @pytest.fixture
-def img2img(tmp_path: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> Draw:
+def img2img(tmp_path: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> Sample:
     """Runs img2img.py likewise."""
     monkeypatch.chdir(tmp_path)
-    return _drawing("img2img", tiny_checkpoint)
+    return _sampling("img2img", tiny_checkpoint)
 
 
-def _drawing(command: str, checkpoint: Path) -> Draw:
-    def draw(*arguments: object) -> Drawn:
+def _sampling(command: str, checkpoint: Path) -> Sample:
+    def sample(*arguments: object) -> Sampled:
         named = {"-c", "--ckpt-path"} & set(arguments)
         outcome = call(command, *arguments, *([] if named else ["-c", checkpoint]))
         assert outcome.status == 0, outcome.said
         directory = Path(outcome.said.rstrip().rsplit(" in ", 1)[1])
-        return Drawn(directory, outcome.said)
+        return Sampled(directory, outcome.said)
 
-    return draw
+    return sample
 
 
 @dataclass

@@ -13,7 +13,7 @@ from ldm.errors import UserError
 from ldm.runtime.models import SamplingDefaults
 from ldm.training.config import DreamBoothConfig
 from tests.commands.calls import call, refused
-from tests.commands.fixtures import Draw, Trained
+from tests.commands.fixtures import Sample, Trained
 
 WRONG: list[tuple[str, Any]] = [
     ("seed", "abc"),
@@ -103,14 +103,14 @@ def test_a_strangers_run_is_refused_by_name(content: str, tmp_path: Path) -> Non
     refused(call("train", "diffusion", "-r", tmp_path), str(tmp_path))
 
 
-def test_a_record_of_options_alone_can_be_resumed(txt2img: Draw) -> None:
+def test_a_record_of_options_alone_can_be_resumed(txt2img: Sample) -> None:
     sampled = txt2img("-p", "a cat", "-v", 1)
     path = sampled.directory / "run.yaml"
     path.write_text(to_yaml({"options": read_yaml(path)["options"]}))
     assert call("txt2img", "-r", sampled.directory).status == 0
 
 
-def test_a_strangers_record_beside_a_checkpoint_is_ignored(txt2img: Draw, trained: Trained, tmp_path: Path) -> None:
+def test_a_strangers_record_beside_a_checkpoint_is_ignored(txt2img: Sample, trained: Trained, tmp_path: Path) -> None:
     directory = tmp_path / "stranger"
     directory.mkdir()
     (directory / "tokenizer").symlink_to(trained.directory / "tokenizer")

@@ -15,7 +15,8 @@ from ldm.evaluation.results import SUBJECT, Score
 from ldm.evaluation.scores import Definition, GroupFeatures
 from ldm.report.page import page_data
 from ldm.report.summary import summary
-from ldm.report.table import SAMPLING, read_comparison, write_csv, write_json
+from ldm.report.table import read_comparison, write_csv, write_json
+from ldm.sampling_options import SAMPLING_OPTIONS
 from tests.report.pages import sample_comparison, write_images
 
 # --- the example, as it would stand in ldm/evaluation/scores.py -------------------------------------------------------
@@ -39,7 +40,7 @@ CLOSEST = Definition(
 def test_a_new_score_reaches_the_table_the_files_and_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scores, "SCORES", (*scores.SCORES, CLOSEST))
     sample = sample_comparison()
-    sampling = {"negative_prompt": "", **dict.fromkeys(SAMPLING.values(), 1)}
+    sampling = {"negative_prompt": "", **{option.field: 1 for option in SAMPLING_OPTIONS}}
     sample = replace(sample, sampling=sampling, columns=[replace(one, kind=SUBJECT) for one in sample.columns])
     write_images(tmp_path, sample)
     photos = [[tmp_path / photo for photo in sample.groups[0].photos]]

@@ -1,4 +1,4 @@
-"""A driven Chromium, and what tests of a page ask of it."""
+"""Chromium driven by tests of the page."""
 
 import time
 from typing import Any
@@ -7,7 +7,7 @@ PATIENCE = 15  # seconds; a busy machine makes no test fail
 
 
 class Keys:
-    """Keys without a letter, as WebDriver's standard names them."""
+    """Special keys by the codes of the WebDriver standard."""
 
     CONTROL, ENTER, ESCAPE = "\ue009", "\ue007", "\ue00c"
     END, HOME = "\ue010", "\ue011"

@@ -28,7 +28,7 @@ FLAGS = (
 
 @pytest.fixture(scope="session")
 def chromium() -> Iterator[Any]:
-    """The driver of a fresh Chromium. Both programs are given, so that selenium looks for none and fetches none."""
+    """The driver of a fresh Chromium. Both programs are given, so selenium downloads none."""
     webdriver = pytest.importorskip("selenium.webdriver")
     program = next((path for name in CHROMIUM if (path := shutil.which(name))), None)
     driver = shutil.which("chromedriver")

@@ -38,7 +38,7 @@ STEPS = [200, 400, 600]
 RUNS = ["can-1", "can-2"]
 ROWS = 1 + len(RUNS) * len(STEPS)
 MISSING = (3, 1)
-"""Row and column of the one image that was not drawn."""
+"""Row and column of the one image that was not sampled."""
 COPY = (ROWS - 1, 1)
 """Of the one image that is a copy, of the second photo."""
 

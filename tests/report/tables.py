@@ -1,4 +1,4 @@
-"""What a sweep's files say, checkpoints to sweep over, and what interrupts it."""
+"""Reading a sweep's files, checkpoints to sweep over, and interrupting it."""
 
 import csv
 from pathlib import Path
@@ -7,22 +7,22 @@ from typing import Any
 import pytest
 
 from ldm.checkpoint.saving import hash_file
-from ldm.commands.sampling import rows_sampling
+from ldm.commands.sampling import loop
 from ldm.config import to_yaml
 from ldm.report.comparison import Comparison
 from ldm.report.table import read_comparison
-from tests.commands.calls import Drawn
+from tests.commands.calls import Sampled
 from tests.tiny import build_tiny_model, write_tiny_checkpoint
 
 
-def table_of(drawn: Drawn) -> Comparison:
+def table_of(sampled: Sampled) -> Comparison:
     """The comparison that a call wrote."""
-    return read_comparison(drawn.directory / "comparison.json")
+    return read_comparison(sampled.directory / "comparison.json")
 
 
-def lines_of(drawn: Drawn) -> list[dict[str, str]]:
+def lines_of(sampled: Sampled) -> list[dict[str, str]]:
     """The lines of `pictures.csv`."""
-    with (drawn.directory / "pictures.csv").open(encoding="utf-8", newline="") as file:
+    with (sampled.directory / "pictures.csv").open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
 
 
@@ -51,7 +51,7 @@ def record(directory: Path, base: Path, photos: Path | None = None) -> None:
 
 def stop_after(monkeypatch: pytest.MonkeyPatch, batches: int) -> None:
     """Ctrl-C instead of the batch after these."""
-    sample, done = rows_sampling._sample, []
+    sample, done = loop._sample, []
 
     def watched(*arguments: Any, **options: Any) -> Any:
         if len(done) == batches:
@@ -59,4 +59,4 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, batches: int) -> None:
         done.append(arguments)
         return sample(*arguments, **options)
 
-    monkeypatch.setattr(rows_sampling, "_sample", watched)
+    monkeypatch.setattr(loop, "_sample", watched)

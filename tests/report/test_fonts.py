@@ -1,4 +1,4 @@
-"""Labels with letters that Pillow's own font lacks are drawn in one of the system's, where there is one."""
+"""Labels with letters that Pillow's own font lacks are drawn in a system font that has them."""
 
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -23,7 +23,7 @@ class Letters(SimpleNamespace):
 
 @pytest.fixture
 def installed(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
-    """Puts fonts of these letters into the system, by name; returns the names that were asked for."""
+    """Puts fonts of these letters into the system, by name; returns the names of the loaded ones."""
 
     def install(*fonts: str) -> list[str]:
         asked: list[str] = []
@@ -62,7 +62,7 @@ def test_else_one_that_has_the_most(installed: Callable[..., list[str]]) -> None
     assert font_for("кот猫", 12).name == SYSTEM_FONTS[1]
 
 
-def test_without_such_a_font_labels_are_drawn_as_they_can_be(installed: Callable[..., list[str]]) -> None:
+def test_without_such_a_font_the_best_one_is_used(installed: Callable[..., list[str]]) -> None:
     asked = installed()
     assert isinstance(font_for("猫", 12), ImageFont.FreeTypeFont)
     assert asked == list(SYSTEM_FONTS)

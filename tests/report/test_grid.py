@@ -26,7 +26,7 @@ def box(sheet: Image.Image, color: str) -> tuple[int, int, int, int] | None:
     return (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1) if len(rows) else None
 
 
-def test_cells_stand_in_rows_and_columns_at_their_size() -> None:
+def test_cells_are_placed_in_rows_and_columns_at_their_size() -> None:
     sheet = labelled_grid(cells_of(2, 3, (200, 180)), ["one", "two"], ["a", "b", "c"])
     boxes = [box(sheet, color) for color in COLORS]
     left, top = boxes[0][:2]  # type: ignore[index]
@@ -112,7 +112,7 @@ def test_labels_in_other_scripts_are_no_error() -> None:
 
 @settings(deadline=None, max_examples=40)
 @given(st.integers(1, 5), st.integers(1, 5), st.integers(8, 300), st.integers(8, 300))
-def test_every_cell_is_seen_whatever_the_shape(rows: int, columns: int, width: int, height: int) -> None:
+def test_every_cell_is_visible_for_any_shape(rows: int, columns: int, width: int, height: int) -> None:
     cells: list[list[Image.Image | None]] = [[None] * columns for _ in range(rows)]
     cells[-1][-1] = Image.new("RGB", (width, height), "red")
     sheet = labelled_grid(cells, ["row"] * rows, ["column"] * columns)

@@ -1,4 +1,4 @@
-"""The page as text: what stands in it, and that nothing of what people wrote becomes markup."""
+"""The page as text: its data, and that no prompt, name or option becomes markup."""
 
 import base64
 import hashlib
@@ -57,7 +57,7 @@ def with_prompt(prompt: str) -> Comparison:
     return replace(sample, columns=[replace(sample.columns[0], prompt=prompt), *sample.columns[1:]], rows=rows)
 
 
-def test_the_page_stands_whole_beside_the_images(tmp_path: Path) -> None:
+def test_the_page_is_one_file_beside_the_images(tmp_path: Path) -> None:
     path = write_page(tmp_path, sample_comparison())
     assert path == tmp_path / "index.html"
     assert [entry.name for entry in tmp_path.iterdir()] == ["index.html"]
@@ -68,6 +68,8 @@ def test_what_the_scripts_read_is_the_comparison() -> None:
     sample = sample_comparison()
     data = Page(page_html(sample)).data
     expected = json.loads(json.dumps(asdict(sample)))
+    headings = {column["prompt_index"]: column.pop("heading") for column in data["columns"]}
+    assert headings[0] == "a photo of sks tin can"
     for part in ("title", "command", "created", "columns", "runs", "scores", "rule", "sampling", "versions"):
         assert data[part] == expected[part]
     for row, wanted in zip(data["rows"], expected["rows"], strict=True):
@@ -77,7 +79,7 @@ def test_what_the_scripts_read_is_the_comparison() -> None:
     assert data["groups"][0]["recommendation"] == expected["groups"][0]["recommendation"]
 
 
-def test_an_image_that_was_not_drawn_stays_empty() -> None:
+def test_an_image_that_was_not_sampled_stays_empty() -> None:
     row, column = MISSING
     cells = page_data(sample_comparison())["rows"][row]["cells"]
     assert [index for index, cell in enumerate(cells) if cell is None] == [column]

@@ -113,7 +113,7 @@ def test_neighbours_are_read_ahead(browser: Browser) -> None:
     assert len(browser.js("return read")) == 5 + 3, "the one above is known"
 
 
-def test_photos_stand_beside_and_the_nearest_is_marked(browser: Browser) -> None:
+def test_photos_are_shown_beside_and_the_nearest_is_marked(browser: Browser) -> None:
     browser.enlarge(2, 1)
     assert browser.count("#about .photos img") == 2
     assert browser.js("return [...document.querySelectorAll('#about .nearest img')].map(one => one.alt)") == [

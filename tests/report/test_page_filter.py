@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from ldm.report.comparison import Comparison, Group
+from ldm.report.comparison import Cell, Comparison, Group
 from tests.report.browser import Browser, Keys
 from tests.report.pages import (
     COLUMNS,
@@ -60,7 +60,7 @@ def many_prompts() -> Comparison:
     """The sample with twelve prompts of one seed."""
     sample = sample_comparison()
     columns = [replace(COLUMNS[0], prompt=f"a can in place {index}", prompt_index=index) for index in range(12)]
-    cells = [replace(cell, file=f"{index}.png") for index in range(12) if (cell := sample.rows[0].cells[0])]
+    cells = [Cell(f"{index}.png", column.prompt) for index, column in enumerate(columns)]
     return replace(sample, columns=columns, rows=[replace(row, cells=cells) for row in sample.rows])
 
 

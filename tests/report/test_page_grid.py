@@ -1,9 +1,11 @@
-"""The grid of images, looked at and walked through in Chromium."""
+"""The grid of images in Chromium."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from ldm.report.comparison import Interval, Score
 from tests.report.browser import Browser, Keys, image
 from tests.report.pages import (
     COLUMNS,
@@ -28,7 +30,7 @@ def test_every_image_loads(browser: Browser) -> None:
     browser.wait("[...document.images].every(one => one.complete && one.naturalWidth > 0)")
 
 
-def test_columns_are_named_and_images_told(browser: Browser) -> None:
+def test_columns_have_headings_and_images_alternative_texts(browser: Browser) -> None:
     heads = browser.js("return [...document.querySelectorAll('th.prompt')].map(one => [one.textContent, one.colSpan])")
     assert heads == [[prompt.replace("{class}", "tin can"), len(SEEDS)] for prompt in PROMPTS]
     assert browser.js("return document.querySelector(arguments[0]).alt", f"{image(2, 1)} img") == (
@@ -41,7 +43,7 @@ def test_columns_are_named_and_images_told(browser: Browser) -> None:
 
 def test_an_image_that_is_not_there_is_an_empty_cell_with_a_word(browser: Browser, written: WritePage) -> None:
     row, column = MISSING
-    assert browser.text(f"#row-{row} td:nth-of-type({column + 1})") == "not drawn"
+    assert browser.text(f"#row-{row} td:nth-of-type({column + 1})") == "not sampled"
     url = written(sample_comparison())
     (Path(url.removeprefix("file://")).parent / file_of(0, 0)).unlink()
     browser.open(url=url)
@@ -49,7 +51,7 @@ def test_an_image_that_is_not_there_is_an_empty_cell_with_a_word(browser: Browse
     assert [line for line in browser.said() if "ERR_FILE_NOT_FOUND" not in line] == []
 
 
-def test_a_copy_of_a_photo_is_told(browser: Browser) -> None:
+def test_a_copy_of_a_photo_is_labelled(browser: Browser) -> None:
     assert browser.texts(".image .copy") == ["copy of photo 2"]
     assert browser.alt(f"{image(*COPY)} img").endswith("step 600 of can-2, copy of photo 2")
     browser.enlarge(*COPY)
@@ -107,3 +109,13 @@ def test_images_have_whole_multiples_of_their_size(browser: Browser) -> None:
     assert browser.box(image(0, 0))["width"] == 384
     assert browser.js("return document.querySelector('#larger').disabled")
     assert browser.js("return getComputedStyle(document.querySelector('.image img')).imageRendering") == "pixelated"
+
+
+def test_row_labels_show_the_whole_name_of_every_score(browser: Browser, written: WritePage) -> None:
+    titles = ["Subject fidelity", "Image similarity", "Prompt fidelity", "Leakage into the class", "Drift of the class"]
+    sample = sample_comparison()
+    rows = [replace(row, scores={title: Interval(0.5, 0.4, 0.6) for title in titles}) for row in sample.rows]
+    browser.open(url=written(replace(sample, rows=rows, scores=[Score(title, title, True, "") for title in titles])))
+    assert browser.texts("#row-1 dt") == titles
+    cut_off = "[...document.querySelectorAll('#grid dt')].filter(one => one.scrollWidth > one.clientWidth).length"
+    assert browser.js(f"return {cut_off}") == 0

@@ -92,7 +92,7 @@ def test_scores_are_sorted_by_their_headings(browser: Browser) -> None:
     assert browser.focused() == (rising[-1], 0)
 
 
-def test_options_that_differ_stand_first(browser: Browser) -> None:
+def test_options_that_differ_are_first(browser: Browser) -> None:
     names = "return [...document.querySelectorAll(arguments[0])].map(one => one.textContent)"
     assert browser.js(names, "table.differing tbody th") == ["learning_rate", "flip"]
     assert browser.js(names, "table.differing tbody td") == ["0.0001", "0.0005", "not known", "yes"]

@@ -1,4 +1,4 @@
-"""The grid of a sweep: what stands in which cell, which labels stand beside it, and pages where it is large."""
+"""The grid of a sweep: its cells and labels, and pages where it is large."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,14 +13,14 @@ from PIL import Image
 from ldm.report import grid, sheets
 from ldm.report.grid import MARGIN, MAX_PAGE, Heading, enlargement, pages
 from tests.commands.calls import call
-from tests.commands.fixtures import Draw, Trained
+from tests.commands.fixtures import Sample, Trained
 from tests.commands.sampling.test_sweep import mug
 from tests.report.tables import stop_after
 
 
 @dataclass(frozen=True)
 class Sheet:
-    """What was given to the drawing of a sheet."""
+    """The arguments of one sheet."""
 
     cells: Any
     rows: list[str]
@@ -43,47 +43,48 @@ def drawn_sheets(monkeypatch: pytest.MonkeyPatch) -> list[Sheet]:
 
 
 def test_the_grid_has_a_row_per_checkpoint_and_a_column_per_prompt_and_seed(
-    txt2img: Draw, trained: Trained, drawn_sheets: list[Sheet]
+    txt2img: Sample, trained: Trained, drawn_sheets: list[Sheet]
 ) -> None:
-    drawn = txt2img("-c", trained.root, "-v", 2, "-p", "a cat", "a {class}", "--hw", 32, 48, "--no-base")
+    sampled = txt2img("-c", trained.root, "-v", 2, "-p", "a cat", "a {class}", "--hw", 32, 48, "--no-base")
     (sheet,) = drawn_sheets
     assert sheet.rows == ["step 3", "step 6", "step 7"]
     assert sheet.columns == ["seed 42", "seed 43"] * 2
     assert sheet.headings == [Heading("a cat", 2), Heading("a Tin Can", 2)]
     for row, start in zip(sheet.cells, (0, 4, 8), strict=True):
-        for cell, image in zip(row, drawn.images[start : start + 4], strict=True):
+        for cell, image in zip(row, sampled.images[start : start + 4], strict=True):
             assert np.array_equal(np.asarray(cell), image)
-    width, height = Image.open(drawn.directory / "grid.png").size
+    width, height = Image.open(sampled.directory / "grid.png").size
     assert width > 4 * 48
     assert height > 3 * 32
 
 
-def test_several_runs_are_named_in_the_labels_and_the_prompt_stands_as_it_was_asked_for(
-    txt2img: Draw, tmp_path: Path, drawn_sheets: list[Sheet]
+def test_labels_of_several_runs_have_their_names_and_headings_all_classes(
+    txt2img: Sample, tmp_path: Path, drawn_sheets: list[Sheet]
 ) -> None:
     mug(tmp_path / "ckpts" / "mug-1")
     mug(tmp_path / "ckpts" / "run-1", seed=4, class_name="cup", instance_prompt="a photo of sks cup")
     txt2img("-c", tmp_path / "ckpts", "-v", 1)
     assert drawn_sheets[0].rows == ["mug-1 step 5", "run-1 step 5\n(cup)"]
-    assert drawn_sheets[0].headings == [Heading("a photo of sks {class}", 1)]
+    assert drawn_sheets[0].headings == [Heading("a photo of sks mug / cup", 1)]
 
 
 def test_a_large_grid_comes_in_pages_with_all_labels(
-    txt2img: Draw, trained: Trained, drawn_sheets: list[Sheet], monkeypatch: pytest.MonkeyPatch
+    txt2img: Sample, trained: Trained, drawn_sheets: list[Sheet], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(grid, "MAX_PAGE", 3 * (160 + MARGIN))
-    drawn = txt2img("-c", trained.root, "-v", 2, "-p", "a cat", "a dog", "--no-base", "-o", "out")
-    assert sorted(path.name for path in drawn.directory.glob("grid*")) == ["grid-1.png", "grid-2.png"]
-    assert "12 images, grid-1.png to grid-2.png and index.html in " in drawn.said
+    sampled = txt2img("-c", trained.root, "-v", 2, "-p", "a cat", "a dog", "--no-base", "-o", "out")
+    assert sorted(path.name for path in sampled.directory.glob("grid*")) == ["grid-1.png", "grid-2.png"]
+    assert "12 images, grid-1.png to grid-2.png and index.html in " in sampled.said
     assert [sheet.headings for sheet in drawn_sheets] == [[Heading("a cat", 2)], [Heading("a dog", 2)]]
     assert [sheet.rows for sheet in drawn_sheets] == [["step 3", "step 6", "step 7"]] * 2
     monkeypatch.setattr(grid, "MAX_PAGE", MAX_PAGE)
-    assert call("txt2img", "-r", drawn.directory).status == 0
-    assert [path.name for path in drawn.directory.glob("grid*")] == ["grid.png"]
+    sampled.paths[0].unlink()
+    assert call("txt2img", "-r", sampled.directory).status == 0
+    assert [path.name for path in sampled.directory.glob("grid*")] == ["grid.png"]
 
 
 def test_pages_without_an_image_are_left_out_when_a_call_is_interrupted(
-    txt2img: Draw, trained: Trained, monkeypatch: pytest.MonkeyPatch
+    txt2img: Sample, trained: Trained, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(grid, "MAX_PAGE", 3 * (160 + MARGIN))
     with monkeypatch.context() as patch:
@@ -126,8 +127,3 @@ def test_the_seeds_of_a_prompt_stay_on_one_page_if_they_fit() -> None:
     assert most == 11
     assert spans == [(0, 8), (8, 16), (16, 20)]
     assert [(span.start, span.end) for _, span in pages(512, 512, 1, [20, 4])] == [(0, 10), (10, 20), (20, 24)]
-
-
-def test_a_base_row_is_labelled_as_such(txt2img: Draw, trained: Trained, drawn_sheets: list[Sheet]) -> None:
-    txt2img("-c", trained.root, "-v", 1)
-    assert drawn_sheets[0].rows == ["base model", "step 3", "step 6", "step 7"]

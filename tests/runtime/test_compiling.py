@@ -27,7 +27,7 @@ from ldm.runtime.compiling import (
 from ldm.runtime.devices import Compute
 from ldm.runtime.models import ModelSlot, settings_of
 from tests.commands.calls import call, difference, pixels
-from tests.commands.fixtures import Draw, Trained
+from tests.commands.fixtures import Sample, Trained
 from tests.simulated_capture import SimulatedCapture
 from tests.tiny import build_tiny_model, write_tiny_checkpoint
 
@@ -136,7 +136,7 @@ def test_one_worker_uses_a_graphed_unet(full: SimulatedCapture, monkeypatch: pyt
     assert worker_pool(ldm, sampling) == WorkerPool()
 
 
-def test_a_sweep_captures_each_checkpoint(txt2img: Draw, trained: Trained, full: SimulatedCapture) -> None:
+def test_a_sweep_captures_each_checkpoint(txt2img: Sample, trained: Trained, full: SimulatedCapture) -> None:
     plain = txt2img("-c", trained.root, "-v", 2, "-o", "plain")
     compiled = txt2img("-c", trained.root, "-v", 2, "--compile", "full")
     assert full.captured == 4
@@ -145,7 +145,7 @@ def test_a_sweep_captures_each_checkpoint(txt2img: Draw, trained: Trained, full:
 
 
 def test_a_resumed_call_may_change_compile_and_samples_again_what_rounds_differently(
-    txt2img: Draw, full: SimulatedCapture
+    txt2img: Sample, full: SimulatedCapture
 ) -> None:
     sampled = txt2img("-v", 1)
     again = txt2img("-r", sampled.directory, "--compile", "off")

@@ -11,7 +11,7 @@ from ldm.nn.tokenizer import tokenizer_digest
 from ldm.runtime import tokenizers
 from ldm.runtime.tokenizers import is_confined
 from tests.commands.calls import call, refused
-from tests.commands.fixtures import Draw
+from tests.commands.fixtures import Sample
 from tests.oracle import TOKENIZER
 from tests.tiny import TINY_YAML, write_tiny_checkpoint, write_tokenizer
 
@@ -64,7 +64,7 @@ def test_a_damaged_tokenizer_beside_a_checkpoint_is_an_error_before_sampling(tmp
 
 
 def test_a_damaged_tokenizer_is_read_from_another_place_that_has_it(
-    txt2img: Draw, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    txt2img: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     directory = write_tokenizer(tmp_path / "known")
     checkpoint = write_tiny_checkpoint(tmp_path / "ckpt", tokenizer=tokenizer_digest(directory))

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 
+from ldm.sampling_options import SAMPLING_OPTIONS
+
 
 class Change(Enum):
     """Whether a flag beside `-r` may have another value than the run."""
@@ -119,10 +121,7 @@ DRAWING: Mapping[str, Rule] = {
     "protocol": WHICH_IMAGE,
     "strength": HOW_IMAGE,
     "hw": HOW_IMAGE,
-    "sampler": HOW_IMAGE,
-    "ddim_steps": HOW_IMAGE,
-    "scale": HOW_IMAGE,
-    "ddim_eta": HOW_IMAGE,
+    **{option.flag: HOW_IMAGE for option in SAMPLING_OPTIONS},
     "precision": HOW_IMAGE,
     "config": _fixed("it has the shape of the model that sampled the images"),
     "output_dir": PLACE,

@@ -1,4 +1,4 @@
-"""The flags of the commands that draw. Where a default is not given here, the model's YAML has it."""
+"""The flags of the commands that sample images. Defaults that aren't here are in the model's YAML."""
 
 import argparse
 from pathlib import Path
@@ -23,9 +23,9 @@ OWN_SUBJECT = f'"a photo of sks {{class}}"; of a base model {yaml_value("samplin
 def _add_sampling_flags(
     parser: argparse.ArgumentParser, what: str, own_prompts: str = OWN_SUBJECT, weights: Path | None = None
 ) -> None:
-    """Flags of all commands that draw, and how this one differs: its prompts and its weights by default."""
-    _add_prompts(parser.add_argument_group("what to draw"), own_prompts)
-    _add_checkpoints(parser.add_argument_group("with what"), weights)
+    """Flags of all commands that sample. `own_prompts`, `weights`: this command's defaults."""
+    _add_prompts(parser.add_argument_group("what to sample"), own_prompts)
+    _add_checkpoints(parser.add_argument_group("with which weights"), weights)
     add_sampling(parser.add_argument_group("how to sample"))
     _add_placement(parser.add_argument_group("where and how fast"), what)
 
@@ -40,7 +40,7 @@ def _add_prompts(group: argparse._ArgumentGroup, own_prompts: str) -> None:
         metavar="TEXT",
         help=f"one or several, with {{class}} for each checkpoint's class; default: {own_prompts}",
     )
-    group.add_argument("-n", "--negative-prompt", type=words, default="", metavar="TEXT", help="what to stay away from")
+    group.add_argument("-n", "--negative-prompt", type=words, default="", metavar="TEXT", help="what not to show")
     group.add_argument(
         "-v",
         "--variations",
@@ -73,15 +73,15 @@ def _add_checkpoints(group: argparse._ArgumentGroup, weights: Path | None) -> No
         "--resume-dir",
         type=DIRECTORY,
         metavar="DIR",
-        help="continue the call of this directory with its own options: draws what is missing or no longer valid, "
-        "and with checkpoints that have come since",
+        help="resume the call of this directory with its own options: samples what is missing or no longer valid, "
+        "and with checkpoints that are new",
     )
     either = group.add_mutually_exclusive_group()
     either.add_argument(
         "--base",
         type=FILE,
         metavar="FILE",
-        help="the base model of compared checkpoints, their first row (default: what their run says, if it is here)",
+        help="the base model of compared checkpoints, their first row (default: the one that their run names)",
     )
     either.add_argument("--no-base", action="store_true", help="compare without the base model")
     group.add_argument(
@@ -89,7 +89,7 @@ def _add_checkpoints(group: argparse._ArgumentGroup, weights: Path | None) -> No
         "--instance-img-dir",
         type=DIRECTORY,
         metavar="DIR",
-        help="photos of the subject, to show beside the images and to score by (default: those its run learned from)",
+        help="photos of the subject, shown beside the images and compared with them (default: those of its training)",
     )
     group.add_argument(
         "--config",
@@ -113,7 +113,7 @@ def _add_placement(group: argparse._ArgumentGroup, what: str) -> None:
         "--batch-size",
         type=BATCH,
         metavar="N",
-        help="images at a time on a GPU; the CPU draws each alone, so that no bit depends on the batch; "
+        help="images at a time on a GPU; the CPU samples each alone, so that no bit depends on the batch; "
         f"default: on CUDA as many as fit, up to 16, else {yaml_value('sampling.batch_size')}",
     )
     group.add_argument("-d", "--device", default="auto", help="auto, cpu, mps, cuda, cuda:1 or just 1 (default: auto)")
@@ -129,12 +129,12 @@ def _add_placement(group: argparse._ArgumentGroup, what: str) -> None:
 def txt2img_parser() -> argparse.ArgumentParser:
     """Flags of txt2img.py."""
     parser = command_parser(
-        "Draws images from prompts, or compares all checkpoints below a directory with the same noise.",
+        "Samples images from prompts, or compares all checkpoints below a directory from the same noise.",
         "examples:\n"
         '  python txt2img.py -p "a photo of a corgi"\n'
         "  python txt2img.py --ckpt-path ckpts/                     # compare: one row per checkpoint\n"
         '  python txt2img.py --ckpt-path ckpts/can-1 -p "sks {class} on the moon" "a {class} on the moon" -v 2\n'
-        "  python txt2img.py -r outputs/txt2img-3                   # continue an interrupted call\n",
+        "  python txt2img.py -r outputs/txt2img-3                   # resume an interrupted call\n",
     )
     _add_sampling_flags(parser, "txt2img")
     parser.add_argument_group("scores").add_argument(
@@ -146,18 +146,18 @@ def txt2img_parser() -> argparse.ArgumentParser:
 
 
 def evaluate_parser() -> argparse.ArgumentParser:
-    """Flags of evaluate.py: those of txt2img.py and what to ask for."""
+    """Flags of evaluate.py: those of txt2img.py, the protocol and the encoder."""
     parser = command_parser(
-        "Scores checkpoints and recommends one: is it the subject, are prompts followed, are photos copied, what has\n"
-        "become of the class? Draws what that takes, the same noise for every checkpoint.",
+        "Scores checkpoints and recommends one: is it the subject, are prompts followed, are photos copied, has the\n"
+        "class changed? Samples the images for that, from the same noise for every checkpoint.",
         "examples:\n"
         "  python evaluate.py                                       # all below ckpts/, the short list of prompts\n"
         "  python evaluate.py --ckpt-path ckpts/water-bottle-1 -i data/bottle\n"
         "  python evaluate.py --protocol dreambooth                 # the paper's 25 prompts\n"
-        "  python evaluate.py -r outputs/evaluate-3                 # continue, and with newer checkpoints\n"
+        "  python evaluate.py -r outputs/evaluate-3                 # resume, also with new checkpoints\n"
         "how to read the scores: docs/compare.md\n",
     )
-    group = parser.add_argument_group("what to ask, and whom")
+    group = parser.add_argument_group("prompts and encoder of the scores")
     group.add_argument(
         "--protocol",
         choices=PROTOCOLS,
@@ -174,20 +174,20 @@ def evaluate_parser() -> argparse.ArgumentParser:
 
 
 def img2img_parser() -> argparse.ArgumentParser:
-    """Flags of img2img.py: those of txt2img.py and the image to start from."""
+    """Flags of img2img.py: those of txt2img.py and the initial image."""
     parser = command_parser(
-        "Redraws an image after a prompt, with the base model or with fine-tuned checkpoints.",
+        "Changes an image as a prompt says, with the base model or with fine-tuned checkpoints.",
         "example:\n"
         '  python img2img.py -i sketch.png -p "a photo of sks can on a rock" -s 0.6 \\\n'
         "      --ckpt-path ckpts/can-1/step-00600.safetensors\n",
     )
-    group = parser.add_argument_group("from what")
+    group = parser.add_argument_group("initial image")
     group.add_argument(
         "-i",
         "--init-img",
         type=FILE,
         metavar="FILE",
-        help="the image to start from; without --hw its shape is kept, at about the model's size",
+        help="the initial image; without --hw its shape is kept, at about the model's size",
     )
     group.add_argument(
         "-s",
@@ -195,7 +195,7 @@ def img2img_parser() -> argparse.ArgumentParser:
         type=SHARE,
         default=0.75,
         metavar="X",
-        help="0 keeps the image, 1 draws a new one (default: 0.75)",
+        help="0 keeps the image, 1 makes a new one (default: 0.75)",
     )
     _add_sampling_flags(parser, "img2img")
     return parser

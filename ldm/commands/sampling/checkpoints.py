@@ -1,17 +1,17 @@
-"""Which checkpoints are drawn with."""
+"""The checkpoints to sample: those at `--ckpt-path` that hold a whole model of one shape."""
 
 import logging
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
-from ldm.checkpoint.discovery import Found, find_checkpoints
+from ldm.checkpoint.discovery import find_checkpoints
 from ldm.checkpoint.loading import checkpoint_info, part_digests, raise_unless_whole
 from ldm.checkpoint.metadata import CheckpointInfo
-from ldm.checkpoint.reading import read_checkpoint
+from ldm.checkpoint.reading import CheckpointFile, read_checkpoint
 from ldm.errors import UserError, named_in_errors
-from ldm.runtime.models import Settings, base_weights, read_tokenizer, settings_of
+from ldm.runtime.models import Settings, read_tokenizer, settings_of
 from ldm.runtime.tokenizers import find_tokenizer
 
 log = logging.getLogger(__name__)
@@ -19,63 +19,62 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint that holds a whole model, and everything that belongs to it."""
+    """A whole model: where it is, what belongs to it and what tells its weights from others.
+
+    It holds no tensors: a mapped file that is overwritten during a long call would end the process.
+    """
 
     path: Path
     info: CheckpointInfo
     settings: Settings
     tokenizer: Path
     tokenizer_digest: str
+    digests: Mapping[str, str]
+    """SHA-256 of each part's weights, as `part_digests` gives them: equal digests mean equal images."""
+    is_base: bool = False
+    """It is the base model of a comparison."""
 
-    @cached_property
-    def parts(self) -> dict[str, str]:
-        """What tells each part's weights from others."""
-        return part_digests(self.path, self.info)
+    def read(self) -> CheckpointFile:
+        """The file, mapped. Raises `UserError` if it can't be read or another one has replaced it."""
+        file = read_checkpoint(self.path)
+        if part_digests(self.path, checkpoint_info(file)) != self.digests:
+            raise UserError("another checkpoint has replaced it since this call began")
+        return file
 
 
-def find_to_sample(path: Path | None) -> list[Found]:
-    """The checkpoint, or all below the directory; what is left out is named."""
-    path = base_weights(path)
+def checkpoints_to_sample(path: Path, config: Path | None) -> list[Checkpoint]:
+    """The checkpoint at `path`, or those below a directory, in the order of runs and steps.
+
+    Of a directory, files that aren't whole models, or of another shape than most, are left out with a warning.
+    Raises `UserError` if none is left. `config`: the YAML of `--config`.
+    """
+    known: set[object] = set()
     if not path.is_dir():
-        return [Found(path, checkpoint_info(read_checkpoint(path)))]
-    found, skipped = find_checkpoints(path)
-    for one in skipped:
-        log.warning("left out %s: %s", one.path, one.reason)
+        file = read_checkpoint(path)
+        with named_in_errors(path):
+            return [_whole(file, config, known)]
+    found, skipped = find_checkpoints(path, lambda file: _whole(file, config, known))
+    left_out = [(one.path, one.reason) for one in skipped]
+    if found:
+        (shape, _), *_ = Counter(one.settings.model for one in found).most_common(1)
+        others = [one.path for one in found if one.settings.model != shape]
+        left_out += [(one, "a model of another shape than most of the others") for one in others]
+        found = [one for one in found if one.settings.model == shape]
+    for one, reason in left_out:
+        log.warning("left out %s: %s", one, reason)
     if not found:
-        raise UserError(f"there is no checkpoint below {path}; dreambooth.py writes some")
+        raise UserError(f"there is no checkpoint below {path} that can be used; dreambooth.py writes some")
     return found
 
 
-def usable(checkpoints: list[Found], config: Path | None) -> list[Checkpoint]:
-    """Those that hold a whole model of the shape most of them share; the others are named."""
-    whole: list[Checkpoint] = []
-    known: set[object] = set()
-    for found in checkpoints:
-        try:
-            with named_in_errors(found.path):
-                whole.append(_whole(found, config, known))
-        except UserError as error:
-            if len(checkpoints) == 1:
-                raise
-            log.warning("left out %s: %s", found.path, error)
-    if not whole:
-        raise UserError("none of the checkpoints can be used")
-    (shape, _), *_ = Counter(one.settings.model for one in whole).most_common(1)
-    for one in whole:
-        if one.settings.model != shape:
-            log.warning("left out %s: a model of another shape than most of the others", one.path)
-    return [one for one in whole if one.settings.model == shape]
-
-
-def _whole(found: Found, config: Path | None, known: set[object]) -> Checkpoint:
-    """Raises `UserError` if this is no whole model. `known` are the contents that are one, to be compared quickly."""
-    file = read_checkpoint(found.path)
+def _whole(file: CheckpointFile, config: Path | None, known: set[object]) -> Checkpoint:
+    """Raises `UserError` if the file is no whole model. `known`: contents that were checked, a shortcut."""
+    info = checkpoint_info(file)
     _, settings = settings_of(file, config)
     content = (settings.model, frozenset((key, tensor.shape) for key, tensor in file.index.items()))
     if content not in known:
         raise_unless_whole(file, settings.model)
         known.add(content)
-    tokenizer = find_tokenizer(found.path, settings.tokenizer, found.info.tokenizer)
-    one = Checkpoint(found.path, found.info, settings, tokenizer, read_tokenizer(tokenizer, settings).digest)
-    assert one.parts  # looked at now, while a file that isn't there any more is left out
-    return one
+    tokenizer = find_tokenizer(file.path, settings.tokenizer, info.tokenizer)
+    digest = read_tokenizer(tokenizer, settings).digest
+    return Checkpoint(file.path, info, settings, tokenizer, digest, part_digests(file.path, info))

@@ -1,6 +1,7 @@
-"""What is to be drawn: flags and model defaults made into one description, and the text an image carries of it."""
+"""What all images of a call share: flags and the model's defaults in one description, and the text of image files."""
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,15 @@ from ldm.data.images import fit, read_image, to_tensor
 from ldm.diffusion.samplers import SAMPLERS, img2img_steps
 from ldm.diffusion.sampling import InitImage, SamplingConfig
 from ldm.errors import UserError
+from ldm.evaluation.protocol import dreambooth_prompts, is_live
+from ldm.report.comparison import CLASS_PLACEHOLDER
 from ldm.runtime.devices import Compute
 from ldm.runtime.models import SamplingDefaults, Settings, snapped_size
+from ldm.sampling_options import SAMPLING_OPTIONS
+from ldm.training.config import Subject
+
+CLASS_PROMPT = Subject(CLASS_PLACEHOLDER).class_prompt
+"""Shows how the class has changed; scores need it."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +30,7 @@ class Job:
     """Everything that the images of one call share."""
 
     prompts: list[str]
-    """"{class}" in them is each checkpoint's class. Empty: each checkpoint draws its own subject."""
+    """"{class}" in them is each checkpoint's class. Empty: each checkpoint samples its own subject."""
     negative_prompt: str
     seeds: list[int]
     sampling: SamplingConfig
@@ -33,21 +41,21 @@ class Job:
 
     @property
     def steps_run(self) -> int:
-        """Of the sampler's steps, those that are run for each image."""
+        """How many of the sampler's steps each image takes."""
         num_steps = self.sampling.num_steps
         return num_steps if self.init is None else img2img_steps(num_steps, self.init.strength)
 
 
 def job_from(options: argparse.Namespace, settings: Settings, compute: Compute) -> Job:
-    """The job that the flags of txt2img or img2img ask for, with the model's defaults.
+    """The job of the given flags, with the model's defaults for the others.
 
     Raises `UserError` if images of that size don't fit into the memory of the device.
     """
     defaults = settings.sampling
     init_path = getattr(options, "init_img", None)
     longest = max(options.hw or (defaults.height, defaults.width))
-    photo = read_image(init_path, longest) if init_path else None
-    default_size = (defaults.height, defaults.width) if photo is None else _size_like(photo, defaults)
+    init_image = read_image(init_path, longest) if init_path else None
+    default_size = (defaults.height, defaults.width) if init_image is None else _size_like(init_image, defaults)
     height, width = snapped_size(settings.model, options.hw, default_size)
     sampling = sampling_from(options, defaults, height, width)
     together = 1 if compute.device.type == "cpu" else options.batch_size or 1
@@ -59,21 +67,25 @@ def job_from(options: argparse.Namespace, settings: Settings, compute: Compute) 
         sampling=sampling,
         batch_size=options.batch_size or defaults.batch_size,
         compile=options.compile,
-        init=InitImage(to_tensor(fit(photo, height, width)), options.strength) if photo else None,
+        init=InitImage(to_tensor(fit(init_image, height, width)), options.strength) if init_image else None,
         init_path=init_path,
     )
 
 
+def _size_like(image: Image.Image, defaults: SamplingDefaults) -> tuple[int, int]:
+    """(height, width) of the image's shape, at about the model's default area."""
+    scale = (defaults.height * defaults.width / (image.height * image.width)) ** 0.5
+    return round(image.height * scale), round(image.width * scale)
+
+
+# Sampling options
+
+
 def sampling_from(options: argparse.Namespace, defaults: SamplingConfig, height: int, width: int) -> SamplingConfig:
-    """The flags where they were given, the model's defaults elsewhere."""
-    given = {
-        "sampler": options.sampler,
-        "num_steps": options.ddim_steps,
-        "guidance_scale": options.scale,
-        "eta": options.ddim_eta,
-    }
+    """The given flags, and the model's defaults for the others."""
+    flags = {option.field: getattr(options, option.flag) for option in SAMPLING_OPTIONS}
     base = SamplingConfig(height, width, defaults.sampler, defaults.num_steps, defaults.guidance_scale, defaults.eta)
-    sampling = replace(base, **{name: value for name, value in given.items() if value is not None})
+    sampling = replace(base, **{name: value for name, value in flags.items() if value is not None})
     takes_eta = SAMPLERS[sampling.sampler].default_eta is not None
     if options.ddim_eta and not takes_eta:
         able = " and ".join(name for name, sampler in SAMPLERS.items() if sampler.default_eta is not None)
@@ -84,31 +96,20 @@ def sampling_from(options: argparse.Namespace, defaults: SamplingConfig, height:
 
 
 def with_sampler(sampling: SamplingConfig, sampler: str, num_steps: int) -> SamplingConfig:
-    """The same with another sampler, which then adds as much noise as it does by default."""
+    """The same with another sampler and that sampler's default noise."""
     default_eta = SAMPLERS[sampler].default_eta
     eta = sampling.eta if sampler == sampling.sampler and default_eta is not None else default_eta or 0.0
     return replace(sampling, sampler=sampler, num_steps=num_steps, eta=eta)
 
 
 def sampling_flags(sampling: SamplingConfig) -> dict[str, Any]:
-    """The flags that mean this."""
-    return {
-        "hw": [sampling.height, sampling.width],
-        "sampler": sampling.sampler,
-        "ddim_steps": sampling.num_steps,
-        "scale": sampling.guidance_scale,
-        "ddim_eta": sampling.eta,
-    }
-
-
-def _size_like(photo: Image.Image, defaults: SamplingDefaults) -> tuple[int, int]:
-    """The photo's shape at about the area the model draws best."""
-    scale = (defaults.height * defaults.width / (photo.height * photo.width)) ** 0.5
-    return round(photo.height * scale), round(photo.width * scale)
+    """The same as flags, for `run.yaml`."""
+    flags = {option.flag: getattr(sampling, option.field) for option in SAMPLING_OPTIONS}
+    return {"hw": [sampling.height, sampling.width], **flags}
 
 
 def png_text(prompt: str, seed: int, job: Job, checkpoint: Checkpoint) -> dict[str, object]:
-    """What an image says of itself: a key each, and `parameters` as other tools write and read it. No paths."""
+    """The text of an image file: a key each, and `parameters` as other tools write and read it. No directories."""
     sampling = job.sampling
     size = f"{sampling.width}x{sampling.height}"
     negative = f"Negative prompt: {job.negative_prompt}\n" if job.negative_prompt else ""
@@ -116,10 +117,7 @@ def png_text(prompt: str, seed: int, job: Job, checkpoint: Checkpoint) -> dict[s
         "prompt": prompt,
         "negative_prompt": job.negative_prompt,
         "seed": seed,
-        "sampler": sampling.sampler,
-        "steps": sampling.num_steps,
-        "scale": sampling.guidance_scale,
-        "eta": sampling.eta,
+        **{option.column: getattr(sampling, option.field) for option in SAMPLING_OPTIONS},
         "size": size,
         "checkpoint": checkpoint.path.name,
         "checkpoint_step": checkpoint.info.step,
@@ -131,3 +129,34 @@ def png_text(prompt: str, seed: int, job: Job, checkpoint: Checkpoint) -> dict[s
         f"CFG scale: {sampling.guidance_scale}, Seed: {seed}, Size: {size}, Model: {checkpoint.path.stem}"
     )
     return {**text, "parameters": parameters}
+
+
+# Prompts for scores
+
+
+def prompts_to_score(given: list[str] | None, protocol: str, checkpoints: Sequence[Checkpoint]) -> list[str]:
+    """The given prompts or those of the protocol, with "{class}" not filled in, and always the class's own prompt.
+
+    Raises `UserError` if there are neither prompts nor a subject.
+    """
+    classes = {one.info.class_name for one in checkpoints if one.info.class_name}
+    if given is None and not classes:
+        raise UserError(
+            f"{checkpoints[0].path} has no subject: give checkpoints of dreambooth.py (--ckpt-path ckpts/), "
+            "or your own prompts (-p)"
+        )
+    short_list = checkpoints[0].settings.evaluation.prompts
+    prompts = given or (_dreambooth_protocol(classes) if protocol == "dreambooth" else short_list)
+    has_class_prompt = CLASS_PROMPT in prompts or all(Subject(name).class_prompt in prompts for name in classes)
+    return [*prompts] if has_class_prompt else [*prompts, CLASS_PROMPT]
+
+
+def _dreambooth_protocol(classes: set[str]) -> tuple[str, ...]:
+    """The DreamBooth paper's 25 prompts. Raises `UserError` for live subjects and objects together."""
+    live = {name for name in classes if is_live(name)}
+    if live and live != classes:
+        raise UserError(
+            f"--protocol dreambooth has other prompts for {', '.join(sorted(live))} than for "
+            f"{', '.join(sorted(classes - live))}: evaluate their runs apart"
+        )
+    return dreambooth_prompts(live=bool(live))

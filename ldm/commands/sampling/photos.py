@@ -1,4 +1,4 @@
-"""The photos that a subject was taught with, as small copies beside the images."""
+"""The photos that a subject was trained with, and small copies of them beside the images."""
 
 import contextlib
 import logging
@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 from ldm.commands.elsewhere import first, holds_photos
-from ldm.commands.sampling.grouping import CheckpointGroup
-from ldm.commands.sampling.runs import RunRecords
+from ldm.commands.sampling.groups import CheckpointGroup, RunRecords, subject_of, tuned_in
 from ldm.data.images import fit, read_image, save_png, to_tensor
 from ldm.data.photos import find_photos
 from ldm.errors import UserError
@@ -21,34 +20,36 @@ from ldm.files import slug
 log = logging.getLogger(__name__)
 
 DIRECTORY = "photos"
+INIT_IMAGE = f"{DIRECTORY}/initial-image.png"
+"""img2img's initial image at the size of the samples."""
 MAX_SIDE = 512
 
 
-def photos_of_each(groups: Sequence[CheckpointGroup], records: RunRecords, given: Path | None) -> list[list[Path]]:
-    """Each family's photos: the image files of `--instance-img-dir`, else those that its runs learned from."""
+def photos_of_groups(groups: Sequence[CheckpointGroup], records: RunRecords, given: Path | None) -> list[list[Path]]:
+    """Each group's photos: the image files of `--instance-img-dir`, else those that its runs were trained with."""
     if given is None:
         return [_recorded(group, records) for group in groups]
     try:
         photos = find_photos(given)
     except UserError as error:
         raise UserError(f"--instance-img-dir: {error}") from error
-    if len(subjects := sorted({group.subject for group in groups if group.subject})) > 1:
+    if len(subjects := sorted({subject_of(group) for group in groups} - {""})) > 1:
         log.warning("the photos in %s are taken for those of %s alike", given, " and ".join(subjects))
     return [photos for _ in groups]
 
 
 def _recorded(group: CheckpointGroup, records: RunRecords) -> list[Path]:
-    """Those of the first run whose photos are still where they were, or have moved with it."""
+    """Those of the first run whose photos are at their place, or have moved with it."""
     photos: list[Path] = []
-    for one in group.tuned:
+    for one in tuned_in(group):
         places = records.places(one.path, "instance_img_dir")
         there = next((place for place in places[:1] if _images(place)), None)
         digests = records.photo_digests(one.path)
         if directory := there or first(places[1:], partial(holds_photos, photos=digests)):
             photos = _images(directory)
             break
-    if group.subject and not photos:
-        log.info("no photos of '%s' were found; --instance-img-dir DIR shows them beside the images", group.subject)
+    if (subject := subject_of(group)) and not photos:
+        log.info("no photos of '%s' were found; --instance-img-dir DIR shows them beside the images", subject)
     return photos
 
 
@@ -61,7 +62,7 @@ class Photo:
 
 
 def copy_photos(photos: list[Path], name: str, output_dir: Path) -> list[Photo]:
-    """Writes the photos upright and small into `photos/<name>/`; those that can't be read are named and left out."""
+    """Writes the photos upright and small into `photos/<name>/`; leaves out unreadable ones with a warning."""
     copied = []
     for index, path in enumerate(photos):
         try:
@@ -77,7 +78,7 @@ def copy_photos(photos: list[Path], name: str, output_dir: Path) -> list[Photo]:
 
 
 def readable_photos(paths: Sequence[Path], height: int, width: int) -> Tensor:
-    """Those photos that can be read (n 3 height width) in [-1, 1]; `copy_photos` names the others."""
+    """Those photos that can be read (n 3 height width) in [-1, 1]; `copy_photos` warns of the others."""
     images = []
     for path in paths:
         with contextlib.suppress(UserError):

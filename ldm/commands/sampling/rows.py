@@ -1,144 +1,132 @@
-"""What is to be drawn: rows of checkpoints, columns of prompts and seeds, and a file for each image."""
+"""The table to sample: a row per checkpoint, a column per prompt and seed, and a file and a key for each image."""
 
 import hashlib
+import json
 import logging
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from ldm.commands.sampling.checkpoints import Checkpoint
-from ldm.commands.sampling.grouping import CheckpointGroup
+from ldm.commands.sampling.groups import CheckpointGroup, run_names, subject_of, tuned_in
 from ldm.commands.sampling.job import Job
-from ldm.commands.sampling.runs import run_names
-from ldm.commands.sampling.validity import ImageKeys
+from ldm.data.formats import open_image
+from ldm.data.images import own_text
 from ldm.diffusion.noise import draw_noise, image_generators
 from ldm.errors import UserError
 from ldm.files import slug
 from ldm.prompts import TOKEN
-from ldm.report.comparison import CLASS, OTHER, SUBJECT, Column
+from ldm.report.comparison import CLASS, CLASS_PLACEHOLDER, OTHER, SUBJECT, Cell, Column, Row
 from ldm.runtime.devices import Compute
 from ldm.training.config import Subject
+from ldm.user_files import open_regular
 
 log = logging.getLogger(__name__)
 
-PLACEHOLDER = "{class}"
 BASE_LABEL = "base model"
-
-
-@dataclass(frozen=True)
-class PlannedImage:
-    """One image: what is drawn, into which file, and the digest of all it depends on."""
-
-    file: str
-    prompt: str
-    prompt_index: int
-    seed: int
-    key: str
-
-
-@dataclass(frozen=True)
-class PlannedRow:
-    """What one checkpoint is to draw."""
-
-    checkpoint: Checkpoint
-    group: int
-    label: str
-    run: str
-    """Empty for a base model."""
-    is_base: bool
-    images: list[PlannedImage | None]
-    """One per column; None where a prompt asks for a class and the checkpoint was taught none."""
+KEY = "key"
+"""Its name in the text of an image file."""
+PNG_END = b"IEND\xae\x42\x60\x82"
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The whole table."""
+    """All images of a call."""
 
     columns: list[Column]
-    rows: list[PlannedRow]
+    rows: list[Row]
+    """A cell is None where the prompt has "{class}" and the checkpoint has no subject."""
     groups: list[CheckpointGroup]
+    keys: dict[str, str]
+    """Of each image, by its file."""
 
+    @cached_property
+    def checkpoints(self) -> list[Checkpoint]:
+        """One per row."""
+        return [one for group in self.groups for one in group]
 
-@dataclass(frozen=True)
-class _Named:
-    """A checkpoint and what it is called."""
-
-    checkpoint: Checkpoint
-    group: int
-    is_base: bool
-    run: str
-    label: str
-    prefix: str
+    def is_there(self, directory: Path, cell: Cell | None) -> bool:
+        """Whether an image's file is whole and was made from all that determines it now."""
+        return cell is not None and is_valid(directory / cell.file, self.keys[cell.file])
 
 
 def plan_rows(groups: list[CheckpointGroup], root: Path | None, job: Job, compute: Compute) -> Plan:
-    """Names everything. `root` is the directory that is compared; None for a single checkpoint."""
-    named = _named(groups, root)
-    keys = ImageKeys(job, compute)
+    """Names everything. `root`: the directory that is compared; None for a single checkpoint."""
     templates: Sequence[str | None] = job.prompts or [None]
-    noises = {seed: _noise_digest(seed, job, named[0].checkpoint) for seed in job.seeds}
+    noises = {seed: _noise_digest(seed, job, groups[0][0]) for seed in job.seeds}
     columns = [
-        Column(_shown(template, groups), index, seed, _kind(template, groups), noises[seed])
+        Column(_column_prompt(template, groups), index, seed, _kind(template, groups), noises[seed])
         for index, template in enumerate(templates)
         for seed in job.seeds
     ]
-    rows = []
-    for one in named:
-        prompts = [prompt_for(template, one.checkpoint) for template in templates]
-        for template in {template for template, prompt in zip(templates, prompts, strict=True) if prompt is None}:
-            message = f"the prompt '{template}' asks for a class, and {one.checkpoint.path} was taught none"
-            if root is None:
-                raise UserError(message)
-            log.warning("%s: its cells stay empty", message)
-        rows.append(
-            PlannedRow(
-                checkpoint=one.checkpoint,
-                group=one.group,
-                label=one.label,
-                run=one.run,
-                is_base=one.is_base,
-                images=[
-                    None
-                    if (prompt := prompts[column.prompt_index]) is None
-                    else PlannedImage(
-                        f"{one.prefix}{column.prompt_index:02d}-{slug(prompt, 40)}_{column.seed}.png",
-                        prompt,
-                        column.prompt_index,
-                        column.seed,
-                        keys.of(one.checkpoint, prompt, column.seed),
-                    )
-                    for column in columns
-                ],
-            )
-        )
-    return Plan(columns, rows, groups)
+    runs = run_names([one.path for group in groups for one in tuned_in(group)], root or groups[0][0].path.parent)
+    shared = _shared_key(job, compute)
+    rows, keys = [], {}
+    names = _names(groups, runs, is_sweep=root is not None)
+    for (index, one), (label, prefix) in zip(_members(groups), names, strict=True):
+        prompts = [prompt_for(template, one) for template in templates]
+        _refuse_or_warn_without_subject(templates, prompts, one, is_sweep=root is not None)
+        cells: list[Cell | None] = []
+        for column in columns:
+            if (prompt := prompts[column.prompt_index]) is None:
+                cells.append(None)
+                continue
+            file = f"{prefix}{column.prompt_index:02d}-{slug(prompt, 40)}_{column.seed}.png"
+            keys[file] = _key(shared, one, prompt, column.seed)
+            cells.append(Cell(file, prompt))
+        run = "" if one.is_base else runs[one.path.parent]
+        rows.append(Row(label, index, run, one.info.step, str(one.path), one.is_base, cells))
+    return Plan(columns, rows, groups, keys)
+
+
+def _members(groups: Sequence[CheckpointGroup]) -> Iterator[tuple[int, Checkpoint]]:
+    """Every checkpoint with the index of its group."""
+    return ((index, one) for index, group in enumerate(groups) for one in group)
+
+
+# Prompts
 
 
 def prompt_for(template: str | None, checkpoint: Checkpoint) -> str | None:
-    """A prompt with the checkpoint's class in it, or None if it has none; without a template its own subject."""
+    """A prompt with the checkpoint's class; None if it has none. Without a template, the prompt of its subject."""
     info = checkpoint.info
     if template is None:
         own = info.instance_prompt or (Subject(info.class_name).instance_prompt if info.class_name else "")
         return own or checkpoint.settings.sampling.prompt
-    if PLACEHOLDER in template and not info.class_name:
+    if CLASS_PLACEHOLDER in template and not info.class_name:
         return None
-    return template.replace(PLACEHOLDER, info.class_name)
+    return template.replace(CLASS_PLACEHOLDER, info.class_name)
 
 
-def _shown(template: str | None, groups: Sequence[CheckpointGroup]) -> str:
-    """A column's prompt as it was asked for."""
+def _refuse_or_warn_without_subject(
+    templates: Sequence[str | None], prompts: Sequence[str | None], checkpoint: Checkpoint, is_sweep: bool
+) -> None:
+    for template in {template for template, prompt in zip(templates, prompts, strict=True) if prompt is None}:
+        message = f"the prompt '{template}' needs a class, and {checkpoint.path} has no subject"
+        if not is_sweep:
+            raise UserError(message)
+        log.warning("%s: its cells stay empty", message)
+
+
+def _column_prompt(template: str | None, groups: Sequence[CheckpointGroup]) -> str:
+    """A column's prompt as given."""
     if template is not None:
         return template
-    if any(group.subject for group in groups):
-        return Subject(PLACEHOLDER).instance_prompt
-    return groups[0].tuned[0].settings.sampling.prompt
+    if any(subject_of(group) for group in groups):
+        return Subject(CLASS_PLACEHOLDER).instance_prompt
+    return groups[0][0].settings.sampling.prompt
 
 
 def _kind(template: str | None, groups: Sequence[CheckpointGroup]) -> str:
-    """What a column's prompt asks for, in every row; models that were taught no subject have no say if others were."""
-    asking = [group for group in groups if group.subject] or groups
-    prompts = [(group.subject, prompt_for(template, group.tuned[0])) for group in asking]
+    """What a column's prompt names in every row: the subject, its class or something else.
+
+    Models without a subject don't count if others have one.
+    """
+    counted = [group for group in groups if subject_of(group)] or groups
+    prompts = [(subject_of(group), prompt_for(template, tuned_in(group)[0])) for group in counted]
     if all(prompt is not None and re.search(rf"\b{TOKEN}\b", prompt) for _, prompt in prompts):
         return SUBJECT
     if all(subject and prompt == Subject(subject).class_prompt for subject, prompt in prompts):
@@ -146,46 +134,77 @@ def _kind(template: str | None, groups: Sequence[CheckpointGroup]) -> str:
     return OTHER
 
 
-def _named(groups: Sequence[CheckpointGroup], root: Path | None) -> list[_Named]:
-    """Labels for people and beginnings of file names; a single checkpoint's files need none."""
-    tuned = [one.path for group in groups for one in group.tuned]
-    runs = run_names(tuned, root or tuned[0].parent)
-    several = len(runs) > 1
-    subjects = [group.subject for group in groups]
-    named = []
-    for index, group in enumerate(groups):
-        first_run = runs[group.tuned[0].path.parent]
-        if group.base:
-            whose = group.subject if subjects.count(group.subject) == 1 else first_run
-            label = f"{BASE_LABEL}, {whose}" if len(groups) > 1 else BASE_LABEL
-            prefix = slug(f"base {group.subject}")
-            named.append((_Named(group.base, index, True, "", label, prefix), group.tuned[0].path))
-        for one in group.tuned:
-            run, step = runs[one.path.parent], one.info.step
-            label = (f"{run} step {step}" if several else f"step {step}") if step else one.path.stem
-            prefix = slug(f"{run} step {step}" if step else one.path.stem)
-            named.append((_Named(one, index, False, run, label, prefix), one.path))
-    labels, prefixes = [one.label for one, _ in named], [one.prefix for one, _ in named]
-    return [
-        replace(
-            one,
-            label=one.label if labels.count(one.label) == 1 else str(one.checkpoint.path),
-            prefix=""
-            if root is None
-            else f"{one.prefix}_"
-            if prefixes.count(one.prefix) == 1
-            else f"{one.prefix}-{_digest(path)}_",
-        )
-        for one, path in named
-    ]
+# Names
 
 
-def _digest(path: Path) -> str:
-    """Tells files of like names apart; it stays when others come."""
+def _names(groups: Sequence[CheckpointGroup], runs: dict[Path, str], is_sweep: bool) -> Iterator[tuple[str, str]]:
+    """Each checkpoint's label for people, and how its files' names begin; a single checkpoint's need no beginning."""
+    subjects = [subject_of(group) for group in groups]
+    labels, prefixes, paths = [], [], []
+    for index, one in _members(groups):
+        first = tuned_in(groups[index])[0]
+        run, step = runs[first.path.parent if one.is_base else one.path.parent], one.info.step
+        if one.is_base:
+            whose = subjects[index] if subjects.count(subjects[index]) == 1 else run
+            labels.append(f"{BASE_LABEL}, {whose}" if len(groups) > 1 else BASE_LABEL)
+            prefixes.append(slug(f"base {subjects[index]}"))
+        else:
+            in_run = f"{run} step {step}" if step else one.path.stem
+            labels.append(f"step {step}" if step and len(runs) == 1 else in_run)
+            prefixes.append(slug(in_run))
+        paths.append((one.path, first.path if one.is_base else one.path))
+    for label, prefix, (path, named_by) in zip(labels, prefixes, paths, strict=True):
+        unique = prefix if prefixes.count(prefix) == 1 else f"{prefix}-{_path_digest(named_by)}"
+        yield (label if labels.count(label) == 1 else str(path), f"{unique}_" if is_sweep else "")
+
+
+def _path_digest(path: Path) -> str:
+    """Tells files of the same name apart; it stays when others come."""
     return hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:6]
 
 
+# Keys
+
+
+def _shared_key(job: Job, compute: Compute) -> dict[str, Any]:
+    """What all images of a call depend on."""
+    return {
+        "negative_prompt": job.negative_prompt,
+        "sampling": asdict(job.sampling),
+        "init": job.init and hashlib.sha256(job.init.image.numpy().tobytes()).hexdigest(),
+        "strength": job.init and job.init.strength,
+        "device": compute.device.type,
+        "precision": [str(compute.dtype), str(compute.autocast_dtype)],
+        **({"compile": "full"} if job.compile == "full" else {}),  # rounds differently; CUDA graphs don't
+    }
+
+
+def _key(shared: dict[str, Any], checkpoint: Checkpoint, prompt: str, seed: int) -> str:
+    """SHA-256 of all that determines an image: while it is the same, the image isn't sampled again."""
+    content = {
+        **shared,
+        "parts": dict(checkpoint.digests),
+        "tokenizer": checkpoint.tokenizer_digest,
+        "model": asdict(checkpoint.settings.model),
+        "prompt": prompt,
+        "seed": seed,
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def is_valid(path: Path, key: str) -> bool:
+    """Whether an image is there, whole, and has this key."""
+    try:
+        with open_regular(path) as file:
+            with open_image(file, path) as image:
+                found = own_text(image, KEY)
+            file.seek(-len(PNG_END), 2)
+            return bool(found == key and file.read() == PNG_END)
+    except (OSError, UserError):  # not there, or no image
+        return False
+
+
 def _noise_digest(seed: int, job: Job, checkpoint: Checkpoint) -> str:
-    """SHA-256 of the noise that a seed begins with."""
+    """SHA-256 of a seed's initial noise."""
     shape = checkpoint.settings.model.latent_shape(job.sampling.height, job.sampling.width)
     return hashlib.sha256(draw_noise((1, *shape), image_generators([seed])).numpy().tobytes()).hexdigest()

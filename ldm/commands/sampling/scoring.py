@@ -1,4 +1,4 @@
-"""Scores of a comparison: an encoder looks at the images and the photos; numbers, and which checkpoint to use."""
+"""Scores of a comparison: an image encoder compares the images with photos and prompts; which checkpoint to use."""
 
 import logging
 from collections.abc import Sequence
@@ -32,19 +32,19 @@ def scored(
     """
     rows, groups = list(comparison.rows), list(comparison.groups)
     images = sum(cell is not None for row in rows for cell in row.cells)
-    notes = _strange_words(comparison, encoder)
+    notes = _unknown_words_note(comparison, encoder)
     with Progress(images + sum(map(len, photos)), "scoring", "img") as progress:
         for index, group in enumerate(comparison.groups):
             members = [i for i, row in enumerate(rows) if row.group == index]
             if not members:
                 continue
-            known, familiar = _see_photos(encoder, photos[index], size, progress)
+            photo_features, familiar = _photo_features(encoder, photos[index], size, progress)
             if not familiar:
-                notes.append(_strange_photos(group, encoder))
-            seen = [_see_row(encoder, rows[i], directory, progress) for i in members]
-            asked = _prompt_specs(comparison.columns, [rows[i] for i in members])
+                notes.append(_unfamiliar_photos_note(group, encoder))
+            row_features = [_row_features(encoder, rows[i], directory, progress) for i in members]
+            prompts = _prompt_specs(comparison.columns, [rows[i] for i in members])
             base = next((place for place, i in enumerate(members) if rows[i].is_base), None)
-            scores = score_group(encoder, asked, seen, known, base)
+            scores = score_group(encoder, prompts, row_features, photo_features, base)
             for place, i in enumerate(members):
                 rows[i] = _with_scores(rows[i], scores, place)
             groups[index] = replace(
@@ -64,30 +64,29 @@ def scored(
     )
 
 
-def _strange_words(comparison: Comparison, encoder: Encoder) -> list[str]:
-    """What is to be said of prompts that the encoder can't compare with images."""
+def _unknown_words_note(comparison: Comparison, encoder: Encoder) -> list[str]:
+    """A note on words of prompts that the encoder doesn't know."""
     prompts = dict.fromkeys(cell.prompt for row in comparison.rows for cell in row.cells if cell)
     words = [word for prompt in prompts for word in encoder.unknown_words(without_token(prompt))]
     if not words:
         return []
     return [
-        f"{encoder.title} has never seen {in_quotes(words)}: how well images follow prompts with such words is scored "
-        "by their other words only, and says little."
+        f"{encoder.title} was not trained with {in_quotes(words)}: the prompt score of prompts with such words uses "
+        "only their other words, and means little."
     ]
 
 
-def _strange_photos(group: Group, encoder: Encoder) -> str:
+def _unfamiliar_photos_note(group: Group, encoder: Encoder) -> str:
     whose = f" of '{group.subject}'" if group.subject else ""
     return (
-        f"The photos{whose} do not look like what {encoder.title} was trained with: how near images are to them says "
-        "little."
+        f"The photos{whose} do not look like the training images of {encoder.title}: scores by the photos mean little."
     )
 
 
-def _see_photos(
+def _photo_features(
     encoder: Encoder, paths: Sequence[Path], size: tuple[int, int], progress: Progress
 ) -> tuple[ImageFeatures | None, bool]:
-    """What is kept of the photos, and whether the encoder knows photos of such a kind."""
+    """The features of the photos, and whether the encoder was trained with images like them."""
     if not paths:
         return None, True
     photos = torch.stack([to_tensor(fit(read_image(path, max(size)), *size)) for path in paths])
@@ -95,8 +94,8 @@ def _see_photos(
     return extract_features(encoder, photos), encoder.is_familiar(photos)
 
 
-def _see_row(encoder: Encoder, row: Row, directory: Path, progress: Progress) -> ImageFeatures:
-    """A few images are in memory at a time; of each only its embeddings stay."""
+def _row_features(encoder: Encoder, row: Row, directory: Path, progress: Progress) -> ImageFeatures:
+    """A few images are in memory at a time; only their features stay."""
     places = [place for place, cell in enumerate(row.cells) if cell is not None]
     parts = []
     for start in range(0, len(places), AT_A_TIME):
@@ -111,12 +110,12 @@ def _read(path: Path) -> Tensor:
 
 
 def _prompt_specs(columns: Sequence[Column], rows: Sequence[Row]) -> list[PromptSpec]:
-    """The columns with this group's class filled in: as its own images were drawn."""
-    asked = []
+    """The columns' prompts, seeds and kinds, with the class of these rows filled in."""
+    specs = []
     for place, column in enumerate(columns):
-        drawn = (cell.prompt for row in rows if (cell := row.cells[place]))
-        asked.append(PromptSpec(column.prompt_index, column.seed, column.kind, next(drawn, column.prompt)))
-    return asked
+        sampled = (cell.prompt for row in rows if (cell := row.cells[place]))
+        specs.append(PromptSpec(column.prompt_index, column.seed, column.kind, next(sampled, column.prompt)))
+    return specs
 
 
 def _with_scores(row: Row, scores: GroupScores, place: int) -> Row:
@@ -127,7 +126,7 @@ def _with_scores(row: Row, scores: GroupScores, place: int) -> Row:
 def _recommendation(
     group: Group, rows: Sequence[Row], members: Sequence[int], scores: GroupScores
 ) -> Recommendation | None:
-    """In terms of all rows; none for a model that was taught nothing."""
+    """With the index among all rows; None for a model without a subject."""
     if not group.subject:
         return None
     candidates = [Candidate(rows[i].label, rows[i].step, rows[i].run, rows[i].is_base) for i in members]

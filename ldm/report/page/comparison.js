@@ -1,11 +1,11 @@
-// The comparison itself, as ldm/report/comparison.py describes it, and what things in it are called.
+// The comparison, as ldm/report/comparison.py describes it, and the names of things in it.
 
 const comparison = JSON.parse(byId("comparison").textContent);
 const {columns, rows, groups, runs} = comparison;
 rows.forEach((row, index) => { row.index = index; });
 columns.forEach((column, index) => { column.index = index; });
 
-// Scores that rows have; further ones are known of single images only.
+// Scores that rows have; others belong to single images only.
 const scores = comparison.scores.filter(score => rows.some(row => number(row.scores[score.name]?.mean)));
 
 const images = rows.reduce((sum, row) => sum + row.cells.filter(Boolean).length, 0);
@@ -21,7 +21,7 @@ const NEAREST = "copy_photo";
 
 const isCopy = cell => cell.scores[COPY] === 1;
 
-// Its index, or null where it is not known.
+// Its index, or null if it is unknown.
 function nearestPhoto(row, cell) {
   const index = cell.scores[NEAREST];
   return groups[row.group].photos[index] ? index : null;
@@ -36,21 +36,17 @@ function copyText(row, cell) {
 
 const subjects = [...new Set(groups.map(group => group.subject).filter(Boolean))];
 
-// "{class}" stands for each row's class; where there is only one, it is named.
-function readable(prompt) {
-  const named = subjects.length === 1 ? prompt.replaceAll("{class}", () => subjects[0]) : prompt;
-  return named.trim() ? named : "(no words)";
-}
+const readable = prompt => (prompt.trim() ? prompt : "(no words)");
 
 const prompts = [...new Map(columns.map(column => [column.prompt_index, {
   index: column.prompt_index,
-  text: readable(column.prompt),
+  text: readable(column.heading),
   kind: column.kind,
 }])).values()];
 
 const seeds = [...new Set(columns.map(column => column.seed))];
 
-const KINDS = {subject: "asks for the subject", class: "asks for the class", other: "asks for something else"};
+const KINDS = {subject: "a prompt for the subject", class: "a prompt for the class", other: "another prompt"};
 
 // "a photo of sks can at night" is "… sks can at night" where every prompt begins with "a photo of".
 const lead = commonLead(prompts.map(prompt => prompt.text.split(" ")));
@@ -86,7 +82,7 @@ const MARKERS = [
 ];
 const BASE_MARKER = "M-5-1.2h10v2.4h-10z";
 
-// Checkpoints of no run stand for themselves.
+// A checkpoint without a run is a series of its own.
 const seriesName = row => (row.is_base ? "" : row.run || row.label);
 const series = [...new Set(rows.map(seriesName))].map(name => ({name, title: name || "base model"}));
 series.filter(one => one.name).forEach((one, index) => {
@@ -105,19 +101,19 @@ function markerOf(one) {
 
 // --- numbers
 
-// As many decimals as three digits of the largest mean need, the same for all values of a score.
+// Three digits of the largest mean, and as many decimals for all values of a score.
 const decimals = Object.fromEntries(comparison.scores.map(score => {
   const largest = Math.max(0, ...rows.map(row => Math.abs(row.scores[score.name]?.mean ?? 0)));
   return [score.name, largest >= 100 ? 0 : largest >= 10 ? 1 : largest > 1.0005 ? 2 : 3]; // 1 is often the most
 }));
 
-const told = (score, value) => value.toFixed(decimals[score.name]).replace("-", "−");
+const formatted = (score, value) => value.toFixed(decimals[score.name]).replace("-", "−");
 const direction = score => (score.higher_is_better ? "higher is better" : "lower is better");
 const arrow = score => (score.higher_is_better ? "↑" : "↓");
 
 function intervalText(score, interval) {
   if (!number(interval.low) || !number(interval.high)) return "";
-  return `${told(score, interval.low)} to ${told(score, interval.high)}`;
+  return `${formatted(score, interval.low)} to ${formatted(score, interval.high)}`;
 }
 
 const counted = (count, one, many = `${one}s`) => `${count.toLocaleString("en")} ${count === 1 ? one : many}`;

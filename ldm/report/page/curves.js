@@ -15,22 +15,22 @@ function buildCurves() {
 }
 
 function buildLegend() {
-  const drawn = series.filter(one => rows.some(row => isPoint(row) && seriesOf(row) === one));
-  const entries = drawn.map(one => element("li", {}, markerOf(one), element("bdi", {}, one.title)));
+  const charted = series.filter(one => rows.some(row => isPoint(row) && seriesOf(row) === one));
+  const entries = charted.map(one => element("li", {}, markerOf(one), element("bdi", {}, one.title)));
   if (groups.some(group => group.recommendation && rows[group.recommendation.row])) {
     entries.push(element("li", {}, shape("svg", {class: "marker ring", viewBox: "-7 -7 14 14", "aria-hidden": "true"},
       shape("circle", {r: 5.5})), "recommended"));
   }
   byId("legend").append(...entries);
-  watchFilter(() => drawn.forEach((one, index) => {
+  watchFilter(() => charted.forEach((one, index) => {
     entries[index].hidden = !shownRows.some(row => seriesOf(row) === one);
   }));
 }
 
-// A checkpoint that knows its run and its step.
+// A checkpoint with a run and a step.
 const isPoint = row => !row.is_base && row.run !== "" && row.step > 0;
 
-// The chart is drawn anew when its width or the filter changes, so that its letters keep their size.
+// Redrawn when its width or the filter changes: letters keep their size.
 function figureOf(score, group) {
   const all = rows.filter(row => row.group === group && isPoint(row) && number(row.scores[score.name]?.mean));
   if (!all.length) return null;
@@ -50,7 +50,7 @@ function figureOf(score, group) {
     element("figcaption", {}, element("strong", {}, score.title), element("span", {}, score.explanation)), canvas);
 }
 
-// The elements of a chart: the drawing and the note that shows values at a step.
+// The elements of a chart: the drawing and the tooltip with the values at a step.
 function chart(score, group, points, width) {
   if (!points.length) return [element("p", {class: "nothing"}, "No row with this score is shown.")];
   const base = rows.find(row => row.is_base && row.group === group)?.scores[score.name]?.mean;
@@ -100,7 +100,7 @@ function axes(score, xTicks, yTicks, x, y, width) {
     shape("text", {class: "name", x: 0, y: 14}, `${arrow(score)} ${direction(score)}`));
 }
 
-// Curves begin near the base model and end near the ceiling: the names stand at the other ends, where the curves are not.
+// Curves begin near the base model and end near the ceiling: the names are at the other ends, clear of the curves.
 function referenceLine(score, {name, value, ceiling}, points, y, width) {
   const right = width - MARGIN.right;
   const end = (ceiling ? Math.min : Math.max)(...points.map(row => row.step));
@@ -110,7 +110,7 @@ function referenceLine(score, {name, value, ceiling}, points, y, width) {
   return shape("g", {class: `reference ${ceiling ? "ceiling" : "base"}`},
     shape("line", {x1: MARGIN.left, x2: right, y1: y(value), y2: y(value)}),
     shape("text", {x: ceiling ? MARGIN.left + 4 : right, y: y(value) + (above ? -6 : 14),
-      "text-anchor": ceiling ? "start" : "end"}, `${name} ${told(score, value)}`));
+      "text-anchor": ceiling ? "start" : "end"}, `${name} ${formatted(score, value)}`));
 }
 
 function curve(score, one, points, x, y) {
@@ -138,7 +138,7 @@ function point(score, one, row, left, top) {
     shape("path", {class: "mark", d: one.marker}));
 }
 
-// One point of a chart is in the tab order, as one image of the grid is.
+// One point of a chart is in the tab order, like one image of the grid.
 function moveAmongPoints(event) {
   const by = {ArrowLeft: -1, ArrowRight: 1}[event.key];
   const points = [...event.currentTarget.querySelectorAll(".point")];
@@ -154,16 +154,16 @@ function moveAmongPoints(event) {
 function valueText(score, row) {
   const interval = row.scores[score.name];
   const range = intervalText(score, interval);
-  return `${told(score, interval.mean)}${range ? ` (${range})` : ""}`;
+  return `${formatted(score, interval.mean)}${range ? ` (${range})` : ""}`;
 }
 
-// The values of all lines at the step that is pointed at or focused.
+// The values of all lines at the hovered or focused step.
 function noteFor(score, points, drawing, guide, x, width) {
   const note = element("div", {class: "note", hidden: true, "aria-hidden": "true"});
   const show = step => {
     const here = points.filter(row => row.step === step);
     note.replaceChildren(element("strong", {}, `step ${step}`), ...here.map(row => element("div", {},
-      markerOf(seriesOf(row)), element("b", {}, told(score, row.scores[score.name].mean)),
+      markerOf(seriesOf(row)), element("b", {}, formatted(score, row.scores[score.name].mean)),
       element("span", {}, intervalText(score, row.scores[score.name])))));
     note.hidden = false;
     const left = x(step);

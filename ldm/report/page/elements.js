@@ -1,4 +1,4 @@
-// Making elements. Text only ever becomes text: prompts, names and options may hold anything, markup too.
+// Making elements. Text is only ever inserted as text: prompts, names and options may contain markup.
 
 const SVG = "http://www.w3.org/2000/svg";
 
@@ -8,7 +8,7 @@ const element = (tag, attributes = {}, ...children) => filled(document.createEle
 
 const shape = (tag, attributes = {}, ...children) => filled(document.createElementNS(SVG, tag), attributes, children);
 
-// `onclick` and its like are listeners; true is an attribute without a value; false and null leave it away.
+// `onclick` and its like are listeners; true is an attribute without a value; false and null leave it out.
 function filled(node, attributes, children) {
   for (const [name, value] of Object.entries(attributes)) {
     if (name.startsWith("on")) node.addEventListener(name.slice(2), value);

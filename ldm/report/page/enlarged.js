@@ -1,5 +1,5 @@
-// One image, large, with what is known of it, and its neighbours a key away. An image is shown once it is decoded and
-// its neighbours are decoded meanwhile, so that flipping never shows an empty frame.
+// One image, enlarged, with its scores, and its neighbours a key away. An image is shown when it is decoded; its
+// neighbours are decoded ahead, so that flipping never shows an empty frame.
 
 const enlarged = byId("enlarged");
 const KEPT = 24; // decoded images
@@ -29,7 +29,7 @@ function openEnlarged(wanted) {
   showEnlarged(wanted);
 }
 
-// The image that was looked at last has the focus then, not the one it began with.
+// The focus goes to the image that was shown last, not to the first one.
 function closed() {
   latest += 1;
   changeImage(null);
@@ -90,7 +90,7 @@ function decode(url) {
   return image.decode().then(() => image, () => image);
 }
 
-// --- what is known of it
+// --- its scores, photos and checkpoint
 
 function scoresOf(row, cell) {
   const known = comparison.scores.filter(score => number(cell.scores[score.name]) && score.name !== NEAREST);
@@ -100,8 +100,8 @@ function scoresOf(row, cell) {
       element("th", {scope: "col"}, "all of its row"))),
     element("tbody", {}, known.map(score => element("tr", {title: score.explanation},
       element("th", {scope: "row"}, score.title, " ", element("span", {class: "arrow", title: direction(score)}, arrow(score))),
-      element("td", {}, score.name === COPY ? (isCopy(cell) ? "yes" : "no") : told(score, cell.scores[score.name])),
-      element("td", {}, number(row.scores[score.name]?.mean) ? told(score, row.scores[score.name].mean) : ""))))));
+      element("td", {}, score.name === COPY ? (isCopy(cell) ? "yes" : "no") : formatted(score, cell.scores[score.name])),
+      element("td", {}, number(row.scores[score.name]?.mean) ? formatted(score, row.scores[score.name].mean) : ""))))));
 }
 
 function photosOf(row, cell) {
@@ -137,8 +137,8 @@ function showBeside(row) {
 // --- all checkpoints of the column
 
 function buildStrip(column) {
-  const drawn = shownRows.filter(row => buttonAt(row.index, column.index));
-  byId("strip").replaceChildren(...drawn.map(row => {
+  const withImage = shownRows.filter(row => buttonAt(row.index, column.index));
+  byId("strip").replaceChildren(...withImage.map(row => {
     const here = {row: row.index, column: column.index};
     const name = row.is_base ? "base" : row.run && row.step ? row.step : row.label;
     return element("button", {type: "button", "data-row": row.index, "aria-label": rowName(row), onclick: () => goTo(here)},

@@ -25,7 +25,7 @@ function buildGrid() {
     const button = event.target.closest(".image");
     if (button) openEnlarged(positionOf(button));
   });
-  // An image's error doesn't bubble.
+  // Errors of images don't bubble.
   grid.addEventListener("error", event => {
     event.target.closest(".image").replaceWith(emptyCell("file missing"));
     keepTabOrder();
@@ -34,9 +34,9 @@ function buildGrid() {
   buildSizes();
 }
 
-// With widths given, the table's layout needs no look at the cells.
+// With given widths the browser lays the table out without measuring the cells.
 function gridWidths() {
-  const cols = columns.map(() => element("col", {class: "pictures"}));
+  const cols = columns.map(() => element("col", {class: "images"}));
   watchFilter(() => {
     const shown = new Set(shownColumns);
     cols.forEach((col, index) => { col.hidden = !shown.has(columns[index]); });
@@ -106,13 +106,13 @@ function rowHead(row) {
       element("strong", {}, stepName(row)),
       runName(row) && element("span", {class: "run"}, markerOf(seriesOf(row)), element("bdi", {}, runName(row))),
       isRecommended(row) && element("span", {class: "tag"}, "recommended"),
-      values.length > 0 && element("dl", {class: values.length > 4 ? "many" : null}, values.map(score => element("div", {},
-        element("dt", {title: score.title}, score.title), element("dd", {}, told(score, row.scores[score.name].mean)))))));
+      values.length > 0 && element("dl", {}, values.map(score => element("div", {},
+        element("dt", {}, score.title), element("dd", {}, formatted(score, row.scores[score.name].mean)))))));
 }
 
 function imageButton(row, column) {
   const cell = cellAt(row.index, column.index);
-  if (!cell) return emptyCell("not drawn");
+  if (!cell) return emptyCell("not sampled");
   const {width, height} = comparison.image;
   return element("button", {type: "button", class: "image", tabindex: -1, "data-row": row.index, "data-column": column.index},
     element("img", {src: cell.url, alt: altOf(row, column), width, height, loading: "lazy", decoding: "async"}),
@@ -148,7 +148,7 @@ function filterGrid() {
 
 // --- moving
 
-// There is always an image in the tab order, if there is one at all.
+// Keeps one image in the tab order, if there is one.
 function keepTabOrder() {
   if (current?.isConnected && !current.closest("[hidden]")) return;
   const first = firstImage(shownRows, shownColumns);
@@ -170,7 +170,7 @@ function moveInGrid(event) {
   if (target) focusImage(target);
 }
 
-// Undefined for a key that doesn't move, null where there is nothing to move to.
+// Undefined for a key that doesn't move, null if there is nothing to move to.
 function targetOf(key, whole, position) {
   switch (key) {
     case "ArrowUp": return neighbour(position, "up");
@@ -208,10 +208,10 @@ function focusImage({row, column}) {
   buttonAt(row, column)?.focus();
 }
 
-// Brings a row of images into view, also if the filter hides it now.
+// Scrolls a row of images into view and removes a filter that hides it.
 function showRow(row) {
   if (!shownRows.includes(row)) changeFilter(view => { view.runs.clear(); });
-  scrollTo(byId("pictures"));
+  scrollTo(byId("images"));
   const top = gridRows[row.index].offsetTop - grid.tHead.offsetHeight;
   scroller.scrollTo({top, behavior: still.matches ? "auto" : "smooth"});
   const first = firstImage([row], shownColumns);

@@ -1,4 +1,4 @@
-// The scores of every checkpoint, the options of every run, and how the images were drawn.
+// The scores of every checkpoint, the options of every run, and how the images were sampled.
 
 function hideUnless(wanted, section) {
   byId(section).hidden = !wanted;
@@ -27,7 +27,7 @@ function buildScoreTable() {
     head.cell = element("th", {scope: "col", title: score?.explanation}, element("button", {
       type: "button",
       onclick: () => {
-        // The best first, then the worst, then the order of the rows.
+        // First the best first, then the worst first, then the order of the rows.
         if (order.head !== head) Object.assign(order, {head, descending: head.descending});
         else if (order.descending === head.descending) order.descending = !head.descending;
         else order.head = null;
@@ -40,7 +40,7 @@ function buildScoreTable() {
   function sort() {
     const {value} = order.head ?? byRow;
     const sign = order.head && order.descending ? -1 : 1;
-    // What has no score stands last in either direction.
+    // Rows without a score are last in either direction.
     const compare = (a, b) => (value(a) === null) - (value(b) === null) || sign * (value(a) - value(b));
     body.replaceChildren(...rows.toSorted(compare).map(row => lines.get(row)));
     for (const head of heads) {
@@ -68,7 +68,7 @@ function scoreLine(row) {
     scores.map(score => scoreCell(score, row)));
 }
 
-// The mean, its interval, and both as a bar between the least and the most of the column.
+// The mean, its interval, and both as a bar on the scale of the column.
 function scoreCell(score, row) {
   const interval = row.scores[score.name];
   if (!number(interval?.mean)) return element("td", {class: "none"}, "–");
@@ -81,7 +81,7 @@ function scoreCell(score, row) {
   bar.style.setProperty("--mean", share(interval.mean));
   bar.style.setProperty("--low", share(interval.low ?? interval.mean));
   bar.style.setProperty("--high", share(interval.high ?? interval.mean));
-  return element("td", {}, element("b", {}, told(score, interval.mean)), bar, range && element("small", {}, range));
+  return element("td", {}, element("b", {}, formatted(score, interval.mean)), bar, range && element("small", {}, range));
 }
 
 // --- options
@@ -126,7 +126,7 @@ function valueOf(value) {
   return typeof value === "object" && value ? JSON.stringify(value) : String(value);
 }
 
-// --- how the images were drawn
+// --- how the images were sampled
 
 function buildRecord() {
   const list = entries => element("dl", {class: "record"}, Object.entries(entries).flatMap(([name, value]) =>

@@ -1,5 +1,5 @@
-// What is shown: the filter, the enlarged image and the images' size. All but the size stand in the URL's fragment,
-// so that a view can be kept and handed on. Nothing chosen means that everything is shown.
+// What is shown: the filter, the enlarged image and the images' size. All but the size are in the URL's fragment, so
+// that a view can be bookmarked and shared. An empty set shows everything.
 
 const view = {prompts: new Set(), seeds: new Set(), runs: new Set(), search: "", image: null};
 
@@ -61,8 +61,8 @@ function writeHash() {
   history.replaceState(null, "", viewHash() || location.pathname + location.search);
 }
 
-// Takes over the filter and the image, and returns the row that is pointed at, if any. What no longer exists is passed
-// over: a view may be older than the sweep.
+// Sets the filter and the image, and returns the row of the fragment, if any. Names that no longer exist are ignored:
+// a bookmark may be older than the comparison.
 function readHash() {
   const parts = new URLSearchParams(location.hash.slice(1));
   const known = (name, values) => new Set(values.filter(value => parts.getAll(name).includes(String(value))));

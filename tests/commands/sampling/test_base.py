@@ -1,4 +1,4 @@
-"""The base model is the first row of a comparison: found by its SHA-256, or missed in a warning."""
+"""The base model is the first row of a comparison, found by its SHA-256; a warning if it isn't found."""
 
 import shutil
 from pathlib import Path
@@ -8,10 +8,10 @@ import pytest
 from torch import Tensor
 
 from ldm.commands.elsewhere import sha256_of
-from ldm.commands.sampling import base as base_module
+from ldm.commands.sampling import groups
 from ldm.runtime import models
 from tests.commands.calls import call, difference, refused
-from tests.commands.fixtures import Draw, Trained
+from tests.commands.fixtures import Sample, Trained
 from tests.report.tables import record, table_of, tuned
 from tests.tiny import build_tiny_model, write_tiny_checkpoint
 
@@ -32,22 +32,22 @@ def ckpts(tmp_path: Path, base: Path) -> Path:
 
 @pytest.fixture
 def hashed(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
-    """Every file that was hashed; none is read twice while it stays the same."""
+    """Every hashed file, once."""
     seen: list[Path] = []
 
     def watched(path: Path) -> str:
         seen.extend([path] if path not in seen else [])
         return sha256_of(path)
 
-    monkeypatch.setattr(base_module, "sha256_of", watched)
+    monkeypatch.setattr(groups, "sha256_of", watched)
     return seen
 
 
 def test_the_base_model_that_a_runs_record_names_is_its_first_row(
-    txt2img: Draw, trained: Trained, tiny_checkpoint: Path, hashed: list[Path]
+    txt2img: Sample, trained: Trained, tiny_checkpoint: Path, hashed: list[Path]
 ) -> None:
-    drawn = txt2img("-c", trained.root, "-v", 1)
-    comparison = table_of(drawn)
+    sampled = txt2img("-c", trained.root, "-v", 1)
+    comparison = table_of(sampled)
     assert [(row.label, row.is_base, row.run, row.step) for row in comparison.rows] == [
         ("base model", True, "", 0),
         ("step 3", False, "tin-can-1", 3),
@@ -56,13 +56,13 @@ def test_the_base_model_that_a_runs_record_names_is_its_first_row(
     ]
     assert comparison.rows[0].checkpoint == str(tiny_checkpoint)
     assert hashed == [tiny_checkpoint]
-    image = drawn.directory / "base-tin-can_00-a-photo-of-sks-tin-can_42.png"
+    image = sampled.directory / "base-tin-can_00-a-photo-of-sks-tin-can_42.png"
     alone = txt2img("-p", "a photo of sks Tin Can", "-v", 1)
-    assert difference(drawn.images[drawn.paths.index(image)], alone.images[0]) == 0
+    assert difference(sampled.images[sampled.paths.index(image)], alone.images[0]) == 0
 
 
 def test_each_subject_and_each_base_has_its_base_row_and_a_base_of_two_is_hashed_once(
-    txt2img: Draw, tmp_path: Path, base: Path, hashed: list[Path]
+    txt2img: Sample, tmp_path: Path, base: Path, hashed: list[Path]
 ) -> None:
     other = write_tiny_checkpoint(tmp_path / "other", model=build_tiny_model(8), name="other.safetensors")
     for run, class_name, file in (("a", "mug", base), ("b", "cup", base), ("c", "mug", other), ("d", "mug", base)):
@@ -83,8 +83,8 @@ def test_each_subject_and_each_base_has_its_base_row_and_a_base_of_two_is_hashed
     assert len(set(files)) == 7
 
 
-def test_runs_with_other_photos_teach_another_subject(
-    txt2img: Draw, tmp_path: Path, base: Path, photos: Path, subject_dir: Path
+def test_runs_with_other_photos_are_another_group(
+    txt2img: Sample, tmp_path: Path, base: Path, photos: Path, subject_dir: Path
 ) -> None:
     for run, directory in (("a", photos), ("b", subject_dir), ("c", photos)):
         record(tuned(tmp_path / "ckpts" / run, base).parent, base, directory)
@@ -95,7 +95,7 @@ def test_runs_with_other_photos_teach_another_subject(
 
 @pytest.mark.parametrize("place", ["downloaded", "embedded", "beside"])
 def test_a_base_of_the_recorded_name_is_found_without_a_record(
-    place: str, txt2img: Draw, ckpts: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    place: str, txt2img: Sample, ckpts: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if place == "downloaded":
         monkeypatch.setattr(models, "DOWNLOADED", base.parent)
@@ -108,30 +108,28 @@ def test_a_base_of_the_recorded_name_is_found_without_a_record(
     assert Path(rows[0].checkpoint).name == "base.safetensors"
 
 
-def test_a_base_that_is_nowhere_is_missed_in_a_warning_that_says_how_to_give_it(
-    txt2img: Draw, ckpts: Path, base: Path
-) -> None:
+def test_a_missing_base_model_gives_a_warning_that_names_the_flag(txt2img: Sample, ckpts: Path, base: Path) -> None:
     record(ckpts / "mug-1", base)
     stray = write_tiny_checkpoint(base.parent, name="base.safetensors")  # another file of that name
-    drawn = txt2img("-c", ckpts, "-v", 1)
-    assert [row.label for row in table_of(drawn).rows] == ["step 5", "step 10"]
-    warning = next(line for line in drawn.said.splitlines() if "base model of" in line)
+    sampled = txt2img("-c", ckpts, "-v", 1)
+    assert [row.label for row in table_of(sampled).rows] == ["step 5", "step 10"]
+    warning = next(line for line in sampled.said.splitlines() if "base model of" in line)
     for words in ("warning", "base.safetensors", str(stray), "--base FILE"):
         assert words in warning
 
 
-def test_base_gives_it_and_a_continued_sweep_adds_its_row(txt2img: Draw, ckpts: Path, base: Path) -> None:
-    drawn = txt2img("-c", ckpts, "-v", 1)
-    before = {path: path.stat().st_mtime_ns for path in drawn.paths}
-    outcome = call("txt2img", "-r", drawn.directory, "--base", base)
+def test_base_adds_its_row_to_a_resumed_sweep(txt2img: Sample, ckpts: Path, base: Path) -> None:
+    sampled = txt2img("-c", ckpts, "-v", 1)
+    before = {path: path.stat().st_mtime_ns for path in sampled.paths}
+    outcome = call("txt2img", "-r", sampled.directory, "--base", base)
     assert outcome.status == 0, outcome.said
-    assert [row.label for row in table_of(drawn).rows] == ["base model", "step 5", "step 10"]
+    assert [row.label for row in table_of(sampled).rows] == ["base model", "step 5", "step 10"]
     assert {path: path.stat().st_mtime_ns for path in before} == before
-    assert call("txt2img", "-r", drawn.directory).status == 0
-    assert len(table_of(drawn).rows) == 3  # it is remembered
+    assert call("txt2img", "-r", sampled.directory).status == 0
+    assert len(table_of(sampled).rows) == 3  # it is remembered
 
 
-def test_no_base_leaves_it_out(txt2img: Draw, trained: Trained, hashed: list[Path]) -> None:
+def test_no_base_leaves_it_out(txt2img: Sample, trained: Trained, hashed: list[Path]) -> None:
     assert not any(row.is_base for row in table_of(txt2img("-c", trained.root, "-v", 1, "--no-base")).rows)
     assert not hashed
 
@@ -141,33 +139,33 @@ def test_a_base_that_no_run_began_with_is_refused(ckpts: Path, tiny_checkpoint: 
     refused(call("txt2img", "-c", ckpts, "--base", "nowhere.ckpt"), "no checkpoint nowhere.ckpt")
 
 
-def test_base_and_no_base_exclude_each_other_and_in_a_continued_sweep_the_later_word_counts(
-    txt2img: Draw, ckpts: Path, base: Path
+def test_base_and_no_base_exclude_each_other_and_the_later_counts_in_a_resumed_sweep(
+    txt2img: Sample, ckpts: Path, base: Path
 ) -> None:
     refused(call("txt2img", "-c", ckpts, "--base", base, "--no-base"), "--no-base: not allowed with argument --base")
-    drawn = txt2img("-c", ckpts, "-v", 1, "--no-base")
+    sampled = txt2img("-c", ckpts, "-v", 1, "--no-base")
     for flags, count in ((("--base", base), 3), (("--no-base",), 2), ((), 2)):
-        assert call("txt2img", "-r", drawn.directory, *flags).status == 0
-        assert len(table_of(drawn).rows) == count
+        assert call("txt2img", "-r", sampled.directory, *flags).status == 0
+        assert len(table_of(sampled).rows) == count
 
 
 @pytest.mark.parametrize("flag", [("--base", "a.ckpt"), ("--no-base",), ("--instance-img-dir", ".")])
-def test_what_is_for_directories_is_refused_for_a_file(flag: tuple[str, ...], tiny_checkpoint: Path) -> None:
+def test_flags_for_directories_are_refused_for_a_file(flag: tuple[str, ...], tiny_checkpoint: Path) -> None:
     refused(call("txt2img", "-c", tiny_checkpoint, *flag), f"{flag[0]} is for comparing a directory")
 
 
-def test_a_base_of_another_shape_is_missed_in_a_warning(txt2img: Draw, tmp_path: Path, base: Path) -> None:
+def test_an_unreadable_base_model_is_left_out_with_a_warning(txt2img: Sample, tmp_path: Path, base: Path) -> None:
     path = tuned(tmp_path / "ckpts" / "mug-1", base)
     base.write_bytes(b"cut off")
     tuned(path.parent, base, step=10)
     record(path.parent, base)
-    drawn = txt2img("-c", path.parent, "-v", 1)
-    assert "neither a safetensors file nor a torch checkpoint" in drawn.said
-    assert [row.step for row in table_of(drawn).rows] == [5, 10]
+    sampled = txt2img("-c", path.parent, "-v", 1)
+    assert "neither a safetensors file nor a torch checkpoint" in sampled.said
+    assert [row.step for row in table_of(sampled).rows] == [5, 10]
 
 
 def test_prompts_are_encoded_once_per_text_encoder_also_if_it_comes_again(
-    txt2img: Draw, tmp_path: Path, base: Path, monkeypatch: pytest.MonkeyPatch
+    txt2img: Sample, tmp_path: Path, base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The base model stands in both groups, between others."""
     for run, class_name in (("a", "mug"), ("b", "cup")):

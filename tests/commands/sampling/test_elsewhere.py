@@ -8,7 +8,7 @@ from PIL import Image
 
 from ldm.config import read_yaml, to_yaml
 from tests.commands.calls import call, refused
-from tests.commands.fixtures import Draw, UNetCall
+from tests.commands.fixtures import Sample, UNetCall
 from tests.report.tables import record, table_of, tuned
 from tests.tiny import build_tiny_model, write_tiny_checkpoint
 
@@ -28,19 +28,19 @@ def project(tmp_path: Path, tiny_checkpoint: Path) -> Path:
     return root
 
 
-def test_a_sweep_that_moved_with_its_checkpoints_goes_on_and_draws_nothing_again(
-    txt2img: Draw, project: Path, tmp_path: Path, unet_calls: list[UNetCall]
+def test_a_sweep_that_moved_with_its_checkpoints_resumes_and_samples_nothing_again(
+    txt2img: Sample, project: Path, tmp_path: Path, unet_calls: list[UNetCall]
 ) -> None:
     """Its base model and photos, which have moved with them, are found as well."""
-    drawn = txt2img("-c", project / "ckpts", "-v", 1, "-o", project / "outputs")
-    assert table_of(drawn).rows[0].is_base
+    sampled = txt2img("-c", project / "ckpts", "-v", 1, "-o", project / "outputs")
+    assert table_of(sampled).rows[0].is_base
     project.rename(tmp_path / "moved")
-    directory = tmp_path / "moved" / "outputs" / drawn.directory.name
+    directory = tmp_path / "moved" / "outputs" / sampled.directory.name
     unet_calls.clear()
     outcome = call("txt2img", "-r", directory)
     assert outcome.status == 0, outcome.said
     assert not unet_calls
-    comparison = table_of(type(drawn)(directory, ""))
+    comparison = table_of(type(sampled)(directory, ""))
     assert [Path(row.checkpoint).parent for row in comparison.rows] == [
         tmp_path / "moved" / "weights", *[tmp_path / "moved" / "ckpts" / "mug-1"] * 2
     ]  # fmt: skip
@@ -48,59 +48,57 @@ def test_a_sweep_that_moved_with_its_checkpoints_goes_on_and_draws_nothing_again
     assert read_yaml(directory / "run.yaml")["options"]["ckpt_path"] == str(tmp_path / "moved" / "ckpts")
 
 
-def test_an_older_call_whose_record_lists_relative_paths_goes_on_after_it_moved(
-    txt2img: Draw, project: Path, tmp_path: Path, unet_calls: list[UNetCall], monkeypatch: pytest.MonkeyPatch
+def test_an_older_call_with_relative_paths_in_its_record_resumes_after_it_moved(
+    txt2img: Sample, project: Path, tmp_path: Path, unet_calls: list[UNetCall], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its record knows no content and no directory of its own: the folders say which checkpoints are meant."""
     monkeypatch.chdir(project)
-    drawn = txt2img("-c", "ckpts", "-v", 1, "-o", "outputs", "--no-base")
-    written = read_yaml(path := drawn.directory / "run.yaml")
+    sampled = txt2img("-c", "ckpts", "-v", 1, "-o", "outputs", "--no-base")
+    written = read_yaml(path := sampled.directory / "run.yaml")
     assert not any(Path(one).is_absolute() for one in written["checkpoints"])
     path.write_text(to_yaml({key: value for key, value in written.items() if key not in ("known", "directory")}))
     monkeypatch.chdir(tmp_path)
     project.rename(tmp_path / "moved")
     unet_calls.clear()
-    outcome = call("txt2img", "-r", tmp_path / "moved" / drawn.directory)
+    outcome = call("txt2img", "-r", tmp_path / "moved" / sampled.directory)
     assert outcome.status == 0, outcome.said
     assert not unet_calls
 
 
-def test_checkpoints_that_moved_alone_are_named_and_given(
-    txt2img: Draw, project: Path, tmp_path: Path, unet_calls: list[UNetCall]
+def test_checkpoints_that_moved_alone_are_given_again(
+    txt2img: Sample, project: Path, tmp_path: Path, unet_calls: list[UNetCall]
 ) -> None:
-    drawn = txt2img("-c", project / "ckpts", "-v", 1, "--no-base")
+    sampled = txt2img("-c", project / "ckpts", "-v", 1, "--no-base")
     shutil.move(project / "ckpts", tmp_path / "far")
-    refused(call("txt2img", "-r", drawn.directory), str(project / "ckpts"), "step-00005.safetensors", "--ckpt-path")
+    refused(call("txt2img", "-r", sampled.directory), str(project / "ckpts"), "step-00005.safetensors", "--ckpt-path")
     other = tuned(tmp_path / "others" / "mug-1", project / "weights" / "base.safetensors", 5, seed=99)
-    refused(call("txt2img", "-r", drawn.directory, "-c", other.parent.parent), "--ckpt-path can't change")
+    refused(call("txt2img", "-r", sampled.directory, "-c", other.parent.parent), "--ckpt-path can't change")
     unet_calls.clear()
-    outcome = call("txt2img", "-r", drawn.directory, "-c", tmp_path / "far")
+    outcome = call("txt2img", "-r", sampled.directory, "-c", tmp_path / "far")
     assert outcome.status == 0, outcome.said
     assert not unet_calls
 
 
 def test_a_single_checkpoint_is_found_beside_the_call(
-    txt2img: Draw, project: Path, tmp_path: Path, unet_calls: list[UNetCall]
+    txt2img: Sample, project: Path, tmp_path: Path, unet_calls: list[UNetCall]
 ) -> None:
-    drawn = txt2img("-c", project / "ckpts" / "mug-1" / "step-00005.safetensors", "-v", 1, "-o", tmp_path / "out")
+    sampled = txt2img("-c", project / "ckpts" / "mug-1" / "step-00005.safetensors", "-v", 1, "-o", tmp_path / "out")
     shutil.rmtree(project / "ckpts" / "mug-1" / "tokenizer")
     shutil.move(project / "ckpts" / "mug-1" / "step-00005.safetensors", tmp_path / "out")
     shutil.copytree(project / "weights" / "tokenizer", tmp_path / "out" / "tokenizer")
     unet_calls.clear()
-    assert call("txt2img", "-r", drawn.directory).status == 0
+    assert call("txt2img", "-r", sampled.directory).status == 0
     assert not unet_calls
 
 
-def test_the_image_to_start_from_may_be_elsewhere_but_no_other(
-    img2img: Draw, tmp_path: Path, unet_calls: list[UNetCall]
-) -> None:
+def test_the_initial_image_may_move_but_not_change(img2img: Sample, tmp_path: Path, unet_calls: list[UNetCall]) -> None:
     Image.new("RGB", (32, 32), "red").save(tmp_path / "sketch.png")
-    drawn = img2img("-i", tmp_path / "sketch.png", "-v", 1)
+    sampled = img2img("-i", tmp_path / "sketch.png", "-v", 1)
     (tmp_path / "far").mkdir()
     moved = shutil.move(tmp_path / "sketch.png", tmp_path / "far" / "mine.png")
     unet_calls.clear()
-    refused(call("img2img", "-r", drawn.directory), "sketch.png", "SHA-256", "--init-img")
+    refused(call("img2img", "-r", sampled.directory), "sketch.png", "SHA-256", "--init-img")
     Image.new("RGB", (32, 32), "blue").save(tmp_path / "other.png")
-    refused(call("img2img", "-r", drawn.directory, "-i", tmp_path / "other.png"), "--init-img can't change")
-    assert call("img2img", "-r", drawn.directory, "-i", moved).status == 0
+    refused(call("img2img", "-r", sampled.directory, "-i", tmp_path / "other.png"), "--init-img can't change")
+    assert call("img2img", "-r", sampled.directory, "-i", moved).status == 0
     assert not unet_calls

@@ -1,4 +1,4 @@
-"""Sampling onto a full disk ends in one line, and goes on to the same images when there is room."""
+"""Sampling onto a full disk ends with a one-line error, and resumes to the same images when there is room."""
 
 import shutil
 from pathlib import Path
@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from tests.commands.calls import call, difference, pixels, refused
-from tests.commands.fixtures import Draw, Trained
+from tests.commands.fixtures import Sample, Trained
 from tests.full_disk import entries, files_of_at_most
 
 TOO_LARGE = "File too large; `ulimit -f` allows files of "
@@ -23,7 +23,7 @@ TOO_LARGE = "File too large; `ulimit -f` allows files of "
     ],
 )
 def test_a_comparison_that_could_not_be_written_is_when_it_can(
-    what: str, txt2img: Draw, trained: Trained, monkeypatch: pytest.MonkeyPatch
+    what: str, txt2img: Sample, trained: Trained, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = txt2img("-c", trained.directory, "-v", 1, "--hw", 32, 32)
     name = whole.paths[0].name if what == "image" else what
@@ -32,7 +32,7 @@ def test_a_comparison_that_could_not_be_written_is_when_it_can(
     directory = Path("outputs") / "txt2img-2"
     with monkeypatch.context() as patch, files_of_at_most(size):
         if what == "comparison.json":  # the grid comes before it, and is larger
-            patch.setattr("ldm.commands.sampling.results.write_sheets", lambda *given: ["grid.png"])
+            patch.setattr("ldm.report.files.write_sheets", lambda *given: ["grid.png"])
         outcome = call("txt2img", "-c", trained.directory, "-v", 1, "--hw", 32, 32)
     refused(outcome, "could not write", TOO_LARGE, f"python txt2img.py -r {directory}")
     if what != "image":
@@ -46,15 +46,15 @@ def test_a_comparison_that_could_not_be_written_is_when_it_can(
 
 
 def test_what_would_fill_the_disk_is_not_begun(
-    tmp_path: Path, txt2img: Draw, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, txt2img: Sample, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An image of 32 x 32 takes about 1536 bytes."""
-    drawn = txt2img("-v", 2)
+    sampled = txt2img("-v", 2)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1500))
     outcome = call("txt2img", "-c", tiny_checkpoint, "-v", 2)
     refused(outcome, "2 images of 32 x 32 pixels need about 3.07 kB", "has 1.5 kB free", "--variations")
-    assert [path.name for path in Path("outputs").iterdir()] == [drawn.directory.name]
-    drawn.paths[0].unlink()
-    refused(call("txt2img", "-r", drawn.directory), "1 image of 32 x 32 pixels need", "1.54 kB")
+    assert [path.name for path in Path("outputs").iterdir()] == [sampled.directory.name]
+    sampled.paths[0].unlink()
+    refused(call("txt2img", "-r", sampled.directory), "1 image of 32 x 32 pixels need", "1.54 kB")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1600))
-    assert call("txt2img", "-r", drawn.directory).status == 0
+    assert call("txt2img", "-r", sampled.directory).status == 0

@@ -1,7 +1,8 @@
-"""img2img.py as a user types it: an image redrawn by a share of the steps."""
+"""img2img.py as a user types it: an image changed by a share of the steps."""
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,8 +10,11 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from ldm.nn.autoencoder import AutoencoderKL, DiagonalGaussian
+from ldm.report import sheets
+from ldm.report.grid import Heading
 from tests.commands.calls import call, difference, pixels, refused, shell
-from tests.commands.fixtures import Draw, Trained, UNetCall
+from tests.commands.fixtures import Sample, Trained, UNetCall
+from tests.report.tables import table_of
 
 
 @pytest.fixture
@@ -22,43 +26,47 @@ def sketch(tmp_path: Path) -> Path:
     return tmp_path / "sketch.png"
 
 
-def test_the_image_is_redrawn_once_per_seed(img2img: Draw, sketch: Path) -> None:
-    drawn = img2img("-i", sketch, "-v", 2, "--seed", 3, "-p", "a can")
-    assert drawn.directory == Path("outputs/img2img-1")
-    assert [path.name for path in drawn.paths] == ["00-a-can_3.png", "00-a-can_4.png"]
-    assert difference(*drawn.images) > 1
-    assert (drawn.directory / "grid.png").is_file()
+def test_the_image_is_changed_once_per_seed(img2img: Sample, sketch: Path) -> None:
+    sampled = img2img("-i", sketch, "-v", 2, "--seed", 3, "-p", "a can")
+    assert sampled.directory == Path("outputs/img2img-1")
+    assert [path.name for path in sampled.paths] == ["00-a-can_3.png", "00-a-can_4.png"]
+    assert difference(*sampled.images) > 1
+    inverted = sketch.with_name("inverted.png")
+    Image.fromarray((255 - pixels(sketch)).astype(np.uint8)).save(inverted)
+    assert difference(sampled.images[0], img2img("-i", inverted, "-v", 1, "--seed", 3, "-p", "a can").images[0]) > 1
+
+
+@pytest.mark.parametrize("sweep", [False, True], ids=["one checkpoint", "compared"])
+def test_the_grid_and_the_page_begin_with_the_initial_image(
+    sweep: bool, img2img: Sample, sketch: Path, trained: Trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grids: list[Any] = []
+    labelled_grid = sheets.labelled_grid
+    monkeypatch.setattr(sheets, "labelled_grid", lambda *given: grids.append(given) or labelled_grid(*given))
+    sampled = img2img("-i", sketch, "-v", 2, "-p", "a can", *(["-c", trained.root, "--no-base"] if sweep else []))
+    ((cells, _, columns, headings),) = grids
+    assert columns == ["", "seed 42", "seed 43"]
+    assert headings == [Heading("initial image", 1), Heading("a can", 2)]
+    assert [line[0] is not None for line in cells] == [True, *[False] * (len(cells) - 1)]
+    with Image.open(sketch) as given:
+        fitted = np.asarray(given.resize((32, 32), Image.Resampling.LANCZOS)).astype(int)
+    assert abs(np.asarray(cells[0][0]).astype(int) - fitted).mean() < 4
+    if sweep:
+        page = (sampled.directory / "index.html").read_text(encoding="utf-8")
+        assert f'"init_image":"{table_of(sampled).init_image}"' in page
+        assert (sampled.directory / table_of(sampled).init_image).is_file()
 
 
 @pytest.mark.parametrize(("strength", "passes"), [(0.05, 0), (0.29, 2), (0.3, 3), (1, 10)])
 def test_strength_is_the_share_of_the_steps_that_are_run(
-    strength: float, passes: int, img2img: Draw, sketch: Path, unet_calls: list[UNetCall]
+    strength: float, passes: int, img2img: Sample, sketch: Path, unet_calls: list[UNetCall]
 ) -> None:
     img2img("-i", sketch, "-v", 1, "-s", strength, "--ddim-steps", 10)
     assert len(unet_calls) == passes
 
 
-def test_strength_0_gives_the_image_as_the_autoencoder_sees_it(
-    img2img: Draw, sketch: Path, unet_calls: list[UNetCall]
-) -> None:
-    """Prompt and steps have no say; the seed has, by the sample from the posterior."""
-    kept = img2img("-i", sketch, "-v", 1, "-s", 0, "-p", "a can").images[0]
-    assert difference(kept, img2img("-i", sketch, "-v", 1, "-s", 0, "-p", "a dog", "--ddim-steps", 9).images[0]) == 0
-    assert not unet_calls
-    inverted = sketch.with_name("inverted.png")
-    Image.fromarray((255 - pixels(sketch)).astype(np.uint8)).save(inverted)
-    assert difference(kept, img2img("-i", inverted, "-v", 1, "-s", 0, "-p", "a can").images[0]) > 1
-
-
-@pytest.mark.parametrize("sampler", ["ddim", "plms", "dpm-solver"])
-def test_strength_1_is_a_new_image(sampler: str, img2img: Draw, txt2img: Draw, sketch: Path) -> None:
-    options = ("-v", 2, "-p", "a can", "--sampler", sampler)
-    redrawn, drawn = img2img("-i", sketch, "-s", 1, *options).images, txt2img(*options).images
-    assert all(difference(one, other) <= 1 for one, other in zip(redrawn, drawn, strict=True))
-
-
-def test_the_image_is_encoded_once_for_all_that_are_drawn_from_it(
-    img2img: Draw, sketch: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_image_is_encoded_once_for_all_that_are_sampled_from_it(
+    img2img: Sample, sketch: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     encode, encoded = AutoencoderKL.encode, []
 
@@ -71,31 +79,13 @@ def test_the_image_is_encoded_once_for_all_that_are_drawn_from_it(
     assert encoded == [1]
 
 
-def test_strength_is_075_by_default_and_recorded(img2img: Draw, sketch: Path) -> None:
-    drawn = img2img("-i", sketch, "-v", 1)
-    info = Image.open(drawn.paths[0]).info
+def test_strength_is_075_by_default_and_recorded(img2img: Sample, sketch: Path) -> None:
+    sampled = img2img("-i", sketch, "-v", 1)
+    info = Image.open(sampled.paths[0]).info
     assert info["ldm.strength"] == "0.75"
     assert info["ldm.init_img"] == sketch.name
-    assert drawn.record["options"]["strength"] == 0.75
-    assert drawn.record["options"]["init_img"] == str(sketch)
-
-
-def test_less_strength_keeps_more_of_the_image(img2img: Draw, sketch: Path) -> None:
-    options = ("-i", sketch, "-v", 1, "--ddim-steps", 10)
-    kept, little, much = (img2img(*options, "-s", strength).images[0] for strength in (0, 0.2, 0.9))
-    assert abs(little - kept).mean() < abs(much - kept).mean()
-
-
-@pytest.mark.parametrize("sampler", ["ddim", "plms", "dpm-solver"])
-def test_batch_size_changes_nothing(sampler: str, img2img: Draw, sketch: Path) -> None:
-    options = ("-i", sketch, "-v", 3, "--sampler", sampler)
-    alone, together = img2img(*options, "-b", 1).images, img2img(*options, "-b", 8).images
-    assert all(difference(one, other) == 0 for one, other in zip(alone, together, strict=True))
-
-
-def test_eta_adds_noise(img2img: Draw, sketch: Path) -> None:
-    options = ("-i", sketch, "-v", 1)
-    assert difference(img2img(*options).images[0], img2img(*options, "--ddim-eta", 1).images[0]) > 1
+    assert sampled.record["options"]["strength"] == 0.75
+    assert sampled.record["options"]["init_img"] == str(sketch)
 
 
 @pytest.mark.parametrize(
@@ -103,16 +93,19 @@ def test_eta_adds_noise(img2img: Draw, sketch: Path) -> None:
     [((300, 150), (48, 16), True), ((5, 5), (32, 32), False)],
 )
 def test_without_hw_the_images_shape_is_kept_at_the_models_area(
-    photo_size: tuple[int, int], size: tuple[int, int], noted: bool, img2img: Draw, tmp_path: Path
+    photo_size: tuple[int, int], size: tuple[int, int], noted: bool, img2img: Sample, tmp_path: Path
 ) -> None:
     Image.new("RGB", photo_size, "green").save(tmp_path / "photo.png")
-    drawn = img2img("-i", tmp_path / "photo.png", "-v", 1)
-    assert Image.open(drawn.paths[0]).size == size
-    assert ("needs multiples of 16" in drawn.said) is noted
+    sampled = img2img("-i", tmp_path / "photo.png", "-v", 1)
+    assert Image.open(sampled.paths[0]).size == size
+    assert ("needs multiples of 16" in sampled.said) is noted
 
 
-@pytest.mark.parametrize("command", ["img2img -i", "dreambooth -c can -i", "evaluate --instance-img-dir"])
-@pytest.mark.parametrize("what", ["named pipe", "device"])
+@pytest.mark.parametrize(
+    ("command", "what"),
+    [("img2img -i", "named pipe"), ("img2img -i", "device"), ("dreambooth -c can -i", "named pipe"),
+     ("evaluate --instance-img-dir", "device")],
+)  # fmt: skip
 def test_what_is_no_file_is_refused_and_not_waited_for(
     what: str, command: str, tiny_checkpoint: Path, trained: Trained, tmp_path: Path
 ) -> None:
@@ -125,60 +118,34 @@ def test_what_is_no_file_is_refused_and_not_waited_for(
     refused(outcome, str(tmp_path / "odd"), f"is a {what}")
 
 
-def test_hw_is_the_size(img2img: Draw, sketch: Path) -> None:
+def test_hw_is_the_size(img2img: Sample, sketch: Path) -> None:
     assert Image.open(img2img("-i", sketch, "-v", 1, "--hw", 32, 48).paths[0]).size == (48, 32)
 
 
-def test_a_photo_is_turned_upright(img2img: Draw, tmp_path: Path) -> None:
-    upright = Image.new("RGB", (64, 64), (40, 90, 160))
-    ImageDraw.Draw(upright).rectangle((0, 0, 63, 20), fill=(230, 30, 20))
-    upright.save(tmp_path / "upright.png")
-    exif = Image.Exif()
-    exif[0x0112] = 3  # upside down
-    upright.rotate(180).save(tmp_path / "turned.png", exif=exif)
-    one, other = (img2img("-i", tmp_path / f"{name}.png", "-v", 1).images[0] for name in ("upright", "turned"))
-    assert difference(one, other) == 0
-
-
-def test_a_negative_prompt_changes_the_image(img2img: Draw, sketch: Path) -> None:
-    options = ("-i", sketch, "-v", 1)
-    assert difference(img2img(*options).images[0], img2img(*options, "-n", "blurry").images[0]) > 1
-
-
-def test_fine_tuned_checkpoints_are_compared(img2img: Draw, sketch: Path, trained: Trained) -> None:
-    drawn = img2img("-i", sketch, "-v", 1, "-c", trained.root, "--no-base")
-    assert [path.name for path in drawn.paths] == [
+def test_fine_tuned_checkpoints_are_compared(img2img: Sample, sketch: Path, trained: Trained) -> None:
+    sampled = img2img("-i", sketch, "-v", 1, "-c", trained.root, "--no-base")
+    assert [path.name for path in sampled.paths] == [
         f"tin-can-1-step-{step}_00-a-photo-of-sks-tin-can_42.png" for step in (3, 6, 7)
     ]
-    assert difference(drawn.images[0], drawn.images[2]) > 0
+    assert difference(sampled.images[0], sampled.images[2]) > 0
     alone = img2img("-i", sketch, "-v", 1, "-c", trained.step(6)).images[0]
-    assert difference(alone, drawn.images[1]) <= 1
+    assert difference(alone, sampled.images[1]) <= 1
 
 
 # Mistakes
 
 
-def test_without_an_image_to_start_from_the_flag_is_named(tiny_checkpoint: Path) -> None:
+def test_without_an_initial_image_the_error_names_the_flag(tiny_checkpoint: Path) -> None:
     refused(call("img2img", "-c", tiny_checkpoint), "--init-img")
 
 
-def test_an_image_that_is_not_there_is_named(tiny_checkpoint: Path, tmp_path: Path) -> None:
+def test_a_missing_initial_image_is_an_error(tiny_checkpoint: Path, tmp_path: Path) -> None:
     refused(call("img2img", "-c", tiny_checkpoint, "-i", tmp_path / "no.png"), f"no image {tmp_path / 'no.png'}")
 
 
-@pytest.mark.parametrize("content", [b"", b"not an image", b"\x89PNG\r\n\x1a\n" + b"\0" * 40])
-def test_a_file_that_is_no_image_is_named(content: bytes, tiny_checkpoint: Path, tmp_path: Path) -> None:
-    (tmp_path / "sketch.png").write_bytes(content)
+def test_an_unreadable_initial_image_is_an_error(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / "sketch.png").write_bytes(b"not an image")
     refused(call("img2img", "-c", tiny_checkpoint, "-i", tmp_path / "sketch.png"), "sketch.png is not a readable image")
-
-
-def test_an_image_that_is_cut_off_is_named(tiny_checkpoint: Path, sketch: Path) -> None:
-    sketch.write_bytes(sketch.read_bytes()[:-60])
-    refused(call("img2img", "-c", tiny_checkpoint, "-i", sketch), "sketch.png is not a readable image")
-
-
-def test_a_directory_is_no_image(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    refused(call("img2img", "-c", tiny_checkpoint, "-i", tmp_path), str(tmp_path))
 
 
 @pytest.mark.slow

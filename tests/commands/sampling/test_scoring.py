@@ -1,4 +1,4 @@
-"""Scores and a recommendation, as a user asks for them; the judge looks at the tiny model's noise."""
+"""Scores and a recommendation through the commands; the judge encodes the tiny model's noise."""
 
 import shutil
 from pathlib import Path
@@ -7,12 +7,12 @@ from unittest.mock import Mock
 
 import pytest
 
-from ldm.commands.sampling import protocols, rows_sampling, run
+from ldm.commands.sampling import job, loop, planning, run
 from ldm.evaluation.protocol import dreambooth_prompts
 from ldm.evaluation.recommendation import RULE
 from ldm.report.comparison import CLASS, OTHER, SUBJECT, Comparison
 from ldm.report.table import read_comparison
-from tests.commands.calls import Drawn, Outcome, call, refused
+from tests.commands.calls import Outcome, Sampled, call, refused
 from tests.commands.fixtures import Trained, write_photos
 from tests.report.tables import lines_of, record, tuned
 from tests.tiny import write_tiny_checkpoint
@@ -29,28 +29,28 @@ def in_an_empty_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.chdir(tmp_path / "here")
 
 
-Scored = tuple[Comparison, Outcome, Drawn]
+Scored = tuple[Comparison, Outcome, Sampled]
 
 
 def evaluated(*arguments: object, number: int = 1, command: str = "evaluate") -> Scored:
     outcome = call(command, *arguments)
     assert outcome.status == 0, outcome.said
     directory = Path("outputs") / f"{command}-{number}"
-    return read_comparison(directory / "comparison.json"), outcome, Drawn(directory, outcome.said)
+    return read_comparison(directory / "comparison.json"), outcome, Sampled(directory, outcome.said)
 
 
 @pytest.fixture(scope="module")
 def whole(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Scored:
-    """All checkpoints of a run and their base model, drawn and scored once. It is shared: don't write to it."""
+    """All checkpoints of a run and their base model, sampled and scored once. It is shared: don't write to it."""
     directory = tmp_path_factory.mktemp("scored")
     outcome = call("evaluate", "-c", trained.root, *JUDGE, *PROMPTS, "-v", 2, "-o", directory)
     assert outcome.status == 0, outcome.said
-    drawn = Drawn(directory / "evaluate-1", outcome.said)
-    return read_comparison(drawn.directory / "comparison.json"), outcome, drawn
+    sampled = Sampled(directory / "evaluate-1", outcome.said)
+    return read_comparison(sampled.directory / "comparison.json"), outcome, sampled
 
 
-def test_every_checkpoint_is_scored_and_one_is_recommended_or_it_is_said_why_none(whole: Scored) -> None:
-    comparison, outcome, drawn = whole
+def test_every_checkpoint_is_scored_and_there_is_a_recommendation(whole: Scored) -> None:
+    comparison, outcome, sampled = whole
     assert [column.kind for column in comparison.columns] == [SUBJECT] * 4 + [CLASS] * 2
     assert {score.name for score in comparison.scores} >= SUBJECT_SCORES | CLASS_SCORES
     assert comparison.rule == RULE
@@ -69,18 +69,18 @@ def test_every_checkpoint_is_scored_and_one_is_recommended_or_it_is_said_why_non
     assert 0 < (group.references["subject"].ceiling or 0) <= 1
     assert group.recommendation is not None
     assert group.recommendation.verdict in outcome.said
-    for line in lines_of(drawn):
+    for line in lines_of(sampled):
         assert (line["score_subject"] == "") is ("sks" not in line["prompt"])
 
 
-def test_the_encoder_that_scored_is_named_and_what_it_cannot_know_is_said(whole: Scored) -> None:
-    """On the terminal, in the table, and on the page, which speak of no other encoder."""
-    comparison, outcome, drawn = whole
-    page = (drawn.directory / "index.html").read_text(encoding="utf-8")
+def test_the_encoder_is_named_with_notes_on_words_and_photos_unknown_to_it(whole: Scored) -> None:
+    """On the terminal, in the table and on the page, which mention no other encoder."""
+    comparison, outcome, sampled = whole
+    page = (sampled.directory / "index.html").read_text(encoding="utf-8")
     assert comparison.scored_by == "the rendered world's judge"
-    assert {line["scored_by"] for line in lines_of(drawn)} == {comparison.scored_by}
+    assert {line["scored_by"] for line in lines_of(sampled)} == {comparison.scored_by}
     words, photos = comparison.notes
-    assert "has never seen 'tin', 'can'" in words
+    assert "was not trained with 'tin', 'can'" in words
     assert "photos of 'Tin Can' do not look like" in photos
     for text in (page, outcome.said):
         assert comparison.scored_by in text.replace("\\u0027", "'")
@@ -102,16 +102,7 @@ def test_a_single_checkpoint_is_scored_beside_its_base_model(trained: Trained) -
     assert [(row.is_base, row.step) for row in comparison.rows] == [(True, 0), (False, 6)]
 
 
-def test_photos_can_be_given_and_others_give_other_scores(trained: Trained, tmp_path: Path) -> None:
-    own, _, _ = evaluated("-c", trained.step(6), *JUDGE, *PROMPTS, "-v", 1)
-    photos = write_photos(tmp_path / "others", count=2)
-    other, _, _ = evaluated("-c", trained.step(6), *JUDGE, *PROMPTS, "-v", 1, "-i", photos, number=2)
-    assert len(other.groups[0].photos) == 2
-    assert own.rows[1].scores["subject"] != other.rows[1].scores["subject"]
-    assert own.rows[1].scores["prompt"] == other.rows[1].scores["prompt"]
-
-
-def test_without_photos_the_subject_can_not_be_scored_and_that_is_said(tmp_path: Path, tiny_checkpoint: Path) -> None:
+def test_without_photos_the_subject_is_not_scored_and_a_message_says_so(tmp_path: Path, tiny_checkpoint: Path) -> None:
     tuned(tmp_path / "ckpts" / "mug-1", tiny_checkpoint)
     comparison, outcome, _ = evaluated("-c", tmp_path / "ckpts", "--base", tiny_checkpoint, *JUDGE, *PROMPTS, "-v", 2)
     assert set(comparison.rows[1].scores) == {"prompt", "diversity", "drift"}
@@ -146,7 +137,7 @@ def test_a_model_without_a_subject_among_the_others_takes_nothing_from_their_sco
     ]
 
 
-def test_txt2img_scores_what_it_draws_and_the_class_besides(trained: Trained) -> None:
+def test_txt2img_scores_what_it_samples_and_the_class_besides(trained: Trained) -> None:
     comparison, _, _ = evaluated("-c", trained.root, "-v", 1, "-p", "a cat", command="txt2img")
     assert comparison.scores == []
     assert comparison.rule == ""
@@ -154,7 +145,7 @@ def test_txt2img_scores_what_it_draws_and_the_class_besides(trained: Trained) ->
     refused(call("txt2img", "-c", own, "-v", 1, "-p", "a cat", "--score"), "weights/eval", "download/eval-weights.sh")
 
 
-def test_ctrl_c_while_scoring_keeps_the_images_and_says_how_to_continue(
+def test_ctrl_c_while_scoring_keeps_the_images_and_prints_how_to_continue(
     trained: Trained, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     arguments = ("-c", trained.step(6), "--no-base", *JUDGE, *PROMPTS, "-v", 1, "-o", "my outputs")
@@ -163,57 +154,68 @@ def test_ctrl_c_while_scoring_keeps_the_images_and_says_how_to_continue(
         outcome = call("evaluate", *arguments)
     assert outcome.status == 75
     assert "what is there: 3 images, grid.png and index.html" in outcome.said
+    unscored = read_comparison(Path("my outputs/evaluate-1/comparison.json"))
+    assert unscored.unfinished == "The images are not scored yet."
     assert "python evaluate.py -r 'my outputs/evaluate-1'" in outcome.said
     assert call("evaluate", "-r", "my outputs/evaluate-1").status == 0
     assert read_comparison(Path("my outputs/evaluate-1/comparison.json")).scores
 
 
-def test_another_encoder_may_look_at_the_images_of_a_continued_call(trained: Trained) -> None:
+def test_another_encoder_may_score_the_images_of_a_resumed_call(trained: Trained) -> None:
     evaluated("-c", trained.step(6), "--no-base", *JUDGE, *PROMPTS, "-v", 1)
     refused(call("evaluate", "-r", "outputs/evaluate-1", "--encoder", "clip-dino"), "download/eval-weights.sh")
 
 
-def test_a_sweep_is_scored_afterwards_without_drawing_again(
+def test_a_sweep_is_scored_afterwards_without_sampling_again(
     trained: Trained, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     evaluated("-c", trained.root, *JUDGE, *PROMPTS, "-v", 1)
-    monkeypatch.setattr(rows_sampling, "sample_images", None)
-    comparison, _, _ = evaluated("-r", "outputs/evaluate-1")
+    monkeypatch.setattr(loop, "sample_images", None)
+    with monkeypatch.context() as patch:  # nor scored again, while nothing has changed
+        patch.setattr(planning, "load_encoder", None)
+        comparison, outcome, _ = evaluated("-r", "outputs/evaluate-1")
+        again, _, _ = evaluated("-c", trained.root, *JUDGE, *PROMPTS, "-v", 1, "-r", "outputs/evaluate-1")
+    assert again == comparison
+    assert comparison.groups[0].recommendation is not None
+    assert comparison.groups[0].recommendation.verdict in outcome.said
     assert set(comparison.rows[1].scores) == (SUBJECT_SCORES | CLASS_SCORES) - {"diversity"}
-    again, _, _ = evaluated("-c", trained.root, *JUDGE, *PROMPTS, "-v", 1, "-r", "outputs/evaluate-1")
-    assert again.rows == comparison.rows
+    photos = write_photos(tmp_path / "others", count=2)
+    other, _, _ = evaluated("-r", "outputs/evaluate-1", "-i", photos)
+    assert len(other.groups[0].photos) == 2
+    assert other.rows[1].scores["subject"] != comparison.rows[1].scores["subject"]
+    assert other.rows[1].scores["prompt"] == comparison.rows[1].scores["prompt"]
     refused(call("txt2img", "-r", "outputs/evaluate-1"), "evaluate.py")
     refused(call("evaluate", "-r", "outputs/evaluate-1", "-p", "a cat"), "--prompt can't change")
 
 
-def test_the_weights_of_clip_and_dino_are_missed_before_anything_is_drawn(trained: Trained) -> None:
+def test_missing_weights_of_clip_and_dino_are_an_error_before_sampling(trained: Trained) -> None:
     refused(call("evaluate", "-c", trained.root, *PROMPTS), "weights/eval", "bash download/eval-weights.sh")
     assert not Path("outputs").exists()
 
 
-def test_a_model_that_was_taught_nothing_has_no_subject_to_ask_for(tiny_checkpoint: Path) -> None:
-    refused(call("evaluate", "-c", tiny_checkpoint, *JUDGE), "was taught no subject", "-p")
+def test_a_model_without_a_subject_needs_prompts(tiny_checkpoint: Path) -> None:
+    refused(call("evaluate", "-c", tiny_checkpoint, *JUDGE), "has no subject", "-p")
 
 
-def test_its_answers_to_given_prompts_can_be_scored(tiny_checkpoint: Path) -> None:
+def test_a_model_without_a_subject_is_scored_by_given_prompts(tiny_checkpoint: Path) -> None:
     comparison, _, _ = evaluated("-c", tiny_checkpoint, *JUDGE, "-p", "a red ball", "-v", 2)
     assert [column.kind for column in comparison.columns] == [OTHER] * 2
     assert set(comparison.rows[0].scores) == {"prompt", "diversity"}
     assert comparison.groups[0].recommendation is None
 
 
-def test_photos_that_are_none_are_refused(trained: Trained, tmp_path: Path) -> None:
+def test_a_directory_without_photos_is_refused(trained: Trained, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     refused(call("evaluate", "-c", trained.root, *JUDGE, "-i", tmp_path / "empty"), "--instance-img-dir")
 
 
-# What is asked for
+# Prompts
 
 
 def asked(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> list[str]:
-    """The prompts of a call that is stopped before it draws."""
+    """The prompts of a call that is stopped before it samples."""
     seen: list[str] = []
-    choose = protocols.prompts_to_score
+    choose = job.prompts_to_score
 
     def watched(*given: Any) -> list[str]:
         seen.extend(choose(*given))
@@ -251,19 +253,9 @@ def test_the_papers_prompts_do_not_suit_a_dog_and_a_mug_at_once(tmp_path: Path, 
     refused(call("evaluate", "-c", tmp_path / "ckpts", "--protocol", "dreambooth"), "dog", "mug", "apart")
 
 
-def test_a_missing_directory_is_named() -> None:
+def test_a_missing_directory_is_an_error() -> None:
     refused(call("evaluate", *JUDGE), "there is no ckpts", "dreambooth.py")
 
 
 def test_a_protocol_and_prompts_exclude_each_other(trained: Trained) -> None:
     refused(call("evaluate", "-c", trained.root, *PROMPTS, "--protocol", "dreambooth"), "--protocol", "-p")
-
-
-def test_a_checkpoint_of_random_weights_is_at_least_comparable_with_itself(tmp_path: Path) -> None:
-    base = write_tiny_checkpoint(tmp_path / "base")
-    record(tuned(tmp_path / "ckpts" / "mug-1", base, seed=0).parent, base, write_photos(tmp_path / "photos"))
-    comparison, _, _ = evaluated("-c", tmp_path / "ckpts", *JUDGE, *PROMPTS, "-v", 1)
-    first, second = comparison.rows
-    assert {name: score.mean for name, score in first.scores.items()} == pytest.approx(
-        {name: score.mean for name, score in second.scores.items()}
-    )

@@ -14,11 +14,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ldm.checkpoint.reading import CheckpointFile
-from ldm.commands.sampling import checkpoints, reading, rows_sampling
+from ldm.commands.sampling import checkpoints, loop
 from ldm.config import to_yaml
 from ldm.runtime import models
 from tests.commands.calls import call, difference, metadata_of, refused, tensors_of
-from tests.commands.fixtures import Draw, Trained
+from tests.commands.fixtures import Sample, Trained
 from tests.report.tables import table_of
 from tests.tiny import TINY_YAML, build_tiny_model, write_tiny_checkpoint, write_tokenizer
 
@@ -39,7 +39,7 @@ def assigned(monkeypatch: pytest.MonkeyPatch) -> list[set[str]]:
 
 @pytest.fixture
 def contexts(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Tensor]]:
-    """Each prompt that was asked for, and its context."""
+    """Each encoded prompt and its context."""
     seen: list[tuple[str, Tensor]] = []
     context = models.ModelSlot.context
 
@@ -62,16 +62,16 @@ def mug(directory: Path, seed: int = 3, **info: Any) -> Path:
     return write_tiny_checkpoint(directory, model=build_tiny_model(seed), **info)
 
 
-def test_all_checkpoints_of_two_runs_are_drawn_in_order_each_with_its_own_subject(
-    txt2img: Draw, trained: Trained, tmp_path: Path
+def test_all_checkpoints_of_two_runs_are_sampled_in_order_each_with_its_own_subject(
+    txt2img: Sample, trained: Trained, tmp_path: Path
 ) -> None:
     root = tmp_path / "ckpts"
     shutil.copytree(trained.directory, root / "tin-can-1")
     mug(root / "mug-1")
     mug(root / "mug-1", seed=4, step=10, name="step-00010.safetensors")
-    drawn = txt2img("--ckpt-path", root, "-v", 2, "--no-base")
+    sampled = txt2img("--ckpt-path", root, "-v", 2, "--no-base")
     runs = [("mug-1", "mug", step) for step in (5, 10)] + [("tin-can-1", "tin-can", step) for step in (3, 6, 7)]
-    assert [path.name for path in drawn.paths] == sorted(
+    assert [path.name for path in sampled.paths] == sorted(
         (
             f"{run}-step-{step}_00-a-photo-of-sks-{subject}_{seed}.png"
             for run, subject, step in runs
@@ -79,7 +79,7 @@ def test_all_checkpoints_of_two_runs_are_drawn_in_order_each_with_its_own_subjec
         ),
         key=lambda name: [int(piece) if piece.isdigit() else piece for piece in name.replace("_", "-").split("-")],
     )
-    assert drawn.record["checkpoints"] == [
+    assert sampled.record["checkpoints"] == [
         str(root / name)
         for name in (
             "mug-1/step-00005.safetensors",
@@ -89,14 +89,14 @@ def test_all_checkpoints_of_two_runs_are_drawn_in_order_each_with_its_own_subjec
             "tin-can-1/step-00007.safetensors",
         )
     ]
-    infos = [Image.open(path).info for path in drawn.paths]
+    infos = [Image.open(path).info for path in sampled.paths]
     assert {info["ldm.prompt"] for info in infos} == {"a photo of sks mug", "a photo of sks Tin Can"}
     for info in infos:
         assert info["ldm.checkpoint"] == f"step-{int(info['ldm.checkpoint_step']):05d}.safetensors"
 
 
-def test_every_image_is_the_one_its_checkpoint_draws_alone(
-    txt2img: Draw, uninterrupted: Trained, contexts: list[tuple[str, Tensor]]
+def test_every_image_is_the_one_its_checkpoint_samples_alone(
+    txt2img: Sample, uninterrupted: Trained, contexts: list[tuple[str, Tensor]]
 ) -> None:
     """These were trained with their text encoder: each prompt is encoded by each checkpoint's own."""
     swept = txt2img("-c", uninterrupted.root, "-v", 2, "--no-base")
@@ -111,42 +111,25 @@ def test_every_image_is_the_one_its_checkpoint_draws_alone(
 
 
 def test_the_negative_prompt_is_encoded_by_each_checkpoints_own_text_encoder(
-    txt2img: Draw, uninterrupted: Trained, contexts: list[tuple[str, Tensor]]
+    txt2img: Sample, uninterrupted: Trained, contexts: list[tuple[str, Tensor]]
 ) -> None:
     txt2img("-c", uninterrupted.root, "-v", 1, "-n", "blurry", "--no-base")
     assert len({context.sum().item() for prompt, context in contexts if prompt == "blurry"}) == 4
 
 
-def test_one_checkpoint_under_two_names_draws_identical_images(txt2img: Draw, tmp_path: Path) -> None:
-    mug(tmp_path / "ckpts" / "a")
-    mug(tmp_path / "ckpts" / "b")
-    drawn = txt2img("-c", tmp_path / "ckpts", "-v", 3)
-    assert len(drawn.paths) == 6
-    for seed in range(3):
-        assert difference(drawn.images[seed], drawn.images[seed + 3]) == 0
-    assert difference(drawn.images[0], drawn.images[1]) > 1
-
-
-def test_with_prompts_every_checkpoint_draws_each_of_them(txt2img: Draw, trained: Trained) -> None:
-    drawn = txt2img("-c", trained.root, "-v", 1, "-p", "a cat", "a dog", "--no-base")
-    assert [path.name for path in drawn.paths] == [
-        f"tin-can-1-step-{step}_0{index}-{name}_42.png"
-        for step in (3, 6, 7)
-        for index, name in enumerate(["a-cat", "a-dog"])
-    ]
-
-
-def test_only_parts_that_differ_are_loaded(txt2img: Draw, trained: Trained, assigned: list[set[str]]) -> None:
+def test_only_parts_that_differ_are_loaded(txt2img: Sample, trained: Trained, assigned: list[set[str]]) -> None:
     txt2img("-c", trained.root, "-v", 1, "--no-base")
     assert assigned == [{"unet"}, {"unet"}]
 
 
-def test_a_text_encoder_that_differs_is_loaded(txt2img: Draw, uninterrupted: Trained, assigned: list[set[str]]) -> None:
+def test_a_text_encoder_that_differs_is_loaded(
+    txt2img: Sample, uninterrupted: Trained, assigned: list[set[str]]
+) -> None:
     txt2img("-c", uninterrupted.root, "-v", 1, "--no-base")
     assert assigned == [{"unet", "text_encoder"}] * 3
 
 
-def test_equal_checkpoints_are_loaded_once(txt2img: Draw, tmp_path: Path, assigned: list[set[str]]) -> None:
+def test_equal_checkpoints_are_loaded_once(txt2img: Sample, tmp_path: Path, assigned: list[set[str]]) -> None:
     mug(tmp_path / "ckpts" / "a")
     mug(tmp_path / "ckpts" / "b")
     txt2img("-c", tmp_path / "ckpts", "-v", 1)
@@ -154,7 +137,7 @@ def test_equal_checkpoints_are_loaded_once(txt2img: Draw, tmp_path: Path, assign
 
 
 def test_a_file_that_does_not_name_its_parts_is_loaded_whole(
-    txt2img: Draw, tmp_path: Path, assigned: list[set[str]]
+    txt2img: Sample, tmp_path: Path, assigned: list[set[str]]
 ) -> None:
     mug(tmp_path / "ckpts" / "a")
     other = mug(tmp_path / "ckpts" / "b")
@@ -187,31 +170,11 @@ def stray_files(root: Path, tiny_checkpoint: Path) -> dict[str, str]:
     }
 
 
-def test_stray_files_are_left_out_and_named(txt2img: Draw, tiny_checkpoint: Path, tmp_path: Path) -> None:
-    root = tmp_path / "ckpts"
-    mug(root / "mug-1")
-    expected = stray_files(root, tiny_checkpoint)
-    drawn = txt2img("-c", root, "-v", 1)
-    assert len(drawn.paths) == 1
-    warnings = [line for line in drawn.said.splitlines() if line.startswith("warning: left out")]
-    for name, reason in expected.items():
-        assert any(str(root / name) in line and reason in line for line in warnings), name
-    for name in ("notes.txt", ".DS_Store", "partial", ".hidden"):
-        assert name not in drawn.said
-
-
-def test_a_runs_resume_state_is_no_checkpoint_and_not_spoken_of(txt2img: Draw, trained: Trained) -> None:
-    drawn = txt2img("-c", trained.root, "-v", 1, "--no-base")
-    assert (trained.directory / "resume.ckpt").exists()
-    assert len(drawn.paths) == 3
-    assert "resume.ckpt" not in drawn.said
-
-
 MOMENTS = {
     "comparing": (checkpoints, "raise_unless_whole"),
-    "reading ahead": (reading, "_in_memory"),
+    "reading ahead": (loop, "_in_memory"),
     "loading": (models.ModelSlot, "use"),
-    "drawing": (rows_sampling, "sample_images"),
+    "drawing": (loop, "sample_images"),
 }
 """Where a bad file may first be noticed."""
 
@@ -225,8 +188,8 @@ MOMENTS = {
         ("drawing", MemoryError("large")),
     ],
 )
-def test_a_bad_file_is_left_out_and_named_whenever_it_is_noticed_and_whatever_it_raises(
-    moment: str, error: Exception, txt2img: Draw, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_bad_file_is_left_out_with_a_warning_at_any_stage_for_any_error(
+    moment: str, error: Exception, txt2img: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bad, good = mug(tmp_path / "ckpts" / "a-1"), mug(tmp_path / "ckpts" / "b-1", seed=4)
     place, name = MOMENTS[moment]
@@ -239,24 +202,24 @@ def test_a_bad_file_is_left_out_and_named_whenever_it_is_noticed_and_whatever_it
         return original(*arguments, **options)
 
     monkeypatch.setattr(place, name, fails_first)
-    drawn = txt2img("-c", tmp_path / "ckpts", "-v", 1, "--no-base")
-    assert [path.name.split("_")[0] for path in drawn.paths] == ["b-1-step-5"]
-    assert f"warning: left out {'the rest of ' if moment == 'drawing' else ''}{bad}" in drawn.said
-    assert type(error).__name__ in drawn.said
-    assert f"left out {good}" not in drawn.said
+    sampled = txt2img("-c", tmp_path / "ckpts", "-v", 1, "--no-base")
+    assert [path.name.split("_")[0] for path in sampled.paths] == ["b-1-step-5"]
+    assert f"warning: left out {'the rest of ' if moment == 'drawing' else ''}{bad}" in sampled.said
+    assert type(error).__name__ in sampled.said
+    assert f"left out {good}" not in sampled.said
 
 
-def test_a_pipe_and_a_text_encoder_that_lacks_words_are_left_out_and_named(txt2img: Draw, tmp_path: Path) -> None:
+def test_a_pipe_and_too_small_a_text_encoder_are_left_out_with_a_warning(txt2img: Sample, tmp_path: Path) -> None:
     mug(tmp_path / "ckpts" / "a-1")
     few = mug(tmp_path / "ckpts" / "b-1", seed=4)
     vocabulary, merges = few.parent / "tokenizer" / "vocab.json", few.parent / "tokenizer" / "merges.txt"
     vocabulary.write_text(json.dumps({**json.loads(vocabulary.read_text()), "mo": 514}))
     merges.write_text(merges.read_text() + "m o\n")
     os.mkfifo(tmp_path / "ckpts" / "c.ckpt")
-    drawn = txt2img("-c", tmp_path / "ckpts", "-v", 1, "--no-base")
-    assert len(drawn.paths) == 1
-    assert "is a named pipe, not a file" in drawn.said
-    assert "has 515 tokens" in drawn.said
+    sampled = txt2img("-c", tmp_path / "ckpts", "-v", 1, "--no-base")
+    assert len(sampled.paths) == 1
+    assert "is a named pipe, not a file" in sampled.said
+    assert "has 515 tokens" in sampled.said
 
 
 @pytest.mark.parametrize("flag", ["--ckpt-path", "--config", "--base"])
@@ -284,43 +247,36 @@ def narrow(directory: Path) -> Path:
     )
 
 
-def test_a_model_of_another_shape_is_left_out_and_named(txt2img: Draw, tmp_path: Path) -> None:
-    root = tmp_path / "ckpts"
-    mug(root / "mug-1")
-    path = narrow(root / "narrow-1")
-    drawn = txt2img("-c", root, "-v", 1)
-    assert [path.name for path in drawn.paths] == ["mug-1-step-5_00-a-photo-of-sks-mug_42.png"]
-    assert f"warning: left out {path}" in drawn.said
-    assert "another shape" in drawn.said
-    assert drawn.record["checkpoints"] == [str(root / "mug-1" / "step-00005.safetensors")]
-
-
-def test_everything_that_may_lie_about_is_named_and_the_rest_is_compared(
-    txt2img: Draw, trained: Trained, tiny_checkpoint: Path, tmp_path: Path
+def test_stray_files_and_models_of_another_shape_are_left_out_and_the_rest_is_compared(
+    txt2img: Sample, trained: Trained, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
     root = tmp_path / "ckpts"
     shutil.copytree(trained.directory, root / "tin-can-1")
     expected = stray_files(root, tiny_checkpoint)
     expected |= {narrow(root / "narrow-1").relative_to(root).as_posix(): "shape"}
-    drawn = txt2img("-c", root, "-v", 1)
-    assert [row.label for row in table_of(drawn).rows] == ["base model", "step 3", "step 6", "step 7"]
-    warnings = [line for line in drawn.said.splitlines() if line.startswith("warning: left out")]
+    sampled = txt2img("-c", root, "-v", 1)
+    assert [row.label for row in table_of(sampled).rows] == ["base model", "step 3", "step 6", "step 7"]
+    assert (root / "tin-can-1" / "resume.ckpt").exists()
+    for name in ("notes.txt", ".DS_Store", "partial", ".hidden", "resume.ckpt"):
+        assert name not in sampled.said
+    warnings = [line for line in sampled.said.splitlines() if line.startswith("warning: left out")]
     assert len(warnings) == len(expected)
     for name, reason in expected.items():
         assert any(f"{root / name}:" in line and reason in line for line in warnings), name
 
 
-def test_the_shape_that_most_share_is_compared_whichever_comes_first(txt2img: Draw, tmp_path: Path) -> None:
+def test_the_shape_that_most_share_is_compared_whichever_comes_first(txt2img: Sample, tmp_path: Path) -> None:
     root = tmp_path / "ckpts"
     path = narrow(root / "a-stray-1")
     mug(root / "mug-1")
     mug(root / "mug-2", seed=4)
-    drawn = txt2img("-c", root, "-v", 1)
-    assert len(drawn.paths) == 2
-    assert f"warning: left out {path}" in drawn.said
+    sampled = txt2img("-c", root, "-v", 1)
+    assert len(sampled.paths) == 2
+    assert f"warning: left out {path}: a model of another shape" in sampled.said
+    assert sampled.record["checkpoints"] == [str(root / f"mug-{n}" / "step-00005.safetensors") for n in (1, 2)]
 
 
-def test_a_file_that_lacks_weights_is_left_out_and_named(txt2img: Draw, tmp_path: Path) -> None:
+def test_a_file_that_lacks_weights_is_left_out_with_a_warning(txt2img: Sample, tmp_path: Path) -> None:
     """It has the shape in its metadata and a UNet, but no text encoder."""
     root = tmp_path / "ckpts"
     mug(root / "a-1")
@@ -330,18 +286,18 @@ def test_a_file_that_lacks_weights_is_left_out_and_named(txt2img: Draw, tmp_path
     metadata = metadata_of(whole)
     whole.unlink()
     save_file(tensors, whole, metadata=metadata)
-    drawn = txt2img("-c", root, "-v", 1)
-    assert [path.name.split("_")[0] for path in drawn.paths] == ["a-1-step-5", "c-1-step-5"]
-    assert f"warning: left out {whole}" in drawn.said
+    sampled = txt2img("-c", root, "-v", 1)
+    assert [path.name.split("_")[0] for path in sampled.paths] == ["a-1-step-5", "c-1-step-5"]
+    assert f"warning: left out {whole}" in sampled.said
 
 
-def test_a_file_with_a_config_nobody_knows_is_left_out_and_named(txt2img: Draw, tmp_path: Path) -> None:
+def test_a_file_with_an_unknown_config_is_left_out_with_a_warning(txt2img: Sample, tmp_path: Path) -> None:
     root = tmp_path / "ckpts"
     mug(root / "mug-1")
     path = mug(root / "new-1", config={**TINY_YAML, "lora": {"rank": 4}})
-    drawn = txt2img("-c", root, "-v", 1)
-    assert len(drawn.paths) == 1
-    assert f"warning: left out {path}" in drawn.said
+    sampled = txt2img("-c", root, "-v", 1)
+    assert len(sampled.paths) == 1
+    assert f"warning: left out {path}" in sampled.said
 
 
 # Names
@@ -357,36 +313,36 @@ def test_a_file_with_a_config_nobody_knows_is_left_out_and_named(txt2img: Draw, 
     ids=["two directories", "spelt alike", "long paths"],
 )
 def test_checkpoints_of_like_names_do_not_overwrite_each_others_images(
-    names: tuple[str, str], txt2img: Draw, tmp_path: Path
+    names: tuple[str, str], txt2img: Sample, tmp_path: Path
 ) -> None:
     root = tmp_path / "ckpts"
     for seed, name in enumerate(names):
         path = root / name
         write_tiny_checkpoint(path.parent, name=path.name, model=build_tiny_model(seed))
-    drawn = txt2img("-c", root, "-v", 1)
-    assert len(drawn.paths) == 2
-    assert difference(*drawn.images) > 1
+    sampled = txt2img("-c", root, "-v", 1)
+    assert len(sampled.paths) == 2
+    assert difference(*sampled.images) > 1
 
 
-def test_a_run_that_is_the_compared_directory_itself_keeps_its_name(txt2img: Draw, tmp_path: Path) -> None:
+def test_a_run_that_is_the_compared_directory_itself_keeps_its_name(txt2img: Sample, tmp_path: Path) -> None:
     root = tmp_path / "mug-1"
     mug(root)
     mug(root / "best" / "mug-1")
-    drawn = txt2img("-c", root, "-v", 1, "--no-base")
-    assert {row.run for row in table_of(drawn).rows} == {"mug-1", "best/mug-1"}
+    sampled = txt2img("-c", root, "-v", 1, "--no-base")
+    assert {row.run for row in table_of(sampled).rows} == {"mug-1", "best/mug-1"}
 
 
-def test_a_checkpoint_in_two_formats_gives_two_images(txt2img: Draw, tmp_path: Path) -> None:
+def test_a_checkpoint_in_two_formats_gives_two_images(txt2img: Sample, tmp_path: Path) -> None:
     checkpoint = write_tiny_checkpoint(tmp_path / "ckpts", name="model.safetensors")
     torch.save({"state_dict": tensors_of(checkpoint)}, tmp_path / "ckpts" / "model.ckpt")
     (tmp_path / "tiny.yaml").write_text(to_yaml(TINY_YAML))
-    drawn = txt2img("-c", tmp_path / "ckpts", "-v", 1, "--config", tmp_path / "tiny.yaml")
-    one, other = drawn.images
+    sampled = txt2img("-c", tmp_path / "ckpts", "-v", 1, "--config", tmp_path / "tiny.yaml")
+    one, other = sampled.images
     assert difference(one, other) <= 1
 
 
 def test_each_checkpoint_is_read_with_the_tokenizer_beside_it(
-    txt2img: Draw, tmp_path: Path, contexts: list[tuple[str, Tensor]]
+    txt2img: Sample, tmp_path: Path, contexts: list[tuple[str, Tensor]]
 ) -> None:
     """The second checkpoint holds the first one's weights, and a tokenizer that gives two letters other numbers."""
     mug(tmp_path / "ckpts" / "a")

@@ -13,13 +13,13 @@ from safetensors.torch import save_file
 
 from ldm.checkpoint.keys import PARTS
 from ldm.checkpoint.reading import CheckpointFile, read_checkpoint
-from ldm.commands.sampling import reading, run
-from ldm.commands.sampling.reading import ALIGNMENT, ReadAhead
+from ldm.commands.sampling import loop, run
+from ldm.commands.sampling.loop import ALIGNMENT, ReadAhead
 from ldm.data import writing
 from ldm.errors import UserError
 from ldm.leftovers import PARTIAL_SUFFIX
 from tests.commands.calls import call, difference, refused, tensors_of
-from tests.commands.fixtures import Draw, Trained
+from tests.commands.fixtures import Sample, Trained
 from tests.report.tables import table_of, tuned
 from tests.tiny import build_tiny_model, write_tiny_checkpoint
 
@@ -29,7 +29,10 @@ class One:
     """A file to read."""
 
     path: Path
-    parts: dict[str, str]
+    digests: dict[str, str]
+
+    def read(self) -> CheckpointFile:
+        return read_checkpoint(self.path)
 
 
 def parts(unet: str) -> dict[str, str]:
@@ -77,8 +80,8 @@ def test_what_is_read_into_memory_is_what_the_file_holds(unaligned: Path, tmp_pa
 
 
 def test_one_file_at_most_is_read_ahead(tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    read: list[Path] = []
-    monkeypatch.setattr(reading, "_read", lambda path, differing: read.append(path))
+    read: list[One] = []
+    monkeypatch.setattr(loop, "_read", lambda one, differing: read.append(one))
     files = [One(Path(str(number)), parts(str(number))) for number in range(4)]
     with ReadAhead(files) as reader:
         for number in range(4):
@@ -88,26 +91,26 @@ def test_one_file_at_most_is_read_ahead(tiny_checkpoint: Path, monkeypatch: pyte
                 time.sleep(0.01)
             time.sleep(0.02)  # in which nothing more may come
             assert len(read) == min(number + 2, 4)
-    assert read == [one.path for one in files]
+    assert read == files
 
 
-def test_the_next_checkpoint_is_read_while_one_draws(
-    txt2img: Draw, trained: Trained, monkeypatch: pytest.MonkeyPatch
+def test_the_next_checkpoint_is_read_while_one_samples(
+    txt2img: Sample, trained: Trained, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     readers: list[str] = []
-    read = reading._read
+    read = loop._read
 
     def watched(*arguments: Any) -> CheckpointFile:
         readers.append(threading.current_thread().name)
         return read(*arguments)
 
-    monkeypatch.setattr(reading, "_read", watched)
+    monkeypatch.setattr(loop, "_read", watched)
     txt2img("-c", trained.root, "-v", 1)
     assert len(readers) == 4
     assert all(name.startswith("read") for name in readers)
 
 
-def test_an_error_of_the_reading_thread_is_told_when_the_file_is_asked_for(tiny_checkpoint: Path) -> None:
+def test_an_error_of_the_reading_thread_is_raised_when_the_file_is_taken(tiny_checkpoint: Path) -> None:
     files = [One(tiny_checkpoint, parts("a")), One(Path("nowhere.safetensors"), parts("b"))]
     with ReadAhead(files) as reader:
         reader.take()
@@ -116,7 +119,7 @@ def test_an_error_of_the_reading_thread_is_told_when_the_file_is_asked_for(tiny_
 
 
 def test_a_full_disk_stops_the_sweep_with_a_users_error(
-    txt2img: Draw, trained: Trained, monkeypatch: pytest.MonkeyPatch
+    txt2img: Sample, trained: Trained, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write, written = writing._write, []
 
@@ -132,7 +135,7 @@ def test_a_full_disk_stops_the_sweep_with_a_users_error(
     assert not list(Path("outputs").rglob(f"*{PARTIAL_SUFFIX}"))
 
 
-def test_a_checkpoint_that_can_not_draw_is_named_and_the_others_go_on(txt2img: Draw, tmp_path: Path) -> None:
+def test_a_checkpoint_that_fails_is_left_out_and_the_others_are_sampled(txt2img: Sample, tmp_path: Path) -> None:
     base = write_tiny_checkpoint(tmp_path / "base")
     broken = build_tiny_model(1)
     with torch.no_grad():
@@ -141,13 +144,14 @@ def test_a_checkpoint_that_can_not_draw_is_named_and_the_others_go_on(txt2img: D
         tuned(tmp_path / "ckpts" / "mug-1", base, step, seed=step)
     path = tuned(tmp_path / "ckpts" / "mug-1", base, 10)
     write_tiny_checkpoint(path.parent, name=path.name, model=broken, step=10, class_name="mug")
-    drawn = txt2img("-c", tmp_path / "ckpts", "-v", 2, "--no-base")
-    assert [row.step for row in table_of(drawn).rows] == [5, 15]
-    assert f"warning: left out the rest of {path}: the UNet's output is not finite" in drawn.said
+    sampled = txt2img("-c", tmp_path / "ckpts", "-v", 2, "--no-base")
+    assert [row.step for row in table_of(sampled).rows] == [5, 15]
+    assert f"warning: left out the rest of {path}: the UNet's output is not finite" in sampled.said
 
 
-def test_a_checkpoint_that_is_gone_when_its_turn_comes_is_named_and_the_others_go_on(
-    txt2img: Draw, trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("replaced", [False, True], ids=["cut off", "replaced"])
+def test_a_checkpoint_that_changes_before_its_turn_is_left_out_and_the_others_are_sampled(
+    replaced: bool, txt2img: Sample, trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copytree(trained.directory, tmp_path / "ckpts" / "tin-can-1")
     whole = txt2img("-c", tmp_path / "ckpts", "-v", 1, "--no-base")
@@ -155,13 +159,19 @@ def test_a_checkpoint_that_is_gone_when_its_turn_comes_is_named_and_the_others_g
 
     def planned(*arguments: Any) -> Any:
         call = plan(*arguments)
-        (tmp_path / "ckpts" / "tin-can-1" / "step-00006.safetensors").write_bytes(b"cut off")
+        path = tmp_path / "ckpts" / "tin-can-1" / "step-00006.safetensors"
+        if replaced:
+            shutil.copyfile(trained.step(7), path)
+        else:
+            path.write_bytes(b"cut off")
         return call
 
     monkeypatch.setattr(run, "plan_call", planned)
     rest = txt2img("-c", tmp_path / "ckpts", "-v", 1, "--no-base")
+    assert "step-00006.safetensors: another checkpoint has replaced it" in rest.said or not replaced
     assert "left out" in rest.said
     assert "step-00006.safetensors" in rest.said
+    assert table_of(rest).unfinished == "2 of 3 images are there, from 2 of 3 checkpoints."
     assert len(whole.paths) == 3
     for one, other in zip([whole.images[0], whole.images[2]], rest.images, strict=True):
         assert difference(one, other) == 0

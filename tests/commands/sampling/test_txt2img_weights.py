@@ -1,4 +1,4 @@
-"""With which weights txt2img.py draws: those given, downloaded or embedded; and what is said of broken ones."""
+"""The weights of txt2img.py: given, downloaded or embedded; errors for broken ones."""
 
 import shutil
 from collections.abc import Callable
@@ -12,51 +12,40 @@ from safetensors.torch import save_file
 from ldm.config import to_yaml
 from ldm.runtime import models
 from tests.commands.calls import call, difference, metadata_of, refused, tensors_of
-from tests.commands.fixtures import Draw
-from tests.tiny import TINY_YAML, build_tiny_model, write_tiny_checkpoint
+from tests.commands.fixtures import Sample
+from tests.tiny import TINY_YAML, write_tiny_checkpoint
 
 # With what
 
 
-def test_config_stands_in_for_a_checkpoint_without_its_own(txt2img: Draw, tmp_path: Path) -> None:
+def test_config_is_used_for_a_checkpoint_without_its_own(txt2img: Sample, tmp_path: Path) -> None:
     bare = write_tiny_checkpoint(tmp_path / "bare", config={})
     values = {**TINY_YAML, "sampling": {**TINY_YAML["sampling"], "num_steps": 2, "prompt": "a dog"}}
     (tmp_path / "tiny.yaml").write_text(to_yaml(values))
-    drawn = txt2img("-v", 1, "-c", bare, "--config", tmp_path / "tiny.yaml")
-    assert Image.open(drawn.paths[0]).info["ldm.prompt"] == "a dog"
-    assert Image.open(drawn.paths[0]).info["ldm.steps"] == "2"
+    sampled = txt2img("-v", 1, "-c", bare, "--config", tmp_path / "tiny.yaml")
+    assert Image.open(sampled.paths[0]).info["ldm.prompt"] == "a dog"
+    assert Image.open(sampled.paths[0]).info["ldm.steps"] == "2"
     expected = txt2img("-v", 1, "-p", "a dog", "--ddim-steps", 2).images[0]
-    assert difference(drawn.images[0], expected) <= 1
+    assert difference(sampled.images[0], expected) <= 1
 
 
-def test_config_goes_before_the_checkpoints_own(txt2img: Draw, tmp_path: Path) -> None:
+def test_config_replaces_the_checkpoints_own(txt2img: Sample, tmp_path: Path) -> None:
     values = {**TINY_YAML, "sampling": {**TINY_YAML["sampling"], "prompt": "a dog"}}
     (tmp_path / "tiny.yaml").write_text(to_yaml(values))
-    drawn = txt2img("-v", 1, "--config", tmp_path / "tiny.yaml")
-    assert Image.open(drawn.paths[0]).info["ldm.prompt"] == "a dog"
+    sampled = txt2img("-v", 1, "--config", tmp_path / "tiny.yaml")
+    assert Image.open(sampled.paths[0]).info["ldm.prompt"] == "a dog"
 
 
-def test_a_checkpoint_in_half_precision_and_as_ckpt_draws_the_same(txt2img: Draw, tmp_path: Path) -> None:
-    expected = txt2img("-v", 1).images[0]
-    half = write_tiny_checkpoint(tmp_path / "half", torch.float16)
-    assert abs(txt2img("-v", 1, "-c", half).images[0] - expected).mean() < 2
-    whole = write_tiny_checkpoint(tmp_path / "ckpt")
-    torch.save({"state_dict": tensors_of(whole)}, tmp_path / "ckpt" / "tiny.ckpt")
-    (tmp_path / "tiny.yaml").write_text(to_yaml(TINY_YAML))
-    pickled = txt2img("-v", 1, "-c", tmp_path / "ckpt" / "tiny.ckpt", "--config", tmp_path / "tiny.yaml")
-    assert difference(pickled.images[0], expected) <= 1
-
-
-def test_a_checkpoint_draws_its_own_subject(txt2img: Draw, tmp_path: Path) -> None:
+def test_a_checkpoint_samples_its_own_subject(txt2img: Sample, tmp_path: Path) -> None:
     mug = write_tiny_checkpoint(tmp_path / "mug", class_name="mug", instance_prompt="a photo of sks mug", step=5)
-    drawn = txt2img("-v", 1, "-c", mug)
-    info = Image.open(drawn.paths[0]).info
+    sampled = txt2img("-v", 1, "-c", mug)
+    info = Image.open(sampled.paths[0]).info
     assert info["ldm.prompt"] == "a photo of sks mug"
     assert info["ldm.checkpoint_step"] == "5"
 
 
-def test_without_other_weights_the_embedded_model_draws_and_is_named(
-    txt2img: Draw, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_without_other_weights_the_embedded_model_is_used_with_a_message(
+    txt2img: Sample, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(models, "DOWNLOADED", tmp_path / "empty")
     monkeypatch.setattr(models, "EMBEDDED", tiny_checkpoint)
@@ -66,8 +55,8 @@ def test_without_other_weights_the_embedded_model_draws_and_is_named(
         assert words in outcome.said
 
 
-def test_downloaded_weights_are_used_and_named(
-    txt2img: Draw, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_downloaded_weights_are_used_with_a_message(
+    txt2img: Sample, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(models, "ROOT", tmp_path)
     monkeypatch.setattr(models, "DOWNLOADED", tmp_path / "weights" / "sd-v1")
@@ -75,11 +64,6 @@ def test_downloaded_weights_are_used_and_named(
     outcome = call("txt2img", "-v", 1)
     assert outcome.status == 0
     assert "weights: weights/sd-v1/tiny.safetensors (downloaded" in outcome.said
-
-
-def test_models_of_other_weights_draw_other_images(txt2img: Draw, tmp_path: Path) -> None:
-    other = write_tiny_checkpoint(tmp_path / "other", model=build_tiny_model(seed=3))
-    assert difference(txt2img("-v", 1, "-c", other).images[0], txt2img("-v", 1).images[0]) > 8
 
 
 # Mistakes
@@ -90,27 +74,13 @@ def cut_off(checkpoint: Path, tmp_path: Path) -> Path:
     return tmp_path / "cut.safetensors"
 
 
-def missing(checkpoint: Path, tmp_path: Path) -> Path:
-    return tmp_path / "nowhere.safetensors"
-
-
-def text(checkpoint: Path, tmp_path: Path) -> Path:
-    (tmp_path / "notes.txt").write_text("no checkpoint")
-    return tmp_path / "notes.txt"
-
-
 def empty_directory(checkpoint: Path, tmp_path: Path) -> Path:
     (tmp_path / "empty").mkdir()
     return tmp_path / "empty"
 
 
-def empty_file(checkpoint: Path, tmp_path: Path) -> Path:
-    (tmp_path / "empty.ckpt").touch()
-    return tmp_path / "empty.ckpt"
-
-
-@pytest.mark.parametrize("mistake", [cut_off, missing, text, empty_directory, empty_file])
-def test_a_checkpoint_that_is_none_is_named(
+@pytest.mark.parametrize("mistake", [cut_off, empty_directory])
+def test_an_unusable_checkpoint_is_an_error_that_names_it(
     mistake: Callable[[Path, Path], Path], tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -123,12 +93,10 @@ def test_a_checkpoint_that_is_none_is_named(
     ("content", "words"),
     [
         (None, ["no config file"]),
-        ("tokenizer: [", ["not a readable YAML file"]),
         ("tokenizer: a\nmodel: {unet: {model_chanels: 32}}", ["model_chanels", "'model_channels'"]),
-        ("model: {}", ["missing tokenizer"]),
     ],
 )
-def test_a_config_that_is_none_is_named(
+def test_an_unusable_config_is_an_error_that_names_it(
     content: str | None, words: list[str], tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
     path = tmp_path / "model.yaml"
@@ -137,12 +105,12 @@ def test_a_config_that_is_none_is_named(
     refused(call("txt2img", "-c", tiny_checkpoint, "--config", path), "model.yaml", *words)
 
 
-def test_an_output_dir_that_is_a_file_is_named(tiny_checkpoint: Path, tmp_path: Path) -> None:
+def test_an_output_dir_that_is_a_file_is_refused(tiny_checkpoint: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     refused(call("txt2img", "-c", tiny_checkpoint, "-o", tmp_path / "file"), str(tmp_path / "file"))
 
 
-def test_a_tokenizer_that_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_tokenizer_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     checkpoint = write_tiny_checkpoint(tmp_path / "tiny")
     shutil.rmtree(tmp_path / "tiny" / "tokenizer")

@@ -1,4 +1,4 @@
-"""What txt2img.py writes beside the images, and what it says while it draws."""
+"""What txt2img.py writes beside the images, and its messages."""
 
 import re
 from importlib.metadata import version
@@ -8,13 +8,13 @@ from PIL import Image
 
 from ldm.files import ROOT
 from tests.commands.calls import difference
-from tests.commands.fixtures import Draw
+from tests.commands.fixtures import Sample
 
 
-def test_an_images_text_says_how_to_draw_it_again(txt2img: Draw, tiny_checkpoint: Path) -> None:
+def test_an_images_text_has_all_to_sample_it_again(txt2img: Sample, tiny_checkpoint: Path) -> None:
     options = ("--ddim-steps", 4, "--scale", 2.5, "--ddim-eta", 0.5, "--hw", 32, 48, "-n", "blurry — grau")
-    drawn = txt2img("-p", "a cat", "ein Bär", "-v", 2, "--seed", 9, *options)
-    info = Image.open(drawn.paths[3]).info
+    sampled = txt2img("-p", "a cat", "ein Bär", "-v", 2, "--seed", 9, *options)
+    info = Image.open(sampled.paths[3]).info
     assert re.fullmatch("[0-9a-f]{64}", info["ldm.key"])
     assert {key.removeprefix("ldm."): info[key] for key in info if key not in ("parameters", "ldm.key")} == {
         "prompt": "ein Bär",
@@ -33,12 +33,12 @@ def test_an_images_text_says_how_to_draw_it_again(txt2img: Draw, tiny_checkpoint
         "Negative prompt: blurry — grau",
         "Steps: 4, Sampler: ddim, CFG scale: 2.5, Seed: 10, Size: 48x32, Model: tiny",
     ]
-    assert str(tiny_checkpoint.parent).encode() not in drawn.paths[3].read_bytes()
+    assert str(tiny_checkpoint.parent).encode() not in sampled.paths[3].read_bytes()
     again = txt2img("-p", info["ldm.prompt"], "--seed", info["ldm.seed"], "-v", 1, *options)
-    assert difference(again.images[0], drawn.images[3]) <= 1
+    assert difference(again.images[0], sampled.images[3]) <= 1
 
 
-def test_the_record_holds_the_resolved_options_versions_and_commit(txt2img: Draw, tiny_checkpoint: Path) -> None:
+def test_the_record_holds_the_resolved_options_versions_and_commit(txt2img: Sample, tiny_checkpoint: Path) -> None:
     record = txt2img("-p", "a cat", "-v", 2, "--seed", 9, "--hw", 33).record
     assert record["command"] == f"python txt2img.py -p 'a cat' -v 2 --seed 9 --hw 33 -c {tiny_checkpoint}"
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", record["started"])
@@ -64,15 +64,15 @@ def test_the_record_holds_the_resolved_options_versions_and_commit(txt2img: Draw
     assert {name: record["options"][name] for name in resolved} == resolved
 
 
-def test_progress_is_shown(txt2img: Draw) -> None:
-    drawn = txt2img("-v", 2)
-    assert re.search(r"^drawing: 2 of 2, .* left$", drawn.said, re.MULTILINE)
-    assert "INFO drawing: 2 of 2, " in (drawn.directory / "run.log").read_text()
+def test_progress_is_shown(txt2img: Sample) -> None:
+    sampled = txt2img("-v", 2)
+    assert re.search(r"^sampling: 2 of 2, .* left$", sampled.said, re.MULTILINE)
+    assert "INFO sampling: 2 of 2, " in (sampled.directory / "run.log").read_text()
 
 
-def test_a_prompt_that_is_too_long_is_cut_with_a_warning_that_quotes_the_end(txt2img: Draw) -> None:
-    drawn = txt2img("-v", 1, "-p", "x" * 75 + " and a hat")
-    assert "warning: the prompt is longer than 77 tokens" in drawn.said
-    assert "'and a hat'" in drawn.said or "'andahat'" in drawn.said
-    assert difference(drawn.images[0], txt2img("-v", 1, "-p", "x" * 75).images[0]) == 0
+def test_a_prompt_that_is_too_long_is_cut_with_a_warning_that_quotes_the_end(txt2img: Sample) -> None:
+    sampled = txt2img("-v", 1, "-p", "x" * 75 + " and a hat")
+    assert "warning: the prompt is longer than 77 tokens" in sampled.said
+    assert "'and a hat'" in sampled.said or "'andahat'" in sampled.said
+    assert difference(sampled.images[0], txt2img("-v", 1, "-p", "x" * 75).images[0]) == 0
     assert "warning" not in txt2img("-v", 1, "-p", "x" * 75).said

@@ -1,4 +1,4 @@
-"""A call that goes on: its options, and where its checkpoints, images and base weights are now."""
+"""A resumed call: its options, and where its checkpoints, images and base weights are now."""
 
 import argparse
 import hashlib
@@ -18,7 +18,7 @@ from ldm.commands.elsewhere import Moved, find_known, first, known_weights, move
 from ldm.commands.options.resumable import DRAWING
 from ldm.commands.resuming import RECORD, changed, resumed_options
 from ldm.commands.sampling.checkpoints import Checkpoint
-from ldm.commands.sampling.protocols import CLASS_PROMPT
+from ldm.commands.sampling.job import CLASS_PROMPT
 from ldm.config import read_yaml
 from ldm.errors import UserError
 from ldm.terminal import command_line
@@ -26,7 +26,7 @@ from ldm.terminal import command_line
 log = logging.getLogger(__name__)
 
 OWN_FLAGS = {"img2img": "init_img", "evaluate": "protocol"}
-"""By which a call's record tells whose it is."""
+"""Options that only the record of this command has."""
 
 PATHS = ("ckpt_path", "config", "output_dir", "base", "instance_img_dir", "init_img")
 
@@ -55,8 +55,8 @@ def resumed_call_options(given: argparse.Namespace, command: str) -> argparse.Na
     return _found_again(options, record)
 
 
-def what_is_known(weights: Path, checkpoints: Iterable[Checkpoint], init_path: Path | None) -> dict[str, Any]:
-    """By what a call knows its checkpoints and its image again, for its record."""
+def identities(weights: Path, checkpoints: Iterable[Checkpoint], init_path: Path | None) -> dict[str, Any]:
+    """For the record: what identifies the checkpoints and the initial image if their paths change."""
     return {
         "known": {os.path.relpath(one.path, weights): _identity(one.path, one.info) for one in checkpoints},
         "files": {"init_img": sha256_of(init_path)} if init_path else {},
@@ -64,7 +64,7 @@ def what_is_known(weights: Path, checkpoints: Iterable[Checkpoint], init_path: P
 
 
 def _found_again(options: argparse.Namespace, record: dict[str, Any]) -> argparse.Namespace:
-    """With the places where everything is now. Raises `UserError` for one that is missing or typed as another."""
+    """The options with the paths where everything is now. Raises `UserError` for a missing or another content."""
     where = moved(options.resume_dir, record)
     options.output_dir = where.now.parent
     recorded = Path(str(record["options"].get("ckpt_path") or options.ckpt_path))
@@ -80,7 +80,7 @@ def _found_again(options: argparse.Namespace, record: dict[str, Any]) -> argpars
         if path is not None and name not in options.typed and not path.exists():
             setattr(options, name, first(where.places(path), Path.exists) or path)
     if options.base is not None and "base" not in options.typed and not options.base.exists():
-        log.info("there is no %s any more: the base model is looked for by its SHA-256", options.base)
+        log.info("%s is no longer there: the base model is searched by its SHA-256", options.base)
         options.base = None
     return options
 
@@ -92,15 +92,15 @@ def _find_checkpoints(recorded: Path, record: dict[str, Any], where: Moved) -> P
             log.info("%s has moved: %s", recorded, found)
             return found
     names = ", ".join(list(record.get("known") or {})[:3]).replace("./", "")
-    what = f"which this call draws with{f' ({names})' if names not in ('', '.') else ''}"
+    what = f"which this call samples with{f' ({names})' if names not in ('', '.') else ''}"
     holds = partial(_holds_checkpoints, record=record, recorded=recorded)
     return find_known(recorded, holds, where, what, "--ckpt-path")
 
 
 def _holds_checkpoints(path: Path, record: dict[str, Any], recorded: Path) -> bool:
-    """Whether at least one of the call's checkpoints is there, with the same content: others may have come since."""
+    """Whether at least one of the call's checkpoints is there with the same content; there may be newer ones."""
     known = record.get("known")
-    if not isinstance(known, dict):  # an older call's record has only their paths
+    if not isinstance(known, dict):  # the record of an older version has only their paths
         listed = [_below(recorded, Path(str(one))) for one in record.get("checkpoints") or ()]
         return any((path / relative).is_file() for relative in listed if not relative.startswith(".."))
     files = [(path / relative, identity) for relative, identity in known.items()]
@@ -125,14 +125,14 @@ def _read_identity(path: Path) -> str:
 
 
 def _identity(path: Path, info: CheckpointInfo) -> str:
-    """Of a checkpoint, without reading its weights: a digest of its parts', or where it names none, its size."""
+    """Of a checkpoint, without reading its weights: a digest of its parts' digests, or its size if it has none."""
     if not all(info.parts.get(part) for part in PARTS):
         return f"{path.stat().st_size} bytes"
     return hashlib.sha256(json.dumps(info.parts, sort_keys=True).encode()).hexdigest()
 
 
 def _find_init_image(options: argparse.Namespace, record: dict[str, Any], where: Moved) -> None:
-    """The image to start from; one that was changed at its place is taken as it is, and all is drawn anew."""
+    """Finds the initial image. One that was changed at its path is used as it is, and all images are sampled again."""
     files = record.get("files")
     sha256 = files.get("init_img") if isinstance(files, dict) else None
     if "init_img" in options.typed:
@@ -151,7 +151,7 @@ def _find_init_image(options: argparse.Namespace, record: dict[str, Any], where:
 
 
 def _with_class_prompt(given: argparse.Namespace) -> argparse.Namespace:
-    """The same words as the first time mean the same: scores had added the prompt of the class."""
+    """With the class's own prompt, which scoring had added to the same prompts in the first call."""
     record = given.resume_dir / RECORD
     options = read_yaml(record).get("options") if record.is_file() else None
     if given.prompt and isinstance(options, dict) and options.get("prompt") == [*given.prompt, CLASS_PROMPT]:

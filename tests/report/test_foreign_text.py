@@ -75,7 +75,7 @@ def test_a_label_forges_no_line_of_the_summary() -> None:
     assert "\x1b" not in "".join(lines)
 
 
-def test_a_control_character_is_seen_in_the_grid() -> None:
+def test_a_control_character_is_visible_in_the_grid() -> None:
     cell = Image.new("RGB", (32, 32))
     shown = [labelled_grid([[cell]], [label], ["seed 1"]).tobytes() for label in ("can\x07\u202e", "can\\x07\\u202e")]
     assert shown[0] == shown[1]
@@ -92,10 +92,12 @@ def test_a_control_character_is_seen_in_the_grid() -> None:
         b"7",
         b"\0",
         b"",
+        b'{"title": 1, "other": 2}',
+        b'{"title": "a"}',
     ],
-    ids=["deep", "digits", "no UTF-8", "UTF-16", "null", "number", "NUL", "empty"],
+    ids=["deep", "digits", "no UTF-8", "UTF-16", "null", "number", "NUL", "empty", "other keys", "few keys"],
 )
-def test_a_strangers_table_is_named(content: bytes, tmp_path: Path) -> None:
+def test_a_damaged_comparison_is_an_error(content: bytes, tmp_path: Path) -> None:
     (tmp_path / JSON_NAME).write_bytes(content)
     with pytest.raises(UserError, match=JSON_NAME):
         read_comparison(tmp_path / JSON_NAME)
@@ -105,7 +107,7 @@ def test_a_strangers_table_is_named(content: bytes, tmp_path: Path) -> None:
     ("name", "value"),
     [("title", 7), ("title", None), ("rows", {}), ("rows", [7]), ("scores", "x"), ("versions", []), ("columns", [[]])],
 )
-def test_a_value_of_another_type_is_named(name: str, value: object, tmp_path: Path) -> None:
+def test_a_value_of_another_type_is_an_error(name: str, value: object, tmp_path: Path) -> None:
     write_json(tmp_path, sample_comparison())
     content = json.loads((tmp_path / JSON_NAME).read_text())
     (tmp_path / JSON_NAME).write_text(json.dumps({**content, name: value}))

@@ -1,0 +1,43 @@
+"""The files of a comparison: written together, and whether they are still those of a call that is resumed."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from ldm.errors import UserError
+from ldm.report.comparison import Cell, Comparison
+from ldm.report.page import PAGE_NAME, write_page
+from ldm.report.sheets import sheet_names, write_sheets
+from ldm.report.table import CSV_NAME, JSON_NAME, read_comparison, write_csv, write_json
+
+
+def write_results(directory: Path, comparison: Comparison, *, is_sweep: bool) -> list[str]:
+    """Writes the grid and the table, and of a sweep the page; returns the names of what to look at."""
+    sheets = write_sheets(directory, comparison)
+    written = sheets if len(sheets) == 1 else [f"{sheets[0]} to {sheets[-1]}"]
+    write_csv(directory, comparison)
+    if is_sweep:
+        write_json(directory, comparison)
+        written = [*written, write_page(directory, comparison).name]
+    return written
+
+
+def current_results(directory: Path, digest: str, is_there: Callable[[Path, Cell | None], bool]) -> Comparison | None:
+    """The comparison in a directory if it is finished, was made from what `digest` stands for, and all files are there.
+
+    `is_there(directory, cell)`: whether an image is there and valid.
+    """
+    try:
+        comparison = read_comparison(directory / JSON_NAME)
+    except UserError:
+        return None
+    if not digest or comparison.digest != digest:
+        return None
+    files = [
+        PAGE_NAME,
+        CSV_NAME,
+        *sheet_names(comparison),
+        *(photo for one in comparison.groups for photo in one.photos),
+    ]
+    whole = all((directory / file).is_file() for file in filter(None, [*files, comparison.init_image]))
+    cells = [cell for row in comparison.rows for cell in row.cells if cell]
+    return comparison if whole and all(is_there(directory, cell) for cell in cells) else None
