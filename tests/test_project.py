@@ -57,6 +57,12 @@ def test_every_file_that_a_document_names_is_there(document: str) -> None:
     assert not missing
 
 
+def test_the_examples_of_the_page_on_extending_are_those_that_tests_run() -> None:
+    blocks = re.findall(r"```python\n# (tests/\S+)\n(.*?)\n```", (ROOT / "docs" / "extend.md").read_text(), re.DOTALL)
+    assert len(blocks) > 6, "the page has no examples: this test searches for the wrong pattern"
+    assert [path for path, example in blocks if example not in (ROOT / path).read_text()] == []
+
+
 def test_ci_runs_the_test_command_that_the_readme_gives() -> None:
     extract = next(line for line in (ROOT / ".ci" / "run").read_text().splitlines() if line.startswith("sed -n"))
     command = subprocess.run(
