@@ -75,10 +75,12 @@ class _Heeded:
     computes or waits for a device, so that a second signal always ends the process.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, ends_process: bool) -> None:
         self.process = os.getpid()
+        self.ends_process = ends_process
         self.blocks: list[Request] = []
         self.raised = False
+        self._handled: float | None = None
         self._came: float | None = None
         self._reader, self._writer = socket.socketpair()
         self._writer.setblocking(False)
@@ -90,12 +92,12 @@ class _Heeded:
             if handler is not signal.SIG_IGN:  # as `nohup` or a shell's background has asked for
                 self._before[number] = handler
                 signal.signal(number, self._handle)
-        signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
+        self._wakeup_before = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
         self._thread = threading.Thread(target=self._watch, name="signals", daemon=True)
         self._thread.start()
 
     def remove(self) -> None:
-        signal.set_wakeup_fd(-1)
+        signal.set_wakeup_fd(self._wakeup_before)
         for number, handler in self._before.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
         self._writer.send(b"\0")
@@ -106,9 +108,12 @@ class _Heeded:
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self.process or self.raised:
             return  # a forked process has its own ways; what comes later is the thread's
-        if not self.blocks:
+        now = time.monotonic()
+        again = self._handled is not None and now - self._handled > ONE_REQUEST
+        if not self.blocks or (again and not self.ends_process):
             self.raised = True
             raise Stopped(number)
+        self._handled = self._handled or now
         for block in self.blocks:
             block.number = block.number or number
 
@@ -121,7 +126,7 @@ class _Heeded:
                 self._came = now
                 if self.blocks and self.blocks[-1].meanwhile:
                     log.warning("%s: %s", signal_name(number), self.blocks[-1].meanwhile)
-            elif now - self._came > ONE_REQUEST:
+            elif self.ends_process and now - self._came > ONE_REQUEST:
                 end_at_once(STATUS, f"{signal_name(number)} came again: stopped at once; {how_to_continue()}")
 
 
@@ -130,10 +135,10 @@ _again = ""
 _before_the_end: list[Callable[[], None]] = []
 
 
-def heed() -> bool:
+def heed(*, ends_process: bool = True) -> bool:
     """From `listen` on signals are answered; until then they wait, so that whoever calls it can be ready for `Stopped`.
 
-    False where they are answered already, or where this isn't the main thread.
+    A second signal ends the process, or without `ends_process` raises `Stopped` also within `finish_first`. False where they are answered already, or where this isn't the main thread.
     """
     global _heeded
     known = _heeded is not None and _heeded.process == os.getpid()
@@ -141,7 +146,7 @@ def heed() -> bool:
         return False
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-    _heeded = _Heeded()
+    _heeded = _Heeded(ends_process)
     _heeded.install()
     return True
 
@@ -153,9 +158,9 @@ def listen() -> None:
 
 
 @contextmanager
-def heeded() -> Iterator[None]:
-    """Signals are answered in this block; then the handlers from before are put back."""
-    mine = heed()
+def heeded(*, ends_process: bool = True) -> Iterator[None]:
+    """Signals are answered in this block, as `heed` says; then the handlers from before are put back."""
+    mine = heed(ends_process=ends_process)
     try:
         listen()
         yield

@@ -10,7 +10,7 @@ from contextlib import ExitStack, closing, contextmanager
 from functools import wraps
 from logging.handlers import MemoryHandler
 from pathlib import Path
-from typing import NoReturn, TextIO
+from typing import NoReturn, TextIO, TypeVar
 
 from ldm.commands.log_file import LogFile
 from ldm.errors import UserError
@@ -30,6 +30,8 @@ from ldm.progress import Tolerant, open_closed_streams, without_bars
 from ldm.terminal import Lines, TerminalFormatter
 
 log = logging.getLogger("ldm")
+
+Result = TypeVar("Result")
 
 RUN_LOG = "run.log"
 
@@ -135,20 +137,19 @@ def _level() -> int:
     return logging.ERROR if is_helper_process() else logging.INFO
 
 
-def logged(command: Callable[[Namespace], None]) -> Callable[[Namespace], None]:
+def logged(command: Callable[[Namespace], Result]) -> Callable[[Namespace], Result]:
     """A command whose run has a log also where it is called from Python, without the frame around a script.
 
     Then nothing is said on the terminal, and errors are the caller's; how the run ended is in its log.
     """
 
     @wraps(command)
-    def with_log(options: Namespace) -> None:
+    def with_log(options: Namespace) -> Result:
         if _files is not None:
-            command(options)
-            return
+            return command(options)
         with _log_files():
             try:
-                command(options)
+                return command(options)
             except BaseException as error:
                 log.error("%s: %s", type(error).__name__, error)
                 raise

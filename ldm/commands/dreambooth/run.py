@@ -44,15 +44,15 @@ log = logging.getLogger(__name__)
 
 
 @logged
-def dreambooth(options: argparse.Namespace) -> None:
-    """Runs or continues a training."""
+def dreambooth(options: argparse.Namespace) -> Path:
+    """Runs or continues a training; returns the run's directory."""
     refuse_copies()
     if options.resume_dir:
         options = resumed_run_options(options)
         begin_run(options.resume_dir, command_line("dreambooth.py", "-r", options.resume_dir))
         anew = ["dreambooth.py", "-c", options.class_name, "-i", options.instance_img_dir]
         if is_finished_without_state(options.resume_dir, options.iterations, anew):
-            return
+            return Path(options.resume_dir)
         options = found_again(options)
     plan = plan_run(options)
     with finish_first():  # a run that is begun can be continued
@@ -61,6 +61,7 @@ def dreambooth(options: argparse.Namespace) -> None:
     log.info("run: %s", run.directory)
     with mistakes_to_continue_after():
         _train(run)
+    return run.directory
 
 
 def _train(run: Run) -> None:

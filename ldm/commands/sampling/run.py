@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+from pathlib import Path
 
 from ldm.commands.app import logged, mistakes_to_continue_after
 from ldm.commands.sampling.planning import Call, plan_call
@@ -18,24 +19,24 @@ log = logging.getLogger(__name__)
 
 
 @logged
-def txt2img(options: argparse.Namespace) -> None:
-    """Draws from prompts."""
-    _draw(options, "txt2img")
+def txt2img(options: argparse.Namespace) -> Path:
+    """Draws from prompts; returns the directory."""
+    return _draw(options, "txt2img")
 
 
 @logged
-def img2img(options: argparse.Namespace) -> None:
-    """Draws from prompts and an image."""
-    _draw(options, "img2img")
+def img2img(options: argparse.Namespace) -> Path:
+    """Draws from prompts and an image; returns the directory."""
+    return _draw(options, "img2img")
 
 
 @logged
-def evaluate(options: argparse.Namespace) -> None:
-    """Draws what scores need, scores the checkpoints and recommends one."""
-    _draw(options, "evaluate")
+def evaluate(options: argparse.Namespace) -> Path:
+    """Draws what scores need, scores the checkpoints and recommends one; returns the directory."""
+    return _draw(options, "evaluate")
 
 
-def _draw(options: argparse.Namespace, command: str) -> None:
+def _draw(options: argparse.Namespace, command: str) -> Path:
     call = plan_call(options, command)
     try:
         with mistakes_to_continue_after(), explain_out_of_memory("a smaller --batch-size or --hw needs less"):
@@ -46,6 +47,7 @@ def _draw(options: argparse.Namespace, command: str) -> None:
             log.warning("interrupted; what is there: %s", written)
         raise
     log.info("%s", done)
+    return call.directory
 
 
 def _finish(call: Call, encoder: Encoder | None = None) -> str:
