@@ -14,6 +14,7 @@ from ldm.api.flags import parse_keywords
 from ldm.api.samples import png_bytes
 from ldm.commands.options.sampling import evaluate_parser, txt2img_parser
 from ldm.commands.resuming import RECORD
+from ldm.commands.sampling import evaluate, txt2img
 from ldm.config import read_yaml
 from ldm.errors import UserError
 from ldm.files import natural_key
@@ -153,9 +154,7 @@ def _sampled(command: str, given: dict[str, Any]) -> Comparison:
     """Calls txt2img.py or evaluate.py with these keyword arguments."""
     parser = {"txt2img": txt2img_parser, "evaluate": evaluate_parser}[command]()
     options, words = parse_keywords(parser, given)
-    from ldm.commands import sampling
-
-    run = {"txt2img": sampling.txt2img, "evaluate": sampling.evaluate}[command]
+    run = {"txt2img": txt2img, "evaluate": evaluate}[command]
     with command_call(f"{command}.py", words):
         return Comparison(run(options))
 

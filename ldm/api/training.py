@@ -73,7 +73,7 @@ def fine_tune(instance_img_dir: str | os.PathLike[str] | None = None, **flags: A
     options, words = parse_keywords(dreambooth_parser(), {"instance_img_dir": instance_img_dir, **flags})
     if "," in options.devices:
         raise UserError("devices: from Python a training uses one device; for several run dreambooth.py")
-    from ldm.commands.dreambooth import dreambooth  # Lightning is not imported to sample
+    from ldm.commands.dreambooth import dreambooth  # the trainer and its loggers
 
     with command_call("dreambooth.py", words):
         return Run(dreambooth(options))
