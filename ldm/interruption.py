@@ -138,7 +138,9 @@ _before_the_end: list[Callable[[], None]] = []
 def heed(*, ends_process: bool = True) -> bool:
     """From `listen` on signals are answered; until then they wait, so that whoever calls it can be ready for `Stopped`.
 
-    A second signal ends the process, or without `ends_process` raises `Stopped` also within `finish_first`. False where they are answered already, or where this isn't the main thread.
+    A second signal ends the process, or without `ends_process` raises `Stopped` also within `finish_first`.
+
+    False where they are answered already, or where this isn't the main thread.
     """
     global _heeded
     known = _heeded is not None and _heeded.process == os.getpid()

@@ -57,8 +57,10 @@ class Comparison(os.PathLike[str]):
 
     @property
     def table(self) -> Table:
-        """Everything: `columns` (prompt, seed), `rows` (checkpoint, step, `cells` with a file and scores each,
-        `scores` with a mean and a 95 % interval each), `groups`, `sampling` and more."""
+        """Everything: `columns` (prompt, seed), `rows`, `groups`, `sampling` and more.
+
+        A row has `cells` with a file and scores each, and `scores` with a mean and a 95 % interval each.
+        """
         table: Table = self._table  # type: ignore[attr-defined]
         return table
 
@@ -138,8 +140,8 @@ def score(path: str | os.PathLike[str] = "ckpts", **flags: Any) -> Comparison:
     """Scores checkpoints and recommends one, as evaluate.py does with these flags.
 
     `path`: a directory of checkpoints or a `Run`, for which the images are sampled first; or a comparison that is
-    there, which is scored and completed. `flags`: those of evaluate.py, such as `protocol="dreambooth"`, `variations=4`,
-    `instance_img_dir="data/bottle"`; `python evaluate.py --help` explains each.
+    there, which is scored and completed. `flags`: those of evaluate.py, such as `protocol="dreambooth"`,
+    `variations=4`, `instance_img_dir="data/bottle"`; `python evaluate.py --help` explains each.
     """
     directory = Path(path)
     if not (directory / JSON_NAME).is_file():

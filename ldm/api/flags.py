@@ -22,9 +22,7 @@ NAMED_ARGUMENT = re.compile(r"argument (\S+): ")
 """How argparse begins a message about one flag."""
 
 
-def parse_keywords(
-    parser: argparse.ArgumentParser, given: Mapping[str, Any]
-) -> tuple[argparse.Namespace, list[str]]:
+def parse_keywords(parser: argparse.ArgumentParser, given: Mapping[str, Any]) -> tuple[argparse.Namespace, list[str]]:
     """The options that these keyword arguments mean, and the flags that mean the same on a command line.
 
     None stands for the default. Raises `UserError` for an unknown name or a value that the flag would not take.
@@ -55,7 +53,7 @@ def _actions_by_name(parser: argparse.ArgumentParser) -> dict[str, argparse.Acti
         longs = [option[2:].replace("-", "_") for option in action.option_strings if option.startswith("--")]
         if isinstance(action, argparse.BooleanOptionalAction):
             longs = [name for name in longs if not name.startswith("no_")]
-        known |= {name: action for name in [*longs, action.dest]}
+        known |= dict.fromkeys([*longs, action.dest], action)
     return known
 
 

@@ -71,8 +71,11 @@ def load(
 
 
 class Model:
-    """A checkpoint in memory. Latents (b 4 h/8 w/8) are scaled by the model's `scale_factor` wherever they appear, and
-    float32 on the CPU wherever they are returned."""
+    """A checkpoint in memory.
+
+    Latents (b 4 h/8 w/8) are scaled by the model's `scale_factor` wherever they appear, and are returned as float32 on
+    the CPU.
+    """
 
     def __init__(self, checkpoint: Checkpoint, compute: Compute) -> None:
         self._checkpoint, self._compute = checkpoint, compute
@@ -166,13 +169,18 @@ class Model:
             "batch_size": batch_size,
             "compile": compile,
         }
-        with shown_messages(), explain_out_of_memory("a smaller batch_size or hw needs less"), _file_of(init_img) as path:
+        with (
+            shown_messages(),
+            explain_out_of_memory("a smaller batch_size or hw needs less"),
+            _file_of(init_img) as path,
+        ):
             if path is None:
                 options, _ = parse_keywords(txt2img_parser(), given)
             else:
                 options, _ = parse_keywords(img2img_parser(), {**given, "init_img": path, "strength": strength})
             job = job_from(options, self.settings, self._compute)
-            prompts = [self._own(one) for one in job.prompts or [None]]
+            templates: Sequence[str | None] = job.prompts or [None]
+            prompts = [self._own(template) for template in templates]
             warn_of_unknown_words(self.settings, self.tokenizer, prompts)
             images = [_Planned(one, seed) for one in prompts for seed in job.seeds]
             return self._sample(images, job, self._batch_size(options.batch_size, job, len(images)), keep_steps)
@@ -329,10 +337,12 @@ class Model:
         """A sample of q(x_t | x_0) for latents (b 4 h/8 w/8), DDPM eq. 4: sqrt(a) x_0 + sqrt(1 - a) noise, where a is
         `schedule.alphas_cumprod` at the timesteps, 0 (one step of noise) to 999 (almost pure noise).
 
-        `timesteps`: one for all or one for each. `noise`: of the shape of `latents`, by default that of the seeds
-        `seed`, `seed` + 1, ...: what `sample` begins with.
+        `timesteps`: one for all, one for each, or several for the latents (1 4 h/8 w/8) of one image. `noise`: of the
+        shape of `latents`, by default that of the seeds `seed`, `seed` + 1, ...: what `sample` begins with.
         """
-        steps = torch.as_tensor(timesteps, dtype=torch.int64, device=latents.device).expand(len(latents))
+        steps = torch.as_tensor(timesteps, dtype=torch.int64, device=latents.device).reshape(-1)
+        if len(steps) != len(latents) and 1 not in (len(steps), len(latents)):
+            raise UserError(f"there are {len(steps)} timesteps for the latents of {len(latents)} images")
         last = self.schedule.num_timesteps - 1
         if not ((steps >= 0) & (steps <= last)).all():
             raise UserError(f"timesteps should be from 0 to {last}, not {steps.tolist()}")
