@@ -42,13 +42,14 @@ def test_the_lock_file_holds_a_version_within_bounds_of_every_requirement_and_no
     assert not wrong
 
 
-@pytest.mark.parametrize(
-    "document", ["README.md", "CONTRIBUTING.md", "docs/architecture.md", "docs/toyworld.md", "docs/performance.md"]
-)
+DOCUMENTS = ["README.md", "CONTRIBUTING.md", *sorted(f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md"))]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
 def test_every_file_that_a_document_names_is_there(document: str) -> None:
     text = (ROOT / document).read_text()
-    links = [link for link in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in link]
-    paths = re.findall(r"`((?:ldm|tests|configs|download|docs)/[\w./-]+)`", text)
+    links = [link for link in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", text) if "://" not in link]
+    paths = re.findall(r"`((?:ldm|tests|configs|download|docs|benchmarks|data)/[\w./-]+)`", text)
     scripts = re.findall(r"(?:python|bash) ([\w./-]+\.(?:py|sh)|\.ci/run)", text)
     assert paths or scripts or links, "the document names nothing; this test looks for the wrong thing"
     missing = [path for path in paths + scripts if not (ROOT / path).exists()]

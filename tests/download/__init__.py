@@ -1,1 +1,1 @@
-"""Tests of the download scripts, for real, against a server on this machine."""
+"""Tests of the downloads, against a server on this machine that speaks the Hub's protocol."""

@@ -1,64 +1,59 @@
-"""Fixtures of the download tests: a hub on this machine, and the real scripts in a directory of their own."""
+"""Fixtures of the download tests: a hub on this machine, and the commands, in this process or as a user calls them."""
 
 from __future__ import annotations
 
-import os
-import shutil
-import signal
-import subprocess
-from collections.abc import Iterator
-from dataclasses import dataclass
+import contextlib
+import io
+import sys
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from huggingface_hub import constants, file_download
+from huggingface_hub.utils import _http
 
+from ldm.commands.app import run
 from tests.download.hub_server import Hub, serve
 
-SCRIPTS = Path(__file__).parents[2] / "download"
+
+class Terminal(io.StringIO):
+    """Shows progress bars."""
+
+    def isatty(self) -> bool:
+        return True
 
 
-def heed_ctrl_c() -> None:
-    """What runs in a shell's background ignores Ctrl-C, and so would all that it starts."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+def call(main: Callable[[], None], *arguments: str, terminal: type[io.StringIO] = io.StringIO) -> str:
+    """Run a command in this process, to a good end; return what it wrote to stderr and stdout."""
+    status, said = _run(main, arguments, terminal())
+    assert status == 0, said
+    return said
 
 
-@dataclass
-class Checkout:
-    """A copy of `download/` in an otherwise empty project. Its `sleep` returns at once and keeps a record."""
+def refused(main: Callable[[], None], *words: str, arguments: tuple[str, ...] = ()) -> None:
+    """Run a command, which tells the user in these words what is wrong."""
+    status, said = _run(main, arguments, io.StringIO())
+    assert status == 2, said
+    assert [word for word in words if word not in said] == [], said
 
-    root: Path
-    env: dict[str, str]
 
-    def start(self, script: str, *args: str, **env: str) -> subprocess.Popen[str]:
-        """Start a script from a directory that is not the project's."""
-        return subprocess.Popen(
-            ["bash", str(self.root / "download" / script), *args],
-            cwd=self.root.parent,
-            env=self.env | env,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,  # so that a test can send a signal to the whole group, as Ctrl-C does
-            preexec_fn=heed_ctrl_c,
-        )
+def _run(main: Callable[[], None], arguments: tuple[str, ...], said: io.StringIO) -> tuple[int, str]:
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
+        patch.setattr(sys, "argv", ["fetch.py", *arguments])
+        try:
+            status = run(main)
+        except SystemExit as exit_:
+            status = int(exit_.code or 0)
+    return status, said.getvalue()
 
-    def run(self, script: str, *args: str, **env: str) -> subprocess.CompletedProcess[str]:
-        """Run a script to its end."""
-        process = self.start(script, *args, **env)
-        stdout, stderr = process.communicate(timeout=30)
-        return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
 
-    def put_in_place_of(self, old: str, new: str, script: str) -> None:
-        """Give the copy of `script` another constant."""
-        path = self.root / "download" / script
-        text = path.read_text()
-        assert text.count(old) == 1
-        path.write_text(text.replace(old, new))
-
-    def sleeps(self) -> list[int]:
-        """Return the seconds that the scripts have waited before they tried again."""
-        record = self.root / "sleeps"
-        return [int(line) for line in record.read_text().split()] if record.exists() else []
+def ask(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Set what the library has read from HF_ENDPOINT when it was imported."""
+    monkeypatch.setattr(constants, "ENDPOINT", endpoint)
+    template = endpoint + "/{repo_id}/resolve/{revision}/{filename}"
+    for module in (constants, file_download):  # the latter before huggingface_hub 1.0
+        monkeypatch.setattr(module, "HUGGINGFACE_CO_URL_TEMPLATE", template, raising=False)
 
 
 @pytest.fixture
@@ -68,27 +63,30 @@ def hub() -> Iterator[Hub]:
 
 
 @pytest.fixture
-def elsewhere() -> Iterator[Hub]:
-    """Yield a second server, which a redirect can lead to."""
-    with serve() as hub:
-        yield hub
+def offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
 
 
 @pytest.fixture
-def checkout(tmp_path: Path, hub: Hub) -> Checkout:
-    if shutil.which("bash") is None or shutil.which("curl") is None:
-        pytest.skip("needs bash and curl")
-    root = tmp_path / "a project"
-    shutil.copytree(SCRIPTS, root / "download")
-    (root / "bin").mkdir()
-    sleep = root / "bin" / "sleep"
-    sleep.write_text('#!/bin/sh\necho "$1" >>"$(dirname "$0")/../sleeps"\n')
-    sleep.chmod(0o755)
-    (root / "tmp").mkdir()
-    env = {
-        "PATH": f"{root / 'bin'}:{os.environ['PATH']}",
-        "HOME": str(tmp_path),
-        "TMPDIR": str(root / "tmp"),
-        "HF_ENDPOINT": hub.url,
-    }
-    return Checkout(root, env)
+def fresh_connections() -> Iterator[None]:
+    """Let the library read the proxies' variables again."""
+    forget = getattr(_http, "close_session", None) or _http.reset_sessions  # the latter before 1.0
+    forget()
+    yield
+    forget()
+
+
+@pytest.fixture(autouse=True)
+def naps(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Point the library in this process to the server and to empty places. Return the waits, which take no time."""
+    for name in ("http_proxy", "https_proxy", "all_proxy", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    ask(hub.url, monkeypatch)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
+    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 1000)  # what arrives is written in pieces of 10 MB otherwise
+    naps: list[float] = []
+    monkeypatch.setattr(time, "sleep", naps.append)
+    return naps

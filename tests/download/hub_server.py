@@ -1,56 +1,81 @@
-"""A stand-in for the Hugging Face Hub, on this machine, that can be told to misbehave."""
+"""A stand-in for the Hugging Face Hub and its store of large files, on this machine, that can be told to misbehave."""
 
 from __future__ import annotations
 
+import hashlib
+import json
+import ssl
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+STORE = "/store"
+"""Begins the paths to which the Hub redirects for the content of large files."""
+DATASET = "/datasets/google/dreambooth/resolve/main/dataset"
+LISTING = "/api/datasets/google/dreambooth/tree/main/dataset"
+
+
+def sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def git_sha1(content: bytes) -> str:
+    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
 
 
 @dataclass
 class Remote:
-    """One file on the server, and how the server treats it."""
+    """One file on the server, and how the server treats it. Large files are kept in a store, small ones in git."""
 
     content: bytes
-    ranges: bool = True  # False: a Range is ignored and the whole file sent, with status 200
-    head: bool = True  # False: HEAD is answered 405, so nobody knows the size
-    linked_size: int | None = None  # what X-Linked-Size claims
+    is_large: bool = False
+    etag: str = ""  # empty: none is named
+    size: int | None = None  # the one that is claimed
     token: str | None = None  # needed to be let in
-    redirect: str | None = None  # where the content is
-    statuses: list[int] = field(default_factory=list)  # answered, one a GET, before it works
+    store: str = ""  # the address of another server, empty: this one
+    ranges: bool = True  # False: a Range is ignored and the whole file sent, with status 200
+    statuses: list[int] = field(default_factory=list)  # answered before it works
     breaks: list[int] = field(default_factory=list)  # one a GET: the connection breaks off after so many bytes
-    hold_after: int | None = None  # so many bytes, then nothing until `released`
+    hold_after: int | None = None  # so many bytes, then nothing for a while
     holding: threading.Event = field(default_factory=threading.Event)
     released: threading.Event = field(default_factory=threading.Event)
 
 
-@dataclass(frozen=True)
-class Request:
-    """What a client asked for."""
-
-    method: str
-    path: str
-    range: str | None
-    authorization: str | None
-
-
 class Hub:
-    """The server's files by path, and the requests that it has had."""
+    """The server's files by path, and the requests that it has had: method, path, Range, Authorization."""
 
     def __init__(self, port: int) -> None:
         self.port = port
         self.files: dict[str, Remote] = {}
-        self.requests: list[Request] = []
+        self.requests: list[tuple[str, str, str | None, str | None]] = []
+        self.listed: list[dict[str, Any]] = [{"type": "directory", "oid": "0" * 40, "path": "dataset/can"}]
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
-    def gets(self, name: str) -> list[Request]:
-        """Return the GET requests for paths that end in `name`."""
-        return [r for r in self.requests if r.method == "GET" and r.path.endswith(name)]
+    def add(self, path: str, content: bytes, is_large: bool = True) -> Remote:
+        """Serve a file as the Hub does: its ETag is the SHA-256 of a large one, git's name for a small one."""
+        etag = sha256(content) if is_large else git_sha1(content)
+        remote = self.files[path] = Remote(content, is_large, etag, len(content))
+        return remote
+
+    def add_to_dataset(self, name: str, content: bytes, is_large: bool = True, size: int | None = None) -> Remote:
+        """Serve a file of google/dreambooth, which is listed."""
+        entry = {"type": "file", "oid": git_sha1(content), "size": size or len(content), "path": f"dataset/{name}"}
+        lfs = {"oid": sha256(content), "size": len(content), "pointerSize": 131}
+        self.listed.append(entry | ({"lfs": lfs} if is_large else {}))
+        self.files[LISTING] = Remote(json.dumps(self.listed).encode())
+        return self.add(f"{DATASET}/{name}", content, is_large)
+
+    def fetched(self, path: str) -> list[str | None]:
+        """Return the Range of each request for the content of a file."""
+        stored = STORE * self.files[path].is_large + path
+        return [wanted for method, asked, wanted, _ in self.requests if (method, asked) == ("GET", stored)]
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -58,39 +83,38 @@ class _Handler(BaseHTTPRequestHandler):
     hub: Hub
 
     def do_HEAD(self) -> None:
-        self.answer()
+        self.do_GET()
 
     def do_GET(self) -> None:
-        self.answer()
-
-    def answer(self) -> None:
-        asked_range = self.headers["Range"]
-        self.hub.requests.append(Request(self.command, self.path, asked_range, self.headers["Authorization"]))
-        remote = self.hub.files.get(self.path)
+        path, authorization = self.path.partition("?")[0], self.headers["Authorization"]
+        self.hub.requests.append((self.command, path, self.headers["Range"], authorization))
+        remote = self.hub.files.get(path.removeprefix(STORE))
         if remote is None:
-            return self.refuse(404)
-        if remote.token is not None and self.headers["Authorization"] != f"Bearer {remote.token}":
-            return self.refuse(401)
-        if self.command == "HEAD" and not remote.head:
-            return self.refuse(405)
-        if self.command == "GET" and remote.statuses:
-            return self.refuse(remote.statuses.pop(0))
-        if remote.redirect is not None:
-            return self.send(302, b"", {"Location": remote.redirect})
+            return self.send(404, b'{"error": "Entry not found"}', {"X-Error-Code": "EntryNotFound"})
+        if path.startswith(STORE):
+            return self.send_content(remote)
+        if remote.token is not None and authorization != f"Bearer {remote.token}":
+            return self.send(401, b'{"error": "Access is restricted"}', {"X-Error-Code": "GatedRepo"})
+        if remote.statuses:
+            return self.send(remote.statuses.pop(0), b"no\n", {})
+        if not remote.is_large:
+            return self.send_content(remote)
+        headers = {"Location": f"{remote.store or self.hub.url}{STORE}{path}", "X-Repo-Commit": "0" * 40}
+        headers["X-Linked-ETag"] = f'"{remote.etag}"'
+        if remote.size is not None:
+            headers["X-Linked-Size"] = str(remote.size)
+        return self.send(302, b"", headers)
 
-        start = int(asked_range.removeprefix("bytes=").removesuffix("-")) if asked_range and remote.ranges else 0
+    def send_content(self, remote: Remote) -> None:
+        asked = self.headers["Range"]
+        start = int(asked.removeprefix("bytes=").removesuffix("-")) if asked and remote.ranges else 0
         total = len(remote.content)
+        headers = {"ETag": f'"{remote.etag}"', "X-Repo-Commit": "0" * 40} if remote.etag else {}
         if start >= total > 0:
             return self.send(416, b"", {"Content-Range": f"bytes */{total}"})
-        headers = {}
-        if remote.linked_size is not None:
-            headers["X-Linked-Size"] = str(remote.linked_size)
         if start:
             headers["Content-Range"] = f"bytes {start}-{total - 1}/{total}"
         return self.send(206 if start else 200, remote.content[start:], headers, remote)
-
-    def refuse(self, status: int) -> None:
-        self.send(status, b"no\n", {})
 
     def send(self, status: int, body: bytes, headers: dict[str, str], remote: Remote | None = None) -> None:
         self.send_response(status)
@@ -123,9 +147,13 @@ class _Server(ThreadingHTTPServer):
 
 
 @contextmanager
-def serve() -> Iterator[Hub]:
-    """Run a hub until the block ends."""
+def serve(certificate: tuple[Path, Path] | None = None) -> Iterator[Hub]:
+    """Run a hub until the block ends. With a certificate and its key, it speaks HTTPS."""
     server = _Server(("127.0.0.1", 0), _Handler)
+    if certificate is not None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(*certificate)
+        server.socket = context.wrap_socket(server.socket, server_side=True)
     hub = Hub(server.server_port)
     server.RequestHandlerClass = type("Handler", (_Handler,), {"hub": hub})
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)

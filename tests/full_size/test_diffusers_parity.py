@@ -17,7 +17,7 @@ from ldm.diffusion.sampling import SamplingConfig, sample_images
 from ldm.nn.tokenizer import load_tokenizer
 from tests.full_size.conftest import CLIP_TOKENIZER
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("memory")]
 
 CPU = Placement(torch.device("cpu"))
 PIPELINE_CONFIG = {

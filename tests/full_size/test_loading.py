@@ -11,7 +11,7 @@ import torch
 from ldm.checkpoint.loading import Placement, load_model
 from ldm.diffusion.latent_diffusion import LatentDiffusionConfig
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("memory")]
 
 ROOT = Path(__file__).parents[2]
 

@@ -1,0 +1,1 @@
+"""What the scripts in `download/` run: files of the Hugging Face Hub, with their hashes checked."""

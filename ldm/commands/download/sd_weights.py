@@ -1,0 +1,68 @@
+"""Stable Diffusion v1's checkpoint: bash download/sd-weights.sh."""
+
+import logging
+
+from ldm.commands.download.hub import HubFile, Place, ensure
+from ldm.commands.download.refusals import check_environment
+from ldm.commands.options.common import command_parser
+from ldm.files import ROOT
+from ldm.interruption import continue_with
+
+log = logging.getLogger(__name__)
+
+DIRECTORY = ROOT / "weights" / "sd-v1"
+VARIABLE = "SD_WEIGHTS_DIR"
+
+CHECKPOINTS = {
+    "v1-4": HubFile(
+        "CompVis/stable-diffusion-v-1-4-original",
+        "sd-v1-4.ckpt",
+        hash="fe4efff1e174c627256e44ec2991ba279b3816e364b49f9be2abc0b3ff3f8556",
+    ),
+    "v1-5": HubFile(  # the mirror that took the place of the repository that its publisher withdrew
+        "stable-diffusion-v1-5/stable-diffusion-v1-5",
+        "v1-5-pruned-emaonly.ckpt",
+        hash="cc6cb27103417325ff94f52b7a5d2dde45a7515b25c255d8e396c90014281516",
+    ),
+}
+
+DESCRIPTION = """\
+Downloads the Stable Diffusion v1 checkpoint (4.3 GB) to weights/sd-v1/, where every command of this project looks
+for it:
+
+  v1-4   sd-v1-4.ckpt                (the default)
+  v1-5   v1-5-pruned-emaonly.ckpt
+
+Run it again at any time: what is there is verified and left alone, what broke off is continued, what other programs
+have put into the Hub's cache is copied, and a checkpoint gets its name only when its SHA-256 is right. By downloading
+you accept the licence of the weights, CreativeML OpenRAIL-M:
+https://huggingface.co/spaces/CompVis/stable-diffusion-license
+"""
+
+EPILOG = """\
+environment variables:
+  SD_WEIGHTS_DIR   another place than weights/sd-v1/
+  HF_TOKEN         your Hugging Face token, if the repository asks for a login; `hf auth login` does as well
+  HF_ENDPOINT      a mirror of https://huggingface.co
+  HF_HOME          where the Hub's cache and login are, by default ~/.cache/huggingface
+  https_proxy      a proxy
+
+No network on this machine? Download the file elsewhere, copy it there under this name, and run this to verify it.
+"""
+
+
+def main() -> None:
+    """Parses the arguments and brings the checkpoint."""
+    parser = command_parser(DESCRIPTION, EPILOG)
+    parser.prog = "bash download/sd-weights.sh"
+    parser.add_argument("version", nargs="?", choices=list(CHECKPOINTS), default="v1-4", help="default: v1-4")
+    version = parser.parse_args().version
+    continue_with(f"{parser.prog} {version}")
+    check_environment()
+
+    place = Place(DIRECTORY, VARIABLE)
+    file = CHECKPOINTS[version]
+    target = place.directory / file.path
+    log.info("%s: %s", file.path, "already there" if target.exists() else "downloading")
+    ensure(file, target, place)
+    log.info("Done: Stable Diffusion %s is %s", version, target)

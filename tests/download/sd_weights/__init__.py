@@ -1,1 +1,0 @@
-"""download/sd-weights.sh against a server that breaks off, lies, refuses and redirects."""
