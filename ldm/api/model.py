@@ -329,7 +329,7 @@ class Model:
         """Prompts -> context (b 77 d), what the UNet attends to."""
         listed = [prompts] if isinstance(prompts, str) else list(prompts)
         with self._compute.autocast():
-            return torch.cat([self._slot.context(prompt) for prompt in listed]).clone()
+            return torch.cat([self._slot.context(prompt) for prompt in listed])
 
     def add_noise(
         self, latents: Tensor, timesteps: int | Sequence[int] | Tensor, *, noise: Tensor | None = None, seed: int = 42
