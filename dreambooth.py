@@ -1,4 +1,4 @@
-"""Teaches the model a subject from a few photos of it: python dreambooth.py --help."""
+"""Fine-tunes the model on a few photos of a subject: python dreambooth.py --help."""
 
 from ldm.commands.app import launch
 from ldm.commands.options.dreambooth import dreambooth_parser

@@ -35,7 +35,7 @@ from benchmarks.tools.reporting import Goal, say, table  # noqa: E402
 from benchmarks.tools.script import run_script  # noqa: E402
 from benchmarks.tools.sizes import build_random  # noqa: E402
 from benchmarks.tools.tf32 import tf32  # noqa: E402
-from ldm.commands.options.common import COMPILE_MODES as OUR_MODES  # noqa: E402
+from ldm.choices import COMPILE_MODES as OUR_MODES  # noqa: E402
 from ldm.diffusion.latent_diffusion import LatentDiffusion  # noqa: E402
 from ldm.diffusion.sampling import SamplingConfig  # noqa: E402
 from ldm.runtime.batching import worker_pool  # noqa: E402

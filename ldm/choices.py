@@ -1,9 +1,11 @@
 """What a flag or a key of the YAML can choose from: one line each, without torch, so that `--help` stays fast.
 
-An entry names the object that does it, which is imported when it is needed. A new one is a file and a line here.
+Flags, YAML and help read these tables. A `Choice` names the object that does it, which is imported when it is needed:
+a new one is a file and a line here. Where the code itself tells the choices apart, the table says what each is.
 """
 
 import importlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +22,14 @@ class Choice:
         module, _, name = self.where.partition(":")
         return getattr(importlib.import_module(module), name)
 
+    def __str__(self) -> str:
+        return self.about
+
+
+def described(choices: Mapping[str, object]) -> str:
+    """The choices with what each is, for `--help`."""
+    return "; ".join(f"{name}: {about}" for name, about in choices.items())
+
 
 SAMPLERS = {
     "ddim": Choice("ldm.diffusion.samplers.ddim:DDIM", "the original code's default"),
@@ -27,4 +37,59 @@ SAMPLERS = {
     "dpm-solver": Choice("ldm.diffusion.samplers.dpm_solver:DPM_SOLVER", "DPM-Solver++ 2M, good in 20 steps"),
     "euler": Choice("ldm.diffusion.samplers.euler:EULER", "Euler's method"),
     "euler-ancestral": Choice("ldm.diffusion.samplers.euler:EULER_ANCESTRAL", "Euler with fresh noise in each step"),
+}
+
+OPTIMIZERS = {
+    "adamw": "float32 moments, 8 bytes a weight",
+    "adamw8bit": "moments of 8 bits, 2 bytes a weight",
+}
+LOGGERS = {
+    "tensorboard": "losses and previews for TensorBoard",
+    "csv": "losses in metrics.csv",
+    "none": "no log of the losses",
+}
+LR_SCHEDULES = {
+    "constant": "after the warm-up always the same",
+    "linear": "falls to zero along a line",
+    "cosine": "falls to zero along half a cosine",
+    "cooldown": "constant, then falls to zero in the last quarter",
+}
+TRAIN_DTYPES = {"fp32": "4 bytes a weight", "bf16": "2 bytes a weight and gradient; needs adamw8bit"}
+CHECKPOINTING_LEVELS = {
+    "none": "keep all activations",
+    "attention": "recompute those of the transformers",
+    "all": "recompute those of all blocks",
+}
+VRAM = ("auto", "24", "16", "12", "10", "8")
+"""GB of memory that a training can be fitted into."""
+SAMPLING_PRECISIONS = {
+    "auto": "half precision on CUDA, else full",
+    "full": "float32",
+    "autocast": "float32 weights, mixed arithmetic",
+    "bf16": "weights of that type",
+    "fp16": "weights of that type",
+}
+TRAINING_PRECISIONS = {
+    "auto": "autocast on CUDA, else full",
+    "full": "float32",
+    "autocast": "bf16-mixed where the device has it, else fp16-mixed",
+    "bf16-mixed": "float32 weights, bfloat16 arithmetic",
+    "fp16-mixed": "float32 weights, float16 arithmetic with loss scaling",
+}
+SAVE_DTYPES = {"fp16": "float16", "bf16": "bfloat16", "fp32": "float32"}
+"""Types of saved weights, by their names in torch."""
+COMPILE_MODES = {
+    "auto": "graphs for long jobs on CUDA, else off",
+    "off": "call the UNet eagerly",
+    "graphs": "capture CUDA graphs",
+    "full": "torch.compile: takes minutes to begin and rounds differently, for thousands of images",
+}
+STEP_COMPILE_MODES = {"auto": "capture steps as a CUDA graph on one CUDA device, except in fp16-mixed", "off": "don't"}
+ENCODERS = {
+    "toyworld-judge": "the judge of the small rendered world",
+    "clip-dino": "CLIP and DINO",
+}
+PROTOCOLS = {
+    "default": "the short list in the model's YAML",
+    "dreambooth": "the paper's 25 prompts for objects, or for cats and dogs",
 }

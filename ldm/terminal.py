@@ -8,6 +8,7 @@ handler. A line break in a message's own words stays; one in an argument, which 
 import logging
 import re
 from collections.abc import Mapping
+from functools import cache
 
 UNSAFE = re.compile(
     "["
@@ -63,6 +64,12 @@ class TerminalFormatter(VisibleFormatter):
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 (logging's name)
         return f"warning: {record.message}" if record.levelno == logging.WARNING else record.message
+
+
+@cache
+def warn_once(logger: logging.Logger, message: str, *args: object) -> None:
+    """Logs a warning the first time only: one command may read the same file or prompt many times."""
+    logger.warning(message, *args)
 
 
 def log_file_formatter() -> logging.Formatter:

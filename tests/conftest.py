@@ -14,6 +14,8 @@ import pytest
 from hypothesis import settings
 from PIL import Image, ImageDraw
 
+from ldm.terminal import warn_once
+
 pytest_plugins = ["tests.commands.fixtures"]  # trained runs and whole commands, which several rooms look at
 
 settings.register_profile("patient", deadline=None, max_examples=50)  # a busy machine makes no test fail
@@ -54,6 +56,12 @@ def pytest_runtest_teardown() -> None:
 def pytest_sessionfinish() -> None:
     """Lets it be cleared away in order: libraries tell of what is left when Python ends."""
     gc.unfreeze()
+
+
+@pytest.fixture(autouse=True)
+def _warn_again() -> None:
+    """Warnings that a process gives once are given in every test."""
+    warn_once.cache_clear()
 
 
 @pytest.hookimpl(wrapper=True)

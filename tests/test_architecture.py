@@ -117,15 +117,16 @@ def imports_by_string(name: str, tree: ast.Module) -> Iterator[str]:
 
 def messages_made_of_foreign_text(name: str, tree: ast.Module) -> Iterator[str]:
     """What is logged is words of ours with foreign text as arguments, in which the formatter spells line breaks."""
+    levels = ("debug", "info", "warning", "error", "exception", "critical")
     for node in ast.walk(tree):
-        if (
-            isinstance(node, ast.Call)
-            and isinstance(node.func, ast.Attribute)
-            and isinstance(node.func.value, ast.Name)
-            and node.func.value.id == "log"
-            and node.func.attr in ("debug", "info", "warning", "error", "exception", "critical")
-            and not (node.args and isinstance(node.args[0], ast.Constant))
-        ):
+        match node:
+            case ast.Call(func=ast.Attribute(value=ast.Name(id="log"), attr=level)) if level in levels:
+                message = node.args[:1]
+            case ast.Call(func=ast.Name(id="warn_once")):
+                message = node.args[1:2]
+            case _:
+                continue
+        if not (message and isinstance(message[0], ast.Constant)):
             yield f"line {node.lineno}: the message is not a constant"
 
 
@@ -217,6 +218,7 @@ def test_flags_are_read_before_anything_heavy_is_imported(module: str) -> None:
         (imports_by_string, "ldm.nn.unet", "__import__(name)"),
         (messages_made_of_foreign_text, "ldm.nn.unet", "log.info(f'drew {name}')"),
         (messages_made_of_foreign_text, "ldm.nn.unet", "log.warning(text)"),
+        (messages_made_of_foreign_text, "ldm.nn.unet", "warn_once(log, f'{path} is dark')"),
     ],
 )
 def test_a_broken_rule_is_noticed(rule: Rule, name: str, source: str) -> None:

@@ -16,12 +16,12 @@ from ldm.api.calls import shown_messages
 from ldm.api.flags import parse_keywords
 from ldm.api.samples import Samples
 from ldm.checkpoint.metadata import CheckpointInfo
-from ldm.commands.limits import warn_of_unknown_words
 from ldm.commands.options.sampling import img2img_parser, txt2img_parser
 from ldm.commands.sampling.checkpoints import Checkpoint, find_to_sample, usable
 from ldm.commands.sampling.job import Job, job_from
 from ldm.commands.sampling.reading import ReadAhead
 from ldm.commands.sampling.rows import prompt_for
+from ldm.commands.unfamiliar import warn_of_unknown_words
 from ldm.data.images import fit, read_image, to_image, to_tensor
 from ldm.diffusion.guidance import classifier_free
 from ldm.diffusion.latent_diffusion import LatentDiffusion, LatentDiffusionConfig

@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 import torch
@@ -17,6 +16,7 @@ from ldm.diffusion.outline import shapes_of
 from ldm.errors import UserError
 from ldm.files import counted
 from ldm.nn.weightless import weightless
+from ldm.terminal import warn_once
 
 log = logging.getLogger(__name__)
 
@@ -129,13 +129,7 @@ def _warn_of_extras(config: LatentDiffusionConfig, file: CheckpointFile) -> None
     found = {official_key(key): tensor.shape for key, tensor in file.tensors.items()}
     if extras := compare_keys(_shapes(config), found).unexpected:
         verb = "is" if len(extras) == 1 else "are"
-        _warn_once(f"{counted(len(extras), 'tensor')} of {file.path} {verb} not used: {first_of(extras)}")
-
-
-@cache
-def _warn_once(message: str) -> None:
-    """A file is looked at several times in a command."""
-    log.warning("%s", message)
+        warn_once(log, "%s of %s %s not used: %s", counted(len(extras), "tensor"), file.path, verb, first_of(extras))
 
 
 def checkpoint_info(file: CheckpointFile) -> CheckpointInfo:

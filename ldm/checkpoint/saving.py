@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from ldm import choices
 from ldm.checkpoint.keys import PARTS, POSITION_IDS, official_key
 from ldm.checkpoint.metadata import CheckpointInfo
 from ldm.checkpoint.writing import write_safetensors
@@ -16,7 +17,7 @@ from ldm.diffusion.latent_diffusion import LatentDiffusion
 from ldm.errors import UserError
 from ldm.user_files import open_regular
 
-SAVE_DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
+SAVE_DTYPES: dict[str, torch.dtype] = {name: getattr(torch, full) for name, full in choices.SAVE_DTYPES.items()}
 
 
 def snapshot(tensor: Tensor, dtype: torch.dtype) -> Tensor:

@@ -1,4 +1,4 @@
-"""The frame around every command: what is said, to the terminal and to the run's log, and how the command ends."""
+"""The frame around every command: what it prints on the terminal and writes into the run's log, and how it ends."""
 
 import logging
 import sys
@@ -6,13 +6,12 @@ import traceback
 import warnings
 from argparse import Namespace
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import contextmanager, suppress
 from functools import wraps
-from logging.handlers import MemoryHandler
 from pathlib import Path
 from typing import NoReturn, TextIO, TypeVar
 
-from ldm.commands.log_file import LogFile
+from ldm.disk import write_error
 from ldm.errors import UserError
 from ldm.interruption import (
     STATUS,
@@ -27,7 +26,7 @@ from ldm.interruption import (
 from ldm.locking import unlock_directories
 from ldm.processes import DIED, ProcessDiedError, end_with_parent, is_helper_process, own_rank
 from ldm.progress import Tolerant, open_closed_streams, without_bars
-from ldm.terminal import Lines, TerminalFormatter
+from ldm.terminal import Lines, TerminalFormatter, log_file_formatter
 
 log = logging.getLogger("ldm")
 
@@ -37,7 +36,7 @@ RUN_LOG = "run.log"
 
 
 def launch(command: Callable[[], None]) -> NoReturn:
-    """Runs a command as this process's only one, and exits with its status."""
+    """Runs a command as the only one of this process, and exits with its status."""
     open_closed_streams()
     heed()
     warnings.showwarning = _log_warning  # type: ignore[assignment]
@@ -45,7 +44,7 @@ def launch(command: Callable[[], None]) -> NoReturn:
         end_with_parent(tells=own_rank() == 1)
     sys.stdout, sys.stderr = Tolerant(sys.stdout), Tolerant(sys.stderr)
     status = run(command)
-    if status != STATUS:  # a second signal stops also what is still being written
+    if status != STATUS:  # otherwise a second signal still stops what is being written
         ignore_from_now_on()
     sys.exit(status)
 
@@ -54,33 +53,28 @@ def run(command: Callable[[], None]) -> int:
     """Runs a command and returns its exit status, one of those that `--help` names (`EXIT_STATUSES`)."""
     continue_with("")
     alone = heed()  # not where `launch` has done so
-    with _terminal(), _log_files():
+    with _terminal(), _run_log():
         try:
-            return _run(command)
+            listen()
+            return _status_of(command)
+        except (Stopped, KeyboardInterrupt) as stop:  # perhaps while an error was being logged
+            words = "stopped" if isinstance(stop, KeyboardInterrupt) else stop
+            log.log(logging.DEBUG if is_helper_process() else logging.ERROR, "%s; %s", words, how_to_continue())
+            return STATUS
         finally:
             unlock_directories()
             if alone:
                 stop_heeding()
 
 
-def _run(command: Callable[[], None]) -> int:
-    try:
-        listen()
-        return _told(command)
-    except (Stopped, KeyboardInterrupt) as stop:  # perhaps while another end was being told
-        words = "stopped" if isinstance(stop, KeyboardInterrupt) else stop
-        log.log(logging.DEBUG if is_helper_process() else logging.ERROR, "%s; %s", words, how_to_continue())
-        return STATUS
-
-
-def _told(command: Callable[[], None]) -> int:
-    """The status of a command that isn't stopped; what went wrong is told."""
+def _status_of(command: Callable[[], None]) -> int:
+    """Runs a command, logs the error that ends it, and returns its exit status. A signal's exceptions come through."""
     try:
         command()
     except UserError as error:
         log.error("error: %s", error)
         return 2
-    except PermissionError as error:  # of a directory that may not even be looked into
+    except PermissionError as error:  # of a directory that may not even be listed
         log.error("error: %s: %s", error.filename, error.strerror)
         return 2
     except ProcessDiedError as error:
@@ -95,15 +89,15 @@ def _told(command: Callable[[], None]) -> int:
 
 
 def begin_run(directory: Path, command: str) -> None:
-    """From now on there is a run in the directory: its log begins with what was said so far, `command` continues it."""
+    """A run begins in this directory: its log file starts with what was logged so far, and `command` resumes it."""
     continue_with(command)
-    if _files is not None:
-        _files.begin(directory / RUN_LOG)
+    if _current is not None:
+        _current.begin(directory / RUN_LOG)
 
 
 @contextmanager
 def mistakes_to_continue_after() -> Iterator[None]:
-    """Around what a run that is begun does: after a full disk, say, the user is told how to continue."""
+    """Around the work of a run that has begun: after a user's error, such as a full disk, logs how to resume it."""
     try:
         yield
     except UserError:
@@ -111,43 +105,17 @@ def mistakes_to_continue_after() -> Iterator[None]:
         raise
 
 
-class _LogFiles:
-    """Keeps what is said until there is a file for it."""
-
-    def __init__(self, stack: ExitStack) -> None:
-        self._stack = stack
-        self._waiting = MemoryHandler(capacity=1)  # passes everything on at once, but keeps it while there is no target
-        self._waiting.setLevel(_level())
-        log.addHandler(self._waiting)
-        stack.callback(log.removeHandler, self._waiting)
-
-    def begin(self, path: Path) -> None:
-        """The file is added to, once; processes of further devices add only what goes wrong."""
-        if self._waiting.target is not None:
-            return
-        self._waiting.setTarget(self._stack.enter_context(closing(LogFile(path))))
-        self._waiting.flush()
-
-
-_files: _LogFiles | None = None
-
-
-def _level() -> int:
-    """The first process speaks for all."""
-    return logging.ERROR if is_helper_process() else logging.INFO
-
-
 def logged(command: Callable[[Namespace], Result]) -> Callable[[Namespace], Result]:
-    """A command whose run has a log also where it is called from Python, without the frame around a script.
+    """Gives a command's run its log file also where Python calls it, without `launch`.
 
-    Then nothing is said on the terminal, and errors are the caller's; how the run ended is in its log.
+    Then nothing is printed and errors reach the caller; the log file holds how the run ended.
     """
 
     @wraps(command)
     def with_log(options: Namespace) -> Result:
-        if _files is not None:
+        if _current is not None:
             return command(options)
-        with _log_files():
+        with _run_log():
             try:
                 return command(options)
             except BaseException as error:
@@ -159,20 +127,82 @@ def logged(command: Callable[[Namespace], Result]) -> Callable[[Namespace], Resu
     return with_log
 
 
+_current: "RunLog | None" = None
+
+
 @contextmanager
-def _log_files() -> Iterator[None]:
-    """What is said in this block goes into the log of the run that it begins."""
-    global _files
-    with ExitStack() as stack:
-        log.setLevel(logging.INFO)
-        _files = _LogFiles(stack)
-        stack.callback(_no_files)
+def _run_log() -> Iterator[None]:
+    """What is logged in this block goes into the log file of the run that begins in it."""
+    global _current
+    log.setLevel(logging.INFO)
+    _current = RunLog(_level())
+    log.addHandler(_current)
+    try:
         yield
+    finally:
+        log.removeHandler(_current)
+        _current.close()
+        _current = None
 
 
-def _no_files() -> None:
-    global _files
-    _files = None
+class RunLog(logging.Handler):
+    """Keeps what is logged until the run has a directory; from then on writes it to the run's log file."""
+
+    def __init__(self, level: int) -> None:
+        super().__init__(level)
+        self._waiting: list[logging.LogRecord] = []
+        self._file: LogFile | None = None
+
+    def begin(self, path: Path) -> None:
+        """Opens the log file, which an earlier process may have begun. Only the first call of a run does."""
+        if self._file is None:
+            self._file = LogFile(path)
+            for record in self._waiting:
+                self._file.handle(record)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Called by `logging`."""
+        if self._file is None:
+            self._waiting.append(record)
+        else:
+            self._file.handle(record)
+
+    def close(self) -> None:
+        """Closes the file."""
+        if self._file is not None:
+            self._file.close()
+        super().close()
+
+
+class LogFile(logging.FileHandler):
+    """Appends lines with their time. A full disk ends no run: it is reported once, and each line is tried again."""
+
+    def __init__(self, path: Path) -> None:
+        self._reported = False
+        try:
+            super().__init__(path, encoding="utf-8", errors="backslashreplace")
+        except OSError as error:
+            raise write_error(path, error) from error
+        self.setFormatter(log_file_formatter())
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802, logging's own name
+        """Called by `logging` where a line can't be written."""
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            super().handleError(record)
+        elif not self._reported:
+            self._reported = True
+            log.warning("%s; lines are missing there", write_error(Path(self.baseFilename), error))
+
+    def close(self) -> None:
+        """Tries to write what could not be written before."""
+        with suppress(OSError):  # reported when the line came
+            super().close()
+
+
+def _level() -> int:
+    """Of several processes the first logs everything, the others only errors."""
+    return logging.ERROR if is_helper_process() else logging.INFO
 
 
 @contextmanager
@@ -188,12 +218,12 @@ def _terminal() -> Iterator[None]:
 
 
 def _log_warning(message: Warning | str, category: type[Warning], filename: str, lineno: int, *rest: object) -> None:
-    """A library's warning, on a line of its own and in the run's log."""
+    """Logs a library's warning like ours."""
     log.warning("%s (%s, %s:%d)", message, category.__name__, filename, lineno)
 
 
 class _Terminal(logging.StreamHandler[TextIO]):
-    """Lines of their own beside progress bars."""
+    """Prints lines above progress bars."""
 
     def emit(self, record: logging.LogRecord) -> None:
         if not (getattr(record, "on_bar", False) or getattr(record, "for_file_only", False)):

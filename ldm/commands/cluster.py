@@ -1,4 +1,4 @@
-"""A cluster's launcher that starts the same training several times: our flags alone decide how many processes train."""
+"""Refuses copies of a training that a cluster's launcher started: only our flags decide how many processes train."""
 
 import logging
 import os
@@ -14,22 +14,24 @@ LAUNCHERS = {
     "mpirun": ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "mpirun -n 1"),
     "jsrun": ("JSM_NAMESPACE_RANK", "JSM_NAMESPACE_SIZE", "jsrun -n 1"),
 }
-"""By launcher: the variable that numbers the copies of a command, one that only the launcher sets, and the way to start
-a single copy."""
+"""By launcher: the variable that numbers the copies of a command, one that counts them if it is a number, and how to
+start a single copy."""
 
 
 def refuse_copies() -> None:
-    """Raises `UserError` in all copies but the first, which is warned: each would train the same for itself."""
+    """Raises `UserError` in all copies but the first, which warns: each would train the same by itself."""
     if is_helper_process():
         return
-    for launcher, (number, sign, once) in LAUNCHERS.items():
+    for launcher, (number, total, once) in LAUNCHERS.items():
         if (copy := os.environ.get(number, "0")) not in ("", "0"):
             raise UserError(
                 f"{launcher} has started several copies of this training, and this is copy {copy} ({number}). Start "
                 f"one only, with {once}, and name the GPUs of one machine in --devices (such as 0,1)"
             )
-        if _count(os.environ.get(sign, "1")) > 1:
-            log.warning("%s has started several copies of this training; only this one goes on. Use %s", launcher, once)
+        if _count(os.environ.get(total, "1")) > 1:
+            log.warning(
+                "%s has started several copies of this training; only this one continues. Use %s", launcher, once
+            )
 
 
 def _count(text: str) -> int:

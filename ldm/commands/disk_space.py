@@ -1,4 +1,4 @@
-"""What would fill the disk fails before it begins."""
+"""Refuses, before anything is made, what would fill the disk or can't be written."""
 
 from pathlib import Path
 
@@ -8,13 +8,13 @@ from ldm.files import counted
 from ldm.training.config import OptimizationConfig
 
 STATE_BYTES = {("adamw", "fp32"): 12, ("adamw8bit", "fp32"): 7, ("adamw8bit", "bf16"): 6}
-"""Of a resume state, at most, for each trained weight: the weight and two moments."""
+"""Bytes of a resume state per trained weight, at most: the weight and two moments; by optimizer and type of weights."""
 
 AVERAGE_BYTES = 4
-"""More, where a moving average of the weights is kept."""
+"""Bytes per trained weight of a moving average, where one is kept."""
 
 PNG_BYTES = 1.5
-"""Of an image's file for each pixel: about half of what its red, green and blue take, as of photos and drawings."""
+"""Bytes of a PNG file per pixel: about half of the raw colours, as of photos and drawings."""
 
 
 def refuse_without_space(
@@ -26,7 +26,7 @@ def refuse_without_space(
     more: int = 0,
     what: str = "",
 ) -> None:
-    """Raises `UserError` unless there is room for all checkpoints and for resume states, of so many bytes each.
+    """Raises `UserError` unless all checkpoints and two resume states fit, of so many bytes each.
 
     `more` bytes are for `what`, such as "class images".
     """
@@ -42,18 +42,18 @@ def refuse_without_space(
 
 
 def refuse_without_space_for_images(output_dir: Path, count: int, height: int, width: int) -> None:
-    """Raises `UserError` unless there is room for so many images."""
+    """Raises `UserError` unless so many images fit."""
     needed = image_bytes(count, height, width)
     _refuse(
         output_dir,
         needed,
         f"{counted(count, 'image')} of {width} x {height} pixels need about",
-        "Draw fewer (--variations) or elsewhere (--output-dir)",
+        "Sample fewer (--variations) or elsewhere (--output-dir)",
     )
 
 
 def image_bytes(count: int, height: int, width: int) -> int:
-    """What so many images take on the disk, more or less."""
+    """About the bytes of so many images on the disk."""
     return round(count * height * width * PNG_BYTES)
 
 
@@ -66,7 +66,7 @@ def _refuse(output_dir: Path, needed: int, what: str, advice: str) -> None:
 
 
 def refuse_unwritable(*directories: Path) -> None:
-    """Raises `UserError` unless something can be made in each of them, or they themselves where they are not yet."""
+    """Raises `UserError` unless each directory can be written into, or made."""
     for directory in directories:
         if (fault := unwritable(directory)) is not None:
             raise UserError(f"could not write into {directory}: {fault}")

@@ -1,6 +1,6 @@
-"""What a run began with, found again after the run, the photos, the weights or the checkout have moved.
+"""Finds what a run began with after the run, the photos, the weights or the checkout have moved.
 
-Paths are hints: what is meant is known by its SHA-256, and nothing else is taken for it.
+Paths are hints: only a file with the same SHA-256 counts as the same.
 """
 
 import logging
@@ -21,27 +21,27 @@ from ldm.runtime import models
 log = logging.getLogger(__name__)
 
 LARGE = 100_000_000
-"""Bytes from which on reading a file is said: it takes a moment."""
+"""Bytes; hashing a larger file is logged, as it takes a moment."""
 SHOWN = 6
-"""So many of the places that were looked at are named in an error."""
+"""How many of the searched places an error names."""
 
 
 @dataclass(frozen=True)
 class Moved:
-    """A directory where it was when its record was written, and where it is now."""
+    """Where a directory was when its record was written, and where it is now."""
 
     was: Path
     now: Path
 
     def places(self, recorded: Path) -> list[Path]:
-        """Where a recorded path may lead now: there, as far from the directory as before, or beside it."""
+        """Where a recorded path may be now: there, at the same relative path, in the directory, or up to two above."""
         relative = Path(os.path.normpath(self.now / os.path.relpath(recorded, self.was)))
         above = [self.now, *list(self.now.parents)[:2]]
         return list(dict.fromkeys([recorded, relative, *(directory / recorded.name for directory in above)]))
 
 
 def moved(directory: Path, record: Mapping[str, Any]) -> Moved:
-    """Where a run's directory was, as its record says; older ones name the directory above it."""
+    """Where a run's directory was, by its record; older records have only its parent, as --output-dir."""
     options = record.get("options")
     parent = options.get("output_dir") if isinstance(options, dict) else None
     now = directory.resolve()
@@ -50,10 +50,10 @@ def moved(directory: Path, record: Mapping[str, Any]) -> Moved:
 
 
 def find_weights(recorded: Path, sha256: object, where: Moved, flag: str) -> Path:
-    """The file of base weights with this SHA-256: at its place, near the run, embedded, downloaded or in the cache.
+    """The base model's file with this SHA-256: at its place, near the run, embedded, downloaded or in the cache.
 
-    Raises `UserError` if no file is at its place and none is found elsewhere. One that is there and another one is for
-    the caller to refuse.
+    Raises `UserError` if no file is at its place and none is found elsewhere. The caller refuses another file at its
+    place.
     """
     places = [*where.places(recorded), *known_weights(recorded.name)]
     found = first(places, lambda path: path.is_file() and sha256_of(path) == sha256)
@@ -65,14 +65,14 @@ def find_weights(recorded: Path, sha256: object, where: Moved, flag: str) -> Pat
 
 
 def known_weights(name: str) -> list[Path]:
-    """Where base weights of this name lie on every machine: embedded, downloaded, in the Hugging Face Hub's cache."""
+    """Where a base model of this name may be on any machine: embedded, downloaded, in the Hugging Face Hub's cache."""
     embedded = [models.EMBEDDED] if models.EMBEDDED.name == name else []
     cached = sorted(Path(HF_HUB_CACHE).glob(f"models--*/snapshots/*/{_literal(name)}"))
     return [*embedded, models.DOWNLOADED / name, *cached]
 
 
 def find_photo_directory(recorded: Path, photos: Mapping[str, str], where: Moved, flag: str) -> Path:
-    """The directory with the photos of these names and SHA-256: at its place, or near the run."""
+    """The directory with the photos of these names and SHA-256: at its place or near the run."""
     places = where.places(recorded)
     found = first(places, lambda path: holds_photos(path, photos))
     if found is None and recorded.is_dir():
@@ -83,26 +83,26 @@ def find_photo_directory(recorded: Path, photos: Mapping[str, str], where: Moved
 
 
 def find_known(recorded: Path, is_it: Callable[[Path], bool], where: Moved, what: str, flag: str) -> Path:
-    """A directory or file that `is_it` knows again: what is at its place is taken as it is."""
+    """A directory or file: what is at its place, unchecked, else the first place near the run where `is_it` is true."""
     places = where.places(recorded)
     found = recorded if recorded.exists() else first(places, is_it)
     return _found(found, recorded, f"there is no {recorded} any more, {what}", flag, places)
 
 
 def first(places: Iterable[Path], is_it: Callable[[Path], bool]) -> Path | None:
-    """The first place where it is; a place that can't be looked at is passed over."""
+    """The first place where `is_it` is true; places that can't be read are skipped."""
 
-    def looked(path: Path) -> bool:
+    def is_here(path: Path) -> bool:
         try:
             return is_it(path)
         except (OSError, ValueError, UserError):
             return False
 
-    return next((path for path in places if looked(path)), None)
+    return next((path for path in places if is_here(path)), None)
 
 
 def sha256_of(path: Path) -> str:
-    """Of a file, which is read once as long as it doesn't change."""
+    """A file's SHA-256; it is read once as long as its size and time stay."""
     stat = path.stat()
     return _hashed(path.resolve(), stat.st_size, stat.st_mtime_ns)
 
@@ -129,5 +129,5 @@ def _found(found: Path | None, recorded: Path, what: str, flag: str, places: Seq
 
 
 def _literal(name: str) -> str:
-    """A file's name as a pattern that only it matches."""
+    """A glob pattern that matches only this name."""
     return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in name)

@@ -1,7 +1,7 @@
-"""Sizes that no memory of this device holds are refused before anything is made, also on a CPU, where nobody else does.
+"""Refuses sizes that do not fit into the memory of the device, before anything is made. A CPU gives no such error.
 
-Three numbers, from the cheapest: what is needed at the very least, which refuses the absurd; what is needed at most,
-with which nearly every call passes at once; and in between the count on fake tensors (`ldm.nn.footprint`).
+Three numbers, from the cheapest: a lower bound refuses absurd sizes, an upper bound passes nearly every call at once,
+and in between fake tensors are counted (`ldm.nn.footprint`).
 """
 
 from collections.abc import Callable
@@ -29,25 +29,25 @@ from ldm.training.memory import Workload, predict
 FLOAT = 4
 """Bytes."""
 FEATURES = 12
-"""Feature maps of the largest level that are alive at once in a network that only computes, at most."""
+"""Feature maps of the largest level that are alive at once in inference, at most."""
 KEPT = 100
-"""Those that one residual block and its attention keep for the backward pass, at most, counted in the same way."""
+"""Feature maps that one residual block and its attention keep for the backward pass, at most."""
 STATE = 24
-"""Bytes of a trained weight, its gradient, its moments and its average, at most."""
+"""Bytes of a trained weight with its gradient, moments and average, at most."""
 SIDES = [n / 8 for n in range(7, 0, -1)] + [1 / 2**n for n in range(4, 12)]
-"""Shares of a side that are tried to tell which would fit."""
+"""Shares of a side that are tried to suggest a size that fits."""
 
 
 @dataclass(frozen=True)
 class Need:
-    """Bytes that something takes: at least, at most, and counted."""
+    """Bytes of memory: a lower bound, an upper bound, and a count between them."""
 
     least: int
     most: int
     counted: Callable[[], int]
 
     def more_than(self, limit: int) -> int | None:
-        """The bytes needed if there are not so many; None if there are."""
+        """The bytes needed if they are more than `limit`, else None."""
         if self.least > limit:
             return self.least
         if self.most <= limit:
@@ -56,7 +56,7 @@ class Need:
 
 
 def memory_of(device: torch.device, processes: int = 1) -> int | None:
-    """Bytes that a process can have on a device at most; None where nobody knows."""
+    """Bytes that a process can have on a device at most; None if unknown."""
     if device.type == "cuda":
         return total_memory(device)
     free = available_memory()
@@ -64,26 +64,26 @@ def memory_of(device: torch.device, processes: int = 1) -> int | None:
 
 
 def refuse_too_large_images(
-    model: LatentDiffusionConfig, sampling: SamplingConfig, together: int, dtype: torch.dtype, device: torch.device
+    model: LatentDiffusionConfig, sampling: SamplingConfig, batch_size: int, dtype: torch.dtype, device: torch.device
 ) -> None:
-    """Raises `UserError` if `together` images of this size can't be drawn at a time in the device's memory."""
+    """Raises `UserError` if sampling a batch of images of this size takes more than the device's memory."""
     if (limit := memory_of(device)) is None:
         return
-    if needed := _drawing(model, sampling, together, dtype, device).more_than(limit):
+    if needed := _sampling_need(model, sampling, batch_size, dtype, device).more_than(limit):
         fits = _side_that_fits(
             model,
             sampling,
-            lambda smaller: _drawing(model, smaller, 1, dtype, device).most <= limit,
+            lambda smaller: _sampling_need(model, smaller, 1, dtype, device).most <= limit,
         )
-        what = f"{together} images" if together > 1 else "an image"
+        what = f"{batch_size} images" if batch_size > 1 else "an image"
         raise UserError(
-            f"{what} of {sampling.height} x {sampling.width} would take {human_size(needed)} of memory to draw, and "
+            f"{what} of {sampling.height} x {sampling.width} would take {human_size(needed)} of memory to sample, and "
             f"{human_size(limit)} are available. {fits or 'A smaller --hw or --batch-size'} would fit"
         )
 
 
 def refuse_too_large_training(workload: Workload, config: DreamBoothConfig, device: torch.device) -> None:
-    """Raises `UserError` if a training of this size can't be done in the device's memory."""
+    """Raises `UserError` if a training of this size takes more than the device's memory."""
     processes = workload.devices if device.type == "cpu" else 1
     if (limit := memory_of(device, processes)) is None:
         return
@@ -105,7 +105,7 @@ def refuse_too_large_training(workload: Workload, config: DreamBoothConfig, devi
 
 
 def network_need(network: AutoencoderConfig | UNetConfig, pixels: int, weights: int, count: Callable[[], int]) -> Need:
-    """Of a training from scratch: `pixels` are those of all samples of a step, as the network sees them."""
+    """Of a training from scratch: `pixels` are those of all samples of a step, as the network takes them."""
     if isinstance(network, UNetConfig):
         channels, mult = network.model_channels, network.channel_mult
     else:
@@ -118,10 +118,10 @@ def network_need(network: AutoencoderConfig | UNetConfig, pixels: int, weights: 
     )
 
 
-def _drawing(
-    model: LatentDiffusionConfig, sampling: SamplingConfig, together: int, dtype: torch.dtype, device: torch.device
+def _sampling_need(
+    model: LatentDiffusionConfig, sampling: SamplingConfig, batch_size: int, dtype: torch.dtype, device: torch.device
 ) -> Need:
-    """Of images drawn at a time, by as many workers as a CPU has."""
+    """Of a batch of images; on a CPU each of several workers samples one."""
     weights, pixels = count_weights(model), sampling.height * sampling.width
     latents = pixels // model.autoencoder.downsampling_factor**2
     workers = 1
@@ -130,20 +130,20 @@ def _drawing(
         workers = cores // threads_for(count_weights(model, PARTS["unet"]), latents, cores)
     autoencoder, unet = model.autoencoder, model.unet
     decoded = max(pixels, DECODED_PIXELS) * _widest(autoencoder.ch, autoencoder.ch_mult) * FEATURES + 3 * latents**2
-    called = 2 * together * latents * _widest(unet.model_channels, unet.channel_mult) * FEATURES
-    called *= ceil(len(unet.channel_mult) * (unet.num_res_blocks + 1) / 4)  # what waits to be joined on the way up
+    called = 2 * batch_size * latents * _widest(unet.model_channels, unet.channel_mult) * FEATURES
+    called *= ceil(len(unet.channel_mult) * (unet.num_res_blocks + 1) / 4)  # skips that wait for the way up
     size = dtype.itemsize
     return Need(
-        least=size * (pixels * autoencoder.ch + together * latents * unet.model_channels),
+        least=size * (pixels * autoencoder.ch + batch_size * latents * unet.model_channels),
         most=size * (2 * weights + workers * (decoded + called)),
-        counted=lambda: _counted_drawing(model, sampling, together, dtype, workers),
+        counted=lambda: _counted_bytes(model, sampling, batch_size, dtype, workers),
     )
 
 
-def _counted_drawing(
-    model: LatentDiffusionConfig, sampling: SamplingConfig, together: int, dtype: torch.dtype, workers: int
+def _counted_bytes(
+    model: LatentDiffusionConfig, sampling: SamplingConfig, batch_size: int, dtype: torch.dtype, workers: int
 ) -> int:
-    whole = sampling_bytes(model, sampling, together, dtype)
+    whole = sampling_bytes(model, sampling, batch_size, dtype)
     weights = count_weights(model) * dtype.itemsize
     return weights + workers * max(0, whole - weights)
 
@@ -163,8 +163,6 @@ def _side_that_fits(
 
 
 def _widest(channels: int, mult: tuple[int, ...]) -> int:
-    """Of a pixel at full resolution, the numbers that the largest level holds; a level's first block also reads
-    the level below.
-    """
+    """Numbers per pixel that the largest level holds; a level's first block also reads the one below."""
     levels = [max(pair) for pair in pairwise(mult)] + [mult[-1]]
     return ceil(max(channels * factor / 4**level for level, factor in enumerate(levels)))

@@ -1,4 +1,4 @@
-"""The record beside a run's files: what was asked for, with which versions, from which commit."""
+"""A run's record, `run.yaml`: command line, options, versions and commit."""
 
 import platform
 import subprocess
@@ -26,7 +26,7 @@ def versions() -> dict[str, str]:
 
 
 def write_record(path: Path, options: dict[str, Any], **more: Any) -> None:
-    """Writes a YAML record of the command line, the resolved options, the versions and whatever else is given."""
+    """Writes the command line, the time, the options as they are used, the versions and `more`."""
     write_text(
         path,
         to_yaml(
@@ -42,7 +42,7 @@ def write_record(path: Path, options: dict[str, Any], **more: Any) -> None:
 
 
 def section(record: dict[str, Any], name: str) -> dict[str, Any]:
-    """A part of a record that holds keys of its own; a record that a stranger wrote may lack it."""
+    """A mapping in a record; empty if a stranger's record lacks it."""
     value = record.get(name)
     return value if isinstance(value, dict) else {}
 
@@ -70,10 +70,10 @@ def _packages() -> dict[str, str]:
 def _commit(root: Path) -> str | None:
     """The repository's commit, with "+changes" if files differ from it; None where there is no repository or no git.
 
-    Asked once: what runs is the code that was there when the process began.
+    Read once: a process runs the code that was there when it began.
     """
     try:
-        git = ["git", "--no-optional-locks", "-C", str(root)]  # a user may be committing just now
+        git = ["git", "--no-optional-locks", "-C", str(root)]  # the user may be committing meanwhile
         head = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True)
         status = subprocess.run(
             [*git, "status", "--porcelain", "--untracked-files=no"], capture_output=True, text=True, check=True

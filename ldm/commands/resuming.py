@@ -1,4 +1,4 @@
-"""A run that goes on: its own options, and from the command line only what may change."""
+"""Resuming a run: its own options, and from the command line only what may change; what its end leaves to resume."""
 
 import argparse
 import logging
@@ -11,12 +11,13 @@ from ldm.checkpoint.discovery import BEFORE_FIRST_SAVE, RESUME_STATE
 from ldm.commands.options.recorded import check_recorded
 from ldm.commands.options.resumable import Change, Rule, flag_of
 from ldm.config import read_yaml, renewed
+from ldm.disk import human_size
 from ldm.errors import UserError
 from ldm.files import make_numbered_dir
 from ldm.leftovers import remove_dead_runs, remove_leftovers
 from ldm.locking import TakenError, lock_directory
 from ldm.processes import is_helper_process
-from ldm.shell import command_line
+from ldm.shell import command_line, quoted
 from ldm.terminal import Lines
 
 log = logging.getLogger(__name__)
@@ -27,17 +28,14 @@ STEP_FILE = re.compile(r"step-(\d+)\.safetensors")
 
 
 def make_run_dir(parent: Path, stem: str) -> Path:
-    """Creates `parent/stem-<n>`, into which nobody else may write while this process does.
-
-    What dead processes left in the runs beside it is removed.
-    """
+    """Creates `parent/stem-<n>`, locked by this process. Removes what dead processes left in the runs beside it."""
     remove_dead_runs(parent, stem)
     while True:
         directory = make_numbered_dir(parent, stem)
         try:
             lock_directory(directory)
             return directory
-        except TakenError:  # another process takes it for a dead one's: it wasn't locked yet
+        except TakenError:  # before it was locked, another process took it for a dead one's
             continue
         except UserError:
             if directory.is_dir():
@@ -56,11 +54,10 @@ def resumed_options(
 ) -> argparse.Namespace:
     """The options of the run in `--resume-dir`, with what may change by the `rules` from the command line.
 
-    An option that is newer than the run has its default. The directory is locked, and what was half written is gone.
-    `--hw` is for `refuse_another_size` to look at, once the model is known.
-    A path whose content may be elsewhere is for the caller to compare with the record.
+    An option that is newer than the run has its default. The directory is locked, and half-written files are removed.
+    `refuse_another_size` checks `--hw` once the model is known. The caller compares a path's content with the record.
     `has`: an option that only runs of this script record. `paths`: the options that are paths. `config`: a dataclass
-    that knows what older runs wrote.
+    that knows the values that older runs wrote.
     """
     record = given.resume_dir / RECORD
     if not record.is_file():
@@ -86,73 +83,90 @@ def resumed_options(
 
 
 def refuse_another_size(options: argparse.Namespace, height: int, width: int, rules: Mapping[str, Rule]) -> None:
-    """Raises `UserError` if `--hw` asks a resumed run for another size than its own; as the model rounds it."""
+    """Raises `UserError` if `--hw`, rounded as the model needs it, is not a resumed run's own size."""
     if options.resume_dir and "hw" in options.typed:
-        was = read_yaml(options.resume_dir / RECORD)["options"]["hw"]
-        if was != [height, width]:
-            raise changed("hw", was, rules["hw"])
+        own = read_yaml(options.resume_dir / RECORD)["options"]["hw"]
+        if own != [height, width]:
+            raise changed("hw", own, rules["hw"])
 
 
 def refuse_fewer_updates(directory: Path, iterations: int | None) -> None:
-    """Raises `UserError` if a run is to end before the last of its checkpoints. Files that others named don't count."""
+    """Raises `UserError` if `--iterations` is below the last of the run's checkpoints."""
     done = max(step_files(directory), default=0)
     if iterations is not None and iterations < done:
         raise UserError(f"--iterations {iterations} is less than the {done} updates this run has made")
 
 
 def step_files(directory: Path) -> dict[int, Path]:
-    """A run's checkpoints by their steps, the earliest first. Files that others named don't count."""
+    """A run's checkpoints by their steps, the earliest first. Files of other names don't count."""
     found = {int(match[1]): path for path in directory.glob("step-*") if (match := STEP_FILE.fullmatch(path.name))}
     return dict(sorted(found.items()))
 
 
-def is_finished_without_state(directory: Path, iterations: int, again: Sequence[Any]) -> bool:
-    """Whether all updates of a run are made and nothing is left of it but its checkpoints, which is said.
+def is_finished_without_state(directory: Path, iterations: int, new_run: Sequence[Any]) -> bool:
+    """Whether all updates of a run are made and its resume state was removed; logs that it is finished.
 
-    Raises `UserError` if it isn't finished and its resume state is lost: it can't go on, and would silently begin
-    again. `again`: the script and the flags that start from the weights of the last step, but for `--ckpt-path`; empty
-    if nothing does. A run that has not saved anything begins again, which is said.
+    Raises `UserError` if the run isn't finished and its resume state is lost: it would silently start again. A run that
+    stopped before its first save does start again, which is logged. `new_run`: the script and its flags, but for
+    `--ckpt-path`, of a new run from the weights of the last checkpoint; empty if none can start from them.
     """
     state, unsaved, steps = directory / RESUME_STATE, directory / BEFORE_FIRST_SAVE, step_files(directory)
     if state.exists():
         return False
     if not steps or unsaved.exists():
-        log.info("%s was stopped before it had saved anything to go on from: it starts from its beginning", directory)
+        log.info("%s was stopped before it saved anything to resume from: it starts from its beginning", directory)
         return False
     last, path = max(steps.items())
     how = Lines()
-    if again:
-        start = command_line(str(again[0]), *again[1:], "--ckpt-path", path)
+    if new_run:
+        start = command_line(str(new_run[0]), *new_run[1:], "--ckpt-path", path)
         how = Lines(["To train on from the weights of its last checkpoint, start a new run:", f"  {start}"])
     if last >= iterations:
         log.info(
-            "%s is finished: all %d updates are made. Without %s it can't be given more. %s",
+            "%s is finished: all %d updates are made. Without %s it can't make more. %s",
             *(directory, last, RESUME_STATE, how),
         )
         return True
     names = ", ".join(one.name for one in steps.values())
     raise UserError(
-        f"{state} is not there, and without it this run can't go on where it stopped: it was deleted, dropped or not "
-        f"copied. Copy it back if it is elsewhere. There are the checkpoints {names}. {how}".rstrip()
+        f"{state} is not there, and without it this run can't be resumed: it was deleted, dropped or not copied. Copy "
+        f"it back if it is elsewhere. The run has the checkpoints {names}. {how}".rstrip()
     )
 
 
 def mark_unsaved(directory: Path) -> None:
-    """Remembers that a run has no resume state yet; who writes the first one removes the mark."""
+    """Marks that a run has no resume state yet; writing the first one removes the mark."""
     if not (directory / RESUME_STATE).exists() and not step_files(directory):
         (directory / BEFORE_FIRST_SAVE).touch()
 
 
-def changed(name: str, was: Any, rule: Rule) -> UserError:
-    """What is said of a flag that may not change."""
+def end_resume_state(run_dir: Path, *, drop: bool) -> None:
+    """After the last update, when everything else is written: removes the resume state, or logs how to remove it."""
+    state = run_dir / RESUME_STATE
+    if not state.exists():
+        return
+    size = state.stat().st_size
+    if drop:
+        state.unlink()
+        log.info("%s is removed, which frees %s: this run can't make more updates", state, human_size(size))
+        return
+    whole = sum(path.stat().st_size for path in run_dir.rglob("*") if path.is_file())
+    log.info(
+        "%s takes %s of the %s in %s. Only resuming with more --iterations needs it; remove it with\n  rm %s",
+        *(RESUME_STATE, human_size(size), human_size(whole), run_dir, quoted(state)),
+    )
+
+
+def changed(name: str, own: Any, rule: Rule) -> UserError:
+    """The error for a flag that may not change; `own` is the run's value."""
     return UserError(
-        f"{flag_of(name)} can't change in a resumed run: it is {was} there. Leave it out, or start a new "
+        f"{flag_of(name)} can't change in a resumed run: it is {own} there. Leave it out, or start a new "
         f"run: {rule.why}"
     )
 
 
 def _same(typed: Any, saved: Any) -> bool:
-    """Whether a flag as typed means what the record says."""
+    """Whether a flag as typed has the recorded value."""
     if isinstance(typed, Path):
         typed = typed.resolve()
     return str(typed) == str(saved)

@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image, features
 
 from ldm.errors import UserError
+from ldm.terminal import warn_once
 
 if TYPE_CHECKING:
     from PIL.ImageCms import ImageCmsTransform
@@ -30,12 +31,6 @@ PROFILE_SPACES = {"RGB": "RGB", "L": "GRAY", "CMYK": "CMYK", "LAB": "Lab"}
 
 class ProfileError(Exception):
     """An ICC profile that can't be used."""
-
-
-@functools.cache
-def warn_once(message: str) -> None:
-    """A warning about a file that may be read many times."""
-    log.warning("%s", message)
 
 
 def to_srgb(image: Image.Image, path: Path) -> Image.Image:
@@ -82,7 +77,7 @@ def _eight_bits(image: Image.Image, path: Path) -> Image.Image:
     if bits == 12:
         return _grey(values >> 4)
     if values.size and (brightest := int(values.max())) < 65536 // DARK:
-        warn_once(f"{path} is dark: its brightest value is {brightest} of 65535")
+        warn_once(log, "%s is dark: its brightest value is %d of 65535", path, brightest)
     return _grey(values >> 8)
 
 
@@ -95,7 +90,9 @@ def _scaled(values: np.ndarray, path: Path) -> Image.Image:
     if scale is None:
         scale = Scale(low, high)
         warn_once(
-            f"{path} holds {values.dtype} values from {low:g} to {high:g}; the lowest becomes black, the highest white"
+            log,
+            "%s holds %s values from %g to %g; the lowest becomes black, the highest white",
+            *(path, values.dtype, low, high),
         )
     if scale == Scale(0, 65535) and values.dtype.kind in "iu":
         return _grey(values >> 8)  # as images of 16 bits
@@ -147,7 +144,7 @@ def _in_srgb(image: Image.Image, profile: object, path: Path) -> Image.Image:
     if not features.check("littlecms2"):
         if image.mode == "LAB":
             raise UserError(f"{path} is in Lab colours, which need a Pillow with LittleCMS")
-        warn_once("this Pillow has no LittleCMS: colour profiles are ignored, all images are read as sRGB")
+        warn_once(log, "this Pillow has no LittleCMS: colour profiles are ignored, all images are read as sRGB")
         return image.convert("RGB")
     from PIL import ImageCms
 
@@ -162,7 +159,7 @@ def _in_srgb(image: Image.Image, profile: object, path: Path) -> Image.Image:
     except (ProfileError, ImageCms.PyCMSError, OSError, ValueError) as error:
         if image.mode == "LAB":
             return _in_srgb(image, b"", path) if profile else _refuse_lab(path, error)
-        warn_once(f"{path}: its colour profile is ignored, as it can't be used: {error}")
+        warn_once(log, "%s: its colour profile is ignored, as it can't be used: %s", path, str(error))
         return image.convert("RGB")
 
 

@@ -12,6 +12,7 @@ from transformers import CLIPTokenizer
 from ldm.errors import UserError
 from ldm.files import atomic_path, openable
 from ldm.nn.vocabulary import raise_unless_vocabulary
+from ldm.terminal import warn_once
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +32,6 @@ class PromptTokenizer:
         self.clip_tokenizer = clip_tokenizer
         self.digest = digest
         self.max_length = max_length
-        self._warned: set[str] = set()
 
     def __call__(self, prompts: list[str]) -> Tensor:
         for prompt in prompts:
@@ -58,9 +58,8 @@ class PromptTokenizer:
         return [word for word in words if len(word) > 1 and word + END_OF_WORD not in vocabulary]
 
     def _warn_if_cut(self, prompt: str) -> None:
-        if prompt not in self._warned and (cut := self.cut_text(prompt)):
-            self._warned.add(prompt)
-            log.warning("the prompt is longer than %d tokens; this end of it is not seen: '%s'", self.max_length, cut)
+        if cut := self.cut_text(prompt):
+            warn_once(log, "the prompt is longer than %d tokens; its end is cut off: '%s'", self.max_length, cut)
 
 
 def load_tokenizer(directory: Path, max_length: int = 77) -> PromptTokenizer:

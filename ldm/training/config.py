@@ -1,6 +1,6 @@
 """How long and how fast each training learns; the values of a model stand in its YAML. Nothing here needs Lightning."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -13,16 +13,11 @@ from ldm.bounds import (
     MOST_UPDATES,
     check_range,
 )
-from ldm.choices import SAMPLERS
+from ldm.choices import CHECKPOINTING_LEVELS, LR_SCHEDULES, OPTIMIZERS, SAMPLERS, TRAIN_DTYPES
 from ldm.prompts import TOKEN, raise_for_prompts
 
-LR_SCHEDULES = ("constant", "linear", "cosine", "cooldown")
-OPTIMIZERS = ("adamw", "adamw8bit")
-TRAIN_DTYPES = ("fp32", "bf16")
-CHECKPOINTING_LEVELS = ("none", "attention", "all")
 
-
-def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+def _check_choice(name: str, value: str, choices: Collection[str]) -> None:
     if value not in choices:
         raise ValueError(f"{name} should be one of {', '.join(choices)}, not {value!r:.60}")
 
@@ -75,7 +70,7 @@ class DreamBoothConfig(OptimizationConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         _check_choice("gradient_checkpointing", self.gradient_checkpointing, CHECKPOINTING_LEVELS)
-        _check_choice("class_sampler", self.class_sampler, tuple(SAMPLERS))
+        _check_choice("class_sampler", self.class_sampler, SAMPLERS)
         check_range(self, 1, MOST_STEPS, "class_steps")
         check_range(self, 0, MOST_CLASS_IMAGES, "class_img_count")
         check_range(self, 0, LARGEST_FACTOR, "prior_loss_weight")

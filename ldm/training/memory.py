@@ -14,13 +14,14 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ldm.checkpoint.keys import PARTS
+from ldm.choices import CHECKPOINTING_LEVELS
 from ldm.data.dreambooth import Batch
 from ldm.diffusion.latent_diffusion import LatentDiffusion, LatentDiffusionConfig
 from ldm.diffusion.outline import count_weights
 from ldm.nn.footprint import Footprint
 from ldm.nn.tokenizer import PromptTokenizer
 from ldm.nn.weightless import NoInitialisation
-from ldm.training.config import CHECKPOINTING_LEVELS, DreamBoothConfig, Subject
+from ldm.training.config import DreamBoothConfig, Subject
 from ldm.training.dreambooth import DreamBooth
 from ldm.training.module import cast
 

@@ -27,11 +27,11 @@ class Process:
     def __init__(
         self, command: str, *arguments: object, cwd: Path, environment: Mapping[str, str] | None = None
     ) -> None:
-        handle, said = tempfile.mkstemp()
+        handle, output = tempfile.mkstemp()
         os.close(handle)
-        self._said = Path(said)
+        self._output = Path(output)
         words = [str(ROOT / f"{command}.py"), *map(str, arguments)]
-        self._process = FORKS.Process(target=_run, args=(words, cwd, said, dict(environment or {})))
+        self._process = FORKS.Process(target=_run, args=(words, cwd, output, dict(environment or {})))
         self._process.start()
         self.pid: int = self._process.pid  # type: ignore[assignment]
 
@@ -50,21 +50,21 @@ class Process:
         self.send_signal(signal.SIGKILL)
 
     def communicate(self, timeout: float | None = None) -> tuple[str, None]:
-        """What it said until its end."""
+        """Its output until its end."""
         self._process.join(timeout)
         if self.returncode is None:
             raise subprocess.TimeoutExpired(self._process.name, timeout or 0.0)
-        return self._said.read_text(), None
+        return self._output.read_text(), None
 
 
-def _run(words: list[str], cwd: Path, said: str, environment: dict[str, str]) -> None:
-    """Becomes the command; what it says goes to a file. A terminal is where Ctrl-C counts, other than here, perhaps."""
+def _run(words: list[str], cwd: Path, output: str, environment: dict[str, str]) -> None:
+    """Becomes the command; its output goes to a file. Restores the signals' handlers, as from a terminal."""
     for number in SIGNALS:
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
     os.environ.update(environment)
     os.setsid()
     os.chdir(cwd)
-    handle = os.open(said, os.O_WRONLY | os.O_APPEND)
+    handle = os.open(output, os.O_WRONLY | os.O_APPEND)
     for stream in (sys.stdout, sys.stderr):
         os.dup2(handle, stream.fileno())
     sys.argv = words
@@ -72,7 +72,7 @@ def _run(words: list[str], cwd: Path, said: str, environment: dict[str, str]) ->
 
 
 def wait_until(what: str, ready: Callable[[], bool], process: Process, seconds: float = 120.0) -> None:
-    """Returns as soon as it is ready. Fails with what the process said if that ends or takes too long."""
+    """Returns as soon as it is ready. Fails with the process's output if that ends or takes too long."""
     end = time.monotonic() + seconds
     while not ready():
         if process.poll() is not None or time.monotonic() > end:

@@ -1,4 +1,4 @@
-"""Under a batch system the flags decide, as elsewhere: its variables change nothing, and nothing of its is written."""
+"""A batch system's variables change nothing in a run, and no file of another kind is written."""
 
 import os
 import signal
@@ -54,7 +54,7 @@ def words(subject_dir: Path, tiny_checkpoint: Path, tmp_path: Path, monkeypatch:
         for name, variables in OTHERS.items()
     ],
 )
-def test_a_run_is_what_it_is_elsewhere(
+def test_a_batch_system_changes_no_bit_of_a_run(
     variables: dict[str, str], words: tuple[Any, ...], trained: Trained, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     set_all(monkeypatch, variables)
@@ -68,7 +68,7 @@ def test_a_run_is_what_it_is_elsewhere(
 
 
 @pytest.mark.parametrize("number", [signal.SIGUSR1, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
-def test_a_signal_leaves_the_runs_own_state_only(
+def test_a_signal_of_a_batch_system_saves_only_our_resume_state(
     number: signal.Signals, words: tuple[Any, ...], trained: Trained, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """SLURM's warning before the time is over. Lightning would write its own state and call `scontrol requeue`."""
@@ -85,15 +85,15 @@ def test_a_signal_leaves_the_runs_own_state_only(
         patch.setattr(DreamBooth, "training_step", watched)
         outcome = call("dreambooth", *words)
     assert outcome.status == 75, outcome.said
-    said = f"stopped by {number.name} after update 5; continue with\n  python dreambooth.py -r out/tin-can-1\n"
-    assert outcome.said.endswith(said)
-    assert Path("out/tin-can-1/run.log").read_text().endswith(said)
+    message = f"stopped by {number.name} after update 5; continue with\n  python dreambooth.py -r out/tin-can-1\n"
+    assert outcome.said.endswith(message)
+    assert Path("out/tin-can-1/run.log").read_text().endswith(message)
     assert sorted(path.name for path in Path().rglob("hpc_ckpt*")) == 2 * ["hpc_ckpt_1.ckpt"]
     assert call("dreambooth", "-r", "out/tin-can-1").status == 0
     assert equal(Path("out/tin-can-1/step-00007.safetensors"), trained.step(7))
 
 
-def test_train_py_is_what_it_is_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_batch_system_changes_no_bit_of_train_py(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     scratch = new_scratch(tmp_path / "scratch")
     assert scratch.call("tokenizer").status == 0
@@ -122,7 +122,7 @@ def test_a_second_copy_of_a_training_is_refused(
     assert [path.name for path in Path("out").iterdir()] == ["hpc_ckpt_1.ckpt"]
 
 
-def test_the_first_of_several_copies_is_warned(words: tuple[Any, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_first_of_several_copies_warns(words: tuple[Any, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     set_all(monkeypatch, SLURM | {"SLURM_STEP_NUM_TASKS": "2", "SLURM_NTASKS": "2"})
     outcome = call("dreambooth", *words, "-i", "nowhere")
-    refused(outcome, "warning: srun has started several copies of this training; only this one goes on", "nowhere")
+    refused(outcome, "warning: srun has started several copies of this training; only this one continues", "nowhere")

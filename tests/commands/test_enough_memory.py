@@ -1,4 +1,4 @@
-"""Sizes that no memory holds are refused before anything is made; the cheap numbers are below and above the count."""
+"""Sizes that do not fit into memory are refused before anything is made; the count lies between the two bounds."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -24,43 +24,43 @@ CPU, OTHER = torch.device("cpu"), torch.device("mps")
 
 @pytest.fixture
 def needs(monkeypatch: pytest.MonkeyPatch) -> list[Need]:
-    """What was asked for; nothing is refused."""
-    seen: list[Need] = []
-    monkeypatch.setattr(Need, "more_than", lambda self, limit: seen.append(self))
-    return seen
+    """Every `Need` that was checked; nothing is refused."""
+    checked: list[Need] = []
+    monkeypatch.setattr(Need, "more_than", lambda self, limit: checked.append(self))
+    return checked
 
 
 def in_order(need: Need) -> bool:
     return 0 < need.least <= need.counted() <= need.most
 
 
-@pytest.mark.parametrize(("side", "together"), [(32, 1), (512, 3)])
-def test_drawing_needs_what_is_counted_between_least_and_most(side: int, together: int, needs: list[Need]) -> None:
+@pytest.mark.parametrize(("side", "batch_size"), [(32, 1), (512, 3)])
+def test_the_count_of_sampling_lies_between_the_bounds(side: int, batch_size: int, needs: list[Need]) -> None:
     sampling = SamplingConfig(side, side)
-    refuse_too_large_images(tiny_config(), sampling, together, torch.float32, OTHER)
+    refuse_too_large_images(tiny_config(), sampling, batch_size, torch.float32, OTHER)
     assert in_order(needs[0])
 
 
-def test_training_needs_what_is_counted_between_least_and_most(needs: list[Need]) -> None:
+def test_the_count_of_training_lies_between_the_bounds(needs: list[Need]) -> None:
     workload = Workload(tiny_config(), 256, 256, like_cuda=False)
     refuse_too_large_training(workload, DreamBoothConfig(batch_size=2), CPU)
     assert in_order(needs[0])
 
 
 @pytest.mark.parametrize("stage", ["autoencoder", "diffusion"])
-def test_a_stage_needs_what_is_counted_between_least_and_most(stage: str, needs: list[Need]) -> None:
+def test_the_count_of_a_stage_lies_between_the_bounds(stage: str, needs: list[Need]) -> None:
     settings = build_config(Settings, {"tokenizer": "", **SCRATCH_YAML}, "scratch")
     train_memory.refuse_too_large_training(settings, stage, 32, 4, [CPU])
     assert in_order(needs[0])
 
 
-def test_what_is_counted_decides_between_least_and_most() -> None:
+def test_the_count_decides_between_the_bounds() -> None:
     need = Need(least=10, most=30, counted=lambda: 20)
     assert [need.more_than(limit) for limit in (9, 19, 20, 30)] == [10, 20, None, None]
     assert Need(10, 30, lambda: pytest.fail("counted")).more_than(30) is None
 
 
-def test_on_a_cpu_each_worker_draws_an_image_of_its_own(needs: list[Need], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_a_cpu_each_worker_needs_memory(needs: list[Need], monkeypatch: pytest.MonkeyPatch) -> None:
     for cores in (1, 4):
         monkeypatch.setattr(torch, "get_num_threads", lambda cores=cores: cores)
         refuse_too_large_images(tiny_config(), SamplingConfig(32, 32), 1, torch.float32, CPU)
@@ -72,16 +72,16 @@ def test_memory_is_shared_by_processes_on_a_cpu(monkeypatch: pytest.MonkeyPatch)
     assert enough_memory.memory_of(CPU, 4) == 250
 
 
-def test_where_nobody_knows_the_memory_nothing_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unknown_memory_refuses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(enough_memory, "available_memory", lambda: None)
     refuse_too_large_images(tiny_config(), SamplingConfig(65_536, 65_536), 1, torch.float32, CPU)
 
 
-def test_the_size_that_would_fit_is_named_and_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_suggests_a_size_that_fits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(enough_memory, "available_memory", lambda: 2 * 10**9)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
     with pytest.raises(
-        UserError, match=r"20000 x 10000 would take .* GB of memory to draw, and 2 GB are available"
+        UserError, match=r"20000 x 10000 would take .* GB of memory to sample, and 2 GB are available"
     ) as error:
         refuse_too_large_images(tiny_config(), SamplingConfig(20_000, 10_000), 1, torch.float32, CPU)
     height, width = map(int, str(error.value).partition("--hw ")[2].split()[:2])
@@ -93,7 +93,7 @@ Refuse = Callable[..., None]
 
 @pytest.fixture
 def refuses(tiny_checkpoint: Path, subject_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Refuse:
-    """Runs a command that is refused and leaves nothing behind."""
+    """Runs a command that is refused and leaves no file."""
     monkeypatch.chdir(tmp_path)
     needed = {
         "txt2img": ["-c", tiny_checkpoint],
@@ -110,17 +110,15 @@ def refuses(tiny_checkpoint: Path, subject_dir: Path, tmp_path: Path, monkeypatc
 
 
 @pytest.mark.parametrize("command", ["txt2img", "img2img", "evaluate", "dreambooth"])
-def test_a_size_without_bounds_is_refused_in_every_command(command: str, refuses: Refuse) -> None:
+def test_every_command_refuses_an_absurd_size(command: str, refuses: Refuse) -> None:
     refuses(command, ["--hw", 65_536, 65_536], "GB of memory", "--hw")
 
 
-def test_a_batch_without_bounds_is_refused(refuses: Refuse) -> None:
+def test_an_absurd_batch_size_is_refused(refuses: Refuse) -> None:
     refuses("dreambooth", ["--batch-size", 65_536, "--hw", 1024], "GB of memory", "--batch-size")
 
 
-def test_training_from_scratch_with_a_batch_without_bounds_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_training_from_scratch_refuses_an_absurd_batch_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(enough_memory, "available_memory", lambda: 10**9)
     config = write_yaml(tmp_path / "a.yaml", tmp_path, {"autoencoder_training": {"size": 1024}})
     images = write_captioned(tmp_path / "images", 2)
@@ -129,6 +127,6 @@ def test_training_from_scratch_with_a_batch_without_bounds_is_refused(
     assert not (tmp_path / "runs").exists()
 
 
-def test_images_without_number_are_refused(refuses: Refuse) -> None:
+def test_too_many_images_are_refused(refuses: Refuse) -> None:
     refuses("txt2img", ["-v", 100_000_000], "--variations", "from 1 to 100000")
     refuses("txt2img", ["-v", 60_000, "-p", "a", "b"], "120,000 images", "1 checkpoints x 2 prompts x 60,000 seeds")

@@ -1,4 +1,4 @@
-"""Every kind of file is written whole or not at all, and what the system said is told in one line that names it."""
+"""Every kind of file is written whole or not at all, and one line names the file and the system's reason."""
 
 import errno
 import os
@@ -29,7 +29,7 @@ from tests.report.pages import sample_comparison
 from tests.tiny import build_tiny_model
 
 COMPARISON = sample_comparison()
-DRAWN = replace(
+SAMPLED = replace(
     COMPARISON,
     sampling={
         **dict.fromkeys(("negative_prompt", "sampler"), ""),
@@ -63,7 +63,7 @@ WRITERS: dict[str, Callable[[Path], object]] = {
     "a.npy": latents,
     "photo.png": lambda path: save_png(path, noise()),
     "image.png": image,
-    "pictures.csv": lambda path: write_csv(path.parent, DRAWN),
+    "pictures.csv": lambda path: write_csv(path.parent, SAMPLED),
     "comparison.json": lambda path: write_json(path.parent, COMPARISON),
     "index.html": lambda path: write_page(path.parent, COMPARISON),
     "run.yaml": lambda path: write_record(path, {f"option {number}": number for number in range(99)}),
@@ -103,9 +103,9 @@ def test_a_disk_that_is_full_when_it_is_flushed_leaves_the_old_file(
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(UserError) as error:
         WRITERS[name](place / name)
-    said = str(error.value)
-    assert said.startswith(f"could not write {place / name}: No space left on device; ")
-    assert said.endswith(f" are free in {place}")
-    assert ("it takes" in said) == (name in {"step.safetensors", "judge.safetensors", "resume.ckpt", "a.npy"})
+    message = str(error.value)
+    assert message.startswith(f"could not write {place / name}: No space left on device; ")
+    assert message.endswith(f" are free in {place}")
+    assert ("it takes" in message) == (name in {"step.safetensors", "judge.safetensors", "resume.ckpt", "a.npy"})
     assert entries(place) == (set() if name == "tokenizer" else {name})
     assert name == "tokenizer" or (place / name).read_text() == "old"

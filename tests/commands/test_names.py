@@ -1,4 +1,4 @@
-"""Files and folders whose names are no UTF-8, or hold emoji, Arabic or a line break: they work, and show quietly."""
+"""Files and folders whose names are not UTF-8, or hold emoji, Arabic or a line break, work and print safely."""
 
 import os
 import shutil
@@ -13,7 +13,7 @@ NAMES = ["caf\udce9 x", "😀 ماء\n\x1b[2J"]
 
 
 @pytest.mark.parametrize("name", NAMES, ids=ascii)
-def test_a_model_photos_and_an_output_directory_of_any_name_work(
+def test_files_and_directories_may_have_any_name(
     name: str, tiny_checkpoint: Path, subject_dir: Path, tmp_path: Path
 ) -> None:
     home = tmp_path / name
@@ -21,20 +21,20 @@ def test_a_model_photos_and_an_output_directory_of_any_name_work(
     checkpoint = (home / tiny_checkpoint.name).rename(home / f"{name}.safetensors")
     shutil.copytree(subject_dir, home / "photos")
     photo = (home / "photos" / "0.png").rename(home / "photos" / f"{name}.png")
-    drawing = ("-c", checkpoint, "-v", 1, "-p", "a cat", "-o", home / "out")
-    said = [
-        call("txt2img", *drawing),
-        call("img2img", *drawing, "-i", photo),
+    sampling = ("-c", checkpoint, "-v", 1, "-p", "a cat", "-o", home / "out")
+    outcomes = [
+        call("txt2img", *sampling),
+        call("img2img", *sampling, "-i", photo),
         call("txt2img", "-r", home / "out" / "txt2img-1"),
     ]
     training = ("--ckpt-path", checkpoint, "-c", "can", "-i", home / "photos", "-o", home / "ckpts", "-s", 1)
-    said += [
+    outcomes += [
         call("dreambooth", *training, "--iterations", 1, "--class-img-count", 1),
         call("dreambooth", "-r", home / "ckpts" / "can-1", "--iterations", 2),
         call("txt2img", "-c", home / "ckpts", "-v", 1, "-o", home / "out"),
     ]
-    assert [one.status for one in said] == [0] * len(said), said
-    everything = "".join(one.said for one in said)
+    assert [one.status for one in outcomes] == [0] * len(outcomes), outcomes
+    everything = "".join(one.said for one in outcomes)
     assert "\x1b[2J" not in everything
     assert "\udce9" not in everything
     record = read_yaml(home / "ckpts" / "can-1" / "run.yaml")

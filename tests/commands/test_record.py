@@ -1,4 +1,4 @@
-"""The record beside a run's files."""
+"""A run's record, run.yaml."""
 
 import subprocess
 import sys
@@ -43,10 +43,10 @@ def test_the_commit_is_named(repository: Path) -> None:
     assert versions()["commit"] == git(repository, "rev-parse", "--short=12", "HEAD")
 
 
-@pytest.mark.parametrize(("changed", "told"), [("notes.txt", ""), ("code.py", "+changes")])
-def test_changes_to_tracked_files_are_told(changed: str, told: str, repository: Path) -> None:
+@pytest.mark.parametrize(("changed", "mark"), [("notes.txt", ""), ("code.py", "+changes")])
+def test_changes_to_tracked_files_are_marked(changed: str, mark: str, repository: Path) -> None:
     (repository / changed).write_text("a = 2\n")
-    assert versions()["commit"] == git(repository, "rev-parse", "--short=12", "HEAD") + told
+    assert versions()["commit"] == git(repository, "rev-parse", "--short=12", "HEAD") + mark
 
 
 def test_without_a_repository_there_is_no_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Records of strangers: an option that no command line would take is named before anything is computed."""
+"""Records of strangers: an option that no command line takes is an error before anything is computed."""
 
 from pathlib import Path
 from typing import Any
@@ -47,7 +47,7 @@ WRONG: list[tuple[str, Any]] = [
 
 
 @pytest.mark.parametrize(("name", "value"), WRONG, ids=lambda value: repr(value)[:30])
-def test_an_option_that_makes_no_sense_is_named_with_its_file(name: str, value: Any, trained: Trained) -> None:
+def test_an_invalid_recorded_option_is_named_with_its_file(name: str, value: Any, trained: Trained) -> None:
     options = read_yaml(trained.directory / "run.yaml")["options"]
     check_recorded(options, "dreambooth.py", Path("run.yaml"))
     with pytest.raises(UserError) as error:
@@ -57,7 +57,7 @@ def test_an_option_that_makes_no_sense_is_named_with_its_file(name: str, value: 
 
 
 @pytest.mark.parametrize("script", PARSERS)
-def test_what_a_command_line_gives_is_what_a_record_may_hold(script: str) -> None:
+def test_a_record_may_hold_what_a_command_line_gives(script: str) -> None:
     words = ["diffusion"] if script == "train.py" else []
     options = vars(PARSERS[script]().parse_args(words))
     if script == "dreambooth.py":
@@ -79,7 +79,7 @@ def test_what_a_command_line_gives_is_what_a_record_may_hold(script: str) -> Non
     ],
     ids=lambda yaml: type(yaml).__name__,
 )
-def test_what_a_models_yaml_may_say_its_runs_record_may_hold(yaml: DreamBoothConfig | SamplingDefaults) -> None:
+def test_a_record_may_hold_what_a_models_yaml_may(yaml: DreamBoothConfig | SamplingDefaults) -> None:
     flags = {"guidance_scale": "scale", "prompt": "no flag's"}
     options = {flags.get(name, name): value for name, value in vars(yaml).items()}
     script = "dreambooth.py" if isinstance(yaml, DreamBoothConfig) else "txt2img.py"
@@ -103,14 +103,14 @@ def test_a_strangers_run_is_refused_by_name(content: str, tmp_path: Path) -> Non
     refused(call("train", "diffusion", "-r", tmp_path), str(tmp_path))
 
 
-def test_a_record_without_what_is_only_for_people_is_continued(txt2img: Draw) -> None:
-    drawn = txt2img("-p", "a cat", "-v", 1)
-    path = drawn.directory / "run.yaml"
+def test_a_record_of_options_alone_can_be_resumed(txt2img: Draw) -> None:
+    sampled = txt2img("-p", "a cat", "-v", 1)
+    path = sampled.directory / "run.yaml"
     path.write_text(to_yaml({"options": read_yaml(path)["options"]}))
-    assert call("txt2img", "-r", drawn.directory).status == 0
+    assert call("txt2img", "-r", sampled.directory).status == 0
 
 
-def test_a_strangers_record_beside_a_checkpoint_is_left_aside(txt2img: Draw, trained: Trained, tmp_path: Path) -> None:
+def test_a_strangers_record_beside_a_checkpoint_is_ignored(txt2img: Draw, trained: Trained, tmp_path: Path) -> None:
     directory = tmp_path / "stranger"
     directory.mkdir()
     (directory / "tokenizer").symlink_to(trained.directory / "tokenizer")
@@ -118,5 +118,5 @@ def test_a_strangers_record_beside_a_checkpoint_is_left_aside(txt2img: Draw, tra
     options = {"class_name": "can", "instance_img_dir": "x" * 5000, "ckpt_path": ["a"]}
     for content in (to_yaml({"options": options, "photos": {"a": 1}}), "a: !!int abc", "[" * 5000):
         (directory / "run.yaml").write_text(content)
-        drawn = txt2img("-c", directory, "-v", 1, "-p", "a cat")
-        assert len(drawn.paths) == 1
+        sampled = txt2img("-c", directory, "-v", 1, "-p", "a cat")
+        assert len(sampled.paths) == 1

@@ -1,4 +1,4 @@
-"""What may change when a run goes on: one table, for the commands, their errors and the page about it."""
+"""Which flags may change in a resumed run: one table for the commands, their errors and docs/resume.md."""
 
 import argparse
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ TABLES = [
 PAGE = (ROOT / "docs" / "resume.md").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize(("parsers", "rules"), TABLES, ids=["dreambooth", "train", "drawing"])
+@pytest.mark.parametrize(("parsers", "rules"), TABLES, ids=["dreambooth", "train", "sampling"])
 def test_every_flag_has_a_rule_with_a_reason(parsers: list[argparse.ArgumentParser], rules: Mapping[str, Rule]) -> None:
     flags = {action.dest for parser in parsers for action in parser._actions} - {"help"}
     assert flags == rules.keys()
@@ -31,7 +31,7 @@ def test_every_flag_has_a_rule_with_a_reason(parsers: list[argparse.ArgumentPars
 
 
 @pytest.mark.parametrize("rules", [DREAMBOOTH, TRAIN, DRAWING])
-def test_the_page_holds_the_table(rules: Mapping[str, Rule]) -> None:
+def test_docs_resume_has_the_table(rules: Mapping[str, Rule]) -> None:
     assert as_markdown(rules) in PAGE
 
 

@@ -206,7 +206,6 @@ def test_without_littlecms_it_is_said_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(colours.features, "check", lambda feature: feature != "littlecms2")
-    colours.warn_once.cache_clear()
     for name in ("a.png", "b.png"):
         colourful().save(tmp_path / name, icc_profile=rgb_profile(DISPLAY_P3_D50))
         assert pixels(read_image(tmp_path / name)) == pixels(colourful())

@@ -14,7 +14,7 @@ import pytest
 from ldm.commands.download import hub as hub_files
 from ldm.commands.download import sd_weights
 from ldm.commands.download.sd_weights import main
-from ldm.commands.models import DOWNLOADED
+from ldm.runtime.models import DOWNLOADED
 from tests.download.conftest import Terminal, ask, call, refused
 from tests.download.hub_server import Hub, Remote, serve, sha256
 from tests.full_disk import files_of_at_most

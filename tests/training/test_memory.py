@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 import torch
 
+from ldm.choices import CHECKPOINTING_LEVELS
 from ldm.commands.dreambooth.vram import USABLE
 from ldm.diffusion.latent_diffusion import LatentDiffusionConfig
 from ldm.nn.footprint import Footprint
 from ldm.training import memory
-from ldm.training.config import CHECKPOINTING_LEVELS, DreamBoothConfig
+from ldm.training.config import DreamBoothConfig
 from ldm.training.memory import (
     COMBINATIONS,
     CUDA_OVERHEAD,

@@ -1,4 +1,4 @@
-"""`--vram`: the fastest way of training that fits into the memory there is, and what is said about it."""
+"""`--vram`: the fastest way of training that fits into the available memory."""
 
 import argparse
 import logging
@@ -8,9 +8,11 @@ from multiprocessing import get_context
 
 import torch
 
+from ldm.diffusion.sampling import SamplingConfig
 from ldm.errors import UserError
 from ldm.nn.device_memory import free_memory
-from ldm.runtime.precision import half_dtype
+from ldm.runtime.models import Settings
+from ldm.runtime.precision import Compute, half_dtype
 from ldm.training.config import DreamBoothConfig
 from ldm.training.memory import (
     COMBINATIONS,
@@ -26,64 +28,103 @@ from ldm.training.memory import (
 
 log = logging.getLogger(__name__)
 
-FIELDS = tuple(vars(COMBINATIONS[0]))
+MEMORY_FLAGS = tuple(vars(COMBINATIONS[0]))
+"""What `--vram` sets where the user did not."""
 FLOAT_WEIGHTS = ("full", "fp16-mixed")
-"""Values of `--precision` that are not computed with weights in bfloat16."""
+"""Values of `--precision` that need float32 weights."""
 USABLE = 0.95
-"""Of a card of N GB, which is N GiB, what a process can have: the driver keeps 2 to 4 % for itself. A display, and the
+"""The share of a card of N GB, which is N GiB, that a process can have: the driver keeps 2 to 4 %. A display, and the
 error correction of some cards for data centres, take more."""
 SMALLER = (7 / 8, 3 / 4, 5 / 8, 1 / 2, 3 / 8, 1 / 4)
-"""Sides that are tried to tell which would fit."""
+"""Shares of a side that are tried to suggest a size that fits."""
+
+
+def workload_of(
+    settings: Settings,
+    config: DreamBoothConfig,
+    sampling: SamplingConfig,
+    devices: list[torch.device],
+    compute: Compute,
+) -> Workload:
+    """What the memory of a run depends on, beside its config."""
+    return Workload(
+        settings.model,
+        sampling.height,
+        sampling.width,
+        with_class=config.class_img_count > 0,
+        autocast_dtype=compute.autocast_dtype,
+        like_cuda=devices[0].type == "cuda",
+        devices=len(devices),
+        previews=bool(config.preview_prompts),
+    )
 
 
 def fit_into_memory(
     options: argparse.Namespace, config: DreamBoothConfig, workload: Workload, devices: list[torch.device]
 ) -> DreamBoothConfig:
-    """The config with the first of the `COMBINATIONS` whose predicted peak fits; flags that were given stay.
+    """The config with the first of the `COMBINATIONS` whose predicted peak fits; flags that are set stay.
 
-    `--vram` says how much there is; `auto` is what is free on a CUDA device, where the model's own wishes stay, too;
-    elsewhere it chooses nothing. Raises `UserError` if nothing fits into what was named.
+    `--vram` gives the budget. `auto` is the free memory of a CUDA device, and also keeps what the model's YAML sets; on
+    other devices it changes nothing. Raises `UserError` if nothing fits into a budget that was given, or `--precision`
+    needs float32 weights that `--train-dtype` excludes.
     """
-    fixed = {name: getattr(options, name) for name in FIELDS if getattr(options, name) is not None}
-    if len(fixed) == len(FIELDS):
-        return config
+    fixed = {name: getattr(options, name) for name in MEMORY_FLAGS if getattr(options, name) is not None}
     auto = options.vram == "auto"
-    budget = _free_on_all(devices) if auto else int(USABLE * float(options.vram) * GIB)
-    if budget is None or (auto and budget > plenty(workload, config)):
-        return config
-    if auto:
-        wished = {name: getattr(config, name) for name in FIELDS}
-        fixed = {name: value for name, value in wished.items() if value != getattr(DreamBoothConfig(), name)} | fixed
+    budget: int | None = None
+    if len(fixed) < len(MEMORY_FLAGS):
+        budget = _free_on_all(devices) if auto else int(USABLE * float(options.vram) * GIB)
+    if budget is not None and not (auto and budget > plenty(workload, config)):
+        if auto:
+            own, default = vars(config), vars(DreamBoothConfig())
+            fixed = {name: own[name] for name in MEMORY_FLAGS if own[name] != default[name]} | fixed
+        candidates = _candidates(fixed, options.precision, devices[0])
+        config = _first_that_fits(candidates, config, workload, budget, devices[0], refuse=not auto)
+    if config.train_dtype == "bf16" and options.precision in FLOAT_WEIGHTS:
+        raise UserError(f"--train-dtype bf16 is computed with as it is, not in --precision {options.precision}")
+    return config
+
+
+def _candidates(fixed: dict[str, str], precision: str, device: torch.device) -> list[Combination]:
+    """The combinations with these fixed values; in bfloat16 only where precision and device allow it."""
     candidates = [one for one in COMBINATIONS if all(getattr(one, name) == value for name, value in fixed.items())]
-    if options.precision in FLOAT_WEIGHTS or half_dtype(devices[0]) != torch.bfloat16:
-        candidates = [one for one in candidates if one.train_dtype != "bf16"] or candidates
-    overhead = CUDA_OVERHEAD if devices[0].type == "cuda" else 0
-    if auto:
-        overhead = max(0, overhead - CUDA_CONTEXT)  # what is free was asked from within one
+    if precision in FLOAT_WEIGHTS or half_dtype(device) != torch.bfloat16:
+        return [one for one in candidates if one.train_dtype != "bf16"] or candidates
+    return candidates
+
+
+def _first_that_fits(
+    candidates: list[Combination],
+    config: DreamBoothConfig,
+    workload: Workload,
+    budget: int,
+    device: torch.device,
+    *,
+    refuse: bool,
+) -> DreamBoothConfig:
+    """The config with the first candidate that fits; if none does, an error or, without `refuse`, the last one."""
+    overhead = CUDA_OVERHEAD if device.type == "cuda" else 0
+    if not refuse:  # free memory was queried from within a context
+        overhead = max(0, overhead - CUDA_CONTEXT)
     chosen = choose(workload, config, candidates, budget - overhead)
     if chosen is None:
-        said = _too_small(candidates[-1], workload, config, budget, overhead)
-        if not auto:
-            raise UserError(said)
-        log.warning("%s. It is tried nevertheless", said)
+        too_small = _too_small(candidates[-1], workload, config, budget, overhead)
+        if refuse:
+            raise UserError(too_small)
+        log.warning("%s. Trying anyway", too_small)
         return candidates[-1].applied_to(config)
     combination, prediction = chosen
-    log.info(
-        "memory: %s\n  predicted peak: %s of %s",
-        combination,
-        _gib(prediction.peak + overhead),
-        _gib(budget),
-    )
+    peak = _gib(prediction.peak + overhead)
+    log.info("memory: %s\n  predicted peak: %s of %s", combination, peak, _gib(budget))
     return combination.applied_to(config)
 
 
 def _free_on_all(devices: list[torch.device]) -> int | None:
-    """Bytes on the device that has the fewest; None if nobody knows."""
+    """Free bytes of the device that has the fewest; None if unknown."""
     return min((free for free in _free_on_each(devices) if free is not None), default=None)
 
 
 def _free_on_each(devices: list[torch.device]) -> list[int | None]:
-    """Free memory of each device; several are asked by a process that ends: this one will compute on the first only."""
+    """Free memory of each device; a process that ends queries several, as this one will compute on the first only."""
     if len(devices) == 1:
         return [free_memory(devices[0])]
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
@@ -91,10 +132,10 @@ def _free_on_each(devices: list[torch.device]) -> list[int | None]:
 
 
 def _too_small(last: Combination, workload: Workload, config: DreamBoothConfig, budget: int, overhead: int) -> str:
-    """What is said if even the last candidate doesn't fit."""
+    """The error if even the last candidate doesn't fit, with what would."""
     config = last.applied_to(config)
     needed = predict(workload, config).peak + overhead
-    said = (
+    needs = (
         f"training at {workload.height} x {workload.width} needs {_gib(needed)} even with {last}, "
         f"and there are {_gib(budget)}. "
     )
@@ -104,12 +145,12 @@ def _too_small(last: Combination, workload: Workload, config: DreamBoothConfig, 
         if min(height, width) < multiple:
             break
         if predict(replace(workload, height=height, width=width), config, budget - overhead).peak + overhead <= budget:
-            return f"{said}--hw {height} {width} would fit"
+            return f"{needs}--hw {height} {width} would fit"
     if config.train_text_encoder:
-        return f"{said}--no-train-text-encoder needs less"
+        return f"{needs}--no-train-text-encoder needs less"
     if config.batch_size > 1:
-        return f"{said}A smaller --batch-size needs less"
-    return f"{said}No size fits; another device or --devices cpu may have more"
+        return f"{needs}A smaller --batch-size needs less"
+    return f"{needs}No size fits; another device or --devices cpu may have more"
 
 
 def _gib(count: int) -> str:

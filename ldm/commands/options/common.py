@@ -1,4 +1,4 @@
-"""What flags are made of: their types and the groups that several commands share."""
+"""What the commands' flags share: their types, their parser, and groups of them."""
 
 import argparse
 import logging
@@ -16,7 +16,8 @@ from ldm.bounds import (
     MOST_TOGETHER,
     MOST_UPDATES,
 )
-from ldm.choices import SAMPLERS
+from ldm.choices import COMPILE_MODES, LOGGERS, SAMPLERS, SAVE_DTYPES, TRAINING_PRECISIONS, described
+from ldm.commands.options.defaults import DefaultsFormatter, model_default, yaml_value
 from ldm.commands.options.places import DIRECTORY
 from ldm.interruption import STATUS
 from ldm.processes import DIED
@@ -27,18 +28,12 @@ log = logging.getLogger(__name__)
 
 EXIT_STATUSES = f"""exit status:
   0 done; 2 a mistake that you can mend; {DIED} anything unexpected;
-  {STATUS} stopped by a signal (Ctrl-C, SIGTERM, SIGHUP, SIGUSR1 or SIGUSR2), to be continued: see docs/cluster.md
+  {STATUS} stopped by a signal (Ctrl-C, SIGTERM, SIGHUP, SIGUSR1 or SIGUSR2), can be resumed: see docs/cluster.md
 """
-"""Said by every command's help."""
-
-ENCODER_NAMES = ("toyworld-judge", "clip-dino")
-SAMPLING_PRECISIONS = ("auto", "full", "autocast", "bf16", "fp16")
-TRAINING_PRECISIONS = ("auto", "full", "autocast", "bf16-mixed", "fp16-mixed")
-COMPILE_MODES = ("auto", "off", "graphs", "full")
-MODEL_DEFAULT = "default: the model's"
+"""The end of every command's help."""
 
 MOST_IMAGES = 100_000
-"""That one call draws: each is planned before the first is drawn."""
+"""In one call: all are planned before the first is sampled."""
 
 
 def number(kind: type[int] | type[float], low: float, high: float = math.inf) -> Callable[[str], float]:
@@ -76,7 +71,7 @@ LARGEST_SEED = 2**62
 
 
 def seed(text: str) -> int:
-    """A parser of seeds: -1 is a random one, which is said and recorded, so that the call can be made again."""
+    """A parser of seeds: -1 becomes a random one, which is logged and recorded, so that the call can be repeated."""
     value = int(number(int, RANDOM_SEED, LARGEST_SEED)(text))
     if value == RANDOM_SEED:
         value = secrets.randbelow(2**32)
@@ -85,7 +80,7 @@ def seed(text: str) -> int:
 
 
 def words(text: str) -> str:
-    """A parser of text for people and for files: what the terminal sent may be in another encoding than it says."""
+    """A parser of prompts and names; the terminal may have sent bytes that are not UTF-8."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -96,23 +91,23 @@ def words(text: str) -> str:
 
 
 def class_name(text: str) -> str:
-    """A parser of class names: what prompts say before them by themselves is left out."""
+    """A parser of class names; an article or "sks", which the prompts add themselves, is left out."""
     name = bare_class_name(text)
     if fault := class_name_fault(name):
         raise argparse.ArgumentTypeError(fault)
     if name != text:
-        log.info("class: '%s' instead of '%s'; prompts bring an article, or sks, by themselves", name, text)
+        log.info("class: '%s' instead of '%s'; prompts add an article or sks", name, text)
     return words(name)
 
 
 class TypedParser(argparse.ArgumentParser):
-    """Also tells in `options.typed` which options were given on the command line and are not defaults."""
+    """Also lists in `options.typed` the options that were given on the command line."""
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> argparse.Namespace:  # type: ignore[override]
         """Parses once with the defaults and once without."""
         options = super().parse_args(args, namespace)
         before = {action: (action.default, action.type, action.choices) for action in self._actions}
-        for action in before:  # values were checked, and notes on them given, the first time
+        for action in before:  # the first time has checked the values, and logged notes on them
             action.default, action.type, action.choices = argparse.SUPPRESS, None, None
         typed = sorted(vars(super().parse_args(args)))
         for action, kept in before.items():
@@ -120,75 +115,88 @@ class TypedParser(argparse.ArgumentParser):
         options.typed = typed
         return options
 
+    def format_usage(self) -> str:
+        """One line: the flags themselves stand in the help, by groups."""
+        words = [self.prog]
+        for action in self._get_positional_actions():
+            word = f"{{{','.join(action.choices)}}}" if action.choices else action.dest.upper()
+            words.append(f"[{word}]" if action.nargs == "?" else word)
+        return f"usage: {' '.join(words)} [options]\n"
+
+    def format_help(self) -> str:
+        """The usage in one line, then argparse's help."""
+        self.usage = self.format_usage().removeprefix("usage: ").rstrip()
+        return super().format_help()
+
     def error(self, message: str) -> NoReturn:
-        """Says what is wrong; words that were typed may hold anything."""
-        super().error(visible(message))
+        """Ends with exit status 2, the usage, what is wrong and where to read more; typed words may hold anything."""
+        start = "" if self.prog.startswith("bash ") else "python "
+        self.exit(2, f"{self.format_usage()}error: {visible(message)}\nsee {start}{self.prog} --help\n")
 
 
-def command_parser(
-    description: str, epilog: str, kind: type[argparse.ArgumentParser] = argparse.ArgumentParser
-) -> argparse.ArgumentParser:
-    """A parser whose help keeps the lines of the epilog, which ends with the exit statuses."""
+def command_parser(description: str, epilog: str) -> TypedParser:
+    """A parser whose help ends with the epilog and the exit statuses."""
     epilog = f"{epilog.rstrip()}\n\n{EXIT_STATUSES}"
-    return kind(description=description, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter)
+    return TypedParser(description=description, epilog=epilog, formatter_class=DefaultsFormatter)
 
 
 def add_sampling(group: argparse._ArgumentGroup) -> None:
-    """How images are drawn."""
+    """How images are sampled."""
     group.add_argument(
         "--hw",
         type=SIDE,
         nargs="+",
         metavar="PX",
-        help=f"height and width, or one number for a square; {MODEL_DEFAULT}",
+        help=f"height and width, or one number for a square; {model_default('sampling.height', 'sampling.width')}",
     )
-    about = "; ".join(f"{name}: {choice.about}" for name, choice in SAMPLERS.items())
-    group.add_argument("--sampler", choices=SAMPLERS, help=f"{about}; {MODEL_DEFAULT}")
+    group.add_argument(
+        "--sampler", choices=SAMPLERS, help=f"{described(SAMPLERS)}; {model_default('sampling.sampler')}"
+    )
     group.add_argument(
         "--ddim-steps",
         type=STEPS,
         metavar="N",
-        help=f"denoising steps of any sampler, 1 to {MOST_STEPS}; {MODEL_DEFAULT}",
+        help=f"denoising steps of any sampler, 1 to {MOST_STEPS}; {model_default('sampling.num_steps')}",
     )
     group.add_argument(
         "--scale",
         type=number(float, -LARGEST_SCALE, LARGEST_SCALE),
         metavar="S",
-        help=f"guidance: how strictly the prompt is followed; 1 is none; {MODEL_DEFAULT}",
+        help=f"guidance scale: how strictly the prompt is followed; 1: no guidance; "
+        f"{model_default('sampling.guidance_scale')}",
     )
     group.add_argument(
         "--ddim-eta",
         type=SHARE,
         metavar="ETA",
-        help="fresh noise in each step of ddim (default: the model's) and euler-ancestral (default: 1), 0 (none) to 1",
+        help="fresh noise in each step of the samplers ddim and euler-ancestral, 0 (none) to 1; default: of ddim "
+        f"{yaml_value('sampling.eta')}, of euler-ancestral 1",
     )
 
 
 def add_compile(group: argparse._ArgumentGroup, more: str = "") -> None:
-    """How the UNet's calls are made faster; `more` is said of it."""
+    """How the UNet is called faster; `more` is added to the help."""
     group.add_argument(
         "--compile",
         choices=COMPILE_MODES,
         default="auto",
-        help="how to call the UNet faster. graphs: as recorded CUDA graphs; full: by torch.compile, taking minutes "
-        "to begin and rounds otherwise, so for thousands of images; off: plainly (default: auto, graphs for long "
-        f"jobs on CUDA){more}",
+        help=f"how to call the UNet faster. {described(COMPILE_MODES)} (default: auto){more}",
     )
 
 
 def add_resuming(group: argparse._ArgumentGroup) -> None:
-    """Which training goes on."""
+    """Which training is resumed."""
     group.add_argument(
         "-r",
         "--resume-dir",
         type=DIRECTORY,
         metavar="DIR",
-        help="continue the run of this directory exactly where it stopped, with its own options",
+        help="resume the run in this directory exactly where it stopped, with its own options",
     )
 
 
 def add_training_devices(group: argparse._ArgumentGroup) -> None:
-    """On what a training computes, and how exactly."""
+    """Where a training computes, and in which types."""
     group.add_argument(
         "-d",
         "--devices",
@@ -199,7 +207,7 @@ def add_training_devices(group: argparse._ArgumentGroup) -> None:
         "--precision",
         choices=TRAINING_PRECISIONS,
         default="auto",
-        help="full: float32; autocast: the better mixed one (default: auto, bf16-mixed where the hardware has it)",
+        help=f"{described(TRAINING_PRECISIONS)} (default: auto)",
     )
 
 
@@ -208,14 +216,11 @@ def add_saving(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--drop-resume-state",
         action=argparse.BooleanOptionalAction,
-        help="after the last update remove the resume state, often the largest file: the run can't go on then",
+        help="after the last update remove the resume state, often the largest file; the run can't be resumed then",
     )
     group.add_argument(
-        "--save-dtype",
-        choices=("fp16", "bf16", "fp32"),
-        default="fp16",
-        help="type of the saved weights (default: fp16)",
+        "--save-dtype", choices=SAVE_DTYPES, default="fp16", help="type of the saved weights (default: fp16)"
     )
     group.add_argument(
-        "--logger", choices=("tensorboard", "csv", "none"), default="tensorboard", help="(default: tensorboard)"
+        "--logger", choices=LOGGERS, default="tensorboard", help=f"{described(LOGGERS)} (default: tensorboard)"
     )

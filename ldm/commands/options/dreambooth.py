@@ -1,18 +1,16 @@
-"""The flags of dreambooth.py. Where a default is not given here, the model's YAML has it."""
+"""The flags of dreambooth.py. Where a flag has no default here, the model's YAML has it."""
 
 import argparse
 from pathlib import Path
 
-from ldm.choices import SAMPLERS
+from ldm.choices import CHECKPOINTING_LEVELS, LR_SCHEDULES, OPTIMIZERS, SAMPLERS, TRAIN_DTYPES, VRAM, described
 from ldm.commands.options.common import (
     BATCH,
     CLASS_IMAGES,
-    MODEL_DEFAULT,
     NON_NEGATIVE,
     STEPS,
     UPDATES,
     WARMUP,
-    TypedParser,
     add_compile,
     add_resuming,
     add_sampling,
@@ -23,19 +21,18 @@ from ldm.commands.options.common import (
     seed,
     words,
 )
+from ldm.commands.options.defaults import model_default, yaml_value
 from ldm.commands.options.places import DIRECTORY, FILE, OUTPUT
-from ldm.training.config import CHECKPOINTING_LEVELS, LR_SCHEDULES, OPTIMIZERS, TRAIN_DTYPES
 
 
 def dreambooth_parser() -> argparse.ArgumentParser:
     """Flags of dreambooth.py."""
     parser = command_parser(
-        'Teaches the model a subject from a few photos of it: after training, "sks <class>" means this subject.',
+        'Fine-tunes the model on a few photos of a subject: after training, "sks <class>" means this subject.',
         "examples:\n"
         '  python dreambooth.py -c "water bottle" -i data/bottle -s 200\n'
-        "  python dreambooth.py -r ckpts/water-bottle-1             # continue an interrupted run\n"
+        "  python dreambooth.py -r ckpts/water-bottle-1             # resume an interrupted run\n"
         "  python txt2img.py --ckpt-path ckpts/                     # then compare the checkpoints\n",
-        TypedParser,
     )
     _add_subject(parser.add_argument_group("the subject"))
     _add_training(parser.add_argument_group("training"))
@@ -44,6 +41,10 @@ def dreambooth_parser() -> argparse.ArgumentParser:
     _add_images(parser.add_argument_group("class images and previews"))
     _add_placement(parser.add_argument_group("where and how fast"))
     return parser
+
+
+def _default(name: str) -> str:
+    return model_default(f"dreambooth.{name}")
 
 
 def _add_subject(group: argparse._ArgumentGroup) -> None:
@@ -55,39 +56,49 @@ def _add_subject(group: argparse._ArgumentGroup) -> None:
 
 
 def _add_training(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--iterations", type=UPDATES, metavar="N", help=f"updates of the weights; {MODEL_DEFAULT}")
+    group.add_argument(
+        "--iterations", type=UPDATES, metavar="N", help=f"updates of the weights; {_default('iterations')}"
+    )
     group.add_argument(
         "-s",
         "--save-every",
         type=UPDATES,
         metavar="N",
-        help=f"write a checkpoint and previews every N updates; {MODEL_DEFAULT}",
+        help=f"write a checkpoint and previews every N updates; {_default('save_every')}",
     )
-    group.add_argument("--learning-rate", type=NON_NEGATIVE, metavar="LR", help=MODEL_DEFAULT)
-    group.add_argument("--lr-schedule", choices=LR_SCHEDULES, help=MODEL_DEFAULT)
+    group.add_argument("--learning-rate", type=NON_NEGATIVE, metavar="LR", help=_default("learning_rate"))
     group.add_argument(
-        "--warmup-steps", type=WARMUP, metavar="N", help=f"updates until the learning rate is reached; {MODEL_DEFAULT}"
+        "--lr-schedule", choices=LR_SCHEDULES, help=f"{described(LR_SCHEDULES)}; {_default('lr_schedule')}"
     )
-    group.add_argument("--weight-decay", type=NON_NEGATIVE, metavar="X", help=MODEL_DEFAULT)
     group.add_argument(
-        "--max-grad-norm", type=NON_NEGATIVE, metavar="X", help=f"clip the gradient's norm; 0: don't; {MODEL_DEFAULT}"
+        "--warmup-steps",
+        type=WARMUP,
+        metavar="N",
+        help=f"updates until the learning rate is reached; {_default('warmup_steps')}",
+    )
+    group.add_argument("--weight-decay", type=NON_NEGATIVE, metavar="X", help=_default("weight_decay"))
+    group.add_argument(
+        "--max-grad-norm",
+        type=NON_NEGATIVE,
+        metavar="X",
+        help=f"clip the gradient's norm; 0: don't; {_default('max_grad_norm')}",
     )
     group.add_argument(
         "--batch-size",
         type=BATCH,
         metavar="N",
-        help=f"photos, and as many class images, per update and device; {MODEL_DEFAULT}",
+        help=f"photos, and as many class images, per update and device; {_default('batch_size')}",
     )
     group.add_argument(
         "-t",
         "--train-text-encoder",
         action=argparse.BooleanOptionalAction,
-        help=f"train the text encoder too; {MODEL_DEFAULT}",
+        help=f"train the text encoder too; {_default('train_text_encoder')}",
     )
     group.add_argument(
         "--flip",
         action=argparse.BooleanOptionalAction,
-        help=f"also show mirrored images; off for lettering and faces; {MODEL_DEFAULT}",
+        help=f"also train on mirrored images; turn it off for lettering and faces; {_default('flip')}",
     )
     group.add_argument("--seed", type=seed, default=42, help="of everything random; -1: a random one (default: 42)")
 
@@ -98,54 +109,66 @@ def _add_memory(group: argparse._ArgumentGroup) -> None:
         nargs="?",
         choices=CHECKPOINTING_LEVELS,
         const="all",
-        help="compute activations again in the backward pass instead of keeping them, those of the transformers or all "
-        f"(the flag alone: all): less memory, slower, the same numbers; {MODEL_DEFAULT}",
+        help="recompute activations in the backward pass: less memory, slower, the same numbers. "
+        f"{described(CHECKPOINTING_LEVELS)}; the flag alone: all; {_default('gradient_checkpointing')}",
     )
     group.add_argument(
         "--optimizer",
         choices=OPTIMIZERS,
-        help=f"adamw8bit keeps its moments in 8 bits: 2 bytes a weight instead of 8; {MODEL_DEFAULT}",
+        help=f"{described(OPTIMIZERS)}; {_default('optimizer')}",
     )
     group.add_argument(
         "--train-dtype",
         choices=TRAIN_DTYPES,
-        help="type of the trained weights; bf16 halves them and their gradients, and takes --optimizer adamw8bit; "
-        f"{MODEL_DEFAULT}",
+        help=f"type of the trained weights. {described(TRAIN_DTYPES)}; {_default('train_dtype')}",
     )
     group.add_argument(
         "--vram",
-        choices=("auto", "24", "16", "12", "10", "8"),
+        choices=VRAM,
         default="auto",
-        help="train in a way that fits into so many GB: choose those of the three flags above that are not given "
-        "(default: auto, into what is free on a CUDA device, where the model's own wishes stay, too; elsewhere nothing "
-        "is chosen)",
+        help="fit the training into so many GB: sets whichever of the three flags above you did not set (default: "
+        "auto, into what is free on a CUDA device, keeping what the model's YAML sets; elsewhere it sets nothing)",
     )
 
 
 def _add_prior_preservation(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
-        "-l", "--lamb", type=NON_NEGATIVE, metavar="X", help=f"weight of the class images' loss; {MODEL_DEFAULT}"
+        "-l",
+        "--lamb",
+        type=NON_NEGATIVE,
+        metavar="X",
+        help=f"weight of the class images' loss; {_default('prior_loss_weight')}",
     )
     group.add_argument(
         "--class-img-count",
         type=CLASS_IMAGES,
         metavar="N",
-        help=f"class images, drawn once and kept; 0: no prior preservation; {MODEL_DEFAULT}",
+        help=f"class images, sampled once and kept; 0: no prior preservation; {_default('class_img_count')}",
     )
     group.add_argument(
         "--generation-batch-size",
         "--gb",
         type=BATCH,
         metavar="N",
-        help="class images drawn at a time; default: on CUDA as many as fit, up to 16, else the model's",
+        help="class images per batch; default: on CUDA as many as fit, up to 16, else "
+        f"{yaml_value('sampling.batch_size')}",
     )
 
 
 def _add_images(group: argparse._ArgumentGroup) -> None:
     add_sampling(group)
-    like_previews = "default: as previews where their flags are given, else the model's for class images"
-    group.add_argument("--class-sampler", choices=SAMPLERS, help=f"of class images; {like_previews}")
-    group.add_argument("--class-steps", type=STEPS, metavar="N", help=f"of class images; {like_previews}")
+    group.add_argument(
+        "--class-sampler",
+        choices=SAMPLERS,
+        help=f"of class images; default: --sampler if it is set, else {yaml_value('dreambooth.class_sampler')}",
+    )
+    group.add_argument(
+        "--class-steps",
+        type=STEPS,
+        metavar="N",
+        help="of class images; default: --ddim-steps if it is set; the previews' if only --sampler is set; else "
+        f"{yaml_value('dreambooth.class_steps')}",
+    )
     group.add_argument(
         "--preview-prompt",
         type=words,
@@ -153,9 +176,10 @@ def _add_images(group: argparse._ArgumentGroup) -> None:
         nargs="+",
         dest="preview_prompts",
         metavar="TEXT",
-        help=f"drawn at every save with the same noise; {{class}} is replaced; {MODEL_DEFAULT}",
+        help="sampled at every save from the same noise; {class} stands for the class; "
+        f"{_default('preview_prompts')}",
     )
-    group.add_argument("--no-previews", action="store_true", help="draw none")
+    group.add_argument("--no-previews", action="store_true", help="sample none")
 
 
 def _add_placement(group: argparse._ArgumentGroup) -> None:
@@ -163,7 +187,7 @@ def _add_placement(group: argparse._ArgumentGroup) -> None:
         "--ckpt-path",
         type=FILE,
         metavar="FILE",
-        help="base weights (default: the downloaded ones, else the tiny model)",
+        help="the base model's weights (default: the downloaded ones, else the tiny model)",
     )
     group.add_argument(
         "--config",
@@ -180,5 +204,5 @@ def _add_placement(group: argparse._ArgumentGroup) -> None:
         help="each run makes a new DIR/<class>-<n>; class images are kept in DIR/class-images (default: ckpts)",
     )
     add_training_devices(group)
-    add_compile(group, ". Training steps are recorded on one CUDA device, unless it is off or in fp16-mixed")
+    add_compile(group, ". Training steps are captured on one CUDA device, unless it is off or in fp16-mixed")
     add_saving(group)

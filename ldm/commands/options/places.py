@@ -1,4 +1,4 @@
-"""Flags that are paths: what can be said of one before a command begins."""
+"""Flags that are paths: what can be checked before a command begins."""
 
 import argparse
 import os
@@ -59,7 +59,7 @@ def _no_directory(path: Path) -> str | None:
 
 
 def _not_writable(path: Path) -> str | None:
-    """Of what is to be made: the part of it that is there already should be a directory that takes files."""
+    """Of a path to create: the part of it that exists should be a directory that can be written into."""
     return f"can't be written: {fault}" if (fault := unwritable(path)) is not None else None
 
 

@@ -1,4 +1,4 @@
-"""Options as a run's record has them: a stranger's may hold anything, and is checked as the command line is."""
+"""The options in a run's record: a stranger's may hold anything, so they are checked as the command line is."""
 
 import argparse
 import reprlib
@@ -45,7 +45,7 @@ def _fault_of_one(action: argparse.Action, value: Any) -> str | None:
     if action.choices is not None:
         known = isinstance(value, str) and value in action.choices
         return None if known else f"should be one of {', '.join(action.choices)}, not {reprlib.repr(value)}"
-    # A place may have moved since. What a class was called when the run began, it is called still.
+    # A path may have moved since, and an older run's class name may have an article.
     kinds: dict[Any, Any] = {FILE: place, DIRECTORY: place, OUTPUT: place, class_name: words, None: str}
     parse: Any = kinds.get(action.type, action.type)
     is_text = parse in (place, words, str)

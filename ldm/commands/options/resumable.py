@@ -1,4 +1,4 @@
-"""What may change when a run goes on (`-r`), and why everything else may not: one table for all commands."""
+"""Which flags may change when a run is resumed (`-r`), and why the others may not: one table for all commands."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from enum import Enum
 
 
 class Change(Enum):
-    """What a flag beside `-r` may do."""
+    """Whether a flag beside `-r` may have another value than the run."""
 
     FREE = "yes"
     MOVED = "another place, same content"
@@ -33,24 +33,24 @@ def _fixed(why: str) -> Rule:
     return Rule(Change.FIXED, why)
 
 
-RECIPE = _fixed("every update so far was made with it: another value is another training")
-CLASS_IMAGES = _fixed("the class images are drawn with it already")
-PREVIEWS = _fixed("previews of one run are compared: they are drawn alike at every step")
+RECIPE = _fixed("all updates so far used it: another value is another training")
+CLASS_IMAGES = _fixed("the class images were sampled with it")
+PREVIEWS = _fixed("the previews of one run are compared: all steps are sampled alike")
 MEMORY = _fixed("it rounds otherwise, and the resume state holds weights and moments in its types")
 FILES = _fixed("the checkpoints of one run are compared, and have one type")
-WHICH_IMAGE = _fixed("it says which images this call draws: ask for others in a new call")
-HOW_IMAGE = _fixed("the images that are drawn already were drawn with it, and are compared with the others")
+WHICH_IMAGE = _fixed("it decides which images this call samples: sample others in a new call")
+HOW_IMAGE = _fixed("the images so far were sampled with it, and are compared with the others")
 RECORDED_YAML = _fixed("the YAML that the run began with stands in its run.yaml")
-PLACE = _fixed("the run goes on in its own directory, wherever that is now")
+PLACE = _fixed("the run is resumed in its own directory, wherever that is now")
 
 _TRAINING = {
     "resume_dir": _free("it says which run"),
-    "iterations": _free("more updates or fewer, but not fewer than are made already"),
+    "iterations": _free("more updates or fewer, but not fewer than it has made"),
     "save_every": _free("it changes which steps are kept, and no weight"),
     "devices": _free("a device may be gone; with as many as before the batches stay the same"),
-    "compile": _free("recorded steps compute the same"),
-    "logger": _free("it changes what is written of the losses, and no weight"),
-    "drop_resume_state": _free("it only removes the resume state when all updates are made"),
+    "compile": _free("captured steps compute the same"),
+    "logger": _free("it changes which log is written, and no weight"),
+    "drop_resume_state": _free("it only removes the resume state after the last update"),
     "learning_rate": RECIPE,
     "batch_size": RECIPE,
     "seed": RECIPE,
@@ -62,7 +62,7 @@ _TRAINING = {
 
 DREAMBOOTH: Mapping[str, Rule] = {
     **_TRAINING,
-    "class_name": _fixed("it is what the model is taught"),
+    "class_name": _fixed("it names the subject in the prompts"),
     "instance_img_dir": _moved("the photos are known by their SHA-256"),
     "lr_schedule": RECIPE,
     "warmup_steps": RECIPE,
@@ -75,7 +75,7 @@ DREAMBOOTH: Mapping[str, Rule] = {
     "gradient_checkpointing": _free("it changes memory and speed, and no number"),
     "optimizer": MEMORY,
     "train_dtype": MEMORY,
-    "vram": _fixed("what it chose stands in the run's record; --gradient-checkpointing alone needs less memory"),
+    "vram": _fixed("the run's record has what it chose; --gradient-checkpointing alone can still save memory"),
     "class_img_count": RECIPE,
     "generation_batch_size": CLASS_IMAGES,
     "class_sampler": CLASS_IMAGES,
@@ -96,18 +96,18 @@ TRAIN: Mapping[str, Rule] = {
     "image_dir": _moved("images and captions are known by a SHA-256 of their names, sizes and words"),
     "autoencoder": _moved("it is known by its SHA-256"),
     "precision": _free("another device may need another one; weights and moments are kept in float32"),
-    "workers": _free("it changes who reads the images, and no weight"),
+    "workers": _free("it changes how many processes read images, and no weight"),
 }
 """Of train.py."""
 
 DRAWING: Mapping[str, Rule] = {
     "resume_dir": _free("it says which call"),
-    "device": _free("what is drawn on another kind of device is drawn anew"),
-    "batch_size": _free("what is drawn already stays"),
-    "compile": _free("what is drawn already stays, unless it is compiled in full, which rounds otherwise"),
+    "device": _free("images of another kind of device are sampled again"),
+    "batch_size": _free("the images so far stay"),
+    "compile": _free("the images so far stay, unless it is full, which rounds differently"),
     "base": _free("it only adds a row"),
     "no_base": _free("it only leaves a row out"),
-    "instance_img_dir": _free("photos are shown and scored by, not drawn from"),
+    "instance_img_dir": _free("the page shows photos and scores compare with them; no image depends on them"),
     "score": _free("scores are computed from the images that are there"),
     "encoder": _free("scores are computed from the images that are there"),
     "ckpt_path": _moved("checkpoints are known by the SHA-256 of their parts, and others may have come since"),
@@ -124,19 +124,19 @@ DRAWING: Mapping[str, Rule] = {
     "scale": HOW_IMAGE,
     "ddim_eta": HOW_IMAGE,
     "precision": HOW_IMAGE,
-    "config": _fixed("it shapes the model that the images were drawn with"),
+    "config": _fixed("it has the shape of the model that sampled the images"),
     "output_dir": PLACE,
 }
 """Of txt2img.py, img2img.py and evaluate.py."""
 
 
 def flag_of(name: str) -> str:
-    """How an option is typed."""
+    """The flag of an option."""
     return {"preview_prompts": "--preview-prompt", "stage": "stage"}.get(name, f"--{name.replace('_', '-')}")
 
 
 def as_markdown(rules: Mapping[str, Rule]) -> str:
-    """The table for people: `docs/resume.md` holds it for each kind of command."""
+    """The table in `docs/resume.md`, for each kind of command."""
     lines = [
         f"| `{flag_of(name)}` | {rule.change.value} | {rule.why} |"
         for name, rule in sorted(rules.items(), key=lambda item: (list(Change).index(item[1].change), item[0]))

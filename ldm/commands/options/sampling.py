@@ -3,23 +3,21 @@
 import argparse
 from pathlib import Path
 
+from ldm.choices import ENCODERS, PROTOCOLS, SAMPLING_PRECISIONS, described
 from ldm.commands.options.common import (
     BATCH,
-    ENCODER_NAMES,
     IMAGES,
-    MODEL_DEFAULT,
-    SAMPLING_PRECISIONS,
     SHARE,
-    TypedParser,
     add_compile,
     add_sampling,
     command_parser,
     seed,
     words,
 )
+from ldm.commands.options.defaults import model_default, yaml_value
 from ldm.commands.options.places import DIRECTORY, FILE, OUTPUT, place
 
-OWN_SUBJECT = '"a photo of sks {class}", or what the model draws by default'
+OWN_SUBJECT = f'"a photo of sks {{class}}"; of a base model {yaml_value("sampling.prompt")}'
 
 
 def _add_sampling_flags(
@@ -116,15 +114,14 @@ def _add_placement(group: argparse._ArgumentGroup, what: str) -> None:
         type=BATCH,
         metavar="N",
         help="images at a time on a GPU; the CPU draws each alone, so that no bit depends on the batch; "
-        "default: on CUDA as many as fit, up to 16, else the model's",
+        f"default: on CUDA as many as fit, up to 16, else {yaml_value('sampling.batch_size')}",
     )
     group.add_argument("-d", "--device", default="auto", help="auto, cpu, mps, cuda, cuda:1 or just 1 (default: auto)")
     group.add_argument(
         "--precision",
         choices=SAMPLING_PRECISIONS,
         default="auto",
-        help="full: float32; bf16, fp16: weights of that type; autocast: float32 weights, mixed arithmetic "
-        "(default: auto, half precision on CUDA)",
+        help=f"{described(SAMPLING_PRECISIONS)} (default: auto)",
     )
     add_compile(group)
 
@@ -138,7 +135,6 @@ def txt2img_parser() -> argparse.ArgumentParser:
         "  python txt2img.py --ckpt-path ckpts/                     # compare: one row per checkpoint\n"
         '  python txt2img.py --ckpt-path ckpts/can-1 -p "sks {class} on the moon" "a {class} on the moon" -v 2\n'
         "  python txt2img.py -r outputs/txt2img-3                   # continue an interrupted call\n",
-        TypedParser,
     )
     _add_sampling_flags(parser, "txt2img")
     parser.add_argument_group("scores").add_argument(
@@ -160,20 +156,18 @@ def evaluate_parser() -> argparse.ArgumentParser:
         "  python evaluate.py --protocol dreambooth                 # the paper's 25 prompts\n"
         "  python evaluate.py -r outputs/evaluate-3                 # continue, and with newer checkpoints\n"
         "how to read the scores: docs/compare.md\n",
-        TypedParser,
     )
     group = parser.add_argument_group("what to ask, and whom")
     group.add_argument(
         "--protocol",
-        choices=("default", "dreambooth"),
+        choices=PROTOCOLS,
         default="default",
-        help="default: the short list in the model's YAML; dreambooth: the paper's 25 prompts for objects, or for cats "
-        "and dogs (default: default)",
+        help=f"{described(PROTOCOLS)} (default: default)",
     )
     group.add_argument(
         "--encoder",
-        choices=ENCODER_NAMES,
-        help=f"who looks at the images: the little rendered world's judge, or CLIP and DINO; {MODEL_DEFAULT}",
+        choices=ENCODERS,
+        help=f"the image encoder to score by. {described(ENCODERS)}; {model_default('evaluation.encoder')}",
     )
     _add_sampling_flags(parser, "evaluate", "the protocol's", Path("ckpts"))
     return parser
@@ -186,7 +180,6 @@ def img2img_parser() -> argparse.ArgumentParser:
         "example:\n"
         '  python img2img.py -i sketch.png -p "a photo of sks can on a rock" -s 0.6 \\\n'
         "      --ckpt-path ckpts/can-1/step-00600.safetensors\n",
-        TypedParser,
     )
     group = parser.add_argument_group("from what")
     group.add_argument(

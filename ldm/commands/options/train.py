@@ -3,18 +3,19 @@
 import argparse
 from pathlib import Path
 
+from ldm.choices import STEP_COMPILE_MODES, described
 from ldm.commands.options.common import (
     BATCH,
     NON_NEGATIVE,
     UPDATES,
     WORKERS,
-    TypedParser,
     add_resuming,
     add_saving,
     add_training_devices,
     command_parser,
     seed,
 )
+from ldm.commands.options.defaults import yaml_value
 from ldm.commands.options.places import DIRECTORY, FILE, OUTPUT
 from ldm.commands.options.resumable import flag_of
 from ldm.errors import UserError
@@ -54,7 +55,6 @@ def train_parser() -> argparse.ArgumentParser:
         "--autoencoder runs/autoencoder-1/step-004400.safetensors\n"
         "  python train.py diffusion -r runs/diffusion-1            # continue an interrupted run\n"
         "  python train.py publish --ckpt-path runs/diffusion-1/step-006000.safetensors   # into ldm/assets\n",
-        TypedParser,
     )
     parser.add_argument("stage", choices=tuple(HEEDED), help="what to do")
     _add_sources(parser.add_argument_group("from what"))
@@ -86,14 +86,27 @@ def _add_sources(group: argparse._ArgumentGroup) -> None:
 
 
 def _add_training(group: argparse._ArgumentGroup) -> None:
-    from_yaml = "default: the recipe's in the YAML"
-    group.add_argument("--iterations", type=UPDATES, metavar="N", help=f"updates of the weights; {from_yaml}")
     group.add_argument(
-        "-s", "--save-every", type=UPDATES, metavar="N", help=f"write weights and samples every N updates; {from_yaml}"
+        "--iterations", type=UPDATES, metavar="N", help=f"updates of the weights; {_from_yaml('iterations')}"
     )
-    group.add_argument("--learning-rate", type=NON_NEGATIVE, metavar="LR", help=from_yaml)
-    group.add_argument("--batch-size", type=BATCH, metavar="N", help=f"per update and device; {from_yaml}")
+    group.add_argument(
+        "-s",
+        "--save-every",
+        type=UPDATES,
+        metavar="N",
+        help=f"write weights and samples every N updates; {_from_yaml('save_every')}",
+    )
+    group.add_argument("--learning-rate", type=NON_NEGATIVE, metavar="LR", help=_from_yaml("learning_rate"))
+    group.add_argument(
+        "--batch-size", type=BATCH, metavar="N", help=f"images per update and device; {_from_yaml('batch_size')}"
+    )
     group.add_argument("--seed", type=seed, default=42, help="of everything random; -1: a random one (default: 42)")
+
+
+def _from_yaml(name: str) -> str:
+    """Each stage's default, as configs/tiny.yaml has it."""
+    stages = [f"{stage} {yaml_value(f'{stage}_training.{name}')}" for stage in ("autoencoder", "diffusion", "judge")]
+    return f"default: the YAML's; configs/tiny.yaml: {', '.join(stages)}"
 
 
 def _add_placement(group: argparse._ArgumentGroup) -> None:
@@ -108,10 +121,9 @@ def _add_placement(group: argparse._ArgumentGroup) -> None:
     add_training_devices(group)
     group.add_argument(
         "--compile",
-        choices=("auto", "off"),
+        choices=STEP_COMPILE_MODES,
         default="auto",
-        help="for the stage `diffusion`. auto: steps are recorded as a CUDA graph on one CUDA device, unless in "
-        "fp16-mixed; off: they are not (default: auto)",
+        help=f"for the stage `diffusion`. {described(STEP_COMPILE_MODES)} (default: auto)",
     )
     group.add_argument(
         "--workers", type=WORKERS, default=0, metavar="N", help="processes that read images; 4 to 8 for a GPU"

@@ -9,7 +9,6 @@ from typing import Any
 
 from ldm.commands.app import begin_run
 from ldm.commands.disk_space import refuse_without_space_for_images
-from ldm.commands.limits import warn_of_photos, warn_of_unknown_words
 from ldm.commands.options.common import MOST_IMAGES
 from ldm.commands.options.resumable import DRAWING, flag_of
 from ldm.commands.record import plain, write_record
@@ -23,6 +22,7 @@ from ldm.commands.sampling.photos import Photo, copy_photos, photos_of_each, rea
 from ldm.commands.sampling.protocols import prompts_to_score
 from ldm.commands.sampling.rows import Plan, plan_rows
 from ldm.commands.sampling.runs import RunRecords, run_names
+from ldm.commands.unfamiliar import warn_of_photos, warn_of_unknown_words
 from ldm.config import read_yaml, to_yaml
 from ldm.errors import UserError
 from ldm.evaluation.encoders import Encoder, load_encoder

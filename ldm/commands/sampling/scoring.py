@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ldm.commands.limits import in_quotes
+from ldm.commands.unfamiliar import in_quotes
 from ldm.data.images import fit, read_image, to_tensor
 from ldm.evaluation.encoders import Encoder
 from ldm.evaluation.features import ImageFeatures, see, with_gaps

@@ -6,7 +6,7 @@ import logging
 from ldm.commands.app import logged, mistakes_to_continue_after
 from ldm.commands.cluster import refuse_copies
 from ldm.commands.options.train import refuse_flags_without_effect
-from ldm.commands.resume_state import end_resume_state
+from ldm.commands.resuming import end_resume_state
 from ldm.commands.train.autoencoder import train_autoencoder
 from ldm.commands.train.diffusion import train_diffusion
 from ldm.commands.train.judge import train_judge

@@ -1,4 +1,4 @@
-"""Runs that are made anew for a test, and one that was stopped half way."""
+"""Fixtures: runs for one test, and one that stopped half way."""
 
 from pathlib import Path
 from typing import Any
@@ -8,28 +8,28 @@ import pytest
 from ldm.commands.dreambooth import run as command
 from ldm.training.dreambooth import DreamBooth
 from ldm.training.trainer import FitOptions
-from tests.commands.dreambooth.training_run import STOPPED, Plan, Planned, Teach, copied, interrupted
+from tests.commands.dreambooth.fine_tuning import STOPPED, FineTune, Plan, Planned, copied, interrupted
 
 
 @pytest.fixture
-def teach(tmp_path: Path, subject_dir: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> Teach:
+def fine_tune(tmp_path: Path, subject_dir: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> FineTune:
     monkeypatch.chdir(tmp_path)
-    return Teach(tmp_path / "ckpts", subject_dir, tiny_checkpoint)
+    return FineTune(tmp_path / "ckpts", subject_dir, tiny_checkpoint)
 
 
 @pytest.fixture
-def plan(teach: Teach, monkeypatch: pytest.MonkeyPatch) -> Plan:
+def plan(fine_tune: FineTune, monkeypatch: pytest.MonkeyPatch) -> Plan:
     """Runs dreambooth.py without training."""
-    seen: list[Planned] = []
+    planned_runs: list[Planned] = []
 
     def no_fit(module: DreamBooth, options: FitOptions, save: Any) -> None:
-        seen.append(Planned(module, options))
+        planned_runs.append(Planned(module, options))
 
     monkeypatch.setattr(command, "fit", no_fit)
 
     def planned(*arguments: object) -> Planned:
-        teach(*arguments)
-        return seen[-1]
+        fine_tune(*arguments)
+        return planned_runs[-1]
 
     return planned
 
@@ -37,12 +37,12 @@ def plan(teach: Teach, monkeypatch: pytest.MonkeyPatch) -> Plan:
 @pytest.fixture(scope="session")
 def stopped_once(tmp_path_factory: pytest.TempPathFactory, subject_dir: Path, tiny_checkpoint: Path) -> Path:
     """A run that stopped after its second update of four. It is shared: don't write to it."""
-    teach = Teach(tmp_path_factory.mktemp("stopped") / "ckpts", subject_dir, tiny_checkpoint)
+    fine_tune = FineTune(tmp_path_factory.mktemp("stopped") / "ckpts", subject_dir, tiny_checkpoint)
     with pytest.MonkeyPatch.context() as patch:
-        return interrupted(teach, patch, 4, *STOPPED)
+        return interrupted(fine_tune, patch, 4, *STOPPED)
 
 
 @pytest.fixture
-def stopped(stopped_once: Path, teach: Teach) -> Path:
+def stopped(stopped_once: Path, fine_tune: FineTune) -> Path:
     """A copy of that run and its class images."""
-    return copied(stopped_once, teach.root)
+    return copied(stopped_once, fine_tune.root)

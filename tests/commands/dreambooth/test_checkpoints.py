@@ -6,12 +6,12 @@ import torch
 
 from ldm.checkpoint.reading import read_checkpoint
 from tests.commands.calls import info_of, tensors_of
-from tests.commands.dreambooth.training_run import sha256
+from tests.commands.dreambooth.fine_tuning import sha256
 from tests.commands.fixtures import Trained
 from tests.tiny import TINY_YAML
 
 
-def test_a_checkpoint_says_what_it_is(trained: Trained, tiny_checkpoint: Path) -> None:
+def test_a_checkpoint_has_its_metadata(trained: Trained, tiny_checkpoint: Path) -> None:
     infos = [info_of(trained.step(step)) for step in (3, 6, 7)]
     assert [info.step for info in infos] == [3, 6, 7]
     for info in infos:
@@ -55,7 +55,7 @@ def test_files_are_numbered_by_optimizer_updates(trained: Trained) -> None:
     assert {int(one["step"]) for one in state["optimizer_states"][0]["state"].values()} == {7}
 
 
-def test_frozen_parts_are_the_bases(trained: Trained, tiny_checkpoint: Path) -> None:
+def test_frozen_parts_are_the_base_models(trained: Trained, tiny_checkpoint: Path) -> None:
     base = tensors_of(tiny_checkpoint)
     for key, tensor in tensors_of(trained.step(7)).items():
         if key.startswith(("first_stage_model.", "cond_stage_model.")):

@@ -1,4 +1,4 @@
-"""A run on several devices: processes that draw, train, fail and stop together."""
+"""A run on several devices: processes that sample, train, fail and stop together."""
 
 import contextlib
 import os
@@ -28,12 +28,7 @@ from tests.commands.calls import (
 )
 from tests.commands.fixtures import Trained
 from tests.commands.processes import Process, wait_for, wait_until
-
-SLURM = {
-    **{"SLURM_JOB_ID": "77", "SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "1", "SLURM_JOB_NAME": "x"},
-    **{"SLURM_LOCALID": "0", "SLURM_PROCID": "0", "SLURM_NODELIST": "n1", "SLURM_NODEID": "0", "SLURM_NNODES": "1"},
-}
-"""The variables of a batch job; they change nothing."""
+from tests.commands.test_cluster import SLURM
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +56,7 @@ def test_two_devices_write_one_run(on_two_devices: tuple[Path, Outcome]) -> None
 
 
 @pytest.mark.slow
-def test_two_devices_draw_the_class_images_that_one_draws(
+def test_two_devices_sample_the_same_class_images_as_one(
     on_two_devices: tuple[Path, Outcome], trained: Trained
 ) -> None:
     ours, theirs = (
@@ -80,7 +75,7 @@ def test_two_devices_train_on_the_samples_of_both(on_two_devices: tuple[Path, Ou
 
 
 @pytest.mark.slow
-def test_a_run_on_two_devices_is_continued(on_two_devices: tuple[Path, Outcome], tmp_path: Path) -> None:
+def test_a_run_on_two_devices_can_be_resumed(on_two_devices: tuple[Path, Outcome], tmp_path: Path) -> None:
     run = tmp_path / "tin-can-1"
     shutil.copytree(on_two_devices[0] / "ckpts" / "tin-can-1", run)
     outcome = shell("dreambooth", "-r", run, "--iterations", 4, cwd=tmp_path, timeout=600)
@@ -89,10 +84,10 @@ def test_a_run_on_two_devices_is_continued(on_two_devices: tuple[Path, Outcome],
 
 
 @pytest.mark.slow
-def test_an_error_in_one_of_two_processes_is_told_as_in_one(
+def test_an_error_in_one_of_two_processes_reads_as_in_one(
     subject_dir: Path, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
-    """The base weights are broken, which shows when class images are drawn."""
+    """The base weights are broken, which shows when class images are sampled."""
     shutil.copytree(tiny_checkpoint.parent, tmp_path / "base")
     base, key = tmp_path / "base" / tiny_checkpoint.name, "model.diffusion_model.out.2.bias"
     tensors = tensors_of(tiny_checkpoint)
@@ -117,18 +112,20 @@ def stop_two_devices(root: Path, subject_dir: Path, tiny_checkpoint: Path, send:
     """Starts a long run on two devices, sends a signal after its first checkpoint, and waits for the end of both."""
     words = ("-c", "can", "-i", subject_dir, "--ckpt-path", tiny_checkpoint, "-d", "cpu,cpu", "--no-previews")
     flags = ("--iterations", 5000, "-s", 5, "--class-img-count", 0)
-    process = start("dreambooth", *words, *flags, cwd=root, environment=SLURM)
+    process = start(
+        "dreambooth", *words, *flags, cwd=root, environment=SLURM | {"SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "1"}
+    )
     try:
         wait_for(root / "ckpts" / "can-1" / "resume.ckpt", process)
         other = process_of_rank(process, 1)
         send(process)
-        said, _ = process.communicate(timeout=60)
+        output, _ = process.communicate(timeout=60)
         end = time.monotonic() + 20
         while Path(f"/proc/{other}").exists():
-            assert time.monotonic() < end, "the second process goes on"
+            assert time.monotonic() < end, "the second process still runs"
             time.sleep(0.05)
-        said, _ = process.communicate()
-        return Outcome(process.returncode, said)
+        output, _ = process.communicate()
+        return Outcome(process.returncode, output)
     except subprocess.TimeoutExpired:
         return pytest.fail("the processes wait for each other")
     finally:
@@ -160,7 +157,7 @@ def test_a_signal_stops_both_processes_after_the_same_step(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("rank", [0, 1])
-def test_a_process_that_is_killed_ends_the_other_and_the_run_goes_on(
+def test_a_killed_process_ends_the_other_and_the_run_can_be_resumed(
     rank: int, subject_dir: Path, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
     outcome = stop_two_devices(
@@ -171,9 +168,9 @@ def test_a_process_that_is_killed_ends_the_other_and_the_run_goes_on(
     assert "gloo" not in outcome.said
     run = tmp_path / "ckpts" / "can-1"
     words = f"ended unexpectedly{' (SIGKILL; was the memory full?)' if rank else ''}"
-    for told in (outcome.said, (run / "run.log").read_text()):
-        assert words in told
-        assert told.rstrip().endswith("python dreambooth.py -r ckpts/can-1")
+    for text in (outcome.said, (run / "run.log").read_text()):
+        assert words in text
+        assert text.rstrip().endswith("python dreambooth.py -r ckpts/can-1")
     made = torch.load(run / "resume.ckpt", weights_only=True)["global_step"]
     outcome = call("dreambooth", "-r", run, "--iterations", made + 1, "-d", "cpu")
     assert outcome.status == 0, outcome.said
@@ -189,7 +186,7 @@ def test_a_process_that_is_killed_ends_the_other_and_the_run_goes_on(
         (signal.SIGINT, "all", 75),
     ],
 )
-def test_processes_that_draw_class_images_end_together(
+def test_processes_that_sample_class_images_end_together(
     number: signal.Signals, who: str, status: int, subject_dir: Path, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
     words = ("-c", "can", "-i", subject_dir, "--ckpt-path", tiny_checkpoint, "-d", "cpu,cpu", "--gb", 1)
@@ -203,14 +200,14 @@ def test_processes_that_draw_class_images_end_together(
             os.killpg(process.pid, number)
         else:
             os.kill(process.pid if who == "the first" else helpers[1], number)
-        said, _ = process.communicate(timeout=60)
+        output, _ = process.communicate(timeout=60)
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-    assert process.returncode == status, said
+    assert process.returncode == status, output
     assert not [helper for helper in helpers if Path(f"/proc/{helper}").exists()]
-    assert "Traceback" not in said
-    assert said.rstrip().endswith("; continue with\n  python dreambooth.py -r ckpts/can-1")
-    assert ("(SIGKILL; was the memory full?)" in said) == (number == signal.SIGKILL)
+    assert "Traceback" not in output
+    assert output.rstrip().endswith("; continue with\n  python dreambooth.py -r ckpts/can-1")
+    assert ("(SIGKILL; was the memory full?)" in output) == (number == signal.SIGKILL)
     for path in images.rglob("*.png"):
         assert pixels(path).shape == (32, 32, 3)

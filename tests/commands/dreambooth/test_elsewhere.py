@@ -1,4 +1,4 @@
-"""dreambooth.py -r after things have moved, or are gone: found by their SHA-256, or named; never silently anew."""
+"""dreambooth.py -r after files have moved or are gone: found by their SHA-256, or named in an error."""
 
 import re
 import shlex
@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 
 from ldm.commands import elsewhere
-from ldm.commands.dreambooth import opening
+from ldm.commands.dreambooth import directory as run_directory
 from ldm.commands.dreambooth import run as command
 from ldm.config import read_yaml, to_yaml
 from ldm.nn.tokenizer import tokenizer_digest
 from ldm.runtime import models
 from ldm.shell import command_line
 from tests.commands.calls import call, equal, info_of, refused
-from tests.commands.dreambooth.training_run import STOPPED, Teach, copied, interrupted, sha256
+from tests.commands.dreambooth.fine_tuning import STOPPED, FineTune, copied, interrupted, sha256
 from tests.commands.fixtures import UNetCall, write_photos
 from tests.tiny import build_tiny_model, write_tiny_checkpoint
 
@@ -39,24 +39,24 @@ def whole(tmp_path: Path, stopped_once: Path, subject_dir: Path, tiny_checkpoint
     return run
 
 
-def goes_on(run: Path, *arguments: object) -> str:
-    """Continues a run to its end; what was said."""
+def resumed(run: Path, *arguments: object) -> str:
+    """Resumes a run to its end; its output."""
     outcome = call("dreambooth", "-r", run, *arguments)
     assert outcome.status == 0, outcome.said
     assert (run / "step-00004.safetensors").exists()
     return outcome.said
 
 
-def test_a_project_that_moved_as_a_whole_goes_on_without_a_flag(
+def test_a_project_that_moved_as_a_whole_is_resumed_without_a_flag(
     whole: Path, tmp_path: Path, unet_calls: list[UNetCall]
 ) -> None:
-    """Also one whose record names no directory, as older ones do. No class image is drawn again."""
+    """Also if its record has no directory, as older ones. No class image is sampled again."""
     record = read_yaml(whole / "run.yaml")
     del record["directory"]
     (whole / "run.yaml").write_text(to_yaml(record))
     (tmp_path / "old").rename(tmp_path / "new")
     run = tmp_path / "new" / "ckpts" / "can-1"
-    goes_on(run)
+    resumed(run)
     assert len(unet_calls) == 2  # the missing steps
     options = read_yaml(run / "run.yaml")["options"]
     assert options["ckpt_path"] == str(next((tmp_path / "new" / "base").glob("*.safetensors")))
@@ -65,10 +65,10 @@ def test_a_project_that_moved_as_a_whole_goes_on_without_a_flag(
     assert read_yaml(run / "run.yaml")["directory"] == str(run)
 
 
-def test_a_run_that_moved_alone_is_given_its_photos_and_weights_by_flags(whole: Path, tmp_path: Path) -> None:
-    """And draws as many class images as it did where they were left behind: the same bits in the end."""
+def test_a_run_that_moved_alone_needs_flags_for_photos_and_weights(whole: Path, tmp_path: Path) -> None:
+    """And samples the class images again that it left behind: the same bits in the end."""
     uninterrupted = shutil.copytree(whole.parent, tmp_path / "reference") / "can-1"
-    goes_on(uninterrupted)
+    resumed(uninterrupted)
     (tmp_path / "far").mkdir()
     run = shutil.move(whole, tmp_path / "far" / "my-can")
     photos = shutil.move(tmp_path / "old" / "can", tmp_path / "renamed photos")
@@ -80,13 +80,13 @@ def test_a_run_that_moved_alone_is_given_its_photos_and_weights_by_flags(whole: 
         "0.png (SHA-256",
         str(tmp_path / "old"),
     )
-    goes_on(Path(run), "--ckpt-path", base, "-i", photos)
+    resumed(Path(run), "--ckpt-path", base, "-i", photos)
     assert equal(Path(run) / "step-00004.safetensors", uninterrupted / "step-00004.safetensors")
     options = read_yaml(Path(run) / "run.yaml")["options"]
     assert (options["ckpt_path"], options["instance_img_dir"]) == (str(base), str(photos))
 
 
-def test_what_is_typed_has_to_be_the_same(whole: Path, tmp_path: Path) -> None:
+def test_flags_have_to_name_the_same_content(whole: Path, tmp_path: Path) -> None:
     other = write_tiny_checkpoint(tmp_path / "other", model=build_tiny_model(seed=3))
     refused(
         call("dreambooth", "-r", whole, "--ckpt-path", other), "not the file that this run began with", "--ckpt-path"
@@ -94,10 +94,16 @@ def test_what_is_typed_has_to_be_the_same(whole: Path, tmp_path: Path) -> None:
     refused(call("dreambooth", "-r", whole, "-i", write_photos(tmp_path / "others", 4)), "photos", "3.png")
 
 
+def test_other_content_at_the_same_place_is_refused(whole: Path, tmp_path: Path) -> None:
+    gone = tmp_path / "old" / "can" / "0.png"
+    gone.unlink()
+    refused(call("dreambooth", "-r", whole), "photos", gone.name)
+    base = write_tiny_checkpoint(tmp_path / "old" / "base", model=build_tiny_model(seed=3))
+    refused(call("dreambooth", "-r", whole), str(base), "not the file that this run began with")
+
+
 @pytest.mark.parametrize("place", ["beside", "in", "embedded", "downloaded", "cache"])
-def test_base_weights_are_found_where_they_may_be(
-    place: str, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_where_base_weights_are_found(place: str, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     base = next((tmp_path / "old" / "base").glob("*.safetensors"))
     places = {
         "beside": whole.parent / base.name,
@@ -120,8 +126,8 @@ def test_base_weights_are_found_where_they_may_be(
 # The resume state
 
 
-def test_a_lost_resume_state_is_no_reason_to_begin_again(whole: Path) -> None:
-    """The command that is told instead can be typed as it stands."""
+def test_a_run_without_its_resume_state_is_refused(whole: Path) -> None:
+    """The command in the error can be run as it stands."""
     (whole / "resume.ckpt").unlink()
     files = [path for path in whole.rglob("*") if path.is_file() and path.name not in (".lock", "run.log")]
     before = {path: path.read_bytes() for path in files}
@@ -134,22 +140,22 @@ def test_a_lost_resume_state_is_no_reason_to_begin_again(whole: Path) -> None:
     assert read_yaml(whole.parent / "can-2" / "run.yaml")["base_sha256"] == sha256(whole / "step-00002.safetensors")
 
 
-def test_a_run_that_was_stopped_before_its_first_save_begins_again_and_says_so(
-    teach: Teach, monkeypatch: pytest.MonkeyPatch
+def test_a_run_that_stopped_before_its_first_save_starts_again(
+    fine_tune: FineTune, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also between the first checkpoint and the first resume state."""
-    run = interrupted(teach, monkeypatch, 2, *STOPPED)
+    run = interrupted(fine_tune, monkeypatch, 2, *STOPPED)
     assert not (run / "resume.ckpt").exists() and not list(run.glob("step-*"))
     (run / "step-00002.safetensors").write_bytes(b"written before the state")
-    assert "starts from its beginning" in goes_on(run)
+    assert "starts from its beginning" in resumed(run)
     assert info_of(run / "step-00002.safetensors").step == 2
     (run / "resume.ckpt").unlink()
     (run / "step-00004.safetensors").unlink()
     refused(call("dreambooth", "-r", run), "resume.ckpt is not there")
 
 
-def test_a_finished_run_without_its_resume_state_says_that_it_is_finished(whole: Path) -> None:
-    goes_on(whole)
+def test_a_finished_run_without_its_resume_state(whole: Path) -> None:
+    resumed(whole)
     (whole / "resume.ckpt").unlink()
     outcome = call("dreambooth", "-r", whole)
     assert outcome.status == 0
@@ -162,16 +168,17 @@ def test_a_finished_run_without_its_resume_state_says_that_it_is_finished(whole:
 # The tokenizer
 
 
-def test_the_tokenizer_is_there_before_the_record(teach: Teach, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_tokenizer_is_written_before_the_record(fine_tune: FineTune, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        opening, "write_record", lambda path, *_, **__: seen.append(tokenizer_digest(path.parent / "tokenizer"))
+        run_directory,
+        "write_record",
+        lambda path, *_, **__: digests.append(tokenizer_digest(path.parent / "tokenizer")),
     )
-    seen: list[str] = []
-    words = ("-c", "can", "-i", teach.subject_dir, "--ckpt-path", teach.checkpoint, "-o", teach.root)
+    digests: list[str] = []
     with pytest.raises(FileNotFoundError):
-        monkeypatch.setattr(opening, "mark_unsaved", lambda directory: (directory / "run.yaml").read_text())
-        call("dreambooth", *words)
-    assert seen == [tokenizer_digest(teach.checkpoint.parent / "tokenizer")]
+        monkeypatch.setattr(run_directory, "mark_unsaved", lambda directory: (directory / "run.yaml").read_text())
+        fine_tune.call()
+    assert digests == [tokenizer_digest(fine_tune.checkpoint.parent / "tokenizer")]
 
 
 @pytest.mark.parametrize(("damage", "older"), [("cut", False), ("gone", True), ("half", False)])
@@ -190,14 +197,14 @@ def test_a_damaged_tokenizer_is_repaired(damage: str, older: bool, stopped: Path
             shutil.rmtree(own)
         case "half":
             (own / "merges.txt").unlink()
-    assert "files are copied from" in goes_on(stopped)
+    assert "files are copied from" in resumed(stopped)
     assert tokenizer_digest(own) == digest
     assert info_of(stopped / "step-00004.safetensors").tokenizer == digest
 
 
-def test_a_tokenizer_that_is_nowhere_is_named(stopped: Path, teach: Teach, tmp_path: Path) -> None:
+def test_a_tokenizer_without_a_good_copy_is_an_error(stopped: Path, fine_tune: FineTune, tmp_path: Path) -> None:
     run = copied(stopped, tmp_path / "b")
-    base = shutil.copytree(teach.checkpoint.parent, tmp_path / "base") / teach.checkpoint.name
+    base = shutil.copytree(fine_tune.checkpoint.parent, tmp_path / "base") / fine_tune.checkpoint.name
     for damaged in (run / "tokenizer", base.parent / "tokenizer"):
         (damaged / "merges.txt").write_text("#version: 0.2\na b\n")
     digest = read_yaml(run / "run.yaml")["tokenizer"]

@@ -12,7 +12,7 @@ from ldm.commands.options.sampling import txt2img_parser
 from ldm.config import read_yaml, to_yaml
 from ldm.files import ROOT
 from tests.commands.calls import call, difference, equal, pixels
-from tests.commands.dreambooth.training_run import STOPPED, Plan, Teach, scalars
+from tests.commands.dreambooth.fine_tuning import STOPPED, FineTune, Plan, scalars
 from tests.commands.fixtures import UNetCall, write_photos
 from tests.tiny import TINY_YAML, write_tiny_checkpoint
 
@@ -41,13 +41,6 @@ def test_flags_reach_the_training(plan: Plan) -> None:
     assert {name: getattr(config, name) for _, name, _ in FLAGS} == {name: value for _, name, value in FLAGS}
 
 
-def test_without_flags_the_training_is_the_models_default(plan: Plan) -> None:
-    config = plan().module.config
-    assert all(getattr(config, name) != value for _, name, value in FLAGS)
-    assert config.learning_rate == 1e-3
-    assert plan("--no-train-text-encoder").module.config.train_text_encoder is False
-
-
 def test_defaults_are_the_models(plan: Plan, tmp_path: Path) -> None:
     own = {
         "iterations": 11,
@@ -64,12 +57,12 @@ def test_defaults_are_the_models(plan: Plan, tmp_path: Path) -> None:
     assert {name: options[name] for name in own} == own
 
 
-def test_config_goes_before_the_weights_own(plan: Plan, tmp_path: Path) -> None:
+def test_config_overrides_the_checkpoints_yaml(plan: Plan, tmp_path: Path) -> None:
     (tmp_path / "my.yaml").write_text(to_yaml({**TINY_YAML, "dreambooth": {"learning_rate": 0.25}}))
     assert plan("--config", tmp_path / "my.yaml").module.config.learning_rate == 0.25
 
 
-def test_flip_doubles_what_can_be_seen_of_each_photo(plan: Plan) -> None:
+def test_flip_doubles_the_views_of_each_photo(plan: Plan) -> None:
     both, one = (plan(flag).module._moments for flag in ("--flip", "--no-flip"))
     assert [moments.shape for moments in both if moments is not None] == [(3, 2, 8, 4, 4), (2, 2, 8, 4, 4)]
     assert [moments.shape for moments in one if moments is not None] == [(3, 1, 8, 4, 4), (2, 1, 8, 4, 4)]
@@ -84,19 +77,14 @@ def test_hw_is_the_size_of_photos_class_images_and_previews(plan: Plan, tmp_path
     assert Image.open(image).size == (48, 32)
 
 
-def test_hw_is_snapped_with_a_note(teach: Teach, plan: Plan) -> None:
-    run = teach("--hw", 33)
+def test_hw_is_snapped_with_a_note(fine_tune: FineTune, plan: Plan) -> None:
+    run = fine_tune("--hw", 33)
     assert "32 x 32 instead of 33 x 33" in run.outcome.said
     assert read_yaml(run.directory / "run.yaml")["options"]["hw"] == [32, 32]
 
 
-def test_the_loggers_name_is_handed_on(plan: Plan) -> None:
-    assert plan().options.logger == "tensorboard"
-    assert plan("--logger", "none").options.logger == "none"
-
-
-def test_the_csv_logger_writes_each_loss(teach: Teach) -> None:
-    run = teach("--logger", "csv", "-l", 0.5)
+def test_the_csv_logger_writes_each_loss(fine_tune: FineTune) -> None:
+    run = fine_tune("--logger", "csv", "-l", 0.5)
     with (run.directory / "log" / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 2
@@ -105,40 +93,40 @@ def test_the_csv_logger_writes_each_loss(teach: Teach) -> None:
         assert float(row["loss/total"]) == pytest.approx(expected, rel=1e-5)
 
 
-def test_no_previews_draws_none(stopped_once: Path) -> None:
+def test_no_previews_samples_none(stopped_once: Path) -> None:
     assert not (stopped_once / "samples").exists()
     assert not scalars(stopped_once).Tags()["images"]
 
 
-def test_preview_prompts_are_drawn_with_the_class_in_them(teach: Teach) -> None:
-    run = teach("--preview-prompt", "sks {class} in {snow}", "a {class}")
+def test_preview_prompts_are_sampled_with_the_class(fine_tune: FineTune) -> None:
+    run = fine_tune("--preview-prompt", "sks {class} in {snow}", "a {class}")
     assert set(scalars(run.directory).Tags()["images"]) == {"sks can in {snow}", "a can", "sweep"}
     assert Image.open(run.directory / "samples" / "step-00002.png").size[0] > 2 * 160
 
 
 @pytest.mark.parametrize(("precision", "dtype"), [("bf16-mixed", torch.bfloat16), ("full", torch.float32)])
 def test_precision_is_what_training_computes_in(
-    precision: str, dtype: torch.dtype, teach: Teach, unet_calls: list[UNetCall]
+    precision: str, dtype: torch.dtype, fine_tune: FineTune, unet_calls: list[UNetCall]
 ) -> None:
-    teach("--precision", precision, "--class-img-count", 0, "--no-previews", "-d", "cpu")
+    fine_tune("--precision", precision, "--class-img-count", 0, "--no-previews", "-d", "cpu")
     assert {(one.weight_dtype, one.conv_dtype) for one in unet_calls} == {(torch.float32, dtype)}
     assert len(unet_calls) == 2
 
 
-def test_batch_size_is_photos_and_as_many_class_images(teach: Teach, unet_calls: list[UNetCall]) -> None:
-    teach("--no-previews", "--batch-size", 3)
+def test_batch_size_is_photos_and_as_many_class_images(fine_tune: FineTune, unet_calls: list[UNetCall]) -> None:
+    fine_tune("--no-previews", "--batch-size", 3)
     assert [one.batch for one in unet_calls[-2:]] == [6, 6]
 
 
-def test_the_seed_decides_everything_random(teach: Teach, stopped_once: Path) -> None:
+def test_the_seed_decides_everything_random(fine_tune: FineTune, stopped_once: Path) -> None:
     """The same seed's run is the same: see below."""
-    other = teach(*STOPPED, "--seed", 8, "--iterations", 2)
+    other = fine_tune(*STOPPED, "--seed", 8, "--iterations", 2)
     assert not equal(other.step(2), stopped_once / "step-00002.safetensors")
     first, second = (next(root.glob("class-images/*/00000.png")) for root in (other.root, stopped_once.parent))
     assert difference(pixels(first), pixels(second)) > 1
 
 
-def test_the_commands_of_the_readme_work_as_they_are_written() -> None:
+def test_the_commands_of_the_readme_can_be_parsed() -> None:
     """`python dreambooth.py -c "water bottle" -i data/bottle -s 200`, then `python txt2img.py --ckpt-path ckpts/`."""
     options = dreambooth_parser().parse_args(["-c", "water bottle", "-i", "data/bottle", "-s", "200"])
     assert (options.class_name, options.instance_img_dir, options.save_every) == (

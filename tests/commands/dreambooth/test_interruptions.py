@@ -55,11 +55,11 @@ def test_ctrl_c_stops_after_the_step_and_says_how_to_continue(
     process = start("dreambooth", *exact_words, cwd=tmp_path)
     wait_for(tmp_path / "can-1" / "step-00003.safetensors", process)
     process.send_signal(signal.SIGINT)
-    said, _ = process.communicate(timeout=120)
-    assert process.returncode == 75, said
-    assert "Traceback" not in said
-    stopped = re.search(r"stopped by SIGINT after update (\d+); continue with\n  python dreambooth.py -r (.*)", said)
-    assert stopped, said
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 75, output
+    assert "Traceback" not in output
+    stopped = re.search(r"stopped by SIGINT after update (\d+); continue with\n  python dreambooth.py -r (.*)", output)
+    assert stopped, output
     state = torch.load(tmp_path / "can-1" / "resume.ckpt", weights_only=True)
     assert state["global_step"] == int(stopped[1]) < 12
     assert not (tmp_path / "can-1" / "report.yaml").exists()
@@ -70,7 +70,7 @@ def test_ctrl_c_stops_after_the_step_and_says_how_to_continue(
 
 
 @pytest.mark.slow
-def test_a_killed_run_is_continued_by_a_process_of_its_own(
+def test_a_run_that_is_killed_twice_is_resumed_by_another_process(
     exact_words: tuple[object, ...], uninterrupted: Trained, tmp_path: Path
 ) -> None:
     """Killed twice: while the first checkpoint is awaited, and after the resumed run's first one."""
@@ -94,25 +94,23 @@ def test_a_second_ctrl_c_stops_at_once(exact_words: tuple[object, ...], tmp_path
     process.send_signal(signal.SIGINT)
     time.sleep(1.2)  # two within a second are one
     process.send_signal(signal.SIGINT)
-    said, _ = process.communicate(timeout=120)
-    assert "Traceback" not in said
-    assert process.returncode == 75, said
+    output, _ = process.communicate(timeout=120)
+    assert "Traceback" not in output
+    assert process.returncode == 75, output
 
 
 @pytest.mark.slow
-def test_ctrl_c_while_class_images_are_drawn_keeps_those_that_are_done(
-    subject_dir: Path, tiny_checkpoint: Path, tmp_path: Path
-) -> None:
+def test_ctrl_c_keeps_the_class_images_so_far(subject_dir: Path, tiny_checkpoint: Path, tmp_path: Path) -> None:
     words = ("-c", "can", "-i", subject_dir, "--ckpt-path", tiny_checkpoint, "-o", tmp_path, "--gb", 1)
     process = start("dreambooth", *words, "--class-img-count", 500, "--ddim-steps", 20, cwd=tmp_path)
     directory = tmp_path / "class-images"
     wait_until("the third class image", lambda: len(list(directory.glob("*/*.png"))) >= 3, process)
     process.send_signal(signal.SIGINT)
-    said, _ = process.communicate(timeout=120)
-    assert process.returncode == 75, said
-    assert f"stopped by SIGINT; continue with\n  python dreambooth.py -r {tmp_path / 'can-1'}" in said
-    assert "Traceback" not in said
-    drawn = sorted(directory.rglob("*.png"))
-    assert 3 <= len(drawn) < 500
-    assert {pixels(path).shape for path in drawn} == {(32, 32, 3)}
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 75, output
+    assert f"stopped by SIGINT; continue with\n  python dreambooth.py -r {tmp_path / 'can-1'}" in output
+    assert "Traceback" not in output
+    sampled = sorted(directory.rglob("*.png"))
+    assert 3 <= len(sampled) < 500
+    assert {pixels(path).shape for path in sampled} == {(32, 32, 3)}
     assert not list(directory.rglob("*.partial"))

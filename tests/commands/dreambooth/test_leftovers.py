@@ -1,4 +1,4 @@
-"""A process that is killed while it writes leaves nothing that the next one doesn't remove; its run goes on."""
+"""What a process that is killed while it writes leaves is removed by the next one, and its run can be resumed."""
 
 from pathlib import Path
 from typing import Any
@@ -7,7 +7,7 @@ import pytest
 
 from ldm.checkpoint.discovery import RESUME_STATE
 from tests.commands.calls import call, equal, refused
-from tests.commands.dreambooth.training_run import Teach
+from tests.commands.dreambooth.fine_tuning import FineTune
 from tests.commands.fixtures import Trained
 from tests.commands.processes import FORKS
 from tests.full_disk import entries
@@ -52,41 +52,41 @@ def _die_while_writing(what: str, words: list[str], cwd: str) -> None:
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory, subject_dir: Path, tiny_checkpoint: Path) -> Trained:
     """A run with these options that was not killed. It is shared: don't write to it."""
-    return Teach(tmp_path_factory.mktemp("whole") / "ckpts", subject_dir, tiny_checkpoint)(*OPTIONS)
+    return FineTune(tmp_path_factory.mktemp("whole") / "ckpts", subject_dir, tiny_checkpoint)(*OPTIONS)
 
 
 @pytest.mark.parametrize(
     "what",
     [pytest.param(what, marks=[] if what in (RESUME_STATE, "class image") else pytest.mark.slow) for what in WRITERS],
 )
-def test_what_a_killed_process_was_writing_is_gone_after_the_next_start(
-    what: str, teach: Teach, whole: Trained, tmp_path: Path
+def test_half_written_files_are_gone_after_the_next_start(
+    what: str, fine_tune: FineTune, whole: Trained, tmp_path: Path
 ) -> None:
-    words = ["-c", "can", "-i", teach.subject_dir, "--ckpt-path", teach.checkpoint, "-o", teach.root, *OPTIONS]
+    words = fine_tune.words(*OPTIONS)
     process = FORKS.Process(target=_die_while_writing, args=(what, list(map(str, words)), str(tmp_path)))
     process.start()
     process.join(120)
     assert process.exitcode == -9
-    assert [name for name in entries(teach.root) if name.endswith(".tmpAbC123")]
-    again = words if what == "run.yaml" else ["-r", teach.root / "can-1"]
+    assert [name for name in entries(fine_tune.root) if name.endswith(".tmpAbC123")]
+    again = words if what == "run.yaml" else ["-r", fine_tune.root / "can-1"]
     outcome = call("dreambooth", *again)
     assert outcome.status == 0, outcome.said
-    assert {name for name in entries(teach.root) if "/log/" not in name} == {
+    assert {name for name in entries(fine_tune.root) if "/log/" not in name} == {
         name for name in entries(whole.root) if "/log/" not in name
     }
-    assert equal(whole.step(2), teach.root / "can-1" / "step-00002.safetensors")
+    assert equal(whole.step(2), fine_tune.root / "can-1" / "step-00002.safetensors")
 
 
-def test_a_run_that_ends_drops_its_resume_state_if_that_is_asked_for(teach: Teach) -> None:
-    run = teach("--class-img-count", 0, "--no-previews", "--drop-resume-state")
+def test_a_run_drops_its_resume_state_at_its_end(fine_tune: FineTune) -> None:
+    run = fine_tune("--class-img-count", 0, "--no-previews", "--drop-resume-state")
     assert "resume.ckpt is removed" in run.outcome.said
     assert not (run.directory / RESUME_STATE).exists()
     assert "is finished: all 2 updates are made" in call("dreambooth", "-r", run.directory).said
     refused(call("dreambooth", "-r", run.directory, "--iterations", 4), "resume.ckpt is not there", "step-00002")
 
 
-def test_a_run_that_has_ended_drops_its_resume_state_when_it_is_continued(teach: Teach) -> None:
-    run = teach("--class-img-count", 0, "--no-previews")
+def test_a_finished_run_drops_its_resume_state_when_it_is_resumed(fine_tune: FineTune) -> None:
+    run = fine_tune("--class-img-count", 0, "--no-previews")
     assert f"rm {run.directory / RESUME_STATE}" in run.outcome.said
     assert call("dreambooth", "-r", run.directory, "--drop-resume-state").status == 0
     assert not (run.directory / RESUME_STATE).exists()

@@ -10,7 +10,7 @@ from PIL import Image
 
 from ldm.commands.dreambooth import previews
 from tests.commands.calls import call, difference, pixels
-from tests.commands.dreambooth.training_run import Plan, Teach
+from tests.commands.dreambooth.fine_tuning import FineTune, Plan
 from tests.commands.fixtures import Trained, UNetCall
 
 STEPS = (0, 3, 6, 9, 12)
@@ -22,12 +22,12 @@ def singles(run: Trained) -> list[list[np.ndarray]]:
     return [[pixels(images / f"step-{step:05d}_{index:02d}.png") for index in range(2)] for step in STEPS]
 
 
-def test_step_0_is_what_the_base_model_draws(uninterrupted: Trained, tiny_checkpoint: Path, tmp_path: Path) -> None:
+def test_step_0_is_sampled_by_the_base_model(uninterrupted: Trained, tiny_checkpoint: Path, tmp_path: Path) -> None:
     prompts = ("a photo of sks can", "a photo of a can")
     words = ("-c", tiny_checkpoint, "-p", *prompts, "-v", 1, "--seed", 7, "-o", tmp_path)
     assert call("txt2img", *words).status == 0
-    drawn = [pixels(path) for path in sorted(tmp_path.glob("txt2img-1/0*.png"))]
-    assert [difference(one, other) for one, other in zip(singles(uninterrupted)[0], drawn, strict=True)] == [0, 0]
+    sampled = [pixels(path) for path in sorted(tmp_path.glob("txt2img-1/0*.png"))]
+    assert [difference(one, other) for one, other in zip(singles(uninterrupted)[0], sampled, strict=True)] == [0, 0]
 
 
 def test_the_sweep_shows_every_step_and_prompt(uninterrupted: Trained) -> None:
@@ -49,7 +49,7 @@ def sampled_untrained(plan: Plan, root: Path) -> list[np.ndarray]:
     return [pixels(path) for path in sorted(root.rglob("step-00000_*.png"))]
 
 
-def test_as_on_a_gpu_previews_are_drawn_together_and_where_memory_is_too_small_one_by_one(
+def test_previews_are_batched_and_if_memory_is_too_small_sampled_one_by_one(
     plan: Plan,
     tmp_path: Path,
     unet_calls: list[UNetCall],
@@ -77,17 +77,17 @@ def test_as_on_a_gpu_previews_are_drawn_together_and_where_memory_is_too_small_o
     monkeypatch.setattr(previews, "sample_images", too_large)
     caplog.clear()
     again = sampled_untrained(plan, tmp_path / "again")
-    assert "too little memory to draw previews together" in caplog.text
+    assert "too little memory to sample previews in a batch" in caplog.text
     assert [difference(one, other) for one, other in zip(singly, again, strict=True)] == [0, 0, 0]
 
 
-def test_only_a_gpu_draws_several_at_a_time() -> None:
+def test_only_a_gpu_has_batches_of_previews() -> None:
     assert [previews.images_together(torch.device(name)) for name in ("cpu", "cuda:1", "mps")] == [1, 4, 1]
 
 
 @pytest.mark.slow
-def test_a_long_run_is_shown_by_some_of_its_steps(
-    teach: Teach, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+def test_the_sheet_of_a_long_run_shows_some_of_its_steps(
+    fine_tune: FineTune, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     rows: list[list[str]] = []
     labelled_grid = previews.labelled_grid
@@ -100,7 +100,7 @@ def test_a_long_run_is_shown_by_some_of_its_steps(
 
     monkeypatch.setattr(previews, "labelled_grid", watched)
     monkeypatch.setattr(previews, "MOST_ROWS", 4)
-    teach("--iterations", 6, "-s", 1, "--class-img-count", 0)
+    fine_tune("--iterations", 6, "-s", 1, "--class-img-count", 0)
     assert rows[1::2] == [
         ["step 0"],
         ["step 0", "step 1"],

@@ -11,7 +11,7 @@ from ldm.commands.options.dreambooth import dreambooth_parser
 from ldm.config import read_yaml
 from ldm.errors import UserError
 from tests.commands.calls import call, difference, pixels
-from tests.commands.dreambooth.training_run import SHORT, Plan, Teach, scalars, sha256
+from tests.commands.dreambooth.fine_tuning import SHORT, FineTune, Plan, scalars, sha256
 from tests.commands.fixtures import Trained
 from tests.locks import others_may_lock
 from tests.tiny import TINY_YAML
@@ -90,24 +90,28 @@ def test_the_record_holds_every_option_resolved(trained: Trained, tiny_checkpoin
     }
 
 
-def test_the_log_file_holds_what_was_said(trained: Trained) -> None:
+def test_the_log_file_holds_all_messages(trained: Trained) -> None:
+    """Also those from before the run had a directory."""
     text = (trained.directory / "run.log").read_text()
-    assert "drawing 3 of 3 class images 'a photo of a Tin Can'" in text
+    assert text.index("3 photos of 'Tin Can' from") < text.index("run: ")
+    assert "sampling 3 of 3 class images 'a photo of a Tin Can'" in text
     assert "7 updates made. The weights moved by" in text
     assert re.search(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d+ INFO ", text)
 
 
-def test_the_log_file_holds_what_was_said_before_there_was_one(trained: Trained) -> None:
-    """While all was decided: which photos, which memory."""
-    text = (trained.directory / "run.log").read_text()
-    assert "3 photos of 'Tin Can' from" in text
-    assert text.index("3 photos") < text.index("run: ")
-
-
-def test_two_runs_in_one_process_keep_their_logs_apart(teach: Teach, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Called from Python, without the frame that a terminal has around it. The second one fails."""
+def test_two_runs_in_one_process_keep_their_logs_apart(fine_tune: FineTune, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Called from Python, without `launch`. The second one fails."""
     logging.getLogger("ldm").setLevel(logging.NOTSET)
-    words = ("-i", teach.subject_dir, "--ckpt-path", teach.checkpoint, "-o", teach.root, *SHORT, "--no-previews")
+    words = (
+        "-i",
+        fine_tune.subject_dir,
+        "--ckpt-path",
+        fine_tune.checkpoint,
+        "-o",
+        fine_tune.root,
+        *SHORT,
+        "--no-previews",
+    )
 
     def run(name: str) -> None:
         command.dreambooth(dreambooth_parser().parse_args(["-c", name, *map(str, words)]))
@@ -116,10 +120,10 @@ def test_two_runs_in_one_process_keep_their_logs_apart(teach: Teach, monkeypatch
     monkeypatch.setattr(command, "fit", _too_large)
     with pytest.raises(UserError, match="too large"):
         run("cup")
-    first, second = ((teach.root / name / "run.log").read_text() for name in ("can-1", "cup-1"))
+    first, second = ((fine_tune.root / name / "run.log").read_text() for name in ("can-1", "cup-1"))
     assert "compare the checkpoints with" in first and "cup" not in first
     assert "photos of 'cup'" in second and second.rstrip().endswith("UserError: too large")
-    assert others_may_lock(teach.root / "can-1") and others_may_lock(teach.root / "cup-1")
+    assert others_may_lock(fine_tune.root / "can-1") and others_may_lock(fine_tune.root / "cup-1")
 
 
 def _too_large(*arguments: object) -> None:
@@ -154,11 +158,11 @@ def test_tensorboard_holds_the_losses_apart_and_the_previews(trained: Trained) -
     assert [event.step for event in events.Images("sweep")] == [3, 6, 7]
 
 
-def test_previews_show_what_each_step_has_learned_from_the_same_noise(trained: Trained) -> None:
+def test_previews_are_of_each_step_from_the_same_noise(trained: Trained) -> None:
     sheets = [pixels(trained.directory / "samples" / f"step-{step:05d}.png") for step in (3, 6, 7)]
     assert difference(sheets[0], sheets[1]) > 0
-    drawn = call("txt2img", "-c", trained.step(7), "-v", 1, "-o", trained.root.parent / "out")
-    assert drawn.status == 0
+    sampled = call("txt2img", "-c", trained.step(7), "-v", 1, "-o", trained.root.parent / "out")
+    assert sampled.status == 0
     image = next((trained.root.parent / "out").glob("*/00-*.png"))
     large = pixels(image).repeat(5, axis=0).repeat(5, axis=1)
     assert abs(sheets[2][-8 - 160 : -8, -8 - 160 : -8] - large).mean() < 2  # the checkpoint is of half precision

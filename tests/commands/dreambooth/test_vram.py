@@ -1,4 +1,4 @@
-"""--vram: what is chosen so that a training fits, what is said, and which flags stay."""
+"""--vram: what is chosen so that a training fits, what is logged, and which flags stay."""
 
 import logging
 import multiprocessing
@@ -16,7 +16,7 @@ from ldm.errors import UserError
 from ldm.training.config import DreamBoothConfig
 from ldm.training.memory import COMBINATIONS, CUDA_OVERHEAD, GIB, Combination, Prediction, Workload
 from tests.commands.calls import call, refused
-from tests.commands.dreambooth.training_run import STOPPED, Plan, Teach, interrupted
+from tests.commands.dreambooth.fine_tuning import STOPPED, FineTune, Plan, interrupted
 from tests.tiny import TINY_YAML, tiny_config
 
 CPU, CUDA = [torch.device("cpu")], [torch.device("cuda:0")]
@@ -40,11 +40,11 @@ def needs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def chosen(*words: str, devices: list[torch.device] = CPU, size: int = 512, **config: object) -> Combination:
     options = dreambooth_parser().parse_args(words)
-    wished = DreamBoothConfig(**config)  # type: ignore[arg-type]
-    given = {name: value for name in command.FIELDS if (value := getattr(options, name)) is not None}
+    own = DreamBoothConfig(**config)  # type: ignore[arg-type]
+    given = {name: value for name in command.MEMORY_FLAGS if (value := getattr(options, name)) is not None}
     before = DreamBoothConfig(**{**config, **given})
     after = fit_into_memory(options, before, Workload(tiny_config(), size, size), devices)
-    assert wished.iterations == after.iterations
+    assert own.iterations == after.iterations
     return Combination(after.optimizer, after.train_dtype, after.gradient_checkpointing)
 
 
@@ -55,12 +55,12 @@ def test_the_first_that_fits_is_chosen(gib: str, index: int) -> None:
     assert chosen("--vram", gib) == COMBINATIONS[index]
 
 
-def test_flags_stay_as_they_are_given() -> None:
+def test_flags_that_are_set_stay() -> None:
     assert chosen("--vram", "8", "--optimizer", "adamw8bit", "--train-dtype", "fp32") == COMBINATIONS[7]
     assert chosen("--vram", "24", "--gradient-checkpointing") == COMBINATIONS[6]
 
 
-def test_the_models_wishes_stay_unless_a_number_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_the_yaml_sets_stays_with_auto(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (40 * GIB, 80 * GIB))
     for words in ((), ("--vram", "auto")):
         assert chosen(*words, devices=CUDA, gradient_checkpointing="attention") == COMBINATIONS[3]
@@ -68,7 +68,7 @@ def test_the_models_wishes_stay_unless_a_number_is_given(monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize(("free", "index"), [(16, 0), (14, 1), (8.5, 2)])
-def test_on_cuda_what_is_free_decides(free: float, index: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_cuda_the_free_memory_decides(free: float, index: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (int(free * GIB), 80 * GIB))
     assert chosen(devices=CUDA) == chosen("--vram", "auto", devices=CUDA) == COMBINATIONS[index]
 
@@ -90,22 +90,22 @@ def process_id(device: torch.device) -> int:
 
 
 @pytest.mark.slow
-def test_several_devices_are_asked_by_a_process_that_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The asking one would leave a context on each of them."""
+def test_a_process_that_ends_queries_several_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Querying creates a CUDA context on each of them."""
     monkeypatch.setattr(command, "free_memory", process_id)
     assert command._free_on_each(CPU) == [os.getpid()]
     assert os.getpid() not in command._free_on_each(2 * CPU)
     assert not multiprocessing.active_children()
 
 
-def test_no_device_is_asked_where_nothing_is_left_to_choose(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As in the processes of further devices, which are told."""
+def test_no_device_is_queried_if_all_flags_are_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in the other processes of several devices, which read the record."""
     monkeypatch.setattr(command, "free_memory", lambda device: pytest.fail("it was"))
     words = ("--optimizer", "adamw8bit", "--train-dtype", "bf16", "--gradient-checkpointing", "attention")
     assert chosen(*words, devices=CUDA) == COMBINATIONS[5]
 
 
-def test_a_card_of_so_many_gb_has_less_for_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_can_not_have_all_of_a_card(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(NEEDS, COMBINATIONS[2], 8 * USABLE - 0.01)
     assert chosen("--vram", "8") == COMBINATIONS[2]
     monkeypatch.setitem(NEEDS, COMBINATIONS[2], 8 * USABLE + 0.01)
@@ -113,14 +113,14 @@ def test_a_card_of_so_many_gb_has_less_for_a_process(monkeypatch: pytest.MonkeyP
     assert 7.3 < 8 * USABLE < 7.75
 
 
-def test_on_cuda_what_no_tensor_shows_counts_too() -> None:
+def test_on_cuda_overhead_counts() -> None:
     exactly = NEEDS[COMBINATIONS[1]] * GIB
     assert exactly < USABLE * 10 * GIB < exactly + CUDA_OVERHEAD
     assert chosen("--vram", "10", devices=CPU) == COMBINATIONS[1]
     assert chosen("--vram", "10", devices=CUDA) == COMBINATIONS[2]
 
 
-def test_elsewhere_nothing_is_chosen_unless_asked_for() -> None:
+def test_on_other_devices_auto_chooses_nothing() -> None:
     assert chosen() == chosen("--vram", "auto") == COMBINATIONS[0]
     assert chosen(gradient_checkpointing="all") == COMBINATIONS[6]
 
@@ -138,47 +138,48 @@ def test_a_size_that_would_fit_is_named() -> None:
         chosen("--vram", "8", size=1024)
 
 
-def test_unasked_nothing_is_refused_on_the_strength_of_a_prediction(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_auto_refuses_nothing(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (2 * GIB, 8 * GIB))
     with caplog.at_level(logging.WARNING):
         assert chosen(devices=CUDA) == COMBINATIONS[-1]
-    assert "It is tried nevertheless" in caplog.text
+    assert "Trying anyway" in caplog.text
 
 
-def test_a_text_encoder_that_is_too_much_is_named() -> None:
+def test_the_error_suggests_not_to_train_the_text_encoder() -> None:
     with pytest.raises(UserError, match="--no-train-text-encoder needs less"):
         chosen("--vram", "8", "--optimizer", "adamw", size=4096, train_text_encoder=True)
 
 
-def test_where_nothing_fits_it_says_so() -> None:
+def test_the_error_if_nothing_fits() -> None:
     with pytest.raises(UserError, match="No size fits"):
         chosen("--vram", "8", "--optimizer", "adamw", size=4096)
 
 
 @pytest.mark.slow
-def test_the_choice_is_told_recorded_and_kept_by_a_resumed_run(
-    teach: Teach, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+def test_the_choice_is_logged_recorded_and_kept_by_a_resumed_run(
+    fine_tune: FineTune, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setitem(NEEDS, COMBINATIONS[0], 1e6)
     monkeypatch.setitem(NEEDS, COMBINATIONS[1], 1e6)
-    run = interrupted(teach, monkeypatch, 2, *STOPPED, "--vram", "8")
+    run = interrupted(fine_tune, monkeypatch, 2, *STOPPED, "--vram", "8")
     assert "memory: 8-bit AdamW on bfloat16 weights, gradient checkpointing none" in caplog.text
     options = read_yaml(run / "run.yaml")["options"]
-    assert [options[name] for name in command.FIELDS] == ["adamw8bit", "bf16", "none"]
+    assert [options[name] for name in command.MEMORY_FLAGS] == ["adamw8bit", "bf16", "none"]
     monkeypatch.setitem(NEEDS, COMBINATIONS[0], 0.1)
     assert call("dreambooth", "-r", run).status == 0
-    assert [read_yaml(run / "run.yaml")["options"][name] for name in command.FIELDS] == ["adamw8bit", "bf16", "none"]
+    assert [read_yaml(run / "run.yaml")["options"][name] for name in command.MEMORY_FLAGS] == [
+        "adamw8bit",
+        "bf16",
+        "none",
+    ]
 
 
-def test_bfloat16_weights_with_what_they_do_not_go_with_are_refused(teach: Teach) -> None:
-    words = ("dreambooth", "-c", "can", "-i", teach.subject_dir, "--ckpt-path", teach.checkpoint)
-    refused(call(*words, "--train-dtype", "bf16", "--optimizer", "adamw"), "adamw8bit")
-    refused(call(*words, "--train-dtype", "bf16", "--precision", "full"), "full")
+def test_bfloat16_weights_need_8_bit_adamw_and_mixed_precision(fine_tune: FineTune) -> None:
+    refused(fine_tune.call("--train-dtype", "bf16", "--optimizer", "adamw"), "adamw8bit")
+    refused(fine_tune.call("--train-dtype", "bf16", "--precision", "full"), "full")
 
 
-def test_a_flag_alone_brings_what_it_needs(plan: Plan, teach: Teach, tmp_path: Path) -> None:
+def test_a_flag_sets_the_other_that_it_needs(plan: Plan, fine_tune: FineTune, tmp_path: Path) -> None:
     config = plan("--train-dtype", "bf16", "--no-previews").module.config
     assert (config.train_dtype, config.optimizer) == ("bf16", "adamw8bit")
     section = {**TINY_YAML["dreambooth"], "train_dtype": "bf16", "optimizer": "adamw8bit"}
@@ -187,7 +188,7 @@ def test_a_flag_alone_brings_what_it_needs(plan: Plan, teach: Teach, tmp_path: P
     assert (config.train_dtype, config.optimizer) == ("fp32", "adamw")
 
 
-def test_the_training_gets_the_choice(plan: Plan, tmp_path: Path) -> None:
+def test_the_choice_reaches_the_training(plan: Plan, tmp_path: Path) -> None:
     module = plan("--train-dtype", "bf16").module
     assert {weight.dtype for weight in module.trained_parameters()} == {torch.bfloat16}
     assert {weight.dtype for weight in module.ldm.autoencoder.parameters()} == {torch.float32}

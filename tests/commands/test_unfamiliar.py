@@ -1,4 +1,4 @@
-"""What the embedded tiny model can't know is said before anything is computed."""
+"""Warnings of words and photos that the embedded tiny model doesn't know, before anything is computed."""
 
 import logging
 from pathlib import Path
@@ -8,8 +8,8 @@ import torch
 
 from ldm.checkpoint.reading import read_checkpoint
 from ldm.commands.dreambooth import plan as planning
-from ldm.commands.limits import in_quotes, warn_of_photos, warn_of_unknown_words
-from ldm.commands.sampling import run as drawing
+from ldm.commands.sampling import run as sampling
+from ldm.commands.unfamiliar import in_quotes, warn_of_photos, warn_of_unknown_words
 from ldm.data.photos import read_directory
 from ldm.files import ROOT
 from ldm.runtime.models import EMBEDDED, Settings, read_tokenizer, settings_of
@@ -21,8 +21,8 @@ from tests.commands.fixtures import write_photos
 
 SIZE = (64, 64)
 INSTEAD = "64 x 64 images; real photos need Stable Diffusion: bash download/sd-weights.sh"
-NEVER_SEEN = (
-    "the tiny model has never seen 'dog' and makes 64 x 64 images of a rendered world; "
+UNKNOWN_WORD = (
+    "the tiny model does not know 'dog'; it makes 64 x 64 images of a rendered world; "
     "real photos need Stable Diffusion: bash download/sd-weights.sh"
 )
 
@@ -33,10 +33,9 @@ def tiny() -> Settings:
 
 
 @pytest.mark.parametrize("command", ["dreambooth", "txt2img", "img2img", "evaluate"])
-def test_every_command_says_which_word_the_tiny_model_has_never_seen(
+def test_every_command_warns_of_unknown_words_and_photos(
     command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And that photos are none of its world; before anything is computed."""
     photos = write_photos(tmp_path / "photos", 4)
     flags = {
         "dreambooth": ("-c", "dog", "-i", photos, "--ckpt-path", EMBEDDED),
@@ -45,14 +44,14 @@ def test_every_command_says_which_word_the_tiny_model_has_never_seen(
         "evaluate": ("-p", "a photo of sks dog", "-c", EMBEDDED, "-i", photos),
     }
 
-    def enough(*arguments: object) -> None:
+    def stop(*arguments: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(planning, "sha256_of", enough)
-    monkeypatch.setattr(drawing, "paint", enough)
+    monkeypatch.setattr(planning, "sha256_of", stop)
+    monkeypatch.setattr(sampling, "sample_rows", stop)
     outcome = call(command, *flags[command], "-o", tmp_path / "out")
     assert outcome.status == 75
-    assert NEVER_SEEN in outcome.said
+    assert UNKNOWN_WORD in outcome.said
     if command != "txt2img":
         assert (
             str(photos) in outcome.said
@@ -61,8 +60,8 @@ def test_every_command_says_which_word_the_tiny_model_has_never_seen(
         assert f"It makes {INSTEAD}" in outcome.said
 
 
-def test_what_is_of_its_world_is_no_word_worth(tiny: Settings, caplog: pytest.LogCaptureFixture) -> None:
-    """Neither its captions' settings nor the made-up word, nor renders of subjects that it has never seen."""
+def test_there_is_no_warning_of_its_own_world(tiny: Settings, caplog: pytest.LogCaptureFixture) -> None:
+    """Its captions' settings, the identifier token, and renders of subjects that its captions did not have."""
     caplog.set_level(logging.WARNING, logger="ldm")
     tokenizer = read_tokenizer(find_tokenizer(EMBEDDED, tiny.tokenizer), tiny)
     prompts = [f"A photo of sks water bottle {words}, 2" for phrases in SETTINGS.values() for words in phrases]
@@ -74,7 +73,7 @@ def test_what_is_of_its_world_is_no_word_worth(tiny: Settings, caplog: pytest.Lo
     assert not caplog.records
 
 
-def test_another_model_is_not_said_to_know_only_little(caplog: pytest.LogCaptureFixture, tiny_checkpoint: Path) -> None:
+def test_there_is_no_warning_for_another_model(caplog: pytest.LogCaptureFixture, tiny_checkpoint: Path) -> None:
     other = settings_of(read_checkpoint(tiny_checkpoint), None)[1]
     tokenizer = read_tokenizer(find_tokenizer(tiny_checkpoint, other.tokenizer), other)
     warn_of_unknown_words(other, tokenizer, ["a photo of an axolotl"])
@@ -82,6 +81,6 @@ def test_another_model_is_not_said_to_know_only_little(caplog: pytest.LogCapture
     assert not caplog.records
 
 
-def test_a_few_words_are_named() -> None:
+def test_a_warning_names_a_few_words() -> None:
     assert in_quotes(["dog", "dog", "cat"]) == "'dog', 'cat'"
     assert in_quotes("abcdefg") == "'a', 'b', 'c', 'd', 'e' and 2 more"

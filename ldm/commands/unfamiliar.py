@@ -1,4 +1,4 @@
-"""What a model can't know is said before anything is computed: words and photos from outside of its world."""
+"""Warnings, before anything is computed, of words and photos that a model of a small world doesn't know."""
 
 import logging
 from collections.abc import Callable, Iterable
@@ -15,12 +15,12 @@ from ldm.runtime.models import Settings
 log = logging.getLogger(__name__)
 
 SHOWN = 5
-"""So many words are named."""
+"""How many words a warning names."""
 INSTEAD = "real photos need Stable Diffusion: bash download/sd-weights.sh"
 
 
 def warn_of_unknown_words(settings: Settings, tokenizer: PromptTokenizer, prompts: Iterable[str]) -> None:
-    """Names the words of prompts that a model of a small world has never seen: those that it would have to spell."""
+    """Warns of the words that a small world's captions did not have: its tokenizer has no token for them."""
     world = WORLDS.get(settings.evaluation.encoder)
     if world is None:
         return
@@ -28,19 +28,19 @@ def warn_of_unknown_words(settings: Settings, tokenizer: PromptTokenizer, prompt
     if words:
         size = f"{settings.sampling.height} x {settings.sampling.width}"
         log.warning(
-            "%s has never seen %s and makes %s images of %s; %s",
+            "%s does not know %s; it makes %s images of %s; %s",
             *(world.model, in_quotes(words), size, world.images, INSTEAD),
         )
 
 
 def warn_of_photos(settings: Settings, what: str, images: Callable[[], Tensor]) -> None:
-    """Says so if `images` (b 3 h w) of one thing are not of the small world that a model knows."""
+    """Warns if `images` (b 3 h w) of one thing, in [-1, 1], are not of the small world that the model knows."""
     world = WORLDS.get(settings.evaluation.encoder)
     if world is None:
         return
     encoder = load_encoder(settings.evaluation.encoder, torch.device("cpu"))
-    seen = images()
-    if len(seen) and not encoder.is_familiar(seen):
+    photos = images()
+    if len(photos) and not encoder.is_familiar(photos):
         size = f"{settings.sampling.height} x {settings.sampling.width}"
         log.warning(
             "%s: this does not look like %s, and %s knows nothing else. It makes %s images; %s",

@@ -15,26 +15,34 @@ from ldm.commands.dreambooth import run as command
 from ldm.errors import UserError
 from ldm.training.dreambooth import DreamBooth
 from ldm.training.trainer import FitOptions
-from tests.commands.calls import call, refused
+from tests.commands.calls import Outcome, call, refused
 from tests.commands.fixtures import Trained
 
 SHORT = ("--iterations", 2, "-s", 2, "--class-img-count", 2)
 
 
 @dataclass(frozen=True)
-class Teach:
-    """Runs dreambooth.py on the tiny model in an empty directory."""
+class FineTune:
+    """Runs dreambooth.py on the tiny model in an empty directory, with a short run's options unless they are given."""
 
     root: Path
     subject_dir: Path
     checkpoint: Path
 
-    def __call__(self, *arguments: object, root: Path | None = None) -> Trained:
-        """With a short run's options, unless they are named."""
-        flags = {"-c": "can", "-i": self.subject_dir, "--ckpt-path": self.checkpoint, "-o": root or self.root}
+    def words(self, *arguments: object) -> list[object]:
+        """The command line."""
+        flags = {"-c": "can", "-i": self.subject_dir, "--ckpt-path": self.checkpoint, "-o": self.root}
         flags |= dict(zip(SHORT[::2], SHORT[1::2], strict=True))
         given = [word for flag, value in flags.items() if flag not in arguments for word in (flag, value)]
-        outcome = call("dreambooth", *given, *arguments)
+        return [*given, *arguments]
+
+    def call(self, *arguments: object) -> Outcome:
+        """However it ends."""
+        return call("dreambooth", *self.words(*arguments))
+
+    def __call__(self, *arguments: object) -> Trained:
+        """A run that succeeds."""
+        outcome = self.call(*arguments)
         assert outcome.status == 0, outcome.said
         directory = Path(re.findall(r"^run: (.*)$", outcome.said, re.MULTILINE)[0])
         return Trained(directory, outcome)
@@ -42,7 +50,7 @@ class Teach:
 
 @dataclass
 class Planned:
-    """What a training would have been given."""
+    """What `fit` is given."""
 
     module: DreamBooth
     options: FitOptions
@@ -64,7 +72,7 @@ def scalars(run: Path) -> EventAccumulator:
 STOPPED = ("--iterations", 4, "-s", 2, "--class-img-count", 2, "--no-previews", "--seed", 7, "--save-dtype", "bf16")
 
 
-def interrupted(teach: Teach, monkeypatch: pytest.MonkeyPatch, at: int, *arguments: object) -> Path:
+def interrupted(fine_tune: FineTune, monkeypatch: pytest.MonkeyPatch, at: int, *arguments: object) -> Path:
     """A run whose disk is full at the save of this step."""
     writer_of = command.checkpoint_writer
 
@@ -74,15 +82,14 @@ def interrupted(teach: Teach, monkeypatch: pytest.MonkeyPatch, at: int, *argumen
     def full(path: Path, *args: Any) -> Callable[[], None]:
         return fail if path.name == f"step-{at:05d}.safetensors" else writer_of(path, *args)
 
-    words = ("-c", "can", "-i", teach.subject_dir, "--ckpt-path", teach.checkpoint, "-o", teach.root)
     with monkeypatch.context() as patch:
         patch.setattr(command, "checkpoint_writer", full)
-        refused(call("dreambooth", *words, *arguments), "the disk is full")
-    return teach.root / "can-1"
+        refused(fine_tune.call(*arguments), "the disk is full")
+    return fine_tune.root / "can-1"
 
 
 def copied(directory: Path, root: Path) -> Path:
-    """Copies a run with its class images, and makes it one of the new place."""
+    """Copies a run with its class images; its record has the new place."""
     shutil.copytree(directory.parent, root)
     record = root / directory.name / "run.yaml"
     record.write_text(record.read_text().replace(str(directory.parent), str(root)))

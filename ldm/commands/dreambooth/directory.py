@@ -1,0 +1,94 @@
+"""The directory of a DreamBooth run: a new one with its record, or that of a resumed run."""
+
+import os
+from pathlib import Path
+
+from ldm.checkpoint.keys import PARTS
+from ldm.checkpoint.reading import read_checkpoint
+from ldm.checkpoint.saving import SAVE_DTYPES
+from ldm.commands.disk_space import STATE_BYTES, image_bytes, refuse_unwritable, refuse_without_space
+from ldm.commands.dreambooth.plan import Plan
+from ldm.commands.record import plain, section, write_record
+from ldm.commands.resuming import RECORD, make_run_dir, mark_unsaved, refuse_fewer_updates
+from ldm.config import read_yaml, to_yaml
+from ldm.errors import UserError
+from ldm.files import slug, write_text
+from ldm.nn.tokenizer import copy_tokenizer
+from ldm.processes import RUN_DIR_VARIABLE, is_helper_process
+from ldm.runtime.tokenizers import NAME
+from ldm.training.class_images import DIRECTORY as CLASS_IMAGES
+
+
+def open_run(plan: Plan) -> Path:
+    """The run's directory with its record. The first process writes it; others take its path from the environment."""
+    if is_helper_process():
+        return Path(os.environ[RUN_DIR_VARIABLE])
+    if plan.options.resume_dir:
+        directory: Path = plan.options.resume_dir
+        _resume(plan, directory)
+    else:
+        directory = _create(plan)
+    mark_unsaved(directory)
+    return directory
+
+
+def _create(plan: Plan) -> Path:
+    """A new directory. Raises `UserError` if it can't be written, or the run would fill the disk."""
+    places = [plan.output_dir]
+    class_images = plan.class_images.paths(plan.config.class_img_count)
+    if not all(path.is_file() for path in class_images):  # if all are there they may be another user's
+        places.append(plan.output_dir / CLASS_IMAGES)
+    refuse_unwritable(*places)
+    _refuse_without_space(plan)
+    directory = make_run_dir(plan.output_dir, slug(plan.subject.class_name))
+    copy_tokenizer(plan.tokenizer, directory / NAME)  # before the record: where that is, the run is complete
+    write_record(directory / RECORD, vars(plan.options), **_identity(plan, directory), config=plan.yaml)
+    return directory
+
+
+def _identity(plan: Plan, directory: Path) -> dict[str, object]:
+    """Of the record: what the run began with, by SHA-256, wherever its files are."""
+    return {
+        "directory": str(directory.resolve()),
+        "base_sha256": plan.base_sha256,
+        "photos": plan.photos,
+        "tokenizer": plan.tokenizer_digest,
+    }
+
+
+def _resume(plan: Plan, directory: Path) -> None:
+    """Updates the record. Raises `UserError` unless weights and photos are those that the run began with."""
+    record = read_yaml(directory / RECORD)
+    if (expected := record.get("base_sha256")) != plan.base_sha256:
+        raise UserError(
+            f"{plan.base} is not the file that this run began with: its SHA-256 is {plan.base_sha256}, not {expected}. "
+            "Name the file itself with --ckpt-path"
+        )
+    photos = {name: str(sha256) for name, sha256 in section(record, "photos").items()}
+    if [*photos.values()] != [*plan.photos.values()]:  # they are trained on in this order; their names don't matter
+        changed = sorted(dict(photos.items() ^ plan.photos.items()))
+        raise UserError(
+            f"the photos in {plan.options.instance_img_dir} are not those that this run began with: look at "
+            f"{', '.join(changed)}. Name their folder with --instance-img-dir"
+        )
+    refuse_fewer_updates(directory, plan.config.iterations)
+    options = plain(vars(plan.options))
+    write_text(directory / RECORD, to_yaml({**record, **_identity(plan, directory), "options": options}))
+
+
+def _refuse_without_space(plan: Plan) -> None:
+    """Raises `UserError` if the run would fill the disk."""
+    sizes = dict.fromkeys(PARTS, 0)
+    for key, tensor in read_checkpoint(plan.base).tensors.items():
+        for part, prefix in PARTS.items():
+            sizes[part] += tensor.numel() if key.startswith(prefix) else 0
+    config, sampling = plan.config, plan.class_images.sampling
+    trained = sizes["unet"] + sizes["text_encoder"] * config.train_text_encoder
+    refuse_without_space(
+        plan.output_dir,
+        config,
+        checkpoint=SAVE_DTYPES[plan.options.save_dtype].itemsize * sum(sizes.values()),
+        state=STATE_BYTES[config.optimizer, config.train_dtype] * trained,
+        more=image_bytes(config.class_img_count, sampling.height, sampling.width),
+        what="class images",
+    )

@@ -1,0 +1,108 @@
+"""The images that a DreamBooth run trains on: class images, sampled on one device or several, and their encoding."""
+
+import contextlib
+import logging
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ldm.checkpoint.reading import read_checkpoint
+from ldm.commands.dreambooth.plan import Plan
+from ldm.data.dreambooth import encode_moments
+from ldm.data.images import fit, read_image, to_tensor
+from ldm.leftovers import remove_leftovers
+from ldm.nn.autoencoder import AutoencoderKL
+from ldm.processes import is_helper_process, run_together
+from ldm.progress import Progress
+from ldm.runtime.batching import batch_that_fits, worker_pool
+from ldm.runtime.compiling import accelerate_unet
+from ldm.runtime.models import ModelSlot
+from ldm.runtime.out_of_memory import explain_out_of_memory
+from ldm.runtime.precision import Compute, sampling_compute
+
+log = logging.getLogger(__name__)
+
+ADVICE = "a smaller --generation-batch-size or --hw needs less"
+ENCODED_PIXELS = 2 * 512 * 512
+"""Pixels per batch on a GPU: an image of 512 x 512 and its mirror image keep it busy."""
+READERS, AHEAD = 4, 8
+"""Threads that read images, and how many images wait in memory at most."""
+
+
+def sample_class_images(plan: Plan) -> list[Path]:
+    """The class images' files; missing ones are sampled. Each of several devices gets a process of its own."""
+    cache, count, devices = plan.class_images, plan.config.class_img_count, plan.devices
+    if count == 0:
+        return []
+    if not is_helper_process():
+        remove_leftovers(cache.root)
+    missing = cache.missing(count)
+    if not missing or is_helper_process():
+        log.info("%d class images '%s' from %s", count, cache.prompt, cache.directory)
+        return cache.paths(count)
+    log.info("sampling %d of %d class images '%s' into %s", len(missing), count, cache.prompt, cache.directory)
+    with Progress(len(missing), "class images", "img") as progress:
+        if len(devices) == 1:
+            _sample_share(0, progress.update, plan, missing, show_steps=True)
+        else:
+            sent = replace(plan, instance_images=plan.instance_images[:0])  # the processes need no photos
+            run_together(_sample_share, len(devices), sent, missing, False, on_done=progress.update)
+    return cache.paths(count)
+
+
+def _sample_share(rank: int, done: Callable[[int], None], plan: Plan, missing: list[int], show_steps: bool) -> None:
+    """Device `rank` samples every n-th missing image of n devices. Image i has the same seed on each of them."""
+    cache, device = plan.class_images, plan.devices[rank]
+    indices = missing[rank :: len(plan.devices)]
+    with explain_out_of_memory(ADVICE):
+        compute = sampling_compute(device, plan.class_precision)
+        batch_size = plan.options.generation_batch_size or batch_that_fits(
+            plan.settings, cache.sampling, compute.dtype, device, len(indices)
+        )
+        ldm = ModelSlot(compute).use(read_checkpoint(plan.base), plan.settings, plan.tokenizer)
+        accelerate_unet(ldm, plan.options.compile, -(-len(indices) // batch_size) * cache.sampling.num_steps)
+        crew = worker_pool(ldm, cache.sampling)
+        alone = show_steps and crew.workers == 1
+        with Progress(cache.sampling.num_steps, "denoising", "step", inner=True, silent=not alone) as steps:
+            for sampled, _ in enumerate(cache.draw(ldm, indices, batch_size, on_step=steps.update, crew=crew), 1):
+                done(1)
+                if sampled % batch_size == 0:
+                    steps.restart()
+
+
+def encode_images(
+    autoencoder: AutoencoderKL, images: Iterable[Tensor], size: tuple[int, int], flip: bool, compute: Compute
+) -> Tensor:
+    """Moments (n v 2c h/8 w/8) of images (3 h w) in [-1, 1] of this size (height, width), in the training's precision.
+
+    In float32 instead of float16, in which some autoencoders overflow.
+    """
+    exact = compute.autocast_dtype == torch.float16
+    with contextlib.nullcontext() if exact else compute.autocast():
+        return encode_moments(autoencoder, images, flip, views_together(compute.device, *size))
+
+
+def views_together(device: torch.device, height: int, width: int) -> int:
+    """How many images or mirror images are encoded in a batch: on a CPU one, so that no bit depends on the others."""
+    return max(1, ENCODED_PIXELS // (height * width)) if device.type == "cuda" else 1
+
+
+def read_ahead(paths: Sequence[Path], height: int, width: int) -> Iterator[Tensor]:
+    """The images in these files in their order, cropped to (3 height width), in [-1, 1]; threads read ahead."""
+    with ThreadPoolExecutor(READERS, thread_name_prefix="read") as pool:
+        waiting: deque[Future[Tensor]] = deque()
+        for path in paths:
+            waiting.append(pool.submit(_read, path, height, width))
+            if len(waiting) == AHEAD:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+def _read(path: Path, height: int, width: int) -> Tensor:
+    return to_tensor(fit(read_image(path), height, width))
