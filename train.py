@@ -1,4 +1,4 @@
-"""Trains a model from nothing, stage by stage: python train.py --help."""
+"""Trains a model from scratch, stage by stage: python train.py --help."""
 
 from ldm.commands.app import launch
 from ldm.commands.options.train import train_parser

@@ -54,7 +54,7 @@ def draw_ours(
 ) -> None:
     """Some batches of class images into a directory of their own."""
     cache = ClassImages(root, PROMPT, "", sampling, 0, place.precision, "", asdict(ldm.config))
-    for _ in cache.draw(ldm, list(range(batches * batch_size)), batch_size, crew=worker_pool(ldm, sampling)):
+    for _ in cache.sample(ldm, list(range(batches * batch_size)), batch_size, workers=worker_pool(ldm, sampling)):
         pass
 
 

@@ -35,7 +35,7 @@ from benchmarks.tools.reporting import Goal, say, table, verdict, write_json  # 
 from benchmarks.tools.script import run_script, script_parser  # noqa: E402
 from ldm.checkpoint.reading import read_checkpoint  # noqa: E402
 from ldm.commands.options.common import number  # noqa: E402
-from ldm.data.dreambooth import encode_moments  # noqa: E402
+from ldm.data.latents import encode_moments  # noqa: E402
 from ldm.data.photos import read_directory  # noqa: E402
 from ldm.nn.footprint import Footprint  # noqa: E402
 from ldm.runtime.compiling import step_capture  # noqa: E402

@@ -1,41 +1,52 @@
-"""A thread that writes files while their maker goes on: one after the other, in order, none after one that failed."""
+"""Work in threads: files written while their maker goes on, and results computed ahead of their use."""
 
 import logging
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
+from typing import TypeVar
 
 log = logging.getLogger(__name__)
 
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 Job = Callable[[], None]
 
 
 class BackgroundWriter:
-    """Does jobs in the order in which they are put, in one thread.
+    """Runs jobs in threads; with one thread in the order in which they are put.
 
-    When the block ends all are done, also if it ends by an error; an interrupt (`KeyboardInterrupt`, `SystemExit`)
-    waits for none and drops those that haven't begun; the process ends when the one under way is done. After a job that
-    fails no other is done; its error is raised by the next call of a method, at the latest when the block ends.
+    After a job that fails no other one begins. Its error is raised by the next call of a method, at the latest when the
+    block ends. At the end of the block all jobs are done, also after an error. Only an interrupt (`KeyboardInterrupt`,
+    `SystemExit`, `Stopped`) drops those that have not begun, if their number has no bound; then the process ends when
+    the running one is done.
     """
 
-    def __init__(self) -> None:
-        self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="write")
-        self._last: Future[None] | None = None
+    def __init__(self, threads: int = 1, most_waiting: int | None = None) -> None:
+        self.most_waiting = most_waiting
+        """Jobs that are not done yet, at most: `put` waits. None: no bound."""
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="write")
+        self._jobs: deque[Future[None]] = deque()
+        self._error: Exception | None = None
 
     def put(self, job: Job) -> None:
-        """Returns at once; what the job holds is let go when it is done."""
+        """Returns at once, unless `most_waiting` jobs are not done. What the job holds is freed when it is done."""
         self.raise_if_failed()
-        self._last = self._pool.submit(_do_after, self._last, job)
+        while self._jobs and (self._jobs[0].done() or len(self._jobs) == self.most_waiting):
+            self._jobs.popleft().result()
+        self._jobs.append(self._pool.submit(self._run, job))
 
     def wait(self) -> None:
-        """Returns when everything is done that was put."""
-        if self._last is not None:
-            self._last.result()
+        """Returns when all jobs are done."""
+        while self._jobs:
+            self._jobs.popleft().result()
+        self.raise_if_failed()
 
     def raise_if_failed(self) -> None:
         """Raises the error of a job that failed."""
-        if self._last is not None and self._last.done():
-            self._last.result()
+        if self._error is not None:
+            raise self._error
 
     def __enter__(self) -> "BackgroundWriter":
         return self
@@ -44,15 +55,43 @@ class BackgroundWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         interrupted = error is not None and not isinstance(error, Exception)
-        self._pool.shutdown(wait=not interrupted, cancel_futures=interrupted)
+        drop = interrupted and self.most_waiting is None
+        self._pool.shutdown(wait=not drop, cancel_futures=drop)
         if error is None:
             self.wait()
-        elif not interrupted and self._last is not None and self._last.exception() not in (None, error):
-            log.error("%s", self._last.exception())
+        elif not interrupted and self._error not in (None, error):
+            log.error("%s", self._error)
+
+    def _run(self, job: Job) -> None:
+        if self._error is not None:
+            return
+        try:
+            job()
+        except Exception as error:
+            self._error = self._error or error
+            raise
 
 
-def _do_after(earlier: Future[None] | None, job: Job) -> None:
-    """Raises the error of the job before, if that has failed; or else does this one."""
-    if earlier is not None:
-        earlier.result()
-    job()
+def map_ahead(
+    function: Callable[[Item], Result],
+    items: Iterable[Item],
+    threads: int,
+    ahead: int,
+    initializer: Callable[[], object] | None = None,
+) -> Generator[Result, None, None]:
+    """`function(item)` of each item, in order, computed in threads; `ahead` results are begun before they are needed.
+
+    An error is raised in its turn. After it, and when the iterator is closed, no further call begins, and those that
+    run are waited for. `initializer` is called first in each thread.
+    """
+    begun: deque[Future[Result]] = deque()
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="ahead", initializer=initializer)
+    try:
+        for item in items:
+            begun.append(pool.submit(function, item))
+            if len(begun) > ahead:
+                yield begun.popleft().result()
+        while begun:
+            yield begun.popleft().result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)

@@ -40,19 +40,19 @@ SAMPLERS = {
 }
 
 OPTIMIZERS = {
-    "adamw": "float32 moments, 8 bytes a weight",
-    "adamw8bit": "moments of 8 bits, 2 bytes a weight",
+    "adamw": Choice("ldm.training.optimizers:ADAMW", "float32 moments, 8 bytes a weight"),
+    "adamw8bit": Choice("ldm.training.adamw_8bit:ADAMW_8BIT", "moments of 8 bits, 2 bytes a weight"),
 }
 LOGGERS = {
-    "tensorboard": "losses and previews for TensorBoard",
-    "csv": "losses in metrics.csv",
-    "none": "no log of the losses",
+    "tensorboard": Choice("ldm.training.tensorboard:TensorBoardLog", "losses and previews for TensorBoard"),
+    "csv": Choice("ldm.training.logs:CSVLog", "losses in metrics.csv"),
+    "none": Choice("ldm.training.logs:RunLog", "no log of the losses"),
 }
 LR_SCHEDULES = {
-    "constant": "after the warm-up always the same",
-    "linear": "falls to zero along a line",
-    "cosine": "falls to zero along half a cosine",
-    "cooldown": "constant, then falls to zero in the last quarter",
+    "constant": Choice("ldm.training.optimizers:constant", "after the warm-up always the same"),
+    "linear": Choice("ldm.training.optimizers:linear", "falls to zero along a line"),
+    "cosine": Choice("ldm.training.optimizers:cosine", "falls to zero along half a cosine"),
+    "cooldown": Choice("ldm.training.optimizers:cooldown", "constant, then falls to zero in the last quarter"),
 }
 TRAIN_DTYPES = {"fp32": "4 bytes a weight", "bf16": "2 bytes a weight and gradient; needs adamw8bit"}
 CHECKPOINTING_LEVELS = {

@@ -205,7 +205,7 @@ def test_flags_are_read_before_anything_heavy_is_imported(module: str) -> None:
         (wrong_imports, "ldm.commands.app", "from ldm.api import load"),
         (wrong_imports, "ldm", "from ldm.commands import app"),
         (lightning_imports, "ldm.checkpoint.reading", "import pytorch_lightning as pl"),
-        (lightning_imports, "ldm.data.dreambooth", "from pytorch_lightning.callbacks import Callback"),
+        (lightning_imports, "ldm.data.batches", "from pytorch_lightning.callbacks import Callback"),
         (lightning_imports, "ldm.nn", "try:\n    import lightning.pytorch\nexcept ImportError:\n    raise"),
         (prints, "ldm.nn.unet", "def f():\n    print('x')"),
         (swallowed_errors, "ldm.nn.unet", "try:\n    f()\nexcept:\n    raise"),

@@ -1,4 +1,4 @@
-"""What a thread writes: in order, none after one that failed, and all of it when the block ends."""
+"""Work in threads: jobs in order, none after one that failed, all done when the block ends; results computed ahead."""
 
 import threading
 import time
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ldm.background import BackgroundWriter
+from ldm.background import BackgroundWriter, map_ahead
 from ldm.errors import UserError
 
 
@@ -51,8 +51,7 @@ def test_nothing_is_done_after_a_job_that_failed() -> None:
 def test_an_error_is_raised_by_the_next_call(method: str) -> None:
     writer = BackgroundWriter()
     writer.put(fail)
-    assert writer._last is not None
-    assert writer._last.exception(60) is not None
+    assert writer._jobs[0].exception(60) is not None
     with pytest.raises(UserError, match="the disk is full"):
         getattr(writer, method)(*([lambda: None] if method == "put" else []))
 
@@ -64,7 +63,7 @@ def test_an_error_in_the_block_doesn_t_keep_files_from_being_written(tmp_path: P
     assert (tmp_path / "file").exists()
 
 
-def test_of_two_errors_the_block_s_own_is_raised_and_the_other_said(caplog: pytest.LogCaptureFixture) -> None:
+def test_of_two_errors_the_block_s_own_is_raised_and_the_other_logged(caplog: pytest.LogCaptureFixture) -> None:
     with pytest.raises(ValueError, match="mine"), BackgroundWriter() as writer:
         writer.put(fail)
         raise ValueError("mine")
@@ -72,7 +71,7 @@ def test_of_two_errors_the_block_s_own_is_raised_and_the_other_said(caplog: pyte
 
 
 @pytest.mark.parametrize("interrupt", [KeyboardInterrupt, SystemExit])
-def test_an_interrupt_waits_for_nothing_and_drops_what_has_not_begun(interrupt: type[BaseException]) -> None:
+def test_an_interrupt_drops_jobs_that_have_not_begun(interrupt: type[BaseException]) -> None:
     go_on, begun, done = threading.Event(), threading.Event(), []
     writer = BackgroundWriter()
     with pytest.raises(interrupt), writer:
@@ -86,7 +85,7 @@ def test_an_interrupt_waits_for_nothing_and_drops_what_has_not_begun(interrupt: 
     assert done == [1]
 
 
-def test_what_a_job_holds_is_let_go_when_it_is_done() -> None:
+def test_what_a_job_holds_is_freed_when_it_is_done() -> None:
     class Snapshot:
         def write(self) -> None:
             pass
@@ -101,3 +100,34 @@ def test_what_a_job_holds_is_let_go_when_it_is_done() -> None:
         while gone() is not None:
             assert time.monotonic() < end
             time.sleep(0.001)
+
+
+def test_with_a_bound_an_interrupt_waits_for_all_jobs() -> None:
+    done: list[int] = []
+    with pytest.raises(KeyboardInterrupt), BackgroundWriter(threads=2, most_waiting=4) as writer:
+        for number in range(4):
+            writer.put(lambda number=number: (time.sleep(0.01), done.append(number)))  # type: ignore[misc, func-returns-value]
+        raise KeyboardInterrupt
+    assert sorted(done) == [0, 1, 2, 3]
+
+
+def test_results_come_in_order_and_only_some_are_computed_ahead() -> None:
+    begun: list[int] = []
+    results = map_ahead(lambda item: begun.append(item) or -item, range(9), threads=3, ahead=2)
+    assert next(results) == 0
+    assert max(begun) <= 2
+    assert list(results) == [-item for item in range(1, 9)]
+
+
+def test_an_error_comes_in_its_turn_and_no_call_begins_after_it() -> None:
+    begun: list[int] = []
+
+    def call(item: int) -> int:
+        begun.append(item)
+        return 10 // (3 - item)
+
+    results = map_ahead(call, range(100), threads=2, ahead=2)
+    assert [next(results) for _ in range(3)] == [3, 5, 10]
+    with pytest.raises(ZeroDivisionError):
+        next(results)
+    assert max(begun) <= 6

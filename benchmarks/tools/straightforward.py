@@ -24,8 +24,8 @@ from torch import Tensor  # noqa: E402
 from ldm.checkpoint.metadata import CheckpointInfo  # noqa: E402
 from ldm.checkpoint.reading import read_checkpoint  # noqa: E402
 from ldm.checkpoint.saving import save_checkpoint  # noqa: E402
-from ldm.data.dreambooth import encode_moments  # noqa: E402
 from ldm.data.images import fit, read_image, save_png, to_image, to_tensor  # noqa: E402
+from ldm.data.latents import encode_moments  # noqa: E402
 from ldm.diffusion.guidance import Conditioning, EpsFn, classifier_free, guided_eps  # noqa: E402
 from ldm.diffusion.latent_diffusion import LatentDiffusion  # noqa: E402
 from ldm.diffusion.loss import eps_loss  # noqa: E402

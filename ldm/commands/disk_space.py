@@ -7,11 +7,8 @@ from ldm.errors import UserError
 from ldm.files import counted
 from ldm.training.config import OptimizationConfig
 
-STATE_BYTES = {("adamw", "fp32"): 12, ("adamw8bit", "fp32"): 7, ("adamw8bit", "bf16"): 6}
-"""Bytes of a resume state per trained weight, at most: the weight and two moments; by optimizer and type of weights."""
-
 AVERAGE_BYTES = 4
-"""Bytes per trained weight of a moving average, where one is kept."""
+"""Bytes of a resume state per trained weight of a moving average, where one is kept."""
 
 PNG_BYTES = 1.5
 """Bytes of a PNG file per pixel: about half of the raw colours, as of photos and drawings."""

@@ -82,30 +82,29 @@ def refuse_too_large_images(
         )
 
 
-def refuse_too_large_training(workload: Workload, config: DreamBoothConfig, device: torch.device) -> None:
-    """Raises `UserError` if a training of this size takes more than the device's memory."""
-    processes = workload.devices if device.type == "cpu" else 1
-    if (limit := memory_of(device, processes)) is None:
-        return
-    samples = config.batch_size * (2 if workload.with_class else 1)
-    model, height, width = workload.model, workload.height, workload.width
-    latents = height * width // model.autoencoder.downsampling_factor**2
-    widest = _widest(model.unet.model_channels, model.unet.channel_mult)
-    blocks = model.unet.num_res_blocks + 1
-    need = Need(
-        least=samples * latents * model.unet.model_channels * 2,
-        most=STATE * count_weights(model) + samples * latents * widest * KEPT * blocks * FLOAT,
-        counted=lambda: predict(workload, config).step,
-    )
-    if needed := need.more_than(limit):
+def refuse_too_large_training(need: Need, devices: list[torch.device], what: str, smaller: str) -> None:
+    """Raises `UserError` if the memory of each device, or its share of the host's, is less than a training needs.
+
+    `what` would take too much, and `smaller` would need less.
+    """
+    limit = memory_of(devices[0], len(devices) if devices[0].type == "cpu" else 1)
+    if limit is not None and (needed := need.more_than(limit)):
         raise UserError(
-            f"training at {height} x {width} with --batch-size {config.batch_size} would take {human_size(needed)} of "
-            f"memory, and {human_size(limit)} are available. A smaller --hw or --batch-size needs less"
+            f"{what} would take {human_size(needed)} of memory, and {human_size(limit)} are available. "
+            f"{smaller} needs less"
         )
 
 
-def network_need(network: AutoencoderConfig | UNetConfig, pixels: int, weights: int, count: Callable[[], int]) -> Need:
-    """Of a training from scratch: `pixels` are those of all samples of a step, as the network takes them."""
+def dreambooth_need(workload: Workload, config: DreamBoothConfig) -> Need:
+    """What a fine-tuning needs on a device."""
+    model = workload.model
+    latents = workload.height * workload.width // model.autoencoder.downsampling_factor**2
+    samples = config.batch_size * (2 if workload.with_class else 1)
+    return training_need(model.unet, samples * latents, count_weights(model), lambda: predict(workload, config).step)
+
+
+def training_need(network: AutoencoderConfig | UNetConfig, pixels: int, weights: int, count: Callable[[], int]) -> Need:
+    """What training a network needs. `pixels` are all of a step at its full resolution; `count` counts the bytes."""
     if isinstance(network, UNetConfig):
         channels, mult = network.model_channels, network.channel_mult
     else:

@@ -1,1 +1,1 @@
-"""Floor 3: images in and out, and the batches a training step is made of."""
+"""Floor 3: image files, captions, training batches, encoded images."""

@@ -1,8 +1,9 @@
-"""Batches for training from scratch; each is a function of (seed, step, device) alone."""
+"""Training batches; each is a function of (seed, step, device) alone, so a resumed training needs no random state."""
 
 import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Generic, TypedDict, TypeVar
 
@@ -13,7 +14,6 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from ldm.data.images import fit, read_image, to_tensor
 from ldm.data.latents import moments_at
-from ldm.data.order import ShuffledOrder
 from ldm.diffusion.noise import derived_generator
 from ldm.errors import UserError
 from ldm.nn.tokenizer import PromptTokenizer
@@ -22,11 +22,35 @@ Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
+class ShuffledOrder:
+    """`order(position) -> index`, without end: a newly shuffled permutation of `size` indices follows another.
+
+    A function of (seed, position) alone. Orders of one seed differ in `stream`.
+    """
+
+    size: int
+    seed: int
+    stream: int = 0
+
+    def __call__(self, position: int) -> int:
+        epoch, place = divmod(position, self.size)
+        return _permutation(self, epoch)[place]
+
+
+@lru_cache(maxsize=4)
+def _permutation(order: ShuffledOrder, epoch: int) -> list[int]:
+    generator = derived_generator(order.seed, 1 + order.stream, epoch, order.size)
+    permutation: list[int] = torch.randperm(order.size, generator=generator).tolist()
+    return permutation
+
+
+@dataclass(frozen=True)
 class Share:
-    """What one of several devices takes of each step, from `start_step` on."""
+    """Which part of each step one of several devices computes, from `start_step` on."""
 
     seed: int
     batch_size: int
+    """Items of each set, per device."""
     start_step: int = 0
     rank: int = 0
     world_size: int = 1
@@ -35,13 +59,14 @@ class Share:
 class StepBatches(IterableDataset[Item], Generic[Item]):
     """Yields `batch(indices, generator)` for the steps from `share.start_step` on, without end.
 
-    Worker processes of a DataLoader take turns, so that the order is the same with any number of them. A `UserError` in
-    one of them comes in place of the batch; torch would bury it in a traceback.
+    `sizes` are those of the sets of items that a batch is made of, usually one. Worker processes of a DataLoader take
+    turns, so the order doesn't depend on their number. A worker sends a `UserError` in place of the batch; torch would
+    wrap it in a traceback.
     """
 
-    def __init__(self, size: int, share: Share) -> None:
-        self.order = ShuffledOrder(size, share.seed)
+    def __init__(self, share: Share, *sizes: int) -> None:
         self.share = share
+        self.orders = [ShuffledOrder(size, share.seed, stream) for stream, size in enumerate(sizes)]
 
     def __iter__(self) -> Iterator[Item]:
         worker = get_worker_info()
@@ -62,16 +87,20 @@ class StepBatches(IterableDataset[Item], Generic[Item]):
         """The batch of one step on this device."""
         share = self.share
         first = (step * share.world_size + share.rank) * share.batch_size
-        indices = [self.order(position) for position in range(first, first + share.batch_size)]
+        positions = range(first, first + share.batch_size)
+        indices = [order(position) for order in self.orders for position in positions]
         return self.batch(indices, derived_generator(share.seed, step, share.rank))
 
     def batch(self, indices: list[int], generator: torch.Generator) -> Item:
-        """A batch of these items; all chance comes from the generator."""
+        """The batch of these items: `share.batch_size` of each set, one set after the other.
+
+        All random numbers come from the generator.
+        """
         raise NotImplementedError
 
 
-def batch_loader(batches: StepBatches[Item], workers: int, pinned: bool = False) -> DataLoader[Item]:
-    """Prepares the batches in this process, or ahead in `workers` others; `pinned` where a GPU copies them."""
+def batch_loader(batches: StepBatches[Item], workers: int = 0, pinned: bool = False) -> DataLoader[Item]:
+    """Prepares the batches in this process, or ahead in `workers` others; `pinned`: in page-locked memory."""
     return DataLoader(
         batches,
         batch_size=None,
@@ -82,13 +111,13 @@ def batch_loader(batches: StepBatches[Item], workers: int, pinned: bool = False)
 
 
 def _leave_signals_to_the_trainer(worker: int) -> None:
-    """Ctrl-C reaches all processes of a terminal, and the training needs its workers until it has stopped by itself."""
+    """Ctrl-C reaches all processes of a terminal; the training needs its workers until its step has ended."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))  # a second one ends it
 
 
 class ImageBatch(TypedDict):
-    """Images and the noise to draw their latents with."""
+    """Images and the noise to sample their latents with."""
 
     images: Tensor
     """(b 3 size size) in [-1, 1]"""
@@ -96,8 +125,8 @@ class ImageBatch(TypedDict):
     """(b c size/f size/f)"""
 
 
-class LatentBatch(TypedDict):
-    """What a step of the diffusion model is made of."""
+class NoisyLatents(TypedDict):
+    """Latents as moments, and what they are noised with."""
 
     moments: Tensor
     """Parameters of the posterior (b 2c h w)."""
@@ -107,17 +136,22 @@ class LatentBatch(TypedDict):
     """(b c h w)"""
     timesteps: Tensor
     """(b,) int64"""
+
+
+class LatentBatch(NoisyLatents):
+    """A step of the diffusion model."""
+
     input_ids: Tensor
     """(b m) int64"""
 
 
 class ImageBatches(StepBatches[ImageBatch]):
-    """Images read from their files, for the autoencoder."""
+    """Images read from files, for the autoencoder."""
 
     def __init__(
         self, paths: Sequence[Path], size: int, latent_shape: tuple[int, int, int], flip: bool, share: Share
     ) -> None:
-        super().__init__(len(paths), share)
+        super().__init__(share, len(paths))
         self.paths = paths
         self.size = size
         self.latent_shape = latent_shape
@@ -132,7 +166,7 @@ class ImageBatches(StepBatches[ImageBatch]):
 
 
 class LatentBatches(StepBatches[LatentBatch]):
-    """Latents encoded beforehand, each with one of its captions or none.
+    """Encoded images, each with one of its captions or an empty one.
 
     moments (n v 2c h w); captions[n] are those of image n.
     """
@@ -146,7 +180,7 @@ class LatentBatches(StepBatches[LatentBatch]):
         caption_dropout: float,
         share: Share,
     ) -> None:
-        super().__init__(len(captions), share)
+        super().__init__(share, len(captions))
         self.moments = moments
         self.captions = captions
         self.tokenizer = tokenizer
@@ -154,17 +188,48 @@ class LatentBatches(StepBatches[LatentBatch]):
         self.caption_dropout = caption_dropout
 
     def batch(self, indices: list[int], generator: torch.Generator) -> LatentBatch:
-        def draw(count: int) -> int:
-            return int(torch.randint(count, (), generator=generator))
-
-        moments = torch.stack([moments_at(self.moments, index, draw(self.moments.shape[1])) for index in indices])
-        chosen = [self.captions[index][draw(len(self.captions[index]))] for index in indices]
+        views = self.moments.shape[1]
+        moments = torch.stack([moments_at(self.moments, index, _random(views, generator)) for index in indices])
+        captions = [self.captions[index] for index in indices]
+        chosen = [some[_random(len(some), generator)] for some in captions]
         dropped = (torch.rand(len(indices), generator=generator) < self.caption_dropout).tolist()
-        shape = moments.chunk(2, dim=1)[0].shape
-        return LatentBatch(
-            moments=moments,
-            posterior_noise=torch.randn(shape, generator=generator),
-            noise=torch.randn(shape, generator=generator),
-            timesteps=torch.randint(self.num_timesteps, (len(indices),), generator=generator),
-            input_ids=self.tokenizer(["" if drop else text for drop, text in zip(dropped, chosen, strict=True)]),
+        noisy = _noisy(moments, self.num_timesteps, generator)
+        prompts = ["" if drop else text for drop, text in zip(dropped, chosen, strict=True)]
+        return LatentBatch(**noisy, input_ids=self.tokenizer(prompts))
+
+
+class DreamBoothBatches(StepBatches[NoisyLatents]):
+    """`share.batch_size` instance images, then as many class images, if there are any.
+
+    instance_moments (n v 2c h w), class_moments (m v 2c h w) or None without prior preservation.
+    """
+
+    def __init__(
+        self, instance_moments: Tensor, class_moments: Tensor | None, num_timesteps: int, share: Share
+    ) -> None:
+        self.sets = [instance_moments] if class_moments is None else [instance_moments, class_moments]
+        super().__init__(share, *map(len, self.sets))
+        self.num_timesteps = num_timesteps
+
+    def batch(self, indices: list[int], generator: torch.Generator) -> NoisyLatents:
+        sets = [moments for moments in self.sets for _ in range(self.share.batch_size)]
+        moments = torch.stack(
+            [moments[index, _random(moments.shape[1], generator)] for moments, index in zip(sets, indices, strict=True)]
         )
+        return _noisy(moments, self.num_timesteps, generator)
+
+
+def _noisy(moments: Tensor, num_timesteps: int, generator: torch.Generator) -> NoisyLatents:
+    """Random noise and timesteps for moments (b 2c h w)."""
+    shape = moments.chunk(2, dim=1)[0].shape
+    return NoisyLatents(
+        moments=moments,
+        posterior_noise=torch.randn(shape, generator=generator),
+        noise=torch.randn(shape, generator=generator),
+        timesteps=torch.randint(num_timesteps, (len(moments),), generator=generator),
+    )
+
+
+def _random(count: int, generator: torch.Generator) -> int:
+    """A random number from 0 to `count` - 1."""
+    return int(torch.randint(count, (), generator=generator))

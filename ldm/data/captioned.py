@@ -1,4 +1,4 @@
-"""Folders of images with captions, in the two usual forms: `metadata.jsonl`, or a .txt beside each image."""
+"""Folders of captioned images, in the two usual forms: a `metadata.jsonl`, or a .txt file beside each image."""
 
 import hashlib
 import json
@@ -21,15 +21,15 @@ log = logging.getLogger(__name__)
 
 METADATA = "metadata.jsonl"
 MOST_LIST_BYTES, MOST_TEXT_BYTES = 512_000_000, 1_000_000
-"""Of a list of captions, and of the captions of one image."""
+"""Sizes of a `metadata.jsonl` and of a .txt file, at most."""
 
 SIDECARS = frozenset([".txt", ".caption", ".json", ".jsonl", ".yaml", ".yml", ".csv", ".tsv", ".parquet", ".md"])
-"""Files that such folders hold beside the images, of which nothing is said."""
+"""Files that such folders usually hold beside the images: no warning names them."""
 
 
 @dataclass(frozen=True)
 class CaptionedImage:
-    """An image's file, what may be said of it (one caption of several is drawn each time), and its other columns."""
+    """An image file, its captions, of which each batch takes a random one, and the other columns of its line."""
 
     path: Path
     captions: tuple[str, ...] = ()
@@ -41,8 +41,9 @@ def find_captioned(directory: Path, *, need_captions: bool = True) -> list[Capti
 
     A `metadata.jsonl` has a line for each image in its folder: `{"file_name": "1.png", "text": "a cat"}`, where
     `text` may be a list; or `1.txt` beside `1.png` has a caption on each line. With `need_captions`, images without
-    one are left out with a warning, as are files that are no images. What is hidden (`.name`) is passed over. Files
-    with an image's suffix aren't opened here, however many they are. Raises `UserError` if no image is left.
+    one are left out with a warning, as are files that are no images. Hidden files (`.name`) are skipped. Files with an
+    image's suffix are not opened here. Raises `UserError` if no image is left, a listed image is missing, or a list is
+    malformed.
     """
     if not directory.is_dir():
         raise UserError(f"there is no directory {directory}")
@@ -66,7 +67,7 @@ def find_captioned(directory: Path, *, need_captions: bool = True) -> list[Capti
 
 
 def digest(images: Sequence[CaptionedImage], directory: Path) -> str:
-    """Tells datasets apart by the names and sizes of their files and by what is said of them; they may be moved."""
+    """SHA-256 of the images' names below `directory`, sizes and captions: the same after the directory has moved."""
     rows = [(os.path.relpath(image.path, directory), image.path.stat().st_size, image.captions) for image in images]
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
@@ -77,7 +78,7 @@ def _files_below(directory: Path) -> list[Path]:
 
 
 def _is_image(path: Path, unused: dict[str, list[Path]]) -> bool:
-    """By the suffix, or by the first bytes where that tells nothing. Others are added to `unused` by their reason."""
+    """By its suffix, or by its first bytes if the suffix is unknown. Adds other files to `unused` by their reason."""
     suffix = path.suffix.lower()
     if suffix in SIDECARS:
         return False
@@ -121,7 +122,7 @@ def _raise_for(captions: Iterable[str], where: str) -> None:
 def _is_file(path: Path) -> bool:
     try:
         return path.is_file()
-    except OSError:  # a name longer than any file has
+    except OSError:  # such as for too long a name
         return False
 
 

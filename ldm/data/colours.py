@@ -1,4 +1,4 @@
-"""From whatever numbers an image file holds to eight bits of sRGB: sample types, ICC profiles, transparency."""
+"""Converts an image file's numbers to eight bits of sRGB: sample types, ICC profiles, transparency."""
 
 import functools
 import io
@@ -18,15 +18,15 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 DARK = 4
-"""An image whose brightest value is below a fourth of its type's white is more likely of another scale."""
+"""An image whose brightest value is below 1 / DARK of its type's white probably has another scale."""
 
 SAME_COLOUR = 2
-"""A profile that moves no value of eight bits by more than this is sRGB itself, in another writer's rounding."""
+"""A profile that changes no value of eight bits by more than this is sRGB, rounded in another way."""
 
 TIFF_BITS, TIFF_SAMPLE_FORMAT, SIGNED = 258, 339, 2
 
 PROFILE_SPACES = {"RGB": "RGB", "L": "GRAY", "CMYK": "CMYK", "LAB": "Lab"}
-"""The colour space that a profile for an image of this mode names."""
+"""The colour space of a profile for an image of this mode."""
 
 
 class ProfileError(Exception):
@@ -53,14 +53,14 @@ def to_srgb(image: Image.Image, path: Path) -> Image.Image:
 
 
 class Scale(NamedTuple):
-    """The values of an image file that become black and white."""
+    """The values that become black and white."""
 
     black: float
     white: float
 
 
 def _eight_bits(image: Image.Image, path: Path) -> Image.Image:
-    """Grey of other sample types than unsigned bytes, as mode L; other images as they are."""
+    """A grey image of another sample type than unsigned bytes as mode L; other images unchanged."""
     tags = getattr(image, "tag_v2", {})
     bits, signed = _tag(tags, TIFF_BITS), _tag(tags, TIFF_SAMPLE_FORMAT) == SIGNED
     if image.mode == "L" and bits == 8 and signed:
@@ -82,7 +82,7 @@ def _eight_bits(image: Image.Image, path: Path) -> Image.Image:
 
 
 def _scaled(values: np.ndarray, path: Path) -> Image.Image:
-    """Numbers of a type that has no one white: it is told by their range, or the range is stretched, with a warning."""
+    """Numbers of a type whose white is not fixed: their range decides it, or is stretched, with a warning."""
     if not np.isfinite(values).all():
         raise UserError(f"{path} is not a readable image: it holds numbers that are not finite")
     low, high = float(values.min()), float(values.max())
@@ -105,8 +105,8 @@ def _scaled(values: np.ndarray, path: Path) -> Image.Image:
 def scale_of(low: float, high: float, dtype: np.dtype) -> Scale | None:
     """[0, 1] for floating point, [0, 255] or [0, 65535], whichever the values fit and fill; None where none is meant.
 
-    A small signed type's white is its largest value. Values that don't reach a fourth of a white are more likely of
-    some other scale, such as 12 bits. What is black stays black.
+    A small signed type's white is its largest value. Values below a fourth of a white probably have another scale, such
+    as 12 bits. An image that is all black stays black.
     """
     whites = {"int8": (127,), "int16": (255, 32767)}.get(dtype.name, (255, 65535))
     if dtype.kind == "f":
@@ -134,7 +134,7 @@ def _tag(tags: object, tag: int) -> int | None:
 
 
 def _in_srgb(image: Image.Image, profile: object, path: Path) -> Image.Image:
-    """An opaque image as RGB, by its profile if it has one that can be used."""
+    """An opaque image as RGB, by its profile if that can be used."""
     if image.mode == "LAB":
         profile = profile or b""
     elif not isinstance(profile, bytes) or not profile:
@@ -169,16 +169,16 @@ def _refuse_lab(path: Path, error: Exception) -> Image.Image:
 
 @functools.lru_cache(maxsize=8)
 def _transform(profile: bytes, mode: str) -> "tuple[str, ImageCmsTransform | None]":
-    """The mode that an image of `mode` is to be in and what takes it to sRGB: None where the profile is sRGB already.
+    """The mode to convert an image of `mode` to first, and the transform to sRGB; None if the profile is sRGB.
 
-    An empty profile is that of Lab colours as they are defined.
+    An empty profile stands for Lab colours by their definition.
     """
     from PIL import ImageCms
 
     source = ImageCms.ImageCmsProfile(io.BytesIO(profile)) if profile else ImageCms.createProfile("LAB")
     space = source.profile.xcolor_space.strip() if profile else "Lab"  # type: ignore[union-attr]
     if mode == "L" and space == "RGB":
-        mode = "RGB"  # a grey image that was a colour image once
+        mode = "RGB"  # a colour image that was converted to grey
     if PROFILE_SPACES[mode] != space:
         raise ProfileError(f"it is one for {space}, and the image is {mode}")
     transform = ImageCms.buildTransform(
@@ -193,7 +193,7 @@ def _transform(profile: bytes, mode: str) -> "tuple[str, ImageCmsTransform | Non
 
 
 def _changes_nothing(transform: "ImageCmsTransform", mode: str) -> bool:
-    """Whether a transform leaves colours of the whole cube, or all greys, where they are."""
+    """Whether a transform changes no colour of a grid over the cube, or no grey."""
     if mode == "L":
         colours = np.arange(256, dtype=np.uint8)[None]
     else:

@@ -1,7 +1,7 @@
-"""What images lose on their way: sharpness, detail, exact colours. A judge that is to see past it is trained with it.
+"""Random degradations of images: of sharpness, detail and colours. The judge is trained on degraded images.
 
-Every function takes and gives images (b 3 h w) in [-1, 1]; only `degrade` keeps them from leaving that range. All
-chance comes from a CPU generator.
+Every function maps images (b 3 h w) in [-1, 1] to such images; only `degrade` clamps them to that range. All random
+numbers come from a CPU generator.
 """
 
 import math
@@ -15,25 +15,25 @@ from torch import Tensor
 BLUR = (0.4, 1.6)
 """Standard deviations in pixels."""
 SHRINK = (1.4, 3.0)
-"""By what an image's sides are divided and multiplied again."""
+"""Factors by which an image is shrunk and enlarged again."""
 COARSENESS = (0.02, 0.06)
-"""Steps in which a block's mean is kept; those of the finest detail are fifteen times as wide."""
+"""Quantisation steps of a block's mean; those of the finest detail are fifteen times as wide."""
 BLOCK = 8
 ZOOM, SHIFT = (0.85, 1.05), 0.06
-"""Side of what is shown as a share of the image's, and by how much of it that is moved."""
+"""The visible part's side as a share of the image's, and how far it is moved, at most."""
 GAIN, OFFSET = 0.08, 0.06
 NOISE = (0.0, 0.1)
 REFRAMED = RECOLOURED = NOISY = 0.5
-"""Share of the images."""
+"""Shares of the images that are changed so."""
 
-Loss = Callable[[Tensor, torch.Generator], Tensor]
+Degradation = Callable[[Tensor, torch.Generator], Tensor]
 
 
 def degrade(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Each image perhaps mirrored, reframed, blurred or made coarse in one of three ways, recoloured, noisy."""
+    """Randomly mirrors, reframes, blurs or coarsens, recolours each image and adds noise."""
     images = _in_part(images, 0.5, lambda part, _: part.flip(-1), generator)
     images = _in_part(images, REFRAMED, reframe, generator)
-    losses: list[Loss] = [blur, shrink, coarsen, lambda part, _: part]
+    losses: list[Degradation] = [blur, shrink, coarsen, lambda part, _: part]
     kinds = torch.randint(len(losses), (len(images),), generator=generator)
     for kind, loss in enumerate(losses):
         images = _where(images, kinds == kind, loss, generator)
@@ -42,7 +42,7 @@ def degrade(images: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def reframe(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Each image a little nearer or farther, and moved."""
+    """Zooms and moves each image a little."""
     side = _uniform(ZOOM, len(images), generator)
     transform = torch.zeros(len(images), 2, 3)
     transform[:, 0, 0] = transform[:, 1, 1] = side
@@ -52,7 +52,7 @@ def reframe(images: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def blur(images: Tensor, generator: torch.Generator) -> Tensor:
-    """All with the same Gaussian."""
+    """Blurs all images with the same Gaussian."""
     deviation = float(_uniform(BLUR, 1, generator))
     radius = math.ceil(3 * deviation)
     weights = torch.exp(-0.5 * (torch.arange(-radius, radius + 1) / deviation) ** 2)
@@ -62,7 +62,7 @@ def blur(images: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def shrink(images: Tensor, generator: torch.Generator) -> Tensor:
-    """All made smaller by the same factor and large again: detail is gone."""
+    """Shrinks all images by the same factor and enlarges them again, which removes detail."""
     size = images.shape[-2:]
     factor = float(_uniform(SHRINK, 1, generator))
     small = F.interpolate(images, [round(s / factor) for s in size], mode="bilinear", antialias=True)
@@ -70,7 +70,7 @@ def shrink(images: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def coarsen(images: Tensor, generator: torch.Generator) -> Tensor:
-    """As JPEG does: each block's cosine coefficients are rounded, the finer ones to wider steps."""
+    """Rounds each block's cosine coefficients as JPEG does, finer ones to wider steps."""
     cosines = _cosines(BLOCK)
     order = torch.arange(BLOCK)
     step = float(_uniform(COARSENESS, 1, generator)) * (1 + order[:, None] + order[None, :]) * BLOCK
@@ -81,14 +81,14 @@ def coarsen(images: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def recolour(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Each image's channels a little brighter or darker, each in its own way."""
+    """Changes gain and offset of each image's channels a little."""
     shape = (len(images), 3, 1, 1)
     gain = 1 + GAIN * (2 * torch.rand(shape, generator=generator) - 1)
     return images * gain + OFFSET * (2 * torch.rand(shape, generator=generator) - 1)
 
 
 def add_noise(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Each image with Gaussian noise of its own strength."""
+    """Adds Gaussian noise of a random strength to each image."""
     strength = _uniform(NOISE, len(images), generator)[:, None, None, None]
     return images + strength * torch.randn(images.shape, generator=generator)
 
@@ -101,12 +101,12 @@ def _cosines(size: int) -> Tensor:
     return rows
 
 
-def _in_part(images: Tensor, share: float, loss: Loss, generator: torch.Generator) -> Tensor:
+def _in_part(images: Tensor, share: float, loss: Degradation, generator: torch.Generator) -> Tensor:
     return _where(images, torch.rand(len(images), generator=generator) < share, loss, generator)
 
 
-def _where(images: Tensor, chosen: Tensor, loss: Loss, generator: torch.Generator) -> Tensor:
-    """The chosen images with the loss, the others without."""
+def _where(images: Tensor, chosen: Tensor, loss: Degradation, generator: torch.Generator) -> Tensor:
+    """Applies the degradation to the chosen images."""
     if not chosen.any():
         return images
     images = images.clone()

@@ -1,4 +1,4 @@
-"""Which image files are read: by what they hold, whatever their names say; and what a file is that is no image."""
+"""Which files are images, known by their content and not by their names; and what other files are."""
 
 import os
 from collections.abc import Callable
@@ -14,9 +14,9 @@ FORMATS = (
     *("JPEG", "PNG", "WEBP", "TIFF", "GIF", "BMP", "AVIF", "HEIF", "JPEG2000"),
     *("PPM", "PSD", "QOI", "SGI", "PCX", "DDS", "TGA"),
 )
-"""The decoders that a stranger's file may reach, as Pillow names them, in the order in which they are asked.
+"""The decoders that a file of unknown origin may reach, by their names in Pillow, in the order in which they are tried.
 
-Pillow has more. Those that start other programs (EPS), draw by the system (WMF) or are for no photos stay out.
+Excluded are those that start other programs (EPS), use the system's drawing (WMF) or are not for photos.
 """
 
 READABLE = "JPEG, PNG, WebP, TIFF, GIF, BMP, AVIF, HEIC, JPEG 2000, TGA, PPM and others"
@@ -27,7 +27,7 @@ IMAGE_SUFFIXES = frozenset(
         *(".gif", ".avif", ".heic", ".heif", ".jp2", ".j2k", ".tga", ".ppm", ".pgm"),
     ]
 )
-"""What the names of images end with. Where there are very many files, these are believed without a look at each."""
+"""Suffixes of images. In folders of many files they are trusted without opening each file."""
 
 HEAD_BYTES, TGA_FOOTER, TGA_SUFFIXES = 512, b"TRUEVISION-XFILE.\0", frozenset([".tga", ".icb", ".vda", ".vst"])
 
@@ -40,21 +40,21 @@ RAW_SUFFIXES = frozenset(
         *(".mos", ".mrw", ".nef", ".nrw", ".orf", ".pef", ".raf", ".raw", ".rw2", ".sr2", ".srw"),
     ]
 )
-"""Cameras' raw files. Many are TIFFs as well, of which Pillow would read the tiny preview."""
+"""Cameras' raw files. Many are TIFFs, of which Pillow would read the tiny preview."""
 
 TEXT, RAW, EMPTY, VIDEO = "text", "cameras' raw files: export them as JPEG or TIFF", "empty files", "videos"
 DRAWING, JPEG_XL, OTHER = "documents or drawings", "JPEG XL, which is not read: save it as PNG or JPEG", "no images"
 
 
 class DamagedImageError(UserError):
-    """A file that begins like an image of some format and isn't one that can be read."""
+    """A file that begins like an image of some format but can't be read."""
 
 
 def open_image(stream: BinaryIO, path: Path) -> ImageFile.ImageFile:
-    """Reads an image's header and nothing more. Raises `UserError` if it can't be read.
+    """Reads an image's header only. Raises `UserError` if it can't be read.
 
-    This is `PIL.Image.open` without its bound on pixels, which is the same on every machine and for every file size;
-    `ldm.data.images` has its own.
+    This is `PIL.Image.open` without its limit on pixels, which depends neither on the machine nor on the file's size;
+    `ldm.data.images` has its own limit.
     """
     head = stream.read(HEAD_BYTES)
     if (reason := _foreign(path, head)) is not None:
@@ -65,7 +65,7 @@ def open_image(stream: BinaryIO, path: Path) -> ImageFile.ImageFile:
             continue
         try:
             return _open_as(name, stream, path)
-        except DamagedImageError as error:  # another format may be meant
+        except DamagedImageError as error:  # it may be of another format
             damaged = damaged or error
     if damaged is not None:
         raise damaged
@@ -76,7 +76,7 @@ def _open_as(name: str, stream: BinaryIO, path: Path) -> ImageFile.ImageFile:
     factory = _factory(name, path)
     stream.seek(0)
     try:
-        return factory(stream, "")  # without a file name the decoders have no second way to the file
+        return factory(stream, "")  # without a file name a decoder can't open the file again
     except Image.DecompressionBombError:
         raise
     except Exception as error:  # whatever a damaged header makes a decoder raise
@@ -84,7 +84,7 @@ def _open_as(name: str, stream: BinaryIO, path: Path) -> ImageFile.ImageFile:
 
 
 def unused_reason(path: Path) -> str | None:
-    """None of a file that looks like an image by its first bytes; else what it is: "text", "a named pipe"."""
+    """None if the first bytes are an image's; else what the file is, such as "text" or "a named pipe"."""
     try:
         if (kind := kind_of(path)) is not None:
             return kind
@@ -100,12 +100,12 @@ def unused_reason(path: Path) -> str | None:
 
 
 def _claims(name: str, head: bytes, stream: BinaryIO, path: Path) -> bool:
-    """Whether a format's decoder should look at a file that begins so."""
+    """Whether a format's decoder should try a file that begins with `head`."""
     if name == "HEIF":
         return head[4:8] == b"ftyp" and head[8:12] in HEIF_BRANDS
     if name == "AVIF":
         return head[4:8] == b"ftyp" and (head[8:12] in AVIF_BRANDS or bool(AVIF_BRANDS & {head[16:20], head[20:24]}))
-    if name == "TGA":  # has no mark at its beginning: its decoder would take many files for its own
+    if name == "TGA":  # has no magic bytes: its decoder would accept many files
         return path.suffix.lower() in TGA_SUFFIXES or _ends_with(stream, TGA_FOOTER)
     _, accept = _registered(name)
     return accept is None or accept(head[:16]) is True
@@ -137,14 +137,14 @@ def _registered(name: str) -> tuple[Callable[[BinaryIO, str], ImageFile.ImageFil
 
 
 def _registry() -> dict[str, tuple[Callable, Callable | None]]:
-    """Pillow's decoders by name."""
-    if "QOI" not in Image.OPEN:  # else its usual ones only, or none
+    """Pillow's decoders and their tests of a file's first bytes, by name."""
+    if "QOI" not in Image.OPEN:  # before, only the usual ones are loaded, or none
         Image.init()
     return Image.OPEN
 
 
 def _foreign(path: Path, head: bytes) -> str | None:
-    """What a file is that a decoder could mistake for an image of its own."""
+    """What a file is if a decoder could mistake it for an image; else None."""
     if not head:
         return EMPTY
     is_raw = path.suffix.lower() in RAW_SUFFIXES and head[:2] not in (b"\xff\xd8", b"\x89P")  # no renamed JPEG or PNG

@@ -1,8 +1,7 @@
-"""The one reader and writer of image files: upright, sRGB, cropped to size; what a PNG of ours says of itself."""
+"""The one reader and writer of image files: upright, in sRGB, cropped to size; the text chunks of our PNGs."""
 
-import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +10,7 @@ from PIL import ExifTags, Image, ImageFile, ImageOps
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
+from ldm.background import map_ahead
 from ldm.data.colours import to_srgb
 from ldm.data.formats import open_image
 from ldm.disk import human_size
@@ -18,8 +18,6 @@ from ldm.errors import UserError
 from ldm.files import atomic_path
 from ldm.host_memory import available_memory
 from ldm.user_files import open_regular
-
-log = logging.getLogger(__name__)
 
 UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -30,35 +28,38 @@ UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""What makes a photo upright that its camera stored with this EXIF orientation; 1 is upright."""
+"""How to turn a photo upright, by its EXIF orientation; 1 is upright."""
 
 LARGE_PIXELS = 178_956_970
-"""A larger image is read at a reduced size where a small one is wanted. (So many pixels Pillow reads by itself.)"""
+"""A larger image is read at a reduced size if a small one is needed. (Pillow's own limit.)"""
 
 DENSE_PIXELS, PIXELS_PER_BYTE = 2**26, 1000
-"""Of an image with more pixels than the first, a byte of its file stands for no more than the second: no photo comes
-near that, but a file made to fill the memory goes far beyond."""
+"""An image with more pixels than the first must not have more pixels per byte of its file than the second. No photo
+comes near that; files that are made to fill the memory have far more."""
 
 UNKNOWN_MEMORY = 2**32
-"""So many bytes are taken for available where the system doesn't tell."""
+"""Bytes assumed to be available where the system doesn't report it."""
 SURELY_THERE = 2**28
-"""Needs below so many bytes aren't compared with what is available, which takes a moment."""
+"""Below this many bytes the available memory is not queried, which takes time."""
+
+READERS, AHEAD = 4, 8
+"""Threads that read images, and how many images wait in memory at most."""
 
 PREFIX, FOREIGN = "ldm.", frozenset(["parameters"])
-"""Our text chunks are named `ldm.<key>`: other programs keep things of their own under `prompt`. Those that we write
-for other programs keep their names."""
+"""Our text chunks are named `ldm.<key>`, as other programs use `prompt` for other things. Those that we write for other
+programs keep their names."""
 
 
 def read_image(path: Path, cover: int | None = None) -> Image.Image:
-    """Reads an image file, of the format that its content tells, upright and as sRGB; transparency becomes white.
+    """Reads an image file, whose content decides its format, upright and as sRGB; transparency becomes white.
 
-    With `cover`, the longer side of the size that it will be fitted to, a very large image comes in reduced to no less
-    than twice that. Raises `UserError` if it can't be read.
+    `cover` is the longer side of the size that it will be fitted to: a very large image is reduced while it is read, to
+    no less than twice that. Raises `UserError` if it can't be read.
     """
     try:
         with open_regular(path) as stream, open_image(stream, path) as file:
             _load_bounded(file, path, os.fstat(stream.fileno()).st_size, _reduction(file.size, cover))
-            # Only now: some decoders turn the image themselves while they load it, and then take the tag away.
+            # After loading: some decoders turn the image while they load it, and then remove the tag.
             turn = UPRIGHT.get(file.getexif().get(ExifTags.Base.Orientation, 1))
             image = to_srgb(_reduced(file, cover), path)
             return image.transpose(turn) if turn is not None else image
@@ -75,7 +76,7 @@ def read_image(path: Path, cover: int | None = None) -> Image.Image:
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """Width and height as an image file's header tells them, not turned. Raises `UserError`."""
+    """Width and height in an image file's header, not turned. Raises `UserError` if it can't be read."""
     try:
         with open_regular(path) as stream, open_image(stream, path) as file:
             return file.size
@@ -86,7 +87,7 @@ def image_size(path: Path) -> tuple[int, int]:
 
 
 def _reduction(size: tuple[int, int], cover: int | None) -> int:
-    """By how much an image of this size may be reduced to be still twice as large as what is wanted of it."""
+    """The factor by which an image of this size may be reduced and still be twice as large as needed."""
     if cover is None or size[0] * size[1] <= LARGE_PIXELS:
         return 1
     return max(1, min(size) // (2 * cover))
@@ -102,9 +103,9 @@ def _reduced(image: Image.Image, cover: int | None) -> Image.Image:
 
 
 def _load_bounded(file: ImageFile.ImageFile, path: Path, num_bytes: int, factor: int) -> None:
-    """Decodes an image, by a JPEG's own means at a size reduced by up to `factor`.
+    """Decodes an image; a JPEG's decoder reduces it by up to `factor`.
 
-    Raises `UserError` before the pixels take memory if they would take too much.
+    Raises `UserError`, before memory is allocated, if the pixels would take too much.
     """
     width, height = file.size
     if width * height > max(DENSE_PIXELS, PIXELS_PER_BYTE * num_bytes):
@@ -123,20 +124,29 @@ def _load_bounded(file: ImageFile.ImageFile, path: Path, num_bytes: int, factor:
 
 
 def _room() -> int:
-    """Half of what is available: other images, and the networks, need some as well."""
+    """Half of the available bytes: other images, and the networks, need memory as well."""
     available = available_memory()
     return (UNKNOWN_MEMORY if available is None else available) // 2
 
 
 def _bytes_per_pixel(file: ImageFile.ImageFile, reduced: bool) -> int:
-    """At the peak: decoded, in its colours, and converted ones beside it, unless these are small."""
+    """Peak memory: the decoded image, and the converted copies unless it is reduced."""
     decoded = 1 if file.mode in ("1", "L", "P") else 4
     copies = 24 if file.mode in ("I", "F") else 8
     return decoded + (0 if reduced else copies)
 
 
+def read_ahead(paths: Iterable[Path], height: int, width: int) -> Iterator[Tensor]:
+    """The images in these files in their order, cropped to (3 height width), in [-1, 1]; threads read ahead."""
+
+    def read(path: Path) -> Tensor:
+        return to_tensor(fit(read_image(path, max(height, width)), height, width))
+
+    return map_ahead(read, paths, READERS, AHEAD - 1)
+
+
 def fit(image: Image.Image, height: int, width: int) -> Image.Image:
-    """Resizes so that the image covers height x width, and cuts off what stands out evenly on both sides."""
+    """Resizes the image to cover height x width, and crops its centre."""
     return ImageOps.fit(image, (width, height), method=Image.Resampling.LANCZOS)
 
 
@@ -157,12 +167,14 @@ def save_png(path: Path, image: Image.Image, text: Mapping[str, object] | None =
     info = PngInfo()
     for key, value in (text or {}).items():
         words = str(value).encode("utf-8", "replace").decode().replace("\0", " ")
-        info.add_text(key if key in FOREIGN else PREFIX + key, words)  # tEXt, which all read; iTXt where it must be
+        info.add_text(
+            key if key in FOREIGN else PREFIX + key, words
+        )  # tEXt, which all programs read; iTXt if necessary
     with atomic_path(path) as partial:
         image.save(partial, format="PNG", pnginfo=info, compress_level=4)
 
 
 def own_text(image: Image.Image, key: str) -> str | None:
-    """What `save_png` wrote under a key, also before it named its chunks `ldm.<key>`; None if there is nothing."""
+    """The text that `save_png` wrote under a key, in earlier versions without `ldm.`; None if there is none."""
     value = image.info.get(PREFIX + key, image.info.get(key))
     return value if isinstance(value, str) else None

@@ -1,4 +1,4 @@
-"""A folder with photos of a subject: which of its files are used, why the others aren't, and what is odd about some."""
+"""A folder of photos of a subject: which of its files are used, why others are not, and warnings about some."""
 
 import logging
 from collections import defaultdict
@@ -20,31 +20,31 @@ from ldm.user_files import kind_of
 log = logging.getLogger(__name__)
 
 MOST_NAMED = 20
-"""Of files with the same reason; of more it is said how many."""
+"""Files that a message names, at most; it gives the number of the others."""
 
 HARMLESS = frozenset([TEXT, OTHER, DRAWING])
-"""Reasons that are said but are no cause for a warning."""
+"""Reasons that are logged, but not as a warning."""
 
 ENLARGED = 2
-"""A photo that is enlarged more than so many times is named."""
+"""A warning names a photo that is enlarged more than this many times."""
 
 LONG = 4
-"""So is one of which less than one part in so many remains."""
+"""And one of which cropping leaves less than 1 / LONG."""
 
 
 @dataclass(frozen=True)
 class Folder:
-    """What is in a folder, in natural order; hidden files (`.name`) are passed over."""
+    """The content of a folder, in natural order, without hidden files (`.name`)."""
 
     path: Path
     images: list[Path] = field(default_factory=list)
     folders: list[Path] = field(default_factory=list)
     unused: dict[str, list[Path]] = field(default_factory=dict)
-    """Other files by the reason why they aren't used."""
+    """Other files by the reason why they are not used."""
 
 
-def look_into(directory: Path) -> Folder:
-    """The images of a folder by their first bytes, and everything else in it. Raises `UserError` if there is none."""
+def list_folder(directory: Path) -> Folder:
+    """The images of a folder, by their first bytes, and its other content. Raises `UserError` if there is no folder."""
     if not directory.is_dir():
         if directory.exists():
             kind = kind_of(directory) or "a file"
@@ -69,10 +69,10 @@ def look_into(directory: Path) -> Folder:
 
 
 def find_photos(directory: Path) -> list[Path]:
-    """The images of a folder. Names everything else in it, a line for each reason. Raises `UserError` if none."""
-    folder = look_into(directory)
+    """The images of a folder. Logs its other content, a line for each reason. Raises `UserError` without images."""
+    folder = list_folder(directory)
     if not folder.images:
-        raise UserError(_nothing_in(folder))
+        raise UserError(_no_image(folder))
     for reason, paths in folder.unused.items():
         level = logging.INFO if reason in HARMLESS else logging.WARNING
         log.log(level, "%s: not used: %s (%s)", directory, named(paths, directory), reason)
@@ -84,8 +84,8 @@ def find_photos(directory: Path) -> list[Path]:
 def read_directory(directory: Path, height: int, width: int) -> tuple[list[Path], Tensor]:
     """All images of a directory: their paths in natural order and the images (n 3 height width) in [-1, 1].
 
-    Every file that isn't used is named, every image that can't be read in a warning of its own; so are images that are
-    the same, far too small or far too long. Raises `UserError` if no image is left.
+    Messages name every file that is not used, and images that are the same, far too small or far too long. Raises
+    `UserError` if no image is left.
     """
     paths, images = [], []
     for path in find_photos(directory):
@@ -100,17 +100,17 @@ def read_directory(directory: Path, height: int, width: int) -> tuple[list[Path]
     if not paths:
         raise UserError(f"{directory} holds no readable image ({READABLE})")
     for same in _duplicates(paths):
-        log.warning("%s: %s are the same file; each of them counts", directory, " and ".join(one.name for one in same))
+        log.warning("%s: %s are the same file; each of them is used", directory, " and ".join(one.name for one in same))
     return paths, torch.stack(images)
 
 
 def named(paths: Sequence[Path], directory: Path) -> str:
-    """The names of files below a directory."""
+    """The names of files below a directory, as a list for messages."""
     return listed([path.relative_to(directory).as_posix() for path in paths], MOST_NAMED)
 
 
-def _nothing_in(folder: Folder) -> str:
-    """Why a folder has no image, and where there are some."""
+def _no_image(folder: Folder) -> str:
+    """The error for a folder without images: what is in it, and which of its folders have some."""
     deeper = [below for below in folder.folders if _holds_images(below)]
     if deeper:
         names, first = named(deeper, folder.path), quoted(deeper[0])
@@ -121,7 +121,7 @@ def _nothing_in(folder: Folder) -> str:
 
 def _holds_images(directory: Path) -> bool:
     try:
-        return bool(look_into(directory).images)
+        return bool(list_folder(directory).images)
     except UserError:
         return False
 
@@ -132,11 +132,11 @@ def _warn_of_shape(path: Path, size: tuple[int, int], height: int, width: int) -
         log.warning("%s: %d x %d is enlarged %.0f times", path, *size, enlarged)
     remaining = (width / enlarged) * (height / enlarged) / (size[0] * size[1])
     if remaining < 1 / LONG:
-        log.warning("%s: of %d x %d only %.0f%% is seen, the middle", path, *size, 100 * remaining)
+        log.warning("%s: of %d x %d only the middle %.0f%% is used", path, *size, 100 * remaining)
 
 
 def _duplicates(paths: Sequence[Path]) -> list[list[Path]]:
-    """Those that are byte for byte the same."""
+    """Groups of files that are byte for byte the same."""
     by_size: dict[object, list[Path]] = defaultdict(list)
     for path in paths:
         by_size[path.stat().st_size].append(path)

@@ -1,12 +1,14 @@
 """Several draw at the same time: a small network doesn't fill a CPU's cores, but each core can draw an image."""
 
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 import torch
+
+from ldm.background import map_ahead
 
 Item = TypeVar("Item")
 Drawn = TypeVar("Drawn")
@@ -41,18 +43,9 @@ class WorkerPool:
             for item in items:
                 yield item, draw(item)
             return
-        before, threads = torch.get_num_threads(), self.threads or 1
-        left, begun = iter(items), deque[tuple[Item, Future[Drawn]]]()
-        pool = ThreadPoolExecutor(self.workers, "draw", initializer=torch.set_num_threads, initargs=(threads,))
+        before, set_threads = torch.get_num_threads(), partial(torch.set_num_threads, self.threads or 1)
         try:
-            for item in left:
-                begun.append((item, pool.submit(draw, item)))
-                if len(begun) > self.workers:
-                    done, future = begun.popleft()
-                    yield done, future.result()
-            while begun:
-                done, future = begun.popleft()
-                yield done, future.result()
+            with closing(map_ahead(draw, items, self.workers, self.workers, set_threads)) as drawn:
+                yield from zip(items, drawn, strict=True)
         finally:
-            pool.shutdown(wait=True, cancel_futures=True)
             torch.set_num_threads(before)  # the number that new threads begin with

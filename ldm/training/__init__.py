@@ -1,1 +1,1 @@
-"""Floor 4: fine-tuning. Lightning wraps the model here and nowhere below."""
+"""Floor 4: training. Only here and above is Lightning imported."""

@@ -1,34 +1,76 @@
-"""The first stage from scratch: an autoencoder whose latents a diffusion model can learn.
+"""The first stage from scratch: an autoencoder whose latents a diffusion model can be trained on.
 
 "High-Resolution Image Synthesis with Latent Diffusion Models" (arXiv 2112.10752), section 3.1 and appendix G, with KL
-regularisation. The reconstruction loss is that of the pixels and of their differences to the next: without a perceptual
-loss, whose network would have to come from somewhere, edges keep sharp by it.
+regularisation. The reconstruction loss compares pixels and differences of neighbouring pixels, which keeps edges sharp.
+There is no perceptual loss: it would need another trained network.
 """
 
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
-from ldm.data.batches import ImageBatch, ImageBatches, Share, batch_loader
+from ldm.data.batches import ImageBatch, ImageBatches, Share
 from ldm.data.images import fit, read_image, to_tensor
 from ldm.nn.autoencoder import AutoencoderKL, ResnetBlock
 from ldm.nn.layers import zero_init
 from ldm.training.config import AutoencoderTrainingConfig
-from ldm.training.module import AveragedTraining
-from ldm.training.patch_pca import PatchPCA
+from ldm.training.ema import AveragedTraining
 
 FIRST_LOGVAR = -6.0
-"""Log-variance of the untrained posterior: with 0 the decoder would see little but noise."""
-
+"""Log-variance of the untrained posterior: with 0 the decoder's input would be mostly noise."""
 TEACHER_IMAGES = 2048
-"""How many images the principal components are taken from."""
+"""Images from which the principal components are computed, at most."""
+SMALLEST_VARIANCE = 1e-8
+"""Of a principal component; below is rounding."""
+
+
+class PatchPCA(nn.Module):
+    """The best linear autoencoder of patches: a teacher for the first updates.
+
+    `pca(images (b 3 h w)) -> codes (b c h/f w/f)`, zero until `fit`: patches of f x f pixels are projected on their c
+    principal components of largest variance, each scaled to unit variance. First the encoder is trained to give these
+    codes and the decoder to decode them. That takes minutes; from two random networks it takes far longer.
+    """
+
+    mean: Tensor
+    components: Tensor
+
+    def __init__(self, patch: int, channels: int) -> None:
+        super().__init__()
+        self.patch = patch
+        self.register_buffer("mean", torch.zeros(3 * patch**2))
+        self.register_buffer("components", torch.zeros(channels, 3 * patch**2))
+
+    @property
+    def fitted(self) -> bool:
+        """Whether `fit` was called, or its result loaded from a resume state."""
+        return bool(self.components.any())
+
+    def fit(self, images: Tensor) -> None:
+        """Computes the components of the patches of images (n 3 h w)."""
+        patches = rearrange(self._patches(images), "b d p -> (b p) d")
+        mean = patches.mean(dim=0)
+        covariance = (patches - mean).T @ (patches - mean) / len(patches)
+        variances, directions = torch.linalg.eigh(covariance)  # in ascending order
+        largest = slice(-len(self.components), None)
+        deviations = variances[largest].clamp(min=SMALLEST_VARIANCE).sqrt()  # flat images have none
+        self.mean.copy_(mean)
+        self.components.copy_((directions[:, largest] / deviations).T)
+
+    def forward(self, images: Tensor) -> Tensor:
+        codes = self.components @ (self._patches(images) - self.mean[:, None])
+        return rearrange(codes, "b c (h w) -> b c h w", w=images.shape[-1] // self.patch)
+
+    def _patches(self, images: Tensor) -> Tensor:
+        return F.unfold(images, self.patch, stride=self.patch)
 
 
 class AutoencoderTraining(AveragedTraining):
-    """Trains an autoencoder on image files; `average` holds the weights that are saved."""
+    """Trains an autoencoder on image files; `average` has the weights to save."""
 
     config: AutoencoderTrainingConfig
 
@@ -49,7 +91,7 @@ class AutoencoderTraining(AveragedTraining):
         self.teacher = PatchPCA(shape.downsampling_factor, shape.embed_dim)
 
     def on_fit_start(self) -> None:
-        """Shows the teacher some images; a resumed run has it from its state."""
+        """Fits the teacher; in a resumed run it comes from the resume state."""
         if self.config.teacher_iterations and not self.teacher.fitted:
             size = self.config.size
             images = [to_tensor(fit(read_image(path, size), size, size)) for path in self.paths[:TEACHER_IMAGES]]
@@ -60,7 +102,7 @@ class AutoencoderTraining(AveragedTraining):
         return {"autoencoder": self.autoencoder}
 
     def training_step(self, batch: ImageBatch, batch_idx: int) -> Tensor:
-        """Encode, draw from the posterior, decode, compare; first the decoder reads the teacher's codes."""
+        """Encode, sample from the posterior, decode, compare. At first the decoder gets the teacher's codes."""
         config, images, noise = self.config, batch["images"], batch["noise"]
         posterior = self.autoencoder.encode(images)
         terms = {}
@@ -85,21 +127,15 @@ class AutoencoderTraining(AveragedTraining):
         self.log("psnr", psnr(error.detach()).mean())
         return total
 
-    def train_dataloader(self) -> DataLoader[ImageBatch]:
-        """Batches from the step that training stands at."""
-        config = self.config
-        factor = self.autoencoder.config.downsampling_factor
-        latent_shape = (self.autoencoder.config.embed_dim, config.size // factor, config.size // factor)
-        share = Share(
-            self.seed, config.batch_size, self.trainer.global_step, self.trainer.global_rank, self.trainer.world_size
-        )
-        return batch_loader(
-            ImageBatches(self.paths, config.size, latent_shape, config.flip, share), self.workers, self.pin_batches
-        )
+    def batches(self, share: Share) -> ImageBatches:
+        """Images, and the noise to sample latents with."""
+        shape, size = self.autoencoder.config, self.config.size
+        side = size // shape.downsampling_factor
+        return ImageBatches(self.paths, size, (shape.embed_dim, side, side), self.config.flip, share)
 
 
 def initialise(autoencoder: AutoencoderKL) -> None:
-    """Random weights that learn quickly: residual branches start at zero, the posterior with little noise."""
+    """First weights: residual branches start at zero, the posterior with little noise."""
     for module in autoencoder.modules():
         if isinstance(module, ResnetBlock):
             zero_init(module.conv2)
@@ -111,7 +147,7 @@ def initialise(autoencoder: AutoencoderKL) -> None:
 
 
 def edge_error(error: Tensor) -> Tensor:
-    """Mean absolute error of the differences between neighbours, of an error (b 3 h w)."""
+    """Mean absolute difference of neighbouring pixels of an error (b 3 h w)."""
     return (error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()) / 2
 
 

@@ -1,4 +1,4 @@
-"""What happens around the training steps: progress, checkpoints, previews, resume state, and guards."""
+"""What happens around training steps: guards, progress, saving, stopping on a signal."""
 
 import logging
 import signal
@@ -24,8 +24,9 @@ log = logging.getLogger(__name__)
 class SaveEvery(pl.Callback):
     """After every `every` updates and the last: the checkpoint and its previews (`save`), then the resume state.
 
-    A step's files are there before the resume state is, so a run killed in between draws them again. What is left to
-    the writer is written before the next is copied: memory holds one step's copies. Its errors are raised after a step.
+    The resume state comes last, so that a run that is killed before writes all files of the step again. `writer` has
+    written everything before the next step's copies are made: memory holds one step's. Its errors are raised after the
+    next step.
     """
 
     def __init__(self, run_dir: Path, every: int, save: Callable[[Any, int], None], writer: BackgroundWriter) -> None:
@@ -40,7 +41,7 @@ class SaveEvery(pl.Callback):
         if step % self.every == 0 or step == trainer.max_steps:
             self.writer.wait()
             if trainer.is_global_zero:
-                pl_module.make_room()
+                pl_module.free_memory_to_sample()
                 self.save(pl_module, step)
             trainer.save_checkpoint(self.run_dir / RESUME_STATE)
 
@@ -49,10 +50,7 @@ class SaveEvery(pl.Callback):
 
 
 class ReleaseMemory(pl.Callback):
-    """When nothing comes after a step, also because of an error: frees what the next would have needed.
-
-    Otherwise Lightning would move it to the host's memory.
-    """
+    """After the last step, or an error, releases what another step would need. Lightning would move it to the host."""
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         pl_module.release_memory()
@@ -62,14 +60,14 @@ class ReleaseMemory(pl.Callback):
 
 
 AGREE_EVERY = 2.0
-"""Seconds."""
+"""Seconds between two agreements of all processes on whether to stop."""
 
 
 class StopOnSignal(pl.Callback):
-    """When a signal asks the command to end: finishes the step, saves the resume state and stops.
+    """On a signal: finishes the step, saves the resume state and stops.
 
-    Several processes have to wait for each other to agree on it. They do so after every `every` steps, and where steps
-    are slow after every `AGREE_EVERY` seconds: a batch system doesn't wait long.
+    Several processes have to stop after the same step, and wait for each other to agree on it: after every `every`
+    steps, and with slow steps every `AGREE_EVERY` seconds, as a batch system doesn't wait long.
     """
 
     def __init__(
@@ -90,24 +88,24 @@ class StopOnSignal(pl.Callback):
             self.request.meanwhile = "stopping after this step; its state is saved. Once more stops at once"
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, *args: Any) -> None:
-        asked = self.request.is_made
-        if trainer.world_size > 1:  # a signal may reach one process only, and all have to stop after the same step
+        stop = self.request.is_made
+        if trainer.world_size > 1:  # a signal may reach one process only
             if trainer.global_step < self._next:
                 return
-            asked = trainer.strategy.reduce_boolean_decision(asked, all=False)
+            stop = trainer.strategy.reduce_boolean_decision(stop, all=False)
             self._next = trainer.global_step + self._steps_to_wait(trainer)
-        if asked and trainer.global_step < trainer.max_steps:
+        if stop and trainer.global_step < trainer.max_steps:
             self.others.stop_watching()
             self.guard.raise_if_bad(trainer, pl_module)
             trainer.save_checkpoint(self.run_dir / RESUME_STATE)
-            self.request.number = self.request.number or signal.SIGTERM  # it came to another process
+            self.request.number = self.request.number or signal.SIGTERM  # another process received it
             trainer.should_stop = True
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         self.request.after = f"update {trainer.global_step}"
 
     def _steps_to_wait(self, trainer: pl.Trainer) -> int:
-        """The same in all processes: by the slowest one's steps since they last agreed."""
+        """Steps until the next agreement, from the slowest process's speed since the last: the same in all."""
         last, self._last = self._last, (trainer.global_step, time.monotonic())
         if last is None:
             return 1
@@ -119,7 +117,7 @@ class StopOnSignal(pl.Callback):
 
 
 class GradientGuard(pl.Callback):
-    """Fails if a network that should train gets no gradient within the module's `gradient_patience` steps."""
+    """Raises `UserError` if a trained network has no gradient within the module's `gradient_patience` steps."""
 
     def __init__(self) -> None:
         self._waiting: set[str] | None = None
@@ -139,9 +137,9 @@ class GradientGuard(pl.Callback):
 
 
 class FiniteGuard(pl.Callback):
-    """Stops the run when the loss is no longer finite, naming the step and the networks whose weights are broken.
+    """Raises `UserError` when the loss is not finite, naming the step and the networks whose weights are broken.
 
-    The flag stays on the device and is looked at every so many steps, so that no other step waits for it.
+    The first bad step stays on the device and is read at multiples of `every`, so that no other step waits for it.
     """
 
     def __init__(self, *every: int) -> None:
@@ -158,9 +156,9 @@ class FiniteGuard(pl.Callback):
             self.raise_if_bad(trainer, pl_module)
 
     def raise_if_bad(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        """Raises `UserError` if any loss so far was not finite, in any of the processes, which all have to ask.
+        """Raises `UserError` if any loss so far was not finite, in any process. All processes have to call it.
 
-        To be called before anything is saved.
+        Call it before anything is saved.
         """
         if self._first_bad is None:
             return
@@ -180,7 +178,7 @@ class FiniteGuard(pl.Callback):
 
 
 class TrainingProgress(pl.Callback):
-    """Updates, speed, time left, images a second, the latest losses."""
+    """Reports updates, speed, time left, images a second and the latest losses."""
 
     def __init__(self, every: int) -> None:
         self.every = every
@@ -211,4 +209,4 @@ class TrainingProgress(pl.Callback):
             self._progress.close()
 
     def on_exception(self, trainer: pl.Trainer, pl_module: Any, exception: BaseException) -> None:
-        self.teardown(trainer, pl_module, "fit")  # an error is told on a line of its own
+        self.teardown(trainer, pl_module, "fit")  # ends the line before the error is printed

@@ -1,4 +1,4 @@
-"""Images of the class for prior preservation, drawn once by the base model and kept for all runs that share them."""
+"""Class images for prior preservation: sampled once by the base model, and kept for all runs that need the same."""
 
 import hashlib
 import json
@@ -23,14 +23,14 @@ from ldm.files import slug, write_text
 log = logging.getLogger(__name__)
 
 DIRECTORY = "class-images"
-"""The name of the folder beside runs that holds them."""
+"""The name of their directory, which is beside the runs."""
 BATCHES_WAITING = 2
-"""So many batches at most are in memory for being written."""
+"""Batches that wait in memory to be written, at most."""
 
 
 @dataclass(frozen=True)
 class ClassImages:
-    """A cache directory below `root` for images of `prompt`: another of these values is another directory."""
+    """A cache directory below `root` for images of `prompt`; any other value here gives another directory."""
 
     root: Path
     prompt: str
@@ -39,7 +39,7 @@ class ClassImages:
     seed: int
     precision: str
     tokenizer: str
-    """SHA-256 of its files."""
+    """SHA-256 of the tokenizer's files."""
     model: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -57,27 +57,27 @@ class ClassImages:
 
     @property
     def directory(self) -> Path:
-        """Named by the prompt and a digest of the key."""
+        """Its name has the prompt and a digest of the key."""
         digest = hashlib.sha256(json.dumps(self.key, sort_keys=True).encode()).hexdigest()[:12]
         return self.root / f"{slug(self.prompt)}-{digest}"
 
     def found_in(self, roots: Iterable[Path]) -> "ClassImages":
-        """The same below the first of the roots that has them; if none has, below the first."""
+        """The same cache below the first root that has it; if none has, below the first."""
         choices = [replace(self, root=root) for root in roots]
         return next((one for one in choices if one.directory.is_dir()), choices[0])
 
     def path(self, index: int) -> Path:
-        """Image `index`, which is drawn with the seed `seed` + `index`."""
+        """The file of image `index`, sampled with the seed `seed` + `index`."""
         return self.directory / f"{index:05d}.png"
 
     def paths(self, count: int) -> list[Path]:
-        """The first `count` images."""
+        """The files of the first `count` images."""
         return [self.path(index) for index in range(count)]
 
     def missing(self, count: int) -> list[int]:
-        """Which of the first `count` images are to be drawn: they are not there, or damaged, and then that is said.
+        """Indices below `count` without an image, or with a damaged one, of which it warns.
 
-        One that is drawn again has the same bits.
+        On a CPU an image that is sampled again has the same bits.
         """
         return [index for index in range(count) if not self._is_good(index)]
 
@@ -88,30 +88,30 @@ class ClassImages:
         try:
             size = read_image(path).size
         except UserError as error:
-            log.warning("%s; it is drawn again", error)
+            log.warning("%s; sampling it again", error)
             return False
         if size != (self.sampling.width, self.sampling.height):
-            log.warning("%s is %d x %d pixels; it is drawn again", path, *size)
+            log.warning("%s is %d x %d pixels; sampling it again", path, *size)
             return False
         return True
 
-    def draw(
+    def sample(
         self,
         ldm: LatentDiffusion,
         indices: list[int],
         batch_size: int,
         on_step: Callable[[], object] | None = None,
-        crew: WorkerPool = WorkerPool(),
+        workers: WorkerPool = WorkerPool(),
     ) -> Iterator[Path]:
-        """Draws the images of these indices in batches; yields each path when its image is drawn.
+        """Samples the images of these indices in batches; yields each path when its image is sampled.
 
-        Threads write them while the next are drawn. When the iterator ends or is closed, all are written.
+        Threads write them while the next batch is sampled. When the iterator ends or is closed, all are written.
         """
         write_text(self.directory / "settings.json", json.dumps(self.key, indent=2) + "\n")
         with torch.inference_mode():
             context, uncond_context = ldm.encode_prompts([self.prompt]), ldm.encode_prompts([""])
 
-        def sample(batch: list[int]) -> Tensor:
+        def sample_batch(batch: list[int]) -> Tensor:
             size, seeds = len(batch), [self.seed + index for index in batch]
             contexts = context.expand(size, -1, -1), uncond_context.expand(size, -1, -1)
             guidance = classifier_free(*contexts, self.sampling.guidance_scale)
@@ -119,7 +119,7 @@ class ClassImages:
 
         batches = [indices[start : start + batch_size] for start in range(0, len(indices), batch_size)]
         with ImageWriter(BATCHES_WAITING * batch_size) as writer:
-            for batch, images in crew.draw(batches, sample):
+            for batch, images in workers.draw(batches, sample_batch):
                 for index, image in zip(batch, images, strict=True):
                     writer.put(self.path(index), image, {"prompt": self.prompt, "seed": self.seed + index})
                     yield self.path(index)

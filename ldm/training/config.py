@@ -1,4 +1,4 @@
-"""How long and how fast each training learns; the values of a model stand in its YAML. Nothing here needs Lightning."""
+"""Training hyperparameters. A model's YAML has its values. Imports neither torch nor Lightning."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -24,19 +24,19 @@ def _check_choice(name: str, value: str, choices: Collection[str]) -> None:
 
 @dataclass(frozen=True)
 class OptimizationConfig:
-    """What every training has."""
+    """Hyperparameters of every training."""
 
     iterations: int = 1000
     save_every: int = 200
     learning_rate: float = 5e-6
     lr_schedule: str = "constant"
-    """`cooldown` is constant and falls to zero in the last quarter."""
+    """A name of `ldm.choices.LR_SCHEDULES`."""
     warmup_steps: int = 0
     weight_decay: float = 0.01
     max_grad_norm: float = 1.0
     batch_size: int = 1
     optimizer: str = "adamw"
-    """`adamw8bit` keeps moments of 8 bits: `ldm.training.adamw_8bit`."""
+    """A name of `ldm.choices.OPTIMIZERS`."""
 
     def __post_init__(self) -> None:
         _check_choice("optimizer", self.optimizer, OPTIMIZERS)
@@ -49,23 +49,23 @@ class OptimizationConfig:
 
 @dataclass(frozen=True)
 class DreamBoothConfig(OptimizationConfig):
-    """Teaching a subject."""
+    """Fine-tuning on a subject."""
 
     prior_loss_weight: float = 1.0
     class_img_count: int = 200
     class_sampler: str = "dpm-solver"
     class_steps: int = 20
-    """How class images are drawn: many are needed, and no one looks at them closely."""
+    """How class images are sampled: many are needed, and their details matter little."""
     train_text_encoder: bool = False
     flip: bool = True
     train_dtype: str = "fp32"
-    """Type of the trained weights; bf16 halves them and their gradients, and takes `adamw8bit`."""
+    """Type of the trained weights; bf16 halves them and their gradients, and needs an optimizer that takes it."""
     gradient_checkpointing: str = "none"
-    """What the backward pass computes again instead of keeping it: nothing, the transformers, or all blocks."""
+    """Activations that the backward pass recomputes: none, the transformers' (attention), or those of all blocks."""
     preview_prompts: tuple[str, ...] = ("a photo of sks {class}",)
 
     EARLIER: ClassVar[Mapping[str, Mapping[Any, Any]]] = {"gradient_checkpointing": {False: "none", True: "all"}}
-    """Values in the YAML of older checkpoints and runs, and what they are now."""
+    """Values in the YAML of older checkpoints and runs, and their names now."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -75,24 +75,28 @@ class DreamBoothConfig(OptimizationConfig):
         check_range(self, 0, MOST_CLASS_IMAGES, "class_img_count")
         check_range(self, 0, LARGEST_FACTOR, "prior_loss_weight")
         _check_choice("train_dtype", self.train_dtype, TRAIN_DTYPES)
-        if self.train_dtype == "bf16" and self.optimizer != "adamw8bit":
-            raise ValueError("train_dtype bf16 needs the optimizer adamw8bit, which rounds weights at random")
+        # Every optimizer takes fp32; only for another type is torch imported.
+        if self.train_dtype != "fp32" and self.train_dtype not in OPTIMIZERS[self.optimizer].load().state_bytes:
+            raise ValueError(
+                f"the optimizer {self.optimizer} takes no weights in {self.train_dtype}; adamw8bit does, which rounds "
+                "them at random"
+            )
         raise_for_prompts("preview_prompts", self.preview_prompts)
 
 
 @dataclass(frozen=True)
 class AutoencoderTrainingConfig(OptimizationConfig):
-    """The first stage from scratch: reconstruction, gradients of the image, and a little KL."""
+    """The first stage from scratch: the autoencoder."""
 
     size: int = 256
-    """Pixels on a side of the images it is trained on."""
+    """Height and width of the training images, in pixels."""
     flip: bool = True
     absolute_weight: float = 1.0
     square_weight: float = 1.0
     edge_weight: float = 0.0
     kl_weight: float = 1e-6
     teacher_iterations: int = 0
-    """Updates in which the encoder learns the principal components of patches and the decoder reads them."""
+    """First updates, in which principal components of patches are the latents: `ldm.training.autoencoder.PatchPCA`."""
     ema_decay: float = 0.999
 
     def __post_init__(self) -> None:
@@ -105,18 +109,18 @@ class AutoencoderTrainingConfig(OptimizationConfig):
 
 @dataclass(frozen=True)
 class DiffusionTrainingConfig(OptimizationConfig):
-    """The second stage from scratch: text encoder and UNet on latents encoded beforehand."""
+    """The second stage from scratch: text encoder and UNet, on encoded images."""
 
     size: int = 256
     flip: bool = True
     caption_dropout: float = 0.1
-    """How often a caption is left empty, so that the model also learns to draw without one, for guidance."""
+    """Share of captions that are left empty, which trains the unconditional model for guidance."""
     min_snr_gamma: float = 0.0
-    """Weights the loss of a timestep by min(SNR, gamma) / SNR (arXiv 2303.09556); 0: all alike."""
+    """Weights the loss of a timestep by min(SNR, gamma) / SNR (arXiv 2303.09556); 0: all weights are 1."""
     train_text_encoder: bool = True
     ema_decay: float = 0.9999
     sample_prompts: tuple[str, ...] = ()
-    """Drawn at every save with the same noise."""
+    """Sampled at every save, from the same noise."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -128,7 +132,7 @@ class DiffusionTrainingConfig(OptimizationConfig):
 
 @dataclass(frozen=True)
 class JudgeTrainingConfig(OptimizationConfig):
-    """The judge from scratch, on renders; the defaults made the one in `ldm/assets`."""
+    """The judge from scratch, on renders. The defaults are those of the judge in `ldm/assets`."""
 
     iterations: int = 2300
     save_every: int = 1150
@@ -137,7 +141,7 @@ class JudgeTrainingConfig(OptimizationConfig):
     warmup_steps: int = 100
     weight_decay: float = 0.05
     batch_size: int = 32
-    """Things, each seen twice; as many lone images come on top."""
+    """Objects, with two images each; as many images of single objects are added."""
     caption_weight: float = 1.0
     subject_weight: float = 1.0
     subject_temperature: float = 0.1
@@ -150,16 +154,16 @@ class JudgeTrainingConfig(OptimizationConfig):
 
 @dataclass(frozen=True)
 class Subject:
-    """What is taught: "water bottle" gives "a photo of sks water bottle" and "a photo of a water bottle"."""
+    """The subject: "water bottle" gives "a photo of sks water bottle" and "a photo of a water bottle"."""
 
     class_name: str
 
     @property
     def instance_prompt(self) -> str:
-        """Names the subject."""
+        """The prompt that names the subject."""
         return f"a photo of {TOKEN} {self.class_name}"
 
     @property
     def class_prompt(self) -> str:
-        """Names any member of its class."""
+        """The prompt that names any object of its class."""
         return f"a photo of a {self.class_name}"

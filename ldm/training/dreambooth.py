@@ -1,28 +1,62 @@
 """DreamBooth: "Fine Tuning Text-to-Image Diffusion Models for Subject-Driven Generation" (arXiv 2208.12242).
 
-The subject is bound to the rare word "sks" by a few photos of it; images of its class, drawn by the model before
-training, keep the model from forgetting what else the class may look like.
+A few photos bind the subject to the rare word "sks". Images of its class, sampled by the model before training, keep
+the model from forgetting what else the class looks like (prior preservation).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 from einops import repeat
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
-from ldm.data.dreambooth import Batch, BatchPlan, DreamBoothBatches
+from ldm.data.batches import DreamBoothBatches, NoisyLatents, Share
 from ldm.diffusion.latent_diffusion import LatentDiffusion
 from ldm.diffusion.loss import dreambooth_loss, eps_loss
 from ldm.nn.autoencoder import DiagonalGaussian
 from ldm.training.config import DreamBoothConfig, Subject
-from ldm.training.module import TrainingModule, cast
-from ldm.training.offload import OffloadedNetworks
+from ldm.training.module import TrainingModule
+
+HOST = torch.device("cpu")
+
+
+def cast(network: nn.Module, dtype: torch.dtype) -> None:
+    """Replaces the weights by copies of another dtype. Unlike `Module.to` it also works on fake tensors."""
+    for module in network.modules():
+        for name, weight in list(module.named_parameters(recurse=False)):
+            if weight.dtype != dtype:
+                setattr(module, name, nn.Parameter(weight.detach().to(dtype), requires_grad=weight.requires_grad))
+
+
+class OffloadedNetworks:
+    """Networks with fixed weights that wait in the host's memory. Where the device is the host nothing is moved."""
+
+    def __init__(self, networks: Sequence[nn.Module]) -> None:
+        self._tensors = [tensor for network in networks for tensor in (*network.parameters(), *network.buffers())]
+        self._on_host: list[Tensor] | None = None
+
+    def offload(self) -> None:
+        """Moves them to the host. The first call makes the copies, which later calls use again."""
+        if self._on_host is None:
+            self._on_host = [tensor.detach().to(HOST) for tensor in self._tensors]
+        for tensor, on_host in zip(self._tensors, self._on_host, strict=True):
+            tensor.data = on_host
+
+    @contextmanager
+    def onloaded(self, device: torch.device, dtype: torch.dtype | None = None) -> Iterator[None]:
+        """In this block they are on the device, floating-point numbers in `dtype` if given; then offloads them."""
+        self.offload()
+        for tensor in self._tensors:
+            tensor.data = tensor.to(device, dtype if tensor.is_floating_point() else None)
+        try:
+            yield
+        finally:
+            self.offload()
 
 
 class DreamBooth(TrainingModule):
-    """Fine-tunes `ldm` on moments encoded beforehand: instance_moments (n v 2c h w), class_moments likewise or None."""
+    """Fine-tunes `ldm` on encoded images: instance_moments (n v 2c h w), class_moments (m v 2c h w) or None."""
 
     can_be_graphed = True
     config: DreamBoothConfig
@@ -48,49 +82,49 @@ class DreamBooth(TrainingModule):
                 cast(part, torch.bfloat16)
         ldm.unet.set_gradient_checkpointing(config.gradient_checkpointing)
         assert ldm.tokenizer is not None, "a model to train has a tokenizer"
-        # Not persistent: neither belongs to a checkpoint. Buffers, so that they are on the device once and for all.
+        # Buffers, so that they are copied to the device once; not persistent, as no checkpoint needs them.
         input_ids = ldm.tokenizer([subject.instance_prompt, subject.class_prompt])
         self.register_buffer("_input_ids", input_ids.to(ldm.device), persistent=False)
-        # Without training the text encoder its output never changes, and it runs once.
+        # The output of a fixed text encoder never changes: it runs once.
         contexts = None if config.train_text_encoder else self._encode_prompts()
         self.register_buffer("_contexts", contexts, persistent=False)
 
         fixed = [ldm.autoencoder] if config.train_text_encoder else [ldm.autoencoder, ldm.text_encoder]
-        self._idle = OffloadedNetworks(fixed)
+        self._offloaded = OffloadedNetworks(fixed)
 
     def on_train_start(self) -> None:
-        """Sends away the networks that no step needs."""
-        self._idle.leave()
+        """Offloads the networks that no step needs."""
+        self._offloaded.offload()
 
     def on_train_batch_end(self, *args: object) -> None:
         """Frees the gradients, which Lightning would keep until the next forward pass has ended."""
-        self._drop_gradients()
+        self._free_gradients()
 
-    def _drop_gradients(self) -> None:
-        if self._recorded is None:  # a recorded step's stay where the next replay writes its own
+    def _free_gradients(self) -> None:
+        if self._graphed is None:  # a graph's stay: its next replay writes into them
             self.zero_grad()
 
     @contextmanager
     def whole(self, dtype: torch.dtype | None = None) -> Iterator[None]:
-        """Between two steps: all networks on the device, those that don't train in `dtype`; gradients are freed.
+        """Between two steps: all networks are on the device, fixed ones in `dtype` if given. Gradients are freed.
 
-        Unless steps are recorded: see `make_room`.
+        Not those of a CUDA graph: see `free_memory_to_sample`.
         """
-        self._drop_gradients()
+        self._free_gradients()
         # Lightning's own `self.device` is the CPU until a training begins.
-        with self._idle.present(self.ldm.device, dtype):
+        with self._offloaded.onloaded(self.ldm.device, dtype):
             yield
 
     def trained_parts(self) -> dict[str, nn.Module]:
-        """The networks whose weights move."""
+        """The UNet, and the text encoder if it is trained."""
         parts: dict[str, nn.Module] = {"unet": self.ldm.unet}
         if self.config.train_text_encoder:
             parts["text_encoder"] = self.ldm.text_encoder
         return parts
 
     @property
-    def drawn_pixels(self) -> int:
-        """Those of one preview, which is as large as the photos; 0 without previews."""
+    def sampled_pixels(self) -> int:
+        """Pixels of one preview, which is as large as the photos; 0 without previews."""
         if not self.config.preview_prompts:
             return 0
         height, width = self._moments[0].shape[-2:]
@@ -101,9 +135,9 @@ class DreamBooth(TrainingModule):
         """Photos, and as many class images."""
         return self.config.batch_size * (1 if self._moments[1] is None else 2)
 
-    def losses(self, batch: Batch) -> dict[str, Tensor]:
-        """One forward pass of instance and class samples together; `total` is the weighted sum of their losses."""
-        latents = self.ldm.config.scale_factor * DiagonalGaussian(batch["moments"]).sample(batch["posterior_noise"])
+    def losses(self, batch: NoisyLatents) -> dict[str, Tensor]:
+        """DreamBooth, eq. 2: one forward pass of instance and class samples; `total` is their weighted loss."""
+        latents = self.ldm.sample_posterior(DiagonalGaussian(batch["moments"]), batch["posterior_noise"])
         noisy = self.ldm.schedule.add_noise(latents, batch["noise"], batch["timesteps"])
         eps = self.ldm.predict_eps(noisy, batch["timesteps"], self._context())
         loss = dreambooth_loss(
@@ -117,19 +151,11 @@ class DreamBooth(TrainingModule):
             return self.ldm.text_encoder(self._input_ids)
 
     def _context(self) -> Tensor:
-        """Context of the batch (b 77 d): the instance prompt's, then the class prompt's."""
+        """The batch's context (b 77 d): that of the instance prompt for each photo, then of the class prompt."""
         contexts = self._encode_prompts() if self._contexts is None else self._contexts
         kinds = 1 if self._moments[1] is None else 2
         return repeat(contexts[:kinds], "kinds m d -> (kinds b) m d", b=self.config.batch_size)
 
-    def train_dataloader(self) -> DataLoader[Batch]:
-        """Batches from the step that training stands at, which is not 0 in a resumed run."""
-        plan = BatchPlan(
-            seed=self.seed,
-            batch_size=self.config.batch_size,
-            num_timesteps=self.ldm.schedule.num_timesteps,
-            rank=self.trainer.global_rank,
-            world_size=self.trainer.world_size,
-        )
-        batches = DreamBoothBatches(*self._moments, plan, self.trainer.global_step)
-        return DataLoader(batches, batch_size=None, pin_memory=self.pin_batches)
+    def batches(self, share: Share) -> DreamBoothBatches:
+        """Encoded photos and class images, with noise and timesteps."""
+        return DreamBoothBatches(*self._moments, self.ldm.schedule.num_timesteps, share)

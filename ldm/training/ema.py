@@ -1,20 +1,24 @@
-"""An exponential moving average of the weights: smoother than the latest ones, and what is shipped.
+"""Trainings from scratch: an exponential moving average of the weights is saved, not the latest weights.
 
 "Acceleration of Stochastic Approximation by Averaging" (Polyak, Juditsky 1992) as DDPM (arXiv 2006.11239) uses it.
-Not `torch.optim.swa_utils`: its decay does not grow, and it keeps a second module instead of swapping weights in place.
+Not `torch.optim.swa_utils.AveragedModel`: it copies the whole model, also networks that are fixed, and the decay of its
+EMA does not grow. Here the trained weights have an average, which takes their place while they are saved.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ldm.training.module import TrainingModule
+
 
 class WeightAverage(nn.Module):
-    """average <- decay * average + (1 - decay) * weights, after each update; buffers, so that a resume state has them.
+    """average <- decay * average + (1 - decay) * weights, after each update. Buffers: part of the resume state.
 
-    The decay grows with the number of updates up to its value, or the first, random weights would linger.
+    After update n the decay is at most (1 + n) / (10 + n); otherwise the random first weights would dominate for long.
     """
 
     def __init__(self, parts: dict[str, nn.Module], decay: float) -> None:
@@ -37,7 +41,7 @@ class WeightAverage(nn.Module):
 
     @contextmanager
     def swapped_in(self) -> Iterator[None]:
-        """Within, the networks have the averaged weights."""
+        """In this block the networks have the averaged weights."""
         self._swap()
         try:
             yield
@@ -53,3 +57,23 @@ class WeightAverage(nn.Module):
 
     def _averages(self) -> list[Tensor]:
         return [self.get_buffer(name) for name in self._weights]
+
+
+class AveragedTraining(TrainingModule):
+    """A training from random weights. A subclass calls `start_average` once it has its networks."""
+
+    gradient_patience = 4
+    """Layers that start at zero block the gradient of what is before them until they have moved: first the UNet's last
+    layer, then its transformers', then the text encoder's."""
+
+    average: WeightAverage
+
+    def start_average(self, decay: float) -> None:
+        """Fixes all weights but the trained ones, whose average begins with their values."""
+        self.train_only_trained_parts()
+        self.average = WeightAverage(self.trained_parts(), decay)
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Also updates the average, before callbacks save."""
+        super().optimizer_step(*args, **kwargs)
+        self.average.update(self.trainer.global_step + 1)

@@ -1,6 +1,6 @@
-"""A training step's forward and backward pass, recorded once and replayed.
+"""A training step's forward and backward pass as a CUDA graph, captured once and replayed.
 
-A GPU waits for Python where networks or batches are small: a step is thousands of kernels. As a CUDA graph they are one
+With small networks or batches a GPU waits for Python, which launches thousands of kernels a step. A graph is one
 launch. Clipping and the optimizer's few fused kernels stay outside.
 """
 
@@ -14,21 +14,21 @@ from torch import Tensor, nn
 from ldm.nn.graphed import GraphedCall, Record, nothing
 
 Losses = Callable[[Any], dict[str, Tensor]]
-"""From a batch, a mapping of tensors, to scalars by name; `total` is what is minimised."""
+"""batch, a mapping of tensors -> scalars by name; `total` is minimised."""
 Step = tuple[Tensor, dict[str, Tensor]]
 
 
 class GraphedStep:
-    """Called with a batch: returns its losses, detached, and leaves their gradients in `parameters`.
+    """Called with a batch: returns its losses, detached, and sets the gradients of `parameters`.
 
-    All batches have the same shapes. A replay writes its gradients where they were when it was recorded: whoever has
-    used them may change them, and needn't clear them. The losses are overwritten by the next call. If recording fails,
-    or if its losses and gradients' norms aren't those of the plain step on the same batch, a warning says so and all
-    steps are plain.
+    All batches have the same shapes. A replay writes the gradients into the memory that they had at the capture: after
+    use they may be changed, and need not be cleared. The next call overwrites the losses. If the capture fails, or a
+    replay's losses and gradient norms differ from the eager step's on the same batch, a warning is logged and all steps
+    run eagerly.
     """
 
     total_norm: Tensor
-    """Norm of all gradients together, a scalar: clipping needs it, and here it costs no launches."""
+    """Norm of all gradients together, a scalar, for clipping: in the graph it costs no launches."""
 
     def __init__(
         self, losses: Losses, parameters: list[nn.Parameter], autocast_dtype: torch.dtype | None, record: Record
@@ -37,25 +37,25 @@ class GraphedStep:
         self.parameters = parameters
         self.autocast_dtype = autocast_dtype
         self._record = record
-        self._static = GraphedCall(self._run, self._capture_with_gradients)
+        self._graphed = GraphedCall(self._run, self._capture_with_gradients)
 
     def __call__(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        norms, losses = self._static(batch)
+        norms, losses = self._graphed(batch)
         self.total_norm = torch.linalg.vector_norm(norms)
         return losses
 
     def forget(self) -> None:
-        """Gives back the recording's memory, that of the gradients included; the next call records anew."""
-        self._static.forget()
-        self._drop_gradients()
+        """Releases the graph's memory and the gradients; the next call captures a new graph."""
+        self._graphed.forget()
+        self._free_gradients()
 
-    def _drop_gradients(self) -> None:
+    def _free_gradients(self) -> None:
         for parameter in self.parameters:
             parameter.grad = None
 
     def _run(self, batch: dict[str, Tensor]) -> Step:
-        """The norm of each gradient (n,), for comparing and clipping, and the losses."""
-        self._drop_gradients()  # so that the backward pass sets them and doesn't add to them
+        """The norm of each gradient (n,), and the losses."""
+        self._free_gradients()  # otherwise the backward pass adds to them
         with self._autocast(next(iter(batch.values())).device.type):
             losses = self.losses(batch)
         losses["total"].backward()
@@ -64,7 +64,7 @@ class GraphedStep:
         return norms, {name: loss.detach() for name, loss in losses.items()}
 
     def _autocast(self, device_type: str) -> contextlib.AbstractContextManager[object]:
-        """Entered and left within what is recorded; its cache would outlive an update of the weights it was made of."""
+        """Within the graph. Without autocast's cache, which would outlive an update of the weights it casts."""
         if self.autocast_dtype is None:
             return contextlib.nullcontext()
         return torch.autocast(device_type, self.autocast_dtype, cache_enabled=False)
@@ -72,12 +72,12 @@ class GraphedStep:
     def _capture_with_gradients(
         self, call: Callable[[], Step], device: torch.device, release: Callable[[], object] = nothing
     ) -> tuple[Callable[[], object], Step]:
-        replay, outputs = self._record(call, device, self._drop_gradients)
+        replay, outputs = self._record(call, device, self._free_gradients)
         gradients = [parameter.grad for parameter in self.parameters]
 
         def replay_into_gradients() -> None:
             for parameter, gradient in zip(self.parameters, gradients, strict=True):
-                parameter.grad = gradient  # a plain step in between would have replaced it
+                parameter.grad = gradient  # an eager step in between replaces it
             replay()
 
         return replay_into_gradients, outputs

@@ -1,7 +1,7 @@
-"""The second stage from scratch: a text encoder and a UNet learn to denoise the latents of captioned images.
+"""The second stage from scratch: a text encoder and a UNet are trained to denoise the latents of captioned images.
 
-"High-Resolution Image Synthesis with Latent Diffusion Models" (arXiv 2112.10752), eq. 3. Leaving out captions now and
-then teaches the model without and with them at once (classifier-free guidance, arXiv 2207.12598, algorithm 1).
+"High-Resolution Image Synthesis with Latent Diffusion Models" (arXiv 2112.10752), eq. 3. Some captions are left empty,
+which trains the unconditional model as well ("Classifier-Free Diffusion Guidance", arXiv 2207.12598, algorithm 1).
 """
 
 from collections.abc import Sequence
@@ -9,18 +9,17 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
-from ldm.data.batches import LatentBatch, LatentBatches, Share, batch_loader
+from ldm.data.batches import LatentBatch, LatentBatches, Share
 from ldm.diffusion.latent_diffusion import LatentDiffusion
 from ldm.diffusion.loss import eps_loss, min_snr_weight
 from ldm.nn.autoencoder import DiagonalGaussian
 from ldm.training.config import DiffusionTrainingConfig
-from ldm.training.module import AveragedTraining
+from ldm.training.ema import AveragedTraining
 
 
 class LatentDiffusionTraining(AveragedTraining):
-    """Trains `ldm` on moments (n v 2c h w) and captions of n images; `average` holds the weights that are saved."""
+    """Trains `ldm` on moments (n v 2c h w) and captions of n images; `average` has the weights to save."""
 
     can_be_graphed = True
     config: DiffusionTrainingConfig
@@ -42,21 +41,21 @@ class LatentDiffusionTraining(AveragedTraining):
         self.start_average(config.ema_decay)
 
     def trained_parts(self) -> dict[str, nn.Module]:
-        """The networks whose weights move."""
+        """The UNet, and the text encoder if it is trained."""
         parts: dict[str, nn.Module] = {"unet": self.ldm.unet}
         if self.config.train_text_encoder:
             parts["text_encoder"] = self.ldm.text_encoder
         return parts
 
     @property
-    def drawn_pixels(self) -> int:
-        """Those of the images that are decoded at a time, if a sheet is drawn at all."""
-        return super().drawn_pixels if self.config.sample_prompts else 0
+    def sampled_pixels(self) -> int:
+        """Pixels that are decoded at a time; 0 if no sheet is sampled."""
+        return super().sampled_pixels if self.config.sample_prompts else 0
 
     def losses(self, batch: LatentBatch) -> dict[str, Tensor]:
-        """The loss of a batch, each sample at a timestep of its own."""
+        """Latent diffusion, eq. 3: `eps` is the loss, `total` is weighted by Min-SNR if `min_snr_gamma` is set."""
         schedule, timesteps = self.ldm.schedule, batch["timesteps"]
-        latents = self.ldm.config.scale_factor * DiagonalGaussian(batch["moments"]).sample(batch["posterior_noise"])
+        latents = self.ldm.sample_posterior(DiagonalGaussian(batch["moments"]), batch["posterior_noise"])
         noisy = schedule.add_noise(latents, batch["noise"], timesteps)
         context = self.ldm.text_encoder(batch["input_ids"])
         plain = eps_loss(self.ldm.unet(noisy, timesteps, context), batch["noise"])
@@ -65,24 +64,20 @@ class LatentDiffusionTraining(AveragedTraining):
             weighted = plain * min_snr_weight(schedule.alphas_cumprod_at(timesteps), self.config.min_snr_gamma)
         return {"eps": plain.mean(), "total": weighted.mean()}
 
-    def train_dataloader(self) -> DataLoader[LatentBatch]:
-        """Batches from the step that training stands at."""
-        trainer, config = self.trainer, self.config
+    def batches(self, share: Share) -> LatentBatches:
+        """Encoded images and captions, with noise and timesteps."""
         tokenizer = self.ldm.tokenizer
         assert tokenizer is not None, "a model to train has a tokenizer"
-        share = Share(self.seed, config.batch_size, trainer.global_step, trainer.global_rank, trainer.world_size)
-        batches = LatentBatches(
-            self.moments, self.captions, tokenizer, self.ldm.schedule.num_timesteps, config.caption_dropout, share
-        )
-        return batch_loader(batches, self.workers, self.pin_batches)
+        steps, dropout = self.ldm.schedule.num_timesteps, self.config.caption_dropout
+        return LatentBatches(self.moments, self.captions, tokenizer, steps, dropout, share)
 
 
 @torch.no_grad()
 def initialise(ldm: LatentDiffusion) -> None:
-    """Random weights for a text encoder and a UNet that learn from nothing.
+    """First weights of a text encoder and a UNet, where torch's own are not good.
 
-    Embeddings start small, as GPT-2's: torch's N(0, 1) would drown what the layers add. The UNet's residual branches
-    and its output start at zero by construction.
+    Embeddings start small, as GPT-2's: torch's N(0, 1) would be far larger than what the layers add. The UNet's
+    residual branches and its output start at zero by construction.
     """
     for module in ldm.text_encoder.modules():
         if isinstance(module, nn.Embedding):

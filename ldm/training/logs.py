@@ -1,6 +1,6 @@
-"""Where the losses go: TensorBoard, a CSV file that a continued run goes on writing, or nowhere.
+"""Logs of a training: what a logger is, the CSV file, and the one place where Lightning meets them.
 
-A log that can't be written, such as on a full disk, ends no training: that is said once.
+`ldm/choices.py` names the loggers. A new one is a file with a subclass of `RunLog` and a line there.
 """
 
 import csv
@@ -9,31 +9,93 @@ import logging
 import os
 import threading
 from argparse import Namespace
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from pytorch_lightning.loggers import Logger, TensorBoardLogger
-from pytorch_lightning.utilities import rank_zero_only
+from PIL import Image
+from pytorch_lightning.loggers import Logger
 
+from ldm.choices import LOGGERS
 from ldm.disk import write_all, write_error
-from ldm.files import openable
+from ldm.processes import is_helper_process
 
 log = logging.getLogger(__name__)
 
 LOG_DIR = "log"
 
-_FOR_GOOD = ExitStack()
+Report = Callable[[OSError], None]
 
 
-class CSVLog(Logger):
-    """Appends a row per logged step to `metrics.csv`; Lightning's own would delete what an earlier process wrote."""
+class RunLog:
+    """Logs nothing: `--logger none`, and the base of all loggers, which override what they can show.
+
+    Only the first process of a training calls it. An `OSError` that a method raises is reported once, and the training
+    goes on. A resumed run makes a new log for the same directory: it should append.
+    """
 
     def __init__(self, directory: Path) -> None:
-        super().__init__()
+        self.directory = directory
+        """The run's `log/`, which may not exist yet."""
+        self.path = directory
+        """What errors name: the directory, or the file in it."""
+
+    def log_scalars(self, values: Mapping[str, float], step: int) -> None:
+        """Values by name, such as `loss/total`, after `step` updates counted from 0."""
+
+    def log_image(self, name: str, image: Image.Image, step: int) -> None:
+        """An RGB image after update `step`."""
+
+    def log_text(self, name: str, text: str, step: int) -> None:
+        """A text."""
+
+    def close(self) -> None:
+        """After the last call of another method."""
+
+    def threads(self, report: Report) -> AbstractContextManager[object]:
+        """Around a training: reports errors of the log's own threads, if it has any."""
+        return nullcontext()
+
+
+class CSVLog(RunLog):
+    """Appends a row per logged step to `metrics.csv`."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory)
         self.path = directory / "metrics.csv"
-        self._said = False
+
+    def log_scalars(self, values: Mapping[str, float], step: int) -> None:
+        """Writes a row; the header comes with the first one."""
+        row = {"step": step, **{name: value for name, value in sorted(values.items()) if name != "epoch"}}
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, row)
+        if not self.path.exists():
+            writer.writeheader()
+        writer.writerow(row)
+        self._append(text.getvalue().encode())
+
+    def _append(self, data: bytes) -> None:
+        """Adds all of it or nothing."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        before = self.path.stat().st_size if self.path.exists() else 0
+        try:
+            with self.path.open("ab", buffering=0) as file:
+                write_all(file, data)
+        except OSError:
+            if self.path.exists():
+                os.truncate(self.path, before)
+            raise
+
+
+class LightningLog(Logger):
+    """A `RunLog` as Lightning calls it. A log that can't be written is reported once and ends no training."""
+
+    def __init__(self, run_log: RunLog) -> None:
+        super().__init__()
+        self.run_log = run_log
+        self._reported = False
+        self._lock = threading.Lock()
 
     @property
     def name(self) -> str:
@@ -46,112 +108,52 @@ class CSVLog(Logger):
         return ""
 
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
-        """They stand in the run's record."""
+        """The run record has them."""
 
-    @rank_zero_only
-    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        """Writes the losses of a step; the header comes with the first row."""
-        row = {"step": step, **{name: value for name, value in sorted(metrics.items()) if name != "epoch"}}
-        text = io.StringIO(newline="")
-        writer = csv.DictWriter(text, row)
-        if not self.path.exists():
-            writer.writeheader()
-        writer.writerow(row)
-        try:
-            self._append(text.getvalue().encode())
-        except OSError as error:
-            if not self._said:
-                log.warning("%s; the training goes on", write_error(self.path, error))
-            self._said = True
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Lightning's name for `log_scalars`."""
+        self.log_scalars(metrics, step or 0)
 
-    def _append(self, data: bytes) -> None:
-        """Adds the whole of it, or nothing."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        before = self.path.stat().st_size if self.path.exists() else 0
-        try:
-            with self.path.open("ab", buffering=0) as file:
-                write_all(file, data)
-        except OSError:
-            if self.path.exists():
-                os.truncate(self.path, before)
-            raise
+    def log_scalars(self, values: Mapping[str, float], step: int) -> None:
+        """Logs values by name."""
+        with self._errors_reported():
+            self.run_log.log_scalars(values, step)
 
+    def log_image(self, name: str, image: Image.Image, step: int) -> None:
+        """Logs an RGB image."""
+        with self._errors_reported():
+            self.run_log.log_image(name, image, step)
 
-class EventLog(TensorBoardLogger):
-    """TensorBoard's, which is written by a thread of its own; what can't be written is done without."""
+    def log_text(self, name: str, text: str, step: int) -> None:
+        """Logs a text."""
+        with self._errors_reported():
+            self.run_log.log_text(name, text, step)
 
-    def __init__(self, run_dir: Path) -> None:
-        # As long as this process lives: TensorBoard opens its file when the first number comes.
-        super().__init__(_FOR_GOOD.enter_context(openable(run_dir)), name="", version=LOG_DIR)
-        self.path = run_dir / LOG_DIR
-        self._said = False
-        self._saying = threading.Lock()
+    def finalize(self, status: str) -> None:
+        """Closes the log after a training."""
+        with self._errors_reported():
+            self.run_log.close()
 
-    @property
-    def experiment(self) -> Any:
-        """What scalars and images are added to."""
-        try:
-            return _Forgiving(super().experiment, self._say)
-        except OSError as error:
-            self._say(error)
-            return _Forgiving(None, self._say)
-
-    def save(self) -> None:
-        """Lightning writes the training's hyperparameters here."""
-        try:
-            super().save()
-        except OSError as error:
-            self._say(error)
+    def threads(self) -> AbstractContextManager[object]:
+        """Around a training: also errors of the log's own threads are reported."""
+        return self.run_log.threads(self._report)
 
     @contextmanager
-    def no_traceback_of_its_thread(self) -> Iterator[None]:
-        """Around a training: an error of the thread is raised in the training as well, and said there."""
-        before = threading.excepthook
-
-        def hook(args: threading.ExceptHookArgs) -> None:
-            if isinstance(args.exc_value, OSError) and type(args.thread).__module__.startswith("tensorboard"):
-                self._say(args.exc_value)
-            else:
-                before(args)
-
-        threading.excepthook = hook
+    def _errors_reported(self) -> Iterator[None]:
         try:
             yield
-        finally:
-            threading.excepthook = before
+        except OSError as error:
+            self._report(error)
 
-    def _say(self, error: OSError) -> None:
+    def _report(self, error: OSError) -> None:
         """Once, whichever thread comes first."""
-        with self._saying:
-            if not self._said:
-                log.warning("%s; the training goes on", write_error(self.path, error))
-            self._said = True
+        with self._lock:
+            if not self._reported:
+                log.warning("%s; the training goes on", write_error(self.run_log.path, error))
+            self._reported = True
 
 
-class _Forgiving:
-    """A writer of events whose methods tell of an `OSError` instead of raising it; None does nothing."""
-
-    def __init__(self, writer: Any, say: Callable[[OSError], None]) -> None:
-        self._writer = writer
-        self._say = say
-
-    def __getattr__(self, name: str) -> Callable[..., Any]:
-        def call(*args: Any, **kwargs: Any) -> Any:
-            try:
-                return getattr(self._writer, name)(*args, **kwargs) if self._writer else None
-            except OSError as error:
-                self._say(error)
-                return None
-
-        return call
-
-
-def build_logger(name: str, run_dir: Path) -> Logger | bool:
-    """The logger of this name in `run_dir`; False for none."""
-    match name:
-        case "tensorboard":
-            logging.getLogger("tensorboard").setLevel(logging.ERROR)
-            return EventLog(run_dir)
-        case "csv":
-            return CSVLog(run_dir / LOG_DIR)
-    return False
+def build_logger(name: str, run_dir: Path) -> LightningLog:
+    """The logger of this name (`ldm.choices.LOGGERS`) for a run; processes beyond the first log nothing."""
+    kind: type[RunLog] = RunLog if is_helper_process() else LOGGERS[name].load()
+    return LightningLog(kind(run_dir / LOG_DIR))

@@ -1,11 +1,11 @@
-"""How much of a GPU's memory a DreamBooth training takes, told before it begins, and the fastest way that fits.
+"""Predicts how much memory of a GPU a DreamBooth training takes, and finds the fastest settings that fit.
 
-A step of the real module with its real optimizer runs on fake tensors (`ldm.nn.footprint`): nothing is computed.
+A step of the real module with its real optimizer runs on fake tensors (`ldm.nn.footprint`): they have no data.
 """
 
 import contextlib
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,39 +14,38 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ldm.checkpoint.keys import PARTS
-from ldm.choices import CHECKPOINTING_LEVELS
-from ldm.data.dreambooth import Batch
+from ldm.choices import CHECKPOINTING_LEVELS, OPTIMIZERS
+from ldm.data.batches import NoisyLatents
 from ldm.diffusion.latent_diffusion import LatentDiffusion, LatentDiffusionConfig
 from ldm.diffusion.outline import count_weights
 from ldm.nn.footprint import Footprint
 from ldm.nn.tokenizer import PromptTokenizer
 from ldm.nn.weightless import NoInitialisation
 from ldm.training.config import DreamBoothConfig, Subject
-from ldm.training.dreambooth import DreamBooth
-from ldm.training.module import cast
+from ldm.training.dreambooth import DreamBooth, cast
 
 GIB = 2**30
 CUDA_OVERHEAD = int(1.25 * GIB)
-"""What no tensor shows: CUDA's own context, the libraries' workspaces, what the allocator loses between blocks."""
+"""Memory outside of tensors: CUDA's context, the libraries' workspaces, fragmentation."""
 CUDA_CONTEXT = int(0.4 * GIB)
-"""The context's share of it."""
+"""The context's share of `CUDA_OVERHEAD`."""
 
 
 @dataclass(frozen=True)
 class Combination:
-    """What makes a training small; the names are `DreamBoothConfig`'s."""
+    """Settings that decide how much memory a training takes; the names are `DreamBoothConfig`'s."""
 
     optimizer: str
     train_dtype: str
     gradient_checkpointing: str
 
     def __str__(self) -> str:
-        optimizer = {"adamw": "AdamW", "adamw8bit": "8-bit AdamW"}[self.optimizer]
+        optimizer = OPTIMIZERS[self.optimizer].load().label
         weights = {"fp32": "float32", "bf16": "bfloat16"}[self.train_dtype]
         return f"{optimizer} on {weights} weights, gradient checkpointing {self.gradient_checkpointing}"
 
     def applied_to(self, config: DreamBoothConfig) -> DreamBoothConfig:
-        """The config with this in it."""
+        """The config with these settings."""
         return replace(config, **vars(self))
 
 
@@ -55,12 +54,21 @@ COMBINATIONS = tuple(
     for level in CHECKPOINTING_LEVELS
     for optimizer, train_dtype in (("adamw", "fp32"), ("adamw8bit", "fp32"), ("adamw8bit", "bf16"))
 )
-"""From the fastest and most exact to the smallest."""
+"""Those that are chosen from, from the fastest and most exact to the smallest."""
+
+
+def combinations_with(fixed: Mapping[str, str]) -> list[Combination]:
+    """The `COMBINATIONS` with these settings. An optimizer that none of them has comes in all that it takes."""
+    combinations, optimizer = COMBINATIONS, fixed.get("optimizer")
+    if optimizer is not None and all(one.optimizer != optimizer for one in COMBINATIONS):
+        dtypes = OPTIMIZERS[optimizer].load().state_bytes
+        combinations = tuple(Combination(optimizer, dtype, level) for level in CHECKPOINTING_LEVELS for dtype in dtypes)
+    return [one for one in combinations if all(getattr(one, name) == value for name, value in fixed.items())]
 
 
 @dataclass(frozen=True)
 class Workload:
-    """What the memory of a training depends on, beside its config."""
+    """What the memory of a training depends on besides its config."""
 
     model: LatentDiffusionConfig
     height: int
@@ -69,15 +77,15 @@ class Workload:
     with_class: bool = True
     autocast_dtype: torch.dtype | None = None
     like_cuda: bool = True
-    """Autocast as CUDA does it, which differs from the CPU's."""
+    """Whether autocast and offloading are CUDA's, which differ from the CPU's."""
     devices: int = 1
     previews: bool = True
-    """Whether images are drawn between the steps."""
+    """Whether images are sampled between steps."""
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """Bytes of tensors alive at once, at most, while a step is made and while a preview is drawn."""
+    """Peak bytes of tensors in a step and while a preview is sampled."""
 
     step: int
     preview: int
@@ -89,30 +97,29 @@ class Prediction:
 
 
 def predict(workload: Workload, config: DreamBoothConfig, limit: float = math.inf) -> Prediction:
-    """What a training needs on each device once it runs steadily, without `CUDA_OVERHEAD`.
+    """What a training needs on each device after its first step, without `CUDA_OVERHEAD`.
 
-    Where weights, gradients and the optimizer's state alone are more than `limit` bytes, it is not looked further: it
-    is more than that.
+    If weights, gradients and the optimizer's state alone are more than `limit` bytes, only these are counted.
     """
-    # Weights in bfloat16 need no autocast to be computed with in bfloat16.
+    # Weights in bfloat16 are computed with in bfloat16 without autocast.
     autocast_dtype = workload.autocast_dtype if config.train_dtype == "fp32" else None
     with FakeTensorMode():
         with NoInitialisation():
             module = _Module.of(workload, config)
         if workload.like_cuda:
             _normalise_in_float32(module)
-            if config.train_dtype == "bf16":  # what doesn't train comes in this type from the host
+            if config.train_dtype == "bf16":  # fixed networks are onloaded in this type
                 cast(module.ldm, torch.bfloat16)
-        # Float16's gradients are scaled, so that steps are not recorded, and the optimizer is one of large temporaries.
+        # Float16's gradients are scaled: steps run eagerly, and the optimizer is not fused and has large temporaries.
         scaled = autocast_dtype == torch.float16
         optimizer = module.build_optimizer(foreach=True) if scaled else module.build_optimizer(fused=True)
         weights = module.trained_parameters()
         with Footprint() as footprint:
-            # On CUDA the networks that don't train are elsewhere.
+            # On CUDA fixed networks are offloaded.
             footprint.watch(list(module.buffers()), weights if workload.like_cuda else list(module.parameters()))
             for weight in weights:
                 weight.grad = torch.zeros_like(weight)
-            optimizer.step()  # makes its state
+            optimizer.step()  # creates its state
             if footprint.live > limit:
                 return Prediction(footprint.live, 0)
             optimizer.zero_grad()
@@ -127,28 +134,28 @@ def predict(workload: Workload, config: DreamBoothConfig, limit: float = math.in
             updating = footprint.live
             torch.nn.utils.clip_grad_norm_(weights, 1.0)
             optimizer.step()
-            # A recorded step keeps the memory of its activations for itself.
-            recorded = workload.like_cuda and not scaled
-            step = step + footprint.peak - updating if recorded else max(step, footprint.peak)
+            # A CUDA graph keeps the memory of its activations.
+            graphed = workload.like_cuda and not scaled
+            step = step + footprint.peak - updating if graphed else max(step, footprint.peak)
             if workload.devices > 1:
-                step += sum(weight.nbytes for weight in weights)  # gradients on their way to the other devices
+                step += sum(weight.nbytes for weight in weights)  # buffers of the gradients' exchange
             optimizer.zero_grad()
 
             footprint.restart()
             if workload.previews:
-                if config.train_dtype == "bf16":  # beside which the host keeps what they were
+                if config.train_dtype == "bf16":  # the originals stay on the host
                     cast(module.ldm, torch.bfloat16)
                 footprint.watch(list(module.parameters()))
                 with _autocast(autocast_dtype), torch.no_grad():
-                    _draw(module.ldm, workload)
+                    _sample(module.ldm, workload)
             return Prediction(step, footprint.peak)
 
 
 def plenty(workload: Workload, config: DreamBoothConfig) -> int:
-    """Bytes with which any combination fits by far, so that nothing needs to be predicted.
+    """Bytes in which any combination certainly fits, so that no prediction is needed.
 
-    16 bytes a weight, a quarter of that for each image of 512 x 512 (Stable Diffusion keeps less than a fifth of it),
-    and three times that much.
+    Three times 16 bytes a weight, and as much again for each four images of 512 x 512. (Stable Diffusion keeps less
+    than a fifth for one.)
     """
     weights = sum(count_weights(workload.model, PARTS[part]) for part in ("unet", "text_encoder"))
     images = config.batch_size * (2 if workload.with_class else 1) * workload.height * workload.width / 512**2
@@ -167,7 +174,7 @@ def choose(
 
 
 def _normalise_in_float32(network: nn.Module) -> None:
-    """What autocast does on CUDA and not on the CPU: normalisations in float32."""
+    """Computes normalisations in float32, as autocast does on CUDA and not on the CPU."""
 
     def widen(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
         return tuple(one.float() for one in inputs) if torch.is_autocast_enabled("cpu") else None
@@ -178,7 +185,7 @@ def _normalise_in_float32(network: nn.Module) -> None:
 
 
 class _AnyPrompt(PromptTokenizer):
-    """Gives any prompt the same ids, without a vocabulary."""
+    """Returns the same ids for any prompt, without a vocabulary."""
 
     def __init__(self, max_length: int) -> None:
         self.max_length = max_length
@@ -188,27 +195,27 @@ class _AnyPrompt(PromptTokenizer):
 
 
 class _Module(DreamBooth):
-    """The real one on images of which nothing matters but the size."""
+    """The real module on images of which only the size matters."""
 
     @classmethod
     def of(cls, workload: Workload, config: DreamBoothConfig) -> "_Module":
-        """To be called where tensors are fake."""
+        """The module; call it in a `FakeTensorMode`."""
         channels, height, width = workload.model.latent_shape(workload.height, workload.width)
         ldm = LatentDiffusion(workload.model, _AnyPrompt(workload.model.text_encoder.max_position_embeddings))
         moments = torch.zeros(1, 1, 2 * channels, height, width)
         return cls(ldm, Subject("thing"), moments, moments if workload.with_class else None, config, seed=0)
 
     def log(self, *args: Any, **kwargs: Any) -> None:
-        """Nobody reads it."""
+        """Without a trainer there is no log."""
 
 
 def _autocast(dtype: torch.dtype | None) -> contextlib.AbstractContextManager[object]:
     return torch.autocast("cpu", dtype) if dtype else contextlib.nullcontext()
 
 
-def _batch(workload: Workload, count: int) -> Batch:
+def _batch(workload: Workload, count: int) -> NoisyLatents:
     channels, height, width = workload.model.latent_shape(workload.height, workload.width)
-    return Batch(
+    return NoisyLatents(
         moments=torch.zeros(count, 2 * channels, height, width),
         posterior_noise=torch.zeros(count, channels, height, width),
         noise=torch.zeros(count, channels, height, width),
@@ -216,8 +223,8 @@ def _batch(workload: Workload, count: int) -> Batch:
     )
 
 
-def _draw(ldm: LatentDiffusion, workload: Workload) -> None:
-    """A denoising step with guidance, and the decoding."""
+def _sample(ldm: LatentDiffusion, workload: Workload) -> None:
+    """A denoising step with guidance, then decoding."""
     latents = torch.zeros(2, *workload.model.latent_shape(workload.height, workload.width))
     encoder = workload.model.text_encoder
     context = torch.zeros(2, encoder.max_position_embeddings, encoder.hidden_size)

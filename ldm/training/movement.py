@@ -1,4 +1,4 @@
-"""How far each part's weights moved away from where they started."""
+"""How far training moved the weights of each part."""
 
 import re
 from collections import defaultdict
@@ -18,7 +18,7 @@ GROUPS = {
     "text encoder": r"cond_stage_model\.",
     "autoencoder": r"first_stage_model\.",
 }
-"""Each group of weights and the keys it takes; the first that fits counts."""
+"""Groups of weights by a pattern of their keys; a key belongs to the first group that matches."""
 
 
 @torch.inference_mode()

@@ -1,7 +1,7 @@
-"""The processes of a training on several devices of one machine; a cluster's variables don't matter.
+"""The processes of a training on several devices of one machine; a cluster's environment variables are ignored.
 
-Each device beyond the first has a process that the first one starts. They end together: the first watches the others,
-and they watch the first.
+The first process starts one for each further device. They end together: the first watches the others, and they watch
+the first.
 """
 
 import os
@@ -23,21 +23,20 @@ from ldm.processes import DIED, LOOK_EVERY, RUN_DIR_VARIABLE, ProcessDiedError, 
 
 CLUSTER_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")
 CLUSTER_PREFIXES = ("SLURM_", "TORCHELASTIC_", "LSB_", "JSM_", "OMPI_", "PMI_", "PMIX_", "KUBERNETES_")
-"""By them Lightning takes this process for one of several that a cluster has started."""
+"""With them set, Lightning assumes that a cluster started this process and others."""
 
 TIME_TO_NOTICE = 8.0
-"""Seconds for which a process that has lost another may wait for it, before it is ended from outside."""
+"""Seconds in which a process should notice that another one died; then it is killed."""
 
 
 class OneMachine(LightningEnvironment):
-    """As many processes as the flags say, started by the first of them."""
+    """As many processes as `--devices` names, started by the first."""
 
     def __init__(self) -> None:
         super().__init__()
         self.set_global_rank(own_rank())
-        vars(rank_zero_only)["rank"] = (
-            own_rank()
-        )  # Lightning has read it from a cluster's variables when it was imported
+        # At its import Lightning read the rank from a cluster's variables.
+        vars(rank_zero_only)["rank"] = own_rank()
 
     @property
     def creates_processes_externally(self) -> bool:
@@ -52,7 +51,7 @@ class OneMachine(LightningEnvironment):
 
 @contextmanager
 def own_environment(run_dir: Path) -> Iterator[None]:
-    """In this block the first process of a run has no variable of a cluster; those that it starts know the run."""
+    """In this block the first process has no cluster's variables, but the one that names the run to those it starts."""
     if is_helper_process():
         yield
         return
@@ -71,51 +70,51 @@ def _of_cluster(name: str) -> bool:
 
 
 class OtherProcesses:
-    """Those of a run that the first process has started. Without any there is nothing to watch."""
+    """The processes that the first one started, if any."""
 
     def __init__(self) -> None:
         self._processes: list[subprocess.Popen[bytes]] = []
         self._over = threading.Event()
 
     def watch(self, processes: list[subprocess.Popen[bytes]]) -> None:
-        """From now on this process doesn't outlive one of them that dies."""
+        """From now on this process ends when one of them dies."""
         self._processes = processes
         threading.Thread(target=self._watch, name="others", daemon=True).start()
 
     def stop_watching(self) -> None:
-        """From now on they may end as they like."""
+        """From now on they may end at any time."""
         self._over.set()
 
     def wait(self) -> None:
-        """Gives them time to end by themselves, after the last step."""
+        """After the last step: waits for them to end, for a limited time."""
         self.stop_watching()
         until = time.monotonic() + TIME_TO_NOTICE
         while time.monotonic() < until and any(process.poll() is None for process in self._processes):
             time.sleep(LOOK_EVERY / 5)
 
     def end(self) -> None:
-        """Ends those that are left. To be called once this process waits for nothing on its device."""
+        """Kills those that are left and waits for them. Call it when this process no longer waits for its device."""
         self.stop_watching()
         self.kill()
         for process in self._processes:
             process.wait()
 
     def kill(self) -> None:
-        """Ends those that are left, at once."""
+        """Kills those that are left."""
         for process in self._processes:
             process.kill()
 
     def ending(self) -> BaseException | None:
-        """What the end of one of them means, if one has ended by anything but success."""
+        """The error that stands for the end of one of them; None unless one failed."""
         codes = [code for process in self._processes if (code := process.poll())]
         return ending_of(codes[0]) if codes else None
 
     def explain(self, error: Exception) -> BaseException:
-        """The reason for an error: the end of another process where they could not speak to each other."""
-        if not (self._processes or is_helper_process()) or not _is_of_exchange(error):
+        """The cause of an error: if processes could not communicate, the end of another process, if one ended."""
+        if not (self._processes or is_helper_process()) or not _is_communication_error(error):
             return error
         until = time.monotonic() + TIME_TO_NOTICE
-        while time.monotonic() < until:  # a process that isn't the first is ended meanwhile
+        while time.monotonic() < until:  # the first process kills this one meanwhile, if it is another
             if (ending := self.ending()) is not None:
                 return ending
             time.sleep(LOOK_EVERY)
@@ -130,7 +129,7 @@ class OtherProcesses:
 
 
 class OneMachineDDP(DDPStrategy):
-    """Lightning's DDP with processes that are watched by `OtherProcesses`."""
+    """Lightning's DDP, with `OtherProcesses` watching its processes."""
 
     def __init__(self, others: OtherProcesses) -> None:
         super().__init__()
@@ -143,7 +142,7 @@ class OneMachineDDP(DDPStrategy):
 
 
 class _Launcher(_SubprocessScriptLauncher):
-    """Keeps the processes to itself: Lightning's own watch would kill this one as soon as another has ended."""
+    """Hides the processes from Lightning, which would kill this one as soon as another has ended."""
 
     others: OtherProcesses
 
@@ -154,16 +153,16 @@ class _Launcher(_SubprocessScriptLauncher):
         self.procs = []
 
 
-def _is_of_exchange(error: Exception) -> bool:
-    """Whether processes could not speak to each other: gloo's errors have no type of their own."""
+def _is_communication_error(error: Exception) -> bool:
+    """Whether processes could not communicate. Gloo's errors have no type of their own."""
     if isinstance(error, torch.distributed.DistError):
         return True
-    words = str(error)
-    return isinstance(error, RuntimeError) and any(name in words for name in ("gloo", "NCCL", "Connection", "recv"))
+    message = str(error)
+    return isinstance(error, RuntimeError) and any(name in message for name in ("gloo", "NCCL", "Connection", "recv"))
 
 
 def explain_workers(error: Exception) -> Exception:
-    """What torch says of a process that prepares batches and was killed, told as that."""
+    """Replaces torch's error about a killed worker process by a clear one; returns others."""
     if isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker (pid"):
         return ProcessDiedError(
             f"a process that prepares batches has ended unexpectedly; was the memory full? ({error})"

@@ -1,4 +1,4 @@
-"""The resume state of a training: everything that it needs to go on, written whole and read without running code."""
+"""The resume state: all that a training needs to resume. Written atomically, read without executing code."""
 
 from functools import partial
 from io import FileIO
@@ -21,9 +21,9 @@ from ldm.user_files import open_file
 
 
 class ResumeStateIO(CheckpointIO):
-    """Writes Lightning's state straight to a temporary file and renames it; reads tensors only.
+    """Writes Lightning's state to a temporary file and renames it; reads tensors only.
 
-    With a `writer` a copy of the state is written in the background, if memory has room for two of them.
+    With a `writer`, a copy of the state is written in the background if the memory has room for two copies.
     """
 
     def __init__(self, writer: BackgroundWriter | None = None) -> None:
@@ -33,7 +33,7 @@ class ResumeStateIO(CheckpointIO):
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         step = checkpoint.get("global_step")
         if step is not None and step == self._step:
-            return  # whoever stops a training may do so after a step that was saved
+            return  # a training may be stopped after a step that was saved
         self._step = step
         if self.writer is None:
             write_state(checkpoint, Path(path))
@@ -45,7 +45,7 @@ class ResumeStateIO(CheckpointIO):
             write_state(checkpoint, Path(path))
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
-        open_file(Path(path), "resume state").close()  # a named pipe would block for ever
+        open_file(Path(path), "resume state").close()  # refuses a named pipe, which would block for ever
         try:
             with openable(Path(path)) as name:
                 state: dict[str, Any] = torch.load(name, map_location="cpu", mmap=True, weights_only=True)
@@ -58,19 +58,19 @@ class ResumeStateIO(CheckpointIO):
 
 
 def write_state(state: dict[str, Any], path: Path) -> None:
-    """Writes a resume state, atomically. Raises `UserError` if that is not possible."""
+    """Writes a resume state, atomically. Raises `UserError` if the file system doesn't let it."""
     with atomic_path(path, state_bytes(state)) as partial_path:
         try:
             torch.save(state, partial_path)
-        except RuntimeError:  # torch's own writer is the faster one, but doesn't tell what the system said
-            _write_by_python(state, partial_path)
+        except RuntimeError:  # torch's own writer is faster, but its error doesn't name the system's
+            _write_in_python(state, partial_path)
     (path.parent / BEFORE_FIRST_SAVE).unlink(missing_ok=True)
 
 
-def _write_by_python(state: dict[str, Any], path: Path) -> None:
-    """Writes a state; raises `OSError` if that is not possible."""
+def _write_in_python(state: dict[str, Any], path: Path) -> None:
+    """Writes a state more slowly; raises the system's `OSError`."""
     with path.open("wb", buffering=0) as raw:
-        file = _Remembering(raw)
+        file = _ErrorKeepingFile(raw)
         try:
             torch.save(state, cast(IO[bytes], file))
         except RuntimeError as error:
@@ -79,8 +79,8 @@ def _write_by_python(state: dict[str, Any], path: Path) -> None:
             raise
 
 
-class _Remembering:
-    """A file that keeps its error, which torch replaces by one about its own code."""
+class _ErrorKeepingFile:
+    """A file that keeps its `OSError`, which torch replaces by one of its own."""
 
     def __init__(self, file: FileIO) -> None:
         self.file = file
@@ -95,9 +95,9 @@ class _Remembering:
         return len(data)
 
     def flush(self) -> None:
-        """Nothing is kept back."""
+        """Nothing is buffered."""
 
 
 def state_bytes(state: dict[str, Any]) -> int:
-    """What the tensors of a state take."""
+    """Bytes of a state's tensors."""
     return sum(leaf.nbytes for leaf in tree_leaves(state) if isinstance(leaf, Tensor))

@@ -1,4 +1,4 @@
-"""A tokenizer of CLIP's kind learned from captions: byte pairs, so that any word can be spelled.
+"""Trains a tokenizer of CLIP's kind on captions: byte pairs, so that any word can be encoded.
 
 "Neural Machine Translation of Rare Words with Subword Units" (arXiv 1508.07909); the bytes' spelling is GPT-2's, the
 rest CLIP's (arXiv 2103.00020, section 2.4).
@@ -22,14 +22,14 @@ log = logging.getLogger(__name__)
 
 END_OF_WORD = "</w>"
 SPECIAL = ("<|startoftext|>", "<|endoftext|>")
-"""Last in the vocabulary: the text encoder takes the very last for the end of a text."""
+"""Last in the vocabulary: the text encoder takes the last token for the end of a text."""
 WORDS = Regex(r"'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+")
 
 
 def train_tokenizer(captions: Iterable[str], vocab_size: int, directory: Path) -> None:
     """Writes `vocab.json` and `merges.txt` of `vocab_size` tokens: 512 bytes, the most frequent merges, 2 special ones.
 
-    Raises `UserError` if the captions are too uniform for that many.
+    Raises `UserError` if the captions have too few different pairs for that many.
     """
     if vocab_size < BYTES_ONLY:
         raise UserError(f"vocab_size should be at least {BYTES_ONLY}: every byte, within and at the end of a word")
@@ -42,7 +42,7 @@ def train_tokenizer(captions: Iterable[str], vocab_size: int, directory: Path) -
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokens = [*letters, *(letter + END_OF_WORD for letter in letters), *(a + b for a, b in merges), *SPECIAL]
     vocabulary = {token: index for index, token in enumerate(tokens)}
-    with atomic_directory(directory) as partial:  # one is of no use without the other
+    with atomic_directory(directory) as partial:  # each file is useless without the other
         (partial / "vocab.json").write_text(json.dumps(vocabulary, ensure_ascii=False), encoding="utf-8")
         lines = ["#version: 0.2\n", *(f"{a} {b}\n" for a, b in merges)]
         (partial / "merges.txt").write_text("".join(lines), encoding="utf-8")
@@ -50,7 +50,7 @@ def train_tokenizer(captions: Iterable[str], vocab_size: int, directory: Path) -
 
 
 def _learn_merges(captions: Iterable[str], count: int) -> list[tuple[str, str]]:
-    """The `count` most frequent merges, the earliest first; fewer if there are no more pairs."""
+    """The `count` most frequent merges in order; fewer if there are no more pairs."""
     tokenizer = Tokenizer(BPE(end_of_word_suffix=END_OF_WORD))
     tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(

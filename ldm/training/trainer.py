@@ -1,29 +1,29 @@
-"""Lightning's Trainer as this project uses it: no progress, files or checkpoints but our own."""
+"""`fit`: Lightning's Trainer, with our own progress, files and checkpoints in place of its own."""
 
-import contextlib
 import logging
+import textwrap
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.loggers import Logger
 
 from ldm.background import BackgroundWriter
 from ldm.checkpoint.discovery import RESUME_STATE
+from ldm.config import to_yaml
 from ldm.interruption import before_the_end, finish_first
 from ldm.nn.graphed import Record
 from ldm.training.callbacks import FiniteGuard, GradientGuard, ReleaseMemory, SaveEvery, StopOnSignal, TrainingProgress
-from ldm.training.logs import EventLog, build_logger
+from ldm.training.logs import LightningLog, build_logger
 from ldm.training.module import TrainingModule
 from ldm.training.processes import OneMachine, OneMachineDDP, OtherProcesses, explain_workers, own_environment
 from ldm.training.resume_state import ResumeStateIO
 
 for package in ("pytorch_lightning", "lightning_fabric"):
-    logging.getLogger(package).setLevel(logging.ERROR)  # their own words are for their developers
+    logging.getLogger(package).setLevel(logging.ERROR)  # its messages are for its developers
 
 Module = TypeVar("Module", bound=TrainingModule)
 
@@ -32,39 +32,41 @@ PRECISIONS = {None: "32-true", torch.bfloat16: "bf16-mixed", torch.float16: "16-
 
 @dataclass(frozen=True)
 class FitOptions:
-    """Where a run writes, on which devices it computes, and in which mixed type, if any."""
+    """Where a run writes, on which devices it computes, and how."""
 
     run_dir: Path
     devices: list[torch.device]
     autocast_dtype: torch.dtype | None
     logger: str
-    record: Record | None = None
-    """Records steps where that is possible; None: none."""
+    """A name of `ldm.choices.LOGGERS`."""
+    capture: Record | None = None
+    """Captures steps as CUDA graphs where that is possible; None: steps run eagerly."""
     writer: BackgroundWriter = field(default_factory=BackgroundWriter)
-    """What is saved is written by it while training goes on."""
+    """Writes what `save` puts into it, and the resume state, while training goes on."""
 
 
 def fit(module: Module, options: FitOptions, save: Callable[[Module, int], None]) -> None:
-    """Trains to the last update, from the run's resume state if there is one; `save(module, step)` writes a checkpoint.
+    """Trains to the last update, from the run's resume state if there is one; `save(module, step)` saves a checkpoint.
 
-    `save` copies what `options.writer` is to write; that is on the disk when this function returns. A signal lets the
-    step end and be saved; then this raises `Stopped`.
+    `save` may leave writing to `options.writer`, with a copy of the weights; all is written when this function returns.
+    After a signal the step ends, the resume state is saved and `Stopped` is raised.
     """
     with finish_first() as request, own_environment(options.run_dir), warnings.catch_warnings():
-        # Lightning advises worker processes and the like: latents are in memory, and a run has no end of data. And it
-        # advises `srun` where there is one, which would start the run several times.
+        # Lightning advises worker processes, though latents are in memory, and `srun`, which would start several runs.
         for package in ("pytorch_lightning", "lightning_fabric"):
             warnings.filterwarnings("ignore", module=package)
         others = OtherProcesses()
         finite = FiniteGuard(_log_every(module), module.config.save_every)
         stop = StopOnSignal(options.run_dir, request, others, finite, _log_every(module))
         logger = build_logger(options.logger, options.run_dir)
-        quiet = logger.no_traceback_of_its_thread() if isinstance(logger, EventLog) else contextlib.nullcontext()
         trainer = _build_trainer(module, options, save, logger, stop, others)
         state = options.run_dir / RESUME_STATE
-        with quiet, options.writer, before_the_end(others.kill):
+        resumed = state.exists()
+        with logger.threads(), options.writer, before_the_end(others.kill):
+            if not resumed:
+                logger.log_text("config", textwrap.indent(to_yaml(asdict(module.config)), "    "), 0)
             try:
-                trainer.fit(module, ckpt_path=str(state) if state.exists() else None)
+                trainer.fit(module, ckpt_path=str(state) if resumed else None)
                 others.wait()
             except Exception as error:
                 why = others.explain(explain_workers(error))
@@ -83,16 +85,17 @@ def _build_trainer(
     module: Module,
     options: FitOptions,
     save: Callable[[Module, int], None],
-    logger: Logger | bool,
+    logger: LightningLog,
     stop: StopOnSignal,
     others: OtherProcesses,
 ) -> pl.Trainer:
-    """A trainer that writes only what `save` and the resume state write, and where only our flags count."""
+    """A trainer that writes nothing but checkpoints, resume state and log, and reads no settings of its environment."""
     config, first, autocast_dtype = module.config, options.devices[0], options.autocast_dtype
-    # Loss scaling looks at the gradients in every step, and several devices exchange them in the backward pass.
-    if options.record and module.can_be_graphed and len(options.devices) == 1 and autocast_dtype != torch.float16:
-        module.graph_steps(options.record, autocast_dtype)
-        autocast_dtype = None  # what is recorded does its own
+    # Not with loss scaling, which reads the gradients in every step, or several devices, which exchange them in the
+    # backward pass.
+    if options.capture and module.can_be_graphed and len(options.devices) == 1 and autocast_dtype != torch.float16:
+        module.graph_steps(options.capture, autocast_dtype)
+        autocast_dtype = None  # the graph contains its own
     trainer = pl.Trainer(
         accelerator="gpu" if first.type == "cuda" else first.type,
         devices=[device.index or 0 for device in options.devices] if first.type == "cuda" else len(options.devices),
@@ -102,7 +105,7 @@ def _build_trainer(
         gradient_clip_val=config.max_grad_norm or None,
         logger=logger,
         log_every_n_steps=_log_every(module),
-        # The guards come before the saving, so that nothing broken is saved.
+        # Guards come before saving, so that nothing broken is saved.
         callbacks=[
             GradientGuard(),
             stop.guard,
@@ -118,10 +121,10 @@ def _build_trainer(
         enable_model_summary=False,
         use_distributed_sampler=False,
     )
-    # Signals are answered by `ldm.interruption` alone.
+    # Only `ldm.interruption` handles signals.
     trainer._signal_connector.register_signal_handlers = _no_handlers  # type: ignore[method-assign]
     return trainer
 
 
 def _no_handlers() -> None:
-    """In place of Lightning's handlers, of which one broadcasts to processes that may not listen."""
+    """Replaces Lightning's signal handlers, of which one broadcasts to processes that may not answer."""

@@ -13,7 +13,7 @@ from pathlib import Path
 from ldm.commands.options.common import class_name, words
 from ldm.commands.options.places import DIRECTORY, FILE, OUTPUT, place
 from ldm.commands.options.recorded import PARSERS
-from ldm.commands.options.train import HEEDED
+from ldm.commands.options.train import STAGE_FLAGS
 
 NUMBERS = (
     *("0", "1", "2", "-1", "-2", "3.5", "1e9", "1e400", "-0.0", "nan", "inf", "-inf", "1" + "0" * 30, "9" * 5000),
@@ -65,7 +65,7 @@ def random_command_line(chance: random.Random, files: Files) -> list[str]:
     """A command and its words; most are nearly valid, because a line with one mistake goes furthest."""
     script = chance.choice([*PARSERS])
     command = script.removesuffix(".py")
-    line = [command, *([chance.choice([*HEEDED])] if command == "train" else [])]
+    line = [command, *([chance.choice([*STAGE_FLAGS])] if command == "train" else [])]
     if chance.random() < 0.9:
         line += _needed(command, files)
     runs = line[1:2] not in WITHOUT_RUN

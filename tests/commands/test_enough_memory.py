@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from ldm.commands import enough_memory
-from ldm.commands.enough_memory import Need, refuse_too_large_images, refuse_too_large_training
-from ldm.commands.train import memory as train_memory
+from ldm.commands.enough_memory import Need, dreambooth_need, refuse_too_large_images
+from ldm.commands.train.checks import stage_need
 from ldm.config import build_config
 from ldm.diffusion.sampling import SamplingConfig
 from ldm.errors import UserError
@@ -41,17 +41,13 @@ def test_the_count_of_sampling_lies_between_the_bounds(side: int, batch_size: in
     assert in_order(needs[0])
 
 
-def test_the_count_of_training_lies_between_the_bounds(needs: list[Need]) -> None:
-    workload = Workload(tiny_config(), 256, 256, like_cuda=False)
-    refuse_too_large_training(workload, DreamBoothConfig(batch_size=2), CPU)
-    assert in_order(needs[0])
+def test_the_count_of_training_lies_between_the_bounds() -> None:
+    assert in_order(dreambooth_need(Workload(tiny_config(), 256, 256, like_cuda=False), DreamBoothConfig(batch_size=2)))
 
 
 @pytest.mark.parametrize("stage", ["autoencoder", "diffusion"])
-def test_the_count_of_a_stage_lies_between_the_bounds(stage: str, needs: list[Need]) -> None:
-    settings = build_config(Settings, {"tokenizer": "", **SCRATCH_YAML}, "scratch")
-    train_memory.refuse_too_large_training(settings, stage, 32, 4, [CPU])
-    assert in_order(needs[0])
+def test_the_count_of_a_stage_lies_between_the_bounds(stage: str) -> None:
+    assert in_order(stage_need(build_config(Settings, {"tokenizer": "", **SCRATCH_YAML}, "scratch"), stage, 32, 4))
 
 
 def test_the_count_decides_between_the_bounds() -> None:

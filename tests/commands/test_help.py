@@ -12,7 +12,7 @@ from ldm.checkpoint.reading import read_checkpoint
 from ldm.commands.dreambooth.plan import config_from, used_options
 from ldm.commands.options.defaults import as_text
 from ldm.commands.options.recorded import PARSERS
-from ldm.commands.options.train import HEEDED
+from ldm.commands.options.train import STAGE_FLAGS
 from ldm.commands.sampling.job import sampling_from
 from ldm.config import build_config, read_yaml
 from ldm.evaluation.encoders import ENCODERS
@@ -110,7 +110,7 @@ def test_help_names_exactly_these_flags_and_imports_no_torch(script: str, tmp_pa
         check=False,
     )
     assert process.returncode == 0
-    stages = f"{{{','.join(HEEDED)}}} " if script == "train.py" else ""
+    stages = f"{{{','.join(STAGE_FLAGS)}}} " if script == "train.py" else ""
     assert process.stdout.startswith(f"usage: {script} {stages}[options]\n\n")
     described = re.split(r"\nexamples?:|\nthe stages", process.stdout.partition("\noptions:")[2])[0]
     flags = set(re.findall(r"(?<![\w-])--?[a-z][a-z-]*", described))

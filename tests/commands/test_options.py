@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from ldm.commands.options.recorded import PARSERS
-from ldm.commands.options.train import HEEDED, train_parser
+from ldm.commands.options.train import STAGE_FLAGS, train_parser
 from tests.commands.calls import call, refused
 
 SAMPLING: dict[str, tuple[list[str], str, Any]] = {
@@ -239,13 +239,13 @@ def test_dreambooth_needs_a_class_and_photos(arguments: list[str]) -> None:
     refused(call("dreambooth", *arguments), "--class-name", "--instance-img-dir")
 
 
-@pytest.mark.parametrize("stage", HEEDED)
+@pytest.mark.parametrize("stage", STAGE_FLAGS)
 def test_each_stage_has_known_flags(stage: str) -> None:
-    assert HEEDED[stage] <= {name for _, name, _ in FLAGS["train"].values()}
+    assert STAGE_FLAGS[stage] <= {name for _, name, _ in FLAGS["train"].values()}
 
 
 def test_every_flag_of_train_is_for_some_stage() -> None:
-    assert set.union(*HEEDED.values()) == {name for _, name, _ in FLAGS["train"].values()}
+    assert set.union(*STAGE_FLAGS.values()) == {name for _, name, _ in FLAGS["train"].values()}
 
 
 def test_the_examples_in_the_help_of_train_can_be_parsed() -> None:

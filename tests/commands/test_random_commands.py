@@ -10,7 +10,7 @@ import pytest
 
 from ldm.commands.dreambooth import run as dreambooth_run
 from ldm.commands.sampling import run as sampling_run
-from ldm.commands.train import AT_ONCE, STAGES
+from ldm.commands.train import STAGES, WITHOUT_RUN
 from tests.commands.calls import Outcome, call
 from tests.commands.fixtures import Trained
 from tests.commands.random_commands import Files, random_command_line, write_odd_places
@@ -37,7 +37,7 @@ def nothing_is_computed(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(dreambooth_run, name, mock.Mock())
     monkeypatch.setattr(dreambooth_run, "Previews", mock.MagicMock())
     monkeypatch.setattr(dreambooth_run, "fit", lambda *arguments: None)
-    for stages in (STAGES, AT_ONCE):
+    for stages in (STAGES, WITHOUT_RUN):
         for stage in stages:
             monkeypatch.setitem(stages, stage, lambda run: None)
 

@@ -1,4 +1,4 @@
-"""Images damaged in every way that a disk, a network or an enemy finds; as many as are asked for, each by its number.
+"""Images damaged in every way that a disk, a network or an enemy finds; any number of them, each by its number.
 
 `python -m tests.data.mutations 20000` is the campaign: every one is read or refused by name, within bounds.
 """

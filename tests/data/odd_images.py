@@ -235,7 +235,7 @@ NO_IMAGES: dict[str, tuple[bytes, str]] = {
     "shot.nef": (b"II*\0" + bytes(100), "cameras' raw files"),
     "empty.jpg": (b"", "empty files"),
 }
-"""Other files of such folders: what they hold, and what they are said to be."""
+"""Other files of such folders: their content, and what messages call them."""
 
 
 def write_pipe(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Small images that tests draw, and their pixels."""
+"""Small images of tests, and their pixels."""
 
 from typing import Any
 

@@ -88,16 +88,16 @@ def test_steps_seeds_and_devices_differ(paths: list[Path]) -> None:
 
 
 def test_two_devices_share_the_images_of_a_step(paths: list[Path]) -> None:
-    """Each round of ten images is seen once by both together: five steps of two."""
+    """In five steps of two, each of ten images comes once."""
     shares = [Share(seed=3, batch_size=1, rank=rank, world_size=2) for rank in (0, 1)]
-    seen = Counter()
+    counts = Counter[int]()
     for share in shares:
         batches = image_batches(paths, share, flip=False)
         originals = [to_tensor(fit(read_image(path), 8, 8)) for path in paths]
         for step in range(5):
             image = batches.step(step)["images"][0]
-            seen.update(index for index, original in enumerate(originals) if torch.equal(image, original))
-    assert seen == dict.fromkeys(range(10), 1)
+            counts.update(index for index, original in enumerate(originals) if torch.equal(image, original))
+    assert counts == dict.fromkeys(range(10), 1)
 
 
 def test_batches_can_be_sent_to_other_processes(paths: list[Path]) -> None:
@@ -119,7 +119,7 @@ def test_images_are_the_files_cropped_or_their_mirror_images(paths: list[Path]) 
         assert batch["images"].shape == (4, 3, 8, 8)
         assert batch["noise"].shape == (4, 4, 2, 2)
         for place, image in enumerate(batch["images"]):
-            original = originals[batches.order(4 * step + place)]
+            original = originals[batches.orders[0](4 * step + place)]
             straight += torch.equal(image, original)
             mirrored += torch.equal(image, original.flip(-1))
     assert straight + mirrored == 200
@@ -131,24 +131,24 @@ def test_without_flip_no_image_is_mirrored(paths: list[Path]) -> None:
     batches = image_batches(paths, flip=False)
     for step in range(10):
         for place, image in enumerate(batches.step(step)["images"]):
-            assert torch.equal(image, originals[batches.order(4 * step + place)])
+            assert torch.equal(image, originals[batches.orders[0](4 * step + place)])
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_an_unreadable_image_is_named_after_the_batches_before_it(workers: int, tmp_path: Path) -> None:
     directory = write_captioned(tmp_path / "pictures", 6)
     batches = image_batches([image.path for image in find_captioned(directory)], Share(seed=0, batch_size=1))
-    broken = batches.paths[batches.order(4)]
+    broken = batches.paths[batches.orders[0](4)]
     broken.write_bytes(broken.read_bytes()[:60])
-    seen: list[Any] = []
+    found: list[Any] = []
     try:
-        seen.extend(islice(batch_loader(batches, workers), 5))
+        found.extend(islice(batch_loader(batches, workers), 5))
     except UserError as error:
-        seen.append(error)
+        found.append(error)
     if workers == 0:
-        assert str(seen[-1]).startswith(f"{broken} is not a readable image")
+        assert str(found[-1]).startswith(f"{broken} is not a readable image")
     else:  # in place of the batch: torch would wrap it in a traceback
-        *good, error = seen
+        *good, error = found
         assert len(good) == 4
         assert all("images" in batch for batch in good)
         assert isinstance(error, UserError)
@@ -158,7 +158,7 @@ def test_an_unreadable_image_is_named_after_the_batches_before_it(workers: int, 
 # Latents
 
 
-def test_a_batch_of_latents_has_these_shapes() -> None:
+def test_shapes_and_types_of_a_batch_of_latents() -> None:
     batch = latent_batches().step(0)
     assert {name: (tuple(value.shape), value.dtype) for name, value in batch.items()} == {  # type: ignore[attr-defined]
         "moments": ((4, 8, 2, 3), torch.float32),
@@ -170,44 +170,44 @@ def test_a_batch_of_latents_has_these_shapes() -> None:
 
 
 def test_captions_are_the_images_own_each_about_as_often() -> None:
-    batches, seen = latent_batches(dropout=0.0), Counter()
+    batches, counts = latent_batches(dropout=0.0), Counter[tuple[int, str]]()
     for step in range(250):
         batch = batches.step(step)
         for moments, input_ids in zip(batch["moments"], batch["input_ids"], strict=True):
-            seen[int(moments[0, 0, 0]) // 10, text(input_ids)] += 1
-    assert set(seen) == {(index, caption) for index, captions in enumerate(CAPTIONS) for caption in captions}
-    for (index, caption), count in seen.items():  # each image 200 times
+            counts[int(moments[0, 0, 0]) // 10, text(input_ids)] += 1
+    assert set(counts) == {(index, caption) for index, captions in enumerate(CAPTIONS) for caption in captions}
+    for (index, caption), count in counts.items():  # each image 200 times
         share = 200 / len(CAPTIONS[index])
         assert abs(count - share) < 4 * share**0.5, caption
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.25, 1.0])
-def test_this_share_of_captions_is_left_empty(dropout: float) -> None:
+def test_the_share_of_empty_captions_is_the_dropout(dropout: float) -> None:
     batches = latent_batches(dropout=dropout)
     empty = sum(text(ids) == "" for step in range(250) for ids in batches.step(step)["input_ids"])
     assert abs(empty / 1000 - dropout) <= 4 * (dropout * (1 - dropout) / 1000) ** 0.5
 
 
 @pytest.mark.parametrize("views", [1, 2])
-def test_views_are_drawn_evenly(views: int) -> None:
+def test_views_come_up_evenly(views: int) -> None:
     batches = latent_batches(views=views)
-    seen = Counter(int(m[0, 0, 0]) % 10 for step in range(250) for m in batches.step(step)["moments"])
-    assert set(seen) == set(range(views))
-    assert all(abs(count - 1000 / views) < 70 for count in seen.values())
+    counts = Counter(int(m[0, 0, 0]) % 10 for step in range(250) for m in batches.step(step)["moments"])
+    assert set(counts) == set(range(views))
+    assert all(abs(count - 1000 / views) < 70 for count in counts.values())
 
 
-def test_timesteps_and_noise_are_drawn_from_their_distributions() -> None:
+def test_timesteps_and_noise_have_their_distributions() -> None:
     batches = latent_batches()
-    drawn = [batches.step(step) for step in range(250)]
-    timesteps = torch.cat([batch["timesteps"] for batch in drawn])
+    steps = [batches.step(step) for step in range(250)]
+    timesteps = torch.cat([batch["timesteps"] for batch in steps])
     assert 0 <= timesteps.min() < 20
     assert 980 <= timesteps.max() < 1000
     assert timesteps.float().mean().item() == pytest.approx(499.5, abs=40)
     for name in ("noise", "posterior_noise"):
-        noise = torch.cat([batch[name] for batch in drawn])  # type: ignore[literal-required]
+        noise = torch.cat([batch[name] for batch in steps])  # type: ignore[literal-required]
         assert noise.mean().item() == pytest.approx(0, abs=0.03)
         assert noise.std().item() == pytest.approx(1, abs=0.03)
-    assert not torch.equal(drawn[0]["noise"], drawn[0]["posterior_noise"])
+    assert not torch.equal(steps[0]["noise"], steps[0]["posterior_noise"])
 
 
 # Signals
@@ -217,7 +217,7 @@ class WorkerIds(StepBatches[int]):
     """Yields the process that prepared the batch, slowly."""
 
     def __init__(self) -> None:
-        super().__init__(1, Share(0, 1))
+        super().__init__(Share(0, 1), 1)
 
     def batch(self, indices: list[int], generator: torch.Generator) -> int:
         assert get_worker_info() is not None

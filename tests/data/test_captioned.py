@@ -1,4 +1,4 @@
-"""Folders of captioned images: both forms, and every way in which they may be wrong, by name."""
+"""Folders of captioned images: both forms, and errors that name what is wrong."""
 
 import json
 import os
@@ -111,7 +111,7 @@ def test_images_without_captions_are_left_out_where_they_are_needed(
     assert len(caplog.records) == 1
 
 
-def test_what_is_hidden_and_what_is_no_image_is_passed_over(folder: Path) -> None:
+def test_hidden_files_and_other_files_are_skipped(folder: Path) -> None:
     for name in (".trash/1.png", "._2.png", "3.png"):
         image(folder / name).with_suffix(".txt").write_text("a cat")
     write_list(folder / ".trash", "not even JSON")
@@ -217,7 +217,7 @@ def test_a_changed_dataset_is_another(change: str, tmp_path: Path) -> None:
 # What else lies in such folders
 
 
-def test_images_are_found_by_what_they_hold_where_the_name_tells_nothing(folder: Path) -> None:
+def test_images_with_unknown_suffixes_are_found_by_their_content(folder: Path) -> None:
     for name in ("a", "b.image", "c.tga"):
         Image.new("RGB", (4, 4)).save(folder / name, format="TGA" if name == "c.tga" else "PNG")
         (folder / name).with_suffix(".txt").write_text(f"a cat {name}")
@@ -243,14 +243,14 @@ def test_files_that_are_no_images_are_named_once_and_captions_are_not(
 
 
 @pytest.mark.parametrize("name", ["1.txt", "metadata.jsonl"])
-def test_captions_from_a_pipe_are_not_waited_for(name: str, folder: Path) -> None:
+def test_a_pipe_as_a_list_of_captions_does_not_block(name: str, folder: Path) -> None:
     image(folder / "1.png")
     os.mkfifo(folder / name)
     with pytest.raises(UserError, match=rf"{name} is a named pipe, not a file"):
         find_captioned(folder)
 
 
-def test_listing_does_not_open_what_has_an_images_name(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_listing_opens_no_file_with_an_images_suffix(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for index in range(200):
         (folder / f"{index}.jpg").touch()
     monkeypatch.setattr("ldm.data.captioned.unused_reason", lambda path: pytest.fail(f"{path} was opened"))
@@ -273,7 +273,7 @@ def test_listing_does_not_open_what_has_an_images_name(folder: Path, monkeypatch
     ],
     ids=["deep", "digits", "half a letter", "control", "long", "long name", "NUL in a name"],
 )
-def test_a_strangers_line_is_the_users_error(row: str, words: str, folder: Path) -> None:
+def test_a_hostile_line_is_the_users_error(row: str, words: str, folder: Path) -> None:
     image(folder / "1.png")
     write_list(folder, row)
     with pytest.raises(UserError) as error:
@@ -282,7 +282,7 @@ def test_a_strangers_line_is_the_users_error(row: str, words: str, folder: Path)
     assert len(str(error.value)) < 1000
 
 
-def test_a_strangers_caption_file_is_the_users_error(folder: Path) -> None:
+def test_a_hostile_caption_file_is_the_users_error(folder: Path) -> None:
     image(folder / "1.png").with_suffix(".txt").write_text("a cat\x1b[2J")
     with pytest.raises(UserError, match=r"1\.txt: a caption holds \\x1b"):
         find_captioned(folder)

@@ -1,4 +1,4 @@
-"""Whatever numbers an image holds, its colours come in right: sample types by their range, profiles as sRGB."""
+"""Colours are read right: sample types by their range, profiles as sRGB."""
 
 import io
 from pathlib import Path
@@ -54,13 +54,15 @@ def test_every_sample_type_goes_from_black_to_white(name: str, tmp_path: Path) -
         (-5, 70000, "int32", None),
     ],
 )
-def test_the_scale_is_told_by_the_range(low: float, high: float, dtype: str, scale: Scale | None) -> None:
+def test_the_range_decides_the_scale(low: float, high: float, dtype: str, scale: Scale | None) -> None:
     assert scale_of(low, high, np.dtype(dtype)) == scale
 
 
-def test_a_range_that_means_nothing_is_stretched_and_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_range_of_no_known_scale_is_stretched_with_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     tiff(tmp_path / "odd.tif", grey_ramp(np.int32, 4095))
-    for _ in range(2):  # said once, however often the file is read
+    for _ in range(2):  # one warning, however often the file is read
         assert pixels(read_image(tmp_path / "odd.tif"))[0][15] == [255, 255, 255]
     [record] = caplog.records
     assert f"{tmp_path / 'odd.tif'} holds int32 values from 0 to 4095" in record.getMessage()
@@ -202,7 +204,7 @@ def test_a_profile_that_can_not_be_used_is_named(
     assert f"{tmp_path / 'a.png'}: its colour profile is ignored" in record.getMessage()
 
 
-def test_without_littlecms_it_is_said_once(
+def test_without_littlecms_there_is_one_warning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(colours.features, "check", lambda feature: feature != "littlecms2")

@@ -1,4 +1,4 @@
-"""What an image may lose, and what it may not."""
+"""Degradations: what they change in an image, and what they keep."""
 
 import pytest
 import torch
@@ -25,7 +25,7 @@ def roughness(images: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("change", [degrade, *ALL])
-def test_a_loss_is_a_function_of_the_generator_and_leaves_its_input_alone(change: degradation.Loss) -> None:
+def test_a_degradation_depends_on_the_generator_and_keeps_its_input(change: degradation.Degradation) -> None:
     images = torch.rand(6, 3, 32, 32, generator=generator()) * 2 - 1
     before = images.clone()
     first = change(images, generator(1))
@@ -48,7 +48,7 @@ def test_images_stay_what_they_are(images: torch.Tensor) -> None:
 
 
 @pytest.mark.parametrize("change", [blur, shrink, coarsen, reframe])
-def test_one_colour_stays_one_colour(change: degradation.Loss) -> None:
+def test_one_colour_stays_one_colour(change: degradation.Degradation) -> None:
     images = torch.tensor([0.25, -0.5, 0.75])[None, :, None, None].expand(2, 3, 32, 32)
     changed = change(images, generator())
     assert torch.allclose(changed, images, atol=0.05)
@@ -56,7 +56,7 @@ def test_one_colour_stays_one_colour(change: degradation.Loss) -> None:
 
 
 @pytest.mark.parametrize("change", [blur, shrink])
-def test_detail_is_lost(images: torch.Tensor, change: degradation.Loss) -> None:
+def test_degradations_remove_detail(images: torch.Tensor, change: degradation.Degradation) -> None:
     assert all(roughness(change(images, generator(seed))) < 0.97 * roughness(images) for seed in range(5))
 
 

@@ -1,4 +1,4 @@
-"""Which decoders a stranger's file may reach, and what is said where one is missing."""
+"""Which decoders a file of unknown origin may reach, and errors about missing ones."""
 
 import os
 import subprocess
@@ -35,7 +35,7 @@ def test_a_document_in_an_images_name_reaches_no_decoder(tmp_path: Path, monkeyp
         assert "is not a readable image (" in error_of(tmp_path / f"{name}.jpg")
 
 
-def test_a_cameras_raw_file_is_not_its_tiny_preview(tmp_path: Path) -> None:
+def test_a_raw_file_is_not_read_as_its_tiny_preview(tmp_path: Path) -> None:
     Image.new("RGB", (16, 12), "red").save(tmp_path / "a.nef", format="TIFF")
     assert "raw files: export them as JPEG or TIFF" in error_of(tmp_path / "a.nef")
     Image.new("RGB", (16, 12), "red").save(tmp_path / "renamed.nef", format="JPEG")
@@ -64,7 +64,7 @@ def test_without_avif_the_error_says_what_to_install(tmp_path: Path, monkeypatch
     )
 
 
-def test_a_tga_without_its_footer_is_believed_by_its_suffix_only(tmp_path: Path) -> None:
+def test_a_tga_without_its_footer_is_known_by_its_suffix_only(tmp_path: Path) -> None:
     GOOD["a.tga"](tmp_path / "a.tga")
     (tmp_path / "old.tga").write_bytes((tmp_path / "a.tga").read_bytes()[:-26])
     (tmp_path / "old").write_bytes((tmp_path / "old.tga").read_bytes())
@@ -81,7 +81,7 @@ def test_a_file_that_may_not_be_read_is_named(tmp_path: Path) -> None:
     assert unused_reason(tmp_path / "a.png") == "could not be opened: Permission denied"
 
 
-def test_what_few_images_need_is_imported_when_one_comes() -> None:
+def test_libraries_for_few_images_are_imported_on_demand() -> None:
     late = {"pillow_heif", "PIL.ImageCms", "torch"}
     code = f"import sys, ldm.data.formats, ldm.data.colours; print({late} & {{*sys.modules}})"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)

@@ -1,4 +1,4 @@
-"""Very large images: read at a reduced size where a small one is wanted, and refused before they take the memory."""
+"""Very large images: reduced while they are read if a small one is needed, or refused before they take memory."""
 
 import io
 import tracemalloc
@@ -20,7 +20,7 @@ KINDS = ("JPEG", "PNG", "TIFF", "WEBP", "GIF")
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("orientation", [1, 6])
-def test_a_large_image_is_reduced_to_no_less_than_twice_what_is_wanted(
+def test_a_large_image_is_reduced_to_no_less_than_twice_the_needed_size(
     kind: str, orientation: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(images, "LARGE_PIXELS", 50_000)
@@ -35,13 +35,13 @@ def test_a_large_image_is_reduced_to_no_less_than_twice_what_is_wanted(
     assert np.abs(np.asarray(fit(reduced, 24, 32)).astype(int) - np.asarray(fit(whole, 24, 32))).max() <= 6
 
 
-def test_an_image_that_is_not_large_keeps_its_bits_whatever_is_wanted(tmp_path: Path) -> None:
+def test_an_image_that_is_not_large_keeps_its_bits_at_any_needed_size(tmp_path: Path) -> None:
     scene(500, 700).save(tmp_path / "a.jpg")
     assert read_image(tmp_path / "a.jpg", cover=8).tobytes() == read_image(tmp_path / "a.jpg").tobytes()
 
 
 @pytest.mark.parametrize("name", [name for name in BAD if name.startswith("bomb")])
-def test_what_claims_more_than_its_file_can_hold_is_refused_before_it_takes_memory(name: str, tmp_path: Path) -> None:
+def test_a_file_too_small_for_its_pixels_is_refused_before_it_takes_memory(name: str, tmp_path: Path) -> None:
     BAD[name](tmp_path / name)
     tracemalloc.start()
     with pytest.raises(UserError, match=rf"{name} claims to be \d+ x \d+ pixels in \d+ bytes"):
@@ -61,14 +61,14 @@ def test_more_than_the_memory_holds_is_refused_by_name(tmp_path: Path, monkeypat
             read_image(tmp_path / "a.png")
 
 
-def test_pillows_own_bound_is_left_alone_and_does_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pillows_own_limit_is_unchanged_and_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scene(100, 100).save(tmp_path / "a.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
     assert read_image(tmp_path / "a.png").size == (100, 100)
     assert Image.MAX_IMAGE_PIXELS == 1000
 
 
-def test_the_size_alone_needs_no_pixels(tmp_path: Path) -> None:
+def test_reading_the_size_decodes_no_pixels(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(png(7000, 5000, b""))
     assert image_size(tmp_path / "a.png") == (7000, 5000)
     (tmp_path / "a.png").write_text("none")

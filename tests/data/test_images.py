@@ -1,4 +1,4 @@
-"""Images cropped to size, as tensors and back; and the words that are saved with one."""
+"""Images cropped to size, as tensors and back; text chunks."""
 
 from pathlib import Path
 
@@ -23,7 +23,7 @@ def stripes(colours: list[tuple[int, int, int]], side: int = 30) -> Image.Image:
 
 
 @pytest.mark.parametrize("upright", [False, True])
-def test_what_stands_out_is_cut_off_evenly(upright: bool) -> None:
+def test_images_are_cropped_to_their_centre(upright: bool) -> None:
     image = stripes([RED, GREEN, BLUE])
     image = image.transpose(Image.Transpose.ROTATE_90) if upright else image
     assert np.asarray(fit(image, 30, 30)).reshape(-1, 3).tolist() == [list(GREEN)] * 900
@@ -52,7 +52,7 @@ def test_nothing_is_cut_off_an_image_of_the_right_shape() -> None:
     assert corners[-1, -1].tolist() == list(BLUE)
 
 
-def test_every_value_of_eight_bits_survives_the_way_there_and_back() -> None:
+def test_every_value_of_eight_bits_survives_a_round_trip() -> None:
     ramp = np.arange(256, dtype=np.uint8)
     image = Image.fromarray(np.stack([ramp, ramp[::-1], np.roll(ramp, 100)], axis=-1)[None])
     tensor = to_tensor(image)
@@ -70,7 +70,7 @@ def test_channels_rows_and_columns_are_in_their_places() -> None:
         assert tensor[channel, row, column].item() == pytest.approx(expected / 127.5 - 1.0)
 
 
-def test_what_is_no_colour_becomes_the_nearest_one() -> None:
+def test_values_out_of_range_become_the_nearest_colour() -> None:
     tensor = torch.tensor([-7.0, -1.001, -1.0, 0.0, 0.999, 1.0, 1.001, 1e9]).expand(3, 1, 8)
     assert [pixel[0] for pixel in pixels(to_image(tensor))[0]] == [0, 0, 0, 128, 255, 255, 255, 255]
 
@@ -90,7 +90,7 @@ texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"
 @given(
     text=st.dictionaries(st.sampled_from(["prompt", "seed", "parameters", "a b"]), texts | st.integers() | st.floats())
 )
-def test_words_are_saved_with_the_image(text: dict[str, object], tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_text_is_saved_with_the_image(text: dict[str, object], tmp_path_factory: pytest.TempPathFactory) -> None:
     path = tmp_path_factory.getbasetemp() / "text.png"
     save_png(path, scene(), text)
     names = {key: key if key == "parameters" else f"ldm.{key}" for key in text}  # "prompt" is ComfyUI's

@@ -1,4 +1,4 @@
-"""Images: whatever cameras and programs write comes in upright, opaque and RGB; what is broken is named."""
+"""Images of cameras and programs are read upright, opaque and as RGB; an error names a broken file."""
 
 import os
 import socket
@@ -22,14 +22,14 @@ def error_of(path: Path) -> str:
 
 
 @pytest.mark.parametrize("orientation", STORED)
-def test_an_image_comes_in_upright(orientation: int, tmp_path: Path) -> None:
+def test_an_image_is_turned_upright(orientation: int, tmp_path: Path) -> None:
     stored, exif = turned(orientation)
     stored.save(tmp_path / "a.png", exif=exif)
     assert pixels(read_image(tmp_path / "a.png")) == pixels(scene())
 
 
 @pytest.mark.parametrize("kind", TURNED)
-def test_a_photo_comes_in_upright_once(kind: str, tmp_path: Path) -> None:
+def test_a_photo_is_turned_upright_once(kind: str, tmp_path: Path) -> None:
     if kind == "AVIF" and not features.check("avif"):
         pytest.skip("this Pillow reads no AVIF")
     visual = Image.new("RGB", (48, 32), BLUE)
@@ -57,7 +57,7 @@ def test_an_orientation_that_does_not_exist_turns_nothing(orientation: int, tmp_
         b"\x01\x0f\x00\x05\x00\x00\x00\x02\x00\x00\x00\x00",  # the maker, as fractions
     ],
 )
-def test_odd_words_of_a_camera_do_not_spoil_its_photo(tag: bytes, tmp_path: Path) -> None:
+def test_an_odd_tag_of_a_camera_does_not_spoil_its_photo(tag: bytes, tmp_path: Path) -> None:
     turn = b"\x01\x12\x00\x03\x00\x00\x00\x01\x00\x06\x00\x00"
     exif = b"Exif\x00\x00MM\x00*\x00\x00\x00\x08\x00\x02" + tag + turn + bytes(12)
     Image.new("RGB", (32, 16), RED).save(tmp_path / "a.jpg", exif=exif)

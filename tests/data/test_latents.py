@@ -1,18 +1,28 @@
-"""Latents encoded beforehand: what the file holds, what it is named after, and the scale factor measured on it."""
+"""Encoded images: in memory, in a file and its name, and the scale factor measured on them."""
 
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from ldm.data.captioned import find_captioned
 from ldm.data.images import fit, read_image, to_tensor
-from ldm.data.latents import latents_key, measure_scale_factor, moments_at, open_moments, write_moments
+from ldm.data.latents import (
+    encode_moments,
+    latents_key,
+    measure_scale_factor,
+    moments_at,
+    open_moments,
+    write_moments,
+)
 from ldm.errors import UserError
 from ldm.nn.autoencoder import AutoencoderConfig, AutoencoderKL, DiagonalGaussian
 from tests.scratch import write_captioned
+from tests.tiny import build_tiny_model
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +65,7 @@ def test_the_file_is_written_whole(autoencoder: AutoencoderKL, paths: list[Path]
     assert not list((tmp_path / "latents").iterdir())
 
 
-def test_only_what_is_looked_at_is_read(autoencoder: AutoencoderKL, paths: list[Path], tmp_path: Path) -> None:
+def test_the_file_is_memory_mapped(autoencoder: AutoencoderKL, paths: list[Path], tmp_path: Path) -> None:
     write_moments(tmp_path / "a.npy", autoencoder, paths[:2], 16, flip=False)
     assert isinstance(open_moments(tmp_path / "a.npy"), np.memmap)
 
@@ -69,32 +79,96 @@ def test_latents_that_overflow_are_the_users_error(value: float, paths: list[Pat
     assert not (tmp_path / "a.npy").exists()
 
 
+# In memory
+
+
+@pytest.fixture(scope="module")
+def tiny_autoencoder() -> AutoencoderKL:
+    return build_tiny_model().autoencoder.eval()
+
+
+@pytest.fixture(scope="module")
+def photos() -> Tensor:
+    return torch.rand(3, 3, 32, 48, generator=torch.Generator().manual_seed(0)) * 2 - 1
+
+
+@torch.no_grad()
+def parameters(autoencoder: AutoencoderKL, image: Tensor) -> Tensor:
+    return autoencoder.encode(image[None]).parameters[0]
+
+
+def test_moments_are_those_of_each_image_and_its_mirror_image(tiny_autoencoder: AutoencoderKL, photos: Tensor) -> None:
+    moments = encode_moments(tiny_autoencoder, photos, flip=True)
+    assert moments.shape == (3, 2, 8, 4, 6)
+    for views, photo in zip(moments, photos, strict=True):
+        assert torch.equal(views[0], parameters(tiny_autoencoder, photo))
+        assert torch.equal(views[1], parameters(tiny_autoencoder, photo.flip(-1)))
+        assert not torch.equal(views[0], views[1])
+
+
+def test_without_flipping_there_is_one_view(tiny_autoencoder: AutoencoderKL, photos: Tensor) -> None:
+    moments = encode_moments(tiny_autoencoder, photos, flip=False)
+    assert moments.shape == (3, 1, 8, 4, 6)
+    assert torch.equal(moments, encode_moments(tiny_autoencoder, photos, flip=True)[:, :1])
+
+
+def test_an_images_moments_do_not_depend_on_its_neighbours(tiny_autoencoder: AutoencoderKL, photos: Tensor) -> None:
+    together = encode_moments(tiny_autoencoder, photos, flip=True)
+    for order in ([0], [2, 0], [1, 1, 2, 0]):
+        assert torch.equal(encode_moments(tiny_autoencoder, photos[order], flip=True), together[order])
+
+
+@pytest.mark.parametrize("flip", [True, False])
+def test_a_larger_batch_gives_the_same_but_for_rounding(
+    flip: bool, tiny_autoencoder: AutoencoderKL, photos: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    singly = encode_moments(tiny_autoencoder, photos, flip)
+    sizes, encode = [], tiny_autoencoder.encode
+    monkeypatch.setattr(tiny_autoencoder, "encode", lambda images: sizes.append(len(images)) or encode(images))
+    together = encode_moments(tiny_autoencoder, iter(photos), flip, batch_size=2)
+    assert sizes == ([2, 2, 2] if flip else [2, 1])
+    torch.testing.assert_close(together, singly, rtol=1e-5, atol=1e-5)
+
+
+def test_moments_of_a_half_precision_autoencoder_are_float32(photos: Tensor) -> None:
+    autoencoder = build_tiny_model().autoencoder.eval().bfloat16()
+    moments = encode_moments(autoencoder, photos, flip=False)
+    assert moments.dtype == torch.float32
+    assert torch.equal(moments[0, 0], parameters(autoencoder, photos[0].bfloat16()).float())
+
+
 # The name
 
 
-def test_the_same_files_have_the_same_name(paths: list[Path]) -> None:
-    assert latents_key("abc", paths, 16, True, "float32") == latents_key("abc", list(paths), 16, True, "float32")
+def key(paths: list[Path], sha256: str = "abc", size: int = 16, flip: bool = True, precision: str = "float32") -> str:
+    return latents_key(sha256, paths, paths[0].parent, size, flip, precision)
+
+
+def test_files_that_have_moved_have_the_same_name(paths: list[Path], tmp_path: Path) -> None:
+    before = key(paths)
+    moved = Path(shutil.move(paths[0].parent, tmp_path / "elsewhere"))
+    assert key([moved / path.name for path in paths]) == before
 
 
 def test_other_weights_sizes_views_and_files_have_other_names(paths: list[Path]) -> None:
     keys = [
-        latents_key("abc", paths, 16, True, "float32"),
-        latents_key("abd", paths, 16, True, "float32"),
-        latents_key("abc", paths, 32, True, "float32"),
-        latents_key("abc", paths, 16, False, "float32"),
-        latents_key("abc", paths, 16, True, "bfloat16"),
-        latents_key("abc", paths[1:], 16, True, "float32"),
-        latents_key("abc", paths[::-1], 16, True, "float32"),
+        key(paths),
+        key(paths, sha256="abd"),
+        key(paths, size=32),
+        key(paths, flip=False),
+        key(paths, precision="bfloat16"),
+        key(paths[1:]),
+        key(paths[::-1]),
     ]
     os.utime(paths[0], (1, 1))
-    keys.append(latents_key("abc", paths, 16, True, "float32"))
+    keys.append(key(paths))
     assert len(set(keys)) == len(keys)
 
 
 # The scale factor
 
 
-def test_the_scale_factor_gives_drawn_latents_unit_variance() -> None:
+def test_the_scale_factor_gives_sampled_latents_unit_variance() -> None:
     generator = torch.Generator().manual_seed(0)
     mean = 3.0 + 2.5 * torch.randn(200, 1, 4, 8, 8, generator=generator)
     logvar = torch.randn(200, 1, 4, 8, 8, generator=generator)
@@ -113,7 +187,7 @@ def test_the_scale_factor_by_hand() -> None:
     assert measure_scale_factor(moments) == pytest.approx(8.5**-0.5)
 
 
-def test_the_scale_factor_looks_at_straight_views_of_the_first_images_only() -> None:
+def test_the_scale_factor_is_measured_on_the_first_images_and_not_mirrored_ones() -> None:
     moments = np.random.default_rng(0).normal(size=(6, 2, 8, 4, 4)).astype(np.float16)
     expected = measure_scale_factor(moments, count=4)
     moments[:, 1] = 100.0

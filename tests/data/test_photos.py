@@ -1,4 +1,4 @@
-"""Folders with photos: what is used is used whatever its name, what isn't is named once, and what is odd is said."""
+"""Folders of photos: images are used whatever their names, other files are named once, odd photos get a warning."""
 
 import logging
 import os
@@ -37,7 +37,7 @@ def test_photos_come_in_natural_order(tmp_path: Path) -> None:
     assert [path.name for path in read_directory(tmp_path, 8, 8)[0]] == names
 
 
-def test_names_with_other_digits_are_only_names(tmp_path: Path) -> None:
+def test_names_with_digits_of_other_scripts_are_sorted_too(tmp_path: Path) -> None:
     write_photos(tmp_path, "3²4.png", "٣.png", "½.png")
     assert len(read_directory(tmp_path, 8, 8)[0]) == 3
 
@@ -54,19 +54,19 @@ def test_an_image_is_used_whatever_its_name(name: str, tmp_path: Path) -> None:
     assert [path.name for path in read_directory(tmp_path, 8, 8)[0]] == [name]
 
 
-def said_of(directory: Path, caplog: pytest.LogCaptureFixture, size: int = 8) -> list[str]:
-    """Everything that is said while a folder is read."""
+def messages_of(directory: Path, caplog: pytest.LogCaptureFixture, size: int = 8) -> list[str]:
+    """All messages while a folder is read."""
     with caplog.at_level(logging.INFO):
         read_directory(directory, size, size)
     return [record.getMessage().replace(str(directory), "DIR") for record in caplog.records]
 
 
-def test_what_is_hidden_is_not_spoken_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_hidden_files_are_not_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     write_photos(tmp_path, "a.png", ".hidden.png")
     (tmp_path / "._a.png").write_bytes(b"\0\5\x16\7")
     (tmp_path / ".DS_Store").write_bytes(b"\0\0\0\1Bud1")
     (tmp_path / ".trash").mkdir()
-    assert not said_of(tmp_path, caplog)
+    assert not messages_of(tmp_path, caplog)
 
 
 def test_every_file_that_is_no_image_is_named_once_with_its_reason(
@@ -78,16 +78,16 @@ def test_every_file_that_is_no_image_is_named_once_with_its_reason(
     os.mkfifo(tmp_path / "pipe.png")
     (tmp_path / "gone.jpg").symlink_to(tmp_path / "nowhere")
     (tmp_path / "more").mkdir()
-    said = said_of(tmp_path, caplog)
+    messages = messages_of(tmp_path, caplog)
     for name, (_, reason) in {
         **NO_IMAGES,
         "pipe.png": (b"", "a named pipe"),
         "gone.jpg": (b"", "links to nothing"),
     }.items():
-        [line] = [line for line in said if name in line]
+        [line] = [line for line in messages if name in line]
         assert line.startswith("DIR: not used: ") and f"({reason}" in line
-    assert "DIR: not used: more (folders)" in said
-    assert len(said) == len({reason for _, reason in NO_IMAGES.values()}) + 3  # a line for each reason
+    assert "DIR: not used: more (folders)" in messages
+    assert len(messages) == len({reason for _, reason in NO_IMAGES.values()}) + 3  # a line for each reason
     warned = {record.getMessage() for record in caplog.records if record.levelno == logging.WARNING}
     assert not any("notes.txt" in line for line in warned)
     assert any("clip.mp4" in line for line in warned)
@@ -99,7 +99,7 @@ def test_of_very_many_files_some_are_named_and_the_rest_counted(
     write_photos(tmp_path, "a.png")
     for index in range(MOST_NAMED + 7):
         (tmp_path / f"{index}.txt").write_text("words")
-    [line] = said_of(tmp_path, caplog)
+    [line] = messages_of(tmp_path, caplog)
     assert f"{MOST_NAMED - 1}.txt and 7 more (text)" in line
 
 
@@ -115,7 +115,7 @@ def test_every_image_that_can_not_be_read_is_named_in_a_warning(
     assert record.levelno == logging.WARNING and str(tmp_path / "cut.png") in record.getMessage()
 
 
-def test_photos_in_folders_only_are_found_and_the_command_is_said(tmp_path: Path) -> None:
+def test_a_folder_of_folders_with_photos_is_refused_with_their_names(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     write_photos(tmp_path / "my can", "a.png")
     with pytest.raises(
@@ -124,30 +124,30 @@ def test_photos_in_folders_only_are_found_and_the_command_is_said(tmp_path: Path
         read_directory(tmp_path, 8, 8)
 
 
-def test_photos_that_are_the_same_are_said_and_used(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_equal_photos_are_used_with_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     write_photos(tmp_path, "a.png", "b.png")
     (tmp_path / "copy.png").write_bytes((tmp_path / "a.png").read_bytes())
-    assert said_of(tmp_path, caplog) == ["DIR: a.png and copy.png are the same file; each of them counts"]
+    assert messages_of(tmp_path, caplog) == ["DIR: a.png and copy.png are the same file; each of them is used"]
     assert len(read_directory(tmp_path, 8, 8)[0]) == 3
 
 
 @pytest.mark.parametrize(
-    ("size", "said"),
+    ("size", "messages"),
     [
         ((12, 12), ["DIR/a.png: 12 x 12 is enlarged 43 times"]),
         ((256, 256), []),
         ((900, 600), []),
-        ((8000, 800), ["DIR/a.png: of 8000 x 800 only 10% is seen, the middle"]),
+        ((8000, 800), ["DIR/a.png: of 8000 x 800 only the middle 10% is used"]),
         ((1, 1), ["DIR/a.png: 1 x 1 is enlarged 512 times"]),
-        ((100_000, 1), ["enlarged 512 times", "only 0% is seen"]),
+        ((100_000, 1), ["enlarged 512 times", "only the middle 0% is used"]),
     ],
 )
-def test_photos_too_small_or_too_long_are_said(
-    size: tuple[int, int], said: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+def test_photos_too_small_or_too_long_get_a_warning(
+    size: tuple[int, int], messages: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     Image.new("RGB", size, "red").save(tmp_path / "a.png")
-    lines = said_of(tmp_path, caplog, 512)
-    assert len(lines) == len(said) and all(part in line for part, line in zip(said, lines, strict=True))
+    lines = messages_of(tmp_path, caplog, 512)
+    assert len(lines) == len(messages) and all(part in line for part, line in zip(messages, lines, strict=True))
 
 
 def test_a_directory_that_is_not_there(tmp_path: Path) -> None:

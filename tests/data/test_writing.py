@@ -1,4 +1,4 @@
-"""Writing behind: all images are there in the end, not too many wait, and errors come through."""
+"""Images are written by threads: all of them in the end, few wait, and errors are raised."""
 
 import threading
 import time
@@ -47,14 +47,14 @@ def test_no_more_than_a_few_images_wait(tmp_path: Path, monkeypatch: pytest.Monk
     assert len(done) == 8
 
 
-def test_an_error_of_a_writing_thread_is_told(tmp_path: Path) -> None:
+def test_an_error_of_a_writing_thread_is_raised(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="could not write"), ImageWriter(most_waiting=2) as writer:
         for _ in range(5):
             writer.put(tmp_path / "file" / "a.png", PICTURE, {})
 
 
-def test_an_error_while_drawing_waits_for_the_writing_and_comes_through(tmp_path: Path) -> None:
+def test_an_error_while_sampling_is_raised_when_all_is_written(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="mine"), ImageWriter(most_waiting=9) as writer:
         writer.put(tmp_path / "a.png", PICTURE, {})
         (tmp_path / "file").touch()

@@ -1,4 +1,4 @@
-"""A DreamBooth module on the tiny model, with moments drawn at random in place of encoded photos."""
+"""A DreamBooth module on the tiny model, with random moments in place of encoded photos."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 
 from ldm.background import BackgroundWriter
-from ldm.data.dreambooth import Batch, BatchPlan, DreamBoothBatches
+from ldm.data.batches import NoisyLatents, Share
 from ldm.interruption import Stopped, heeded
 from ldm.nn.graphed import Record
 from ldm.nn.tokenizer import PromptTokenizer, load_tokenizer
@@ -53,10 +53,9 @@ def build_module(
     return cls(ldm, SUBJECT, moments(3), class_moments, replace(config, **changes), SEED)
 
 
-def batch_of(module: DreamBooth, step: int) -> Batch:
-    """What the module sees in this step of a run on one device."""
-    class_moments = moments(4, seed=2) if module._moments[1] is not None else None
-    return DreamBoothBatches(moments(3), class_moments, BatchPlan(SEED, module.config.batch_size, 1000)).batch(step)
+def batch_of(module: DreamBooth, step: int) -> NoisyLatents:
+    """The module's batch in this step of a run on one device."""
+    return module.batches(Share(SEED, module.config.batch_size)).step(step)
 
 
 def train(
@@ -67,13 +66,13 @@ def train(
     logger: str = "none",
     autocast_dtype: torch.dtype | None = None,
     writer: BackgroundWriter | None = None,
-    record: Record | None = None,
+    capture: Record | None = None,
 ) -> int | None:
-    """Trains on the CPU; returns where a signal stopped it."""
+    """Trains on the CPU; returns the update after which a signal stopped it."""
     device, writer = torch.device("cpu"), writer or BackgroundWriter()
     try:
         with heeded():
-            fit(module, FitOptions(run_dir, [device], autocast_dtype, logger, record, writer), save)
+            fit(module, FitOptions(run_dir, [device], autocast_dtype, logger, capture, writer), save)
     except Stopped as stop:
         return int(stop.after.removeprefix("update "))
     return None
@@ -85,7 +84,7 @@ def weights(module: DreamBooth) -> dict[str, Tensor]:
 
 
 def saved_step(run_dir: Path) -> int:
-    """The number of updates of which the resume state is."""
+    """The number of updates in the resume state."""
     state = torch.load(run_dir / "resume.ckpt", weights_only=True)
     updates = {int(one["step"]) for one in state["optimizer_states"][0]["state"].values()}
     assert updates == {state["global_step"]}
@@ -94,17 +93,17 @@ def saved_step(run_dir: Path) -> int:
 
 @contextmanager
 def each_update() -> Iterator[list[dict[str, float]]]:
-    """Collects, for every update made inside, the optimizer's settings and the norm of the gradient it used."""
-    seen: list[dict[str, float]] = []
+    """Collects the optimizer's settings and the norm of the gradient of every update in this block."""
+    updates: list[dict[str, float]] = []
 
-    def look(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+    def note(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         group = optimizer.param_groups[0]
         gradients = [parameter.grad.norm() for parameter in group["params"] if parameter.grad is not None]
         norm = torch.stack(gradients).norm().item()
-        seen.append({"lr": group["lr"], "weight_decay": group["weight_decay"], "grad_norm": norm})
+        updates.append({"lr": group["lr"], "weight_decay": group["weight_decay"], "grad_norm": norm})
 
-    handle = register_optimizer_step_post_hook(look)
+    handle = register_optimizer_step_post_hook(note)
     try:
-        yield seen
+        yield updates
     finally:
         handle.remove()

@@ -1,4 +1,4 @@
-"""AdamW in few bits: beside torch's, continued from a file, and as small as it says."""
+"""AdamW in few bits: compared with torch's, resumed from a file, and as small as claimed."""
 
 import io
 from collections.abc import Callable
@@ -55,7 +55,7 @@ def saved(value: Any) -> Any:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, pytest.param(torch.bfloat16, marks=pytest.mark.slow)])
-def test_it_learns_as_torchs_adamw_does(dtype: torch.dtype) -> None:
+def test_training_lowers_the_error_as_torchs_adamw_does(dtype: torch.dtype) -> None:
     reference = network()
     expected = train(reference, torch.optim.AdamW(reference.parameters(), lr=2e-3), 200)
     model = network(dtype)

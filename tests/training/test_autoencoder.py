@@ -16,9 +16,8 @@ from ldm.data.images import read_image, to_tensor
 from ldm.errors import UserError
 from ldm.nn.autoencoder import AutoencoderConfig, AutoencoderKL, DiagonalGaussian, ResnetBlock
 from ldm.training import autoencoder as stage
-from ldm.training.autoencoder import FIRST_LOGVAR, AutoencoderTraining, edge_error, initialise, psnr
+from ldm.training.autoencoder import FIRST_LOGVAR, AutoencoderTraining, PatchPCA, edge_error, initialise, psnr
 from ldm.training.config import AutoencoderTrainingConfig
-from ldm.training.patch_pca import PatchPCA
 from ldm.training.trainer import FitOptions, fit
 from tests.scratch import SCRATCH_YAML, write_captioned
 
@@ -30,7 +29,7 @@ def paths(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return [image.path for image in find_captioned(directory)]
 
 
-class ImageFeatures(AutoencoderTraining):
+class Observed(AutoencoderTraining):
     """Keeps what it logs."""
 
     def log(self, name: str, value: Any, *args: Any, **kwargs: Any) -> None:
@@ -39,14 +38,14 @@ class ImageFeatures(AutoencoderTraining):
             super().log(name, value, *args, **kwargs)
 
 
-def build_module(paths: list[Path], *, workers: int = 0, **changes: Any) -> ImageFeatures:
+def build_module(paths: list[Path], *, workers: int = 0, **changes: Any) -> Observed:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         autoencoder = AutoencoderKL(build_config(AutoencoderConfig, SCRATCH_YAML["model"]["autoencoder"], "scratch"))
     initialise(autoencoder)
     values = {**SCRATCH_YAML["autoencoder_training"], **changes}
     config = build_config(AutoencoderTrainingConfig, values, "scratch")
-    return ImageFeatures(autoencoder, paths, config, seed=7, workers=workers)
+    return Observed(autoencoder, paths, config, seed=7, workers=workers)
 
 
 def train(module: AutoencoderTraining, run_dir: Path, save: Any = lambda module, step: None) -> int | None:
@@ -89,7 +88,7 @@ def batch_of(paths: list[Path]) -> ImageBatch:
 def test_the_loss_is_the_weighted_sum_of_its_terms(paths: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     weights = {"absolute_weight": 0.7, "square_weight": 3.0, "edge_weight": 0.4, "kl_weight": 0.02}
     module, batch = build_module(paths, teacher_iterations=0, **weights), batch_of(paths)
-    monkeypatch.setattr(ImageFeatures, "trainer", type("Trainer", (), {"global_step": 0}))
+    monkeypatch.setattr(Observed, "trainer", type("Trainer", (), {"global_step": 0}))
     total = module.training_step(batch, 0).item()
     posterior = module.autoencoder.encode(batch["images"])
     error = module.autoencoder.decode(posterior.mean + posterior.std * batch["noise"]) - batch["images"]
@@ -121,7 +120,7 @@ def test_it_begins_with_little_noise_and_identical_residuals(paths: list[Path]) 
 # The teacher
 
 
-def test_the_teacher_sees_the_images_and_leads_for_its_updates_only(paths: list[Path], tmp_path: Path) -> None:
+def test_the_teacher_is_fitted_to_the_images_and_used_in_its_updates_only(paths: list[Path], tmp_path: Path) -> None:
     module = build_module(paths, iterations=4, teacher_iterations=3)
     train(module, tmp_path)
     expected = PatchPCA(2, 4)
@@ -133,10 +132,10 @@ def test_the_teacher_sees_the_images_and_leads_for_its_updates_only(paths: list[
 
 
 @torch.no_grad()
-def test_with_a_teacher_the_decoder_reads_its_codes(paths: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_with_a_teacher_the_decoder_decodes_its_codes(paths: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     module, batch = build_module(paths, teacher_iterations=5), batch_of(paths)
     module.teacher.fit(batch["images"])
-    monkeypatch.setattr(ImageFeatures, "trainer", type("Trainer", (), {"global_step": 4}))
+    monkeypatch.setattr(Observed, "trainer", type("Trainer", (), {"global_step": 4}))
     module.training_step(batch, 0)
     posterior, codes = module.autoencoder.encode(batch["images"]), module.teacher(batch["images"])
     error = module.autoencoder.decode(codes + posterior.std * batch["noise"]) - batch["images"]
@@ -152,10 +151,10 @@ def test_without_a_teacher_no_image_is_read_before_the_first_batch(
     train(build_module(paths, iterations=1, teacher_iterations=0), tmp_path)
 
 
-def test_a_continued_training_keeps_its_teacher(
+def test_a_resumed_training_keeps_its_teacher(
     paths: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It was fitted to images that may take minutes to read."""
+    """Fitting it again may take minutes."""
     train(build_module(paths, iterations=3, teacher_iterations=5), tmp_path)
     monkeypatch.setattr(stage, "read_image", None)
     continued = build_module(paths, iterations=4, teacher_iterations=5)
@@ -167,7 +166,7 @@ def test_a_continued_training_keeps_its_teacher(
 
 
 @pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
-def test_an_interrupted_training_continues_to_the_very_same_weights(
+def test_an_interrupted_training_resumes_to_the_very_same_weights(
     workers: int, paths: list[Path], tmp_path: Path
 ) -> None:
     def full_disk(module: AutoencoderTraining, step: int) -> None:
@@ -192,8 +191,8 @@ def reconstruction_error(module: AutoencoderTraining, images: Tensor) -> float:
 
 
 @pytest.mark.parametrize(("teacher_iterations", "times"), [pytest.param(0, 2, marks=pytest.mark.slow), (20, 5)])
-def test_it_learns(teacher_iterations: int, times: int, paths: list[Path], tmp_path: Path) -> None:
-    """Images come back with so many times less error through the averaged weights, and sooner with a teacher."""
+def test_training_lowers_the_error(teacher_iterations: int, times: int, paths: list[Path], tmp_path: Path) -> None:
+    """The reconstruction error of the averaged weights falls by this factor, faster with a teacher."""
     images = batch_of(paths)["images"]
     changes = {"iterations": 40, "save_every": 40, "batch_size": 6, "learning_rate": 5e-3}
     module = build_module(paths, teacher_iterations=teacher_iterations, **changes)

@@ -1,4 +1,4 @@
-"""Checkpoints and resume states are written while training goes on, and are those of their step all the same."""
+"""Checkpoints and resume states are written in the background, and are those of their step."""
 
 import os
 import signal
@@ -180,7 +180,7 @@ def train_until_killed(run_dir: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_run_killed_while_its_state_is_written_continues_exactly(tmp_path: Path) -> None:
+def test_a_run_killed_while_its_state_is_written_resumes_exactly(tmp_path: Path) -> None:
     whole = build_module(iterations=6)
     train(whole, tmp_path / "whole")
     run_dir = tmp_path / "run"
@@ -201,7 +201,7 @@ def test_a_run_killed_while_its_state_is_written_continues_exactly(tmp_path: Pat
 
 
 def test_the_default_run_saves_twice() -> None:
-    """What the numbers above rest on."""
+    """The numbers above depend on it."""
     assert (SHORT.iterations, SHORT.save_every) == (4, 2)
 
 

@@ -1,4 +1,4 @@
-"""What happens around the training steps: guards, checkpoints, signals."""
+"""What happens around training steps: guards, saving, signals, progress."""
 
 import contextlib
 import os
@@ -109,7 +109,7 @@ def test_a_part_that_gets_its_gradient_later_is_waited_for(patience: int, tmp_pa
     assert vars(module)["steps"] == ([1, 2] if patience == 2 else [1, 2, 3, 4])
 
 
-def test_a_run_shorter_than_the_patience_is_not_judged(tmp_path: Path) -> None:
+def test_a_run_shorter_than_the_patience_passes_the_guard(tmp_path: Path) -> None:
     module = build_module(cls=type("Patient", (Zeroed,), {"gradient_patience": 5}), train_text_encoder=True)
     train(module, tmp_path)
     assert vars(module)["steps"] == [1, 2, 3, 4]
@@ -152,8 +152,8 @@ def test_weights_that_are_still_good_are_not_called_broken(tmp_path: Path) -> No
     assert all(bool(tensor.isfinite().all()) for tensor in weights(module).values())
 
 
-def test_nothing_is_saved_after_a_broken_update_that_is_looked_for_only_now_and_then(tmp_path: Path) -> None:
-    """In a run of 100 updates the loss is looked at in every second one, and this one saves in every third."""
+def test_nothing_is_saved_after_a_broken_update_between_two_checks(tmp_path: Path) -> None:
+    """A run of 100 updates checks the loss in every second one, and this one saves in every third."""
     module = build_module(cls=broken_from(3, lambda loss: loss * torch.nan), iterations=100, save_every=3)
     saved: list[int] = []
     with pytest.raises(UserError, match=r"not finite from update 3 on"):
@@ -162,7 +162,7 @@ def test_nothing_is_saved_after_a_broken_update_that_is_looked_for_only_now_and_
     assert not (tmp_path / "resume.ckpt").exists()
 
 
-def test_a_broken_update_between_two_looks_is_named(tmp_path: Path) -> None:
+def test_a_broken_update_between_two_checks_is_named(tmp_path: Path) -> None:
     module = build_module(cls=broken_from(5, lambda loss: loss + torch.inf), iterations=200, save_every=200)
     with pytest.raises(UserError, match=r"not finite from update 5 on"):
         train(module, tmp_path)
@@ -215,7 +215,7 @@ def kill_in(update: int, number: int = signal.SIGINT) -> type[Steps]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_stops_after_its_step_and_keeps_its_state(
+def test_a_signal_stops_after_its_step_and_saves_its_state(
     number: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     module = build_module(cls=kill_in(3, number), iterations=8, save_every=5)
@@ -226,7 +226,7 @@ def test_a_signal_stops_after_its_step_and_keeps_its_state(
     assert "stopping after this step" in caplog.text
 
 
-def test_a_run_stopped_by_a_signal_continues_to_the_weights_it_would_have_had(tmp_path: Path) -> None:
+def test_a_run_stopped_by_a_signal_resumes_to_the_weights_it_would_have_had(tmp_path: Path) -> None:
     options: dict[str, Any] = {
         "iterations": 8,
         "save_every": 5,
@@ -244,7 +244,7 @@ def test_a_run_stopped_by_a_signal_continues_to_the_weights_it_would_have_had(tm
     assert all(torch.equal(tensor, expected[name]) for name, tensor in weights(continued).items())
 
 
-def test_a_signal_in_the_last_update_lets_it_be_saved_and_is_told_then(tmp_path: Path) -> None:
+def test_after_a_signal_in_the_last_update_it_is_saved(tmp_path: Path) -> None:
     saved: list[int] = []
     assert train(build_module(cls=kill_in(4)), tmp_path, lambda module, step: saved.append(step)) == 4
     assert saved == [2, 4]
@@ -298,9 +298,9 @@ def held(module: DreamBooth) -> int:
     return len(states) + sum(parameter.grad is not None for parameter in module.trained_parameters())
 
 
-@pytest.mark.parametrize(("recorded", "end"), [(False, "the last update"), (True, "a signal"), (False, "an error")])
+@pytest.mark.parametrize(("graphed", "end"), [(False, "the last update"), (True, "a signal"), (False, "an error")])
 def test_at_its_end_a_training_holds_neither_gradients_nor_moments(
-    recorded: bool, end: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    graphed: bool, end: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Before Lightning moves what there is to the host."""
     teardown, moved = SingleDeviceStrategy.teardown, []
@@ -317,10 +317,10 @@ def test_at_its_end_a_training_holds_neither_gradients_nor_moments(
         during.append(held(module))
 
     with contextlib.suppress(UserError):
-        train(module, tmp_path, save, record=Simulation(module.trained_parameters()) if recorded else None)
+        train(module, tmp_path, save, capture=Simulation(module.trained_parameters()) if graphed else None)
     assert moved == [0]
     assert min(during) > len(module.trained_parameters())
-    assert module._recorded is None or module._recorded._static._recording is None
+    assert module._graphed is None or module._graphed._graphed._recording is None
     assert saved_step(tmp_path) == {"the last update": 4, "a signal": 3, "an error": 2}[end]
 
 
@@ -336,11 +336,11 @@ def test_progress_shows_updates_time_left_and_losses(tmp_path: Path, caplog: pyt
         assert name in line
 
 
-@pytest.mark.parametrize(("with_class", "pictures"), [(True, 6), (False, 3)])
+@pytest.mark.parametrize(("with_class", "images"), [(True, 6), (False, 3)])
 def test_progress_shows_images_a_second(
     with_class: bool, images: int, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Those of all updates since the losses were last looked at, by a clock that shows half a second more each time."""
+    """Those of all updates since the last report, by a clock that moves half a second with each reading."""
     caplog.set_level("INFO", logger="ldm")
     ticks = iter(range(10**6))
     monkeypatch.setattr("ldm.training.callbacks.time", SimpleNamespace(perf_counter=lambda: next(ticks) / 2))
@@ -351,7 +351,7 @@ def test_progress_shows_images_a_second(
 
 
 def test_a_stop_saves_nothing_broken(tmp_path: Path) -> None:
-    """A signal that comes after a broken loss and before the guard's next look."""
+    """A signal after a broken loss and before the guard's next check."""
     guard = FiniteGuard(1000)
     request = Request("")
     request.number = signal.SIGTERM
@@ -364,12 +364,12 @@ def test_a_stop_saves_nothing_broken(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("seconds_a_step", "asked_after"), [(0.01, [1, 2, 7]), (0.7, [1, 2, 4, 6, 8]), (9.0, [1, 2, 3, 4, 5, 6, 7])]
+    ("seconds_a_step", "agreed_after"), [(0.01, [1, 2, 7]), (0.7, [1, 2, 4, 6, 8]), (9.0, [1, 2, 3, 4, 5, 6, 7])]
 )
-def test_several_processes_agree_to_stop_now_and_then_only(
-    seconds_a_step: float, asked_after: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_several_processes_agree_to_stop_only_now_and_then(
+    seconds_a_step: float, agreed_after: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[tuple[int, bool]] = []
+    agreements: list[tuple[int, bool]] = []
     saved: list[int] = []
     request = Request("")
     stop = StopOnSignal(tmp_path, request, OtherProcesses(), FiniteGuard(5), every=5)
@@ -377,7 +377,9 @@ def test_several_processes_agree_to_stop_now_and_then_only(
     trainer.save_checkpoint = lambda path: saved.append(trainer.global_step)
     # The signal has reached another process, before update 7.
     trainer.strategy = SimpleNamespace(
-        reduce_boolean_decision=lambda mine, all: asked.append((trainer.global_step, mine)) or trainer.global_step > 6,
+        reduce_boolean_decision=lambda mine, all: (
+            agreements.append((trainer.global_step, mine)) or trainer.global_step > 6
+        ),
         reduce=lambda mine, reduce_op: mine,
         root_device=torch.device("cpu"),
     )
@@ -386,6 +388,6 @@ def test_several_processes_agree_to_stop_now_and_then_only(
     while not trainer.should_stop:
         trainer.global_step += 1
         stop.on_train_batch_end(trainer, None)  # type: ignore[arg-type]
-    assert asked == [(step, False) for step in asked_after]
-    assert saved == asked_after[-1:]
+    assert agreements == [(step, False) for step in agreed_after]
+    assert saved == agreed_after[-1:]
     assert request.is_made

@@ -1,4 +1,4 @@
-"""Class images: a cache that no other prompt, model or setting shares, and that continues image by image."""
+"""Class images: a cache of its own for each prompt, model and setting, which is completed image by image."""
 
 import json
 import os
@@ -88,7 +88,7 @@ def test_prompts_that_are_spelt_alike_in_a_file_name_have_directories_of_their_o
 def test_images_are_written_with_their_prompt_and_seed(ldm: LatentDiffusion, tmp_path: Path) -> None:
     cache = cache_in(tmp_path)
     assert cache.missing(3) == [0, 1, 2]
-    assert list(cache.draw(ldm, [0, 1, 2], batch_size=2)) == cache.paths(3)
+    assert list(cache.sample(ldm, [0, 1, 2], batch_size=2)) == cache.paths(3)
     assert cache.missing(3) == []
     assert cache.missing(4) == [3]
     for index, path in enumerate(cache.paths(3)):
@@ -101,20 +101,20 @@ def test_images_are_written_with_their_prompt_and_seed(ldm: LatentDiffusion, tmp
 
 
 def test_images_differ_from_one_another(ldm: LatentDiffusion, tmp_path: Path) -> None:
-    first, second = cache_in(tmp_path).draw(ldm, [0, 1], batch_size=2)
+    first, second = cache_in(tmp_path).sample(ldm, [0, 1], batch_size=2)
     assert np.abs(pixels(first) - pixels(second)).max() > 8
 
 
-def test_only_deleted_images_are_drawn_again_and_come_out_the_same(ldm: LatentDiffusion, tmp_path: Path) -> None:
+def test_only_deleted_images_are_sampled_again_with_the_same_bits(ldm: LatentDiffusion, tmp_path: Path) -> None:
     cache = cache_in(tmp_path)
-    list(cache.draw(ldm, cache.missing(5), batch_size=5))
+    list(cache.sample(ldm, cache.missing(5), batch_size=5))
     before = [pixels(path) for path in cache.paths(5)]
     written = [path.stat().st_mtime_ns for path in cache.paths(5)]
     for index in (1, 4):
         cache.path(index).unlink()
     assert cache.missing(5) == [1, 4]
-    drawn = list(cache.draw(ldm, cache.missing(5), batch_size=5))
-    assert drawn == [cache.path(1), cache.path(4)]
+    sampled = list(cache.sample(ldm, cache.missing(5), batch_size=5))
+    assert sampled == [cache.path(1), cache.path(4)]
     for index, path in enumerate(cache.paths(5)):
         assert np.abs(pixels(path) - before[index]).max() <= 1
         assert index in (1, 4) or path.stat().st_mtime_ns == written[index]
@@ -122,13 +122,13 @@ def test_only_deleted_images_are_drawn_again_and_come_out_the_same(ldm: LatentDi
 
 def test_each_image_that_was_yielded_is_on_the_disk_after_an_interruption(ldm: LatentDiffusion, tmp_path: Path) -> None:
     cache = cache_in(tmp_path)
-    drawing = cache.draw(ldm, [0, 1, 2, 3], batch_size=2)
+    drawing = cache.sample(ldm, [0, 1, 2, 3], batch_size=2)
     next(drawing)
     drawing.close()  # as an interruption does
     assert cache.missing(4) == [1, 2, 3]
 
 
-def test_the_next_batch_is_drawn_while_images_are_written(
+def test_the_next_batch_is_sampled_while_images_are_written(
     ldm: LatentDiffusion, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write, go = writing._write, threading.Event()
@@ -139,7 +139,7 @@ def test_the_next_batch_is_drawn_while_images_are_written(
 
     monkeypatch.setattr(writing, "_write", slow)
     cache = cache_in(tmp_path)
-    drawing = cache.draw(ldm, [0, 1, 2], batch_size=1)
+    drawing = cache.sample(ldm, [0, 1, 2], batch_size=1)
     assert [next(drawing), next(drawing)] == cache.paths(2)
     assert cache.missing(2) == [0, 1]
     go.set()
@@ -147,10 +147,10 @@ def test_the_next_batch_is_drawn_while_images_are_written(
     assert cache.missing(3) == []
 
 
-def test_a_crew_draws_the_same_images(ldm: LatentDiffusion, tmp_path: Path) -> None:
+def test_several_workers_sample_the_same_images(ldm: LatentDiffusion, tmp_path: Path) -> None:
     caches = [cache_in(tmp_path / str(workers)) for workers in (1, 2)]
     for cache, crew in zip(caches, (WorkerPool(), WorkerPool(workers=2, threads=torch.get_num_threads())), strict=True):
-        assert list(cache.draw(ldm, [0, 1, 2, 3, 4], batch_size=2, crew=crew)) == cache.paths(5)
+        assert list(cache.sample(ldm, [0, 1, 2, 3, 4], batch_size=2, workers=crew)) == cache.paths(5)
     for one, other in zip(*(cache.paths(5) for cache in caches), strict=True):
         assert np.array_equal(pixels(one), pixels(other))
 
@@ -159,23 +159,23 @@ def test_a_crew_draws_the_same_images(ldm: LatentDiffusion, tmp_path: Path) -> N
 def test_batches_of_one_and_of_three_give_equal_images(eta: float, ldm: LatentDiffusion, tmp_path: Path) -> None:
     caches = [cache_in(tmp_path / str(size), sampling=replace(SAMPLING, eta=eta)) for size in (1, 3)]
     for cache, size in zip(caches, (1, 3), strict=True):
-        list(cache.draw(ldm, cache.missing(3), batch_size=size))
+        list(cache.sample(ldm, cache.missing(3), batch_size=size))
     for one, three in zip(*(cache.paths(3) for cache in caches), strict=True):
         assert np.abs(pixels(one) - pixels(three)).max() <= 1
 
 
 def test_each_batch_reports_its_steps(ldm: LatentDiffusion, tmp_path: Path) -> None:
     calls: list[int] = []
-    list(cache_in(tmp_path).draw(ldm, [0, 1, 2], batch_size=2, on_step=lambda: calls.append(1)))
+    list(cache_in(tmp_path).sample(ldm, [0, 1, 2], batch_size=2, on_step=lambda: calls.append(1)))
     assert len(calls) == 2 * SAMPLING.num_steps
 
 
 @pytest.mark.parametrize("damage", ["cut", "changed", "text", "empty", "another size", "a named pipe"])
-def test_a_damaged_image_is_drawn_again_with_the_same_bits(
+def test_a_damaged_image_is_sampled_again_with_the_same_bits(
     damage: str, ldm: LatentDiffusion, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     cache = cache_in(tmp_path)
-    list(cache.draw(ldm, [0, 1], 1))
+    list(cache.sample(ldm, [0, 1], 1))
     before, path = pixels(cache.path(1)), cache.path(1)
     content = path.read_bytes()
     match damage:
@@ -195,7 +195,7 @@ def test_a_damaged_image_is_drawn_again_with_the_same_bits(
     assert cache.missing(3) == [1, 2]
     assert len(caplog.messages) == 1
     assert str(path) in caplog.messages[0]
-    assert "drawn again" in caplog.messages[0]
-    list(cache.draw(ldm, cache.missing(2), 1))
+    assert "sampling it again" in caplog.messages[0]
+    list(cache.sample(ldm, cache.missing(2), 1))
     assert (pixels(path) == before).all()
     assert cache.missing(2) == []

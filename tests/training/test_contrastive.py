@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ldm.training.contrastive import caption_loss, pair_loss
+from ldm.training.judge import caption_loss, pair_loss
 
 
 def unit(*shape: int, seed: int = 0) -> torch.Tensor:

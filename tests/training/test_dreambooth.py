@@ -1,25 +1,18 @@
 """The DreamBooth module: what a step computes, what trains, and how fast."""
 
-import math
 from collections.abc import Iterator
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from ldm.nn.text_encoder import TextEncoder
 from ldm.prompts import TOKEN
 from ldm.training.config import Subject
 from ldm.training.dreambooth import DreamBooth
-from ldm.training.module import lr_factor
 from tests.training.parts import SUBJECT, batch_of, build_module, each_update, tokenizer, train, weights
-
-SCHEDULES = ("constant", "linear", "cosine")
 
 
 def alphas_cumprod() -> Tensor:
@@ -218,30 +211,6 @@ def test_updates_are_those_of_adamw_written_out(tmp_path: Path) -> None:
 # How fast
 
 
-def test_learning_rate_of_each_update_follows_the_schedule(tmp_path: Path) -> None:
-    with each_update() as updates:
-        train(build_module(iterations=6, warmup_steps=2, lr_schedule="linear", learning_rate=3e-4), tmp_path)
-    expected = [3e-4 * factor for factor in (1 / 3, 2 / 3, 1.0, 0.75, 0.5, 0.25)]
-    assert [update["lr"] for update in updates] == pytest.approx(expected)
-
-
-def test_gradients_are_clipped_to_their_norm(tmp_path: Path) -> None:
-    with each_update() as updates:
-        train(build_module(max_grad_norm=1e-3), tmp_path)
-    assert [update["grad_norm"] for update in updates] == pytest.approx([1e-3] * 4, rel=1e-2)
-
-
-def test_a_clip_norm_of_zero_leaves_gradients_alone(tmp_path: Path) -> None:
-    with each_update() as updates:
-        module = build_module(max_grad_norm=0.0)
-        train(module, tmp_path)
-    fresh = build_module(cls=Logged)
-    fresh.training_step(batch_of(fresh, 0), 0).backward()
-    norm = torch.stack([p.grad.norm() for p in fresh.parameters() if p.grad is not None]).norm().item()
-    assert updates[0]["grad_norm"] == pytest.approx(norm, rel=1e-4)
-    assert norm > 0.1
-
-
 def test_weight_decay_shrinks_a_weight_that_has_no_gradient(tmp_path: Path) -> None:
     module = build_module(train_text_encoder=True, weight_decay=0.5, learning_rate=0.01)
     name = next(key for key in weights(module) if key.endswith("token_embedding.weight"))
@@ -251,46 +220,6 @@ def test_weight_decay_shrinks_a_weight_that_has_no_gradient(tmp_path: Path) -> N
         train(module, tmp_path)
     assert [update["weight_decay"] for update in updates] == [0.5] * 4
     torch.testing.assert_close(weights(module)[name][unused], before * (1 - 0.01 * 0.5) ** 4)
-
-
-def test_a_learning_rate_of_zero_moves_nothing(tmp_path: Path) -> None:
-    module = build_module(learning_rate=0.0, weight_decay=0.5)
-    before = weights(module)
-    train(module, tmp_path)
-    assert all(torch.equal(tensor, before[name]) for name, tensor in weights(module).items())
-
-
-@given(
-    st.sampled_from(SCHEDULES),
-    st.integers(1, 3000).flatmap(lambda n: st.tuples(st.just(n), st.integers(0, n), st.integers(0, n - 1))),
-)
-def test_lr_factor_is_within_0_and_1(schedule: str, numbers: tuple[int, int, int]) -> None:
-    iterations, warmup, step = numbers
-    assert 0.0 < lr_factor(step, schedule, warmup, iterations) <= 1.0
-
-
-@given(st.sampled_from(SCHEDULES), st.integers(1, 200), st.integers(1, 200))
-def test_lr_factor_rises_in_the_warmup_and_never_after_it(schedule: str, warmup: int, rest: int) -> None:
-    factors = [lr_factor(step, schedule, warmup, warmup + rest) for step in range(warmup + rest + 1)]
-    rising, falling = factors[: warmup + 1], factors[warmup:]
-    assert all(b > a for a, b in pairwise(rising))
-    assert factors[warmup] == 1.0
-    assert all(b <= a for a, b in pairwise(falling))
-    assert factors[-1] == pytest.approx(1.0 if schedule == "constant" else 0.0, abs=1e-12)
-
-
-def test_lr_factor_is_linear_or_a_half_cosine() -> None:
-    assert [lr_factor(step, "linear", 0, 4) for step in range(4)] == [1.0, 0.75, 0.5, 0.25]
-    expected = [(1 + math.cos(math.pi * step / 4)) / 2 for step in range(4)]
-    assert [lr_factor(step, "cosine", 0, 4) for step in range(4)] == pytest.approx(expected)
-    assert {lr_factor(step, "constant", 0, 4) for step in range(4)} == {1.0}
-
-
-@given(st.sampled_from(SCHEDULES), st.integers(1, 50), st.integers(0, 50))
-def test_a_warmup_longer_than_the_run_only_rises(schedule: str, iterations: int, more: int) -> None:
-    warmup = iterations + more
-    factors = [lr_factor(step, schedule, warmup, iterations) for step in range(iterations)]
-    assert factors == pytest.approx([(step + 1) / (warmup + 1) for step in range(iterations)])
 
 
 # Precision
@@ -343,12 +272,6 @@ def test_mixed_precision_trains_nearly_as_full_precision_does(tmp_path: Path) ->
 
 
 # What is kept
-
-
-def test_the_resume_state_holds_trained_weights_only(tmp_path: Path) -> None:
-    train(build_module(train_text_encoder=True), tmp_path)
-    keys = torch.load(tmp_path / "resume.ckpt", weights_only=True)["state_dict"].keys()
-    assert {key.split(".")[1] for key in keys} == {"model", "cond_stage_model"}
 
 
 def test_frozen_weights_are_put_back_when_a_resume_state_is_loaded() -> None:

@@ -1,4 +1,4 @@
-"""The moving average of the weights: its numbers by hand, and that swapping it in and out loses nothing."""
+"""The moving average of the weights: by hand, and that swapping it in and out loses nothing."""
 
 from collections.abc import Callable
 
@@ -39,12 +39,12 @@ def test_it_begins_with_the_weights() -> None:
 def test_the_first_updates_by_hand(decay: float, expected: list[float]) -> None:
     network = line(0.0)
     average = WeightAverage({"line": network}, decay)
-    seen = []
+    averages = []
     for step in (1, 2, 3):
         nn.init.constant_(network.weight, float(step))
         average.update(step)
-        seen.append(averaged(average, network)[0].item())
-    assert seen == pytest.approx(expected, rel=1e-6)
+        averages.append(averaged(average, network)[0].item())
+    assert averages == pytest.approx(expected, rel=1e-6)
 
 
 def test_late_updates_use_the_whole_decay() -> None:
@@ -80,7 +80,7 @@ def test_an_error_within_swaps_back() -> None:
 
 
 def test_optimizers_keep_their_weights_while_it_is_swapped_in() -> None:
-    """The same tensors hold other values, so that nothing has to be told."""
+    """The tensors are the same, with other values."""
     network = line(0.0)
     before = [parameter.data_ptr() for parameter in network.parameters()]
     with WeightAverage({"line": network}, 0.5).swapped_in():

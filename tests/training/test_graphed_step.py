@@ -1,4 +1,4 @@
-"""Recorded steps train as plain ones do, bit for bit; CUDA graphs are simulated where there is no GPU."""
+"""Graphed steps train as eager ones do, bit for bit; CUDA graphs are simulated where there is no GPU."""
 
 import csv
 import logging
@@ -21,7 +21,7 @@ from tests.training.parts import batch_of, build_module, saved_step, train, weig
 LONGER: dict[str, Any] = {"iterations": 6, "save_every": 2, "batch_size": 2, "max_grad_norm": 0.5}
 
 
-def recording(module: DreamBooth) -> Simulation:
+def simulated(module: DreamBooth) -> Simulation:
     return Simulation(module.trained_parameters())
 
 
@@ -44,47 +44,47 @@ def losses(run_dir: Path) -> list[dict[str, str]]:
         pytest.param(False, torch.bfloat16, marks=pytest.mark.slow),
     ],
 )
-def test_recorded_steps_train_as_plain_ones_do(
+def test_graphed_steps_train_as_eager_ones_do(
     train_text_encoder: bool, autocast_dtype: torch.dtype | None, tmp_path: Path
 ) -> None:
     options = {**LONGER, "train_text_encoder": train_text_encoder}
-    plain, recorded = build_module(**options), build_module(**options)
-    simulation = recording(recorded)
-    train(plain, tmp_path / "plain", autocast_dtype=autocast_dtype, logger="csv")
-    train(recorded, tmp_path / "recorded", autocast_dtype=autocast_dtype, logger="csv", record=simulation)
+    eager, graphed = build_module(**options), build_module(**options)
+    simulation = simulated(graphed)
+    train(eager, tmp_path / "eager", autocast_dtype=autocast_dtype, logger="csv")
+    train(graphed, tmp_path / "graphed", autocast_dtype=autocast_dtype, logger="csv", capture=simulation)
     assert (simulation.recorded, simulation.replayed) == (1, 6)  # one to compare, and all steps but the first
-    assert_same(recorded, plain)
-    assert losses(tmp_path / "recorded") == losses(tmp_path / "plain")
-    assert len(losses(tmp_path / "plain")) == 6
+    assert_same(graphed, eager)
+    assert losses(tmp_path / "graphed") == losses(tmp_path / "eager")
+    assert len(losses(tmp_path / "eager")) == 6
 
 
 @pytest.mark.parametrize("change", [{"max_grad_norm": 0.0}, {"gradient_checkpointing": "all"}])
 def test_so_they_do_without_clipping_and_with_checkpointing(change: dict[str, Any], tmp_path: Path) -> None:
-    plain, recorded = build_module(**change), build_module(**change)
-    train(plain, tmp_path / "plain")
-    train(recorded, tmp_path / "recorded", record=recording(recorded))
-    assert_same(recorded, plain)
+    eager, graphed = build_module(**change), build_module(**change)
+    train(eager, tmp_path / "eager")
+    train(graphed, tmp_path / "graphed", capture=simulated(graphed))
+    assert_same(graphed, eager)
 
 
-def test_a_recorded_run_continues_exactly(tmp_path: Path) -> None:
+def test_a_graphed_run_resumes_exactly(tmp_path: Path) -> None:
     def full_disk(module: DreamBooth, step: int) -> None:
         if step == 4:
             raise UserError("the disk is full")
 
-    plain, stopped, continued = (build_module(**LONGER) for _ in range(3))
-    train(plain, tmp_path / "plain")
+    eager, stopped, resumed = (build_module(**LONGER) for _ in range(3))
+    train(eager, tmp_path / "eager")
     with pytest.raises(UserError, match="the disk is full"):
-        train(stopped, tmp_path / "run", full_disk, record=recording(stopped))
+        train(stopped, tmp_path / "run", full_disk, capture=simulated(stopped))
     assert saved_step(tmp_path / "run") == 2
-    train(continued, tmp_path / "run", record=recording(continued))
-    assert_same(continued, plain)
+    train(resumed, tmp_path / "run", capture=simulated(resumed))
+    assert_same(resumed, eager)
 
 
 @pytest.mark.parametrize("fault", ["refused", "other losses", "no gradients"])
-def test_what_can_not_be_recorded_runs_plainly_with_a_warning(
+def test_steps_that_can_not_be_captured_run_eagerly_with_a_warning(
     fault: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    plain, module = build_module(), build_module()
+    eager, module = build_module(), build_module()
 
     def faulty(call: Callable[[], Any], *others: Any) -> tuple[Callable[[], object], Any]:
         outputs = call()
@@ -98,11 +98,11 @@ def test_what_can_not_be_recorded_runs_plainly_with_a_warning(
 
         return replay, outputs
 
-    train(plain, tmp_path / "plain")
+    train(eager, tmp_path / "eager")
     with caplog.at_level(logging.WARNING):
-        train(module, tmp_path / "run", record=faulty)
+        train(module, tmp_path / "run", capture=faulty)
     assert len([record for record in caplog.records if "without being recorded" in record.message]) == 1
-    assert_same(module, plain)
+    assert_same(module, eager)
 
 
 def test_a_part_without_gradient_is_still_found(tmp_path: Path) -> None:
@@ -112,29 +112,29 @@ def test_a_part_without_gradient_is_still_found(tmp_path: Path) -> None:
 
     module = build_module(cls=Detached, train_text_encoder=True)
     with pytest.raises(UserError, match="the text encoder should train but gets no gradient"):
-        train(module, tmp_path, record=recording(module))
+        train(module, tmp_path, capture=simulated(module))
 
 
-def test_a_training_whose_steps_differ_is_not_recorded(tmp_path: Path) -> None:
-    module = build_module(cls=type("Changing", (DreamBooth,), {"recordable": False}))
-    simulation = recording(module)
-    train(module, tmp_path, record=simulation)
+def test_a_training_whose_steps_differ_is_not_captured(tmp_path: Path) -> None:
+    module = build_module(cls=type("Changing", (DreamBooth,), {"can_be_graphed": False}))
+    simulation = simulated(module)
+    train(module, tmp_path, capture=simulation)
     assert simulation.recorded == 0
 
 
-def test_a_recording_given_up_for_images_is_made_again(tmp_path: Path) -> None:
+def test_a_graph_released_for_sampling_is_captured_again(tmp_path: Path) -> None:
     class Short(DreamBooth):
-        def make_room(self) -> None:
-            assert self._recorded is not None
-            self._recorded.forget()
+        def free_memory_to_sample(self) -> None:
+            assert self._graphed is not None
+            self._graphed.forget()
             assert all(parameter.grad is None for parameter in self.trained_parameters())
 
-    plain, module = build_module(**LONGER), build_module(cls=Short, **LONGER)
-    simulation = recording(module)
-    train(plain, tmp_path / "plain")
-    train(module, tmp_path / "run", record=simulation)
+    eager, module = build_module(**LONGER), build_module(cls=Short, **LONGER)
+    simulation = simulated(module)
+    train(eager, tmp_path / "eager")
+    train(module, tmp_path / "run", capture=simulation)
     assert simulation.recorded == 3
-    assert_same(module, plain)
+    assert_same(module, eager)
 
 
 @pytest.mark.parametrize(
@@ -147,23 +147,23 @@ def test_a_recording_given_up_for_images_is_made_again(tmp_path: Path) -> None:
         (1024, 0.1, False, True),
     ],
 )
-def test_a_recording_is_given_up_where_too_little_memory_is_left_for_an_image(
+def test_a_graph_is_released_if_too_little_memory_is_free_to_sample(
     side: int, free: float, previews: bool, kept: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     module = build_module(**({} if previews else {"preview_prompts": ()}))
-    assert module.drawn_pixels == (32 * 32 if previews else 0)  # of the latents that it was given
+    assert module.sampled_pixels == (32 * 32 if previews else 0)  # of the latents that it was given
     if previews:
-        monkeypatch.setattr(DreamBooth, "drawn_pixels", side**2)
-    module.graph_steps(recording(module), None)
+        monkeypatch.setattr(DreamBooth, "sampled_pixels", side**2)
+    module.graph_steps(simulated(module), None)
     module.log = lambda *args: None  # type: ignore[method-assign, assignment]
     module.training_step(batch_of(module, 0), 0)
     monkeypatch.setattr(DreamBooth, "device", torch.device("cuda"))
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (int(free * 2**30), 16 * 2**30))
-    module.make_room()
+    module.free_memory_to_sample()
     assert (module.trained_parameters()[0].grad is not None) == kept
 
 
-def test_a_smaller_batch_in_between_is_computed_plainly() -> None:
+def test_a_smaller_batch_in_between_runs_eagerly() -> None:
     """The next replay's gradients are the parameters' again."""
     layer = nn.Linear(3, 1)
     parameters = list(layer.parameters())
@@ -187,21 +187,23 @@ def test_a_smaller_batch_in_between_is_computed_plainly() -> None:
 @pytest.mark.gpu
 @pytest.mark.parametrize("autocast_dtype", [None, torch.bfloat16])
 @pytest.mark.parametrize("gradient_checkpointing", ["none", "all"])
-def test_a_cuda_graph_trains_as_plain_steps_do(
+def test_a_cuda_graph_trains_as_eager_steps_do(
     autocast_dtype: torch.dtype | None,
     gradient_checkpointing: str,
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     ends = []
-    for record in (None, capture_cuda_graph):
+    for capture in (None, capture_cuda_graph):
         module = build_module(
             iterations=20, save_every=10, train_text_encoder=True, gradient_checkpointing=gradient_checkpointing
         )
         start = weights(module)
-        options = FitOptions(tmp_path / str(record), [torch.device("cuda", 0)], autocast_dtype, "none", record=record)
+        options = FitOptions(
+            tmp_path / str(capture), [torch.device("cuda", 0)], autocast_dtype, "none", capture=capture
+        )
         fit(module, options, lambda module, step: None)
-        assert module._recorded is None or module._recorded._static.works
+        assert module._graphed is None or module._graphed._graphed.works
         ends.append(torch.cat([(tensor.cpu() - start[name]).flatten() for name, tensor in weights(module).items()]))
     assert "without being recorded" not in caplog.text
     assert (ends[0] - ends[1]).norm() < 0.05 * ends[0].norm()

@@ -12,8 +12,7 @@ from ldm.data.batches import Share
 from ldm.toyworld.judge.data import NO_LABEL, Images, JudgeBatch, JudgeBatches
 from ldm.toyworld.judge.network import JudgeConfig
 from ldm.training.config import JudgeTrainingConfig
-from ldm.training.contrastive import caption_loss, pair_loss
-from ldm.training.judge import JudgeTraining, answer_loss, build_judge_training
+from ldm.training.judge import JudgeTraining, answer_loss, build_judge_training, caption_loss, pair_loss
 from ldm.training.trainer import FitOptions, fit
 from tests.judges import SIZE, build_tiny_judge, judge_tokenizer, write_things
 
@@ -72,7 +71,7 @@ def test_images_without_an_answer_cost_nothing() -> None:
     assert nothing.item() == 0 and logits.grad is not None and not logits.grad.any()
 
 
-def test_it_learns_what_it_is_shown(tmp_path: Path) -> None:
+def test_training_lowers_the_error_what_it_is_shown(tmp_path: Path) -> None:
     module = build(tmp_path / "data", iterations=60)
     batch = batch_of(module)
     with torch.no_grad():
@@ -86,7 +85,7 @@ def test_it_learns_what_it_is_shown(tmp_path: Path) -> None:
         assert answer_loss(after[name], labels) < 0.5 * answer_loss(before[name], labels), name
 
 
-def test_a_resumed_training_continues_exactly(tmp_path: Path) -> None:
+def test_a_resumed_training_resumes_exactly(tmp_path: Path) -> None:
     whole, first = build(tmp_path / "data"), build(tmp_path / "data", iterations=2, lr_schedule="constant")
     train(replaced(whole, lr_schedule="constant"), tmp_path / "whole")
     train(first, tmp_path / "run")

@@ -1,4 +1,4 @@
-"""The second stage from scratch: its loss by hand, which weights move, that it learns and continues exactly."""
+"""The second stage from scratch: its loss by hand, which weights are trained, and that it resumes exactly."""
 
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from tests.tiny import write_tokenizer
 CAPTIONS = [("a red disc",), ("a blue disc", "a disc"), ("a green disc",)]
 
 
-class ImageFeatures(LatentDiffusionTraining):
+class Observed(LatentDiffusionTraining):
     """Keeps what it logs."""
 
     def log(self, name: str, value: Any, *args: Any, **kwargs: Any) -> None:
@@ -45,12 +45,12 @@ def tokenizer_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Build:
-    """Makes trainings that differ in nothing but what is named."""
+    """Makes trainings that differ only in the given settings."""
 
     def __init__(self, tokenizer_files: Path) -> None:
         self.tokenizer_files = tokenizer_files
 
-    def __call__(self, *, workers: int = 0, **changes: Any) -> ImageFeatures:
+    def __call__(self, *, workers: int = 0, **changes: Any) -> Observed:
         ldm = build_scratch_model()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(1)
@@ -58,7 +58,7 @@ class Build:
         ldm.tokenizer = load_tokenizer(self.tokenizer_files, 40)
         values = {**SCRATCH_YAML["diffusion_training"], **changes}
         config = build_config(DiffusionTrainingConfig, values, "scratch")
-        return ImageFeatures(ldm, moments(), CAPTIONS, config, seed=7, workers=workers)
+        return Observed(ldm, moments(), CAPTIONS, config, seed=7, workers=workers)
 
 
 @pytest.fixture
@@ -70,9 +70,9 @@ def train(
     module: LatentDiffusionTraining,
     run_dir: Path,
     save: Any = lambda module, step: None,
-    record: Record | None = None,
+    capture: Record | None = None,
 ) -> int | None:
-    return fit(module, FitOptions(run_dir, [torch.device("cpu")], None, "none", record), save)
+    return fit(module, FitOptions(run_dir, [torch.device("cpu")], None, "none", capture), save)
 
 
 def batch_of(module: LatentDiffusionTraining, size: int = 4) -> LatentBatch:
@@ -84,7 +84,7 @@ def batch_of(module: LatentDiffusionTraining, size: int = 4) -> LatentBatch:
 @pytest.mark.parametrize("gamma", [0.0, 5.0])
 @torch.no_grad()
 def test_the_loss_by_hand(gamma: float, build: Build) -> None:
-    """Of scaled latents drawn from their posterior, each sample at its own timestep, weighted by min(SNR, 5) / SNR."""
+    """Of scaled latents sampled from their posterior, each at its own timestep, weighted by min(SNR, 5) / SNR."""
     module = build(min_snr_gamma=gamma)
     torch.nn.init.normal_(module.ldm.unet.out[2].weight, std=0.1)
     object.__setattr__(module.ldm.config, "scale_factor", 1.7)
@@ -132,7 +132,7 @@ def test_these_parts_move_and_no_others(train_text_encoder: bool, build: Build, 
 
 
 @pytest.mark.parametrize("workers", [pytest.param(0, marks=pytest.mark.slow), 2])
-def test_an_interrupted_training_continues_to_the_very_same_weights(workers: int, build: Build, tmp_path: Path) -> None:
+def test_an_interrupted_training_resumes_to_the_very_same_weights(workers: int, build: Build, tmp_path: Path) -> None:
     def full_disk(module: LatentDiffusionTraining, step: int) -> None:
         if step == 6:
             raise UserError("the disk is full")
@@ -149,19 +149,19 @@ def test_an_interrupted_training_continues_to_the_very_same_weights(workers: int
         assert torch.equal(value, expected[name]), name
 
 
-def test_recorded_steps_train_as_plain_ones_do(build: Build, tmp_path: Path) -> None:
-    plain, recorded = build(), build()
-    simulation = Simulation(recorded.trained_parameters())
-    train(plain, tmp_path / "plain")
-    train(recorded, tmp_path / "recorded", record=simulation)
-    assert simulation.replayed == recorded.config.iterations
-    assert vars(recorded)["logged"] == vars(plain)["logged"]
-    expected = plain.state_dict()
-    for name, value in recorded.state_dict().items():
+def test_graphed_steps_train_as_eager_ones_do(build: Build, tmp_path: Path) -> None:
+    eager, graphed = build(), build()
+    simulation = Simulation(graphed.trained_parameters())
+    train(eager, tmp_path / "eager")
+    train(graphed, tmp_path / "graphed", capture=simulation)
+    assert simulation.replayed == graphed.config.iterations
+    assert vars(graphed)["logged"] == vars(eager)["logged"]
+    expected = eager.state_dict()
+    for name, value in graphed.state_dict().items():
         assert torch.equal(value, expected[name]), name
 
 
-def test_it_learns(build: Build, tmp_path: Path) -> None:
+def test_training_lowers_the_error(build: Build, tmp_path: Path) -> None:
     """The averaged weights predict a fixed batch's noise with less than 0.6 of the error that they began with."""
     module = build(iterations=60, save_every=60, learning_rate=1e-2, batch_size=8, min_snr_gamma=0.0, ema_decay=0.8)
     batch = batch_of(module, 32)
@@ -175,5 +175,5 @@ def test_it_learns(build: Build, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("prompts", [[], ["a red disc"]])
-def test_images_need_room_only_if_any_are_drawn(prompts: list[str], build: Build) -> None:
-    assert bool(build(sample_prompts=prompts).drawn_pixels) == bool(prompts)
+def test_sampling_needs_memory_only_with_prompts(prompts: list[str], build: Build) -> None:
+    assert bool(build(sample_prompts=prompts).sampled_pixels) == bool(prompts)

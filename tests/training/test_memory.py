@@ -1,4 +1,4 @@
-"""The predicted memory of a training: beside what real steps take, and what makes it smaller."""
+"""The predicted memory of a training: compared with real steps, and what makes it smaller."""
 
 import contextlib
 from dataclasses import replace
@@ -98,7 +98,7 @@ def test_several_devices_send_each_other_gradients() -> None:
     assert step_bytes(replace(TINY, devices=2)) - step_bytes() == 4 * weights
 
 
-def test_on_cuda_fixed_networks_are_elsewhere() -> None:
+def test_on_cuda_fixed_networks_are_offloaded() -> None:
     assert step_bytes(replace(TINY, like_cuda=True)) < step_bytes()
 
 
@@ -115,7 +115,7 @@ def test_on_cuda_autocast_keeps_more_of_an_image() -> None:
 
 
 @pytest.mark.slow
-def test_in_float16_the_optimizer_needs_as_much_again_as_its_weights_but_no_step_is_recorded() -> None:
+def test_in_float16_the_optimizer_needs_as_much_again_as_its_weights_but_no_step_is_captured() -> None:
     weights = sum(p.numel() for p in build_module().trained_parameters())
     small, large = (replace(TINY, like_cuda=True, height=side, width=side) for side in (32, 128))
     half = torch.float16
@@ -131,7 +131,7 @@ def test_a_preview_counts_where_it_needs_more() -> None:
     assert prediction.preview > predicted(TINY, EVERY).preview
 
 
-def test_where_weights_alone_are_too_much_nothing_more_is_looked_at() -> None:
+def test_if_weights_alone_are_too_much_nothing_else_is_counted() -> None:
     weights = sum(p.numel() for p in build_module().trained_parameters())
     on_cuda = replace(TINY, like_cuda=True)
     assert predict(on_cuda, SHORT, limit=15 * weights).step == pytest.approx(16 * weights, rel=0.01)

@@ -1,4 +1,4 @@
-"""What all trainings share: learning rates by hand, what moves and what doesn't, the state that is kept."""
+"""What all trainings share: trained and fixed weights, the optimizer, the average, the resume state."""
 
 import multiprocessing
 from collections.abc import Iterator
@@ -9,46 +9,22 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
-from ldm.data.batches import Share, StepBatches, batch_loader
+from ldm.data.batches import Share, StepBatches
 from ldm.errors import UserError
 from ldm.training.config import OptimizationConfig
-from ldm.training.module import AveragedTraining, TrainingModule, lr_factor
+from ldm.training.ema import AveragedTraining
+from ldm.training.module import TrainingModule
+from ldm.training.optimizers import lr_factor
 from ldm.training.trainer import FitOptions, fit
 from tests.training.parts import each_update, saved_step
-
-
-@pytest.mark.parametrize(
-    ("schedule", "expected"),
-    [
-        ("constant", {0: 1, 50: 1, 99: 1}),
-        ("linear", {0: 1, 25: 0.75, 50: 0.5, 99: 0.01}),
-        ("cosine", {0: 1, 50: 0.5, 75: 0.5 - 2**-1.5, 99: 0.000246720}),
-        ("cooldown", {0: 1, 50: 1, 75: 1, 80: 0.8, 90: 0.4, 99: 0.04}),
-    ],
-)
-def test_schedules_by_hand(schedule: str, expected: dict[int, float]) -> None:
-    found = {step: lr_factor(step, schedule, 0, 100) for step in expected}
-    assert found == pytest.approx(expected, abs=1e-9)
-
-
-@pytest.mark.parametrize("schedule", ["constant", "linear", "cosine", "cooldown"])
-def test_warm_up_is_linear_and_then_the_schedule_begins(schedule: str) -> None:
-    assert [lr_factor(step, schedule, 3, 103) for step in range(4)] == [0.25, 0.5, 0.75, 1.0]
-    assert lr_factor(53, schedule, 3, 103) == lr_factor(50, schedule, 0, 100)
-
-
-def test_a_schedule_that_is_not_known_is_refused() -> None:
-    with pytest.raises(ValueError, match="lr_schedule should be one of constant, linear, cosine, cooldown"):
-        OptimizationConfig(lr_schedule="cool-down")
 
 
 class Numbers(StepBatches[Tensor]):
     """Step n is the number n; `broken` is a step that can't be read."""
 
     def __init__(self, share: Share, broken: int = -1) -> None:
-        super().__init__(1, share)
+        super().__init__(share, 1)
         self.broken = broken
 
     def step(self, step: int) -> Tensor:
@@ -76,9 +52,8 @@ class Line(AveragedTraining):
     def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
         return (self.line(self.offset(batch)) - 3 * batch).square().mean()
 
-    def train_dataloader(self) -> DataLoader[Tensor]:
-        share = Share(0, 1, self.trainer.global_step)
-        return batch_loader(Numbers(share, self.broken), self.workers)
+    def batches(self, share: Share) -> Numbers:
+        return Numbers(share, self.broken)
 
 
 def train(module: TrainingModule, run_dir: Path, save: Any = lambda module, step: None) -> int | None:
@@ -125,7 +100,7 @@ def test_the_learning_rate_follows_the_schedule(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("precision", "fused"), [("32-true", True), ("bf16-mixed", True), ("16-mixed", None)])
-def test_where_the_optimizer_can_not_be_fused_torch_chooses_its_kernels(precision: str, fused: bool | None) -> None:
+def test_torch_chooses_the_kernels_of_an_optimizer_that_can_not_be_fused(precision: str, fused: bool | None) -> None:
     """With False it would choose those for one tensor at a time."""
     module = Line()
     module._trainer = SimpleNamespace(precision=precision)  # type: ignore[assignment]
@@ -143,11 +118,11 @@ def averages(module: AveragedTraining) -> list[float]:
 
 def test_the_average_moves_after_every_update(tmp_path: Path) -> None:
     """By hand: after update n with a decay of at most (1 + n) / (10 + n)."""
-    seen: list[tuple[float, float]] = []
+    saved: list[tuple[float, float]] = []
     module = Line(save_every=1, decay=0.25)
-    train(module, tmp_path, lambda module, step: seen.append((module.line.weight.item(), averages(module)[0])))
+    train(module, tmp_path, lambda module, step: saved.append((module.line.weight.item(), averages(module)[0])))
     expected = 0.5
-    for step, (weight, average) in enumerate(seen, 1):
+    for step, (weight, average) in enumerate(saved, 1):
         decay = min(0.25, (1 + step) / (10 + step))
         expected = decay * expected + (1 - decay) * weight
         assert average == pytest.approx(expected, rel=1e-6), step
@@ -162,7 +137,7 @@ def test_what_is_saved_has_the_average_of_its_own_update(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_continued_training_ends_with_the_same_weights_and_average(workers: int, tmp_path: Path) -> None:
+def test_a_resumed_training_ends_with_the_same_weights_and_average(workers: int, tmp_path: Path) -> None:
     whole = Line(workers=workers)
     train(whole, tmp_path / "whole")
 
@@ -196,4 +171,4 @@ def test_an_error_while_reading_comes_through_as_it_is(workers: int, tmp_path: P
     with pytest.raises(UserError) as error:
         train(module, tmp_path)
     assert str(error.value) == "4.png is not a readable image"
-    assert saved_step(tmp_path) in (2, 4)  # a batch is asked for before the one ahead of it is done
+    assert saved_step(tmp_path) in (2, 4)  # the next batch is fetched before a step is done

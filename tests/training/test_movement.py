@@ -1,4 +1,4 @@
-"""The end report: how far each part's weights moved."""
+"""The report at the end: how far each part's weights moved."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ KEYS = {
     "text encoder": "cond_stage_model.",
     "autoencoder": "first_stage_model.",
 }
-"""Weights that belong to each group beyond doubt."""
+"""Weights that certainly belong to each group."""
 
 
 def test_every_group_is_reported_and_untouched_weights_moved_by_nothing(tiny_checkpoint: Path) -> None:
@@ -58,7 +58,7 @@ def test_movement_is_measured_in_float32_from_a_base_in_half_precision(tmp_path:
     assert weight_movement(model, base)["text encoder"] == pytest.approx(1e-4, rel=0.02)
 
 
-def test_a_group_whose_weights_began_at_zero_has_not_moved_by_a_share(tmp_path: Path) -> None:
+def test_a_group_whose_weights_began_at_zero_has_no_relative_movement(tmp_path: Path) -> None:
     model = build_tiny_model()
     with torch.no_grad():
         for parameter in model.autoencoder.parameters():

@@ -1,4 +1,4 @@
-"""Networks that wait elsewhere: where they are when, and that they come back as they were."""
+"""Offloaded networks: where they are when, and that they are unchanged when they are back."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,9 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ldm.training import offload
-from ldm.training.dreambooth import DreamBooth
-from ldm.training.offload import HOST, OffloadedNetworks
+from ldm.training.dreambooth import HOST, DreamBooth, OffloadedNetworks
 from tests.training.parts import build_module, train, weights
 
 HALF = torch.bfloat16
@@ -25,14 +23,14 @@ def types(layers: nn.Module) -> set[torch.dtype]:
     return {tensor.dtype for tensor in (*layers.parameters(), *layers.buffers()) if tensor.is_floating_point()}
 
 
-def test_they_are_there_only_while_they_are_needed_and_come_back_as_they_were() -> None:
+def test_they_are_onloaded_only_in_the_block_and_stay_unchanged() -> None:
     """A type of their own stands for the device that a CPU doesn't have."""
     layers = network()
     parameters = list(layers.parameters())
     before = {name: tensor.clone() for name, tensor in layers.state_dict().items()}
     waiting = OffloadedNetworks([layers])
     for _ in range(2):
-        with waiting.present(offload.HOST, HALF):
+        with waiting.onloaded(HOST, HALF):
             assert types(layers) == {HALF}
             assert layers[1].num_batches_tracked.dtype == torch.int64
         assert types(layers) == {torch.float32}
@@ -40,22 +38,22 @@ def test_they_are_there_only_while_they_are_needed_and_come_back_as_they_were() 
     assert all(one is other for one, other in zip(layers.parameters(), parameters, strict=True))
 
 
-def test_after_an_error_they_leave_too() -> None:
+def test_after_an_error_they_are_offloaded_too() -> None:
     layers = network()
-    with pytest.raises(KeyError), OffloadedNetworks([layers]).present(offload.HOST, HALF):
+    with pytest.raises(KeyError), OffloadedNetworks([layers]).onloaded(HOST, HALF):
         raise KeyError
     assert types(layers) == {torch.float32}
 
 
 @pytest.mark.gpu
-def test_on_a_gpu_their_memory_is_free_while_they_wait() -> None:
+def test_on_a_gpu_their_memory_is_free_while_they_are_offloaded() -> None:
     device = torch.device("cuda")
     layers = nn.Linear(1000, 1000).to(device).requires_grad_(False)
     before, expected = torch.cuda.memory_allocated(), layers.weight.cpu()
     waiting = OffloadedNetworks([layers])
-    waiting.leave()
+    waiting.offload()
     assert torch.cuda.memory_allocated() <= before - layers.weight.nbytes
-    with waiting.present(device):
+    with waiting.onloaded(device):
         assert torch.equal(layers.weight, expected.to(device))
     assert layers.weight.device.type == "cpu" and torch.equal(layers.weight, expected)
 
@@ -63,21 +61,21 @@ def test_on_a_gpu_their_memory_is_free_while_they_wait() -> None:
 def test_on_the_host_nothing_is_copied() -> None:
     layers = network()
     before = [tensor.data_ptr() for tensor in layers.parameters()]
-    with OffloadedNetworks([layers]).present(offload.HOST):
+    with OffloadedNetworks([layers]).onloaded(HOST):
         assert [tensor.data_ptr() for tensor in layers.parameters()] == before
 
 
 @pytest.fixture
 def moves(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """Which call follows which."""
-    said: list[str] = []
-    leave = OffloadedNetworks.leave
-    monkeypatch.setattr(OffloadedNetworks, "leave", lambda self: said.append("leave") or leave(self))
-    yield said
+    calls: list[str] = []
+    offload = OffloadedNetworks.offload
+    monkeypatch.setattr(OffloadedNetworks, "offload", lambda self: calls.append("offload") or offload(self))
+    yield calls
 
 
 @pytest.mark.parametrize("train_text_encoder", [False, True])
-def test_a_training_sends_away_what_does_not_train_and_has_it_back_for_images(
+def test_a_training_offloads_fixed_networks_and_onloads_them_to_sample(
     train_text_encoder: bool, tmp_path: Path, moves: list[str]
 ) -> None:
     module = build_module(train_text_encoder=train_text_encoder)
@@ -92,24 +90,24 @@ def test_a_training_sends_away_what_does_not_train_and_has_it_back_for_images(
 
     build = module
     train(module, tmp_path, save)
-    assert moves[0] == "leave"
-    assert moves[1:5] == ["step 2", "leave", "whole", "leave"]
-    tensors = {id(tensor) for tensor in module._idle._tensors}
+    assert moves[0] == "offload"
+    assert moves[1:5] == ["step 2", "offload", "whole", "offload"]
+    tensors = {id(tensor) for tensor in module._offloaded._tensors}
     assert tensors == {id(tensor) for network in fixed for tensor in (*network.parameters(), *network.buffers())}
     after = weights(module)
     assert all(torch.equal(after[name], before[name]) for name in before if name.startswith("first_stage_model."))
 
 
-def test_before_a_training_they_come_to_where_the_others_are(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_before_a_training_they_are_onloaded_to_the_others_device(monkeypatch: pytest.MonkeyPatch) -> None:
     module = build_module()
     module.ldm.unet.to("meta")  # stands for a GPU; nobody has moved the module itself, whose `device` is the CPU
-    asked: list[torch.device] = []
-    present = OffloadedNetworks.present
+    devices: list[torch.device] = []
+    onloaded = OffloadedNetworks.onloaded
     monkeypatch.setattr(
-        OffloadedNetworks, "present", lambda self, device, dtype: asked.append(device) or present(self, HOST, dtype)
+        OffloadedNetworks, "onloaded", lambda self, device, dtype: devices.append(device) or onloaded(self, HOST, dtype)
     )
     with module.whole():
-        assert asked == [torch.device("meta")]
+        assert devices == [torch.device("meta")]
 
 
 class Watched(DreamBooth):
@@ -128,13 +126,13 @@ def test_no_gradient_is_held_while_the_next_forward_pass_runs(tmp_path: Path) ->
 
 
 def test_a_preview_between_steps_changes_no_bit_of_the_training(tmp_path: Path) -> None:
-    plain, looked_at = build_module(), build_module()
+    plain, sampled = build_module(), build_module()
     train(plain, tmp_path / "plain")
 
-    def look(module: object, step: int) -> None:
-        with looked_at.whole(torch.bfloat16):
-            assert looked_at.ldm.autoencoder.quant_conv.weight.dtype == torch.bfloat16
+    def sample(module: object, step: int) -> None:
+        with sampled.whole(torch.bfloat16):
+            assert sampled.ldm.autoencoder.quant_conv.weight.dtype == torch.bfloat16
 
-    train(looked_at, tmp_path / "looked-at", look)
-    ended, expected = weights(looked_at), weights(plain)
+    train(sampled, tmp_path / "sampled", sample)
+    ended, expected = weights(sampled), weights(plain)
     assert all(torch.equal(ended[name], expected[name]) for name in expected)

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-from ldm.training.patch_pca import PatchPCA
+from ldm.training.autoencoder import PatchPCA
 
 
 def random_images(count: int = 24, side: int = 16) -> Tensor:

@@ -1,4 +1,4 @@
-"""Processes of several devices: no one of them outlives an error in the first."""
+"""Processes of several devices: an error in the first ends all."""
 
 import contextlib
 import os
@@ -42,19 +42,19 @@ fit(build_module(cls=Waiting), options, save)
 
 
 @pytest.mark.slow
-def test_an_error_in_the_first_process_ends_the_others_and_what_was_being_written_gets_to_the_disk(
+def test_an_error_in_the_first_process_ends_the_others_and_pending_writes_are_done(
     tmp_path: Path,
 ) -> None:
-    script, said = tmp_path / "script.py", tmp_path / "said"
+    script, output = tmp_path / "script.py", tmp_path / "output"
     script.write_text(SCRIPT)
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    with said.open("w") as file:
+    with output.open("w") as file:
         process = subprocess.Popen(
             [sys.executable, script], cwd=tmp_path, env=environment, stderr=file, start_new_session=True
         )
     try:
-        assert process.wait(timeout=300) == 1, said.read_text()
-        assert "UserError: the disk is full" in said.read_text()
+        assert process.wait(timeout=300) == 1, output.read_text()
+        assert "UserError: the disk is full" in output.read_text()
         assert (tmp_path / "written").exists()
         with pytest.raises(ProcessLookupError):
             os.kill(int((tmp_path / "pid").read_text()), 0)

@@ -1,4 +1,4 @@
-"""The resume state: written whole or not at all, and read without running code."""
+"""The resume state: written atomically, and read without executing code."""
 
 import os
 from collections.abc import Callable
@@ -30,7 +30,7 @@ def test_a_resume_state_that_can_not_be_written_leaves_the_last_one(tmp_path: Pa
     assert [entry.name for entry in tmp_path.iterdir()] == ["resume.ckpt"]
 
 
-def test_a_named_pipe_in_place_of_a_resume_state_blocks_nobody(tmp_path: Path) -> None:
+def test_a_named_pipe_in_place_of_a_resume_state_does_not_block(tmp_path: Path) -> None:
     os.mkfifo(path := tmp_path / "resume.ckpt")
     with pytest.raises(UserError, match=r"resume\.ckpt is a named pipe"):
         ResumeStateIO().load_checkpoint(path)

@@ -1,4 +1,4 @@
-"""Numbers in fewer bits: bounds of the error, and that on average there is none."""
+"""Numbers in fewer bits: bounds of the error, and that its mean is zero."""
 
 import pytest
 import torch
@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from ldm.training.rounding import BLOCK, SIGNED, UNSIGNED, decode, encode, join_float32, split_float32
+from ldm.training.adamw_8bit import BLOCK, SIGNED, UNSIGNED, decode, encode, join_float32, split_float32
 
 
 def uniform(count: int, seed: int = 0) -> Tensor:

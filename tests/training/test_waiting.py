@@ -1,4 +1,4 @@
-"""The host doesn't wait for the device in a step: nothing is read back, and no constant is copied there again."""
+"""In a step the host doesn't wait for the device: it reads nothing back and copies no constant there."""
 
 from pathlib import Path
 from typing import Any
@@ -9,22 +9,22 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_leaves, tree_map
 
-from ldm.data.dreambooth import DreamBoothBatches
+from ldm.data.batches import DreamBoothBatches
 from ldm.training.dreambooth import DreamBooth
 from tests.training.parts import batch_of, build_module, train
 
 
 class Operations(TorchDispatchMode):
-    """Notes the operations that read a value back, and those that are given a tensor of the host."""
+    """Notes operations that read a value back, and those that get a tensor of the host."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.seen = 0
+        self.count = 0
         self.read_back: list[str] = []
         self.from_host: list[str] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.seen += 1
+        self.count += 1
         if func is torch.ops.aten._local_scalar_dense.default:
             self.read_back.append(str(func))
         if any(isinstance(leaf, Tensor) and leaf.device.type == "cpu" for leaf in tree_leaves((args, kwargs))):
@@ -34,14 +34,14 @@ class Operations(TorchDispatchMode):
 
 @pytest.fixture
 def batches_are_exempt(monkeypatch: pytest.MonkeyPatch) -> None:
-    """They are put together on the host, out of numbers drawn there."""
-    batch = DreamBoothBatches.batch
+    """The host makes them of random numbers of its own."""
+    make_step = DreamBoothBatches.step
 
-    def unseen(self: DreamBoothBatches, step: int) -> Any:
+    def unobserved(self: DreamBoothBatches, step: int) -> Any:
         with _disable_current_modes():
-            return batch(self, step)
+            return make_step(self, step)
 
-    monkeypatch.setattr(DreamBoothBatches, "batch", unseen)
+    monkeypatch.setattr(DreamBoothBatches, "step", unobserved)
 
 
 class Observed(DreamBooth):
@@ -71,7 +71,7 @@ def operations_of_a_run(cls: type[Observed], run_dir: Path, **changes: Any) -> O
     module = build_module(cls=cls, iterations=500, save_every=500, **changes)
     train(module, run_dir, logger="csv")
     operations: Operations = vars(module)["operations"]
-    assert operations.seen > 1000
+    assert operations.count > 1000
     return operations
 
 
@@ -96,5 +96,5 @@ def test_a_step_takes_nothing_from_the_host_but_its_batch(train_text_encoder: bo
     module.training_step(batch, 0)
     with Operations() as operations:
         module.training_step(batch, 1).backward()
-    assert operations.seen > 100
+    assert operations.count > 100
     assert not operations.from_host

@@ -6,7 +6,8 @@ from pathlib import Path
 from ldm.checkpoint.keys import PARTS
 from ldm.checkpoint.reading import read_checkpoint
 from ldm.checkpoint.saving import SAVE_DTYPES
-from ldm.commands.disk_space import STATE_BYTES, image_bytes, refuse_unwritable, refuse_without_space
+from ldm.choices import OPTIMIZERS
+from ldm.commands.disk_space import image_bytes, refuse_unwritable, refuse_without_space
 from ldm.commands.dreambooth.plan import Plan
 from ldm.commands.record import plain, section, write_record
 from ldm.commands.resuming import RECORD, make_run_dir, mark_unsaved, refuse_fewer_updates
@@ -88,7 +89,7 @@ def _refuse_without_space(plan: Plan) -> None:
         plan.output_dir,
         config,
         checkpoint=SAVE_DTYPES[plan.options.save_dtype].itemsize * sum(sizes.values()),
-        state=STATE_BYTES[config.optimizer, config.train_dtype] * trained,
+        state=OPTIMIZERS[config.optimizer].load().state_bytes[config.train_dtype] * trained,
         more=image_bytes(config.class_img_count, sampling.height, sampling.width),
         what="class images",
     )

@@ -2,9 +2,7 @@
 
 import contextlib
 import logging
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,8 +11,7 @@ from torch import Tensor
 
 from ldm.checkpoint.reading import read_checkpoint
 from ldm.commands.dreambooth.plan import Plan
-from ldm.data.dreambooth import encode_moments
-from ldm.data.images import fit, read_image, to_tensor
+from ldm.data.latents import encode_moments
 from ldm.leftovers import remove_leftovers
 from ldm.nn.autoencoder import AutoencoderKL
 from ldm.processes import is_helper_process, run_together
@@ -30,8 +27,6 @@ log = logging.getLogger(__name__)
 ADVICE = "a smaller --generation-batch-size or --hw needs less"
 ENCODED_PIXELS = 2 * 512 * 512
 """Pixels per batch on a GPU: an image of 512 x 512 and its mirror image keep it busy."""
-READERS, AHEAD = 4, 8
-"""Threads that read images, and how many images wait in memory at most."""
 
 
 def sample_class_images(plan: Plan) -> list[Path]:
@@ -69,7 +64,7 @@ def _sample_share(rank: int, done: Callable[[int], None], plan: Plan, missing: l
         crew = worker_pool(ldm, cache.sampling)
         alone = show_steps and crew.workers == 1
         with Progress(cache.sampling.num_steps, "denoising", "step", inner=True, silent=not alone) as steps:
-            for sampled, _ in enumerate(cache.draw(ldm, indices, batch_size, on_step=steps.update, crew=crew), 1):
+            for sampled, _ in enumerate(cache.sample(ldm, indices, batch_size, on_step=steps.update, workers=crew), 1):
                 done(1)
                 if sampled % batch_size == 0:
                     steps.restart()
@@ -90,19 +85,3 @@ def encode_images(
 def views_together(device: torch.device, height: int, width: int) -> int:
     """How many images or mirror images are encoded in a batch: on a CPU one, so that no bit depends on the others."""
     return max(1, ENCODED_PIXELS // (height * width)) if device.type == "cuda" else 1
-
-
-def read_ahead(paths: Sequence[Path], height: int, width: int) -> Iterator[Tensor]:
-    """The images in these files in their order, cropped to (3 height width), in [-1, 1]; threads read ahead."""
-    with ThreadPoolExecutor(READERS, thread_name_prefix="read") as pool:
-        waiting: deque[Future[Tensor]] = deque()
-        for path in paths:
-            waiting.append(pool.submit(_read, path, height, width))
-            if len(waiting) == AHEAD:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-
-
-def _read(path: Path, height: int, width: int) -> Tensor:
-    return to_tensor(fit(read_image(path), height, width))

@@ -15,7 +15,7 @@ from ldm.checkpoint.reading import read_checkpoint
 from ldm.checkpoint.saving import hash_file
 from ldm.commands.dreambooth.vram import MEMORY_FLAGS, fit_into_memory, workload_of
 from ldm.commands.elsewhere import find_photo_directory, find_weights, moved, sha256_of
-from ldm.commands.enough_memory import refuse_too_large_images, refuse_too_large_training
+from ldm.commands.enough_memory import dreambooth_need, refuse_too_large_images, refuse_too_large_training
 from ldm.commands.options.resumable import DREAMBOOTH
 from ldm.commands.resuming import RECORD, refuse_another_size, resumed_options
 from ldm.commands.sampling.job import sampling_flags, sampling_from, with_sampler
@@ -152,7 +152,8 @@ def plan_run(options: argparse.Namespace) -> Plan:
     config = config_from(options, settings.dreambooth, sampling)
     workload = workload_of(settings, config, sampling, devices, compute)
     config = fit_into_memory(options, config, workload, devices)
-    refuse_too_large_training(workload, config, devices[0])
+    what = f"training at {height} x {width} with --batch-size {config.batch_size}"
+    refuse_too_large_training(dreambooth_need(workload, config), devices, what, "A smaller --hw or --batch-size")
     # Weights in bfloat16 are computed with as they are.
     precision = "bf16-mixed" if config.train_dtype == "bf16" else training_precision(devices[0], options.precision)
 

@@ -9,11 +9,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from pytorch_lightning.loggers import TensorBoardLogger
 from torch import Tensor
 
 from ldm.commands.dreambooth.plan import Plan
-from ldm.data.images import read_image, save_png, to_image, to_tensor
+from ldm.data.images import read_image, save_png, to_image
 from ldm.diffusion.guidance import classifier_free
 from ldm.diffusion.latent_diffusion import LatentDiffusion
 from ldm.diffusion.sampling import sample_images
@@ -47,7 +46,7 @@ class Previews:
         self.directory = run_dir / SAMPLES
 
     def sample(self, module: DreamBooth, step: int) -> None:
-        """Writes the step's images and sheet and the sheet of all steps so far, and adds them to TensorBoard."""
+        """Writes the step's images and sheet and the sheet of all steps so far, and logs them."""
         if not self.prompts:
             return
         with self._ready(module):
@@ -59,11 +58,10 @@ class Previews:
         steps = [one for one in self._steps() if one <= step]
         sweep = self._sweep(steps)
         save_png(self.directory / f"{SWEEP}.png", sweep)
-        if isinstance(module.logger, TensorBoardLogger):
-            for one in steps if steps[:-1] == [0] else [step]:  # there was no log before training
-                for prompt, image in zip(self.prompts, self._images(one), strict=True):
-                    module.logger.experiment.add_image(visible(prompt), (to_tensor(image) + 1.0) / 2.0, one)
-            module.logger.experiment.add_image(SWEEP, np.asarray(sweep), step, dataformats="HWC")
+        for one in steps if steps[:-1] == [0] else [step]:  # there was no log before training
+            for prompt, image in zip(self.prompts, self._images(one), strict=True):
+                module.run_log.log_image(visible(prompt), image, one)
+        module.run_log.log_image(SWEEP, sweep, step)
 
     def sample_untrained(self, module: DreamBooth) -> None:
         """Step 0, by the base model. Called before training; a resumed run has it already."""

@@ -14,12 +14,13 @@ from ldm.checkpoint.saving import SAVE_DTYPES, checkpoint_writer
 from ldm.commands.app import begin_run, logged, mistakes_to_continue_after
 from ldm.commands.cluster import refuse_copies
 from ldm.commands.dreambooth.directory import open_run
-from ldm.commands.dreambooth.images import encode_images, read_ahead, sample_class_images
+from ldm.commands.dreambooth.images import encode_images, sample_class_images
 from ldm.commands.dreambooth.plan import Plan, find_moved, plan_run, resumed_run_options
 from ldm.commands.dreambooth.previews import Previews
 from ldm.commands.record import plain, versions
 from ldm.commands.resuming import end_resume_state, is_finished_without_state
 from ldm.config import to_yaml
+from ldm.data.images import read_ahead
 from ldm.files import write_text
 from ldm.interruption import finish_first
 from ldm.processes import is_helper_process, own_rank

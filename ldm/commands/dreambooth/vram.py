@@ -22,6 +22,7 @@ from ldm.training.memory import (
     Combination,
     Workload,
     choose,
+    combinations_with,
     plenty,
     predict,
 )
@@ -86,7 +87,7 @@ def fit_into_memory(
 
 def _candidates(fixed: dict[str, str], precision: str, device: torch.device) -> list[Combination]:
     """The combinations with these fixed values; in bfloat16 only where precision and device allow it."""
-    candidates = [one for one in COMBINATIONS if all(getattr(one, name) == value for name, value in fixed.items())]
+    candidates = combinations_with(fixed)
     if precision in FLOAT_WEIGHTS or half_dtype(device) != torch.bfloat16:
         return [one for one in candidates if one.train_dtype != "bf16"] or candidates
     return candidates

@@ -26,40 +26,40 @@ TRAINING = {
     *("image_dir", "config", "resume_dir", "iterations", "save_every", "learning_rate", "batch_size", "seed"),
     *("output_dir", "devices", "precision", "workers", "logger", "drop_resume_state"),
 }
-HEEDED = {
+STAGE_FLAGS = {
     "tokenizer": {"image_dir", "config"},
     "autoencoder": {*TRAINING, "ckpt_path", "save_dtype"},
     "diffusion": {*TRAINING, "ckpt_path", "save_dtype", "autoencoder", "compile"},
     "judge": TRAINING,
     "publish": {"ckpt_path", "config", "save_dtype"},
 }
-"""The stages, and the flags that each looks at."""
+"""The stages, and the flags that each takes."""
 
 
 def refuse_flags_without_effect(options: argparse.Namespace) -> None:
-    """Raises `UserError` for a flag that was typed and that its stage doesn't look at."""
+    """Raises `UserError` for a flag on the command line that its stage doesn't take."""
     for name in options.typed:
-        if name != "stage" and name not in HEEDED[options.stage]:
+        if name != "stage" and name not in STAGE_FLAGS[options.stage]:
             raise UserError(f"{flag_of(name)} has no effect on `train.py {options.stage}`; leave it out")
 
 
 def train_parser() -> argparse.ArgumentParser:
     """Flags of train.py."""
     parser = command_parser(
-        "Trains a model from nothing, stage by stage; the YAML of --config has its shape and its recipe.",
+        "Trains a model from scratch, stage by stage. The YAML of --config has its shape and hyperparameters.",
         "the stages, as for the embedded tiny model (docs/tiny-model.md):\n"
         "  python -m ldm.toyworld --dataset data/toyworld/images --count 64000 --size 64 --seed 0\n"
         "  python train.py tokenizer -i data/toyworld/images\n"
         "  python train.py autoencoder -i data/toyworld/images\n"
         "  python train.py diffusion -i data/toyworld/images "
         "--autoencoder runs/autoencoder-1/step-004400.safetensors\n"
-        "  python train.py diffusion -r runs/diffusion-1            # continue an interrupted run\n"
+        "  python train.py diffusion -r runs/diffusion-1            # resume a run\n"
         "  python train.py publish --ckpt-path runs/diffusion-1/step-006000.safetensors   # into ldm/assets\n",
     )
-    parser.add_argument("stage", choices=tuple(HEEDED), help="what to do")
-    _add_sources(parser.add_argument_group("from what"))
+    parser.add_argument("stage", choices=tuple(STAGE_FLAGS), help="what to train or write")
+    _add_sources(parser.add_argument_group("inputs"))
     _add_training(parser.add_argument_group("training"))
-    _add_placement(parser.add_argument_group("where and how fast"))
+    _add_placement(parser.add_argument_group("outputs and devices"))
     return parser
 
 
@@ -76,12 +76,12 @@ def _add_sources(group: argparse._ArgumentGroup) -> None:
         type=FILE,
         default=DEFAULT_CONFIG,
         metavar="YAML",
-        help="the model's shape, and how each stage learns (default: configs/tiny.yaml, or what --ckpt-path carries)",
+        help="the model's shape and hyperparameters (default: configs/tiny.yaml, or what --ckpt-path carries)",
     )
     group.add_argument(
         "--autoencoder", type=FILE, metavar="FILE", help="for the stage `diffusion`: the checkpoint of the stage before"
     )
-    group.add_argument("--ckpt-path", type=FILE, metavar="FILE", help="start from these weights, not from random ones")
+    group.add_argument("--ckpt-path", type=FILE, metavar="FILE", help="start from these weights instead of random ones")
     add_resuming(group)
 
 
@@ -100,7 +100,7 @@ def _add_training(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--batch-size", type=BATCH, metavar="N", help=f"images per update and device; {_from_yaml('batch_size')}"
     )
-    group.add_argument("--seed", type=seed, default=42, help="of everything random; -1: a random one (default: 42)")
+    group.add_argument("--seed", type=seed, default=42, help="of all random numbers; -1: a random one (default: 42)")
 
 
 def _from_yaml(name: str) -> str:
@@ -126,6 +126,10 @@ def _add_placement(group: argparse._ArgumentGroup) -> None:
         help=f"for the stage `diffusion`. {described(STEP_COMPILE_MODES)} (default: auto)",
     )
     group.add_argument(
-        "--workers", type=WORKERS, default=0, metavar="N", help="processes that read images; 4 to 8 for a GPU"
+        "--workers",
+        type=WORKERS,
+        default=0,
+        metavar="N",
+        help="processes that read images (default: 0); 4 to 8 for a GPU",
     )
     add_saving(group)

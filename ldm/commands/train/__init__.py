@@ -1,4 +1,4 @@
-"""Training from scratch, stage by stage: the tokenizer, the autoencoder, the text encoder and the UNet, the judge."""
+"""Training from scratch, stage by stage: tokenizer, autoencoder, text encoder and UNet, judge; and publishing."""
 
 import argparse
 import logging
@@ -17,18 +17,18 @@ from ldm.processes import is_helper_process
 
 log = logging.getLogger(__name__)
 
-AT_ONCE = {"tokenizer": write_tokenizer, "publish": publish}
-"""What is done in seconds."""
+WITHOUT_RUN = {"tokenizer": write_tokenizer, "publish": publish}
+"""Done in seconds, without a run directory."""
 STAGES = {"autoencoder": train_autoencoder, "diffusion": train_diffusion, "judge": train_judge}
 
 
 @logged
 def train(options: argparse.Namespace) -> None:
-    """Runs or continues a stage."""
+    """Runs or resumes a stage."""
     refuse_copies()
     refuse_flags_without_effect(options)
-    if options.stage in AT_ONCE:
-        AT_ONCE[options.stage](options)
+    if options.stage in WITHOUT_RUN:
+        WITHOUT_RUN[options.stage](options)
         return
     if options.resume_dir:
         options = resumed_training_options(options)

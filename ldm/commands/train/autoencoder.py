@@ -1,9 +1,8 @@
-"""The first stage: images to latents and back."""
+"""The first stage: trains the autoencoder."""
 
 import logging
 
 import torch
-from pytorch_lightning.loggers import TensorBoardLogger
 
 from ldm.checkpoint.loading import load_part
 from ldm.checkpoint.reading import read_checkpoint
@@ -20,11 +19,11 @@ from ldm.training.trainer import FitOptions, fit
 log = logging.getLogger(__name__)
 
 SHOWN = 12
-"""Images on a sheet: the originals above, what comes back below."""
+"""Images on a sheet: originals above, reconstructions below."""
 
 
 def train_autoencoder(run: TrainingRun) -> None:
-    """Trains it to the end."""
+    """Trains it to the last update."""
     config = run.configured(run.settings.autoencoder_training)
     paths = [image.path for image in run.images]
     log.info("%d images in %s", len(paths), run.options.image_dir)
@@ -36,18 +35,18 @@ def train_autoencoder(run: TrainingRun) -> None:
     module = AutoencoderTraining(autoencoder, paths, config, run.options.seed, run.options.workers)
     size = config.size
     shown = torch.stack([to_tensor(fit_image(read_image(p, size), size, size)) for p in paths[:SHOWN]])
-    where = FitOptions(run.directory, run.devices, run.compute.autocast_dtype, run.options.logger)
+    fit_options = FitOptions(run.directory, run.devices, run.compute.autocast_dtype, run.options.logger)
 
     def save(module: AutoencoderTraining, step: int) -> None:
         with module.average.swapped_in():
             info = run.info(step, run.yaml)
             dtype = SAVE_DTYPES[run.options.save_dtype]
             path = run.checkpoint_path(step)
-            where.writer.put(part_writer(path, module.autoencoder, "autoencoder", info, dtype))
+            fit_options.writer.put(part_writer(path, module.autoencoder, "autoencoder", info, dtype))
             _show(run, module, shown, step)
 
     with explain_out_of_memory("a smaller --batch-size needs less"):
-        fit(module, where, save)
+        fit(module, fit_options, save)
     last = run.checkpoint_path(config.iterations)
     again = command_line("train.py", "diffusion", "--autoencoder", last, "-i", run.options.image_dir)
     log.info("the next stage:\n  %s", again)
@@ -55,14 +54,13 @@ def train_autoencoder(run: TrainingRun) -> None:
 
 @torch.no_grad()
 def _show(run: TrainingRun, module: AutoencoderTraining, shown: torch.Tensor, step: int) -> None:
-    """Writes `samples/step-<n>.png` and logs how near the decoded images are to the originals."""
+    """Writes `samples/step-<n>.png` and logs the PSNR of the reconstructions in dB."""
     images = shown.to(module.device)
     with run.compute.autocast():
         decoded = module.autoencoder.decode(module.autoencoder.encode(images).mean).float()
     similarity = psnr(decoded.clamp(-1, 1) - images).mean()
     sheet = torch.cat([torch.cat(list(row), dim=2) for row in (images, decoded)], dim=1)
     save_png(run.directory / "samples" / f"step-{step:06d}.png", to_image(sheet))
-    if isinstance(module.logger, TensorBoardLogger):
-        module.logger.experiment.add_image("originals and reconstructions", ((sheet + 1) / 2).clamp(0, 1), step)
-        module.logger.experiment.add_scalar("psnr of the shown", similarity, step)
-    log.info("step %d: the sheet's images come back with %.2f dB", step, similarity)
+    module.run_log.log_image("originals and reconstructions", to_image(sheet), step)
+    module.run_log.log_scalars({"psnr of the shown": similarity.item()}, step)
+    log.info("step %d: the sheet's reconstructions have a PSNR of %.2f dB", step, similarity)

@@ -1,4 +1,4 @@
-"""The second stage: text encoder and UNet on the latents of a trained autoencoder."""
+"""The second stage: trains text encoder and UNet on the latents of a trained autoencoder."""
 
 import copy
 import logging
@@ -7,15 +7,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from pytorch_lightning.loggers import TensorBoardLogger
 
 from ldm.checkpoint.loading import checkpoint_info, load_part
 from ldm.checkpoint.reading import CheckpointFile, read_checkpoint
 from ldm.checkpoint.saving import SAVE_DTYPES, checkpoint_writer, hash_part
-from ldm.commands.train.run import TrainingRun, latents_dir
+from ldm.commands.train.checks import latents_dir
+from ldm.commands.train.run import TrainingRun
 from ldm.config import build_config
 from ldm.data.images import save_png, to_image
-from ldm.data.latents import latents_key, measure_scale_factor, open_moments, write_moments
+from ldm.data.latents import earlier_latents_key, latents_key, measure_scale_factor, open_moments, write_moments
 from ldm.diffusion.guidance import classifier_free
 from ldm.diffusion.latent_diffusion import LatentDiffusion, LatentDiffusionConfig
 from ldm.diffusion.sampling import SamplingConfig, sample_images
@@ -40,7 +40,7 @@ SEEDS = 6
 
 
 def train_diffusion(run: TrainingRun) -> None:
-    """Trains it to the end."""
+    """Trains them to the last update."""
     config = run.configured(run.settings.diffusion_training)
     log.info("%d images with captions in %s", len(run.images), run.options.image_dir)
     file = read_checkpoint(run.options.autoencoder or run.options.ckpt_path)
@@ -53,27 +53,29 @@ def train_diffusion(run: TrainingRun) -> None:
     sampling = replace(sampling, height=height, width=width)
     module = LatentDiffusionTraining(ldm, moments, captions, config, run.options.seed, run.options.workers)
 
-    dtype, record = run.compute.autocast_dtype, step_capture(run.devices, run.options.compile)
-    where = FitOptions(run.directory, run.devices, dtype, run.options.logger, record)
+    dtype, capture = run.compute.autocast_dtype, step_capture(run.devices, run.options.compile)
+    fit_options = FitOptions(run.directory, run.devices, dtype, run.options.logger, capture)
 
     def save(module: LatentDiffusionTraining, step: int) -> None:
         with module.average.swapped_in():
             dtype = SAVE_DTYPES[run.options.save_dtype]
             path = run.checkpoint_path(step)
-            where.writer.put(checkpoint_writer(path, module.ldm, run.info(step, yaml), dtype))
+            fit_options.writer.put(checkpoint_writer(path, module.ldm, run.info(step, yaml), dtype))
             _show(run, module, sampling, step)
 
     with explain_out_of_memory("a smaller --batch-size needs less"):
-        fit(module, where, save)
+        fit(module, fit_options, save)
     log.info("try it:\n  %s", command_line("txt2img.py", "--ckpt-path", run.checkpoint_path(config.iterations)))
 
 
 def _moments(run: TrainingRun, file: CheckpointFile, config: DiffusionTrainingConfig) -> np.ndarray:
-    """All images encoded, from an earlier run's file where there is one."""
+    """The moments of all images (n v 2c h w), from an earlier run's file if there is one."""
     paths = [image.path for image in run.images]
     precision = str(run.compute.autocast_dtype or run.compute.dtype)
-    key = latents_key(hash_part(file.tensors, "autoencoder"), paths, config.size, config.flip, precision)
-    path = latents_dir(run.options) / f"{key}.npy"
+    sha256, how = hash_part(file.tensors, "autoencoder"), (config.size, config.flip, precision)
+    path = latents_dir(run.options) / f"{latents_key(sha256, paths, run.options.image_dir, *how)}.npy"
+    earlier = path.with_stem(earlier_latents_key(sha256, paths, *how))
+    path = earlier if earlier.exists() and not path.exists() else path
     if not is_helper_process():
         remove_leftovers(path.parent)
     if not path.exists() and not is_helper_process():
@@ -86,7 +88,7 @@ def _moments(run: TrainingRun, file: CheckpointFile, config: DiffusionTrainingCo
 
 
 def _with_scale_factor(run: TrainingRun, moments: np.ndarray) -> dict[str, Any]:
-    """The model's YAML with the scale factor of these latents; a model to start from keeps its own."""
+    """The model's YAML with the scale factor of these latents, or that of the `--ckpt-path` model."""
     yaml = copy.deepcopy(run.yaml)
     if run.options.ckpt_path is None:
         yaml["model"]["scale_factor"] = round(measure_scale_factor(moments), 5)
@@ -99,7 +101,7 @@ def _with_scale_factor(run: TrainingRun, moments: np.ndarray) -> dict[str, Any]:
 
 
 def _build_model(run: TrainingRun, file: CheckpointFile, config: LatentDiffusionConfig) -> LatentDiffusion:
-    """The model to train, with random weights or those of `--ckpt-path`, and its tokenizer."""
+    """The model to train with its tokenizer, of random weights or those of `--ckpt-path`."""
     torch.manual_seed(run.options.seed)
     ldm = LatentDiffusion(config, load_tokenizer(run.directory / NAME, config.text_encoder.max_position_embeddings))
     initialise(ldm)
@@ -113,7 +115,7 @@ def _build_model(run: TrainingRun, file: CheckpointFile, config: LatentDiffusion
 
 @torch.no_grad()
 def _show(run: TrainingRun, module: LatentDiffusionTraining, sampling: SamplingConfig, step: int) -> None:
-    """Writes `samples/step-<n>.png`: a row for each prompt, the same noise at every step."""
+    """Writes `samples/step-<n>.png`: a row per prompt, a column per seed, the same at every step."""
     prompts = module.config.sample_prompts
     if not prompts:
         return
@@ -127,5 +129,4 @@ def _show(run: TrainingRun, module: LatentDiffusionTraining, sampling: SamplingC
     cells = [[to_image(image) for image in row] for row in rows]
     sheet = labelled_grid(cells, prompts, [f"seed {seed}" for seed in seeds])
     save_png(run.directory / "samples" / f"step-{step:06d}.png", sheet)
-    if isinstance(module.logger, TensorBoardLogger):
-        module.logger.experiment.add_image("samples", np.asarray(sheet), step, dataformats="HWC")
+    module.run_log.log_image("samples", sheet, step)

@@ -1,8 +1,9 @@
-"""The judge of the little world, on renders of it."""
+"""Trains the judge of the toy world on its renders."""
 
 import logging
 
-from ldm.commands.train.run import TrainingRun, tokenizer_source
+from ldm.commands.train.checks import tokenizer_source
+from ldm.commands.train.run import TrainingRun
 from ldm.nn.tokenizer import load_tokenizer
 from ldm.runtime.out_of_memory import explain_out_of_memory
 from ldm.shell import command_line
@@ -16,18 +17,18 @@ log = logging.getLogger(__name__)
 
 
 def train_judge(run: TrainingRun) -> None:
-    """Trains it to the end."""
+    """Trains it to the last update."""
     options = run.options
     config = run.configured(run.settings.judge_training)
     tokenizer = load_tokenizer(tokenizer_source(options, run.settings), JudgeConfig(HEADS).max_length)
     module = build_judge_training([options.image_dir], tokenizer, config, options.seed, options.workers)
 
-    where = FitOptions(run.directory, run.devices, run.compute.autocast_dtype, options.logger)
+    fit_options = FitOptions(run.directory, run.devices, run.compute.autocast_dtype, options.logger)
 
     def save(module: JudgeTraining, step: int) -> None:
-        where.writer.put(judge_writer(run.checkpoint_path(step), module.judge, module.tokenizer.digest))
+        fit_options.writer.put(judge_writer(run.checkpoint_path(step), module.judge, module.tokenizer.digest))
 
     with explain_out_of_memory("a smaller --batch-size needs less"):
-        fit(module, where, save)
+        fit(module, fit_options, save)
     last = run.checkpoint_path(config.iterations)
-    log.info("can it be trusted?\n  %s", command_line("benchmarks/judge.py", "--judge", last))
+    log.info("measure how good it is:\n  %s", command_line("benchmarks/judge.py", "--judge", last))

@@ -1,4 +1,4 @@
-"""From a training's checkpoint to a model that others use: the same weights, with the YAML as it is now."""
+"""Publishes a checkpoint as the embedded model: the same weights, with the current YAML."""
 
 import argparse
 import copy
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 
 def publish(options: argparse.Namespace) -> None:
-    """Writes `ldm/assets/<the YAML's name>.safetensors`: the defaults may have been tuned since the training began."""
+    """Writes `ldm/assets/<the YAML's name>.safetensors`. The YAML's defaults may have changed since the training."""
     if options.ckpt_path is None:
         raise UserError("--ckpt-path is needed: the checkpoint of `python train.py diffusion` to publish")
     file = read_checkpoint(options.ckpt_path)

@@ -1,4 +1,4 @@
-"""The tokenizer of a model, learned from the captions of a dataset."""
+"""Trains a model's tokenizer on the captions of a dataset."""
 
 import argparse
 
@@ -13,7 +13,7 @@ from ldm.training.tokenizer import train_tokenizer
 
 
 def write_tokenizer(options: argparse.Namespace) -> None:
-    """Writes it where the model's YAML says that it is. Raises `UserError` rather than replace one."""
+    """Writes it into the directory that the model's YAML names. Raises `UserError` if it has one."""
     if options.image_dir is None:
         raise UserError("--image-dir is needed: a folder of images with captions")
     settings = build_config(Settings, read_yaml(options.config), str(options.config))

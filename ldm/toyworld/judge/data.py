@@ -76,7 +76,7 @@ class JudgeBatches(StepBatches[JudgeBatch]):
     """Two images each of `share.batch_size` things, and as many lone images, if there are any."""
 
     def __init__(self, images: Images, tokenizer: PromptTokenizer, size: int, share: Share) -> None:
-        super().__init__(len(images.things), share)
+        super().__init__(share, len(images.things))
         self.images = images
         self.tokenizer = tokenizer
         self.size = size

@@ -14,9 +14,11 @@ from torch import Tensor
 from ldm.checkpoint.reading import read_checkpoint
 from ldm.commands.dreambooth import images as training_images
 from ldm.commands.dreambooth import run as command
-from ldm.commands.dreambooth.images import encode_images, read_ahead, views_together
+from ldm.commands.dreambooth.images import encode_images, views_together
 from ldm.commands.dreambooth.plan import Plan as RunPlan
 from ldm.config import build_config, read_yaml, to_yaml
+from ldm.data import images as data_images
+from ldm.data.images import read_ahead
 from ldm.errors import UserError
 from ldm.nn.autoencoder import AutoencoderKL, DiagonalGaussian
 from ldm.runtime.models import DEFAULT_CONFIG, EMBEDDED, Settings, settings_of
@@ -303,15 +305,15 @@ def test_images_are_read_ahead_by_threads_but_not_all_at_once(
     files: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begun: list[Path] = []
-    read = training_images.read_image
+    read = data_images.read_image
 
-    def watched(path: Path) -> Any:
+    def watched(path: Path, cover: int) -> Any:
         assert threading.current_thread() is not threading.main_thread()
         begun.append(path)
-        return read(path)
+        return read(path, cover)
 
-    monkeypatch.setattr(training_images, "read_image", watched)
+    monkeypatch.setattr(data_images, "read_image", watched)
     for taken, image in enumerate(read_ahead(files, 32, 40), 1):
         assert image.shape == (3, 32, 40)
         assert image[0, 0, 0] == pytest.approx(12 * (taken - 1) / 127.5 - 1, abs=1e-6)
-        assert len(begun) < taken + training_images.AHEAD
+        assert len(begun) < taken + data_images.AHEAD

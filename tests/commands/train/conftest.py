@@ -49,10 +49,10 @@ def scratch(finished: Scratch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 @pytest.fixture
 def plan(scratch: Scratch, first: Path, monkeypatch: pytest.MonkeyPatch) -> Plan:
     """Runs a stage without training."""
-    seen: list[Planned] = []
+    planned_runs: list[Planned] = []
 
     def no_fit(module: Any, options: FitOptions, save: Any) -> None:
-        seen.append(Planned(module, options))
+        planned_runs.append(Planned(module, options))
 
     monkeypatch.setattr(autoencoder_stage, "fit", no_fit)
     monkeypatch.setattr(diffusion_stage, "fit", no_fit)
@@ -60,7 +60,7 @@ def plan(scratch: Scratch, first: Path, monkeypatch: pytest.MonkeyPatch) -> Plan
     def planned(stage: str, *arguments: object) -> Planned:
         needed = ("--autoencoder", first / LAST) if stage == "diffusion" and "--autoencoder" not in arguments else ()
         scratch.train(stage, *needed, *arguments)
-        return seen[-1]
+        return planned_runs[-1]
 
     return planned
 

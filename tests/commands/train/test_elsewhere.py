@@ -9,7 +9,7 @@ from tests.commands.calls import call, info_of, refused
 from tests.commands.train.stages import LAST, Scratch, copied
 
 
-def test_a_folder_of_everything_that_moved_goes_on_without_a_flag(
+def test_a_run_that_moved_with_all_its_files_is_resumed_without_a_flag(
     scratch: Scratch, first: Path, tmp_path: Path
 ) -> None:
     root = tmp_path / "old"
@@ -41,7 +41,9 @@ def test_images_and_weights_may_be_given_at_another_place(scratch: Scratch, firs
     assert outcome.status == 0, outcome.said
 
 
-def test_a_lost_resume_state_is_no_reason_to_begin_again(first: Path, second: Path, scratch: Scratch) -> None:
+def test_a_finished_run_without_its_resume_state_is_not_begun_again(
+    first: Path, second: Path, scratch: Scratch
+) -> None:
     for stage, source in (("autoencoder", first), ("diffusion", second)):
         run = copied(source, scratch)
         (run / "resume.ckpt").unlink()

@@ -26,13 +26,13 @@ def test_flags_reach_the_training(stage: str, plan: Plan) -> None:
     assert (planned.module.seed, planned.module.workers, planned.options.logger) == (5, 3, "csv")
 
 
-@pytest.mark.parametrize(("asked", "recorded"), [((), True), (("--compile", "off"), False)])
-def test_steps_are_recorded_on_cuda_unless_compile_is_off(
-    asked: tuple[str, ...], recorded: bool, plan: Plan, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("flags", "captured"), [((), True), (("--compile", "off"), False)])
+def test_steps_are_captured_on_cuda_unless_compile_is_off(
+    flags: tuple[str, ...], captured: bool, plan: Plan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert plan("diffusion", *asked).options.record is None
-    monkeypatch.setattr(diffusion_stage, "step_capture", lambda devices, asked: step_capture([CUDA], asked))
-    assert plan("diffusion", *asked).options.record is (capture_cuda_graph if recorded else None)
+    assert plan("diffusion", *flags).options.capture is None
+    monkeypatch.setattr(diffusion_stage, "step_capture", lambda devices, mode: step_capture([CUDA], mode))
+    assert plan("diffusion", *flags).options.capture is (capture_cuda_graph if captured else None)
 
 
 @pytest.mark.parametrize("stage", ["autoencoder", "diffusion"])
@@ -58,7 +58,7 @@ def test_the_seed_decides_the_first_weights(plan: Plan) -> None:
         assert not torch.equal(one, other)
 
 
-def test_weights_are_saved_in_half_precision_unless_told_otherwise(scratch: Scratch) -> None:
+def test_weights_are_saved_in_half_precision_by_default(scratch: Scratch) -> None:
     for flags, dtype in (((), torch.float16), (("--save-dtype", "bf16"), torch.bfloat16)):
         run = scratch.train("autoencoder", "--iterations", 1, *flags)
         assert {t.dtype for t in tensors_of(run.directory / "step-000001.safetensors").values()} == {dtype}
@@ -85,7 +85,7 @@ def test_ckpt_path_is_where_it_starts_from(stage: str, scratch: Scratch, second:
         assert scale == own
 
 
-def test_a_tokenizer_beside_the_autoencoder_goes_before_the_yamls(
+def test_a_tokenizer_beside_the_autoencoder_replaces_the_yamls(
     plan: Plan, scratch: Scratch, first: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "elsewhere").mkdir()
@@ -96,5 +96,5 @@ def test_a_tokenizer_beside_the_autoencoder_goes_before_the_yamls(
 
 
 def test_the_default_yaml_is_found_from_any_directory(scratch: Scratch) -> None:
-    """It is refused here because its tokenizer is there already, so it was read."""
+    """The error about its tokenizer, which exists, shows that it was read."""
     refused(call("train", "tokenizer", "-i", scratch.images), str(ROOT / "configs" / "tiny.yaml"))

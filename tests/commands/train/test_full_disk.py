@@ -1,4 +1,4 @@
-"""Each stage of train.py on a disk that is full ends in one line, and goes on to the same bits when it isn't."""
+"""On a full disk each stage of train.py ends with one line, and resumes to the same bits later."""
 
 import sys
 from pathlib import Path
@@ -14,7 +14,7 @@ TOO_LARGE = "File too large; `ulimit -f` allows files of "
 
 
 @pytest.mark.parametrize("what", ["run.yaml", "step-000003.safetensors", RESUME_STATE])
-def test_a_training_that_could_not_write_goes_on_when_it_can(what: str, scratch: Scratch, first: Path) -> None:
+def test_a_training_that_could_not_write_resumes_when_it_can(what: str, scratch: Scratch, first: Path) -> None:
     words = ("autoencoder", "--save-dtype", "fp32")
     run = scratch.runs / first.name
     with files_of_at_most((first / what).stat().st_size - 100):

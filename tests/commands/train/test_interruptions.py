@@ -1,4 +1,4 @@
-"""Processes that are killed or stopped go on to the weights they would have had."""
+"""Processes that are killed or stopped resume to the weights they would have had."""
 
 import os
 import re
@@ -50,7 +50,7 @@ def assert_same_ends(one: Path, other: Path) -> None:
         pytest.param("diffusion", signal.SIGKILL, 0, marks=pytest.mark.slow),
     ],
 )
-def test_an_interrupted_run_continues_to_bit_identical_weights(
+def test_an_interrupted_run_resumes_to_bit_identical_weights(
     stage: str,
     number: signal.Signals,
     workers: int,
@@ -65,17 +65,17 @@ def test_an_interrupted_run_continues_to_bit_identical_weights(
     run = scratch.runs / f"{stage}-1"
     wait_for(run / "step-000010.safetensors", process)
     os.killpg(process.pid, number)
-    said, _ = process.communicate(timeout=120)
+    output, _ = process.communicate(timeout=120)
     assert not (run / "step-000030.safetensors").exists()
     if number == signal.SIGKILL:
         assert process.returncode == -signal.SIGKILL
     else:
-        assert process.returncode == 75, said
-        assert "Traceback" not in said
-        assert said.count("stopping after this step") == 1
+        assert process.returncode == 75, output
+        assert "Traceback" not in output
+        assert output.count("stopping after this step") == 1
         assert re.search(
-            rf"stopped by {number.name} after update \d+; continue with\n  python train\.py {stage} -r {run}\n", said
-        ), said
+            rf"stopped by {number.name} after update \d+; continue with\n  python train\.py {stage} -r {run}\n", output
+        ), output
     outcome = call("train", stage, "-r", run, "--workers", workers)
     assert outcome.status == 0, outcome.said
     assert_same_ends(uninterrupted(stage).directory, run)

@@ -1,4 +1,4 @@
-"""What is refused, by which words, and that it leaves nothing behind."""
+"""What is refused, with which message, and that nothing is left behind."""
 
 import shutil
 from pathlib import Path
@@ -40,21 +40,10 @@ def test_the_second_stage_needs_captions(refuses: Refuses, scratch: Scratch, fir
     refuses(("diffusion", "--autoencoder", first / LAST), "holds no images with captions", "metadata.jsonl")
 
 
-def test_the_judge_needs_things_that_are_seen_twice_and_a_tokenizer(refuses: Refuses, scratch: Scratch) -> None:
+def test_the_judge_needs_objects_with_two_images_and_a_tokenizer(refuses: Refuses, scratch: Scratch) -> None:
     refuses(("judge",), "no thing is seen twice")
     (scratch.tokenizer / "merges.txt").unlink()
     refuses(("judge",), "merges.txt is missing")
-
-
-def test_malformed_metadata_are_refused(refuses: Refuses, scratch: Scratch) -> None:
-    with (scratch.images / "metadata.jsonl").open("a") as file:
-        file.write("{'file_name': '1.png'}\n")
-    refuses(("autoencoder",), "metadata.jsonl, line 13 should be")
-
-
-def test_images_that_are_gone_are_refused(refuses: Refuses, scratch: Scratch) -> None:
-    (scratch.images / "4.png").unlink()
-    refuses(("autoencoder",), "1 images that metadata.jsonl lists are not there", "4.png")
 
 
 @pytest.mark.parametrize("stage", ["autoencoder", "diffusion"])
@@ -62,15 +51,6 @@ def test_an_unreadable_image_is_named(stage: str, scratch: Scratch, first: Path)
     (scratch.images / "7.png").write_bytes(b"no image")
     needed = ("--autoencoder", first / LAST) if stage == "diffusion" else ()
     refused(scratch.call(stage, *needed), "7.png is not a readable image")
-
-
-@pytest.mark.parametrize("workers", [0, 1])
-def test_an_unreadable_image_in_the_middle_of_training_is_named(workers: int, scratch: Scratch, tmp_path: Path) -> None:
-    """The thirteenth image is on no sheet, and without a teacher it is first read for its batch."""
-    (scratch.images / "12.png").write_bytes(b"no image")
-    changed = scratch.with_yaml({"autoencoder_training": {"teacher_iterations": 0}})
-    outcome = changed.call("autoencoder", "--workers", workers, "--batch-size", 1, "--iterations", 40, "-s", 40)
-    refused(outcome, f"error: {scratch.images / '12.png'} is not a readable image (text)\n")
 
 
 def test_an_autoencoder_of_another_shape_is_refused(refuses: Refuses, scratch: Scratch, first: Path) -> None:
@@ -120,14 +100,9 @@ def test_a_missing_tokenizer_is_named(refuses: Refuses, scratch: Scratch, first:
     ("changes", "words"),
     [
         ({"autoencoder_training": {"edge_wieght": 1.0}}, ("unknown key 'edge_wieght'", "'edge_weight'")),
-        ({"autoencoder_training": {"lr_schedule": "poly"}}, ("lr_schedule should be one of",)),
-        ({"autoencoder_training": {"save_every": 0}}, ("save_every",)),
         ({"autoencoder_training": {"size": 15}}, ("autoencoder_training.size should be a multiple of 2", "15")),
         ({"diffusion_training": {"size": 18}}, ("diffusion_training.size should be a multiple of 4", "18")),
         ({"model.autoencoder": {"num_groups": 3}}, ("model: autoencoder: ch should be a multiple of num_groups",)),
-        ({"model.unet": {"num_heads": 3}}, ("model: unet:", "should be a multiple of num_heads")),
-        ({"model.unet": {"in_channels": 3}}, ("unet.in_channels should not be less than autoencoder.embed_dim",)),
-        ({"model.unet": {"context_dim": 8}}, ("unet.context_dim and text_encoder.hidden_size",)),
     ],
 )
 def test_a_yaml_that_makes_no_sense_is_refused_by_its_key(
@@ -142,22 +117,14 @@ def test_a_yaml_that_makes_no_sense_is_refused_by_its_key(
 @pytest.mark.parametrize(
     ("stage", "flags"),
     [
-        *(
-            ("tokenizer", flags)
-            for flags in (("--autoencoder", "a"), ("-r", "a"), ("-s", 3), ("--seed", 3), ("-d", "cpu"))
-        ),
+        ("tokenizer", ("-s", 3)),
         ("autoencoder", ("--autoencoder", "a")),
-        ("judge", ("--autoencoder", "a")),
-        ("judge", ("--ckpt-path", "a")),
         ("judge", ("--save-dtype", "fp32")),
         ("publish", ("-i", "a")),
-        ("publish", ("--autoencoder", "a")),
-        ("publish", ("-o", "a")),
     ],
-)  # fmt: skip
+)
 def test_a_flag_without_effect_is_refused(stage: str, flags: tuple[object, ...], scratch: Scratch) -> None:
-    long = {"-r": "--resume-dir", "-s": "--save-every", "-o": "--output-dir", "-d": "--devices", "-i": "--image-dir"}
-    name = long.get(str(flags[0]), str(flags[0]))
+    name = {"-s": "--save-every", "-i": "--image-dir"}.get(str(flags[0]), str(flags[0]))
     refused(call("train", stage, *flags), f"{name} has no effect on `train.py {stage}`")
 
 
@@ -171,10 +138,6 @@ def test_a_flag_without_effect_is_refused(stage: str, flags: tuple[object, ...],
 )
 def test_a_value_that_makes_no_sense_is_refused(arguments: tuple[object, ...], flag: str, refuses: Refuses) -> None:
     refuses(("autoencoder", *arguments), flag)
-
-
-def test_an_unknown_stage_is_refused() -> None:
-    refused(call("train", "unet"), "tokenizer", "autoencoder", "diffusion")
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""train.py -r: a run goes on as it began, or says why it can't."""
+"""train.py -r: a run is resumed as it began, or an error says why it can't be."""
 
 import shutil
 from pathlib import Path
@@ -30,7 +30,7 @@ def test_a_run_can_be_given_more_iterations_and_other_devices(second: Path, scra
     assert (options["iterations"], options["workers"], options["devices"]) == (7, 1, "cpu")
 
 
-def test_a_continued_run_keeps_its_tokenizer_and_yaml(second: Path, finished: Scratch, scratch: Scratch) -> None:
+def test_a_resumed_run_keeps_its_tokenizer_and_yaml(second: Path, finished: Scratch, scratch: Scratch) -> None:
     """Those that the YAML names may have changed since."""
     run = copied(second, scratch)
     record = read_yaml(run / "run.yaml")
@@ -47,10 +47,7 @@ def test_a_continued_run_keeps_its_tokenizer_and_yaml(second: Path, finished: Sc
     [
         (("--seed", 8), "--seed can't change in a resumed run: it is 42 there"),
         (("--learning-rate", 0.1), "--learning-rate can't change"),
-        (("--batch-size", 9), "--batch-size can't change"),
-        (("--save-dtype", "bf16"), "--save-dtype can't change"),
         (("--config", "other.yaml"), "--config can't change"),
-        (("-i", "other"), "there is no directory"),
         (("--iterations", 2), "--iterations 2 is less than the 6 updates this run has made"),
     ],
 )
@@ -62,7 +59,7 @@ def test_what_a_resumed_run_can_not_change_is_refused(
     refused(call("train", "autoencoder", "-r", run, *flags), words)
 
 
-def test_a_run_of_another_stage_is_told_by_its_name(first: Path, scratch: Scratch) -> None:
+def test_a_run_of_another_stage_is_refused_with_the_right_command(first: Path, scratch: Scratch) -> None:
     run = copied(first, scratch)
     refused(call("train", "diffusion", "-r", run), f"python train.py autoencoder -r {run}")
 
@@ -99,7 +96,7 @@ def test_another_autoencoder_under_the_same_name_is_refused(scratch: Scratch, fi
     refused(outcome, "ae.safetensors is not the file that this run began with")
 
 
-@pytest.mark.parametrize("content", ["options: {", "options:\n  stage: autoencoder\n  image_dir: images\n"])
+@pytest.mark.parametrize("content", ["options: {", "options:\n  stage: autoencoder\n  image_dir: pictures\n"])
 def test_a_damaged_record_is_named(content: str, first: Path, scratch: Scratch) -> None:
     run = copied(first, scratch)
     (run / "run.yaml").write_text(content)

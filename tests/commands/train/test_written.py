@@ -1,4 +1,4 @@
-"""What the stages write, and that the next command goes on from it."""
+"""What the stages write, and that the next command can use it."""
 
 import json
 import re
@@ -91,7 +91,7 @@ def test_the_sheets_show_images(first: Path, second: Path) -> None:
     assert pixels(second / "samples" / "step-000006.png").shape != sheet.shape
 
 
-def test_the_originals_are_above_what_comes_back(first: Path, finished: Scratch) -> None:
+def test_the_originals_are_above_the_reconstructions(first: Path, finished: Scratch) -> None:
     from ldm.data.images import fit, read_image
 
     original = np.asarray(fit(read_image(finished.images / "0.png"), 16, 16)).astype(int)
@@ -126,27 +126,29 @@ def test_the_record_holds_options_yaml_and_what_it_was_trained_on(second: Path, 
     }
 
 
-def test_the_log_file_holds_what_was_said(first: Path, second: Path) -> None:
+def test_the_log_file_has_the_messages(first: Path, second: Path) -> None:
     assert "12 images in " in (first / "run.log").read_text()
-    assert re.search(r"step 6: the sheet's images come back with \d+\.\d\d dB", (first / "run.log").read_text())
+    assert re.search(
+        r"step 6: the sheet's reconstructions have a PSNR of \d+\.\d\d dB", (first / "run.log").read_text()
+    )
     assert "scale factor: " in (second / "run.log").read_text()
 
 
-def test_txt2img_draws_from_the_checkpoint(second: Path, tmp_path: Path) -> None:
+def test_txt2img_samples_from_the_checkpoint(second: Path, tmp_path: Path) -> None:
     outcome = call("txt2img", "-c", second / LAST, "-v", 2, "-o", tmp_path)
     assert outcome.status == 0, outcome.said
     assert "a-red-disc" in " ".join(path.name for path in (tmp_path / "txt2img-1").glob("*.png"))
     assert pixels(tmp_path / "txt2img-1" / "00-a-red-disc_42.png").shape == (16, 16, 3)
 
 
-def test_dreambooth_goes_on_from_the_checkpoint(second: Path, subject_dir: Path, tmp_path: Path) -> None:
+def test_dreambooth_fine_tunes_the_checkpoint(second: Path, subject_dir: Path, tmp_path: Path) -> None:
     words = ("-c", "can", "-i", subject_dir, "--ckpt-path", second / LAST, "-o", tmp_path)
     outcome = call("dreambooth", *words, "--iterations", 1, "--class-img-count", 0, "--hw", 16, "--no-previews")
     assert outcome.status == 0, outcome.said
     assert (tmp_path / "can-1" / "step-00001.safetensors").exists()
 
 
-def test_a_stage_with_relative_paths_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stage_with_relative_paths_prints_the_next_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     write_captioned(tmp_path / "pictures")
     changes = {"autoencoder_training": {"iterations": 2}}
@@ -155,4 +157,4 @@ def test_a_stage_with_relative_paths_says_how_to_go_on(tmp_path: Path, monkeypat
     assert outcome.status == 0, outcome.said
     made = tmp_path / "runs" / "autoencoder-1" / "step-000002.safetensors"
     assert made.exists()
-    assert f"python train.py diffusion --autoencoder {made} -i {tmp_path}/images\n" in outcome.said
+    assert f"python train.py diffusion --autoencoder {made} -i {tmp_path}/pictures\n" in outcome.said

@@ -1,4 +1,4 @@
-"""A training step's batch: a function of seed, step and device; every photo comes up as often as any other."""
+"""DreamBooth's batches: a function of seed, step and device; every photo comes up as often as any other."""
 
 from collections import Counter
 from itertools import islice
@@ -8,11 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
-from torch.utils.data import DataLoader
 
-from ldm.data.dreambooth import Batch, BatchPlan, DreamBoothBatches, encode_moments
-from ldm.nn.autoencoder import AutoencoderKL
-from tests.tiny import build_tiny_model
+from ldm.data.batches import DreamBoothBatches, NoisyLatents, Share
 
 STEPS = 1000
 
@@ -24,19 +21,25 @@ def numbered(count: int, views: int = 1, start: int = 0) -> Tensor:
 
 
 def batches_of(
-    instances: int = 5, classes: int = 7, views: int = 1, start_step: int = 0, seed: int = 42, **plan: int
+    instances: int = 5,
+    classes: int = 7,
+    views: int = 1,
+    *,
+    seed: int = 42,
+    batch_size: int = 2,
+    num_timesteps: int = STEPS,
+    **share: int,
 ) -> DreamBoothBatches:
     """Instance images are numbered from 0, class images from 100."""
-    full = BatchPlan(**{"seed": seed, "batch_size": 2, "num_timesteps": STEPS, **plan})
     class_moments = numbered(classes, views, start=100) if classes else None
-    return DreamBoothBatches(numbered(instances, views), class_moments, full, start_step)
+    return DreamBoothBatches(numbered(instances, views), class_moments, num_timesteps, Share(seed, batch_size, **share))
 
 
-def images(batch: Batch) -> list[float]:
+def images(batch: NoisyLatents) -> list[float]:
     return batch["moments"][:, 0, 0, 0].tolist()
 
 
-def same(first: Batch, second: Batch) -> bool:
+def same(first: NoisyLatents, second: NoisyLatents) -> bool:
     return first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)  # type: ignore[literal-required]
 
 
@@ -50,7 +53,7 @@ def test_a_batch_holds_instances_first_and_then_as_many_class_images() -> None:
 
 def test_shapes_and_types() -> None:
     instance, classes = torch.randn(5, 2, 8, 4, 6), torch.randn(3, 2, 8, 4, 6)
-    batch = DreamBoothBatches(instance, classes, BatchPlan(1, 3, STEPS)).batch(0)
+    batch = DreamBoothBatches(instance, classes, STEPS, Share(1, 3)).step(0)
     assert {key: tuple(value.shape) for key, value in batch.items()} == {  # type: ignore[attr-defined]
         "moments": (6, 8, 4, 6),
         "posterior_noise": (6, 4, 4, 6),
@@ -70,19 +73,13 @@ def test_without_class_images_there_are_only_instances() -> None:
         assert all(image < 100 for image in images(batch))
 
 
-def test_two_of_the_same_agree_whatever_else_is_drawn() -> None:
+def test_batches_depend_on_no_global_random_state() -> None:
     torch.manual_seed(1)
     first = list(islice(batches_of(views=2), 20))
     torch.manual_seed(2)
     torch.randn(5)
     second = list(islice(batches_of(views=2), 20))
     assert all(same(one, other) for one, other in zip(first, second, strict=True))
-
-
-def test_drawing_batches_leaves_the_running_random_state_alone() -> None:
-    before = torch.random.get_rng_state()
-    list(islice(batches_of(), 5))
-    assert torch.equal(torch.random.get_rng_state(), before)
 
 
 @settings(max_examples=30)
@@ -93,36 +90,22 @@ def test_starting_at_a_step_is_skipping_all_before_it(start: int, seed: int, vie
     assert all(same(one, other) for one, other in zip(skipped, started, strict=True))
 
 
-def test_a_step_is_the_same_in_whatever_order_steps_are_asked_for() -> None:
-    batches = batches_of(views=2)
-    forwards = [batches.batch(step) for step in range(10)]
-    backwards = [batches.batch(step) for step in reversed(range(10))]
-    assert all(same(one, other) for one, other in zip(forwards, reversed(backwards), strict=True))
-    assert all(same(one, other) for one, other in zip(forwards, batches, strict=False))
-
-
-def test_a_loader_hands_them_on_as_they_are() -> None:
-    loader = DataLoader(batches_of(start_step=7), batch_size=None)
-    for batch, step in zip(loader, range(7, 10), strict=False):
-        assert same(batch, batches_of().batch(step))
-
-
 @pytest.mark.parametrize(
     "other",
     [
-        batches_of(views=2).batch(1),
-        batches_of(views=2, seed=43).batch(0),
-        batches_of(views=2, rank=1, world_size=2).batch(0),
+        batches_of(views=2).step(1),
+        batches_of(views=2, seed=43).step(0),
+        batches_of(views=2, rank=1, world_size=2).step(0),
     ],
     ids=["step", "seed", "rank"],
 )
-def test_another_step_seed_or_device_draws_everything_anew(other: Batch) -> None:
-    batch = batches_of(views=2).batch(0)
+def test_another_step_seed_or_device_gives_other_random_numbers(other: NoisyLatents) -> None:
+    batch = batches_of(views=2).step(0)
     for key in ("noise", "posterior_noise", "timesteps"):
         assert not (batch[key] == other[key]).any()  # type: ignore[literal-required]
 
 
-def test_no_two_draws_of_a_run_are_the_same() -> None:
+def test_all_noise_of_a_run_is_different() -> None:
     noises = [
         noise
         for rank in range(2)
@@ -144,7 +127,7 @@ def sequence(count: int, batch_size: int, world_size: int, num_images: int, seed
     step = 0
     while len(taken) < count:
         for device in devices:
-            taken += images(device.batch(step))[kind * batch_size : (kind + 1) * batch_size]
+            taken += images(device.step(step))[kind * batch_size : (kind + 1) * batch_size]
         step += 1
     return taken[:count]
 
@@ -157,7 +140,7 @@ def sequence(count: int, batch_size: int, world_size: int, num_images: int, seed
     seed=st.integers(0, 2**40),
     kind=st.integers(0, 1),
 )
-def test_every_image_comes_up_once_before_any_comes_up_again(
+def test_every_image_comes_up_once_in_each_round(
     num_images: int, batch_size: int, world_size: int, seed: int, kind: int
 ) -> None:
     taken = sequence(3 * num_images, batch_size, world_size, num_images, seed, kind)
@@ -204,73 +187,8 @@ def test_timesteps_are_all_of_the_schedules_and_no_others() -> None:
 
 
 def test_noise_is_standard_normal() -> None:
-    plan = BatchPlan(seed=0, batch_size=4, num_timesteps=STEPS)
-    batch = DreamBoothBatches(torch.zeros(4, 1, 8, 32, 32), None, plan).batch(3)
+    batch = DreamBoothBatches(torch.zeros(4, 1, 8, 32, 32), None, STEPS, Share(seed=0, batch_size=4)).step(3)
     for noise in (batch["noise"], batch["posterior_noise"]):
         assert abs(noise.mean()) < 0.05
         assert abs(noise.std() - 1.0) < 0.05
     assert abs((batch["noise"] * batch["posterior_noise"]).mean()) < 0.05
-
-
-@pytest.fixture(scope="module")
-def autoencoder() -> AutoencoderKL:
-    return build_tiny_model().autoencoder.eval()
-
-
-@pytest.fixture(scope="module")
-def photos() -> Tensor:
-    return torch.rand(3, 3, 32, 48, generator=torch.Generator().manual_seed(0)) * 2 - 1
-
-
-@torch.no_grad()
-def parameters(autoencoder: AutoencoderKL, image: Tensor) -> Tensor:
-    return autoencoder.encode(image[None]).parameters[0]
-
-
-def test_moments_are_those_of_each_image_and_its_mirror_image(autoencoder: AutoencoderKL, photos: Tensor) -> None:
-    moments = encode_moments(autoencoder, photos, flip=True)
-    assert moments.shape == (3, 2, 8, 4, 6)
-    for views, photo in zip(moments, photos, strict=True):
-        assert torch.equal(views[0], parameters(autoencoder, photo))
-        assert torch.equal(views[1], parameters(autoencoder, photo.flip(-1)))
-        assert not torch.equal(views[0], views[1])
-
-
-def test_without_flipping_there_is_one_view(autoencoder: AutoencoderKL, photos: Tensor) -> None:
-    moments = encode_moments(autoencoder, photos, flip=False)
-    assert moments.shape == (3, 1, 8, 4, 6)
-    assert torch.equal(moments, encode_moments(autoencoder, photos, flip=True)[:, :1])
-
-
-def test_an_images_moments_do_not_depend_on_its_neighbours(autoencoder: AutoencoderKL, photos: Tensor) -> None:
-    together = encode_moments(autoencoder, photos, flip=True)
-    for order in ([0], [2, 0], [1, 1, 2, 0]):
-        assert torch.equal(encode_moments(autoencoder, photos[order], flip=True), together[order])
-
-
-@pytest.mark.parametrize("flip", [True, False])
-def test_several_views_at_a_time_give_the_same_but_for_rounding(
-    flip: bool, autoencoder: AutoencoderKL, photos: Tensor, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    singly = encode_moments(autoencoder, photos, flip)
-    sizes, encode = [], autoencoder.encode
-    monkeypatch.setattr(autoencoder, "encode", lambda images: sizes.append(len(images)) or encode(images))
-    together = encode_moments(autoencoder, iter(photos), flip, together=2)
-    assert sizes == ([2, 2, 2] if flip else [2, 1])
-    torch.testing.assert_close(together, singly, rtol=1e-5, atol=1e-5)
-
-
-def test_moments_of_a_half_precision_autoencoder_are_float32(photos: Tensor) -> None:
-    autoencoder = build_tiny_model().autoencoder.eval().bfloat16()
-    moments = encode_moments(autoencoder, photos, flip=False)
-    assert moments.dtype == torch.float32
-    assert torch.equal(moments[0, 0], parameters(autoencoder, photos[0].bfloat16()).float())
-
-
-def test_batches_of_encoded_images_can_be_trained_on(autoencoder: AutoencoderKL, photos: Tensor) -> None:
-    moments = encode_moments(autoencoder, photos, flip=True)
-    batch = DreamBoothBatches(moments, moments, BatchPlan(0, 1, STEPS)).batch(0)
-    weight = torch.ones(1, requires_grad=True)
-    (batch["moments"] * weight).square().sum().backward()
-    assert weight.grad is not None
-    assert weight.grad > 0

@@ -1,0 +1,66 @@
+"""Optimizers and learning-rate schedules: what `--optimizer` and `--lr-schedule` choose from.
+
+`ldm/choices.py` names the objects. A new optimizer is a file with an `OptimizerKind` and a line there.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from ldm.choices import LR_SCHEDULES
+from ldm.training.config import OptimizationConfig
+
+Build = Callable[[list[nn.Parameter], OptimizationConfig, int, dict[str, Any]], Optimizer]
+"""(weights, config, seed, kernels) -> optimizer. `kernels` are keywords of torch's own: {"fused": True}, or nothing."""
+
+
+@dataclass(frozen=True)
+class OptimizerKind:
+    """An entry of `ldm.choices.OPTIMIZERS`."""
+
+    label: str
+    """Its name in messages."""
+    build: Build
+    state_bytes: Mapping[str, int]
+    """By type of the weights (`ldm.choices.TRAIN_DTYPES`) that it takes: bytes of a resume state for each weight, at
+    most: the weight and what the optimizer keeps of it."""
+
+
+def _adamw(weights: list[nn.Parameter], config: OptimizationConfig, seed: int, kernels: dict[str, Any]) -> Optimizer:
+    return torch.optim.AdamW(weights, lr=config.learning_rate, weight_decay=config.weight_decay, **kernels)
+
+
+ADAMW = OptimizerKind("AdamW", _adamw, {"fp32": 12})
+
+
+def constant(progress: float) -> float:
+    """The factor is always 1. Here and below `progress` is the share of updates made since the warm-up, in [0, 1)."""
+    return 1.0
+
+
+def linear(progress: float) -> float:
+    """From 1 to 0 along a line."""
+    return 1.0 - progress
+
+
+def cosine(progress: float) -> float:
+    """From 1 to 0 along half a cosine ("SGDR", arXiv 1608.03983, eq. 5, without restarts)."""
+    return 0.5 * (1.0 + math.cos(math.pi * progress))
+
+
+def cooldown(progress: float) -> float:
+    """1, then in the last quarter to 0 along a line."""
+    return min(1.0, 4.0 * (1.0 - progress))
+
+
+def lr_factor(step: int, schedule: str, warmup_steps: int, iterations: int) -> float:
+    """The factor, in (0, 1], of the learning rate in update `step` (from 0): linear warm-up, then the schedule."""
+    if step < warmup_steps:
+        return (step + 1) / (warmup_steps + 1)
+    factor: float = LR_SCHEDULES[schedule].load()((step - warmup_steps) / max(1, iterations - warmup_steps))
+    return factor
