@@ -1,12 +1,12 @@
-"""How long does training wait for a checkpoint, when are its files there, and how large are they?
+"""How long does training wait for a checkpoint, when are its files complete, and how large are they?
 
     python benchmarks/checkpoint.py --directory /where/there/is/room
 
 Ours as `dreambooth.py` saves: weights in half precision and, replaced each time, the state to resume from, both written
 by a thread while training goes on, flushed to the disk and renamed. The reference: accelerate's `save_state`, the whole
 training state each time, and the pipeline that it writes at the end; neither is flushed. Both train the same networks;
-the wait is by how much later the next step is done than without a save, so that what a save changes in that step, such
-as recording it anew, counts too. By how much later it begins stands beside it: on a CPU steps vary by more than that.
+the wait is how much later the next step ends than without a save, so that it includes what a save changes in that step,
+such as capturing it again. How much later it begins stands beside it: on a CPU steps vary by more than that.
 """
 
 import contextlib
@@ -26,8 +26,8 @@ sys.path.insert(0, str(ROOT))
 import torch  # noqa: E402
 from torch import Tensor  # noqa: E402
 
-from benchmarks.diffusers_peer.drawing import build_pipeline  # noqa: E402
 from benchmarks.diffusers_peer.networks import build_peer  # noqa: E402
+from benchmarks.diffusers_peer.sampling import build_pipeline  # noqa: E402
 from benchmarks.diffusers_peer.training import (  # noqa: E402
     Reference,
     ReferenceOptions,
@@ -37,7 +37,7 @@ from benchmarks.diffusers_peer.training import (  # noqa: E402
 from benchmarks.tools.contest import ContestRun, Place, contest_parser  # noqa: E402
 from benchmarks.tools.measuring import Spread, digits, synchronize, take_turns  # noqa: E402
 from benchmarks.tools.ours_training import (  # noqa: E402
-    CLASS_PICTURES,
+    CLASS_IMAGES,
     PHOTOS,
     SUBJECT,
     EnoughError,
@@ -47,7 +47,7 @@ from benchmarks.tools.ours_training import (  # noqa: E402
     training_of,
 )
 from benchmarks.tools.photos import write_images  # noqa: E402
-from benchmarks.tools.reporting import Goal, say, table  # noqa: E402
+from benchmarks.tools.reporting import Target, say, table  # noqa: E402
 from benchmarks.tools.script import run_script  # noqa: E402
 from benchmarks.tools.sizes import build_random  # noqa: E402
 from benchmarks.tools.tf32 import tf32  # noqa: E402
@@ -65,23 +65,23 @@ SAVE_AFTER = 3
 
 
 class Clock:
-    """When steps began and when they were done, of which the last but one is saved."""
+    """The begin and end of each step; the last but one is saved."""
 
     def __init__(self) -> None:
         self.began: list[float] = []
         self.done: list[float] = []
 
     def begin(self) -> None:
-        """A step begins."""
-        self.began.append(time.time())  # of the clock that files are dated by
+        """Records the begin of a step."""
+        self.began.append(time.time())  # the clock of file times
 
     def end(self, device: torch.device) -> None:
-        """It is done."""
+        """Records its end."""
         synchronize(device)
         self.done.append(time.time())
 
     def later(self) -> tuple[float, float]:
-        """By how many seconds the last step began, and was done, later after the one before than others did."""
+        """How many seconds later than other steps the last step began, and ended, after the one before it."""
         pauses = [began - done for done, began in zip(self.done, self.began[1:], strict=False)]
         return _beyond_others(pauses), _beyond_others([b - a for a, b in itertools.pairwise(self.done)])
 
@@ -96,19 +96,19 @@ class Saved:
     """One checkpoint."""
 
     began_later: float
-    """By how many seconds the next step began later than without it."""
+    """Seconds by which the next step begins later than without a save."""
     done_later: float
-    """By how many it was done later."""
+    """Seconds by which it ends later."""
     written: float
-    """Seconds until all files had their names, since the step was done."""
+    """Seconds from the end of the step until all files have their final names."""
     weights: int
-    """Bytes of what people use; what the reference needs one more file tree for."""
+    """Bytes of the weights that people use; the reference needs another file tree for them."""
     state: int
-    """Bytes of what a training continues from."""
+    """Bytes of the resume state."""
 
 
 class WaitingDreamBooth(TimedDreamBooth):
-    """Knows when each step began and was done; stops after the step that follows the save."""
+    """Records the begin and end of each step; stops after the step that follows the save."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -123,7 +123,7 @@ class WaitingDreamBooth(TimedDreamBooth):
         self.clock.end(self.device)
 
     def on_train_batch_end(self, *args: Any) -> None:
-        DreamBooth.on_train_batch_end(self, *args)  # not the timed one's, which stops at another time
+        DreamBooth.on_train_batch_end(self, *args)  # not that of the timed class, which stops at another step
         if self.trainer.global_step == SAVE_AFTER + 1:
             raise EnoughError
 
@@ -147,7 +147,7 @@ def save_ours(ldm: LatentDiffusion, place: Place, autocast: torch.dtype | None, 
 def save_reference(
     reference: Reference, pipeline: Any, folders: tuple[Path, Path], pixels: int, directory: Path
 ) -> Saved:
-    """Saves the training state after the same step; the pipeline isn't counted in the time."""
+    """Saves the training state after the same step; the time excludes the pipeline."""
     clock = Clock()
     reference.begin(*folders, pixels)
     with tf32(products=False):
@@ -174,11 +174,11 @@ def on_disk(name: str, saved: Saved) -> int:
 
 
 def measure(ldm: LatentDiffusion, place: Place, root: Path) -> tuple[dict[str, Spread], dict[str, list[Saved]]]:
-    """The seconds that training waits, and everything else of each save."""
+    """The seconds that training waits, and all other figures of each save."""
     autocast = None if place.compute.dtype == torch.float32 else place.compute.dtype
     folders = (
         write_images(root / "photos", PHOTOS, place.size.pixels),
-        write_images(root / "class", CLASS_PICTURES, place.size.pixels),
+        write_images(root / "class", CLASS_IMAGES, place.size.pixels),
     )
     networks = build_peer(ldm, place.size, ["unet"])
     pipeline = build_pipeline(build_peer(ldm, place.size), ldm)
@@ -222,7 +222,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     header = ["a checkpoint", "training waits, s", "of which before the next step, s", "files are there after, s"]
     say(table([*header, "weights, GB", "state, GB", f"on disk after {CHECKPOINTS}, GB"], rows))
     limit = round(spreads[REFERENCE].median, 3)
-    return run.end(lines, [Goal("training waits, beside the reference", spreads[OURS].median, limit, "s", True)])
+    return run.end(lines, [Target("training waits, beside the reference", spreads[OURS].median, limit, "s", True)])
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""What do the fast ways of drawing change in the image?
+"""How much do the fast ways of sampling change the image?
 
     python benchmarks/fast_path.py --sheet fast-path.jpg
     python benchmarks/fast_path.py --ckpt-path weights/sd-v1/sd-v1-4.ckpt --device cuda --sheet fast-path.jpg
 
 Draws the same prompts from the same seeds in the plain way, float32 and layer by layer, one image at a time, and in
-each faster way that exists on the device: all in one batch, with weights of 16 bits, by recorded CUDA graphs
+each faster way that exists on the device: all in one batch, with weights of 16 bits, by CUDA graphs
 (`--compile graphs`), by torch.compile (`--compile full`), with TF32. Beside the images one call of the UNet is
 compared, which shows a way's rounding before 50 steps have carried it on.
 """
@@ -34,10 +34,9 @@ from ldm.diffusion.guidance import Conditioning, classifier_free  # noqa: E402
 from ldm.diffusion.noise import draw_noise, image_generators  # noqa: E402
 from ldm.diffusion.sampling import SamplingConfig, sample_images  # noqa: E402
 from ldm.report.grid import labelled_grid  # noqa: E402
-from ldm.runtime.compiling import accelerate_unet  # noqa: E402
-from ldm.runtime.devices import parse_device  # noqa: E402
+from ldm.runtime.compiling import compile_unet  # noqa: E402
+from ldm.runtime.devices import Compute, parse_device  # noqa: E402
 from ldm.runtime.models import EMBEDDED, ModelSlot, Settings, settings_of  # noqa: E402
-from ldm.runtime.precision import Compute  # noqa: E402
 from ldm.training.autoencoder import psnr  # noqa: E402
 
 PROMPTS = (
@@ -49,19 +48,19 @@ PROMPTS = (
     "a photo of a purple hat on a wooden floor",
 )
 LEVELS = 127.5
-"""Of 8 bits, from [-1, 1]."""
+"""8-bit levels of [-1, 1]."""
 MIDDLE = 500
 """The timestep of the single call."""
 
 
 @dataclass(frozen=True)
 class Way:
-    """Of drawing."""
+    """A way of sampling."""
 
     name: str
     dtype: torch.dtype = torch.float32
     compile: str = "off"
-    """As the flag of the commands."""
+    """The commands' flag."""
     together: bool = True
     """All images in one batch."""
     tf32: bool = False
@@ -83,7 +82,7 @@ FAST = (
 
 @dataclass(frozen=True)
 class Task:
-    """What every way draws."""
+    """The images that every way samples."""
 
     weights: Path
     settings: Settings
@@ -94,8 +93,8 @@ class Task:
 
 
 @dataclass(frozen=True)
-class Drawn:
-    """By one way, on the CPU in float32."""
+class Sampled:
+    """The results of one way, on the CPU in float32."""
 
     images: Tensor
     """(n 3 h w) in [-1, 1]"""
@@ -105,24 +104,24 @@ class Drawn:
 
 @dataclass(frozen=True)
 class Difference:
-    """Of what a way draws from what the plain one does."""
+    """The difference of a way's images from those of the plain way."""
 
     mean: float
     """Of all images and colours, in levels of 8 bits; so is `most`."""
     most: float
     psnr: float
-    """In dB, of the worst image; infinite if it is the same to the bit."""
+    """In dB, of the worst image; infinite if all bits are equal."""
     call: float
     """The largest difference of a single call's numbers, relative to the largest number."""
 
 
 @torch.inference_mode()
-def draw(way: Way, task: Task) -> Drawn:
-    """All images, then a single call on noise, as the commands draw them."""
+def sample(way: Way, task: Task) -> Sampled:
+    """All images, as the commands sample them, then a single call on noise."""
     slot = ModelSlot(Compute(task.device, way.dtype))
     ldm = slot.use(read_checkpoint(task.weights), task.settings)
     parts = [task.seeds] if way.together else [[seed] for seed in task.seeds]
-    accelerate_unet(ldm, way.compile, len(parts) * task.sampling.num_steps)
+    compile_unet(ldm, way.compile, len(parts) * task.sampling.num_steps)
     images, eps = [], []
     with tf32(products=way.tf32, convolutions=way.tf32):
         for seeds in parts:
@@ -131,26 +130,26 @@ def draw(way: Way, task: Task) -> Drawn:
             nothing = slot.context("").expand(len(seeds), -1, -1)
             guidance = classifier_free(context, nothing, task.sampling.guidance_scale)
             images.append(sample_images(ldm, guidance, seeds, task.sampling))
-            # The same call as a step's with guidance, types included, so that it is the recorded one.
+            # The same call as a step's with guidance, types included, so that it is the captured one.
             shape = (len(seeds), *ldm.config.latent_shape(task.sampling.height, task.sampling.width))
             noise = draw_noise(shape, image_generators(seeds), ldm.device).repeat(2, 1, 1, 1)
             kind = torch.float32 if task.sampling.sampler == "dpm-solver" else torch.int64
             timesteps = torch.full((len(noise),), MIDDLE, dtype=kind, device=ldm.device)
             eps.append(ldm.predictor(Conditioning(torch.cat([nothing, context])))(noise, timesteps)[len(seeds) :].cpu())
-    return Drawn(torch.cat(images), torch.cat(eps))
+    return Sampled(torch.cat(images), torch.cat(eps))
 
 
-def difference(drawn: Drawn, plain: Drawn) -> Difference:
+def difference(sampled: Sampled, plain: Sampled) -> Difference:
     """See `Difference`."""
-    apart = drawn.images - plain.images
-    call = (drawn.eps - plain.eps).abs().max() / plain.eps.abs().max()
+    apart = sampled.images - plain.images
+    call = (sampled.eps - plain.eps).abs().max() / plain.eps.abs().max()
     levels = LEVELS * apart.abs()
     return Difference(float(levels.mean()), float(levels.max()), float(psnr(apart).min()), float(call))
 
 
 def parse(arguments: Sequence[str] | None) -> tuple[Task, list[Way], Path | None, Path | None]:
-    """The flags: what is drawn, in which ways, the sheet's and the figures' file."""
-    parser = script_parser(__doc__, goals=False)
+    """The flags: prompts, ways, and the files of the sheet and the figures."""
+    parser = script_parser(__doc__, targets=False)
     parser.add_argument("--ckpt-path", type=Path, default=EMBEDDED, help="default: the embedded tiny model")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--prompts", nargs="+", default=[*PROMPTS], metavar="PROMPT")
@@ -158,7 +157,7 @@ def parse(arguments: Sequence[str] | None) -> tuple[Task, list[Way], Path | None
     parser.add_argument("--sampler", choices=("ddim", "plms", "dpm-solver"), help="default: the model's")
     parser.add_argument("--steps", type=STEPS, help="default: the model's")
     parser.add_argument("--hw", type=SIDE, metavar="PX", help="height and width; default: the model's")
-    parser.add_argument("--without-compile", action="store_true", help="leave out --compile full, which takes minutes")
+    parser.add_argument("--without-compile", action="store_true", help="skip --compile full, which takes minutes")
     parser.add_argument("--sheet", type=Path, help="write the images to this file, .png or .jpg")
     options = parser.parse_args(arguments)
     device = parse_device(options.device)
@@ -182,20 +181,20 @@ def parse(arguments: Sequence[str] | None) -> tuple[Task, list[Way], Path | None
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Draws, compares and prints."""
+    """Samples, compares and prints."""
     task, ways, sheet, json = parse(arguments)
     sampling = task.sampling
     say(f"{machine()}\n{sampling.sampler}, {sampling.num_steps} steps, {sampling.width} x {sampling.height} pixels, "
         f"{len(task.prompts)} images\n")  # fmt: skip
-    drawn = {way.name: draw(way, task) for way in tqdm([PLAIN, *ways], desc="drawing", unit="way")}
-    plain = drawn.pop(PLAIN.name)
-    found = {name: difference(one, plain) for name, one in drawn.items()}
+    sampled = {way.name: sample(way, task) for way in tqdm([PLAIN, *ways], desc="sampling", unit="way")}
+    plain = sampled.pop(PLAIN.name)
+    found = {name: difference(one, plain) for name, one in sampled.items()}
     header = [f"against {PLAIN.name}", "mean, levels of 255", "most", "PSNR of the worst image, dB", "one UNet call"]
     rows = [[name, digits(one.mean), digits(one.most), f"{one.psnr:.1f}", f"{one.call:.1e}"]
             for name, one in found.items()]  # fmt: skip
     say(table(header, rows))
     if sheet:
-        cells = [[to_image(image) for image in one.images] for one in (plain, *drawn.values())]
+        cells = [[to_image(image) for image in one.images] for one in (plain, *sampled.values())]
         labels = [PLAIN.name, *(f"{name}\n{one.psnr:.0f} dB" for name, one in found.items())]
         save_sheet(sheet, labelled_grid(cells, labels, task.prompts))
     figures = {"machine": machine(), "sampling": sampling, "prompts": task.prompts, "seeds": task.seeds}

@@ -1,11 +1,11 @@
-"""Can the judge be trusted? How often it is right about renders that it never saw, and about what is left of them.
+"""How often is the judge right about new renders, and about degraded ones?
 
     python -m ldm.toyworld --dataset data/toyworld-held-out/images --count 2000 --size 64 --seed 1 --split all
     python -m ldm.toyworld --dataset data/toyworld-held-out/views --count 600 --size 64 --seed 3 --views 3
     python benchmarks/judge.py --ckpt-path MODEL
 
-Asked about the images as they are, at half their resolution, and, with a model, after its autoencoder has encoded and
-decoded them. Prints tables in Markdown; exits with status 1 if any head is right less often than `--required`.
+It judges the images as they are, at half their resolution, and, with a model, after its autoencoder has encoded and
+decoded them. Prints tables in Markdown; exits with status 1 if the accuracy of any head is below `--required`.
 """
 
 import sys
@@ -37,13 +37,13 @@ Change = Callable[[Tensor], Tensor]
 
 
 def halved(images: Tensor) -> Tensor:
-    """At half the resolution, and back."""
+    """Images at half their resolution, enlarged again."""
     small = F.interpolate(images, scale_factor=0.5, mode="bilinear", antialias=True)
     return F.interpolate(small, images.shape[-2:], mode="bilinear", align_corners=False)
 
 
 def reconstruction(path: Path, device: torch.device) -> Change:
-    """The autoencoder of a checkpoint, a whole model's or a first stage alone: there and back."""
+    """Encodes and decodes with the autoencoder of a checkpoint, of a whole model or of a first stage alone."""
     file = read_checkpoint(path)
     autoencoder = AutoencoderKL(settings_of(file, None)[1].model.autoencoder)
     load_part(autoencoder, "autoencoder", file)
@@ -58,21 +58,21 @@ def reconstruction(path: Path, device: torch.device) -> Change:
 
 
 def answers(evaluator: Evaluator, images: Tensor, rows: list[CaptionedImage]) -> tuple[dict[str, Any], list[str]]:
-    """By head: (right, asked); and the most frequent mistakes as lines."""
+    """By head: (right answers, questions); and the most frequent mistakes as lines."""
     counts, mistakes = {}, []
-    said = evaluator.name(images)
+    found = evaluator.name(images)
     for head in HEADS:
-        asked = [(one[head.name].label, right) for one, row in zip(said, rows, strict=True)
+        answers = [(one[head.name].label, right) for one, row in zip(found, rows, strict=True)
                  if (right := right_answers(row)[head.name])]  # fmt: skip
-        wrong = Counter((" or ".join(sorted(right)), label) for label, right in asked if label not in right)
-        counts[head.name] = (len(asked) - wrong.total(), len(asked))
+        wrong = Counter((" or ".join(sorted(right)), label) for label, right in answers if label not in right)
+        counts[head.name] = (len(answers) - wrong.total(), len(answers))
         listed = ", ".join(f"{true} taken for {found} ({count})" for (true, found), count in wrong.most_common(5))
         mistakes.append(f"- {head.name}: {listed or 'none'}")
     return counts, mistakes
 
 
 def retrieval(evaluator: Evaluator, images: Tensor, rows: list[CaptionedImage]) -> tuple[int, int, int]:
-    """How many images find their caption among all, and captions their image; captions of the same words are one.
+    """How many images are nearest to their caption, and captions to their image; captions of the same words are one.
 
     So "red and white" may be "white and red".
     """
@@ -84,7 +84,7 @@ def retrieval(evaluator: Evaluator, images: Tensor, rows: list[CaptionedImage]) 
 
 
 def subjects(evaluator: Evaluator, images: Tensor, rows: list[CaptionedImage]) -> dict[str, str]:
-    """Mean cosines, and how often a thing is known again."""
+    """Mean cosines, and how often a thing is recognised."""
     similarity = evaluator.subject_similarity(images, images)
     thing = torch.tensor([row.columns[SUBJECT] for row in rows])
     kind = label_indices(rows)["class"]
@@ -109,11 +109,13 @@ def subjects(evaluator: Evaluator, images: Tensor, rows: list[CaptionedImage]) -
 
 def main() -> int:
     """Measures and prints."""
-    parser = script_parser(__doc__, goals=False, json=False)
+    parser = script_parser(__doc__, targets=False, json=False)
     held_out = Path("data/toyworld-held-out")
-    parser.add_argument("--images", type=Path, default=held_out / "pictures", help="captioned, held out")
-    parser.add_argument("--things", type=Path, default=held_out / "views", help="each seen several times")
-    parser.add_argument("--ckpt-path", type=Path, help="a model whose autoencoder is to reconstruct the images")
+    parser.add_argument("--images", type=Path, default=held_out / "images", help="captioned images, held out")
+    parser.add_argument(
+        "--things", type=Path, default=held_out / "views", help="captioned images with several of each thing"
+    )
+    parser.add_argument("--ckpt-path", type=Path, help="a model whose autoencoder reconstructs the images")
     parser.add_argument("--judge", type=Path, default=SHIPPED)
     parser.add_argument("--tokenizer", type=Path, default=SHIPPED_TOKENIZER)
     parser.add_argument("--required", type=float, default=0.95, help="share of right answers, in every head")
@@ -134,15 +136,15 @@ def main() -> int:
         changed = change(images)
         counts, wrong = answers(evaluator, changed, rows)
         to_caption, to_image, total = retrieval(evaluator, changed, rows)
-        shares = [Count(right, asked) for right, asked in counts.values()]
+        shares = [Count(right, total) for right, total in counts.values()]
         accuracy.append([name, *shares, Count(to_caption, total), Count(to_image, total)])
         found = subjects(evaluator, change(photographs), things)
         similarity.append([name, *found.values()])
         mistakes += [f"{name}:\n", *wrong, ""]
         failures += [
-            f"{head}, {name}: {right / asked:.1%}"
-            for head, (right, asked) in counts.items()
-            if right / asked < options.required
+            f"{head}, {name}: {right / total:.1%}"
+            for head, (right, total) in counts.items()
+            if right / total < options.required
         ]
     sys.stdout.write(f"Right answers of {len(rows)} images, in percent (95 % Wilson interval):\n\n")
     sys.stdout.write(table(["", *counts, "image to caption", "caption to image"], accuracy))
@@ -151,7 +153,7 @@ def main() -> int:
     sys.stdout.write("\nMost frequent mistakes, " + "\n".join(mistakes))
     sys.stdout.write(f"\n{machine()}\n")
     if failures:
-        sys.stderr.write(f"less than {options.required:.0%} right, may not judge: {'; '.join(failures)}\n")
+        sys.stderr.write(f"less than {options.required:.0%} right, not fit to judge: {'; '.join(failures)}\n")
         return 1
     return 0
 

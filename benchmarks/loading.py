@@ -1,12 +1,12 @@
-"""How long does it take to load a checkpoint, and how much memory of its own does the process hold afterwards?
+"""How long does loading a checkpoint take, and how much private memory does the process hold afterwards?
 
     python benchmarks/loading.py weights/sd-v1/sd-v1-4.ckpt
     python benchmarks/loading.py --size full                    # random weights in files made for it; diffusers too
 
 Compared, in turn and in fresh processes, on the CPU in float32: this project's reader (model on the meta device,
 tensors mapped from the file), the common way (build the model, `torch.load` the file, `load_state_dict`), which
-executes what the pickle names, and diffusers' readers of single files and of its own directories. What is mapped is
-read when it is first used, so the time until every weight was read stands beside the time until the model is there.
+executes what the pickle names, and diffusers' readers of single files and of its own directories. Mapped tensors are
+read when they are first used, so the time until every weight is read stands beside the time until the model is loaded.
 Medians and ranges; the first, cold run of each is left out.
 """
 
@@ -50,15 +50,14 @@ def load_commonly(path: Path) -> list[Any]:
     """Builds with initial weights, reads a copy, copies again."""
     import torch
 
-    from ldm.checkpoint.keys import official_key
     from ldm.checkpoint.reading import CheckpointFile
     from ldm.diffusion.latent_diffusion import LatentDiffusion
     from ldm.runtime.models import settings_of
 
     read = torch.load(path, map_location="cpu", weights_only=False)
     model = LatentDiffusion(settings_of(CheckpointFile(path, {}, read.get("metadata", {})), None)[1].model)
-    names = {official_key(name): name for name in model.state_dict()}
-    model.load_state_dict({names[key]: tensor for key, tensor in read["state_dict"].items() if key in names})
+    names = model.state_dict().keys()
+    model.load_state_dict({key: tensor for key, tensor in read["state_dict"].items() if key in names})
     return [model]
 
 
@@ -88,7 +87,7 @@ LOADERS: dict[str, Callable[[Path], list[Any]]] = {
 
 
 def import_for(name: str) -> None:
-    """Imports don't count."""
+    """Imports what is needed before the time starts."""
     import torch  # noqa: F401
 
     import ldm.checkpoint.loading
@@ -99,7 +98,7 @@ def import_for(name: str) -> None:
 
 
 def measure(name: str, path: Path) -> None:
-    """Runs in a process of its own: prints a line of JSON."""
+    """Runs in its own process and prints a line of JSON."""
     import_for(name)
     start = time.perf_counter()
     networks = LOADERS[name](path)
@@ -118,10 +117,10 @@ def _gib(key: str) -> float:
 
 
 def write_files(directory: Path, size: Size) -> list[tuple[str, Path]]:
-    """The same random weights in all three forms, float32; who is to read what."""
+    """Writes the same random float32 weights in all three forms; which loader reads which."""
     import torch
 
-    from benchmarks.diffusers_peer.drawing import write_pipeline
+    from benchmarks.diffusers_peer.sampling import write_pipeline
     from benchmarks.tools.sizes import build_random
     from ldm.checkpoint.metadata import CheckpointInfo
     from ldm.checkpoint.saving import official_state_dict, save_checkpoint
@@ -136,7 +135,7 @@ def write_files(directory: Path, size: Size) -> list[tuple[str, Path]]:
 
 
 def run(pairs: Sequence[tuple[str, Path]], runs: int) -> Iterator[tuple[str, dict[str, Spread]]]:
-    """Each loader's figures, of processes that take turns."""
+    """Each loader's figures, from processes in turns."""
     found: dict[str, list[dict[str, float]]] = {name: [] for name, _ in pairs}
     for number in range(runs + 1):
         for name, path in pairs:
@@ -153,7 +152,7 @@ def run(pairs: Sequence[tuple[str, Path]], runs: int) -> Iterator[tuple[str, dic
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Interleaves the loaders and prints a line for each."""
-    parser = script_parser(__doc__, goals=False)
+    parser = script_parser(__doc__, targets=False)
     parser.add_argument("path", type=Path, nargs="?", help="an official .ckpt file; without it files are made")
     parser.add_argument("--size", choices=SIZES, default="full", help="of what is made (default: full, 13 GB)")
     parser.add_argument("--runs", type=int, default=5)

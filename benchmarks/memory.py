@@ -3,9 +3,9 @@
     python benchmarks/memory.py
 
 Full fine-tuning of the UNet, one photo and one class image a step, two steps, each contender in a process of its own:
-as it is, with gradient checkpointing, with an 8-bit AdamW, and with both; the reference's 8-bit AdamW is bitsandbytes'
-and is left out where that isn't installed. Below them stand our combinations that the reference doesn't offer. What
-`--vram` chooses, its predictions and what they cost in loss is the question of `profiles.py`.
+by default, with gradient checkpointing, with an 8-bit AdamW, and with both; the reference's 8-bit AdamW is that of
+bitsandbytes and is left out where that is not installed. Below them stand our combinations that the reference does not
+offer. `profiles.py` measures what `--vram` chooses, its predictions and their cost in loss.
 """
 
 import importlib.util
@@ -21,10 +21,10 @@ sys.path.insert(0, str(ROOT))
 from benchmarks.diffusers_peer.training import ReferenceOptions  # noqa: E402
 from benchmarks.tools.contest import Build, ContestRun, Place, contest_parser  # noqa: E402
 from benchmarks.tools.measuring import digits  # noqa: E402
-from benchmarks.tools.ours_training import CLASS_PICTURES, PHOTOS  # noqa: E402
+from benchmarks.tools.ours_training import CLASS_IMAGES, PHOTOS  # noqa: E402
 from benchmarks.tools.peaks import Peak  # noqa: E402
 from benchmarks.tools.photos import write_images  # noqa: E402
-from benchmarks.tools.reporting import Goal, say, table  # noqa: E402
+from benchmarks.tools.reporting import Target, say, table  # noqa: E402
 from benchmarks.tools.script import run_script  # noqa: E402
 from benchmarks.tools.sizes import build_random  # noqa: E402
 from benchmarks.training_step import Contest  # noqa: E402
@@ -56,7 +56,7 @@ ONLY_OURS: dict[str, dict[str, Any]] = {
 
 
 Setting = dict[str, Any] | ReferenceOptions
-"""What our configuration changes, or the reference's flags."""
+"""The changes of our configuration, or the reference's flags."""
 
 
 def settings(place: Place) -> dict[str, dict[str, Setting]]:
@@ -70,10 +70,10 @@ def settings(place: Place) -> dict[str, dict[str, Setting]]:
 
 
 def print_own_peak(run: ContestRun, directory: Path) -> int:
-    """In a process of its own: builds the contender that is asked for, trains two steps, prints the peak."""
+    """In its own process: builds the contender of `--peak-of`, trains two steps, prints the peak."""
     place = run.place
     photos = write_images(directory / "photos", PHOTOS, place.size.pixels)
-    class_images = write_images(directory / "class", CLASS_PICTURES, place.size.pixels)
+    class_images = write_images(directory / "class", CLASS_IMAGES, place.size.pixels)
     ldm = build_random(place.size).to(place.device)
     contest = Contest(ldm, place, train_text_encoder=False, warmup=1, steps=1, alone=True)
 
@@ -87,7 +87,7 @@ def print_own_peak(run: ContestRun, directory: Path) -> int:
 
 
 def share(peaks: dict[str, Peak | str]) -> float | None:
-    """Ours as a part of the reference's, if both are known."""
+    """Our peak as a share of the reference's, if both are known."""
     ours, theirs = peaks[OURS], peaks.get(REFERENCE)
     return ours.share_of(theirs) if isinstance(ours, Peak) and isinstance(theirs, Peak) else None
 
@@ -101,15 +101,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return print_own_peak(run, Path(directory))
     run.announce()
     peaks = {case: {name: run.peak_alone(case, name) for name in some} for case, some in settings(run.place).items()}
-    rows, lines, goals = [], [], []
+    rows, lines, targets = [], [], []
     for case, found in peaks.items():
         part = share(found)
         rows.append([case, found[OURS], found.get(REFERENCE, "-"), "-" if part is None else digits(part)])
         lines += [{"case": case, "contender": name, "peak": peak} for name, peak in found.items()]
         if part is not None:
-            goals.append(Goal(f"{case}: of the reference's peak", 100 * part, 100, at_most=True))
+            targets.append(Target(f"{case}: of the reference's peak", 100 * part, 100, at_most=True))
     say(table(["peak, GiB", OURS, REFERENCE, "ours / reference"], rows))
-    return run.end(lines, goals)
+    return run.end(lines, targets)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What does each memory profile take, and does any of them learn worse?
+"""How much memory does each memory profile take, and does any of them learn worse?
 
     python benchmarks/profiles.py --sheet curves.png
     python benchmarks/profiles.py --ckpt-path weights/sd-v1/sd-v1-4.ckpt --device cuda --sheet curves.png
@@ -6,7 +6,7 @@
 Trains the same subject on the same batches (noise and timesteps included), as `dreambooth.py` does, once with each
 combination of optimizer, type of weights and gradient checkpointing that `--vram` chooses from, and compares the losses
 step by step with those of the first, which is exact; below them stand the losses if nothing were learned. The peak is
-measured beside its prediction: on CUDA, where steps are recorded, what the allocator takes from the device in the whole
+measured beside its prediction: on CUDA, where steps are captured, what the allocator takes from the device in the whole
 training, predicted without CUDA's own context; on the CPU tensors alone, in one step.
 """
 
@@ -28,20 +28,19 @@ import torch  # noqa: E402
 from PIL import Image, ImageDraw  # noqa: E402
 from torch import Tensor  # noqa: E402
 
-from benchmarks.tools.drawer import Drawer  # noqa: E402
+from benchmarks.tools.image_sampler import ImageSampler  # noqa: E402
 from benchmarks.tools.machine import machine  # noqa: E402
 from benchmarks.tools.ours_training import EnoughError  # noqa: E402
-from benchmarks.tools.reporting import Goal, say, table, verdict, write_json  # noqa: E402
+from benchmarks.tools.reporting import Target, say, table, verdict, write_json  # noqa: E402
 from benchmarks.tools.script import run_script, script_parser  # noqa: E402
 from ldm.checkpoint.reading import read_checkpoint  # noqa: E402
 from ldm.commands.options.common import number  # noqa: E402
 from ldm.data.latents import encode_moments  # noqa: E402
 from ldm.data.photos import read_directory  # noqa: E402
-from ldm.nn.footprint import Footprint  # noqa: E402
+from ldm.nn.memory import Footprint  # noqa: E402
 from ldm.runtime.compiling import step_capture  # noqa: E402
-from ldm.runtime.devices import parse_device  # noqa: E402
+from ldm.runtime.devices import Compute, parse_device, training_compute  # noqa: E402
 from ldm.runtime.models import ModelSlot, base_weights, settings_of  # noqa: E402
-from ldm.runtime.precision import Compute, training_compute  # noqa: E402
 from ldm.training.config import DreamBoothConfig, Subject  # noqa: E402
 from ldm.training.dreambooth import DreamBooth  # noqa: E402
 from ldm.training.memory import (  # noqa: E402
@@ -57,21 +56,21 @@ from ldm.training.trainer import FitOptions, fit  # noqa: E402
 SEED = 42
 MIB = 2**20
 LAST = 4
-"""The losses of the last so manyth of the steps are compared."""
+"""The losses of the last one in this many of the steps are compared."""
 STEADY = 1
-"""The step that is measured on a CPU: the optimizer has its state by then."""
-LOSS_GOAL, PEAK_GOAL = 3.0, 10.0
+"""The step that is measured on a CPU: the optimizer already has its state."""
+LOSS_TARGET, PEAK_TARGET = 3.0, 10.0
 """In percent."""
-UNTAUGHT, NO_LEARNING = "without learning", 1e-30
-"""A learning rate that moves no weight: how far its losses are from the first row's says what 3 % mean."""
+UNTRAINED, NO_LEARNING = "without learning", 1e-30
+"""A learning rate that moves no weight: the distance of its losses from the first row's shows how much 3 % are."""
 FEW_OVERHEADS = 3
-"""Where `CUDA_OVERHEAD`, made for Stable Diffusion, is more than a third of a prediction, its goal says nothing."""
+"""If `CUDA_OVERHEAD`, chosen for Stable Diffusion, is more than a third of a prediction, there is no target for it."""
 COLOURS = ("black", "#c03030", "#3060c0", "#309040", "#b07010", "#7040a0", "#109090", "#a03070", "#707070")
 
 
 @dataclass(frozen=True)
-class Lesson:
-    """What is taught, the same to all."""
+class Study:
+    """The training data and settings, the same for all."""
 
     base: Path
     subject: Subject
@@ -83,7 +82,7 @@ class Lesson:
 
 
 class WatchedDreamBooth(DreamBooth):
-    """Notes the losses and the peak of memory; stops after the last update, before anything is saved."""
+    """Records the losses and the peak of memory; stops after the last update, before anything is saved."""
 
     peak = 0
     """In bytes."""
@@ -98,11 +97,11 @@ class WatchedDreamBooth(DreamBooth):
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         loss = super().training_step(batch, batch_idx)
-        self.curve.append(loss.detach().clone())  # a recorded step overwrites it
+        self.curve.append(loss.detach().clone())  # a graphed step overwrites it
         return loss
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """Forward and backward pass are in it."""
+        """Includes the forward and backward pass."""
         step = partial(super().optimizer_step, *args, **kwargs)
         if self.device.type == "cuda":
             step()
@@ -119,8 +118,8 @@ class WatchedDreamBooth(DreamBooth):
             raise EnoughError
 
 
-def prepare(options: argparse.Namespace) -> Lesson:
-    """Draws class images and encodes everything."""
+def prepare(options: argparse.Namespace) -> Study:
+    """Samples class images and encodes everything."""
     device = parse_device(options.device)
     compute = training_compute(device, "auto")
     base = options.ckpt_path or base_weights(None)
@@ -128,11 +127,11 @@ def prepare(options: argparse.Namespace) -> Lesson:
     settings = settings_of(file, None)[1]
     height, width = settings.sampling.height, settings.sampling.width
     subject = Subject(options.class_name)
-    drawer = Drawer(base, device)
-    drawn = drawer.draw([subject.class_prompt] * options.class_images, range(options.class_images))
+    sampler = ImageSampler(base, device)
+    sampled = sampler.sample([subject.class_prompt] * options.class_images, range(options.class_images))
     photos = read_directory(options.photos, height, width)[1]
     config = replace(settings.dreambooth, iterations=options.steps, save_every=options.steps)
-    instance, kind = (encode_moments(drawer.ldm.autoencoder, images, config.flip) for images in (photos, drawn))
+    instance, kind = (encode_moments(sampler.ldm.autoencoder, images, config.flip) for images in (photos, sampled))
     workload = Workload(
         settings.model,
         height,
@@ -141,17 +140,17 @@ def prepare(options: argparse.Namespace) -> Lesson:
         like_cuda=device.type == "cuda",
         previews=False,
     )
-    return Lesson(base, subject, config, instance, kind, workload, compute)
+    return Study(base, subject, config, instance, kind, workload, compute)
 
 
-def learn(lesson: Lesson, combination: Combination) -> tuple[list[float], int]:
+def learn(study: Study, combination: Combination) -> tuple[list[float], int]:
     """The loss of each step, and the peak of memory in bytes."""
-    gc.collect()  # Lightning's circles would keep the last training alive
-    config, device = combination.applied_to(lesson.config), lesson.compute.device
-    file = read_checkpoint(lesson.base)
+    gc.collect()  # reference cycles of Lightning would keep the last training alive
+    config, device = combination.applied_to(study.config), study.compute.device
+    file = read_checkpoint(study.base)
     ldm = ModelSlot(Compute(device)).use(file, settings_of(file, None)[1])
-    module = WatchedDreamBooth(ldm, lesson.subject, lesson.instance_moments, lesson.class_moments, config, SEED)
-    autocast_dtype = lesson.compute.autocast_dtype if config.train_dtype == "fp32" else None
+    module = WatchedDreamBooth(ldm, study.subject, study.instance_moments, study.class_moments, config, SEED)
+    autocast_dtype = study.compute.autocast_dtype if config.train_dtype == "fp32" else None
 
     def fail(module: DreamBooth, step: int) -> None:
         raise AssertionError("nothing should be saved")
@@ -161,10 +160,10 @@ def learn(lesson: Lesson, combination: Combination) -> tuple[list[float], int]:
     return torch.stack(module.curve).tolist(), module.peak
 
 
-def predicted_peak(lesson: Lesson, combination: Combination) -> int:
+def predicted_peak(study: Study, combination: Combination) -> int:
     """Bytes, as `dreambooth.py` predicts them; on CUDA with what the allocator loses, without CUDA's own context."""
-    tensors = predict(lesson.workload, combination.applied_to(lesson.config)).step
-    return tensors + (CUDA_OVERHEAD - CUDA_CONTEXT if lesson.workload.like_cuda else 0)
+    tensors = predict(study.workload, combination.applied_to(study.config)).step
+    return tensors + (CUDA_OVERHEAD - CUDA_CONTEXT if study.workload.like_cuda else 0)
 
 
 def mean_of_first(losses: Sequence[float]) -> float:
@@ -216,43 +215,45 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--class-images", type=int, default=8)
     parser.add_argument("--steps", type=number(int, STEADY + 1), default=200, help="at least 2 (default: 200)")
     parser.add_argument("--only", type=int, nargs="+", metavar="N", help="these combinations; 0 is exact")
-    parser.add_argument("--sheet", type=Path, metavar="PNG", help="draw the curves")
+    parser.add_argument("--sheet", type=Path, metavar="PNG", help="write the curves as an image")
     return parser.parse_args(arguments)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Trains with each, prints and draws."""
+    """Trains with each, prints the table and draws the curves."""
     options = parse(arguments)
     say(machine() + "\n")
-    lesson = prepare(options)
+    study = prepare(options)
     rows, curves, peaks = [], {}, {}
-    goals: list[Goal] = []
+    targets: list[Target] = []
     for index in options.only or range(len(COMBINATIONS)):
         combination = COMBINATIONS[index]
-        name, predicted = str(combination), predicted_peak(lesson, combination)
-        losses, peak = learn(lesson, combination)
+        name, predicted = str(combination), predicted_peak(study, combination)
+        losses, peak = learn(study, combination)
         curves[name], peaks[name] = losses, {"predicted": predicted, "measured": peak}
         last = mean_of_last(losses)
         ratio = last / mean_of_last(next(iter(curves.values())))
         part = 100 * peak / predicted
         figures = [f"{predicted / MIB:.1f}", f"{peak / MIB:.1f}", f"{part:.1f}"]
         rows.append([name, *figures, f"{mean_of_first(losses):.4f}", f"{last:.4f}", f"{ratio:.3f}"])
-        goals.append(
-            Goal(f"{name}: last losses apart from the first row's", 100 * abs(ratio - 1), LOSS_GOAL, at_most=True)
+        targets.append(
+            Target(f"{name}: last losses apart from the first row's", 100 * abs(ratio - 1), LOSS_TARGET, at_most=True)
         )
-        if predicted > FEW_OVERHEADS * CUDA_OVERHEAD or not lesson.workload.like_cuda:
-            goals.append(Goal(f"{name}: peak apart from its prediction", abs(part - 100), PEAK_GOAL, at_most=True))
-    untaught = replace(lesson, config=replace(lesson.config, learning_rate=NO_LEARNING))
-    losses = curves[UNTAUGHT] = learn(untaught, COMBINATIONS[0])[0]
+        if predicted > FEW_OVERHEADS * CUDA_OVERHEAD or not study.workload.like_cuda:
+            targets.append(
+                Target(f"{name}: peak apart from its prediction", abs(part - 100), PEAK_TARGET, at_most=True)
+            )
+    untrained = replace(study, config=replace(study.config, learning_rate=NO_LEARNING))
+    losses = curves[UNTRAINED] = learn(untrained, COMBINATIONS[0])[0]
     last = mean_of_last(losses)
     ratio = last / mean_of_last(next(iter(curves.values())))
-    rows.append([UNTAUGHT, "-", "-", "-", f"{mean_of_first(losses):.4f}", f"{last:.4f}", f"{ratio:.3f}"])
+    rows.append([UNTRAINED, "-", "-", "-", f"{mean_of_first(losses):.4f}", f"{last:.4f}", f"{ratio:.3f}"])
     header = ["combination", "predicted peak, MiB", "measured", "of the prediction, %", "loss, first quarter"]
     say(table([*header, "last quarter", "to the first row's"], rows))
     if options.sheet:
         draw_curves(curves).save(options.sheet)
     write_json(options.json, {"machine": machine(), "peaks": peaks, "losses": curves})
-    return verdict(goals, options.strict)
+    return verdict(targets, options.strict)
 
 
 if __name__ == "__main__":

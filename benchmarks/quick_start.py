@@ -3,8 +3,8 @@
     taskset -c 0,1 python benchmarks/quick_start.py
 
 Two whole processes, in turns: `dreambooth.py` as the quick start types it, without previews, and
-`tools/straightforward.py`, which does the same work without any trick. Then both phases, drawing class images and
-training steps, with all tricks, with one taken away at a time, and with none: what each gives, in seconds.
+`tools/straightforward.py`, which does the same work without any optimization. Then both phases, sampling class images
+and training steps, with all optimizations, with all but one, and with none: the seconds that each saves.
 """
 
 import argparse
@@ -22,15 +22,15 @@ sys.path.insert(0, str(ROOT))
 from benchmarks.tools.commands import timed_run  # noqa: E402
 from benchmarks.tools.machine import machine  # noqa: E402
 from benchmarks.tools.measuring import Spread, digits, ratio, take_turns  # noqa: E402
-from benchmarks.tools.reporting import Goal, say, table, verdict, write_json  # noqa: E402
+from benchmarks.tools.reporting import Target, say, table, verdict, write_json  # noqa: E402
 from benchmarks.tools.script import run_script, script_parser  # noqa: E402
 from benchmarks.tools.straightforward import (  # noqa: E402
-    NO_DRAWING_TRICKS,
-    NO_TRAINING_TRICKS,
+    NO_SAMPLING_OPTIMIZATIONS,
+    NO_TRAINING_OPTIMIZATIONS,
     ClassImages,
-    SamplingTricks,
+    SamplingOptimizations,
     Training,
-    TrainingTricks,
+    TrainingOptimizations,
     load,
     photos_of,
 )
@@ -39,19 +39,19 @@ from ldm.training.config import Subject  # noqa: E402
 
 CLASS_NAME, PHOTOS = "water bottle", ROOT / "data" / "bottle"
 QUICK_START, STRAIGHTFORWARD = "quick start", "straightforward"
-ALL, NONE = "all tricks", "none"
+ALL, NONE = "all optimizations", "none"
 GOAL = 1.5
 
-Tricks = TypeVar("Tricks", SamplingTricks, TrainingTricks)
+Optimizations = TypeVar("Optimizations", SamplingOptimizations, TrainingOptimizations)
 
 
-def variants(all_tricks: Tricks, none: Tricks) -> dict[str, Tricks]:
-    """All, all but one, and none, by what is said of them."""
+def variants(all_optimizations: Optimizations, none: Optimizations) -> dict[str, Optimizations]:
+    """All, all but one, and none, by their titles."""
     but_one = {
-        f"without: {field.name.replace('_', ' ')}": replace(all_tricks, **{field.name: False})
-        for field in fields(all_tricks)
+        f"without: {field.name.replace('_', ' ')}": replace(all_optimizations, **{field.name: False})
+        for field in fields(all_optimizations)
     }
-    return {ALL: all_tricks, **but_one, NONE: none}
+    return {ALL: all_optimizations, **but_one, NONE: none}
 
 
 def whole(options: argparse.Namespace, directory: Path) -> dict[str, Spread]:
@@ -77,31 +77,31 @@ def whole(options: argparse.Namespace, directory: Path) -> dict[str, Spread]:
     return take_turns({QUICK_START: quick_start, STRAIGHTFORWARD: straightforward}, options.whole_runs, warmup=0)
 
 
-def drawing(options: argparse.Namespace, directory: Path) -> dict[str, Spread]:
-    """Seconds of a class image with and without tricks."""
+def measure_sampling(options: argparse.Namespace, directory: Path) -> dict[str, Spread]:
+    """Seconds of a class image with and without optimizations."""
     ldm, settings = load(options.ckpt_path)
     prompt = Subject(CLASS_NAME).class_prompt
 
-    def turn(tricks: SamplingTricks) -> float:
-        images = ClassImages(ldm, settings, prompt, tricks)
+    def turn(optimizations: SamplingOptimizations) -> float:
+        images = ClassImages(ldm, settings, prompt, optimizations)
         began = time.perf_counter()
-        images.draw(directory / "class", options.images)
+        images.write(directory / "class", options.images)
         return (time.perf_counter() - began) / options.images
 
     turns = {
-        name: lambda tricks=tricks: turn(tricks)
-        for name, tricks in variants(SamplingTricks(), NO_DRAWING_TRICKS).items()
+        name: lambda optimizations=optimizations: turn(optimizations)
+        for name, optimizations in variants(SamplingOptimizations(), NO_SAMPLING_OPTIMIZATIONS).items()
     }
     return take_turns(turns, options.runs)
 
 
 def training(options: argparse.Namespace, directory: Path) -> dict[str, Spread]:
-    """Seconds of an update with and without tricks, after the first; on the class images that are there."""
+    """Seconds of an update with and without optimizations, after the first, on existing class images."""
     ldm, settings = load(options.ckpt_path)
     images = photos_of(PHOTOS), photos_of(directory / "class")
 
-    def turn(tricks: TrainingTricks) -> float:
-        loop = Training(ldm, settings, Subject(CLASS_NAME), images, tricks)
+    def turn(optimizations: TrainingOptimizations) -> float:
+        loop = Training(ldm, settings, Subject(CLASS_NAME), images, optimizations)
         loop.step()
         began = time.perf_counter()
         for _ in range(options.steps):
@@ -111,14 +111,14 @@ def training(options: argparse.Namespace, directory: Path) -> dict[str, Spread]:
         return seconds
 
     turns = {
-        name: lambda tricks=tricks: turn(tricks)
-        for name, tricks in variants(TrainingTricks(), NO_TRAINING_TRICKS).items()
+        name: lambda optimizations=optimizations: turn(optimizations)
+        for name, optimizations in variants(TrainingOptimizations(), NO_TRAINING_OPTIMIZATIONS).items()
     }
     return take_turns(turns, options.runs)
 
 
 def report(what: str, times: dict[str, Spread], count: int) -> str:
-    """A table: each variant's seconds, beside all tricks, and what it adds to the quick start's `count` of them."""
+    """A table: each variant's seconds, beside all optimizations, and its cost in the quick start's `count` of them."""
     fast = times[ALL]
     rows = [
         [name, spread, ratio(spread.values, fast.values), digits(count * (spread.median - fast.median))]
@@ -146,14 +146,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         faster = ratio(processes[STRAIGHTFORWARD].values, processes[QUICK_START].values)
         rows = [[QUICK_START, processes[QUICK_START], "-"], [STRAIGHTFORWARD, processes[STRAIGHTFORWARD], faster]]
         say(table(["whole process", "seconds", "times as long"], rows))
-        images = drawing(options, Path(name))
+        images = measure_sampling(options, Path(name))
         say(report("class image", images, config.class_img_count))
         steps = training(options, Path(name))
         say(report("training step", steps, config.iterations))
     write_json(
         options.json, {"machine": machine(), "processes": processes, "class image": images, "training step": steps}
     )
-    return verdict([Goal("times as fast as the straightforward loop", faster.median, GOAL, "x")], options.strict)
+    return verdict([Target("times as fast as the straightforward loop", faster.median, GOAL, "x")], options.strict)
 
 
 if __name__ == "__main__":

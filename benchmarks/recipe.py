@@ -3,10 +3,10 @@
     python benchmarks/recipe.py                                        # 200 class images, 800 updates, 4 checkpoints
     python benchmarks/recipe.py --class-images 100 --iterations 400
 
-Whole processes, in turns: `dreambooth.py` without previews, which the reference doesn't draw either, and
-`diffusers_peer/reference.py`, plain and `--tuned`. Both begin with the same random weights in float32, each in its
-own kind of file, and with the same made-up photos. The phases are read off the files' times. No
-run is left out (`--warmup 0`): what a process does once, such as compiling, is part of what its user waits for.
+Whole processes, in turns: `dreambooth.py` without previews, which the reference does not have either, and
+`diffusers_peer/reference.py`, plain and `--tuned`. Both start from the same random float32 weights, each in its own
+kind of file, and from the same made-up photos. The phases come from the files' times. No run is left out (`--warmup
+0`): what a process does once, such as compiling, is part of what its user waits for.
 """
 
 import itertools
@@ -22,13 +22,13 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.diffusers_peer.drawing import COMPILE_MODES, write_pipeline  # noqa: E402
 from benchmarks.diffusers_peer.networks import assert_same_networks, build_peer  # noqa: E402
+from benchmarks.diffusers_peer.sampling import COMPILE_MODES, write_pipeline  # noqa: E402
 from benchmarks.tools.contest import ContestRun, Place, contest_parser  # noqa: E402
 from benchmarks.tools.measuring import Spread, digits, ratio, take_turns  # noqa: E402
 from benchmarks.tools.ours_training import PHOTOS, SUBJECT  # noqa: E402
 from benchmarks.tools.photos import write_images  # noqa: E402
-from benchmarks.tools.reporting import Goal, say, table  # noqa: E402
+from benchmarks.tools.reporting import Target, say, table  # noqa: E402
 from benchmarks.tools.script import run_script  # noqa: E402
 from benchmarks.tools.sizes import build_random  # noqa: E402
 from ldm.checkpoint.metadata import CheckpointInfo  # noqa: E402
@@ -42,7 +42,7 @@ GOAL = 3.0
 
 @dataclass(frozen=True)
 class Files:
-    """What is there before: the weights in both kinds of file, and photos."""
+    """The inputs: the weights in both kinds of file, and photos."""
 
     checkpoint: Path
     pipeline: Path
@@ -51,19 +51,19 @@ class Files:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How much is to be done."""
+    """The amount of work."""
 
     class_images: int
     iterations: int
     save_every: int
     steps: int
-    """Of the reference's class images; ours take their own default."""
+    """Of the reference's class images; ours have their own default."""
     train_text_encoder: bool
     compile_peer: str = "off"
-    """torch.compile's mode of the tuned reference's drawing."""
+    """torch.compile's mode for the tuned reference's sampling."""
 
     def ours(self, files: Files, place: Place, output: Path) -> list[object]:
-        """What is typed."""
+        """The command."""
         flags = ["--no-previews", "--train-text-encoder" if self.train_text_encoder else "--no-train-text-encoder"]
         precision = {"float32": "full", "bfloat16": "bf16-mixed", "float16": "fp16-mixed"}[place.precision]
         return [
@@ -87,7 +87,7 @@ class Recipe:
 
 
 def run(arguments: Sequence[object]) -> None:
-    """Runs `python <arguments>` in the repository. Raises `UserError` with what it said last if it fails."""
+    """Runs `python <arguments>` in the repository. Raises `UserError` with its last output if it fails."""
     done = subprocess.run([sys.executable, *map(str, arguments)], cwd=ROOT, capture_output=True, text=True)
     if done.returncode:
         last = "\n".join((done.stdout + done.stderr).splitlines()[-12:])
@@ -111,7 +111,7 @@ def _finished(path: Path) -> float:
 
 
 def write_files(directory: Path, place: Place) -> Files:
-    """Both sides' weights, after a look at whether they are the same networks."""
+    """Writes both sides' weights, after checking that the networks are the same."""
     ldm = build_random(place.size)
     assert_same_networks(ldm, build_peer(ldm, place.size), place.size)
     files = Files(directory / "base.safetensors", directory / "pipeline", directory / "photos")
@@ -129,7 +129,7 @@ def measure(
 
     def turn(name: str) -> float:
         with tempfile.TemporaryDirectory(dir=directory) as output:
-            began = time.time()  # as files' times are
+            began = time.time()  # the clock of file times
             run(commands[name](Path(output)))
             ended = time.time()
             parts[name].append(phases(began, ended, Path(output)))
@@ -152,7 +152,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--compile-peer",
         choices=COMPILE_MODES,
         default="off",
-        help="torch.compile's mode of the tuned reference's drawing, whose own time counts (default: off)",
+        help="torch.compile's mode for the tuned reference's sampling, whose own time counts (default: off)",
     )
     parser.add_argument("--directory", type=Path, help="for temporary files; needs room for checkpoints of 11 GB each")
     contest = ContestRun("recipe", parser, __file__, arguments)
@@ -185,7 +185,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         lines.append({"contender": contender, "seconds": spread, "phases": figures, "recipe": recipe})
     say(table(["whole recipe", "seconds", *PHASES, "ours is faster, times"], rows))
     faster = ratio(spreads[PLAIN].values, spreads[OURS].values)
-    return contest.end(lines, [Goal("times as fast as the reference", faster.median, GOAL, "x")])
+    return contest.end(lines, [Target("times as fast as the reference", faster.median, GOAL, "x")])
 
 
 if __name__ == "__main__":

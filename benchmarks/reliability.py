@@ -30,7 +30,7 @@ PAGE = ROOT / "docs" / "reliability.md"
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the parts and prints the table."""
-    parser = script_parser(__doc__, goals=False, json=False)
+    parser = script_parser(__doc__, targets=False, json=False)
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}")
     parser.add_argument("--all", action="store_true", help="all parts")
     parser.add_argument("--quick", action="store_true", help="a few cases of each part")

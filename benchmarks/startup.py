@@ -1,4 +1,4 @@
-"""How long does each command take before it does anything, and to what it does first?
+"""How long does each command take to start, and to give its first image?
 
     python benchmarks/startup.py
 
@@ -25,7 +25,7 @@ from benchmarks.tools.script import run_script, script_parser  # noqa: E402
 from ldm.errors import UserError  # noqa: E402
 
 COMMANDS = ("txt2img.py", "img2img.py", "dreambooth.py", "train.py", "evaluate.py")
-FIRST_PICTURE = ["txt2img.py", "-p", "a photo of a red ball", "-v", "1", "--ddim-steps", "1", "--ckpt-path"]
+FIRST_IMAGE = ["txt2img.py", "-p", "a photo of a red ball", "-v", "1", "--ddim-steps", "1", "--ckpt-path"]
 TINY = "ldm/assets/tiny.safetensors"
 PEER = ["-c", "from diffusers import StableDiffusionPipeline"]
 PEER_TRAINING = ["-c", "import accelerate, torchvision; from diffusers import AutoencoderKL, DDPMScheduler, "
@@ -33,7 +33,7 @@ PEER_TRAINING = ["-c", "import accelerate, torchvision; from diffusers import Au
 
 
 def run(arguments: Sequence[object]) -> str:
-    """Runs `python <arguments>` in the repository; what it wrote to the standard error."""
+    """Runs `python <arguments>` in the repository; returns its standard error."""
     done = subprocess.run([sys.executable, *map(str, arguments)], cwd=ROOT, capture_output=True, text=True)
     if done.returncode:
         raise UserError(f"python {' '.join(map(str, arguments))} ended with status {done.returncode}:\n{done.stderr}")
@@ -41,7 +41,7 @@ def run(arguments: Sequence[object]) -> str:
 
 
 def timed(arguments: Sequence[object]) -> float:
-    """Seconds that it takes."""
+    """Its seconds."""
     began = time.perf_counter()
     run(arguments)
     return time.perf_counter() - began
@@ -59,14 +59,14 @@ def heaviest_imports(arguments: Sequence[object], most: int = 8) -> list[tuple[s
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measures and prints."""
-    parser = script_parser(__doc__, goals=False)
+    parser = script_parser(__doc__, targets=False)
     parser.add_argument("--runs", type=int, default=5, help="of each (default: 5)")
-    parser.add_argument("--only", nargs="+", choices=COMMANDS, default=COMMANDS, help="commands to look at")
+    parser.add_argument("--only", nargs="+", choices=COMMANDS, default=COMMANDS, help="commands to measure")
     options = parser.parse_args(arguments)
 
     say(machine() + "\n")
     with tempfile.TemporaryDirectory() as directory:
-        first = [*FIRST_PICTURE, TINY, "-o", directory]
+        first = [*FIRST_IMAGE, TINY, "-o", directory]
         typed = {f"`{command} --help`": [command, "--help"] for command in options.only}
         typed["`txt2img.py`, one image of one step"] = first
         typed["`from diffusers import StableDiffusionPipeline`"] = PEER
@@ -74,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         turns = {name: lambda one=one: timed(one) for name, one in typed.items()}
         times: dict[str, Spread] = take_turns(turns, options.runs)
         imports = heaviest_imports(first)
-    say(table(["what is typed", "seconds"], list(times.items())))
+    say(table(["command", "seconds"], list(times.items())))
     say(table(["heaviest packages of the first image", "seconds"], [(f"`{n}`", f"{s:.2f}") for n, s in imports]))
     figures = {"machine": machine(), "seconds": {name: spread.values for name, spread in times.items()}}
     write_json(options.json, {**figures, "imports": dict(imports)})

@@ -4,7 +4,7 @@
     python benchmarks/sweep.py --ckpt-path ckpts/water-bottle-1 -v 4       # or any directory of checkpoints
 
 In turn: `txt2img.py --ckpt-path DIR` once, and `txt2img.py --ckpt-path FILE` for each of its checkpoints, with the same
-prompt and seeds. Both draw the same images, which is checked (on the CPU to the bit). Medians and their ratio.
+prompt and seeds. Both must give the same images, on the CPU to the bit. Medians and their ratio.
 """
 
 import statistics
@@ -37,11 +37,11 @@ from ldm.runtime.tokenizers import find_tokenizer  # noqa: E402
 
 SUBJECT = "water bottle"
 TIPPED = 2
-"""Levels out of 255: a GPU rounds by the batch, and separate runs are batched alike, so that this is generous."""
+"""Levels out of 255, generously: a GPU rounds by the batch size, and separate runs have the same one."""
 
 
 def write_run(directory: Path, base: Path, count: int) -> None:
-    """A run as dreambooth.py would leave it: the base model with its UNet moved a little further in each checkpoint."""
+    """A run like one of dreambooth.py: the base model with its UNet moved a little further in each checkpoint."""
     file = read_checkpoint(base)
     settings = settings_of(file, None)[1]
     info = replace(checkpoint_info(file), class_name=SUBJECT, instance_prompt=f"a photo of sks {SUBJECT}")
@@ -59,7 +59,7 @@ def write_run(directory: Path, base: Path, count: int) -> None:
 def measure(
     checkpoints: Sequence[Path], root: Path, output: Path, variations: int, runs: int
 ) -> dict[str, list[float]]:
-    """Seconds of each time: the comparison, and all separate runs together."""
+    """Seconds of the comparison, and of all separate runs together, each time."""
     seconds: dict[str, list[float]] = {"sweep": [], "separate": []}
     for number in range(1, runs + 1):
         words = ("-v", variations)
@@ -80,9 +80,9 @@ def images(directory: Path) -> list[np.ndarray]:
 
 
 def raise_unless_same(swept: Sequence[np.ndarray], alone: Sequence[np.ndarray], count: int) -> None:
-    """Both ways should have drawn the same; otherwise the times say nothing."""
+    """Raises `UserError` if the two ways gave different images: then the times say nothing."""
     if not len(swept) == len(alone) == count:
-        raise UserError(f"{count} images were asked for; the sweep drew {len(swept)}, the separate runs {len(alone)}")
+        raise UserError(f"{count} images were expected; the sweep gave {len(swept)}, the separate runs {len(alone)}")
     worst = max(int(np.abs(one - other).max()) for one, other in zip(swept, alone, strict=True))
     if worst > TIPPED:
         raise UserError(f"the sweep's images are not those of the separate runs: they differ by up to {worst} of 255")
@@ -90,7 +90,7 @@ def raise_unless_same(swept: Sequence[np.ndarray], alone: Sequence[np.ndarray], 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measures and prints."""
-    parser = script_parser(__doc__, goals=False)
+    parser = script_parser(__doc__, targets=False)
     parser.add_argument("--ckpt-path", type=Path, help="a directory of one run (default: made of the tiny model)")
     parser.add_argument("--checkpoints", type=int, default=5, help="how many to make (default: 5)")
     parser.add_argument("-v", "--variations", type=int, default=4, help="images per checkpoint (default: 4)")
@@ -114,7 +114,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     say("\n" + table(["", "seconds, median", "range", "times"], rows))
     say(
         f"The sweep is {statistics.median(ratios):.2f} times as fast ({min(ratios):.2f} to {max(ratios):.2f}); "
-        f"both drew the same {len(checkpoints) * options.variations} images."
+        f"both gave the same {len(checkpoints) * options.variations} images."
     )
     write_json(options.json, {"machine": machine(), "seconds": seconds, "ratios": ratios})
     return 0

@@ -1,11 +1,10 @@
-"""What the embedded tiny model can do: how well its autoencoder sees, and how often it draws what was asked.
+"""How good is the embedded tiny model: the autoencoder's reconstructions, and how often images fit their prompts?
 
     python benchmarks/tiny_model.py --sheet docs/images/tiny-model.png
 
-The prompts are the canonical captions of scenes that no training has seen; a tenth of them are combinations of class,
-colour and setting that were kept out of training. Each is drawn once, with the model's own sampling defaults and a seed
-of its own; none is chosen. The judge's own mistakes are measured on the autoencoder's reconstructions of renders of the
-very same scenes.
+The prompts are the canonical captions of scenes that are in no training set; a tenth of them are combinations of class,
+colour and setting that were held out. Each is sampled once, with the model's sampling defaults and its own seed; none
+is chosen. The judge's own mistakes are measured on the autoencoder's reconstructions of renders of the same scenes.
 """
 
 import argparse
@@ -22,11 +21,11 @@ from torch import Tensor
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.tools.drawer import Drawer  # noqa: E402
+from benchmarks.tools.image_sampler import ImageSampler  # noqa: E402
 from benchmarks.tools.intervals import Count, Mean, mean  # noqa: E402
 from benchmarks.tools.judging import ALL, QUESTIONS, counts, judged, mistakes, pair_similarity  # noqa: E402
 from benchmarks.tools.machine import machine  # noqa: E402
-from benchmarks.tools.reporting import Goal, say, table, verdict, write_json  # noqa: E402
+from benchmarks.tools.reporting import Target, say, table, verdict, write_json  # noqa: E402
 from benchmarks.tools.script import run_script, script_parser  # noqa: E402
 from benchmarks.tools.sheets import save_sheet  # noqa: E402
 from ldm.data.images import to_image  # noqa: E402
@@ -36,22 +35,22 @@ from ldm.toyworld.judge.encoder import SHIPPED, SHIPPED_TOKENIZER, Evaluator, lo
 from ldm.training.autoencoder import psnr  # noqa: E402
 
 WORLD = 7
-"""The scenes' seed; the datasets that a model and its judge learn from have others."""
+"""The scenes' seed; the training sets of the model and its judge have others."""
 HELD_OUT_EVERY = 10
 FIRST_SEED = 1000
 """Of the noise of the first prompt; the next has the next."""
-GOALS = {"class": 90.0, "setting": 95.0, "colour": 90.0, "pattern": 75.0}
+TARGETS = {"class": 90.0, "setting": 95.0, "colour": 90.0, "pattern": 75.0}
 WHOLE, BOX = "whole image", "object's box"
 PSNR_GOALS = {WHOLE: 27.0, BOX: 23.0}
-DRAWN = "drawn"
+SAMPLED = "sampled"
 
 SHEET_COLUMNS, SHEET_COUNT = 8, 64
 ENLARGED = 3
-"""Times, in the sheet, pixel by pixel."""
+"""Factor of enlargement in the sheet, pixel by pixel."""
 
 
 def prompt_scenes(count: int, world: int = WORLD) -> list[Scene]:
-    """What the prompts describe; every tenth is of a combination that was never trained on."""
+    """The scenes of the prompts; every tenth has a held-out combination."""
     return [
         random_scene(world, index, split="held_out" if index % HELD_OUT_EVERY == HELD_OUT_EVERY - 1 else "train")
         for index in range(count)
@@ -59,7 +58,7 @@ def prompt_scenes(count: int, world: int = WORLD) -> list[Scene]:
 
 
 def held_out(scene: Scene) -> bool:
-    """Whether training never saw its combination."""
+    """Whether its combination was held out of training."""
     return is_held_out(scene.thing.class_name, scene.thing.colours[0], scene.setting)
 
 
@@ -76,12 +75,12 @@ def reconstruction_psnr(decoded: Tensor, images: Tensor, coverage: Tensor) -> tu
     return psnr(error), torch.cat(crops)
 
 
-def measure_autoencoder(drawer: Drawer, count: int) -> dict[str, Mean]:
-    """PSNR of renders that no training has seen, at the model's size."""
+def measure_autoencoder(sampler: ImageSampler, count: int) -> dict[str, Mean]:
+    """PSNR of renders outside the training set, at the model's size."""
     scenes = [random_scene(WORLD, 1_000_000 + index, split="all") for index in range(count)]
-    size = drawer.sampling.height
+    size = sampler.sampling.height
     images = render(scenes, size)
-    whole, crop = reconstruction_psnr(drawer.reconstruct(images), images, object_coverage(scenes, size))
+    whole, crop = reconstruction_psnr(sampler.reconstruct(images), images, object_coverage(scenes, size))
     return {WHOLE: mean(whole), BOX: mean(crop)}
 
 
@@ -104,26 +103,26 @@ def variety(evaluator: Evaluator, images: Tensor) -> float:
     return 1 - pair_similarity(evaluator.subject_similarity(images, images))
 
 
-def measure_variety(drawer: Drawer, evaluator: Evaluator, scenes: list[Scene], each: int) -> dict[str, Mean]:
-    """How different the things of one prompt are: as drawn, and as rendered and reconstructed."""
-    drawn, real = [], []
+def measure_variety(sampler: ImageSampler, evaluator: Evaluator, scenes: list[Scene], each: int) -> dict[str, Mean]:
+    """How different the things of one prompt are: sampled, and rendered and reconstructed."""
+    sampled, real = [], []
     for scene in scenes:
-        images = drawer.draw([canonical_caption(scene)] * each, range(each), "variety")
-        drawn.append(variety(evaluator, images))
-        renders = render(look_alikes(scene, each), drawer.sampling.height)
-        real.append(variety(evaluator, drawer.reconstruct(renders)))
-    return {"drawn": mean(drawn), "reconstructed renders": mean(real)}
+        images = sampler.sample([canonical_caption(scene)] * each, range(each), "variety")
+        sampled.append(variety(evaluator, images))
+        renders = render(look_alikes(scene, each), sampler.sampling.height)
+        real.append(variety(evaluator, sampler.reconstruct(renders)))
+    return {"sampled": mean(sampled), "reconstructed renders": mean(real)}
 
 
-def caption_fit(evaluator: Evaluator, drawn: Tensor, reconstructed: Tensor, captions: list[str]) -> dict[str, Mean]:
-    """Cosines of images with their own captions, and of drawn ones with all the other captions of other words."""
-    own = evaluator.caption_similarity(drawn, captions)
+def caption_fit(evaluator: Evaluator, sampled: Tensor, reconstructed: Tensor, captions: list[str]) -> dict[str, Mean]:
+    """Cosines of images with their own captions, and of sampled ones with all captions of other words."""
+    own = evaluator.caption_similarity(sampled, captions)
     other = torch.tensor([[a != b for b in captions] for a in captions])
     per_image = [float(row[mask].mean()) for row, mask in zip(own, other, strict=True) if mask.any()]
     return {
-        "drawn": mean(own.diagonal()),
+        "sampled": mean(own.diagonal()),
         "reconstructed renders": mean(evaluator.caption_similarity(reconstructed, captions).diagonal()),
-        "drawn, others' captions": mean(per_image),
+        "sampled, others' captions": mean(per_image),
     }
 
 
@@ -152,44 +151,44 @@ def _wrapped(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, widt
     return "\n".join(lines)
 
 
-def prompts_sheet(drawn: Tensor, scenes: list[Scene]) -> Image.Image:
-    """The first 64, whatever they are; a star marks combinations that training never saw."""
+def prompts_sheet(sampled: Tensor, scenes: list[Scene]) -> Image.Image:
+    """The first 64 images, unselected; a star marks held-out combinations."""
     chosen = scenes[:SHEET_COUNT]
     captions = ["* " * held_out(one) + canonical_caption(one).removeprefix("a photo of ") for one in chosen]
-    return captioned_sheet([to_image(image) for image in drawn[:SHEET_COUNT]], captions)
+    return captioned_sheet([to_image(image) for image in sampled[:SHEET_COUNT]], captions)
 
 
 @dataclass(frozen=True)
 class Answers:
-    """What the judge says of the prompts' images."""
+    """The judge's answers about the prompts' images."""
 
     right: dict[str, dict[str, Count]]
-    """By what it looked at, and by what it was asked."""
+    """By kind of image, and by head."""
     mistakes: list[str]
     caption_similarity: dict[str, Mean]
     seconds: float
-    """That drawing took."""
+    """Of sampling."""
 
 
-def ask_the_judge(drawer: Drawer, evaluator: Evaluator, scenes: list[Scene], sheet: Path | None) -> Answers:
-    """Draws every scene's caption, and has the judge look at the images and at renders of the same scenes."""
+def judge_samples(sampler: ImageSampler, evaluator: Evaluator, scenes: list[Scene], sheet: Path | None) -> Answers:
+    """Samples every scene's caption, and judges these images and renders of the same scenes."""
     captions = [canonical_caption(scene) for scene in scenes]
     start = time.perf_counter()
-    drawn = drawer.draw(captions, range(FIRST_SEED, FIRST_SEED + len(captions)))
+    sampled = sampler.sample(captions, range(FIRST_SEED, FIRST_SEED + len(captions)))
     seconds = time.perf_counter() - start
     if sheet:
-        save_sheet(sheet, prompts_sheet(drawn, scenes))
-    renders = render(scenes, drawer.sampling.height)
-    reconstructed = drawer.reconstruct(renders)
-    answers = judged(evaluator, drawn, scenes)
+        save_sheet(sheet, prompts_sheet(sampled, scenes))
+    renders = render(scenes, sampler.sampling.height)
+    reconstructed = sampler.reconstruct(renders)
+    answers = judged(evaluator, sampled, scenes)
     new = [answer for answer, scene in zip(answers, scenes, strict=True) if held_out(scene)]
     right = {
-        DRAWN: counts(answers),
-        f"drawn, combinations never trained on ({len(new)})": counts(new),
+        SAMPLED: counts(answers),
+        f"sampled, held-out combinations ({len(new)})": counts(new),
         "the judge on reconstructed renders": counts(judged(evaluator, reconstructed, scenes)),
         "the judge on renders": counts(judged(evaluator, renders, scenes)),
     }
-    return Answers(right, mistakes(answers, scenes), caption_fit(evaluator, drawn, reconstructed, captions), seconds)
+    return Answers(right, mistakes(answers, scenes), caption_fit(evaluator, sampled, reconstructed, captions), seconds)
 
 
 def say_quality(quality: dict[str, Mean], count: int) -> None:
@@ -197,7 +196,7 @@ def say_quality(quality: dict[str, Mean], count: int) -> None:
     say(f"PSNR in dB of {count} reconstructed renders, mean and 95 % interval; the object's box is\n"
         "the smallest around the pixels that it covers by more than half:\n")  # fmt: skip
     rows = [[name, f"{one.value:.2f} ± {one.half:.2f}", f"≥ {PSNR_GOALS[name]:g}"] for name, one in quality.items()]
-    say(table(["", "PSNR", "goal"], rows))
+    say(table(["", "PSNR", "target"], rows))
 
 
 def say_answers(answers: Answers, count: int) -> None:
@@ -205,7 +204,7 @@ def say_answers(answers: Answers, count: int) -> None:
     say(f"Right answers of {count} prompts, in percent (95 % Wilson interval); of stripes and checks, either\n"
         "colour is right:\n")  # fmt: skip
     rows = [[name, *one.values()] for name, one in answers.right.items()]
-    say(table(["", *QUESTIONS, ALL], [*rows, ["goal", *(f"≥ {GOALS[head]:g}" for head in QUESTIONS), ""]]))
+    say(table(["", *QUESTIONS, ALL], [*rows, ["target", *(f"≥ {TARGETS[head]:g}" for head in QUESTIONS), ""]]))
     say("Cosines of images and captions, mean and 95 % interval:\n")
     say(table([*answers.caption_similarity], [[*answers.caption_similarity.values()]]))
 
@@ -216,7 +215,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--ckpt-path", type=Path, default=EMBEDDED, help="default: the embedded tiny model")
     parser.add_argument("--prompts", type=int, default=500)
     parser.add_argument("--reconstructions", type=int, default=400, help="renders for the autoencoder's PSNR")
-    parser.add_argument("--variety", type=int, default=12, help="prompts that are drawn eight times each; 0: none")
+    parser.add_argument("--variety", type=int, default=12, help="prompts that are sampled eight times each; 0: none")
     parser.add_argument("--sheet", type=Path, help="write the first 64 images to this file, .png or .jpg")
     parser.add_argument("--judge", type=Path, default=SHIPPED)
     parser.add_argument("--tokenizer", type=Path, default=SHIPPED_TOKENIZER, help="the judge's")
@@ -229,29 +228,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
     device = torch.device(options.device)
     evaluator = load_evaluator(device, options.judge, options.tokenizer)
-    drawer = Drawer(options.ckpt_path, device)
-    sampling = drawer.sampling
+    sampler = ImageSampler(options.ckpt_path, device)
+    sampling = sampler.sampling
     how = f"{sampling.sampler}, {sampling.num_steps} steps, guidance {sampling.guidance_scale:g}"
     say(f"{machine()}\n\n{how}, {sampling.width} x {sampling.height} pixels.\n")
 
-    quality = measure_autoencoder(drawer, options.reconstructions)
+    quality = measure_autoencoder(sampler, options.reconstructions)
     say_quality(quality, options.reconstructions)
     scenes = prompt_scenes(options.prompts)
-    answers = ask_the_judge(drawer, evaluator, scenes, options.sheet)
+    answers = judge_samples(sampler, evaluator, scenes, options.sheet)
     say_answers(answers, len(scenes))
     spread = {}
     if options.variety:
-        spread = measure_variety(drawer, evaluator, scenes[: options.variety], 8)
+        spread = measure_variety(sampler, evaluator, scenes[: options.variety], 8)
         say(f"Distance of the things in eight images of one prompt, mean of {options.variety} prompts:\n")
         say(table([*spread], [[*spread.values()]]))
     say("Most frequent mistakes:\n\n" + "\n".join(answers.mistakes))
-    say(f"\n{len(scenes)} images drawn in {answers.seconds:.0f} s.")
+    say(f"\n{len(scenes)} images sampled in {answers.seconds:.0f} s.")
 
     figures = {"psnr": quality, **vars(answers), "variety": spread}
     write_json(options.json, figures | {"machine": machine(), "prompts": len(scenes)})
-    goals = [Goal(f"PSNR of the {name}", value.value, PSNR_GOALS[name], "dB") for name, value in quality.items()]
-    goals += [Goal(head, answers.right[DRAWN][head].percent, limit) for head, limit in GOALS.items()]
-    return verdict(goals, options.strict)
+    targets = [Target(f"PSNR of the {name}", value.value, PSNR_GOALS[name], "dB") for name, value in quality.items()]
+    targets += [Target(head, answers.right[SAMPLED][head].percent, limit) for head, limit in TARGETS.items()]
+    return verdict(targets, options.strict)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""What DreamBooth teaches the embedded tiny model, and what it costs: unusual subjects, by the judge.
+"""What does DreamBooth on unusual subjects give and cost with the embedded tiny model? Measured by the judge.
 
     python benchmarks/tiny_subjects.py --without-prior --sheets docs/images
 
 Runs `python dreambooth.py -c "water bottle" -i data/bottle -s 200` as a user does, and the same on photographs of other
-subjects, which the little world takes (`python -m ldm.toyworld --subject duck --seed 3`). Then draws with the base
+subjects, which the toy world renders (`python -m ldm.toyworld --subject duck --seed 3`). Then samples with the base
 model and with each checkpoint from the same noise, and lets the judge compare:
 
 - similarity: the mean cosine of images of "a photo of sks duck" and the photographs, and its share of the mean cosine
@@ -11,8 +11,8 @@ model and with each checkpoint from the same noise, and lets the judge compare:
 - setting: whether "a photo of sks duck in the snow" is seen to be in the snow, for five settings of no photograph:
   snow, night, water and sunset, in which none is taken, and one by daylight that this subject's photographs left out;
 - leakage: the mean cosine of images of "a photo of a duck" and the photographs, before and after;
-- drift: whether "a photo of a duck" still shows a duck, how much alike it is to what the base model drew from the same
-  noise, and whether prompts of other classes are drawn as well as before.
+- drift: whether "a photo of a duck" still shows a duck, how similar it is to the base model's image from the same
+  noise, and whether images of other classes are as good as before.
 
 With `--without-prior` everything is done once more with `-l 0`, which turns prior preservation off.
 """
@@ -34,7 +34,7 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.tiny_model import prompt_scenes  # noqa: E402
 from benchmarks.tools.commands import timed_run, weights_flags  # noqa: E402
-from benchmarks.tools.drawer import Drawer  # noqa: E402
+from benchmarks.tools.image_sampler import ImageSampler  # noqa: E402
 from benchmarks.tools.intervals import Count  # noqa: E402
 from benchmarks.tools.judging import counts, judged, pair_similarity  # noqa: E402
 from benchmarks.tools.machine import machine  # noqa: E402
@@ -47,12 +47,12 @@ from benchmarks.tools.subject_report import (  # noqa: E402
     Figures,
     Result,
     Subject,
-    goals_of,
     kept_table,
     learned_table,
     more_leakage,
     settings_table,
     steps_table,
+    targets_of,
 )
 from ldm.checkpoint.discovery import find_checkpoints  # noqa: E402
 from ldm.data.images import save_png, to_image  # noqa: E402
@@ -73,7 +73,7 @@ SUBJECTS = (BOTTLE, Subject("duck", 3), Subject("mug", 4), Subject("teddy bear",
 
 @dataclass(frozen=True)
 class Images:
-    """What one checkpoint draws for a subject, from the same noise as the others: (n 3 h w) each."""
+    """One checkpoint's images of a subject, from the same noise as the others: (n 3 h w) each."""
 
     subject: Tensor
     elsewhere: dict[str, Tensor]
@@ -83,7 +83,7 @@ class Images:
     """Prompts of other classes."""
 
 
-def sample_images_for(drawer: Drawer, subject: Subject, others: list[Scene], each: int) -> Images:
+def sample_images_for(sampler: ImageSampler, subject: Subject, others: list[Scene], each: int) -> Images:
     """`each` images in each new setting, twice as many of the subject and of its class, one of each other scene."""
     groups = {
         "subject": [subject.prompt()] * (2 * each),
@@ -93,8 +93,8 @@ def sample_images_for(drawer: Drawer, subject: Subject, others: list[Scene], eac
     }
     prompts = [prompt for group in groups.values() for prompt in group]
     seeds = [FIRST_SEED + i for group in groups.values() for i in range(len(group))]
-    drawn = drawer.draw(prompts, seeds, subject.class_name).split([len(group) for group in groups.values()])
-    parts = dict(zip(groups, drawn, strict=True))
+    sampled = sampler.sample(prompts, seeds, subject.class_name).split([len(group) for group in groups.values()])
+    parts = dict(zip(groups, sampled, strict=True))
     return Images(
         parts["subject"], {name: parts[name] for name in subject.new_settings}, parts["class"], parts["others"]
     )
@@ -109,12 +109,12 @@ def judge_images(
     others: list[Scene],
     step: int,
 ) -> Figures:
-    """All figures of one checkpoint; `base` is what the base model drew."""
+    """All figures of one checkpoint; `base` are the base model's images."""
 
     def similarity(images: Tensor) -> Tensor:
         return evaluator.subject_similarity(images, photos).mean(dim=1)
 
-    def said(images: Tensor, head: str, answer: str) -> Count:
+    def count(images: Tensor, head: str, answer: str) -> Count:
         return Count(sum(one[head].label == answer for one in evaluator.name(images)), len(images))
 
     own = pair_similarity(evaluator.subject_similarity(photos, photos))
@@ -126,10 +126,10 @@ def judge_images(
         similarity=known,
         share=100 * known / own,
         share_elsewhere=100 * similarity(elsewhere).mean().item() / own,
-        settings={name: said(images, "setting", name) for name, images in images.elsewhere.items()},
-        recognised=said(torch.cat([images.subject, elsewhere]), "class", subject.class_name),
+        settings={name: count(images, "setting", name) for name, images in images.elsewhere.items()},
+        recognised=count(torch.cat([images.subject, elsewhere]), "class", subject.class_name),
         leakage=similarity(images.of_class).tolist(),
-        class_right=said(images.of_class, "class", subject.class_name),
+        class_right=count(images.of_class, "class", subject.class_name),
         same=evaluator.subject_similarity(images.of_class, base.of_class).diagonal().mean().item(),
         variety=1 - pair_similarity(of_class),
         others=counts(judged(evaluator, images.others, others)),
@@ -178,11 +178,11 @@ def sheet(rows: dict[str, Images], photos: Tensor, subject: Subject) -> Image.Im
 
 
 def measure(
-    subject: Subject, drawer: Drawer, evaluator: Evaluator, options: argparse.Namespace, work: Path
+    subject: Subject, sampler: ImageSampler, evaluator: Evaluator, options: argparse.Namespace, work: Path
 ) -> list[Result]:
-    """Teaches the subject, on demand also without prior preservation; judges the base model and each checkpoint."""
+    """Trains on the subject, on demand also without prior preservation; judges the base model and each checkpoint."""
     directory = photographs_of(subject, work)
-    size = drawer.sampling
+    size = sampler.sampling
     photos = read_directory(directory, size.height, size.width)[1]
     others = [scene for scene in prompt_scenes(500) if scene.thing.class_name != subject.class_name][: options.others]
     flags = weights_flags(options.ckpt_path)
@@ -191,17 +191,17 @@ def measure(
     def judge(images: Images, base: Images, step: int) -> Figures:
         return judge_images(evaluator, images, base, photos, subject, others, step)
 
-    drawer.use(options.ckpt_path or EMBEDDED)
-    base = sample_images_for(drawer, subject, others, options.images)
+    sampler.use(options.ckpt_path or EMBEDDED)
+    base = sample_images_for(sampler, subject, others, options.images)
     rows, results = {"base model": base}, []
     own = pair_similarity(evaluator.subject_similarity(photos, photos))
-    ceiling = 100 * pair_similarity(evaluator.subject_similarity(drawer.reconstruct(photos), photos)) / own
+    ceiling = 100 * pair_similarity(evaluator.subject_similarity(sampler.reconstruct(photos), photos)) / own
     for prior in (PRIOR, NO_PRIOR) if options.without_prior else (PRIOR,):
         steps = [judge(base, base, 0)]
         checkpoints, seconds = train(subject, directory, prior, work, flags)
         for path in checkpoints:
-            step = drawer.use(path).step
-            images = sample_images_for(drawer, subject, others, options.images)
+            step = sampler.use(path).step
+            images = sample_images_for(sampler, subject, others, options.images)
             steps.append(judge(images, base, step))
             rows[f"step {step}" + ", without prior preservation" * (prior == NO_PRIOR)] = images
         results.append(Result(subject, prior, own, ceiling, seconds, steps))
@@ -236,18 +236,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--sheets", type=Path, help="write a labelled grid of each subject into this directory")
     parser.add_argument("--judge", type=Path, default=SHIPPED)
     parser.add_argument("--tokenizer", type=Path, default=SHIPPED_TOKENIZER, help="the judge's")
-    parser.add_argument("--device", default="cpu", help="to draw and to judge on; training chooses its own")
+    parser.add_argument("--device", default="cpu", help="for sampling and judging; training chooses its own")
     options = parser.parse_args(arguments)
 
     device = torch.device(options.device)
     evaluator = load_evaluator(device, options.judge, options.tokenizer)
-    drawer = Drawer(options.ckpt_path or EMBEDDED, device)
+    sampler = ImageSampler(options.ckpt_path or EMBEDDED, device)
     say(machine())
     results = []
     with tempfile.TemporaryDirectory() as temporary:
         work = (options.work or Path(temporary)).resolve()
         for subject in options.subjects:
-            results += measure(subject, drawer, evaluator, options, work)
+            results += measure(subject, sampler, evaluator, options, work)
             write_json(options.json, {"machine": machine(), "results": results})
             for result in results[-2 if options.without_prior else -1 :]:
                 say(f"{result.subject.words}, {result.prior} prior preservation: {result.seconds:.0f} s")
@@ -263,7 +263,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     say(steps_table(results))
     if more := more_leakage(results):
         say(f"Leakage is higher by {more} without prior preservation ({more.count} pairs of images).")
-    return verdict(goals_of(results), options.strict)
+    return verdict(targets_of(results), options.strict)
 
 
 if __name__ == "__main__":

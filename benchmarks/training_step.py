@@ -4,10 +4,10 @@
     python benchmarks/training_step.py --train-text-encoder
 
 Ours as `dreambooth.py` runs it, Lightning and callbacks included, against the reference's loop (docs/performance.md
-says what it does) over diffusers' networks with the very same weights: with its defaults, and with the flags that it
-offers for speed. Each turn begins a training anew, leaves out its first steps and times the following ones together.
-Where memory is short of two of everything (a CPU at full size) this works because weights and gradients are shared and
-an optimizer's state lives for one turn only.
+describes it) over diffusers' networks with the same weights: with its defaults, and with its flags for speed. Each turn
+begins a new training, leaves out its first steps and times the following ones together. If memory does not hold two of
+everything (a CPU at full size), this still works: weights and gradients are shared, and an optimizer's state lives for
+one turn only.
 """
 
 import sys
@@ -28,26 +28,26 @@ from benchmarks.diffusers_peer.training import (  # noqa: E402
     build_accelerator,
     build_scheduler,
 )
-from benchmarks.tools.contest import Build, ContestRun, Place, Result, contest_parser, peak_goals  # noqa: E402
+from benchmarks.tools.contest import Build, ContestRun, Place, Result, contest_parser, peak_targets  # noqa: E402
 from benchmarks.tools.floors import Counted, Speed, count, measure_speed  # noqa: E402
 from benchmarks.tools.measuring import Turn, digits, ratio, seconds  # noqa: E402
-from benchmarks.tools.ours_training import CLASS_PICTURES, PHOTOS, SUBJECT, time_steps, training_config  # noqa: E402
+from benchmarks.tools.ours_training import CLASS_IMAGES, PHOTOS, SUBJECT, time_steps, training_config  # noqa: E402
 from benchmarks.tools.photos import write_images  # noqa: E402
-from benchmarks.tools.reporting import Goal, say, table  # noqa: E402
+from benchmarks.tools.reporting import Target, say, table  # noqa: E402
 from benchmarks.tools.script import run_script  # noqa: E402
 from benchmarks.tools.sizes import build_random  # noqa: E402
 from benchmarks.tools.tf32 import tf32  # noqa: E402
 from ldm.diffusion.latent_diffusion import LatentDiffusion  # noqa: E402
 from ldm.diffusion.loss import dreambooth_loss, eps_loss  # noqa: E402
 from ldm.errors import UserError  # noqa: E402
-from ldm.runtime.precision import Compute  # noqa: E402
+from ldm.runtime.devices import Compute  # noqa: E402
 
 OURS, PLAIN, TUNED = "ours", "reference", "reference, tuned"
 CASES = {False: "text encoder frozen", True: "text encoder trained"}
 
 
 def autocast_dtype(place: Place) -> torch.dtype | None:
-    """What arithmetic is lowered to; the weights that train are float32 on both sides."""
+    """The type of the arithmetic; the trained weights are float32 on both sides."""
     return None if place.compute.dtype == torch.float32 else place.compute.dtype
 
 
@@ -150,17 +150,17 @@ def report(results: dict[str, Result], case: str, floor: float) -> list[dict[str
     return lines
 
 
-def goals(results: dict[str, Result], floor: float, place: Place) -> list[Goal]:
-    """On a CPU, where arithmetic is nearly all, not slower; memory in any case."""
+def targets(results: dict[str, Result], floor: float, place: Place) -> list[Target]:
+    """On a CPU, where nearly all time is arithmetic: not slower. Memory on all devices."""
     if TUNED not in results:  # memory was too small for it
         return []
     ours, theirs = results[OURS], results[TUNED]
     faster = ratio(theirs.seconds.values, ours.seconds.values).median
     name = "times as fast as the reference, tuned"
     if place.device.type == "cpu":
-        return [Goal(name, faster, 1.0, "x"), *peak_goals("a step", ours, theirs)]
+        return [Target(name, faster, 1.0, "x"), *peak_targets("a step", ours, theirs)]
     share = 100 * floor / ours.seconds.median
-    return [Goal(name, faster, 2.0, "x"), Goal("of the floor", share, 40), *peak_goals("a step", ours, theirs)]
+    return [Target(name, faster, 2.0, "x"), Target("of the floor", share, 40), *peak_targets("a step", ours, theirs)]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -179,7 +179,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     case = CASES[options.train_text_encoder]
     with tempfile.TemporaryDirectory() as directory:
         photos = write_images(Path(directory) / "photos", PHOTOS, 2 * place.size.pixels)
-        class_images = write_images(Path(directory) / "class", CLASS_PICTURES, place.size.pixels)
+        class_images = write_images(Path(directory) / "class", CLASS_IMAGES, place.size.pixels)
         cases = {case: contest.builds(photos, class_images)}
         if run.peak_of:
             return run.print_peak(cases)
@@ -190,7 +190,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         say(f"this machine: {speed}\n")
         results = run.all_in_turns(cases)[case]
     floor = floor_seconds(count(ldm.config, place.size.pixels), speed, options.train_text_encoder)
-    return run.end(report(results, case, floor), goals(results, floor, place))
+    return run.end(report(results, case, floor), targets(results, floor, place))
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
     python benchmarks/unet_forward.py --batch-sizes 1 2 8
 
 Ours against diffusers' UNet2DConditionModel with the same tensors, in turns; a batch of 2 is one image with guidance.
-The floor is the counted arithmetic at the speed that this machine shows in products of random matrices.
+The floor is the counted arithmetic at this machine's measured speed of products of random matrices.
 """
 
 import sys
@@ -18,10 +18,10 @@ sys.path.insert(0, str(ROOT))
 import torch  # noqa: E402
 
 from benchmarks.diffusers_peer.networks import assert_same_networks, build_peer, forget  # noqa: E402
-from benchmarks.tools.contest import Build, ContestRun, Place, contest_parser, peak_goals  # noqa: E402
+from benchmarks.tools.contest import Build, ContestRun, Place, contest_parser, peak_targets  # noqa: E402
 from benchmarks.tools.floors import count, measure_speed  # noqa: E402
 from benchmarks.tools.measuring import Turn, digits, ratio, seconds  # noqa: E402
-from benchmarks.tools.reporting import Goal, say, table  # noqa: E402
+from benchmarks.tools.reporting import Target, say, table  # noqa: E402
 from benchmarks.tools.script import run_script  # noqa: E402
 from benchmarks.tools.sizes import build_random  # noqa: E402
 from benchmarks.tools.tf32 import tf32  # noqa: E402
@@ -50,7 +50,7 @@ def contests(
         return turn
 
     def lone(turn: Turn, *ours: str) -> Turn:
-        """Of our weights only these parts are held beside it, if its memory is to be measured."""
+        """The parts of our weights that stay in memory beside it, if its memory is measured."""
         if alone:
             forget(ldm, but=ours)
         return turn
@@ -93,7 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     say(f"this machine: {speed}; a forward pass of one image: {operations / 1e9:.4g} GFLOP\n")
 
     results = run.all_in_turns(cases)
-    rows, lines, goals = [], [], []
+    rows, lines, targets = [], [], []
     for case, contenders in results.items():
         floor = speed.matrix_seconds(int(case) * operations)
         ours = contenders[OURS].seconds.values
@@ -103,11 +103,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             rows.append([case, name, result.seconds, f"{share:.0f}", result.peak, "-" if name == OURS else faster])
             lines.append({"batch_size": int(case), "contender": name, "floor_seconds": floor, **vars(result)})
             if name != OURS:
-                goals.append(Goal(f"batch {case}, times as fast as {name}", faster.median, 1.0, "x"))
-                goals += peak_goals(f"batch {case}", contenders[OURS], result)
+                targets.append(Target(f"batch {case}, times as fast as {name}", faster.median, 1.0, "x"))
+                targets += peak_targets(f"batch {case}", contenders[OURS], result)
     say(table(["batch", "contender", "seconds", "% of the floor", "peak, GiB", "ours is faster, times"], rows))
     say(f"The floor of one image is {digits(speed.matrix_seconds(operations))} s.")
-    return run.end(lines, goals)
+    return run.end(lines, targets)
 
 
 if __name__ == "__main__":

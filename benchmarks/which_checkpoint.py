@@ -1,15 +1,15 @@
-"""Does `evaluate.py` recommend a step between too short and far too long? Unusual subjects of the embedded tiny model.
+"""Does `evaluate.py` recommend a step between too few and far too many? On unusual subjects of the tiny model.
 
     python benchmarks/which_checkpoint.py --sheets docs/images
 
-Teaches each subject fast and far too long, without prior preservation, so that it is learned by heart, with closer
-checkpoints in the beginning:
+Trains on each subject fast and far too long, without prior preservation, until the model memorises it, with closer
+checkpoints at the beginning:
 
     python dreambooth.py -c duck -i PHOTOS -l 0 --learning-rate 4e-4 --iterations 20 -s 4 --no-previews
     python dreambooth.py -r ckpts/duck-1 --iterations 600 -s 150
 
-and lets `python evaluate.py` compare all its checkpoints. The first should not know the subject yet, the last should
-copy photos, and the recommended one should do neither.
+and compares all its checkpoints with `python evaluate.py`. The first should not have learned the subject, the last
+should copy photos, and the recommended one should do neither.
 """
 
 import argparse
@@ -29,7 +29,7 @@ sys.path.insert(0, str(ROOT))
 from benchmarks.tiny_subjects import SUBJECTS, parse_subject, photographs_of  # noqa: E402
 from benchmarks.tools.commands import timed_run, weights_flags  # noqa: E402
 from benchmarks.tools.machine import machine  # noqa: E402
-from benchmarks.tools.reporting import Goal, say, table, verdict, write_json  # noqa: E402
+from benchmarks.tools.reporting import Target, say, table, verdict, write_json  # noqa: E402
 from benchmarks.tools.script import run_script, script_parser  # noqa: E402
 from benchmarks.tools.subject_report import Subject  # noqa: E402
 from ldm.data.images import read_image, save_png  # noqa: E402
@@ -43,12 +43,12 @@ from ldm.report.table import read_comparison  # noqa: E402
 SHOWN = ("subject", "prompt", "diversity", "copy", "leakage")
 SHEET_ROWS = 7
 SHORT, SHORT_STEP, LONG_STEP = 20, 4, 150
-"""Up to this update a checkpoint every so many, then every so many."""
+"""Up to the first update a checkpoint every so many, then every so many."""
 
 
 @dataclass(frozen=True)
 class Study:
-    """What was found about one subject."""
+    """The results of one subject."""
 
     subject: Subject
     comparison: Comparison
@@ -61,7 +61,7 @@ class Study:
         return recommendation.row if recommendation else None
 
     def share(self, row: Row) -> float:
-        """How much of the way from the base model to the photos the subject score has gone."""
+        """Where the subject score lies between the base model's (0) and the photos' (1)."""
         reference = self.comparison.groups[0].references["subject"]
         if reference.base is None or reference.ceiling is None:
             return math.nan
@@ -69,7 +69,7 @@ class Study:
 
 
 def study(subject: Subject, options: argparse.Namespace, work: Path) -> Study:
-    """Teaches one subject far too long and compares the checkpoints; what is in `work` already is not done again."""
+    """Trains on one subject far too long and compares the checkpoints; results that are in `work` are used."""
     photos = photographs_of(subject, work)
     ckpts, output = work / f"{subject.name}-too-long", work / f"{subject.name}-evaluated"
     if not list(output.glob("*/comparison.json")):
@@ -95,27 +95,27 @@ def study(subject: Subject, options: argparse.Namespace, work: Path) -> Study:
 
 
 def report(one: Study) -> str:
-    """A line per checkpoint, and what was recommended, in the software's own words."""
+    """A line per checkpoint, and the recommendation of evaluate.py."""
     lines = []
     for index, row in enumerate(one.comparison.rows):
         name = f"**{row.label}**" if index == one.chosen else row.label
         lines.append([name, *(f"{row.scores[score].mean:.2f}" for score in SHOWN)])
     recommendation = one.comparison.groups[0].recommendation
-    said = recommendation.verdict if recommendation else "nothing was recommended"
-    return f"{table([one.subject.words, *SHOWN], lines)}\n{said}\n"
+    verdict = recommendation.verdict if recommendation else "nothing was recommended"
+    return f"{table([one.subject.words, *SHOWN], lines)}\n{verdict}\n"
 
 
-def goals_of(one: Study) -> list[Goal]:
-    """The recommended step lies between one that hasn't learned the subject and one that copies photos."""
+def targets_of(one: Study) -> list[Target]:
+    """The recommended step lies between one that has not learned the subject and one that copies photos."""
     tuned = [row for row in one.comparison.rows if not row.is_base]
     chosen = one.comparison.rows[one.chosen] if one.chosen is not None else None
     share, copies = (one.share(chosen), chosen.scores["copy"].mean) if chosen else (math.nan, math.nan)
     name, learned, noticed = one.subject.words, 100 * LEARNED, 100 * NOTICED
     return [
-        Goal(f"{name}: of the subject is in the first checkpoint", 100 * one.share(tuned[0]), learned, at_most=True),
-        Goal(f"{name}: in the recommended one", 100 * share, learned),
-        Goal(f"{name}: copies by the recommended one", 100 * copies, noticed, at_most=True),
-        Goal(f"{name}: copies by the last", 100 * tuned[-1].scores["copy"].mean, noticed),
+        Target(f"{name}: of the subject is in the first checkpoint", 100 * one.share(tuned[0]), learned, at_most=True),
+        Target(f"{name}: in the recommended one", 100 * share, learned),
+        Target(f"{name}: copies by the recommended one", 100 * copies, noticed, at_most=True),
+        Target(f"{name}: copies by the last", 100 * tuned[-1].scores["copy"].mean, noticed),
     ]
 
 
@@ -144,7 +144,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--iterations", type=int, default=600)
     parser.add_argument("--learning-rate", type=float, default=4e-4)
     parser.add_argument("--variations", type=int, default=3, help="seeds per prompt")
-    parser.add_argument("--work", type=Path, help="keep everything here, and go on with what is here")
+    parser.add_argument("--work", type=Path, help="keep everything here, and continue from it")
     parser.add_argument("--sheets", type=Path, help="write a labelled grid of each subject into this directory")
     options = parser.parse_args(arguments)
 
@@ -158,7 +158,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if options.sheets:
                 save_png(options.sheets / f"which-{subject.name}.png", sheet(studies[-1]))
     write_json(options.json, {"machine": machine(), "comparisons": [one.comparison for one in studies]})
-    return verdict([goal for one in studies for goal in goals_of(one)], options.strict)
+    return verdict([target for one in studies for target in targets_of(one)], options.strict)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""Bounds of the numbers in configs and flags: a stranger's file may ask for ten million layers, or none.
+"""Bounds of the numbers in configs and flags: a stranger's file may set ten million layers, or none.
 
-A run's record is checked as the command line is, so what a YAML may say a flag may say too: both take them from here.
+A run record is checked like the command line: YAML files and flags have the same bounds.
 """
 
 import reprlib
@@ -8,18 +8,18 @@ from collections.abc import Collection
 from typing import Any
 
 LARGEST_WIDTH = 65_536
-"""Channels, or numbers in a vector."""
+"""Of channels and vectors."""
 LARGEST_SIDE = 100_000
-"""Of an image, in pixels. Long before this the memory is too small, which is said with numbers."""
+"""Of an image, in pixels. Memory is too small long before this, which is reported with numbers."""
 MOST_TOGETHER = 100_000
 """Images in a batch."""
 MOST_CLASS_IMAGES = 1_000_000
 MOST_UPDATES = 10**9
-"""Of weights: more than anyone makes."""
+"""Of weights, in a training."""
 MOST_STEPS = 1000
 """Of a sampler."""
 LARGEST_SCALE = 1000
-"""Of guidance, either way."""
+"""Of guidance, positive or negative."""
 LARGEST_FACTOR = 10**6
 """Weights of losses, learning rates and the like."""
 

@@ -86,9 +86,10 @@ COMPILE_MODES = {
 }
 STEP_COMPILE_MODES = {"auto": "capture steps as a CUDA graph on one CUDA device, except in fp16-mixed", "off": "don't"}
 ENCODERS = {
-    "toyworld-judge": "the judge of the small rendered world",
-    "clip-dino": "CLIP and DINO",
+    "toyworld-judge": Choice("ldm.evaluation.encoders:load_judge", "the rendered toy world's judge"),
+    "clip-dino": Choice("ldm.evaluation.clip_dino:load_clip_dino", "CLIP and DINO, for real photos"),
 }
+"""Image encoders that score images: functions of a device."""
 PROTOCOLS = {
     "default": "the short list in the model's YAML",
     "dreambooth": "the paper's 25 prompts for objects, or for cats and dogs",

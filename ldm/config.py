@@ -1,4 +1,7 @@
-"""From YAML to frozen dataclasses: values only, and a key nobody knows is an error that names the nearest known one."""
+"""From YAML to frozen dataclasses: values only, and an unknown key is an error that names the nearest known one.
+
+Not `OmegaConf.structured`: its errors name neither the file nor the nearest key, and it sets no limits on sizes.
+"""
 
 import dataclasses
 import difflib
@@ -17,10 +20,8 @@ from ldm.yaml_values import YamlError, dump_yaml, parse_yaml
 Config = TypeVar("Config")
 
 LONGEST_LIST = 1000
-
-
 MOST_BYTES = 32_000_000
-"""Of a YAML file: a run's record names every image that it drew."""
+"""Of a YAML file: a run record lists every sampled image."""
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -44,7 +45,7 @@ def to_yaml(values: Mapping[str, Any]) -> str:
 
 
 def _escaped(value: Any) -> Any:
-    """Keeps "${" in a text from being read as a reference to another value."""
+    """Escapes "${" in text, which would be read as a reference to another value."""
     if isinstance(value, str):
         return re.sub(r"(\\*)\$\{", lambda match: match[1] * 2 + r"\${", value)
     if isinstance(value, Mapping):
@@ -79,7 +80,7 @@ def build_config(cls: type[Config], values: Mapping[str, Any], where: str) -> Co
 
 
 def renewed(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
-    """The values, those of an earlier version in today's words: `cls.EARLIER` has them by key, if there are any.
+    """The values with those of earlier versions replaced: `cls.EARLIER`, if it exists, has them by key.
 
     Keys that are not fields of `cls` stay as they are.
     """

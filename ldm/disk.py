@@ -1,4 +1,4 @@
-"""Room on a disk: how much there is, how sizes are written, and why a file could not be."""
+"""Disk space: how much is free, how sizes are written, and why a file could not be written."""
 
 import errno
 import os
@@ -24,35 +24,35 @@ def human_size(size: float) -> str:
 
 
 def free_bytes(path: Path) -> int:
-    """What may still be written on the disk of `path`, which need not be there yet."""
+    """Free bytes on the disk of `path`, which need not exist yet."""
     return shutil.disk_usage(existing(path)).free
 
 
 def existing(path: Path) -> Path:
-    """The path itself, or the first directory above it that is there."""
-    absolute = path.absolute()
-    return next(one for one in (absolute, *absolute.parents) if one.exists())
+    """The path itself, or the nearest directory above it that exists: relative to the current one if `path` is."""
+    return next((one for one in (path, *path.parents) if one != Path() and one.exists()), Path.cwd())
 
 
 def unwritable(directory: Path) -> str | None:
-    """Why nothing can be made in a directory, which need not be there yet; None if something can."""
-    nearest = next(one for one in (directory.absolute(), *directory.absolute().parents) if os.path.lexists(one))
+    """Why no file can be created in a directory, which need not exist yet; None if one can."""
+    above = (one for one in (directory, *directory.parents) if one != Path() and os.path.lexists(one))
+    nearest = next(above, Path.cwd())
     if not nearest.is_dir():
         return f"{nearest} is not a directory"
     return None if os.access(nearest, os.W_OK | os.X_OK) else f"you may not write in {nearest}"
 
 
 def write_all(file: FileIO, data: bytes) -> None:
-    """Writes all of it to a file without a buffer, for which the system may write less than it is given."""
+    """Writes all data to an unbuffered file, for which a single write may be partial."""
     rest = memoryview(data).cast("B")
     while rest:
         rest = rest[file.write(rest) :]
 
 
 def write_error(path: Path, error: Exception, size: int | None = None) -> UserError:
-    """In one line why a file could not be written: the system's reason, and what its `size` in bytes has to do with it.
+    """Why a file could not be written, in one line: the system's reason, its `size` in bytes and the free space.
 
-    What a library raises instead of an `OSError` may carry the system's number in its words, as safetensors' does.
+    The message of another error than `OSError`, such as safetensors', may contain the system's error number.
     """
     number, reason = _reason(error)
     details = []
@@ -68,6 +68,6 @@ def write_error(path: Path, error: Exception, size: int | None = None) -> UserEr
 def _reason(error: Exception) -> tuple[int | None, str]:
     if isinstance(error, OSError):
         return error.errno, error.strerror or str(error)
-    if found := re.search(r"(?:\(os error |Os \{ code: )(\d+)", str(error)):  # newer and older ones of safetensors
+    if found := re.search(r"(?:\(os error |Os \{ code: )(\d+)", str(error)):  # newer and older safetensors
         return int(found[1]), os.strerror(int(found[1]))
     return None, str(error)

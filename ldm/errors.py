@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 class UserError(Exception):
-    """Something the user can mend: a flag, a file, a full disk.
+    """Something the user can fix: a flag, a file, a full disk.
 
     The message names what was wrong, which file or flag, and what would be right. The root scripts print it without a
     traceback and exit with status 2.
@@ -15,10 +15,10 @@ class UserError(Exception):
 
 @contextmanager
 def named_in_errors(path: Path, passed: type[Exception] = UserError) -> Iterator[None]:
-    """Turns any error into the user's, with the name of the file that it comes from: it is a stranger's work.
+    """Turns any error about a stranger's file into a `UserError` that names the file.
 
-    Used where one bad file among many is left out, whatever is wrong with it. Errors of the type `passed` stay as they
-    are, as they say nothing about the file.
+    For files of which a bad one is left out, whatever is wrong with it. Errors of type `passed` are raised unchanged:
+    they are not about the file.
     """
     try:
         yield

@@ -21,7 +21,7 @@ _UMASK = threading.Lock()
 def atomic_path(path: Path, size: int | None = None) -> Iterator[Path]:
     """Yields a temporary path near `path`; it becomes `path` when the block ends without an error.
 
-    `size`: of the file in bytes, if it is known, to be told where the disk is too small.
+    `size`: bytes of the file, if known, for the message when the disk is full.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -36,9 +36,9 @@ def atomic_path(path: Path, size: int | None = None) -> Iterator[Path]:
 
 @contextmanager
 def atomic_directory(path: Path) -> Iterator[Path]:
-    """Yields an empty directory; with the files in it, it becomes `path` when the block ends without an error.
+    """Yields an empty directory; with the files written to it, it becomes `path` when the block ends without an error.
 
-    Raises `UserError` if there is something at `path`, unless that is an empty directory.
+    Raises `UserError` if `path` exists and isn't an empty directory.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -54,14 +54,14 @@ def atomic_directory(path: Path) -> Iterator[Path]:
 
 
 def _flush(path: Path) -> None:
-    """What is in the file is on the disk afterwards, and read by whom the umask allows to."""
+    """Flushes the file to the disk and gives it the permissions of the umask."""
     with path.open("rb") as file:
         os.fsync(file.fileno())
-    path.chmod(0o666 & ~_umask())  # some writers make private files
+    path.chmod(0o666 & ~_umask())  # some libraries create private files
 
 
 def _umask() -> int:
-    """The process's umask, which can only be read by setting it: by one thread at a time, or 0 might stay."""
+    """The process's umask. It can only be read by setting it: by one thread at a time, or 0 might remain."""
     with _UMASK:
         mask = os.umask(0)
         os.umask(mask)
@@ -70,9 +70,9 @@ def _umask() -> int:
 
 @contextmanager
 def openable(path: Path) -> Iterator[Path]:
-    """A name of an existing file or directory for libraries that take names in UTF-8 only; the path itself if it is.
+    """A name of an existing file or directory for libraries that take UTF-8 names only: the path itself if it is UTF-8.
 
-    Another one is opened here and named by its descriptor, as long as the block lasts. What they have opened stays.
+    Another one is opened and named by its descriptor while the block lasts. Files that the library opened stay open.
     """
     try:
         str(path).encode()
@@ -104,12 +104,12 @@ def slug(text: str, max_bytes: int = 60) -> str:
 
 
 def counted(count: int, what: str) -> str:
-    """So many: "1 image", "2 images"."""
+    """A number with its noun: "1 image", "2 images"."""
     return f"{count} {what}" if count == 1 else f"{count} {what}s"
 
 
 def listed(names: Sequence[str], most: int) -> str:
-    """The first few, and how many more there are: "a, b and 3 more"."""
+    """The first `most` names, and how many more there are: "a, b and 3 more"."""
     more = len(names) - most
     return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
 

@@ -1,4 +1,4 @@
-"""Temporary files: each in a directory of its own that its process locks, so that others know what a dead one left."""
+"""Temporary directories, locked by their process: others can tell when a dead process has left one behind."""
 
 import contextlib
 import os
@@ -18,17 +18,17 @@ TEMPORARY = re.compile(r"\.[a-z0-9_]{8}\.partial")
 """The names of temporary directories."""
 
 OLD_TEMPORARY, SAFETENSORS_TEMPORARY = re.compile(r"\..+\.\d+\.partial"), re.compile(r"\.tmp\w{6}")
-"""The names of temporary files of earlier versions, and those that safetensors made beside them."""
+"""The names of temporary files of earlier versions, and of safetensors' beside them."""
 
 UNTOUCHED = 24 * 3600.0
-"""Where nothing can be locked, what nobody has touched for so many seconds is a dead process's."""
+"""On file systems without locks, files unchanged for so many seconds count as a dead process's."""
 
 
 @contextmanager
 def temporary_directory(parent: Path) -> Iterator[Path]:
-    """Yields a hidden directory below `parent`, in which anything may be written; it is gone when the block ends.
+    """Yields a hidden directory below `parent`; it is removed when the block ends.
 
-    Whatever a process leaves in it that is killed meanwhile, `remove_leftovers` finds: also what a library has named.
+    If the process is killed meanwhile, `remove_leftovers` finds the directory with all files in it.
     """
     directory = _locked_directory(parent)
     try:
@@ -46,7 +46,7 @@ def _locked_directory(parent: Path) -> Path:
                 return directory
         except NoLocksError:
             return directory
-        except FileNotFoundError:  # another process took it for a dead one's: it wasn't locked yet
+        except FileNotFoundError:  # another process removed it before it was locked
             continue
         except OSError:  # such as a full disk
             shutil.rmtree(directory, ignore_errors=True)
@@ -54,10 +54,10 @@ def _locked_directory(parent: Path) -> Path:
 
 
 def remove_leftovers(root: Path, *, alone: bool = False, deep: bool = True) -> None:
-    """Removes what dead processes left in `root` and, if `deep`, below; nothing of a living one, on whatever machine.
+    """Removes files of dead processes in `root` and, if `deep`, below; none of a living one, also on other machines.
 
-    `alone`: this process has locked `root`; then what earlier versions left goes too, which nobody has locked.
-    What can't be removed does no harm.
+    `alone`: this process has locked `root`; then unlocked files of earlier versions are removed too. Files that can't
+    be removed are left.
     """
     for directory, below, files in os.walk(root):
         for name in filter(TEMPORARY.fullmatch, list(below)):
@@ -72,14 +72,14 @@ def remove_leftovers(root: Path, *, alone: bool = False, deep: bool = True) -> N
             return
 
 
-BEFORE_THE_RECORD = {LOCK_NAME, "tokenizer"}
-"""What a run's directory holds before there is a record: nothing that a run could go on from."""
+BEFORE_RUN_RECORD = {LOCK_NAME, "tokenizer"}
+"""Entries of a run directory before it has a run record: a run can't be resumed from them."""
 
 
 def remove_dead_runs(parent: Path, stem: str = "") -> None:
-    """Removes the leftovers in all runs below `parent` (see `make_run_dir`), and runs that hold nothing else.
+    """Removes leftovers in all run directories below `parent` (see `make_run_dir`), and directories without a run.
 
-    Those of `stem` too that were made and not locked yet: they are empty.
+    Also empty directories of `stem`, which were created and not locked yet.
     """
     for directory in sorted(parent.glob("?*-*")):
         if not re.fullmatch(r".+-\d+", directory.name) or directory.is_symlink() or not directory.is_dir():
@@ -96,7 +96,7 @@ def _clean_run(directory: Path, has_lock: bool) -> None:
     elif hold(directory):
         try:
             remove_leftovers(directory, alone=True)
-            if {entry.name for entry in directory.iterdir()} <= BEFORE_THE_RECORD:
+            if {entry.name for entry in directory.iterdir()} <= BEFORE_RUN_RECORD:
                 shutil.rmtree(directory)
         finally:
             release(directory)
@@ -117,7 +117,7 @@ def _remove_if_dead(directory: Path, alone: bool) -> None:
 
 
 def _is_untouched(path: Path) -> bool:
-    """Whether neither it nor anything in it has changed for long."""
+    """Whether the path and everything in it are unchanged for `UNTOUCHED` seconds."""
     with contextlib.suppress(OSError):
         newest = max(one.stat().st_mtime for one in (path, *path.rglob("*")))
         return time.time() - newest > UNTOUCHED

@@ -1,4 +1,4 @@
-"""One process at a time writes into a directory: it holds a lock, which the system takes back however it ends."""
+"""One process at a time writes into a directory: it holds a lock, which the system releases when the process ends."""
 
 import contextlib
 import errno
@@ -17,13 +17,13 @@ log = logging.getLogger(__name__)
 LOCK_NAME = ".lock"
 
 MOMENT = 1.0
-"""Seconds for which another process may lock a directory only to look for what dead ones left (`ldm.leftovers`)."""
+"""Seconds for which another process may lock a directory while it removes leftovers (`ldm.leftovers`)."""
 
 _held: dict[Path, IO[bytes]] = {}
-"""Open files, by directory. Closing one gives its lock back."""
+"""Open files, by directory. Closing one releases its lock."""
 
 _until_the_end: set[Path] = set()
-"""Those of `_held` that `lock_directory` has locked."""
+"""Directories in `_held` that `lock_directory` has locked."""
 
 _one_thread = threading.Lock()
 
@@ -33,28 +33,28 @@ class TakenError(UserError):
 
 
 class NoLocksError(Exception):
-    """The file system has no locks, as that of some networks."""
+    """The file system has no locks, like some network file systems."""
 
 
 def lock_directory(directory: Path) -> None:
     """Keeps other processes from locking the directory until `unlock_directories`, or until this process ends.
 
-    Locking it again changes nothing. Raises `TakenError` if another process has it. A file system without locks, as
-    some networks have, is spoken of in a warning.
+    Locking it again does nothing. Raises `TakenError` if another process has it. A file system without locks, as some
+    network file systems are, triggers a warning.
     """
     key = directory.resolve()
     if key in _held:
         return
     try:
-        until = time.monotonic() + MOMENT
+        deadline = time.monotonic() + MOMENT
         while not hold(directory):
-            if time.monotonic() > until:
+            if time.monotonic() > deadline:
                 raise TakenError(
                     f"{directory} is being written by another process; wait until it has ended, or stop it"
                 )
             time.sleep(MOMENT / 20)
     except NoLocksError as error:
-        log.warning("%s can't be locked (%s): let no other process continue it meanwhile", directory, error)
+        log.warning("%s can't be locked (%s): let no other process resume it meanwhile", directory, error)
     except OSError as error:
         raise UserError(f"could not write {directory / LOCK_NAME}: {error.strerror}") from error
     else:
@@ -62,7 +62,7 @@ def lock_directory(directory: Path) -> None:
 
 
 def unlock_directories() -> None:
-    """Gives back all that `lock_directory` has locked."""
+    """Releases all locks of `lock_directory`."""
     while _until_the_end:
         release(_until_the_end.pop())
 
@@ -70,11 +70,11 @@ def unlock_directories() -> None:
 def hold(directory: Path) -> bool:
     """Locks a directory until `release`. False if another process has it, or this one already.
 
-    Raises `OSError` if its lock file can't be opened or somebody removes it meanwhile, and `NoLocksError`.
+    Raises `OSError` if its lock file can't be opened or is removed meanwhile, and `NoLocksError`.
     """
     key = directory.resolve()
-    with _one_thread:  # threads of one process don't lock each other out by the file
-        if key in _held:  # opening and closing its file once more would give the lock back
+    with _one_thread:  # file locks don't exclude threads of one process
+        if key in _held:  # opening and closing its file again would release the lock
             return False
         file = (directory / LOCK_NAME).open("ab")
         try:
@@ -95,7 +95,7 @@ def hold(directory: Path) -> bool:
 
 
 def release(directory: Path) -> None:
-    """Gives back what `hold` has locked, also if it has been removed."""
+    """Releases a lock of `hold`, also if the directory was removed."""
     with _one_thread:
         if file := _held.pop(directory.resolve(), None):
             with contextlib.suppress(OSError):

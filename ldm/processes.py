@@ -1,4 +1,4 @@
-"""Several processes that do one command's work: they end together, and whoever is left says why."""
+"""Several processes that share one command's work: they end together, and one of them reports why."""
 
 import multiprocessing
 import os
@@ -19,38 +19,38 @@ from ldm.interruption import (
     Stopped,
     before_the_end,
     blocked,
-    command_to_continue,
-    continue_with,
     end_at_once,
-    heed,
-    how_to_continue,
-    ignore_from_now_on,
-    listen,
+    ignore_signals,
+    install_handlers,
+    resume_command,
+    resume_hint,
+    set_resume_command,
     signal_name,
+    unblock_signals,
 )
 
 RUN_DIR_VARIABLE = "LDM_RUN_DIR"
-"""Tells the processes of further devices which run they belong to."""
+"""An environment variable: the run directory, for the processes of further devices."""
 RANK_VARIABLE = "LOCAL_RANK"
-"""Tells them which they are. Others set it too: it means nothing without the run's directory."""
+"""An environment variable: a process's number. Other programs set it too: it counts only with the run directory."""
 
 DIED = 1
-"""The exit status after a process has died, that of any unexpected end."""
+"""The exit status after a process has died, and of any unexpected end."""
 
-LOOK_EVERY = 0.25
-"""Seconds between two looks at whether the others are there."""
+POLL_INTERVAL = 0.25
+"""Seconds between two checks whether other processes are alive."""
 PATIENCE = 20.0
-"""Seconds for which a process that is asked to stop may write what it has."""
+"""Seconds that a process has for writing files after it was asked to stop."""
 
 Share = Callable[..., None]
 
 
 class ProcessDiedError(Exception):
-    """One of several processes has ended in the middle of its work: the system has killed it, or it has failed."""
+    """One of several processes has ended in the middle of its work: killed by the system, or failed."""
 
 
 def own_rank() -> int:
-    """0 in the first or only process of a run, else its number."""
+    """The number of this process in its run; 0 for the first or only one."""
     return int(os.environ.get(RANK_VARIABLE, 0)) if RUN_DIR_VARIABLE in os.environ else 0
 
 
@@ -60,7 +60,7 @@ def is_helper_process() -> bool:
 
 
 def ending_of(exit_code: int) -> BaseException:
-    """What the end of another process means for this one: by its exit status, or its signal's number below zero."""
+    """The error to raise when another process ends with this exit status, or minus a signal's number."""
     if exit_code == STATUS or -exit_code in SIGNALS:
         return Stopped(-exit_code if exit_code < 0 else signal.SIGTERM)
     if exit_code >= 0:
@@ -69,21 +69,21 @@ def ending_of(exit_code: int) -> BaseException:
     return ProcessDiedError(f"a process has ended unexpectedly ({signal_name(-exit_code)}{why})")
 
 
-def end_with_parent(tells: bool) -> None:
-    """Ends this process soon after the one that has started it, however that ended; one of several `tells` the user."""
+def end_with_parent(reports: bool) -> None:
+    """Ends this process soon after its parent has ended, for whatever reason; one of several `reports` it."""
     parent = os.getppid()
 
     def watch() -> None:
         while os.getppid() == parent:
-            time.sleep(LOOK_EVERY)
-        words = f"error: the first process has ended unexpectedly; was the memory full? {how_to_continue()}"
-        end_at_once(DIED, words if tells else "")
+            time.sleep(POLL_INTERVAL)
+        message = f"error: the first process has ended unexpectedly; was the memory full? {resume_hint()}"
+        end_at_once(DIED, message if reports else "")
 
     threading.Thread(target=watch, name="parent", daemon=True).start()
 
 
 def run_together(share: Share, count: int, *arguments: Any, on_done: Callable[[int], None]) -> None:
-    """Calls `share(rank, send, *arguments)` in `count` new processes; what they `send` is given to `on_done`.
+    """Calls `share(rank, send, *arguments)` in `count` new processes; `on_done` gets the counts that they `send`.
 
     An error in one ends the others and is raised here: a `UserError` as it is, `Stopped` if it was stopped,
     `ProcessDiedError` otherwise. A signal to this process stops all.
@@ -99,21 +99,20 @@ def run_together(share: Share, count: int, *arguments: Any, on_done: Callable[[i
         try:
             for rank in range(count):
                 ours, theirs = context.Pipe(duplex=False)
-                words = share, rank, theirs, arguments, command_to_continue()
-                process = context.Process(target=_run_share, args=words)
+                process = context.Process(target=_run_share, args=(share, rank, theirs, arguments, resume_command()))
                 with blocked():
                     process.start()
                     running[process] = ours
                 theirs.close()
             while running:
-                wait([*running.values(), *(process.sentinel for process in running)], timeout=LOOK_EVERY)
-                _look_at(running, on_done)
+                wait([*running.values(), *(process.sentinel for process in running)], timeout=POLL_INTERVAL)
+                _poll(running, on_done)
         finally:
             _end(list(running))
 
 
-def _look_at(running: dict[SpawnProcess, Connection], on_done: Callable[[int], None]) -> None:
-    """Receives what was sent, and takes out who has ended. Raises what an ending means if it isn't a good one."""
+def _poll(running: dict[SpawnProcess, Connection], on_done: Callable[[int], None]) -> None:
+    """Receives messages and removes processes that have ended. Raises an error if one has failed."""
     for process, messages in list(running.items()):
         exit_code = process.exitcode
         _receive(messages, on_done)
@@ -135,11 +134,11 @@ def _receive(messages: Connection, on_done: Callable[[int], None]) -> None:
                 case ("failed", words):
                     raise ProcessDiedError(f"a process has failed:\n{indent(words.rstrip(), '  ')}")
     except (EOFError, ConnectionError):
-        return  # it has ended; its exit code says how
+        return  # it has ended; the exit code says why
 
 
 def _end(processes: list[SpawnProcess]) -> None:
-    """Asks them to stop, and ends those that don't."""
+    """Asks processes to stop, and kills those that don't."""
     for process in processes:
         process.terminate()
     until = time.monotonic() + PATIENCE
@@ -149,16 +148,16 @@ def _end(processes: list[SpawnProcess]) -> None:
         process.join()
 
 
-def _run_share(share: Share, rank: int, messages: Connection, arguments: tuple[Any, ...], again: str) -> None:
-    continue_with(again)
-    end_with_parent(tells=rank == 0)
-    heed()
+def _run_share(share: Share, rank: int, messages: Connection, arguments: tuple[Any, ...], command: str) -> None:
+    set_resume_command(command)
+    end_with_parent(reports=rank == 0)
+    install_handlers()
     try:
-        listen()
+        unblock_signals()
         _work(share, rank, messages, arguments)
-    except Stopped:  # perhaps while another end was being told
+    except Stopped:  # perhaps while an error was being sent
         os._exit(STATUS)
-    ignore_from_now_on()
+    ignore_signals()
 
 
 def _work(share: Share, rank: int, messages: Connection, arguments: tuple[Any, ...]) -> None:

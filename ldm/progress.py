@@ -1,4 +1,4 @@
-"""How far a command is: a bar on a terminal, and lines in the log now and then, for files and batch systems."""
+"""Progress of a command: a bar on a terminal, and now and then a line in the log, for files and batch systems."""
 
 import logging
 import os
@@ -20,22 +20,22 @@ LINE_EVERY = 30.0
 FORMAT = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}, {remaining} left, {rate_fmt}{postfix}]"
 
 _shown: list["tqdm[Any]"] = []
-"""The bars on the terminal."""
+"""Bars on the terminal."""
 
 
 class Progress:
     """Work of `total` units, of which `done` are done already; used in a `with` block.
 
-    `inner`: a bar below another's, for what takes seconds; it is not logged and disappears. `silent`: nothing is shown.
+    `inner`: a bar below another one, for work of seconds; not logged, and removed at the end. `silent`: shows nothing.
     """
 
     def __init__(
         self, total: int, what: str, unit: str, *, done: int = 0, inner: bool = False, silent: bool = False
     ) -> None:
         self.total, self.what, self.unit, self.done = total, what, unit, done
-        self._first, self._last, self._noted = done, done, ""
-        self._begun = self._told = time.monotonic()
-        self._is_told = not (inner or silent)
+        self._first, self._last, self._notes = done, done, ""
+        self._begun = self._logged_at = time.monotonic()
+        self._is_logged = not (inner or silent)
         self._bar: tqdm[Any] | None = None
         if not silent and (sys.stderr.isatty() or (_in_notebook() and not inner)):
             self._bar = tqdm(
@@ -52,33 +52,33 @@ class Progress:
             _shown.append(self._bar)
 
     def update(self, count: int = 1) -> None:
-        """So many more units are done."""
+        """Counts `count` more units as done."""
         self.done += count
         if self._bar is not None:
             self._bar.update(count)
-        if self._is_told and time.monotonic() - self._told >= LINE_EVERY:
-            self._tell()
+        if self._is_logged and time.monotonic() - self._logged_at >= LINE_EVERY:
+            self._log()
 
     def note(self, **values: str) -> None:
-        """What is shown beside: losses, say."""
-        self._noted = "".join(f", {name}={value}" for name, value in values.items())
+        """Sets values to show beside the progress, such as losses."""
+        self._notes = "".join(f", {name}={value}" for name, value in values.items())
         if self._bar is not None:
             self._bar.set_postfix(values)
 
     def restart(self) -> None:
-        """From nothing again."""
+        """Starts from zero again."""
         self.done = 0
         if self._bar is not None:
             self._bar.reset()
 
     def close(self) -> None:
-        """Ends the bar's line; the log gets the last line. Once is enough."""
+        """Ends the bar's line and logs the last line. Further calls do nothing."""
         if self._bar is not None:
             _shown.remove(self._bar)
             self._bar.close()
-        if self._is_told and self.done > self._last:
-            self._tell()
-        self._bar, self._is_told = None, False
+        if self._is_logged and self.done > self._last:
+            self._log()
+        self._bar, self._is_logged = None, False
 
     def __enter__(self) -> "Progress":
         return self
@@ -86,15 +86,15 @@ class Progress:
     def __exit__(self, *error: object) -> None:
         self.close()
 
-    def _tell(self) -> None:
-        self._told, self._last = time.monotonic(), self.done
-        seconds = max(self._told - self._begun, 1e-6)
+    def _log(self) -> None:
+        self._logged_at, self._last = time.monotonic(), self.done
+        seconds = max(self._logged_at - self._begun, 1e-6)
         speed = (self.done - self._first) / seconds
         left = tqdm.format_interval((self.total - self.done) / speed) if speed else "?"
         rate = f"{speed:.2f} {self.unit}/s" if speed >= 1 else f"{1 / speed:.2f} s/{self.unit}" if speed else "?"
         log.info(
             "%s: %d of %d, %s so far, %s, %s left%s",
-            *(self.what, self.done, self.total, tqdm.format_interval(seconds), rate, left, self._noted),
+            *(self.what, self.done, self.total, tqdm.format_interval(seconds), rate, left, self._notes),
             extra={"on_bar": bool(self._bar)},
         )
 
@@ -105,7 +105,7 @@ def _in_notebook() -> bool:
 
 
 def _width(stream: TextIO) -> int:
-    """Of a terminal; 0 where it isn't known."""
+    """Columns of a terminal; 0 if unknown."""
     try:
         return os.get_terminal_size(stream.fileno()).columns
     except OSError:
@@ -113,7 +113,7 @@ def _width(stream: TextIO) -> int:
 
 
 def each(items: Iterable[Item], total: int, what: str, unit: str, *, silent: bool = False) -> Iterator[Item]:
-    """The items, and how many of them have been dealt with."""
+    """Yields the items and shows how many are done."""
     with Progress(total, what, unit, silent=silent) as progress:
         for item in items:
             yield item
@@ -122,7 +122,7 @@ def each(items: Iterable[Item], total: int, what: str, unit: str, *, silent: boo
 
 @contextmanager
 def without_bars() -> Iterator[None]:
-    """Takes the bars from the terminal while a line is written to it."""
+    """Hides the bars while a line is written to the terminal."""
     if not _shown:
         yield
         return
@@ -137,10 +137,10 @@ def without_bars() -> Iterator[None]:
 
 
 def open_closed_streams() -> None:
-    """Opens the standard streams that the caller has closed (`>&-`): what is written to them goes nowhere.
+    """Opens standard streams that the caller has closed (`>&-`) on the null device.
 
-    Otherwise the next file that is opened, a checkpoint perhaps, would get their number, and what a library writes to
-    the terminal. To be called before anything is opened.
+    Otherwise the next opened file, perhaps a checkpoint, would get their number, and text that a library writes to the
+    terminal. Call it before any file is opened.
     """
     for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
         try:
@@ -153,13 +153,13 @@ def open_closed_streams() -> None:
 
 
 class Tolerant:
-    """A stream whose reader or terminal may go: then what is written goes nowhere, and the work goes on."""
+    """A stream whose reader or terminal may disappear: later output is dropped, and the work goes on."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
 
     def write(self, text: str) -> int:
-        """All of the text, to the stream or to nowhere."""
+        """Writes the text, or drops it."""
         try:
             self._stream.write(text)
         except OSError:
@@ -167,7 +167,7 @@ class Tolerant:
         return len(text)
 
     def flush(self) -> None:
-        """What is buffered, likewise."""
+        """Writes buffered text, or drops it."""
         try:
             self._stream.flush()
         except OSError:

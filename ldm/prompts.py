@@ -1,4 +1,4 @@
-"""What a prompt and a class name may hold, whether a flag, a caption or a stranger's file says them."""
+"""What prompts and class names may contain, from flags, captions or strangers' files."""
 
 import re
 from collections.abc import Iterable
@@ -9,17 +9,17 @@ TOKEN = "sks"
 """The rare word that stands for the subject, as in "a photo of sks dog" (DreamBooth, section 3.1)."""
 
 MOST_CHARACTERS = 4_000
-"""Of a prompt; a text encoder sees 77 tokens."""
+"""Of a prompt; a text encoder reads 77 tokens."""
 MOST_CLASS_CHARACTERS = 200
 
 CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
-"""What no text holds: control characters but tabs and line breaks, and surrogates, which are no characters."""
-BEFORE = re.compile(rf"(?:(?:a|an|the|{TOKEN})\s+)+", re.IGNORECASE)
-"""What prompts say before a class name by themselves."""
+"""Not allowed in text: control characters except tabs and line breaks, and surrogates."""
+ARTICLES = re.compile(rf"(?:(?:a|an|the|{TOKEN})\s+)+", re.IGNORECASE)
+"""Words that prompts add before a class name."""
 
 
 def prompt_fault(text: str) -> str | None:
-    """What is wrong with a prompt; None if it can be encoded."""
+    """What is wrong with a prompt, for an error message; None if it can be encoded."""
     if len(text) > MOST_CHARACTERS:
         return f"should be at most {MOST_CHARACTERS:,} characters, not {len(text):,}"
     if found := CONTROL.search(text):
@@ -35,7 +35,7 @@ def raise_for_prompts(name: str, prompts: Iterable[str]) -> None:
 
 
 def class_name_fault(name: str) -> str | None:
-    """What is wrong with a class name that is to follow "a photo of a"; None if nothing is."""
+    """What is wrong with a class name, which follows "a photo of a"; None if nothing is."""
     if not name.strip():
         return 'should be a word, such as "can", not empty'
     if len(name) > MOST_CLASS_CHARACTERS:
@@ -43,11 +43,11 @@ def class_name_fault(name: str) -> str | None:
     if found := re.search(rf"{CONTROL.pattern}|[\t\n\r\x80-\x9f\u2028\u2029]", name):
         return f"should be one line of text, and holds {visible(found[0])}"
     if re.search(rf"\b{TOKEN}\b", name, re.IGNORECASE):
-        return f'should not hold "{TOKEN}", which stands for the subject and comes by itself'
+        return f'should not hold "{TOKEN}", which stands for the subject and is added automatically'
     return None
 
 
 def bare_class_name(words: str) -> str:
-    """A class name as it follows "a photo of a" and "sks": "a  water bottle" and "sks water bottle" are the latter."""
+    """A class name without the words that prompts add: "water bottle" from "a  water bottle" or "sks water bottle"."""
     words = re.sub(" +", " ", words).strip()
-    return words[match.end() :] if (match := BEFORE.match(words)) else words
+    return words[match.end() :] if (match := ARTICLES.match(words)) else words

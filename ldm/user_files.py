@@ -1,4 +1,4 @@
-"""Other people's files, opened only if they are files, of a bounded size: a named pipe would block for ever."""
+"""Foreign files: opened only if they are regular files of a bounded size. A named pipe would block for ever."""
 
 import codecs
 import os
@@ -16,23 +16,23 @@ KINDS = {
     stat.S_IFCHR: "a device",
     stat.S_IFBLK: "a device",
 }
-"""What a path can be that is no regular file, by its type in `st_mode`."""
+"""Kinds of paths that are not regular files, by the type in `st_mode`."""
 UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 def kind_of(path: Path) -> str | None:
-    """None of a regular file, else what the path is: "a named pipe". Links are followed. Raises `OSError`."""
+    """None for a regular file, else what the path is: "a named pipe". Follows links. Raises `OSError`."""
     return _kind(path.stat())
 
 
 def open_regular(path: Path) -> BinaryIO:
-    """Opens a regular file for reading bytes and never blocks.
+    """Opens a regular file for reading bytes; never blocks.
 
     Raises `UserError` if it is a named pipe, a socket, a device or a folder, and `OSError` as `open` does.
     """
     if (kind := kind_of(path)) is not None:
         raise UserError(f"{path} is {kind}, not a file")
-    # Between the two calls the path may have become a pipe: opened this way, that doesn't block either.
+    # The path may become a pipe between the two calls; opened with O_NONBLOCK, it doesn't block either.
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
     file = os.fdopen(os.open(path, flags), "rb")
     if (kind := _kind(os.fstat(file.fileno()))) is not None:
@@ -42,11 +42,11 @@ def open_regular(path: Path) -> BinaryIO:
 
 
 def open_file(path: Path, what: str = "file") -> BinaryIO:
-    """`open_regular`, whose every error is the user's; `what` says what should have been there."""
+    """`open_regular` with every error as a `UserError`; `what` is what should have been there."""
     try:
         return open_regular(path)
     except FileNotFoundError:
-        target = f": it is a link to {path.readlink()}, which is not there" if path.is_symlink() else ""
+        target = f": it is a link to {path.readlink()}, which does not exist" if path.is_symlink() else ""
         raise UserError(f"there is no {what} {path}{target}") from None
     except OSError as error:
         raise UserError(f"could not read {path}: {error.strerror}") from error
@@ -57,8 +57,8 @@ def open_file(path: Path, what: str = "file") -> BinaryIO:
 def read_text(path: Path, most_bytes: int) -> str:
     """The text of a file in UTF-8, without the byte-order mark that some editors write before it.
 
-    Raises `FileNotFoundError` if there is none, and `UserError` with the reason for anything but a text file of at most
-    so many bytes.
+    Raises `FileNotFoundError` if there is none, and `UserError` with the reason if it isn't a readable text file of at
+    most `most_bytes`.
     """
     try:
         with open_regular(path) as file:

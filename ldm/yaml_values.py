@@ -1,7 +1,7 @@
-"""YAML into plain values: text, numbers, yes or no, nothing, lists and keys. Whatever else a file asks for is refused.
+"""YAML into plain values: text, numbers, booleans, null, lists and mappings. Everything else is refused.
 
-A file may come from a stranger: it names no class, makes no copies of copies, reads no environment variable, and every
-mistake in it is told with its line.
+A file may come from a stranger: it can't name classes, multiply values by aliases or read environment variables, and
+every mistake in it is reported with its line.
 """
 
 import re
@@ -16,7 +16,7 @@ from yaml import MappingNode, Node, ScalarNode, SequenceNode
 MOST_DEPTH, MOST_VALUES = 50, 1_000_000
 """Levels of nesting, and values in all; a value counts as often as aliases (`*name`) point to it."""
 MOST_EXPANDED = 10**7
-"""Letters that a file may have once its references (`${key}`) are filled in."""
+"""Characters that a file may have after its references (`${key}`) are filled in."""
 MOST_DIGITS = 100
 
 TAG = "tag:yaml.org,2002:"
@@ -24,23 +24,23 @@ PLAIN_TAGS = {f"{TAG}{name}" for name in ("null", "bool", "int", "float", "str",
 
 REFERENCE = re.compile(r"(?<!\\)(?:\\\\)*\$\{([^}]*)")
 FLOAT = re.compile(r"[-+]?(?:\d[\d_]*)(?:\.[\d_]*)?[eE][-+]?\d+|[-+]?\.\d[\d_]*[eE][-+]?\d+")
-"""Numbers such as 1e-5, which YAML 1.1 takes for text."""
+"""Numbers such as 1e-5, which are text in YAML 1.1."""
 SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
-"""Half a letter, as in the names of files that are no UTF-8; the faster parser refuses it."""
+"""Half a character, as in file names that are not UTF-8; the faster parser refuses it."""
 
 
 class YamlError(Exception):
-    """What is wrong with a YAML file, in one line that begins with the line's number where that is known."""
+    """What is wrong with a YAML file, in one line that begins with the line number if known."""
 
 
 def _with_floats(kind: type[Any]) -> type[Any]:
-    """A loader or dumper for which numbers like 1e-5 are numbers."""
+    """Makes a loader or dumper read numbers like 1e-5 as numbers."""
     kind.add_implicit_resolver(f"{TAG}float", re.compile(f"^(?:{FLOAT.pattern})$"), list("-+0123456789."))
     return kind
 
 
 def _without_dates(loader: type[Any]) -> type[Any]:
-    """A loader for which dates are text."""
+    """Makes a loader read dates as text."""
     loader.yaml_implicit_resolvers = {
         first: [(tag, pattern) for tag, pattern in resolvers if tag != f"{TAG}timestamp"]
         for first, resolvers in loader.yaml_implicit_resolvers.items()
@@ -51,18 +51,18 @@ def _without_dates(loader: type[Any]) -> type[Any]:
 @_without_dates
 @_with_floats
 class _Loader(yaml.SafeLoader):
-    """Reads every letter; slow."""
+    """Reads every character; slow."""
 
 
 @_without_dates
 @_with_floats
 class _FastLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-    """The same in C, where it was built."""
+    """The same in C, if available."""
 
 
 @_with_floats
 class _Dumper(yaml.SafeDumper):
-    """Writes every letter; slow."""
+    """Writes every character; slow."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
@@ -70,14 +70,14 @@ class _Dumper(yaml.SafeDumper):
 
 @_with_floats
 class _FastDumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[misc]
-    """The same in C, where it was built."""
+    """The same in C, if available."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
 
 
 def dump_yaml(values: Any) -> str:
-    r"""Values as YAML text, which `parse_yaml` reads back; what is no UTF-8 is spelled, as "caf\uDCE9"."""
+    r"""Values as YAML text, which `parse_yaml` reads back; bytes that are not UTF-8 are escaped, as in "caf\uDCE9"."""
     how: dict[str, Any] = {"default_flow_style": False, "allow_unicode": True, "sort_keys": False}
     try:
         return str(yaml.dump(values, Dumper=_FastDumper, **how))
@@ -107,7 +107,7 @@ def parse_yaml(text: str) -> Any:
 
 
 def _check(node: Node, sizes: dict[int, int], depth: int) -> int:
-    """Counts a node and all below it. Raises `YamlError` for what is too much or not plain."""
+    """The number of values in a node. Raises `YamlError` for too many, or one that is not plain."""
     if (known := sizes.get(id(node))) is not None:
         if known == 0:
             raise YamlError(_at(node.start_mark, "a value that holds itself"))
@@ -119,7 +119,7 @@ def _check(node: Node, sizes: dict[int, int], depth: int) -> int:
     if isinstance(node, ScalarNode):
         _check_scalar(node)
         return 1
-    sizes[id(node)] = 0  # until it is known
+    sizes[id(node)] = 0  # until it is counted
     size = 1 + sum(_check(child, sizes, depth + 1) for child in _children(node))
     if size > MOST_VALUES:
         raise YamlError(_at(node.start_mark, f"more than {MOST_VALUES:,} values, counting those that aliases repeat"))
@@ -139,7 +139,7 @@ def _check_scalar(node: ScalarNode) -> None:
 
 
 def _children(node: Node) -> Iterator[Node]:
-    """The values below a node, and its keys, of which none may come twice."""
+    """The values and keys below a node. Raises `YamlError` for a key that comes twice."""
     if isinstance(node, SequenceNode):
         yield from node.value
     elif isinstance(node, MappingNode):
@@ -155,14 +155,14 @@ def _children(node: Node) -> Iterator[Node]:
 
 
 def _with_text_keys(values: Any) -> Any:
-    """Values to which several aliases point become values of their own."""
+    """Converts keys to text, and copies values to which several aliases point."""
     if isinstance(values, dict):
         return {str(key): _with_text_keys(value) for key, value in values.items()}
     return [_with_text_keys(value) for value in values] if isinstance(values, list) else values
 
 
 def _filled_in(values: Any, text: str) -> Any:
-    """The values with references to other keys filled in, which may not make a small file a large one."""
+    """The values with references to other keys filled in. Raises `YamlError` if that would make a small file huge."""
     references = REFERENCE.findall(text)
     if any(":" in reference for reference in references):
         raise YamlError("a reference such as ${oc.env:NAME} to something outside the file, which is not read")

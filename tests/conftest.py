@@ -39,7 +39,7 @@ _frozen_at = [0]
 
 
 def pytest_collection_finish() -> None:
-    """Keeps what was imported from being looked through by each garbage collection: a tenth of the time."""
+    """Excludes imported modules from garbage collection, which saves a tenth of the time."""
     gc.collect()
     gc.freeze()
     _frozen_at[0] = len(sys.modules)

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from ldm.diffusion.latent_diffusion import LatentDiffusion, LatentDiffusionConfig
 from ldm.files import ROOT
 from ldm.nn.autoencoder import AutoencoderConfig, AutoencoderKL
+from ldm.nn.memory import NoInitialisation
 from ldm.nn.text_encoder import TextEncoder, TextEncoderConfig
 from ldm.nn.unet import UNet, UNetConfig
-from ldm.nn.weightless import NoInitialisation
 
 ORACLE = Path(__file__).parent / "fixtures" / "oracle"
 TOKENIZER = ROOT / "ldm" / "assets" / "clip-tokenizer"
@@ -39,7 +39,7 @@ def rel(actual: Tensor, expected: Tensor) -> float:
 @cache
 def tensors(name: str) -> dict[str, Tensor]:
     """The tensors of `<name>.safetensors`. They are shared: don't write to them."""
-    with torch.inference_mode(False):  # plain tensors, that autograd takes too, whoever asks first
+    with torch.inference_mode(False):  # plain tensors, which autograd accepts, whoever loads them first
         return load_file(ORACLE / f"{name}.safetensors")
 
 

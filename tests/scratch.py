@@ -92,7 +92,7 @@ def write_captioned(directory: Path, count: int = 12) -> Path:
 
 
 def build_scratch_model(seed: int = 0) -> LatentDiffusion:
-    """The YAML's model without a tokenizer, with random weights as torch draws them."""
+    """The YAML's model without a tokenizer, with torch's random initial weights."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return LatentDiffusion(build_config(LatentDiffusionConfig, SCRATCH_YAML["model"], "scratch"))

@@ -186,6 +186,13 @@ def test_flags_are_read_before_anything_heavy_is_imported(module: str) -> None:
     assert done.stdout.strip() == "[]"
 
 
+def test_sampling_imports_nothing_that_only_training_or_scoring_needs() -> None:
+    heavy = ("pytorch_lightning", "lightning_fabric", "torchmetrics", "torchvision", "tensorboard")
+    code = f"import sys, ldm.commands.sampling; print([name for name in {heavy} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
 @pytest.mark.parametrize(
     ("rule", "name", "source"),
     [

@@ -10,8 +10,8 @@ from ldm.diffusion.guidance import classifier_free
 from ldm.diffusion.latent_diffusion import LatentDiffusion
 from ldm.diffusion.sampling import sample_images
 from ldm.files import ROOT
+from ldm.runtime.devices import Compute
 from ldm.runtime.models import EMBEDDED, ModelSlot, Settings, settings_of
-from ldm.runtime.precision import Compute
 from ldm.toyworld.judge.encoder import SHIPPED, Evaluator, load_evaluator
 
 CPU = torch.device("cpu")
@@ -65,12 +65,14 @@ def test_sks_can_be_spelled(model: LatentDiffusion) -> None:
         ),
     ],
 )
-def test_what_is_asked_for_is_seen(
+def test_the_prompts_object_is_recognised(
     model: LatentDiffusion, judge: Evaluator, prompt: str, shown: dict[str, str]
 ) -> None:
     settings = settings_of(read_checkpoint(EMBEDDED), None)[1]
     contexts = [model.encode_prompts([text] * 4) for text in (prompt, "")]
     guidance = classifier_free(*contexts, settings.sampling.guidance_scale)
     images = sample_images(model, guidance, [0, 1, 2, 3], settings.sampling)
-    seen = [{head: answer.label for head, answer in answers.items() if head in shown} for answers in judge.name(images)]
-    assert seen.count(shown) >= 3
+    found = [
+        {head: answer.label for head, answer in answers.items() if head in shown} for answers in judge.name(images)
+    ]
+    assert found.count(shown) >= 3

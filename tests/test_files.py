@@ -77,15 +77,15 @@ def test_a_directory_in_the_way_is_an_error_that_names_it(tmp_path: Path) -> Non
 
 
 def test_the_bytes_are_on_the_disk_before_the_name_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path, seen = tmp_path / "a.txt", []
-    monkeypatch.setattr(os, "fsync", lambda descriptor: seen.append((os.fstat(descriptor).st_size, path.exists())))
+    path, flushed = tmp_path / "a.txt", []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: flushed.append((os.fstat(descriptor).st_size, path.exists())))
     write_text(path, "12345")
-    assert seen[0] == (5, False)
+    assert flushed[0] == (5, False)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such modes")
 @pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
-def test_a_file_is_as_private_as_the_umask_says_whoever_wrote_it(umask: int, mode: int, tmp_path: Path) -> None:
+def test_a_file_has_the_permissions_of_the_umask(umask: int, mode: int, tmp_path: Path) -> None:
     before = os.umask(umask)
     try:
         with atomic_path(tmp_path / "a.txt") as partial:
@@ -163,7 +163,7 @@ def test_a_directory_that_another_process_made_meanwhile_is_left_to_it(
 ) -> None:
     (tmp_path / "cat-1").mkdir()
     (tmp_path / "cat-1" / "theirs").touch()
-    monkeypatch.setattr(Path, "iterdir", lambda self: iter(()))  # it was not there when we looked
+    monkeypatch.setattr(Path, "iterdir", lambda self: iter(()))  # it was created after the listing
     assert make_numbered_dir(tmp_path, "cat").name == "cat-2"
     assert (tmp_path / "cat-1" / "theirs").exists()
 

@@ -1,4 +1,4 @@
-"""Signals to a process: what is under way is finished or broken off, and the exit status says that it was stopped."""
+"""Signals to a process: its work is finished or interrupted, and the exit status shows that it was stopped."""
 
 import signal
 import subprocess
@@ -9,16 +9,17 @@ from pathlib import Path
 import pytest
 
 from ldm.files import ROOT
-from ldm.interruption import SIGNALS, STATUS, Stopped, blocked, finish_first, heeded
+from ldm.interruption import SIGNALS, STATUS, Stopped, blocked, finish_first, handled_signals
 
 FRAME = """
 import logging, os, sys, threading, time
 from pathlib import Path
-from ldm.interruption import Stopped, before_the_end, continue_with, finish_first, heed, listen
+from ldm.interruption import Stopped, before_the_end, finish_first, install_handlers
+from ldm.interruption import set_resume_command, unblock_signals
 logging.basicConfig(format="%(message)s", level=logging.INFO, handlers=[logging.FileHandler("said")])
-heed()
+install_handlers()
 try:
-    listen()
+    unblock_signals()
 {body}
     Path("done").touch()
 except Stopped as stop:
@@ -115,7 +116,9 @@ for _ in range(2):  # the second call never returns, not even for a signal
     ids=["a block that never ends", "an end that takes long", "a call that doesn't return"],
 )
 def test_a_second_signal_ends_it_at_once_with_the_same_status(body: str, then: str, tmp_path: Path) -> None:
-    before = 'continue_with("python x.py -r y")\nending = before_the_end(Path("cleared").touch)\nending.__enter__()\n'
+    before = (
+        'set_resume_command("python x.py -r y")\nending = before_the_end(Path("cleared").touch)\nending.__enter__()\n'
+    )
     script = Script(tmp_path, before + body, then)
     script.process.send_signal(signal.SIGTERM)
     time.sleep(1.2)
@@ -129,7 +132,7 @@ def test_a_signal_that_comes_before_the_command_is_ready_waits_for_it(tmp_path: 
     """As to a process that was started a moment ago."""
     with pytest.raises(Stopped), blocked():
         signal.raise_signal(signal.SIGTERM)
-        with heeded():
+        with handled_signals():
             raise AssertionError("it goes on")
 
 
@@ -137,7 +140,7 @@ def test_what_a_shell_told_it_to_ignore_is_ignored(tmp_path: Path) -> None:
     """`nohup` means that a closed terminal doesn't matter."""
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with heeded():
+        with handled_signals():
             signal.raise_signal(signal.SIGHUP)
     finally:
         signal.signal(signal.SIGHUP, before)
@@ -145,14 +148,14 @@ def test_what_a_shell_told_it_to_ignore_is_ignored(tmp_path: Path) -> None:
 
 def test_handlers_are_put_back() -> None:
     before = [signal.getsignal(number) for number in SIGNALS]
-    with pytest.raises(Stopped), heeded():
+    with pytest.raises(Stopped), handled_signals():
         signal.raise_signal(signal.SIGTERM)
     assert [signal.getsignal(number) for number in SIGNALS] == before
 
 
 def test_blocks_in_a_block_end_together() -> None:
     order = []
-    with pytest.raises(Stopped, match="stopped by SIGTERM after all"), heeded(), finish_first() as outer:
+    with pytest.raises(Stopped, match="stopped by SIGTERM after all"), handled_signals(), finish_first() as outer:
         with finish_first():
             signal.raise_signal(signal.SIGTERM)
         order.append("inner")

@@ -111,7 +111,7 @@ def test_a_directory_that_others_take_for_a_dead_ones_is_not_used(
 
 
 @pytest.mark.parametrize("alone", [True, False])
-def test_what_earlier_versions_left_goes_where_nobody_else_writes(alone: bool, tmp_path: Path) -> None:
+def test_leftovers_of_earlier_versions_are_removed_in_a_locked_directory(alone: bool, tmp_path: Path) -> None:
     for name in (".a.png.123.partial", ".tmpAbC123", "a.png.partial", ".a.png", "a.png", ".tmpfile"):
         (tmp_path / name).touch()
     old = tmp_path / ".b.png.123.partial"

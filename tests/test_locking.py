@@ -27,7 +27,7 @@ def test_a_second_process_is_turned_away_by_name(tmp_path: Path) -> None:
     assert str(tmp_path) in str(error.value)
 
 
-def test_a_process_that_only_looks_for_leftovers_turns_nobody_away(tmp_path: Path) -> None:
+def test_a_process_that_removes_leftovers_blocks_no_other(tmp_path: Path) -> None:
     with another_process_has(tmp_path) as process:
         looked = threading.Timer(0.2, process.kill)
         looked.start()
@@ -35,7 +35,7 @@ def test_a_process_that_only_looks_for_leftovers_turns_nobody_away(tmp_path: Pat
         looked.join()
 
 
-def test_a_process_that_was_killed_locks_nobody_out(tmp_path: Path) -> None:
+def test_a_killed_process_leaves_no_lock(tmp_path: Path) -> None:
     with another_process_has(tmp_path) as process:
         process.kill()
         process.wait()
@@ -64,7 +64,7 @@ def test_worker_processes_do_not_keep_it(tmp_path: Path) -> None:
     os.waitpid(worker, 0)
 
 
-def test_a_file_system_without_locks_is_spoken_of_and_no_obstacle(
+def test_a_file_system_without_locks_triggers_a_warning_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def refuse(*_: object) -> None:

@@ -63,7 +63,10 @@ log = logging.getLogger("ldm.x")
 
 def command():
     begin_run(Path("."), "python x.py -r .")
-    with progress.Progress(30, "drawing", "img") as bar, progress.Progress(5, "denoising", "step", inner=True) as steps:
+    with (
+        progress.Progress(30, "sampling", "img") as bar,
+        progress.Progress(5, "denoising", "step", inner=True) as steps,
+    ):
         for image in range(30):
             time.sleep(0.02)
             steps.update()
@@ -95,28 +98,28 @@ def on_terminal(script: Path, leave: bool = False) -> tuple[str, int]:
         [sys.executable, script], cwd=script.parent, stdout=other_end, stderr=other_end, env=environment
     )
     os.close(other_end)
-    seen = b""
+    shown_text = b""
     try:
         while chunk := os.read(terminal, 1000):
-            seen += chunk
-            if leave and b"drawing" in seen:
+            shown_text += chunk
+            if leave and b"sampling" in shown_text:
                 break
     except OSError:  # the other end is closed
         assert not leave
     os.close(terminal)
-    return seen.decode(), process.wait(60)
+    return shown_text.decode(), process.wait(60)
 
 
 def test_on_a_terminal_there_is_a_bar_and_warnings_have_lines_of_their_own(script: Path) -> None:
-    seen, status = on_terminal(script)
+    shown_text, status = on_terminal(script)
     assert status == 0
-    assert re.search(r"drawing: +\d+%\|.*\| \d+/30 \[\d\d:\d\d, \d\d:\d\d left, [\d.]+img/s\]", seen)
-    shown = [line.rsplit("\r", 1)[-1].removeprefix("\x1b[A") for line in seen.replace("\r\n", "\n").split("\n")]
+    assert re.search(r"sampling: +\d+%\|.*\| \d+/30 \[\d\d:\d\d, \d\d:\d\d left, [\d.]+img/s\]", shown_text)
+    shown = [line.rsplit("\r", 1)[-1].removeprefix("\x1b[A") for line in shown_text.replace("\r\n", "\n").split("\n")]
     assert "warning: a file is left out" in shown
     assert any(line.startswith("warning: the library is old (UserWarning, ") for line in shown)
-    assert "so far" not in seen
+    assert "so far" not in shown_text
     log = (script.parent / "run.log").read_text()
-    assert "INFO drawing: 16 of 30, " in log
+    assert "INFO sampling: 16 of 30, " in log
     assert "WARNING a file is left out" in log
     assert "denoising" not in log
 
@@ -125,7 +128,7 @@ def test_a_terminal_that_goes_away_ends_nothing(script: Path) -> None:
     """Its signal does, unless `nohup` keeps it away, as here; what is written goes nowhere."""
     assert on_terminal(script, leave=True)[1] == 0
     assert (script.parent / "done").exists()
-    assert "drawing: 30 of 30" in (script.parent / "run.log").read_text()
+    assert "sampling: 30 of 30" in (script.parent / "run.log").read_text()
 
 
 @pytest.mark.parametrize("both", [True, False], ids=["2>&1 | head -1", "| head -1"])
@@ -146,7 +149,7 @@ def test_a_reader_that_goes_away_ends_nothing(both: bool, script: Path) -> None:
     if both:
         assert status == 0
         assert (script.parent / "done").exists()
-        assert "drawing: 30 of 30" in (script.parent / "run.log").read_text()
+        assert "sampling: 30 of 30" in (script.parent / "run.log").read_text()
     assert "Exception ignored" not in (script.parent / "err").read_text()
 
 
@@ -156,4 +159,4 @@ def test_lines_are_plain_where_there_is_no_terminal(script: Path) -> None:
     )
     assert done.returncode == 0
     assert b"\r" not in done.stderr
-    assert b"drawing: 30 of 30, " in done.stderr
+    assert b"sampling: 30 of 30, " in done.stderr

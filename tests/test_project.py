@@ -31,7 +31,7 @@ def test_the_lock_file_holds_a_version_within_bounds_of_every_requirement_and_no
     lines = (ROOT / "requirements.lock").read_text().splitlines()
     locked = [re.fullmatch(r"([\w.-]+)==([\w.+-]+)", line) for line in lines if not line.startswith("#")]
     versions = {canonicalize_name(line[1]): line[2] for line in locked if line}
-    assert len(versions) == len(locked), "a line is not NAME==VERSION, or a name stands there twice"
+    assert len(versions) == len(locked), "a line is not NAME==VERSION, or a name comes twice"
     extras = [words for extra in PROJECT["optional-dependencies"].values() for words in extra]
     wanted = [Requirement(words) for words in [*PROJECT["dependencies"], *extras]]
     wrong = [
@@ -51,7 +51,7 @@ def test_every_file_that_a_document_names_is_there(document: str) -> None:
     links = [link for link in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", text) if "://" not in link]
     paths = re.findall(r"`((?:ldm|tests|configs|download|docs|benchmarks|data)/[\w./-]+)`", text)
     scripts = re.findall(r"(?:python|bash) ([\w./-]+\.(?:py|sh)|\.ci/run)", text)
-    assert paths or scripts or links, "the document names nothing; this test looks for the wrong thing"
+    assert paths or scripts or links, "the document names no file: this test searches for the wrong pattern"
     missing = [path for path in paths + scripts if not (ROOT / path).exists()]
     missing += [link for link in links if not (ROOT / document).parent.joinpath(link).exists()]
     assert not missing

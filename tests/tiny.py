@@ -1,4 +1,4 @@
-"""A whole model of random weights, small enough to draw and to train within a second; the same code at another size."""
+"""A whole model of random weights that samples and trains within a second: the same code at another size."""
 
 import json
 from functools import lru_cache
@@ -12,7 +12,7 @@ from ldm.checkpoint.metadata import CheckpointInfo
 from ldm.checkpoint.saving import save_checkpoint
 from ldm.config import build_config
 from ldm.diffusion.latent_diffusion import LatentDiffusion, LatentDiffusionConfig
-from ldm.nn.weightless import weightless
+from ldm.nn.memory import weightless
 
 TINY_YAML: dict[str, Any] = {
     "tokenizer": "weights/tiny/tokenizer",  # not there: the one beside the checkpoint is used
@@ -53,12 +53,12 @@ def tiny_config() -> LatentDiffusionConfig:
 
 
 PROMPT_GAIN = 6.0
-"""Random weights hardly look at the prompt: another word moves an image by a grey level or two, which rounding on
+"""Random weights hardly depend on the prompt: another word moves an image by a grey level or two, which rounding on
 another CPU could hide. With attention to the prompt this much stronger it moves by thirty."""
 
 
 def build_tiny_model(seed: int = 0) -> LatentDiffusion:
-    """The tiny model without a tokenizer, which draws another image for another prompt.
+    """The tiny model without a tokenizer, which samples another image for another prompt.
 
     No parameter is zero throughout, so that gradients reach all of them.
     """

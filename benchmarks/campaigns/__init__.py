@@ -1,1 +1,1 @@
-"""The reliability campaign's parts: what is done to the commands, and how it is seen that nothing was lost."""
+"""The reliability campaign's parts: faults for the commands, and the checks that nothing was lost."""

@@ -1,4 +1,4 @@
-"""What all parts are made of: cases, what came of them, and the file in which that stands."""
+"""Cases, their outcomes, and the file of outcomes, for all parts."""
 
 import json
 import math
@@ -17,7 +17,7 @@ from benchmarks.tools.reporting import say
 
 @dataclass
 class Outcome:
-    """What came of a case: what is counted, and what did not hold."""
+    """The outcome of a case: counts, and failures."""
 
     counts: Counter[str] = field(default_factory=Counter)
     failures: list[str] = field(default_factory=list)
@@ -25,7 +25,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Case:
-    """Something to try; its name is the same whenever the campaign is run with the same seed."""
+    """One trial; its name is the same in all campaigns with the same seed."""
 
     name: str
     run: Callable[[Place], Outcome]
@@ -33,23 +33,23 @@ class Case:
 
 @dataclass(frozen=True)
 class Part:
-    """A part of the campaign: cases until so many of what it counts have been seen."""
+    """A part of the campaign: cases until a count is reached."""
 
     name: str
     what: str
-    """Said of it in the table."""
+    """Its description in the table."""
     unit: str
-    """The count that tells how far it came."""
+    """The count that measures its progress."""
     whole: int
     quick: int
     cases: Callable[[Place, int, int], Iterator[Case]]
-    """From the place, how many are wanted, and the seed."""
+    """From the place, the count and the seed."""
     to_the_end: bool = False
-    """A whole campaign tries all of its cases; `whole` is the least that has to come of them."""
+    """A whole campaign runs all of its cases; `whole` is their least count."""
 
 
 class Ledger:
-    """One line a case, as JSON; a case that stands there is not run again with the same code."""
+    """One line of JSON per case; a case with a line is not run again with the same code."""
 
     def __init__(self, path: Path, code: str) -> None:
         self.path = path
@@ -60,7 +60,7 @@ class Ledger:
         self._done = {(entry["part"], entry["case"]) for entry in self.entries}
 
     def has(self, part: str, case: str) -> bool:
-        """Whether it is done."""
+        """Whether it has a line."""
         return (part, case) in self._done
 
     def add(self, part: str, case: str, outcome: Outcome, seconds: float) -> None:
@@ -75,7 +75,7 @@ class Ledger:
             self._done.add((part, case))
 
     def counts(self, part: str) -> Counter[str]:
-        """What has been counted in a part."""
+        """The counts of a part."""
         total: Counter[str] = Counter()
         for entry in self.entries:
             if entry["part"] == part:
@@ -83,7 +83,7 @@ class Ledger:
         return total
 
     def failures(self, part: str) -> list[str]:
-        """What did not hold in a part."""
+        """The failures of a part."""
         return [
             f"{entry['case']}: {line}" for entry in self.entries if entry["part"] == part for line in entry["failures"]
         ]
@@ -113,7 +113,7 @@ def _run_case(part: Part, case: Case, place: Place, ledger: Ledger) -> None:
         outcome = case.run(place)
     except Failed as failed:
         outcome = failed.outcome
-    except Exception:  # the campaign goes on; whoever reads the table sees that this case told nothing
+    except Exception:  # the campaign continues; the table shows that this case has no result
         outcome = Outcome(failures=[f"the campaign itself failed: {traceback.format_exc()}"])
     seconds = time.monotonic() - began
     ledger.add(part.name, case.name, outcome, seconds)
@@ -124,7 +124,7 @@ def _run_case(part: Part, case: Case, place: Place, ledger: Ledger) -> None:
 
 
 class Failed(Exception):  # noqa: N818
-    """Ends a case whose directory is kept to be looked at."""
+    """Ends a case whose directory is kept."""
 
     def __init__(self, outcome: Outcome) -> None:
         super().__init__(outcome.failures)
@@ -132,8 +132,8 @@ class Failed(Exception):  # noqa: N818
 
 
 def told(outcome: Outcome, root: Path, said: list[str]) -> Outcome:
-    """The outcome. If it failed, what the processes said is left beside the case's directory, which is kept."""
+    """The outcome. If it failed, the processes' output is written beside the case's directory, which is kept."""
     if outcome.failures:
-        (root.parent / "said.txt").write_text("\n----\n".join(said), encoding="utf-8", errors="replace")
+        (root.parent / "output.txt").write_text("\n----\n".join(said), encoding="utf-8", errors="replace")
         raise Failed(outcome)
     return outcome

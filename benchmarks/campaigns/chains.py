@@ -1,4 +1,4 @@
-"""A command that is interrupted, again and again, and at last goes through: has anything been lost?"""
+"""Continues interrupted commands to their end, and checks that nothing was lost."""
 
 from pathlib import Path
 
@@ -11,9 +11,9 @@ TRACEBACK = "Traceback (most recent call last)"
 
 
 def continue_to_end(place: Place, scene: Scene, root: Path, said: list[str], work: Work | None = None) -> list[str]:
-    """Continues without a fault, by this work if one is given; says what is not as an uninterrupted run leaves it."""
+    """Continues without a fault, by this work if one is given; returns the differences from an uninterrupted run."""
     if not scene.runs and not unlike_the_reference(place, scene, root):
-        return []  # it was done, and would refuse to do it again
+        return []  # it was finished, and a second call would be refused
     work = work or scene.continued(place.fixtures, root)
     ended = run(work, root)
     said.append(f"$ {work}\n{ended.said}")
@@ -24,7 +24,7 @@ def continue_to_end(place: Place, scene: Scene, root: Path, said: list[str], wor
 
 
 def unlike_the_reference(place: Place, scene: Scene, root: Path) -> list[str]:
-    """What differs from what an uninterrupted run leaves."""
+    """The differences from the files of an uninterrupted run."""
     run_dir = scene.last_run(root)
     first = run_dir and f"{run_dir.name.rpartition('-')[0]}-1"
     renamed = {run_dir.name: first} if run_dir and first and run_dir.name != first else {}
@@ -32,7 +32,7 @@ def unlike_the_reference(place: Place, scene: Scene, root: Path) -> list[str]:
 
 
 def untold(ended: Ended) -> list[str]:
-    """What nobody should see, however a process ends."""
+    """What no user should see, however a process ends."""
     failures = []
     if TRACEBACK in ended.said:
         failures.append(f"a traceback: {last_lines(ended)}")
@@ -42,6 +42,6 @@ def untold(ended: Ended) -> list[str]:
 
 
 def last_lines(ended: Ended, count: int = 4) -> str:
-    """The end of what it said, in one line."""
+    """The end of its output, in one line."""
     lines = ended.said.replace("\r", "\n").splitlines()
     return " | ".join([line for line in lines if line.strip()][-count:])[-600:]

@@ -1,4 +1,4 @@
-"""Whether two directories hold the same: bit for bit, but for where they lie and when they were made."""
+"""Compares two directories bit for bit, apart from their places and times."""
 
 import hashlib
 import json
@@ -15,7 +15,7 @@ from PIL import Image
 from benchmarks.campaigns.scenes import UNSETTLED
 
 STATE_KEYS = ("global_step", "state_dict", "optimizer_states", "lr_schedulers")
-"""Of a resume state; its loops' counters depend on where it was interrupted."""
+"""Keys of a resume state whose counters depend on where it was interrupted."""
 RECORD_KEYS = ("options", "config", "data", "files", "photos", "checkpoints")
 """Of run.yaml; its command, time and versions are the first call's."""
 
@@ -42,7 +42,7 @@ def digests(root: Path, renamed: dict[str, str] | None = None) -> Digests:
 
 
 def differences(expected: Digests, found: Digests) -> list[str]:
-    """What is missing, left over, or of other content; nothing if all is the same."""
+    """Missing, additional and different files; empty if all are the same."""
     missing = [f"missing: {name}" for name in expected.keys() - found.keys()]
     left = [f"left over: {name}" for name in found.keys() - expected.keys()]
     other = [f"differs: {name}" for name in expected.keys() & found.keys() if expected[name] != found[name]]
@@ -50,7 +50,7 @@ def differences(expected: Digests, found: Digests) -> list[str]:
 
 
 def digest(path: Path, root: Path, renamed: dict[str, str]) -> str:
-    """Of a file's content; paths below `root` are no part of it."""
+    """Of a file's content, without paths below `root`."""
 
     def settle(content: bytes) -> bytes:
         for place in {str(root.resolve()), str(root)}:

@@ -22,7 +22,7 @@ FAULTS = {"fill": "a full disk", "limit": "a limit on the size of files"}
 
 
 def cases(place: Place, count: int, seed: int) -> Iterator[Case]:
-    """Each kind of write of each scene with both faults, in an order by chance."""
+    """Each kind of write of each scene with both faults, in random order."""
     everything = [
         (scene, kind, action)
         for scene in SCENES
@@ -35,7 +35,7 @@ def cases(place: Place, count: int, seed: int) -> Iterator[Case]:
 
 
 def kinds_of_writes(reference: Reference) -> dict[str, int]:
-    """The kinds of files that a run writes, and which of its writes is the first of each."""
+    """The kinds of files that a run writes, and the number of the first write of each."""
     kinds: dict[str, int] = {}
     for index, event in enumerate(reference.writes):
         what, _, path = event.partition(" ")
@@ -54,7 +54,7 @@ def kind_of(path: str) -> str:
 
 
 def no_room(scene: Scene, kind: str, action: str, place: Place) -> Outcome:
-    """Takes the room away just before the first write of this kind; gives it back, and continues."""
+    """Fills the disk just before the first write of this kind; frees it, and continues."""
     reference = place.reference(scene)
     size = next((size for path, size in sorted(reference.sizes.items()) if kind_of(path) == kind), 0)
     outcome, said, name = Outcome(), [], re.sub(r"\W+", "-", f"disk-{scene.name}-{action}-{kind}")

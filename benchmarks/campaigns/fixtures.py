@@ -1,4 +1,4 @@
-"""What the campaign's commands read: photos, captioned images, a tiny model, and what earlier stages made."""
+"""The inputs of the campaign's commands: photos, captioned images, a tiny model, and earlier stages' results."""
 
 import os
 from pathlib import Path

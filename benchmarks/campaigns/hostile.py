@@ -22,7 +22,7 @@ from tests.checkpoint.files import ATTACKS, few_tensors
 Maker = Callable[[Path], Path]
 """Writes a file into a directory; its path."""
 MARKER = "code-was-run"
-"""The file that an attack would leave beside its own."""
+"""The file that a successful attack would write beside its own."""
 AT_ONCE = 20.0
 """Seconds, on a busy machine, of which importing takes most."""
 
@@ -45,7 +45,7 @@ COMMANDS: dict[str, Callable[[Fixtures, Path], tuple[object, ...]]] = {
 }
 SWEEP = "a sweep"
 TOLD_BY_READING = ("a directory",)
-"""What some commands rightly take."""
+"""Files that some commands accept rightly."""
 
 
 def makers() -> dict[str, Maker]:

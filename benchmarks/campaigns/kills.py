@@ -16,9 +16,9 @@ TURNS = (
     *("dreambooth", "autoencoder", "txt2img", "diffusion", "evaluate", "judge", "img2img", "tokenizer"),
     *("dreambooth", "diffusion", "txt2img", "autoencoder", "evaluate", "judge", "img2img", "publish"),
 )
-"""Scenes, one a chain; those that are over with one write come half as often."""
+"""Scenes, one per chain; those with a single write are half as frequent."""
 LINKS = 3
-"""At most so many deaths in a chain."""
+"""The most deaths in a chain."""
 SMALLEST_TORN = 2000
 """Bytes: every system writes less than this at once."""
 
@@ -33,7 +33,7 @@ def cases(place: Place, count: int, seed: int) -> Iterator[Case]:
 
 
 def chain(scene: Scene, seed: str, place: Place) -> Outcome:
-    """Kills a command up to three times, then lets it go through."""
+    """Kills a command up to three times, then lets it finish."""
     chance = random.Random(seed)
     reference, outcome, said = place.reference(scene), Outcome(), []
     with place.case(f"kills-{seed}") as root:
@@ -60,7 +60,7 @@ def chain(scene: Scene, seed: str, place: Place) -> Outcome:
 
 
 def any_death(reference: Reference, chance: random.Random, later: bool) -> Fault:
-    """Where a run is to die; one that goes on has less before it."""
+    """The moment at which a run is killed; a continued one has fewer writes left."""
     nth = chance.randrange(len(reference.writes) // (2 if later else 1))
     style = chance.choice(("before a write", "before a write", "at a moment", "in a write"))
     if style == "before a write":

@@ -1,4 +1,4 @@
-"""What befalls a process, and when: counted in what it does to files, so that the same moment can be met again."""
+"""Faults of a process and their moments, counted in its file operations, so that a moment is reproducible."""
 
 import os
 import re
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-Tell = Callable[[str], None]
+Report = Callable[[str], None]
 
 READ, START = "read", "start"
 """Events that write nothing. All others do."""
@@ -20,16 +20,16 @@ MOST = resource.RLIM_INFINITY
 
 @dataclass(frozen=True)
 class Fault:
-    """One thing that befalls a process before the `nth` event that matches."""
+    """A fault that happens before the `nth` matching event."""
 
     action: str
     """kill: SIGKILL. signal: `number`. torn: dies in the middle of the next file that grows beyond `size` bytes.
     limit: no file may grow beyond `size` bytes. fill: the disk of `ballast` is filled, but for `size` bytes."""
     where: str = ""
-    """A regular expression for the event, such as "rename .*resume"; empty: whatever writes."""
+    """A regular expression for the event, such as "rename .*resume"; empty: any write."""
     nth: int = 0
     delay: float = 0.0
-    """So many seconds later."""
+    """Seconds after that event."""
     size: int = 0
     number: int = 0
     ballast: str = ""
@@ -40,16 +40,17 @@ class Fault:
 
 
 class Watch:
-    """Tells what the process does to files below `roots`, and lets the fault happen. Worker processes are not watched.
+    """Reports the process's file operations below `roots`, and causes the fault. Worker processes are not watched.
 
-    An event is what is about to be done and the path below its root, such as `rename can-1/step-00003.safetensors`.
-    Libraries that open files themselves are seen when what they wrote is flushed and renamed.
+    An event is an operation that is about to happen and the path below its root, such as `rename
+    can-1/step-00003.safetensors`. Libraries that open files themselves are noticed when their file is flushed and
+    renamed.
     """
 
-    def __init__(self, roots: Sequence[Path], fault: Fault | None, tell: Tell) -> None:
+    def __init__(self, roots: Sequence[Path], fault: Fault | None, report: Report) -> None:
         self._roots = {f"{place}{os.sep}" for root in roots for place in (root, root.resolve())}
         self._fault = fault
-        self._tell = tell
+        self._report = report
         self._process = os.getpid()
         self._seen = 0
         self._lock = threading.Lock()
@@ -62,7 +63,7 @@ class Watch:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
         def flush(descriptor: int) -> None:
-            """Tells of it; nothing is waited for, because nobody cuts the power."""
+            """Reports it without waiting for the disk, because the power is never cut."""
             self.look("flush", Path(f"/proc/self/fd/{descriptor}").readlink())
 
         os.fsync = flush
@@ -99,7 +100,7 @@ class Watch:
         return next((absolute[len(root) :] for root in self._roots if absolute.startswith(root)), None)
 
     def _happened(self, event: str) -> None:
-        self._tell(event)
+        self._report(event)
         with self._lock:
             fault = self._fault
             if fault is None or not fault.matches(event):
@@ -117,7 +118,7 @@ class Watch:
 
     def _befall(self, fault: Fault) -> None:
         self._inside.busy = True
-        self._tell(f"! {fault.action}")
+        self._report(f"! {fault.action}")
         if fault.action in ("kill", "signal"):
             os.kill(os.getpid(), fault.number or signal.SIGKILL)
         elif fault.action in ("torn", "limit"):
@@ -128,7 +129,7 @@ class Watch:
 
 
 def fill_disk(ballast: str, free: int) -> None:
-    """Takes all space of a small disk but so many bytes."""
+    """Fills a small disk except for some bytes."""
     descriptor = os.open(ballast, os.O_WRONLY | os.O_CREAT)
     try:
         for size in (1 << 20, 1 << 12):

@@ -1,4 +1,4 @@
-"""Damaged files by the thousand: each is read, or refused by an error that names it; no code of it is run."""
+"""Thousands of damaged files: each is read, or refused by an error that names it; none of its code is run."""
 
 import json
 from collections import Counter
@@ -18,7 +18,7 @@ BATCH = 250
 
 
 def read_mutants(kind: str, seed: str, first: str, count: str, report: str) -> None:
-    """In a process of its own: reads so many, and writes what came of them."""
+    """In its own process: reads a batch, and writes the outcomes."""
     read = read_images if kind == "images" else read_checkpoints
     counts, failures = read(int(seed), int(first), int(count))
     Path(report).write_text(json.dumps({"counts": counts, "failures": failures}), encoding="utf-8")
@@ -52,7 +52,7 @@ def mutants(kind: str, place: Place, count: int, seed: int) -> Iterator[Case]:
 
 
 def batch(kind: str, seed: int, first: int, size: int, place: Place) -> Outcome:
-    """One process that reads so many files; if it ends by a signal, the file that it was at is left."""
+    """One process that reads a batch of files; if a signal ends it, its current file is kept."""
     outcome = Outcome()
     with place.case(f"{kind}-{first}-{seed}") as root:
         work = Work(kind, words(kind, seed, first, size, "report.json"), function=read_mutants)

@@ -1,4 +1,4 @@
-"""Two runs at a time that want the same: both are as if alone, or one is refused and says why."""
+"""Two runs at a time with the same files: both are as if alone, or one is refused with a reason."""
 
 import itertools
 import random
@@ -18,14 +18,14 @@ from benchmarks.campaigns.scenes import BY_NAME, Scene
 BESIDE = ("dreambooth", "diffusion", "txt2img", "evaluate", "autoencoder", "img2img", "judge")
 """Scenes of which two begin in the same directory, where they share class images and encoded images."""
 APART = 0.3
-"""Seconds by which the second begins later, at most."""
+"""The largest delay of the second, in seconds."""
 REFUSED = "another process"
-"""What is said to the second."""
+"""The message for the second."""
 OTHER = "the-other-run"
 
 
 def cases(place: Place, count: int, seed: int) -> Iterator[Case]:
-    """Two that begin and two that go on, in turns, with other distances in time."""
+    """Two that begin and two that resume, in turns, with different delays."""
     for number, name in enumerate(itertools.cycle(BESIDE)):
         scene, apart = BY_NAME[name], random.Random(f"{seed}-{number}").uniform(0.0, APART)
         yield Case(f"{2 * number:03d}-beside-{name}-{seed}", partial(beside, scene, apart, f"{number}-{seed}"))
@@ -41,7 +41,7 @@ def together(work: Work, root: Path, apart: float) -> list[Ended]:
 
 
 def beside(scene: Scene, apart: float, name: str, place: Place) -> Outcome:
-    """Two new runs with the same output directory: each makes a directory of its own."""
+    """Two new runs with the same output directory: each makes its own directory."""
     expected = place.reference(scene).files
     outcome = Outcome()
     with place.case(f"beside-{scene.name}-{name}") as root:
@@ -61,7 +61,7 @@ def beside(scene: Scene, apart: float, name: str, place: Place) -> Outcome:
 
 
 def same(scene: Scene, apart: float, name: str, place: Place) -> Outcome:
-    """A run that was killed is continued by two at a time: one does it, the other is refused, or finds it done."""
+    """A killed run is resumed by two processes: one does it, the other is refused, or finds it finished."""
     reference = place.reference(scene)
     outcome, said = Outcome(), []
     with place.case(f"same-{scene.name}-{name}") as root:

@@ -1,4 +1,4 @@
-"""Where a campaign works: what all cases share, a directory for each of them, and what uninterrupted runs leave."""
+"""The working directory of a campaign: shared fixtures, a directory per case, and results of uninterrupted runs."""
 
 import hashlib
 import json
@@ -18,12 +18,12 @@ from ldm.errors import UserError
 from ldm.files import ROOT, write_text
 
 CODE = ("*.py", "ldm/**/*.py", "configs/*.yaml", "benchmarks/campaigns/*.py")
-"""What the results depend on: what is tried, and how."""
+"""The code that results depend on: what is tested, and the campaign."""
 
 
 @dataclass(frozen=True)
 class Reference:
-    """What an uninterrupted run does and leaves."""
+    """The events and files of an uninterrupted run."""
 
     events: tuple[str, ...]
     files: Digests
@@ -37,18 +37,18 @@ class Reference:
 
 @dataclass
 class Place:
-    """A working directory. What depends on the code lies in a folder of that code's own."""
+    """A working directory. What depends on the code is in a folder named by its digest."""
 
     root: Path
     keep: bool = False
-    """Also keeps the directories of cases that went well."""
+    """Also keeps the directories of successful cases."""
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _references: dict[str, Reference] = field(default_factory=dict)
     _locks: dict[str, threading.Lock] = field(default_factory=dict)
 
     @cached_property
     def code(self) -> str:
-        """A digest of the code that is tried."""
+        """A digest of the tested code."""
         total = hashlib.sha256()
         for path in sorted(path for pattern in CODE for path in ROOT.glob(pattern)):
             total.update(str(path.relative_to(ROOT)).encode() + path.read_bytes())
@@ -56,7 +56,7 @@ class Place:
 
     @property
     def fixtures(self) -> Fixtures:
-        """What the commands read; made by the first who asks."""
+        """The inputs of the commands; made at the first access."""
         with self._lock:
             fixtures = Fixtures(self.root / self.code / "fixtures")
             if not (fixtures.root / "done").exists():
@@ -80,11 +80,11 @@ class Place:
             shutil.rmtree(case, ignore_errors=True)
 
     def case_directory(self, name: str) -> Path:
-        """Where a case lies: all equally deep, because pages name what is outside of them by the way to it."""
+        """The directory of a case: all equally deep, because pages name outside files by relative paths."""
         return self.root / self.code / "cases" / name
 
     def reference(self, scene: Scene) -> Reference:
-        """Of one uninterrupted run; a second one has to leave the same, or nothing could be compared."""
+        """Of one uninterrupted run; a second one must give the same, or nothing could be compared."""
         fixtures = self.fixtures
         with self._lock:
             lock = self._locks.setdefault(scene.name, threading.Lock())
@@ -111,7 +111,7 @@ class Place:
 
 
 def run_whole(work: Work, root: Path) -> Ended:
-    """A run that has to go through."""
+    """A run that must succeed."""
     ended = run(work, root)
     if ended.status != 0:
         raise UserError(f"{work} ended with status {ended.status}:\n{ended.said}")

@@ -1,4 +1,4 @@
-"""What all commands import, imported once by the process of which they are forks."""
+"""The imports of all commands, done once by the process that forks them."""
 
 import pytorch_lightning  # noqa: F401
 import torch.utils.tensorboard  # noqa: F401

@@ -1,4 +1,4 @@
-"""A run on two devices of which one process is killed: the other ends too, it is said how to go on, nothing is lost."""
+"""A run on two devices with one process killed: the other ends too, a message says how to resume, nothing is lost."""
 
 import contextlib
 import os
@@ -20,9 +20,9 @@ MOMENTS = {
     "after the first checkpoint": ("can-1/step-00002.safetensors", 0.0),
     "after the first resume state": ("can-1/resume.ckpt", 0.05),
 }
-"""What is waited for, and how much longer."""
+"""The awaited event, and further seconds."""
 GONE = 60.0
-"""Seconds after which no process of the run is left."""
+"""Seconds within which all processes of the run end."""
 
 
 def flags(fixtures: Fixtures, root: Path) -> tuple[object, ...]:

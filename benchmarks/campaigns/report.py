@@ -1,4 +1,4 @@
-"""What the campaign has found, as a table and on the page."""
+"""The results of the campaign, as a table and on the page."""
 
 import platform
 from collections import Counter
@@ -13,11 +13,11 @@ from ldm.errors import UserError
 from ldm.files import write_text
 
 BEGIN, END = "<!-- campaign: begin -->", "<!-- campaign: end -->"
-"""Between these lines the page has what the campaign wrote."""
+"""The page has the campaign's results between these lines."""
 
 
 def summary(ledger: Ledger, names: Iterable[str], wanted: Mapping[str, int]) -> str:
-    """The parts' counts, and everything that did not hold."""
+    """The parts' counts, and all failures."""
     rows = [_row(ledger, name, f"{ledger.counts(name)[PARTS[name].unit]} of {wanted[name]}") for name in names]
     failures = [f"- {name}: {line}" for name in names for line in ledger.failures(name)]
     said = table(["part", "what is counted", "done", "cases", "minutes", "did not hold"], rows)

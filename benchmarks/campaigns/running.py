@@ -1,4 +1,4 @@
-"""Commands in forks of a process that has imported everything once: started, watched, stopped, waited for."""
+"""Runs commands in forks of a process that has imported everything once: starts, watches, stops and awaits them."""
 
 import contextlib
 import errno
@@ -22,7 +22,7 @@ from ldm.files import ROOT
 FORKS = get_context("forkserver")
 FORKS.set_forkserver_preload(["benchmarks.campaigns.preload"])
 STARTING = threading.Lock()
-"""Processes are started, and asked whether they run, by one thread at a time."""
+"""Held while processes are started and polled: one thread at a time."""
 
 TIMEOUT = 300.0
 LOOK_AGAIN = 0.004
@@ -30,7 +30,7 @@ LOOK_AGAIN = 0.004
 
 @dataclass(frozen=True)
 class Work:
-    """What a process is to do: a command with its flags, or a function of ours."""
+    """The work of a process: a command with its flags, or a function."""
 
     command: str
     words: tuple[str, ...] = ()
@@ -39,7 +39,7 @@ class Work:
     function: Callable[..., None] | None = None
     """Called with the words instead of the command."""
     reads: Path | None = None
-    """A directory whose files it reads: that is told, too."""
+    """A directory that it reads; these events are reported, too."""
 
     def __str__(self) -> str:
         return " ".join((f"{self.command}.py", *self.words))
@@ -57,18 +57,18 @@ class Ended:
 
     @property
     def befallen(self) -> bool:
-        """Whether its fault came to happen."""
+        """Whether its fault happened."""
         return any(event.startswith("!") for event in self.events)
 
     @property
     def last_event(self) -> str:
-        """What was about to be done when it happened."""
+        """The event before which it happened."""
         done = [event for event in self.events if not event.startswith(("!", "read"))]
         return done[-1] if done else ""
 
 
 class Running:
-    """A process in a group of its own. What it says and does comes through pipes: it writes no file for us."""
+    """A process in its own group. Its output and events come through pipes, not through files."""
 
     def __init__(self, work: Work, root: Path, fault: Fault | None = None, timeout: float = TIMEOUT) -> None:
         prepare_server()
@@ -97,7 +97,7 @@ class Running:
             os.kill(self.pid, number)
 
     def wait_until(self, ready: Callable[[], bool]) -> bool:
-        """Returns when it is ready; False if the process ends before, or its time."""
+        """Waits until it is ready; False if the process or its time ends before."""
         while not ready():
             if self.poll() is not None or time.monotonic() > self._end:
                 return False
@@ -105,7 +105,7 @@ class Running:
         return True
 
     def end(self) -> Ended:
-        """Waits for its end, or makes one when its time is over; what it has started ends with it."""
+        """Waits for its end, or kills it when its time is over, together with the processes that it started."""
         timed_out = False
         while (status := self.poll()) is None:
             if time.monotonic() > self._end and not timed_out:
@@ -154,7 +154,7 @@ def groups() -> list[tuple[int, int]]:
 def prepare_server() -> None:
     """What processes inherit: our modules are found, a network this small uses one thread."""
     os.environ["OMP_NUM_THREADS"] = "1"
-    os.environ["PYTHONWARNINGS"] = "ignore::UserWarning:multiprocessing.resource_tracker"  # of what was killed
+    os.environ["PYTHONWARNINGS"] = "ignore::UserWarning:multiprocessing.resource_tracker"  # about killed processes
     paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     if str(ROOT) not in paths:
         os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, paths)])
@@ -165,19 +165,19 @@ def _run(work: Work, root: Path, fault: Fault | None, said: str, events: str) ->
     os.setsid()
     for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background has it ignored
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # shells ignore it for background jobs
     os.chdir(root)
     tempfile.tempdir = None
     handle = os.open(said, os.O_WRONLY)
     for stream in (sys.stdout, sys.stderr):
         os.dup2(handle, stream.fileno())
-    told = os.open(events, os.O_WRONLY)
+    events_pipe = os.open(events, os.O_WRONLY)
     for name, value in work.patches.items():
         module, _, attribute = name.partition(":")
         owner = importlib.import_module(module)
         getattr(owner, attribute)  # a patch of nothing is a mistake
         setattr(owner, attribute, value)
-    Watch([root, *filter(None, [work.reads])], fault, lambda event: _tell(told, event)).install()
+    Watch([root, *filter(None, [work.reads])], fault, lambda event: _report(events_pipe, event)).install()
     if work.function is not None:
         work.function(*work.words)
         return
@@ -185,7 +185,7 @@ def _run(work: Work, root: Path, fault: Fault | None, said: str, events: str) ->
     runpy.run_path(sys.argv[0], run_name="__main__")
 
 
-def _tell(descriptor: int, event: str) -> None:
+def _report(descriptor: int, event: str) -> None:
     with contextlib.suppress(BrokenPipeError):
         os.write(descriptor, f"{event}\n".encode(errors="replace"))
 

@@ -10,12 +10,12 @@ from benchmarks.campaigns.running import Work, words
 
 TRAINED = "runs/{stage}-1/step-000006.safetensors"
 UNSETTLED = re.compile(r"(^|/)(run\.log|\.lock)$|tfevents|^tmp/")
-"""Files that no two runs write alike, by their paths: what was said, and when."""
+"""Patterns of files that differ between any two runs: logs with times."""
 
 
 @dataclass(frozen=True)
 class Fixtures:
-    """What the commands read. It is shared by all cases, none of which writes to it."""
+    """The inputs of the commands, shared by all cases; none writes to them."""
 
     root: Path
 
@@ -41,7 +41,7 @@ class Fixtures:
 
     @property
     def things(self) -> Path:
-        """Seen several times, for the judge."""
+        """Things with several images, for the judge."""
         return self.root / "things"
 
     @property
@@ -56,7 +56,7 @@ class Fixtures:
 
 @dataclass(frozen=True)
 class Scene:
-    """One command, and what it leaves in its directory."""
+    """One command, and its results in its directory."""
 
     name: str
     command: str
@@ -73,13 +73,13 @@ class Scene:
         return Work(self.command, given, self.patches(root), reads=fixtures.root)
 
     def continued(self, fixtures: Fixtures, root: Path) -> Work:
-        """The command that goes on: with -r once there is a run, or else the first again."""
+        """The command that continues: with -r once there is a run, otherwise the first again."""
         if run := self.last_run(root):
             return Work(self.command, words(*self._stage(), "-r", run), self.patches(root), reads=fixtures.root)
         return self.work(fixtures, root)
 
     def last_run(self, root: Path) -> Path | None:
-        """The run's directory, if it is one already."""
+        """The run directory, if there is one already."""
         begun = [path for path in root.glob(self.runs) if (path / "run.yaml").exists()] if self.runs else []
         return max(begun, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
 
@@ -88,7 +88,7 @@ class Scene:
 
 
 def dreambooth_flags(fixtures: Fixtures, root: Path) -> tuple[object, ...]:
-    """Every kind of randomness and state plays a part."""
+    """Flags that use every kind of randomness and state."""
     return (
         *("-c", "can", "-i", fixtures.photos, "--ckpt-path", fixtures.tiny, "-o", root, "-t", "--flip"),
         *("--lr-schedule", "cosine", "--warmup-steps", 2, "--iterations", 6, "-s", 2, "--save-dtype", "fp32"),
@@ -109,7 +109,7 @@ def sweep_flags(fixtures: Fixtures, root: Path) -> tuple[object, ...]:
 
 
 def tokenizer_yaml(fixtures: Fixtures, root: Path) -> None:
-    """A YAML whose tokenizer is still to be made, in the case's directory."""
+    """A YAML whose tokenizer does not exist yet, in the case's directory."""
     text = fixtures.config.read_text(encoding="utf-8")
     text = re.sub(r"(?m)^tokenizer:.*$", f"tokenizer: {root / 'tokenizer'}", text)
     (root / "scratch.yaml").write_text(text, encoding="utf-8")

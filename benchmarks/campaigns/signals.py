@@ -1,4 +1,4 @@
-"""Four signals at the named moments of every command: what is done is kept, and one line says how to go on."""
+"""Four signals at named moments of every command: finished work is kept, and one line says how to resume."""
 
 import itertools
 import re
@@ -29,7 +29,7 @@ TRAINING = {
     "the last checkpoint": Fault("signal", r"flush .*step-0*[46]\."),
 }
 """Moments of each training, by what is done then."""
-DRAWING = {
+SAMPLING = {
     "planning": Fault("signal", r"read (tiny/tiny.safetensors|ckpts/)"),
     "the record": Fault("signal", r"rename .*run.yaml"),
     "sampling": Fault("signal", r"rename .*run.yaml", delay=0.1),
@@ -50,9 +50,9 @@ MOMENTS = {
     "diffusion": {**TRAINING, "latents": Fault("signal", r"write latents/"), "encoding": Fault("signal", "read .*/7.")},
     "autoencoder": TRAINING,
     "judge": TRAINING,
-    "txt2img": DRAWING,
-    "img2img": DRAWING,
-    "evaluate": {**DRAWING, "scoring": Fault("signal", r"read evaluate-\d+/.*_\d\d-.*png", 3)},
+    "txt2img": SAMPLING,
+    "img2img": SAMPLING,
+    "evaluate": {**SAMPLING, "scoring": Fault("signal", r"read evaluate-\d+/.*_\d\d-.*png", 3)},
     "tokenizer": {"planning": Fault("signal", "read images/metadata"), "writing": Fault("signal", "write tokenizer")},
     "publish": {"planning": Fault("signal", "read runs/"), "writing": Fault("signal", "flush house")},
 }
@@ -68,7 +68,7 @@ def cases(place: Place, count: int, seed: int) -> Iterator[Case]:
 
 
 def stopped(scene: Scene, moment: str, number: signal.Signals, name: str, place: Place) -> Outcome:
-    """Sends the signal at the moment, reads how to go on, and does that."""
+    """Sends the signal at the moment, reads the command that resumes, and runs it."""
     place.reference(scene)
     planned = MOMENTS[scene.name][moment]
     fault = Fault("signal", planned.where, planned.nth, planned.delay, number=number)
@@ -81,7 +81,7 @@ def stopped(scene: Scene, moment: str, number: signal.Signals, name: str, place:
         outcome.failures += untold(ended)
         if not ended.befallen:
             outcome.counts["ended before its moment"] += 1
-        elif ended.status == 0:  # it came too late to stop anything
+        elif ended.status == 0:  # the signal came too late to stop anything
             outcome.counts["signal"] += 1
             outcome.counts["came too late: all was done"] += 1
             outcome.failures += [f"status 0, but {line}" for line in unlike_the_reference(place, scene, root)]
@@ -99,7 +99,7 @@ def stopped(scene: Scene, moment: str, number: signal.Signals, name: str, place:
 
 
 def said_to_continue(scene: Scene, root: Path, said: str) -> Work | None:
-    """The command with which it said that it goes on, if it names the run's directory."""
+    """The command that its output names for resuming, if it names the run directory."""
     run_dir = scene.last_run(root)
     for line in re.findall(rf"python {scene.command}\.py (.*-r .*)", said):
         given = tuple(shlex.split(line))

@@ -1,6 +1,6 @@
-"""diffusers' networks that hold the very tensors of one of this project's models: the same work, and memory for one.
+"""diffusers' networks that share the tensors of one of this project's models: the same work, and memory for one.
 
-The keys are translated by diffusers' own converter of single files, so that the peer is what its users have.
+The keys are translated by diffusers' own converter of single files, so that the peer is the same as for its users.
 """
 
 from collections.abc import Collection
@@ -21,7 +21,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from benchmarks.diffusers_peer.configs import text_config, unet_config, vae_config
 from benchmarks.tools.sizes import MAX_LENGTH, TOKENIZER, Size
-from ldm.checkpoint.keys import PARTS, official_key
+from ldm.checkpoint.keys import PARTS
 from ldm.diffusion.latent_diffusion import LatentDiffusion
 from ldm.errors import UserError
 from ldm.files import ROOT
@@ -32,7 +32,7 @@ TOLERANCE = {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 
 @dataclass
 class Networks:
-    """What a diffusers pipeline is made of."""
+    """The parts of a diffusers pipeline."""
 
     unet: Any
     vae: Any
@@ -41,7 +41,7 @@ class Networks:
 
 
 def load_peer_tokenizer() -> Any:
-    """The tokenizer of all sizes in diffusers' hands."""
+    """The tokenizer of all sizes, for diffusers."""
     return CLIPTokenizer.from_pretrained(str(ROOT / TOKENIZER), local_files_only=True, model_max_length=MAX_LENGTH)
 
 
@@ -54,7 +54,7 @@ def build_peer(ldm: LatentDiffusion, size: Size, trained: Collection[str] = ()) 
     logging.set_verbosity_error()  # its advice on types is for weights that it has read itself
     shared = tuple(PARTS[part] for part in trained)
     tensors = {
-        official_key(name): tensor if name.startswith(shared) else tensor.detach()
+        name: tensor if name.startswith(shared) else tensor.detach()
         for name, tensor in ldm.state_dict(keep_vars=True).items()
     }
     shapes = unet_config(ldm.config, size.pixels), vae_config(ldm.config, size.pixels)
@@ -69,7 +69,7 @@ def build_peer(ldm: LatentDiffusion, size: Size, trained: Collection[str] = ()) 
 
 
 def forget(ldm: LatentDiffusion, but: Collection[str] = ()) -> None:
-    """Lets go of our weights except the parts named, so that what the peer has copied is held once."""
+    """Frees our weights except the named parts, so that weights that the peer has copied are in memory once."""
     parts = {"unet": ldm.unet, "autoencoder": ldm.autoencoder, "text_encoder": ldm.text_encoder}
     for name, network in parts.items():
         if name not in but:
@@ -96,7 +96,7 @@ def difference(ours: Tensor, theirs: Tensor) -> float:
 
 @torch.inference_mode()
 def assert_same_networks(ldm: LatentDiffusion, peer: Networks, size: Size) -> dict[str, float]:
-    """The `difference` of each network's output for the same small input. Raises `UserError` if they don't agree."""
+    """The `difference` of each network's output for the same small input. Raises `UserError` if they differ."""
     generator = torch.Generator().manual_seed(1)
     dtype = ldm.unet.dtype
     side = min(size.pixels // ldm.config.autoencoder.downsampling_factor, 16)

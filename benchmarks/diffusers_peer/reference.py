@@ -1,10 +1,10 @@
-"""The reference's whole recipe on diffusers' modules, as a process: what `recipe.py` measures ours against.
+"""The reference's whole recipe on diffusers' modules, as a process, with which `recipe.py` compares ours.
 
     python benchmarks/diffusers_peer/reference.py --model diffusers-sd-v1 --photos photos --output out
 
 Class images by the pipeline in half precision (JPEG, batches of 4, 50 steps, guidance), then the training loop of
 `benchmarks/diffusers_peer/training.py`; every so many updates the full training state is written, at the end the
-pipeline. `--tuned` tunes both, the pipeline as `benchmarks/drawing.py` does.
+pipeline. `--tuned` tunes both, the pipeline as `benchmarks/sampling.py` does.
 """
 
 import argparse
@@ -21,8 +21,8 @@ import torch  # noqa: E402
 from diffusers import AutoencoderKL, DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel  # noqa: E402
 from transformers import CLIPTextModel, CLIPTokenizer  # noqa: E402
 
-from benchmarks.diffusers_peer.drawing import COMPILE_MODES, sample_class_images, tune_pipeline  # noqa: E402
 from benchmarks.diffusers_peer.networks import Networks  # noqa: E402
+from benchmarks.diffusers_peer.sampling import COMPILE_MODES, sample_class_images, tune_pipeline  # noqa: E402
 from benchmarks.diffusers_peer.training import Reference, ReferenceOptions, build_accelerator  # noqa: E402
 from benchmarks.tools.tf32 import tf32  # noqa: E402
 from ldm.training.config import Subject  # noqa: E402
@@ -32,7 +32,7 @@ DTYPES = {"full": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def draw_class_images(options: argparse.Namespace, prompt: str, directory: Path) -> None:
-    """All of them, unless they are there."""
+    """Samples those that are missing."""
     pipeline = StableDiffusionPipeline.from_pretrained(
         options.model, torch_dtype=DTYPES[options.precision], safety_checker=None, local_files_only=True
     ).to(options.device)
@@ -93,7 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--train-text-encoder", action="store_true")
     parser.add_argument("--tuned", action="store_true", help="pipeline tuned, text embeddings ahead, TF32")
     parser.add_argument(
-        "--compile", choices=COMPILE_MODES, default="off", help="torch.compile's mode of --tuned drawing"
+        "--compile", choices=COMPILE_MODES, default="off", help="torch.compile's mode of --tuned sampling"
     )
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--precision", choices=DTYPES, default="full")

@@ -1,4 +1,4 @@
-"""The reference's training step over diffusers' networks, as diffusers' DreamBooth example makes it, in our own words.
+"""The reference's training step over diffusers' networks, like that of diffusers' DreamBooth example, written anew.
 
 A loader without workers reads and resizes a photo and a class image; the autoencoder encodes both, the text encoder
 reads both prompts, accelerate's autocast runs over float32 weights, gradients are clipped, AdamW has its defaults, and
@@ -43,7 +43,7 @@ class ReferenceOptions:
 
 
 class Images(Dataset[dict[str, Tensor]]):
-    """Pairs of a photo and a class image, decoded, resized and normalised when they are asked for."""
+    """Pairs of a photo and a class image, decoded, resized and normalised on access."""
 
     def __init__(self, photos: Path, class_images: Path, pixels: int, ids: Tensor) -> None:
         self.sets = [sorted(directory.iterdir()) for directory in (photos, class_images)]
@@ -66,7 +66,7 @@ class Images(Dataset[dict[str, Tensor]]):
 
 
 class Reference:
-    """A training that can be begun again: `begin`, then `step` as often as wanted."""
+    """A training that can start again: `begin`, then any number of `step`."""
 
     def __init__(
         self,
@@ -103,11 +103,11 @@ class Reference:
 
     @property
     def parameters(self) -> list[nn.Parameter]:
-        """The weights that move."""
+        """The trained weights."""
         return list(itertools.chain.from_iterable(network.parameters() for network in self.trained))
 
     def begin(self, photos: Path, class_images: Path, pixels: int) -> None:
-        """A new optimizer, and the data from its beginning."""
+        """A new optimizer, and the data from the start."""
         for network in self.trained:
             network.requires_grad_(True).train()
         optimizer = _optimizer_class(self.options.adam_8bit)(
@@ -119,7 +119,7 @@ class Reference:
         self._batches = self._endless()
 
     def end(self) -> None:
-        """Lets go of the optimizer's state and the gradients."""
+        """Frees the optimizer's state and the gradients."""
         self.optimizer.zero_grad(set_to_none=True)
         for network in self.trained:
             network.requires_grad_(False)
@@ -167,7 +167,7 @@ class Reference:
 
 
 def build_scheduler(config: LatentDiffusionConfig) -> DDPMScheduler:
-    """What adds the noise."""
+    """The scheduler that adds the noise."""
     return DDPMScheduler(**scheduler_config(config))
 
 

@@ -11,7 +11,7 @@ from ldm.runtime.models import EMBEDDED, base_weights
 
 
 def weights_flags(path: Path | None) -> list[str]:
-    """The flags with which a command uses these weights, or the embedded tiny model: none where it does so anyway."""
+    """The flags with which a command uses these weights, or the embedded tiny model: none if that is the default."""
     if path is None and base_weights(None) == EMBEDDED:
         return []
     return ["--ckpt-path", str((path or EMBEDDED).resolve())]
@@ -20,7 +20,7 @@ def weights_flags(path: Path | None) -> list[str]:
 def timed_run(*arguments: object) -> float:
     """Runs `python <arguments>` in the repository as a user does: the seconds it took.
 
-    Raises `UserError` with what it said last if it fails.
+    Raises `UserError` with its last output if it fails.
     """
     start = time.perf_counter()
     done = subprocess.run([sys.executable, *map(str, arguments)], cwd=ROOT, capture_output=True, text=True)

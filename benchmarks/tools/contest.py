@@ -14,24 +14,23 @@ import torch
 from benchmarks.tools.machine import machine
 from benchmarks.tools.measuring import Spread, Turn, take_turns
 from benchmarks.tools.peaks import Peak, held, peak_in_own_process, peak_of, print_peak
-from benchmarks.tools.reporting import Goal, say, verdict
+from benchmarks.tools.reporting import Target, say, verdict
 from benchmarks.tools.script import script_parser
 from benchmarks.tools.sizes import SIZES, Size
 from ldm.commands.record import versions
 from ldm.errors import UserError
 from ldm.files import write_text
-from ldm.runtime.devices import parse_device
-from ldm.runtime.precision import Compute, sampling_compute
+from ldm.runtime.devices import Compute, parse_device, sampling_compute
 
 PEERS = ("diffusers", "transformers", "accelerate", "bitsandbytes")
 
 Build = Callable[[], Turn]
-"""Makes a contender ready; what that takes doesn't count."""
+"""Prepares a contender; this is not timed."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """What is measured on."""
+    """Device and sizes of the measurement."""
 
     size: Size
     compute: Compute
@@ -46,7 +45,7 @@ class Place:
 
     @property
     def precision(self) -> str:
-        """Of the weights while drawing, of the arithmetic while training."""
+        """Of the weights in sampling, of the arithmetic in training."""
         return str(self.compute.dtype).removeprefix("torch.")
 
 
@@ -56,7 +55,7 @@ class Result:
 
     seconds: Spread
     peak: Peak | str
-    """GiB, or why it isn't known."""
+    """GiB, or why it is unknown."""
 
 
 def contest_parser(description: str | None, takes_turns: bool = True, peaks: bool = True) -> argparse.ArgumentParser:
@@ -69,9 +68,11 @@ def contest_parser(description: str | None, takes_turns: bool = True, peaks: boo
     )
     if takes_turns:
         parser.add_argument("--runs", type=int, default=5, help="of each contender (default: 5)")
-        parser.add_argument("--warmup", type=int, default=1, help="runs before, which don't count (default: 1)")
+        parser.add_argument("--warmup", type=int, default=1, help="untimed runs before (default: 1)")
     if peaks and takes_turns:
-        parser.add_argument("--no-peaks", action="store_true", help="don't measure memory, which takes a process each")
+        parser.add_argument(
+            "--no-peaks", action="store_true", help="do not measure memory, which takes a process for each"
+        )
     if peaks:
         parser.add_argument("--peak-of", help=argparse.SUPPRESS)
     return parser
@@ -109,7 +110,7 @@ def run_contests(
 ) -> dict[str, dict[str, Result]]:
     """By case and contender. Those of one case take turns; `again` is the command line that runs this script again.
 
-    Raises `UserError` if the first of a case, with which the others are compared, doesn't fit into memory.
+    Raises `UserError` if the first of a case, with which the others are compared, does not fit into memory.
     """
     results: dict[str, dict[str, Result]] = {}
     for case, builds in contests.items():
@@ -126,7 +127,7 @@ def run_contests(
 
 
 class ContestRun:
-    """One call of a script: all contenders in turns, or in a process of its own one alone, for its peak of memory."""
+    """One call of a script: all contenders in turns, or one alone in its own process for its peak of memory."""
 
     def __init__(
         self, question: str, parser: argparse.ArgumentParser, script: str, arguments: Sequence[str] | None
@@ -141,7 +142,7 @@ class ContestRun:
         self._held_before = held(self.place.device)
 
     def announce(self) -> None:
-        """Says what is measured, where and with which versions."""
+        """Prints the measurement's device and versions."""
         place = self.place
         say(f"{where(place)}\nmodel: {place.size.name}, {place.size.pixels} x {place.size.pixels}, {place.precision}\n")
 
@@ -155,23 +156,23 @@ class ContestRun:
 
     def print_peak(self, contests: Mapping[str, Mapping[str, Build]]) -> int:
         """In that process: prints the peak of `peak_of` above what was held at first. The exit status."""
-        assert self.peak_of is not None, "one contender is asked for"
+        assert self.peak_of is not None, "--peak-of names one contender"
         case, name = self.peak_of.split("/", 1)
         turn = contests[case][name]()
         print_peak(peak_of(turn, self.place.device, self._held_before))
         return 0
 
-    def end(self, lines: Sequence[Mapping[str, Any]], goals: Sequence[Goal]) -> int:
-        """Writes a line of JSON for each contender and says which goals are missed. The exit status."""
+    def end(self, lines: Sequence[Mapping[str, Any]], targets: Sequence[Target]) -> int:
+        """Writes a line of JSON for each contender and prints the missed targets. Returns the exit status."""
         write_lines(self.options.json, self.question, self.place, lines)
-        return verdict(goals, self.options.strict)
+        return verdict(targets, self.options.strict)
 
 
-def peak_goals(case: str, ours: Result, theirs: Result) -> list[Goal]:
-    """Not more memory than the other, if both are known."""
+def peak_targets(case: str, ours: Result, theirs: Result) -> list[Target]:
+    """At most the other's memory, if both are known."""
     if not isinstance(ours.peak, Peak) or not isinstance(theirs.peak, Peak):
         return []
-    return [Goal(f"{case}, of the other's peak of memory", 100 * ours.peak.share_of(theirs.peak), 100, at_most=True)]
+    return [Target(f"{case}, of the other's peak of memory", 100 * ours.peak.share_of(theirs.peak), 100, at_most=True)]
 
 
 def write_lines(path: Path | None, question: str, place: Place, lines: Sequence[Mapping[str, Any]]) -> None:

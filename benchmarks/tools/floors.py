@@ -1,7 +1,7 @@
-"""How fast it could be: the arithmetic that a question needs, counted, over what this machine does, measured.
+"""The least possible time: the counted arithmetic over the measured speed of this machine.
 
-Only matrix products and convolutions count, and a step's optimizer is counted by the memory that it moves: what is
-elementwise could be part of these. A multiplication and an addition are two operations.
+Only matrix products and convolutions count, and the memory traffic of a step's optimizer: elementwise work could be
+fused into these. A multiplication and an addition are two operations.
 """
 
 import functools
@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.tools.measuring import seconds
 from ldm.diffusion.latent_diffusion import LatentDiffusion, LatentDiffusionConfig
-from ldm.nn.weightless import weightless
+from ldm.nn.memory import weightless
 
 ADAMW_BYTES = 28
 """Of memory moved for each float32 weight: it, its gradient and two moments are read, all but the gradient written."""
@@ -38,12 +38,12 @@ class Counted:
         return 2 * num_steps * self.unet + self.decode
 
     def step(self, images: int, train_text_encoder: bool) -> float:
-        """Operations of a training step on latents that are there already."""
+        """Operations of a training step on encoded latents."""
         text = 2 * self.text_training if train_text_encoder else 0.0
         return images * self.unet_training + text
 
     def optimizer_bytes(self, train_text_encoder: bool) -> float:
-        """What AdamW moves through memory in a step."""
+        """Bytes that AdamW moves through memory in a step."""
         return ADAMW_BYTES * (self.unet_weights + (self.text_weights if train_text_encoder else 0))
 
 
@@ -95,7 +95,7 @@ def _size(network: torch.nn.Module) -> int:
 
 @dataclass(frozen=True)
 class Speed:
-    """What a machine does at best."""
+    """The best speed of a machine."""
 
     tflops: float
     """10^12 operations a second in the product of two square matrices of random numbers."""
@@ -115,7 +115,7 @@ class Speed:
 
 
 def measure_speed(device: torch.device, dtype: torch.dtype, runs: int = 5) -> Speed:
-    """The medians of a few runs, after one that doesn't count."""
+    """The medians of a few runs, after one warm-up."""
     side, length = (8192, 1 << 30) if device.type == "cuda" else (1024, 1 << 25)
     a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
     product = torch.empty_like(a)

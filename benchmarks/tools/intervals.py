@@ -13,24 +13,24 @@ Z = 1.96
 
 @dataclass(frozen=True)
 class Count:
-    """How many of so many were right."""
+    """How many of a total were right."""
 
     right: int
-    asked: int
+    total: int
 
     def __add__(self, other: "Count") -> "Count":
-        return Count(self.right + other.right, self.asked + other.asked)
+        return Count(self.right + other.right, self.total + other.total)
 
     @property
     def percent(self) -> float:
-        """NaN of none."""
-        return 100 * self.right / self.asked if self.asked else math.nan
+        """NaN if the total is 0."""
+        return 100 * self.right / self.total if self.total else math.nan
 
     def __str__(self) -> str:
         """Such as `97.1 (96.3 to 97.8)`: percent and their 95 % interval."""
-        if not self.asked:
+        if not self.total:
             return "-"
-        low, high = wilson(self.right, self.asked)
+        low, high = wilson(self.right, self.total)
         return f"{self.percent:.1f} ({100 * low:.1f} to {100 * high:.1f})"
 
 

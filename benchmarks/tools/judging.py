@@ -1,4 +1,4 @@
-"""What the toy world's judge says of images, beside what they were to show."""
+"""The toy world's judge on images, compared with what their prompts describe."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -11,13 +11,13 @@ from ldm.toyworld.judge.data import HALF_AND_HALF, HEADS
 from ldm.toyworld.judge.encoder import Evaluator
 
 QUESTIONS = tuple(head.name for head in HEADS)
-"""What the judge is asked: class, setting, colour, pattern."""
+"""The judge's heads: class, setting, colour, pattern."""
 
 ALL = "all four"
 
 
 def scene_answers(scene: Scene) -> dict[str, set[str]]:
-    """By head: what may be said of a scene with an ordinary thing; of stripes and checks, either colour."""
+    """By head: the right answers for a scene with an ordinary thing; for stripes and checks, either colour."""
     thing = scene.thing
     colours = thing.colours if thing.pattern in HALF_AND_HALF else thing.colours[:1]
     return {
@@ -29,10 +29,10 @@ def scene_answers(scene: Scene) -> dict[str, set[str]]:
 
 
 def judged(evaluator: Evaluator, images: Tensor, scenes: Sequence[Scene]) -> list[dict[str, tuple[bool, str]]]:
-    """For each image and head whether the judge names what the scene shows, and what it names."""
+    """For each image and head whether the judge's answer is right, and the answer."""
     return [
-        {head: (said[head].label in right, said[head].label) for head, right in scene_answers(scene).items()}
-        for said, scene in zip(evaluator.name(images), scenes, strict=True)
+        {head: (answers[head].label in right, answers[head].label) for head, right in scene_answers(scene).items()}
+        for answers, scene in zip(evaluator.name(images), scenes, strict=True)
     ]
 
 
@@ -52,7 +52,7 @@ def mistakes(answers: Sequence[dict[str, tuple[bool, str]]], scenes: Sequence[Sc
             for one, scene in zip(answers, scenes, strict=True)
             if not one[head][0]
         )
-        listed = ", ".join(f"{true} taken for {said} ({count})" for (true, said), count in wrong.most_common(most))
+        listed = ", ".join(f"{true} taken for {answer} ({count})" for (true, answer), count in wrong.most_common(most))
         lines.append(f"- {head}: {listed or 'none'}")
     return lines
 

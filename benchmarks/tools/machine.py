@@ -1,4 +1,4 @@
-"""What is measured on, in words."""
+"""The machine, in words."""
 
 import os
 import platform
@@ -10,7 +10,7 @@ from ldm.commands.record import versions
 
 
 def machine() -> str:
-    """The processor, how many cores and threads there are to use, and the versions."""
+    """The processor, its usable cores and threads, and the versions."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     found = versions()
     shown = ", ".join(f"{name} {found[name]}" for name in ("torch", "python", "commit") if name in found)

@@ -1,4 +1,4 @@
-"""Fair timing: contenders take turns, the first turns don't count, medians stand with their whole range."""
+"""Fair timing: contenders take turns, the first turns are not counted, medians are given with their range."""
 
 import gc
 import statistics
@@ -13,7 +13,7 @@ from benchmarks.tools.reporting import say
 
 @dataclass(frozen=True)
 class Spread:
-    """Some measurements of one thing."""
+    """Repeated measurements of one quantity."""
 
     values: tuple[float, ...]
 
@@ -32,13 +32,13 @@ class Spread:
 
 
 def digits(value: float) -> str:
-    """Three that count."""
+    """Three significant digits."""
     size = abs(value)
     return f"{value:.0f}" if size >= 100 or not size else f"{value:.3g}" if size >= 0.001 else f"{value:.1e}"
 
 
 def synchronize(device: torch.device) -> None:
-    """Waits for what the device still computes."""
+    """Waits until the device has finished."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
@@ -53,7 +53,7 @@ def seconds(function: Callable[[], object], device: torch.device) -> float:
 
 
 Turn = Callable[[], float]
-"""Does the work once and returns the seconds of it that count."""
+"""Does the work once and returns its timed seconds."""
 
 
 def take_turns(turns: Mapping[str, Turn], runs: int, warmup: int = 1) -> dict[str, Spread]:
@@ -71,12 +71,12 @@ def take_turns(turns: Mapping[str, Turn], runs: int, warmup: int = 1) -> dict[st
                 del times[name]
                 continue
             finally:
-                gc.collect()  # Lightning's and accelerate's circles would keep gradients alive
+                gc.collect()  # reference cycles of Lightning and accelerate would keep gradients alive
             if run >= warmup:
                 times[name].append(taken)
     return {name: Spread(tuple(values)) for name, values in times.items() if values}
 
 
 def ratio(slow: Sequence[float], fast: Sequence[float]) -> Spread:
-    """How many times as fast, turn by turn: neighbours in time, so that what slows both cancels out."""
+    """How many times as fast, turn by turn: neighbours in time, so that a slow moment of the machine cancels out."""
     return Spread(tuple(a / b for a, b in zip(slow, fast, strict=True)))

@@ -21,7 +21,7 @@ from ldm.training.dreambooth import DreamBooth
 from ldm.training.trainer import FitOptions, fit
 
 SUBJECT = Subject("can")
-PHOTOS, CLASS_PICTURES = 5, 20
+PHOTOS, CLASS_IMAGES = 5, 20
 
 
 class EnoughError(Exception):
@@ -47,7 +47,7 @@ class TimedDreamBooth(DreamBooth):
 
 
 def random_moments(size: Size, count: int) -> Tensor:
-    """What the autoencoder could have said of so many images and their mirror images: (count 2 2c h w)."""
+    """Random moments in the place of those of `count` images and their mirror images: (count 2 2c h w)."""
     channels, height, width = size.settings.model.latent_shape(size.pixels, size.pixels)
     generator = torch.Generator().manual_seed(count)
     mean = torch.randn(count, 2, channels, height, width, generator=generator)
@@ -55,7 +55,7 @@ def random_moments(size: Size, count: int) -> Tensor:
 
 
 def training_config(size: Size, **changes: Any) -> DreamBoothConfig:
-    """The model's defaults, 1 + 1 images a step, not saving before update 1000 unless told to."""
+    """The model's defaults, 1 + 1 images a step, without a save before update 1000 unless `changes` say so."""
     return replace(size.settings.dreambooth, **{"iterations": 1000, "save_every": 1000, "batch_size": 1, **changes})
 
 
@@ -64,16 +64,16 @@ Module = TypeVar("Module", bound=DreamBooth)
 
 @contextmanager
 def training_of(kind: type[Module], ldm: LatentDiffusion, size: Size, config: DreamBoothConfig) -> Iterator[Module]:
-    """A training of these weights on latents that were encoded before; when it ends no gradient stays behind."""
+    """A training of these weights on encoded latents; it frees all gradients at the end."""
     device = ldm.device
-    moments = random_moments(size, PHOTOS), random_moments(size, CLASS_PICTURES)
+    moments = random_moments(size, PHOTOS), random_moments(size, CLASS_IMAGES)
     try:
         yield kind(ldm, SUBJECT, *moments, config, seed=0)
     finally:
         ldm.requires_grad_(False)
         for parameter in ldm.parameters():
             parameter.grad = None
-        ldm.to(device)  # what doesn't train may have left it
+        ldm.to(device)  # parts that do not train may be offloaded
 
 
 def fit_options(directory: Path, device: torch.device, autocast: torch.dtype | None) -> FitOptions:

@@ -1,4 +1,4 @@
-"""The most memory that a piece of work held, beyond what was held before the process built anything for it."""
+"""The peak memory of a piece of work, above what the process held before it built anything for it."""
 
 import ctypes
 import gc
@@ -25,7 +25,7 @@ class Peak:
     """In GiB. `allocated` is what tensors took, on the CPU all of the process's own memory; `reserved` what the
     allocator took from the device for them, which is what contenders are compared by.
 
-    Between its replays a recorded CUDA graph keeps the memory of its temporaries, in which no tensor lives then: only
+    Between its replays a CUDA graph keeps the memory of its temporaries, in which no tensor lives then: only
     `reserved` shows it.
     """
 
@@ -51,7 +51,7 @@ def held(device: torch.device, key: str = "VmRSS") -> float:
 
 
 def peak_of(work: Callable[[], object], device: torch.device, before: float) -> Peak:
-    """Runs it; its peak above `before`, which is what `held` said."""
+    """Runs it; returns its peak above `before`, a value of `held`."""
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
@@ -68,16 +68,16 @@ def peak_of(work: Callable[[], object], device: torch.device, before: float) -> 
 
 
 def give_back_freed() -> None:
-    """What was freed while the work was built, and kept by glibc for later, is not the work's."""
+    """Returns memory to the system that was freed while the work was built and that glibc keeps."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
 
 
 def peak_in_own_process(script: str | Path, name: str, arguments: Sequence[str]) -> Peak | str:
-    """Runs a benchmark again for the peak of one contender alone, as `--peak-of NAME` prints it; or why there is none.
+    """Runs a benchmark again for the peak of one contender alone, which `--peak-of NAME` prints; or why there is none.
 
-    A process of its own, because allocators keep what earlier work has left.
+    In its own process, because allocators keep freed memory of earlier work.
     """
     command = [sys.executable, str(script), *arguments, "--peak-of", name]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)

@@ -1,4 +1,4 @@
-"""What is said at the end: tables, goals, files of figures."""
+"""Results of a benchmark: tables, targets, files of figures."""
 
 import json
 import sys
@@ -10,8 +10,8 @@ from ldm.files import write_text
 
 
 @dataclass(frozen=True)
-class Goal:
-    """A figure and what it should be at least, or at most."""
+class Target:
+    """A figure and its least, or largest, desired value."""
 
     name: str
     value: float
@@ -21,7 +21,7 @@ class Goal:
 
     @property
     def met(self) -> bool:
-        """A figure that is not known misses its goal."""
+        """An unknown figure misses its target."""
         return self.value <= self.limit if self.at_most else self.value >= self.limit
 
     def __str__(self) -> str:
@@ -29,10 +29,13 @@ class Goal:
         return f"{self.name}: {self.value:.1f} {self.unit}, should be {sign} {self.limit:g} {self.unit}"
 
 
-def verdict(goals: Sequence[Goal], strict: bool) -> int:
-    """Says which goals are missed; the exit status, 1 for any of them if `strict`."""
-    missed = [str(goal) for goal in goals if not goal.met]
-    say(f"\nGoals: {len(goals) - len(missed)} of {len(goals)} met." + "".join(f"\n- missed: {line}" for line in missed))
+def verdict(targets: Sequence[Target], strict: bool) -> int:
+    """Prints the missed targets; returns the exit status, 1 if there are any and `strict`."""
+    missed = [str(target) for target in targets if not target.met]
+    say(
+        f"\nTargets: {len(targets) - len(missed)} of {len(targets)} met."
+        + "".join(f"\n- missed: {line}" for line in missed)
+    )
     return 1 if missed and strict else 0
 
 

@@ -9,13 +9,13 @@ from typing import NoReturn
 from ldm.errors import UserError
 
 
-def script_parser(description: str | None, goals: bool = True, json: bool = True) -> argparse.ArgumentParser:
-    """A parser whose help is the script's docstring; with `--strict` if the script has goals, and `--json`."""
+def script_parser(description: str | None, targets: bool = True, json: bool = True) -> argparse.ArgumentParser:
+    """A parser whose help is the script's docstring; with `--strict` if the script has targets, and `--json`."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     if json:
         parser.add_argument("--json", type=Path, help="write all figures to this file")
-    if goals:
-        parser.add_argument("--strict", action="store_true", help="exit with status 1 if a goal is missed")
+    if targets:
+        parser.add_argument("--strict", action="store_true", help="exit with status 1 if a target is missed")
     return parser
 
 

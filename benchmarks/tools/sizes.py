@@ -1,6 +1,6 @@
 """Models to measure with: Stable Diffusion v1's topology at three sizes, random weights, and their file.
 
-What a network computes takes as long with random weights as with trained ones; nothing has to be downloaded.
+A network with random weights takes as long as a trained one, and nothing has to be downloaded.
 """
 
 from dataclasses import dataclass
@@ -36,25 +36,25 @@ REDUCED: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Size:
-    """A model's shape, and the images it draws."""
+    """A model's shape, and the size of its images."""
 
     name: str
     model: dict[str, Any]
-    """What differs from Stable Diffusion v1."""
+    """The differences from Stable Diffusion v1."""
     pixels: int
     """On a side."""
 
     @property
     def yaml(self) -> dict[str, Any]:
-        """The model's whole YAML: Stable Diffusion v1's defaults for drawing and teaching, at this size."""
+        """The model's whole YAML: Stable Diffusion v1's defaults for sampling and fine-tuning, at this size."""
         values = read_yaml(DEFAULT_CONFIG)
-        drawing = {"height": self.pixels, "width": self.pixels}
+        size = {"height": self.pixels, "width": self.pixels}
         return {
             **values,
             "tokenizer": TOKENIZER,
             "model": {part: {**values["model"][part], **self.model.get(part, {})} if part in self.model else value
                       for part, value in values["model"].items()},
-            "sampling": {**values["sampling"], **drawing},
+            "sampling": {**values["sampling"], **size},
         }  # fmt: skip
 
     @property
@@ -67,9 +67,9 @@ SIZES = {size.name: size for size in (Size("tiny", TINY, 32), Size("reduced", RE
 
 
 def build_random(size: Size, seed: int = 0) -> LatentDiffusion:
-    """A model that has learned nothing: float32, on the CPU, with its tokenizer.
+    """An untrained model in float32 on the CPU, with its tokenizer.
 
-    No weight is zero throughout, as a layer that begins at zero would hide whatever comes before it.
+    No layer is all zero: it would hide the effect of the layers before it.
     """
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)

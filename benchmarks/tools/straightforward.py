@@ -1,11 +1,11 @@
-"""DreamBooth in a straightforward way over this project's networks: a loop whose tricks can be taken away one by one.
+"""DreamBooth as a straightforward loop over this project's networks, whose optimizations can be switched off.
 
     python benchmarks/tools/straightforward.py --output out --photos data/bottle
 
-With none of the tricks (as run here, all of the quick start's work) it does what the reference's loop does: class
-images one at a time by 50 steps of DDIM with two passes for guidance; in every step photos and class images are
-read and encoded, the prompt of each is encoded, instance and class go through the UNet one after the other, AdamW has
-its defaults. `quick_start.py` measures it, whole and trick by trick.
+Without optimizations (as here, with all of the quick start's work) it is the reference's loop: class images one at a
+time with 50 steps of DDIM and two passes for guidance; in every step photos and class images are read and encoded, the
+prompt of each is encoded, instance and class go through the UNet one after the other, AdamW has its defaults.
+`quick_start.py` measures it, whole and by optimization.
 """
 
 import argparse
@@ -35,14 +35,14 @@ from ldm.diffusion.samplers import SAMPLERS  # noqa: E402
 from ldm.diffusion.sampling import SamplingConfig  # noqa: E402
 from ldm.nn.autoencoder import DiagonalGaussian  # noqa: E402
 from ldm.runtime.batching import worker_pool  # noqa: E402
+from ldm.runtime.devices import Compute  # noqa: E402
 from ldm.runtime.models import EMBEDDED, ModelSlot, Settings, settings_of  # noqa: E402
-from ldm.runtime.precision import Compute  # noqa: E402
 from ldm.training.config import Subject  # noqa: E402
 
 
 @dataclass(frozen=True)
-class SamplingTricks:
-    """What makes class images faster."""
+class SamplingOptimizations:
+    """Optimizations of class images."""
 
     fewer_steps: bool = True
     """The model's own sampler of class images, DPM-Solver++ with 20 steps, not DDIM with 50."""
@@ -54,8 +54,8 @@ class SamplingTricks:
 
 
 @dataclass(frozen=True)
-class TrainingTricks:
-    """What makes a step faster."""
+class TrainingOptimizations:
+    """Optimizations of a step."""
 
     latents_kept: bool = True
     """Images are read and encoded once, before training."""
@@ -65,8 +65,8 @@ class TrainingTricks:
     fused_optimizer: bool = True
 
 
-NO_DRAWING_TRICKS = SamplingTricks(*[False] * 4)
-NO_TRAINING_TRICKS = TrainingTricks(*[False] * 4)
+NO_SAMPLING_OPTIMIZATIONS = SamplingOptimizations(*[False] * 4)
+NO_TRAINING_OPTIMIZATIONS = TrainingOptimizations(*[False] * 4)
 PLAIN_STEPS = 50
 
 
@@ -78,47 +78,49 @@ def load(checkpoint: Path) -> tuple[LatentDiffusion, Settings]:
 
 
 class ClassImages:
-    """Draws images of a prompt."""
+    """Samples images of a prompt."""
 
-    def __init__(self, ldm: LatentDiffusion, settings: Settings, prompt: str, tricks: SamplingTricks) -> None:
-        self.ldm, self.tricks, self.prompt = ldm, tricks, prompt
+    def __init__(
+        self, ldm: LatentDiffusion, settings: Settings, prompt: str, optimizations: SamplingOptimizations
+    ) -> None:
+        self.ldm, self.optimizations, self.prompt = ldm, optimizations, prompt
         sampling = settings.sampling
         plain = SamplingConfig(sampling.height, sampling.width, "ddim", PLAIN_STEPS, sampling.guidance_scale)
         training_run = settings.dreambooth
         fewer = replace(plain, sampler=training_run.class_sampler, num_steps=training_run.class_steps)
-        self.sampling = fewer if tricks.fewer_steps else plain
-        self.batch_size = sampling.batch_size if tricks.several_at_a_time else 1
-        self.crew = worker_pool(ldm, self.sampling) if tricks.several_at_a_time else WorkerPool()
+        self.sampling = fewer if optimizations.fewer_steps else plain
+        self.batch_size = sampling.batch_size if optimizations.several_at_a_time else 1
+        self.crew = worker_pool(ldm, self.sampling) if optimizations.several_at_a_time else WorkerPool()
 
     @torch.inference_mode()
-    def draw(self, directory: Path, count: int) -> None:
-        """Writes the first so many."""
-        context, nothing = self.ldm.encode_prompts([self.prompt]), self.ldm.encode_prompts([""])
+    def write(self, directory: Path, count: int) -> None:
+        """Writes the first `count` images."""
+        context, unconditional = self.ldm.encode_prompts([self.prompt]), self.ldm.encode_prompts([""])
         batches = [list(range(count))[start : start + self.batch_size] for start in range(0, count, self.batch_size)]
 
         @torch.inference_mode()
         def sample(batch: list[int]) -> Tensor:
-            eps_fn = self._eps_fn(context.expand(len(batch), -1, -1), nothing.expand(len(batch), -1, -1))
+            eps_fn = self._eps_fn(context.expand(len(batch), -1, -1), unconditional.expand(len(batch), -1, -1))
             shape = (len(batch), *self.ldm.config.latent_shape(self.sampling.height, self.sampling.width))
             noise = draw_noise(shape, image_generators(batch))
             sampler = SAMPLERS[self.sampling.sampler]
             latents = sampler.sample(eps_fn, noise, self.ldm.schedule, num_steps=self.sampling.num_steps)
             return self.ldm.decode_latents(latents)
 
-        for batch, images in self.crew.draw(batches, sample):
+        for batch, images in self.crew.map(batches, sample):
             for number, image in zip(batch, images, strict=True):
                 save_png(directory / f"{number:05d}.png", to_image(image))
 
-    def _eps_fn(self, context: Tensor, nothing: Tensor) -> EpsFn:
+    def _eps_fn(self, context: Tensor, unconditional: Tensor) -> EpsFn:
         ldm, scale = self.ldm, self.sampling.guidance_scale
 
         def projected_each_time(conditioning: Conditioning) -> EpsFn:
             return lambda latents, timesteps: ldm.predict_eps(latents, timesteps, conditioning.context)
 
-        predictor = ldm.predictor if self.tricks.context_projected_once else projected_each_time
-        if self.tricks.guidance_in_one_pass:
-            return guided_eps(predictor, classifier_free(context, nothing, scale))
-        with_prompt, without = predictor(Conditioning(context)), predictor(Conditioning(nothing))
+        predictor = ldm.predictor if self.optimizations.context_projected_once else projected_each_time
+        if self.optimizations.guidance_in_one_pass:
+            return guided_eps(predictor, classifier_free(context, unconditional, scale))
+        with_prompt, without = predictor(Conditioning(context)), predictor(Conditioning(unconditional))
 
         def eps_fn(latents: Tensor, timesteps: Tensor) -> Tensor:
             eps_uncond = without(latents, timesteps)
@@ -136,9 +138,10 @@ class Training:
         settings: Settings,
         subject: Subject,
         images: tuple[Sequence[Path], Sequence[Path]],
-        tricks: TrainingTricks,
+        optimizations: TrainingOptimizations,
     ) -> None:
-        self.ldm, self.settings, self.subject, self.images, self.tricks = ldm, settings, subject, images, tricks
+        self.ldm, self.settings, self.subject = ldm, settings, subject
+        self.images, self.optimizations = images, optimizations
         config = settings.dreambooth
         self.parameters = [*ldm.unet.parameters(), *ldm.text_encoder.parameters()]
         for parameter in self.parameters:
@@ -147,20 +150,20 @@ class Training:
             self.parameters,
             lr=config.learning_rate,
             weight_decay=config.weight_decay,
-            fused=True if tricks.fused_optimizer else None,
+            fused=True if optimizations.fused_optimizer else None,
         )
-        self.moments = [self._encode(paths) for paths in images] if tricks.latents_kept else None
+        self.moments = [self._encode(paths) for paths in images] if optimizations.latents_kept else None
         self.generator = torch.Generator().manual_seed(0)
 
     def end(self) -> None:
-        """Lets go of the gradients."""
+        """Frees the gradients."""
         for parameter in self.parameters:
             parameter.grad = None
             parameter.requires_grad_(False)
 
     def step(self) -> float:
         """One update; the loss."""
-        if self.tricks.instance_and_class_in_one_pass:
+        if self.optimizations.instance_and_class_in_one_pass:
             moments = torch.cat([self._choose(0), self._choose(1)])
             loss = 2 * self._loss(moments, self._context([0, 1])).mean()  # two means of halves: their sum
         else:
@@ -189,7 +192,7 @@ class Training:
     def _context(self, kinds: list[int]) -> Tensor:
         count = self.settings.dreambooth.batch_size
         prompts = [(self.subject.instance_prompt, self.subject.class_prompt)[kind] for kind in kinds]
-        if self.tricks.prompts_encoded_once:
+        if self.optimizations.prompts_encoded_once:
             return self.ldm.encode_prompts(prompts).repeat_interleave(count, dim=0)
         return self.ldm.encode_prompts([prompt for prompt in prompts for _ in range(count)])
 
@@ -208,7 +211,7 @@ def photos_of(directory: Path) -> list[Path]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The quick start's work without a trick."""
+    """The quick start's work without optimizations."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--photos", type=Path, default=ROOT / "data" / "bottle")
@@ -222,9 +225,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     config, subject = settings.dreambooth, Subject(options.class_name)
     class_images = options.output / "class"
     count = options.class_images or config.class_img_count
-    ClassImages(ldm, settings, subject.class_prompt, NO_DRAWING_TRICKS).draw(class_images, count)
+    ClassImages(ldm, settings, subject.class_prompt, NO_SAMPLING_OPTIMIZATIONS).write(class_images, count)
     images = photos_of(options.photos), photos_of(class_images)
-    training = Training(ldm, settings, subject, images, NO_TRAINING_TRICKS)
+    training = Training(ldm, settings, subject, images, NO_TRAINING_OPTIMIZATIONS)
     for step in itertools.islice(itertools.count(1), options.iterations or config.iterations):
         training.step()
         if step % config.save_every == 0:

@@ -1,20 +1,20 @@
-"""Of `tiny_subjects.py`: what is measured of each subject, and the tables of it."""
+"""The measurements of `tiny_subjects.py` of each subject, and their tables."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from benchmarks.tools.intervals import Count, Mean, mean
 from benchmarks.tools.judging import ALL
-from benchmarks.tools.reporting import Goal, table
+from benchmarks.tools.reporting import Target, table
 from ldm.files import slug
 from ldm.toyworld import SETTINGS, photograph, unusual_subject
-from ldm.toyworld.subjects import DAYLIGHT
+from ldm.toyworld.scene import DAYLIGHT
 
 PHOTOS = 6
-SIMILARITY_GOAL, SETTING_GOAL = 80.0, 85.0
+SIMILARITY_TARGET, SETTING_TARGET = 80.0, 85.0
 PRIOR, NO_PRIOR = "with", "without"
 DARK_OR_WET = ("snow", "night", "sunset", "water")
-"""Settings of no photograph of any subject."""
+"""The settings that no photo of a subject has."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Subject:
 
     @property
     def new_settings(self) -> list[str]:
-        """Five that its photographs don't have."""
+        """Five that its photos don't have."""
         taken = {scene.setting for scene in photograph(unusual_subject(self.seed, self.class_name), PHOTOS, self.seed)}
         return [*DARK_OR_WET, next(setting for setting in DAYLIGHT if setting not in taken)]
 
@@ -52,22 +52,22 @@ class Subject:
 
 @dataclass(frozen=True)
 class Figures:
-    """What the judge says of them."""
+    """The judge's answers."""
 
     step: int
     similarity: float
     share: float
-    """In percent of the photographs' own similarity; so is the next."""
+    """In percent of the photos' own similarity; so is the next."""
     share_elsewhere: float
     settings: dict[str, Count]
-    """How often each is seen."""
+    """How often each setting is recognised."""
     recognised: Count
-    """How often the subject is seen to be of its class, in all settings."""
+    """How often the subject's class is recognised, in all settings."""
     leakage: list[float]
     """Of each image of the class."""
     class_right: Count
     same: float
-    """Mean cosine of the things in images of the class and those that the base model drew from the same noise."""
+    """Mean cosine of the things in images of the class and the base model's images from the same noise."""
     variety: float
     """One minus the mean cosine of the things in images of the class."""
     others: dict[str, Count]
@@ -85,9 +85,9 @@ class Result:
     subject: Subject
     prior: str
     own: float
-    """Mean cosine of the photographs among themselves."""
+    """Mean cosine of the photos among themselves."""
     ceiling: float
-    """Mean cosine of the photographs and what the autoencoder makes of the others, in percent of that."""
+    """Mean cosine of the photos and what the autoencoder makes of the others, in percent of that."""
     seconds: float
     steps: list[Figures]
 
@@ -98,9 +98,9 @@ def total(parts: Iterable[Count]) -> Count:
 
 
 def learned_table(results: list[Result]) -> str:
-    """Of the last checkpoints: is it the subject, and where it should be?"""
-    header = ["subject", "prior preservation", "photographs among themselves", "sks X", "share, %"]
-    header += ["share of the photographs through the autoencoder, %"]
+    """Of the last checkpoints: subject and setting."""
+    header = ["subject", "prior preservation", "photos among themselves", "sks X", "share, %"]
+    header += ["share of the photos through the autoencoder, %"]
     header += ["share in other settings, %", "class right, %", "setting right, %", "seconds"]
     rows = [
         [
@@ -122,7 +122,7 @@ def learned_table(results: list[Result]) -> str:
 
 
 def kept_table(results: list[Result]) -> str:
-    """Of the last checkpoints, and of the base model before: is a thing of the class still any thing of the class?"""
+    """Of the last checkpoints and the base model: whether images of the class still show any thing of the class."""
     header = ["subject", "prior preservation", "leakage before", "after", "class right before, %", "after, %"]
     header += ["variety before", "after", "as before", "other prompts: class before, %", "after, %"]
     header += ["all four before, %", "after, %"]
@@ -195,19 +195,21 @@ def more_leakage(results: list[Result]) -> Mean | None:
     return mean(differences) if differences else None
 
 
-def goals_of(results: list[Result]) -> list[Goal]:
+def targets_of(results: list[Result]) -> list[Target]:
     """Every subject's similarity, all settings together, and what prior preservation prevents."""
-    taught = [result for result in results if result.prior == PRIOR]
-    goals = [
-        Goal(
-            f"{result.subject.words}: similarity, share of the photographs' own",
+    tuned = [result for result in results if result.prior == PRIOR]
+    targets = [
+        Target(
+            f"{result.subject.words}: similarity, share of the photos' own",
             result.steps[-1].share,
-            SIMILARITY_GOAL,
+            SIMILARITY_TARGET,
         )
-        for result in taught
+        for result in tuned
     ]
-    right = total(result.steps[-1].setting_right for result in taught)
-    goals.append(Goal("setting right", right.percent, SETTING_GOAL))
+    right = total(result.steps[-1].setting_right for result in tuned)
+    targets.append(Target("setting right", right.percent, SETTING_TARGET))
     if more := more_leakage(results):
-        goals.append(Goal("more leakage without prior preservation, at least", more.value - more.half, 0.0, "cosine"))
-    return goals
+        targets.append(
+            Target("more leakage without prior preservation, at least", more.value - more.half, 0.0, "cosine")
+        )
+    return targets

@@ -11,7 +11,7 @@ import torch
 def tf32(products: bool, convolutions: bool = True) -> Iterator[None]:
     """In matrix products and in convolutions; afterwards as before. PyTorch's own default is convolutions alone.
 
-    Ours draws and trains without either, so who wants to see the other side as its users have it has to allow them.
+    This project samples and trains without either; the reference needs them to be as its users run it.
     """
     before = _get()
     _set(products, convolutions)

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import TextIO
 
 from ldm.errors import UserError
-from ldm.interruption import Stopped, continue_with, heeded, how_to_continue
+from ldm.interruption import Stopped, handled_signals, resume_hint, set_resume_command
 from ldm.progress import without_bars
 from ldm.terminal import TerminalFormatter
 
@@ -31,8 +31,8 @@ def command_call(script: str, words: Sequence[str]) -> Iterator[None]:
     argv, level = sys.argv, log.level
     try:
         sys.argv = [script, *words]  # the run's record holds the command that does the same
-        continue_with("")
-        with shown_messages(), heeded(ends_process=False):
+        set_resume_command("")
+        with shown_messages(), handled_signals(ends_process=False):
             yield
     except Stopped as stop:
         raise _interrupt(stop) from None
@@ -46,7 +46,7 @@ def _interrupt(stop: Stopped) -> KeyboardInterrupt:
     """What the caller gets. A signal other than Ctrl-C does first what it did before the call: SIGTERM ends Python."""
     if stop.number != signal.SIGINT:
         signal.raise_signal(stop.number)
-    return KeyboardInterrupt(f"{stop}; {how_to_continue()}")
+    return KeyboardInterrupt(f"{stop}; {resume_hint()}")
 
 
 @contextmanager

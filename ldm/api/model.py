@@ -32,11 +32,9 @@ from ldm.errors import UserError
 from ldm.nn.tokenizer import PromptTokenizer
 from ldm.progress import Progress
 from ldm.runtime.batching import batch_that_fits, worker_pool
-from ldm.runtime.compiling import accelerate_unet
-from ldm.runtime.devices import parse_device
+from ldm.runtime.compiling import compile_unet
+from ldm.runtime.devices import Compute, explain_out_of_memory, parse_device, sampling_compute
 from ldm.runtime.models import ModelSlot, Settings, base_weights, snapped_size
-from ldm.runtime.out_of_memory import explain_out_of_memory
-from ldm.runtime.precision import Compute, sampling_compute
 
 Result = TypeVar("Result")
 
@@ -201,7 +199,7 @@ class Model:
     def _sample(self, images: Sequence["_Planned"], job: Job, batch_size: int, keep_steps: bool) -> Samples:
         ldm = self.latent_diffusion
         batches = [images[start : start + batch_size] for start in range(0, len(images), batch_size)]
-        accelerate_unet(ldm, job.compile, len(batches) * job.steps_run)
+        compile_unet(ldm, job.compile, len(batches) * job.steps_run)
         pool = worker_pool(ldm, job.sampling)
         if job.init is not None:
             with self._compute.autocast():

@@ -1,29 +1,30 @@
-"""Which files below a directory are checkpoints, in the order of their runs and steps, and why the others are not."""
+"""The checkpoints below a directory, by run and step, and why other files with a checkpoint's suffix are left out."""
 
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from ldm.checkpoint.foreign import HEAD_BYTES
 from ldm.checkpoint.keys import PARTS, kind_of
 from ldm.checkpoint.loading import checkpoint_info
 from ldm.checkpoint.metadata import CheckpointInfo
-from ldm.checkpoint.reading import SUFFIXES, read_checkpoint
+from ldm.checkpoint.reading import FORMATS, SUFFIXES, read_checkpoint
 from ldm.errors import UserError, named_in_errors
 from ldm.files import natural_key
 
 RESUME_STATE = "resume.ckpt"
-"""The name of a run's resume state: it continues a training and is not sampled."""
+"""The name of a run's resume state: it resumes a training and is not sampled."""
 
 ANY_CONTENT = ".bin"
-"""Many programs name files so; one that doesn't begin as a checkpoint does is not spoken of."""
+"""Many programs use this suffix: a file that doesn't begin as a checkpoint does is skipped without a warning."""
 BEFORE_FIRST_SAVE = ".before-first-save"
-"""The name of an empty file in a run's directory until there is a resume state: without it, a lost one is noticed."""
+"""An empty file in a run's directory until there is a resume state. If both are missing, the state was lost."""
 
 
 @dataclass(frozen=True)
 class Found:
-    """A checkpoint and what it says of itself."""
+    """A checkpoint and its metadata."""
 
     path: Path
     info: CheckpointInfo
@@ -31,16 +32,16 @@ class Found:
 
 @dataclass(frozen=True)
 class Skipped:
-    """A file that might have been a checkpoint, and why it is left out."""
+    """A file with a checkpoint's suffix, and why it is left out."""
 
     path: Path
     reason: str
 
 
 def find_checkpoints(directory: Path) -> tuple[list[Found], list[Skipped]]:
-    """Looks at every file below `directory` with a checkpoint's suffix. No weights are read, only their index.
+    """Examines every file below `directory` with a checkpoint's suffix; reads names and shapes, no weights.
 
-    Links are followed, and each file is looked at once. A run's resume state is not spoken of.
+    Links are followed, and each file is examined once. Resume states are passed over without a warning.
     """
     found: list[Found] = []
     paths, skipped = _candidates(directory)
@@ -55,17 +56,17 @@ def find_checkpoints(directory: Path) -> tuple[list[Found], list[Skipped]]:
 
 
 def _inspect(path: Path) -> Found:
-    """Raises `UserError` if this is no checkpoint, whatever is wrong with it."""
+    """Raises `UserError` if the file is not a checkpoint that can be used."""
     with named_in_errors(path):
         file = read_checkpoint(path)
-        if not any(key.startswith(PARTS["unet"]) for key in file.tensors):
-            kind = kind_of({key: tensor.shape for key, tensor in file.tensors.items()})
+        if not any(key.startswith(PARTS["unet"]) for key in file.index):
+            kind = kind_of({key: tensor.shape for key, tensor in file.index.items()})
             raise UserError(f"{path} holds no UNet in the official layout{f'; it looks like {kind}' if kind else ''}")
         return Found(path, checkpoint_info(file))
 
 
 def _candidates(directory: Path) -> tuple[list[Path], list[Skipped]]:
-    """Files with a checkpoint's suffix, each once, in natural order; and directories that can't be read."""
+    """Files with a checkpoint's suffix, each once, in natural order; and unreadable directories."""
     unreadable: list[Skipped] = []
 
     def note(error: OSError) -> None:
@@ -79,7 +80,7 @@ def _candidates(directory: Path) -> tuple[list[Path], list[Skipped]]:
 
 
 def _walk(directory: Path, note: Callable[[OSError], None]) -> Iterator[Path]:
-    """All entries that are no directories, without hidden ones; linked directories last, and none twice."""
+    """All visible entries that are not directories; linked directories last, and none twice."""
     waiting, entered = [directory], set()
     while waiting:
         for folder, subfolders, names in os.walk(waiting.pop(0), onerror=note):
@@ -105,7 +106,7 @@ def _begins_as_checkpoint(path: Path) -> bool:
         return False
     try:
         with path.open("rb") as file:
-            head = file.read(9)
+            head = file.read(HEAD_BYTES)
     except OSError:
         return True  # reading it says why it can't be read
-    return head.startswith((b"PK\x03\x04", b"\x80")) or head[8:] == b"{"
+    return head.startswith(b"\x80") or any(one.begins(head) for one in FORMATS)

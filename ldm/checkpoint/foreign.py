@@ -1,9 +1,9 @@
-"""What a file is when it is no checkpoint: told by its first bytes, so that the message can say what would be right."""
+"""What a file is that is no checkpoint, by its first bytes, so that the error message can say what to do."""
 
 import re
 
 HEAD_BYTES = 512
-"""So much of a file's beginning is looked at."""
+"""How much of a file's beginning is examined."""
 
 _BEGINNINGS: tuple[tuple[bytes, str], ...] = (
     (b"version https://git-lfs", "a Git LFS pointer, not the file itself; fetch it with 'git lfs pull'"),
@@ -26,9 +26,9 @@ _MARKS = {b"\xef\xbb\xbf": "utf-8-sig", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf
 _WENT_WRONG = "the download went wrong: open its address in a browser to see why, and fetch the file again"
 
 
-def describe_foreign(head: bytes, size: int) -> str:
-    """What a file of `size` bytes is that begins with `head`, and what would be right; empty if that can't be told."""
-    if size == 0:
+def describe_foreign(head: bytes) -> str:
+    """What a file is that begins with `head`, and what to do; empty if unknown. `head`: `HEAD_BYTES` or all of it."""
+    if not head:
         return f"empty (0 bytes): {_WENT_WRONG}"
     for beginning, kind in _BEGINNINGS:
         if head.startswith(beginning):
@@ -43,7 +43,7 @@ def describe_foreign(head: bytes, size: int) -> str:
 
 
 def _describe_text(head: bytes) -> str:
-    """What kind of text this is, with its first words; empty if it is none."""
+    """The kind of text with its first words; empty if `head` is not text."""
     encoding = next((name for mark, name in _MARKS.items() if head.startswith(mark)), "utf-8")
     text = head.decode(encoding, errors="ignore" if len(head) == HEAD_BYTES else "replace").strip()
     if "\ufffd" in text or not all(letter.isprintable() or letter.isspace() for letter in text):

@@ -1,11 +1,12 @@
-"""The names of tensors in the official Stable Diffusion v1 checkpoint, and what may differ from them."""
+"""The names of tensors in the official Stable Diffusion v1 checkpoint, and other programs' names."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from ldm.errors import UserError
 from ldm.files import listed
@@ -28,7 +29,7 @@ TOLERATED = re.compile(
     r"|posterior_variance|posterior_log_variance_clipped|posterior_mean_coef1|posterior_mean_coef2"
     r"|" + re.escape(POSITION_IDS)  # 0, 1, ..., 76
 )
-"""Keys that official files hold although the model has no weight of that name. Others are named in a warning."""
+"""Keys in official files for which the model has no weight. Other unused keys trigger a warning."""
 
 UNET_INPUT = "model.diffusion_model.input_blocks.0.0.weight"
 INPUT_CHANNELS = {
@@ -37,7 +38,7 @@ INPUT_CHANNELS = {
     8: "an InstructPix2Pix checkpoint",
     9: "an inpainting checkpoint",
 }
-"""Kinds of models by the channels (of latents and what else they see) that their UNets take."""
+"""Kinds of models by the number of their UNet's input channels."""
 
 FOREIGN = (
     (r"conditioner\.embedders\.|model\.diffusion_model\.label_emb\.", "Stable Diffusion XL"),
@@ -58,24 +59,36 @@ FOREIGN = (
     (r"(text_model|vision_model)\.", "a CLIP encoder alone, not a whole model"),
     (r"(string_to_param|emb_params)", "a textual inversion's embedding, not a whole model"),
 )
-"""Beginnings of keys that give another kind of file away, and the kind."""
+"""Beginnings of keys by which another kind of file is recognised, and the kind."""
 
 LORA = re.compile(r"lora_(unet|te\d?)_.+|.+\.(lora_[AB]|lora\.(up|down)|lora_(up|down)|lokr_w\d|hada_w\d_[ab])\b.*")
 SCALED = re.compile(r"(.+\.)?(scaled_fp8|scale_weight|weight_scale(_2)?|input_scale|absmax|quant_map|quant_state\..+)")
-"""Numbers without which a quantized file's weights mean nothing."""
+"""Scales that a quantized file's weights are multiplied with."""
 SHARD = re.compile(r"-(\d{5})-of-(\d{5})\.")
 """In the name of one of several files that hold a model together."""
 
 SHOWN = 4
-"""So many keys of each kind are named."""
+"""How many keys of each kind a message names."""
 
 
-def official_key(key: str) -> str:
-    """The official name of a text encoder's key: transformers >= 5.6 and some tools leave `text_model.` out."""
-    rest = key.removeprefix(TEXT_TRANSFORMER)
-    if rest == key or rest.startswith("text_model."):
-        return key
-    return f"{TEXT_TRANSFORMER}text_model.{rest}"
+def insert_text_model(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Inserts `text_model.` into the text encoder's keys: transformers >= 5.6 and some tools leave it out."""
+    missing = re.compile(re.escape(TEXT_TRANSFORMER) + r"(?!text_model\.)")
+    return {missing.sub(TEXT_TRANSFORMER + "text_model.", key, count=1): tensor for key, tensor in tensors.items()}
+
+
+Dialect = Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
+"""Turns the tensors of a file into the official layout; tensors of other dialects keep their names and shapes."""
+
+DIALECTS: tuple[Dialect, ...] = (insert_text_model,)
+"""Applied to every file, in this order. A new dialect is a function here or in a module of its own, and its name."""
+
+
+def in_official_layout(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a file by official name, in their order."""
+    for dialect in DIALECTS:
+        tensors = dialect(tensors)
+    return dict(tensors)
 
 
 @dataclass
@@ -84,16 +97,13 @@ class KeyReport:
 
     missing: list[str] = field(default_factory=list)
     unexpected: list[str] = field(default_factory=list)
-    """Tensors that the model has no use for: harmless, unless others are missing."""
+    """Tensors that the model doesn't use: harmless, unless others are missing."""
     wrong_shape: list[str] = field(default_factory=list)
     kind: str = ""
-    """What the file is instead, where that shows."""
+    """What the file is instead, if known."""
 
     def raise_if_any(self, path: Path) -> None:
-        """Raises `UserError` that lists the first of each kind and says what the file may be instead.
-
-        Tensors that are not needed are no reason.
-        """
+        """Raises `UserError` if a tensor is missing or of another shape: with examples, and what the file may be."""
         if not (self.missing or self.wrong_shape):
             return
         lines = [f"{path} does not hold the weights of this model"]
@@ -117,7 +127,7 @@ def first_of(keys: Sequence[str]) -> str:
 
 
 def compare_keys(needed: Mapping[str, torch.Size], found: Mapping[str, torch.Size]) -> KeyReport:
-    """Compares official names and shapes; `TOLERATED` keys are passed over."""
+    """Compares names and shapes; ignores `TOLERATED` keys."""
     return KeyReport(
         missing=[key for key in needed if key not in found],
         unexpected=[key for key in found if key not in needed and not TOLERATED.fullmatch(key)],
@@ -131,7 +141,7 @@ def compare_keys(needed: Mapping[str, torch.Size], found: Mapping[str, torch.Siz
 
 
 def kind_of(found: Mapping[str, torch.Size], needed: Mapping[str, torch.Size] | None = None) -> str:
-    """What a file with these tensors is, if it is no Stable Diffusion v1 and that shows; else nothing."""
+    """What a file with these tensors is, if it is recognisably not Stable Diffusion v1; else empty."""
     needed = needed or {}
     rest = [key for key in found if key not in needed]
     if rest and all(LORA.fullmatch(key) for key in found):

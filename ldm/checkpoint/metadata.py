@@ -1,4 +1,4 @@
-"""What a checkpoint says of itself in its safetensors metadata; txt2img needs nothing else to sample it."""
+"""A checkpoint's description of itself in its safetensors metadata; txt2img needs nothing else to sample it."""
 
 import dataclasses
 import json
@@ -15,7 +15,7 @@ LARGEST_NUMBER = 2**64
 
 @dataclass(frozen=True)
 class CheckpointInfo:
-    """Everything is optional: a file made elsewhere says nothing."""
+    """Every field is optional: files of other programs have none."""
 
     config: dict[str, Any] = field(default_factory=dict)
     """The model's YAML: shapes, tokenizer, defaults for sampling and training."""
@@ -28,7 +28,7 @@ class CheckpointInfo:
     base: str = ""
     base_sha256: str = ""
     parts: dict[str, str] = field(default_factory=dict)
-    """SHA-256 of each part's weights: equal parts need not be read twice."""
+    """SHA-256 of each part's weights, by part: equal parts are read once."""
     tokenizer: str = ""
     """SHA-256 of the tokenizer's files, as `ldm.nn.tokenizer.tokenizer_digest` gives it."""
     options: dict[str, Any] = field(default_factory=dict)
@@ -42,7 +42,7 @@ class CheckpointInfo:
 
     @classmethod
     def from_metadata(cls, metadata: dict[str, str]) -> "CheckpointInfo":
-        """Fields that are absent or unknown to this version are passed over. Raises `ValueError` for damaged ones."""
+        """Absent fields get their defaults, unknown ones are ignored. Raises `ValueError` for damaged ones."""
         values = {}
         for field_ in dataclasses.fields(cls):
             if (text := metadata.get(PREFIX + field_.name)) is not None:

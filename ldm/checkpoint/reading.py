@@ -1,9 +1,10 @@
 """Reading checkpoint files: safetensors, and torch's zipped pickles without executing anything in them.
 
-Tensors come mapped from the file, so that reading costs nothing until they are used and memory holds them once.
+Tensors are mapped from the file: reading costs nothing until they are used, and memory holds them once.
 """
 
 import os
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
@@ -12,54 +13,63 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ldm.checkpoint.foreign import HEAD_BYTES, describe_foreign
-from ldm.checkpoint.pickle_guard import refused_names
+from ldm.checkpoint.keys import in_official_layout
 from ldm.checkpoint.torch_zip import LARGEST_PICKLE, MOST_TENSORS, read_torch_zip, refusal
+from ldm.checkpoint.unpickling import refused_names
 from ldm.errors import UserError
 from ldm.files import openable
 from ldm.user_files import open_file
 
-SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
-"""In lower case; files may have them in capitals."""
-
 LARGEST_HEADER = 16 * 2**20
-"""Bytes of a safetensors file's header. The official file's has 130,000; a trainer's notes may come on top."""
+"""Bytes of a safetensors file's header. The official file's has 130,000; a trainer may add notes to it."""
+
+Content = tuple[Mapping[str, Tensor], dict[str, str]]
+"""The tensors of a file by name, and its metadata."""
 
 
 @dataclass(frozen=True)
 class CheckpointFile:
-    """The tensors of a file, mapped on the CPU, by the names they have there; its metadata (safetensors only)."""
+    """The tensors of a file on the CPU, by official name, and its metadata."""
 
     path: Path
-    tensors: dict[str, Tensor]
+    tensors: Mapping[str, Tensor]
+    """Mapped from the file; with an adapter (`ldm.checkpoint.merging`), computed each time one is looked up."""
     metadata: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def index(self) -> Mapping[str, Tensor]:
+        """Names, shapes and types of `tensors` without computing any: the numbers may be those before merging."""
+        return self.tensors
 
 
 def read_checkpoint(path: Path) -> CheckpointFile:
     """Reads a file by its content, not its name. Raises `UserError` for a missing, truncated, foreign or unsafe one."""
     with open_file(path, "checkpoint") as file:
         try:
-            read = _read(file, path)
+            tensors, metadata = _read(file, path)
         except OSError as error:
             raise UserError(f"could not read {path}: {error.strerror or error}") from error
-    if not read.tensors:
+    if not tensors:
         raise UserError(f"{path} holds no tensors")
-    return read
+    return CheckpointFile(path, in_official_layout(tensors), metadata)
 
 
-def _read(file: BinaryIO, path: Path) -> CheckpointFile:
-    head, size = file.read(HEAD_BYTES), os.fstat(file.fileno()).st_size
-    if head.startswith(b"PK\x03\x04"):
-        return CheckpointFile(path, read_torch_zip(file, path))
-    if foreign := describe_foreign(head, size):
+def _read(file: BinaryIO, path: Path) -> Content:
+    head = file.read(HEAD_BYTES)
+    for one in FORMATS:
+        if one.begins(head):
+            file.seek(0)
+            return one.read(file, path)
+    if foreign := describe_foreign(head):
         raise UserError(f"{path} is neither a safetensors file nor a torch checkpoint: it is {foreign}")
-    if head[8:9] == b"{":
-        return _read_safetensors(path, int.from_bytes(head[:8], "little"), size)
     if head.startswith((b"\x80", b"(")):
         _refuse_pickle(file, path)
     raise UserError(f"{path} is neither a safetensors file nor a torch checkpoint")
 
 
-def _read_safetensors(path: Path, header: int, size: int) -> CheckpointFile:
+def read_safetensors(file: BinaryIO, path: Path) -> Content:
+    """The tensors and metadata of a safetensors file. Raises `UserError` if it is damaged."""
+    header, size = int.from_bytes(file.read(8), "little"), os.fstat(file.fileno()).st_size
     if LARGEST_HEADER < header < size:
         raise UserError(f"{path}: its header has {header:,} bytes; a checkpoint's has {LARGEST_HEADER:,} at most")
     try:
@@ -67,8 +77,7 @@ def _read_safetensors(path: Path, header: int, size: int) -> CheckpointFile:
             keys = opened.keys()
             if len(keys) > MOST_TENSORS:
                 raise UserError(f"{path} holds {len(keys):,} tensors; a checkpoint has {MOST_TENSORS:,} at most")
-            tensors = {key: opened.get_tensor(key) for key in keys}
-            return CheckpointFile(path, tensors, dict(opened.metadata() or {}))
+            return {key: opened.get_tensor(key) for key in keys}, dict(opened.metadata() or {})
     except UserError:
         raise
     except SafetensorError as error:
@@ -77,8 +86,29 @@ def _read_safetensors(path: Path, header: int, size: int) -> CheckpointFile:
         raise UserError(f"{path} can't be read: {str(error)[:200]}") from error
 
 
+@dataclass(frozen=True)
+class Format:
+    """A kind of checkpoint file."""
+
+    suffixes: tuple[str, ...]
+    """In lower case; files may have them in capitals. A directory is searched for files with these suffixes."""
+    begins: Callable[[bytes], bool]
+    """Whether a file is of this kind that begins with these bytes, `HEAD_BYTES` or the whole file."""
+    read: Callable[[BinaryIO, Path], Content]
+    """Reads a file from its beginning. Raises `UserError` if it is damaged or would run code."""
+
+
+FORMATS = (
+    Format((".ckpt", ".pt", ".pth", ".bin"), lambda head: head.startswith(b"PK\x03\x04"), read_torch_zip),
+    Format((".safetensors",), lambda head: head[8:9] == b"{" and not describe_foreign(head), read_safetensors),
+)
+"""Tried in this order. A new format is a module with its reader, and a line here."""
+
+SUFFIXES = tuple(suffix for one in FORMATS for suffix in one.suffixes)
+
+
 def _refuse_pickle(file: BinaryIO, path: Path) -> None:
-    """Of a file without a zip file's index: it names what it would run, or it is of an old kind."""
+    """Raises `UserError` for a pickle that is not in a zip file: with the names it would call, or as an old file."""
     file.seek(0)
     pickle = file.read(LARGEST_PICKLE)
     whole = len(pickle) < LARGEST_PICKLE

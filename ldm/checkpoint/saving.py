@@ -1,35 +1,38 @@
-"""From a model to a file in the official layout: half precision, metadata that explain it, written whole."""
+"""From a model to a safetensors file in the official layout, with metadata that explain it, written whole."""
 
 import dataclasses
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ldm import choices
-from ldm.checkpoint.keys import PARTS, POSITION_IDS, official_key
+from ldm.checkpoint.keys import PARTS, POSITION_IDS
 from ldm.checkpoint.metadata import CheckpointInfo
-from ldm.checkpoint.writing import write_safetensors
 from ldm.diffusion.latent_diffusion import LatentDiffusion
+from ldm.disk import write_error
 from ldm.errors import UserError
+from ldm.files import atomic_path, openable
 from ldm.user_files import open_regular
 
 SAVE_DTYPES: dict[str, torch.dtype] = {name: getattr(torch, full) for name, full in choices.SAVE_DTYPES.items()}
 
 
 def snapshot(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """A contiguous copy on the CPU in any case, whatever becomes of the tensor."""
+    """A contiguous copy on the CPU that shares no memory with the tensor."""
     original = tensor.detach()
-    copy = original.to(dtype).to("cpu")  # in this order less is moved off a device
+    copy = original.to(dtype).to("cpu")  # in this order fewer bytes leave the device
     return copy.clone(memory_format=torch.contiguous_format) if copy is original else copy.contiguous()
 
 
 def official_state_dict(model: LatentDiffusion, dtype: torch.dtype) -> dict[str, Tensor]:
     """A copy of all tensors of the official checkpoint, on the CPU: weights in `dtype`, schedule buffers in float32."""
-    weights = {official_key(name): snapshot(tensor, dtype) for name, tensor in model.state_dict().items()}
+    weights = {name: snapshot(tensor, dtype) for name, tensor in model.state_dict().items()}
     positions = torch.arange(model.config.text_encoder.max_position_embeddings)[None]
     return {**model.schedule.official_buffers(), **weights, POSITION_IDS: positions}
 
@@ -37,7 +40,7 @@ def official_state_dict(model: LatentDiffusion, dtype: torch.dtype) -> dict[str,
 def checkpoint_writer(
     path: Path, model: LatentDiffusion, info: CheckpointInfo, dtype: torch.dtype
 ) -> Callable[[], None]:
-    """Copies the weights as they are now; what is returned writes them, as `save_checkpoint` does, and raises as it."""
+    """Copies the weights as they are now and returns a function that writes the copy as `save_checkpoint` does."""
     return partial(_save, path, official_state_dict(model, dtype), info, dtype)
 
 
@@ -49,10 +52,8 @@ def save_checkpoint(path: Path, model: LatentDiffusion, info: CheckpointInfo, dt
 def part_writer(
     path: Path, network: nn.Module, part: str, info: CheckpointInfo, dtype: torch.dtype
 ) -> Callable[[], None]:
-    """Of one of the `PARTS` alone, under its official keys; otherwise as `checkpoint_writer`."""
-    tensors = {
-        official_key(PARTS[part] + name): snapshot(tensor, dtype) for name, tensor in network.state_dict().items()
-    }
+    """As `checkpoint_writer`, for one of the `PARTS` alone, under its official keys."""
+    tensors = {PARTS[part] + name: snapshot(tensor, dtype) for name, tensor in network.state_dict().items()}
     return partial(_save, path, tensors, info, dtype)
 
 
@@ -67,7 +68,17 @@ def _save(path: Path, tensors: dict[str, Tensor], info: CheckpointInfo, dtype: t
     write_safetensors(path, tensors, info.to_metadata())
 
 
-def hash_part(tensors: dict[str, Tensor], part: str) -> str:
+def write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Writes contiguous tensors on the CPU, atomically. Raises `UserError` with the system's reason if it can't."""
+    size = sum(tensor.nbytes for tensor in tensors.values())
+    try:
+        with atomic_path(path, size) as partial, openable(partial.parent) as directory:
+            save_file(dict(tensors), directory / partial.name, metadata=dict(metadata))
+    except SafetensorError as error:  # such as a full disk
+        raise write_error(path, error, size) from error
+
+
+def hash_part(tensors: Mapping[str, Tensor], part: str) -> str:
     """SHA-256 over the names, types, shapes and bytes of one part's tensors."""
     digest = hashlib.sha256()
     for key in sorted(key for key in tensors if key.startswith(PARTS[part])):
@@ -78,7 +89,7 @@ def hash_part(tensors: dict[str, Tensor], part: str) -> str:
 
 
 def hash_file(path: Path) -> str:
-    """SHA-256 of a file, as published beside downloads. Raises `UserError` for a named pipe, and `OSError`."""
+    """SHA-256 of a file. Raises `UserError` for a named pipe, and `OSError`."""
     with open_regular(path) as file:
         digest = hashlib.sha256()
         while block := file.read(1 << 24):

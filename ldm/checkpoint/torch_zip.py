@@ -17,8 +17,7 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
-from ldm.checkpoint.pickle_guard import STORAGE_TYPES, UNTYPED_STORAGE, refused_among
-from ldm.checkpoint.unpickling import Storage, View, read_pickle
+from ldm.checkpoint.unpickling import STORAGE_TYPES, UNTYPED_STORAGE, Storage, View, read_pickle, refused_among
 from ldm.errors import UserError
 from ldm.files import listed
 
@@ -52,10 +51,13 @@ class _Bounded(io.BufferedReader):
         return super().read(size)
 
 
-def read_torch_zip(file: BinaryIO, path: Path) -> dict[str, Tensor]:
-    """The named tensors of a torch file, mapped. Raises `UserError` if it is damaged, foreign, or would run code."""
+def read_torch_zip(file: BinaryIO, path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The named tensors of a torch file, mapped; it has no metadata.
+
+    Raises `UserError` if it is damaged, foreign, or would run code.
+    """
     try:
-        # Of its own, as the zip library closes what it is given.
+        # A descriptor of its own: the zip library closes the file it is given.
         with _Bounded(io.FileIO(os.dup(file.fileno()))) as bounded, zipfile.ZipFile(bounded) as archive:
             records = _records(archive, bounded, path)
             root, pickle = _pickle(archive, path)
@@ -74,13 +76,13 @@ def read_torch_zip(file: BinaryIO, path: Path) -> dict[str, Tensor]:
     if len(views) > MOST_TENSORS:
         raise UserError(f"{path} holds {len(views):,} tensors; a checkpoint has {MOST_TENSORS:,} at most")
     try:
-        return _Mapped(file, root, records).tensors(views)
+        return _Mapped(file, root, records).tensors(views), {}
     except (ValueError, KeyError, RuntimeError, OSError, OverflowError) as error:
         raise UserError(f"{path} is damaged or was made to mislead: {str(error)[:200]}") from error
 
 
 def read_index(pickle: bytes, path: Path) -> Any:
-    """What a pickle holds. Raises `UserError` if it can't be read or asks for what could run code."""
+    """What a pickle holds. Raises `UserError` if it can't be read or could run code."""
     try:
         pickled = read_pickle(pickle)
     except (ValueError, RecursionError) as error:
@@ -94,9 +96,9 @@ def read_index(pickle: bytes, path: Path) -> Any:
 
 
 def refusal(path: Path, refused: list[str]) -> str:
-    """Why a file that asks for these names isn't opened."""
+    """The message for a file whose pickle uses these names."""
     message = (
-        f"{path} was not opened: it is a pickle that asks to use {listed(refused, 8)}, which could run code "
+        f"{path} was not opened: it is a pickle that uses {listed(refused, 8)}, which could run code "
         "here. A checkpoint needs tensors only; get it as safetensors"
     )
     if any(name.startswith("torch.nn.modules.") for name in refused):

@@ -1,9 +1,10 @@
-"""What stands in a torch pickle, found without running it.
+"""The content of a torch pickle, read without running it, and which of the names in a pickle are harmless.
 
 A pickle is a program for a stack machine that may call any function. This machine knows what checkpoints consist of and
-calls nothing: a function stays a name, a tensor a description of where its numbers lie. Its work is bounded, whatever
-the program: each step takes as long as the values that it moves are many, and nothing is hashed, copied or printed but
-short values.
+calls nothing: a function stays a name, a tensor a description of where its numbers are. Its work is bounded, whatever
+the program: each step takes time proportional to the values it moves, and only short values are hashed, copied or
+printed. A file that names more than tensors need is refused nevertheless, with the names: other programs would call
+them.
 """
 
 import pickletools
@@ -15,10 +16,78 @@ MOST_STEPS = 250_000
 """The official file with its averaged weights takes 60,000, one with Adam's moments 130,000."""
 LONGEST_NAME = 300
 
+KNOWN_INERT = (
+    "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint",
+    "pytorch_lightning.callbacks.early_stopping.EarlyStopping",
+    "lightning.pytorch.callbacks.model_checkpoint.ModelCheckpoint",
+    "lightning.pytorch.callbacks.early_stopping.EarlyStopping",
+    "numpy.core.multiarray.scalar",
+    "numpy._core.multiarray.scalar",
+    "numpy.dtype",
+    "_codecs.encode",
+)
+"""Harmless names that training frameworks leave behind."""
+
+DTYPES = [
+    "float64",
+    "float32",
+    "float16",
+    "bfloat16",
+    "float8_e4m3fn",
+    "float8_e4m3fnuz",
+    "float8_e5m2",
+    "float8_e5m2fnuz",
+    "int64",
+    "int32",
+    "int16",
+    "int8",
+    "uint8",
+    "uint16",
+    "uint32",
+    "uint64",
+    "bool",
+]
+"""Types of numbers, as torch names them."""
+
+STORAGES = {
+    "Double": "float64",
+    "Float": "float32",
+    "Half": "float16",
+    "BFloat16": "bfloat16",
+    "Long": "int64",
+    "Int": "int32",
+    "Short": "int16",
+    "Char": "int8",
+    "Byte": "uint8",
+    "Bool": "bool",
+}
+"""The beginnings of torch's names for storages, and the type of the numbers in them."""
+
+UNTYPED_STORAGE = "torch.storage.UntypedStorage"
+"""A storage of bytes; the tensor names their type."""
+
+STORAGE_TYPES = {f"torch.{kind}Storage": dtype for kind, dtype in STORAGES.items()} | {UNTYPED_STORAGE: "uint8"}
+
+TENSOR_NAMES = {
+    "collections.OrderedDict",
+    "torch._utils._rebuild_tensor",
+    "torch._utils._rebuild_tensor_v2",
+    "torch._utils._rebuild_tensor_v3",
+    "torch._utils._rebuild_parameter",
+    "torch._utils._rebuild_parameter_with_state",
+    "torch.Tensor",
+    "torch.Size",
+    "torch.device",
+    "torch.nn.parameter.Parameter",
+    *STORAGE_TYPES,
+    *(f"torch.{dtype}" for dtype in DTYPES),
+}
+"""Names that pickles of tensors and plain containers use."""
+
 
 @dataclass(frozen=True)
 class Name:
-    """Something that a pickle asks for by `module.name`."""
+    """A function or class in a pickle, `module.name`."""
 
     text: str
 
@@ -44,19 +113,32 @@ class View:
 
 
 class Opaque:
-    """Anything that a checkpoint's weights don't need."""
+    """Any value that tensors don't need."""
 
 
 @dataclass(frozen=True)
 class Pickled:
-    """What a pickle holds, and all names that it asks for."""
+    """What a pickle holds, and all names in it."""
 
     content: Any
     names: frozenset[str]
 
 
+def refused_names(pickle: bytes) -> list[str]:
+    """The names in a pickle that are neither tensors' nor known to be inert, sorted.
+
+    Raises `ValueError` if the bytes are no pickle.
+    """
+    return refused_among(read_pickle(pickle).names)
+
+
+def refused_among(names: frozenset[str]) -> list[str]:
+    """Those names that are neither tensors' nor known to be inert, sorted."""
+    return sorted(names - TENSOR_NAMES - set(KNOWN_INERT))
+
+
 def read_pickle(pickle: bytes) -> Pickled:
-    """Raises `ValueError` if the bytes are no pickle, or one of too many steps."""
+    """What a pickle holds. Raises `ValueError` if the bytes are not a pickle, or one of too many steps."""
     machine = _Machine()
     try:
         for opcode, argument, _ in pickletools.genops(pickle):
@@ -70,7 +152,7 @@ def read_pickle(pickle: bytes) -> Pickled:
 
 
 class _Machine:
-    """The stack, what lies below each mark, the memo, and all names that were asked for."""
+    """The stack, the values below each mark, the memo, and all names in the pickle."""
 
     def __init__(self) -> None:
         self.stack: list[Any] = []
@@ -100,7 +182,7 @@ class _Machine:
         return items
 
     def drop(self) -> None:
-        """Drops the topmost value, or a mark that lies there."""
+        """Drops the topmost value or mark."""
         if self.stack:
             self.stack.pop()
         else:
@@ -111,13 +193,13 @@ class _Machine:
 
     def name(self, module: Any, name: Any) -> None:
         if not isinstance(module, str) or not isinstance(name, str) or len(module) + len(name) > LONGEST_NAME:
-            raise ValueError("a name that is none")
+            raise ValueError("an impossible name")
         self.names.add(text := f"{module}.{name}")
         self.push(Name(text))
 
     def named(self, words: str) -> None:
         if len(words) > LONGEST_NAME:
-            raise ValueError("a name that is none")
+            raise ValueError("an impossible name")
         self.name(*words.split(" ", 1))
 
     def append(self, items: list[Any]) -> None:
@@ -125,7 +207,7 @@ class _Machine:
         if isinstance(target, list):
             target.extend(items)
         elif not isinstance(target, Opaque):
-            raise ValueError("items for what is no list")
+            raise ValueError("items for something that is not a list")
 
     def set_items(self, items: list[Any]) -> None:
         target = self.stack[-1]
@@ -134,15 +216,15 @@ class _Machine:
         if isinstance(target, dict):
             target.update(_entries(zip(items[::2], items[1::2], strict=True)))
         elif not isinstance(target, Opaque):
-            raise ValueError("items for what is no dictionary")
+            raise ValueError("items for something that is not a dictionary")
 
     def call(self, function: Any, arguments: Any) -> None:
-        """What a call would give, if a checkpoint's weights need it; nothing is called."""
+        """The result of a call that tensors need, else `Opaque`; nothing is called."""
         build = _BUILDERS.get(function.text) if isinstance(function, Name) else None
         self.push(build(self, *arguments) if build and isinstance(arguments, tuple) else Opaque())
 
     def new(self, arguments: int = 1) -> None:
-        """An object of a class; checkpoints have dictionaries in order and stand-ins only."""
+        """An object of a class: an ordered dictionary, else `Opaque`."""
         cls, *_ = self.take(1 + arguments)
         self.push({} if cls == ORDERED_DICT else Opaque())
 
@@ -166,14 +248,14 @@ class _Machine:
             case ("storage", Name(text=kind), str(key), _, int(count)) if len(key) <= LONGEST_NAME:
                 self.push(Storage(kind, key, count))
             case _:
-                raise ValueError("a reference to something else than a tensor's numbers")
+                raise ValueError("a reference to something other than a tensor's numbers")
 
 
 ORDERED_DICT = Name("collections.OrderedDict")
 
 
 def _is_key(value: Any) -> bool:
-    """Whether a value is hashed quickly: a tuple of tuples, each twice in the next, would take for ever."""
+    """Whether hashing the value is fast: a tuple of tuples, each twice in the next, would take for ever."""
     return (
         value is None
         or isinstance(value, str | bytes | float | Name)
@@ -237,7 +319,7 @@ _VALUES = [
     "SHORT_BINBYTES",
     "BINBYTES8",
 ]
-"""Steps that push a value which stands in the pickle as it is."""
+"""Steps that push a value written out in the pickle."""
 
 _STEPS: dict[str, Step] = {
     **dict.fromkeys(_VALUES, lambda m, value: m.push(value)),
@@ -275,8 +357,8 @@ _STEPS: dict[str, Step] = {
     "NEWOBJ": lambda m, _: m.new(),
     "NEWOBJ_EX": lambda m, _: m.new(arguments=2),
     "REDUCE": lambda m, _: m.call(*m.take(2)),
-    "BUILD": lambda m, _: m.pop(),  # attributes, which weights don't need
+    "BUILD": lambda m, _: m.pop(),  # attributes; tensors need none
     "BINPERSID": lambda m, _: m.storage(),
     **dict.fromkeys(("PROTO", "FRAME", "STOP"), lambda m, _: None),
 }
-"""What each step does. References of other kinds, such as to copyreg's extensions, are an error."""
+"""The effect of each step. References of other kinds, such as copyreg's extensions, are an error."""

@@ -16,12 +16,12 @@ from ldm.errors import UserError
 from ldm.interruption import (
     STATUS,
     Stopped,
-    continue_with,
-    heed,
-    how_to_continue,
-    ignore_from_now_on,
-    listen,
-    stop_heeding,
+    ignore_signals,
+    install_handlers,
+    restore_handlers,
+    resume_hint,
+    set_resume_command,
+    unblock_signals,
 )
 from ldm.locking import unlock_directories
 from ldm.processes import DIED, ProcessDiedError, end_with_parent, is_helper_process, own_rank
@@ -38,33 +38,33 @@ RUN_LOG = "run.log"
 def launch(command: Callable[[], None]) -> NoReturn:
     """Runs a command as the only one of this process, and exits with its status."""
     open_closed_streams()
-    heed()
+    install_handlers()
     warnings.showwarning = _log_warning  # type: ignore[assignment]
     if is_helper_process():
-        end_with_parent(tells=own_rank() == 1)
+        end_with_parent(reports=own_rank() == 1)
     sys.stdout, sys.stderr = Tolerant(sys.stdout), Tolerant(sys.stderr)
     status = run(command)
     if status != STATUS:  # otherwise a second signal still stops what is being written
-        ignore_from_now_on()
+        ignore_signals()
     sys.exit(status)
 
 
 def run(command: Callable[[], None]) -> int:
     """Runs a command and returns its exit status, one of those that `--help` names (`EXIT_STATUSES`)."""
-    continue_with("")
-    alone = heed()  # not where `launch` has done so
+    set_resume_command("")
+    alone = install_handlers()  # not where `launch` has done so
     with _terminal(), _run_log():
         try:
-            listen()
+            unblock_signals()
             return _status_of(command)
         except (Stopped, KeyboardInterrupt) as stop:  # perhaps while an error was being logged
             words = "stopped" if isinstance(stop, KeyboardInterrupt) else stop
-            log.log(logging.DEBUG if is_helper_process() else logging.ERROR, "%s; %s", words, how_to_continue())
+            log.log(logging.DEBUG if is_helper_process() else logging.ERROR, "%s; %s", words, resume_hint())
             return STATUS
         finally:
             unlock_directories()
             if alone:
-                stop_heeding()
+                restore_handlers()
 
 
 def _status_of(command: Callable[[], None]) -> int:
@@ -78,7 +78,7 @@ def _status_of(command: Callable[[], None]) -> int:
         log.error("error: %s: %s", error.filename, error.strerror)
         return 2
     except ProcessDiedError as error:
-        log.error("error: %s; %s", error, how_to_continue())
+        log.error("error: %s; %s", error, resume_hint())
         return DIED
     except Exception:
         # Python writes it to the terminal.
@@ -90,7 +90,7 @@ def _status_of(command: Callable[[], None]) -> int:
 
 def begin_run(directory: Path, command: str) -> None:
     """A run begins in this directory: its log file starts with what was logged so far, and `command` resumes it."""
-    continue_with(command)
+    set_resume_command(command)
     if _current is not None:
         _current.begin(directory / RUN_LOG)
 
@@ -101,7 +101,7 @@ def mistakes_to_continue_after() -> Iterator[None]:
     try:
         yield
     except UserError:
-        log.info("%s", how_to_continue())
+        log.info("%s", resume_hint())
         raise
 
 

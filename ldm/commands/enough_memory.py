@@ -1,30 +1,32 @@
 """Refuses sizes that do not fit into the memory of the device, before anything is made. A CPU gives no such error.
 
 Three numbers, from the cheapest: a lower bound refuses absurd sizes, an upper bound passes nearly every call at once,
-and in between fake tensors are counted (`ldm.nn.footprint`).
+and in between fake tensors are counted (`ldm.nn.memory`).
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from math import ceil
+from typing import TYPE_CHECKING
 
 import torch
 
 from ldm.checkpoint.keys import PARTS
-from ldm.diffusion.latent_diffusion import DECODED_PIXELS, LatentDiffusionConfig
-from ldm.diffusion.outline import count_weights
+from ldm.diffusion.latent_diffusion import DECODED_PIXELS, LatentDiffusionConfig, count_weights
 from ldm.diffusion.parallel import threads_for
 from ldm.diffusion.sampling import SamplingConfig
 from ldm.disk import human_size
 from ldm.errors import UserError
 from ldm.host_memory import available_memory
 from ldm.nn.autoencoder import AutoencoderConfig
-from ldm.nn.device_memory import total_memory
+from ldm.nn.memory import total_memory
 from ldm.nn.unet import UNetConfig
 from ldm.runtime.batching import sampling_bytes
 from ldm.training.config import DreamBoothConfig
-from ldm.training.memory import Workload, predict
+
+if TYPE_CHECKING:  # it imports Lightning, which imports torchvision: over a second that sampling does not need
+    from ldm.training.memory import Workload
 
 FLOAT = 4
 """Bytes."""
@@ -95,8 +97,10 @@ def refuse_too_large_training(need: Need, devices: list[torch.device], what: str
         )
 
 
-def dreambooth_need(workload: Workload, config: DreamBoothConfig) -> Need:
+def dreambooth_need(workload: "Workload", config: DreamBoothConfig) -> Need:
     """What a fine-tuning needs on a device."""
+    from ldm.training.memory import predict
+
     model = workload.model
     latents = workload.height * workload.width // model.autoencoder.downsampling_factor**2
     samples = config.batch_size * (2 if workload.with_class else 1)

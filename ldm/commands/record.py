@@ -12,7 +12,7 @@ from typing import Any
 import ldm
 from ldm.config import to_yaml
 from ldm.files import ROOT, write_text
-from ldm.shell import command_line
+from ldm.terminal import command_line
 
 PACKAGES = ("torch", "transformers", "pytorch-lightning", "safetensors", "pillow", "numpy")
 

@@ -17,8 +17,7 @@ from ldm.files import make_numbered_dir
 from ldm.leftovers import remove_dead_runs, remove_leftovers
 from ldm.locking import TakenError, lock_directory
 from ldm.processes import is_helper_process
-from ldm.shell import command_line, quoted
-from ldm.terminal import Lines
+from ldm.terminal import Lines, command_line, quoted
 
 log = logging.getLogger(__name__)
 

@@ -1,4 +1,8 @@
-"""The one reader and writer of image files: upright, in sRGB, cropped to size; the text chunks of our PNGs."""
+"""The one reader and writer of image files: upright, in sRGB, cropped to size; the text chunks of our PNGs.
+
+Pillow fits images, not torchvision: its resize and centre crop round to whole pixels in between, which gives other bits
+than `ImageOps.fit`, and importing it would slow the start of every command.
+"""
 
 import os
 from collections.abc import Iterable, Iterator, Mapping

@@ -14,7 +14,7 @@ from ldm.data.formats import DRAWING, OTHER, READABLE, TEXT, unused_reason
 from ldm.data.images import fit, read_image, to_tensor
 from ldm.errors import UserError
 from ldm.files import listed, natural_key
-from ldm.shell import quoted
+from ldm.terminal import quoted
 from ldm.user_files import kind_of
 
 log = logging.getLogger(__name__)

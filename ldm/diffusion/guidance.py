@@ -17,7 +17,7 @@ EpsFn = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Conditioning:
-    """What the network is given besides noisy latents and timesteps."""
+    """The inputs of the UNet besides noisy latents and timesteps."""
 
     context: Tensor
     """(b m d), for cross-attention."""
@@ -30,16 +30,16 @@ Guidance = Sequence[tuple[float, Conditioning]]
 
 
 def classifier_free(context: Tensor, uncond_context: Tensor, guidance_scale: float) -> Guidance:
-    """Guidance towards `context` (b m d) and away from `uncond_context` (b m d); a scale of 1 is none."""
+    """Guidance towards `context` (b m d) and away from `uncond_context` (b m d); a scale of 1 means no guidance."""
     # eq. 6, with scale = 1 + w
     return [(1.0 - guidance_scale, Conditioning(uncond_context)), (guidance_scale, Conditioning(context))]
 
 
 def guided_eps(predict: Callable[[Conditioning], EpsFn], guidance: Guidance) -> EpsFn:
-    """The sum of weight * eps over all conditionings, which are predicted in one forward pass.
+    """The sum of weight * eps over all conditionings, predicted in one forward pass.
 
-    `predict(conditioning)` is the network with a conditioning, which it is given once for all steps. A conditioning of
-    weight 0 is left out. Raises `ValueError` if the weights do not sum to 1.
+    `predict(conditioning)` returns the network's prediction with a conditioning, and is called once for all steps. A
+    conditioning of weight 0 is left out. Raises `ValueError` if the weights do not sum to 1.
     """
     if not math.isclose(sum(weight for weight, _ in guidance), 1.0, abs_tol=1e-6):
         raise ValueError(f"the weights of guidance should sum to 1: {[weight for weight, _ in guidance]}")
@@ -51,7 +51,7 @@ def guided_eps(predict: Callable[[Conditioning], EpsFn], guidance: Guidance) -> 
 
     def eps_fn(latents: Tensor, timesteps: Tensor) -> Tensor:
         first, *others = eps_of_all(latents.repeat(count, 1, 1, 1), timesteps.repeat(count)).chunk(count)
-        eps = first  # its weight is what the others' lack to 1
+        eps = first  # its weight is 1 minus the others'
         for weight, other in zip(weights[1:], others, strict=True):
             eps = eps + weight * (other - first)
         return eps

@@ -4,7 +4,10 @@
 official checkpoint's keys: `model.diffusion_model`, `first_stage_model`, `cond_stage_model.transformer`.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
+from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
@@ -15,13 +18,14 @@ from ldm.diffusion.schedule import NoiseSchedule, ScheduleConfig
 from ldm.errors import UserError
 from ldm.nn.autoencoder import AutoencoderConfig, AutoencoderKL, DiagonalGaussian
 from ldm.nn.graphed import GraphedCall
+from ldm.nn.memory import weightless
 from ldm.nn.text_encoder import TextEncoder, TextEncoderConfig
 from ldm.nn.tokenizer import PromptTokenizer
 from ldm.nn.unet import ProjectedContext, UNet, UNetConfig
 
 DECODED_PIXELS = 512 * 512
-"""So many are decoded at a time. At full resolution the decoder holds some hundred numbers for each pixel, far more
-than the UNet: a batch that the UNet draws with ease wouldn't fit. One image of this size is work enough for a GPU."""
+"""How many pixels are decoded at a time. At full resolution the decoder holds some hundred numbers per pixel, far more
+than the UNet: a batch that the UNet handles would not fit. One image of this size fills a GPU."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,7 @@ class LatentDiffusionConfig:
 
     @property
     def least_tensors(self) -> int:
-        """A model of this shape has at least so many, as is known without building it."""
+        """A lower bound of how many tensors a model of this shape has, known without building it."""
         return self.unet.least_tensors + self.autoencoder.least_tensors + self.text_encoder.least_tensors
 
     @property
@@ -63,7 +67,7 @@ class LatentDiffusionConfig:
         return self.unet.in_channels - self.autoencoder.embed_dim
 
     def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
-        """(channels, height, width) of the latents of a picture of height x width pixels."""
+        """(channels, height, width) of the latents of an image of height x width pixels."""
         factor = self.autoencoder.downsampling_factor
         return self.autoencoder.embed_dim, height // factor, width // factor
 
@@ -80,7 +84,7 @@ class LatentDiffusion(nn.Module):
         self.schedule = NoiseSchedule(config.schedule)
         self.tokenizer = tokenizer
         self.graphed_unet: GraphedCall[Tensor] | None = None
-        """Predicts in the UNet's place, if there is one; from one thread only. It is told when weights are replaced."""
+        """If set, replaces the UNet call; only one thread may use it. Call `forget` on it after replacing weights."""
 
     @property
     def unet(self) -> UNet:
@@ -99,7 +103,7 @@ class LatentDiffusion(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the UNet's weights lie."""
+        """The device of the UNet's weights."""
         return next(self.unet.parameters()).device
 
     def encode_prompts(self, prompts: list[str]) -> Tensor:
@@ -109,19 +113,19 @@ class LatentDiffusion(nn.Module):
         return self.text_encoder(self.tokenizer(prompts).to(self.device))
 
     def encode_posterior(self, images: Tensor) -> DiagonalGaussian:
-        """Images (b 3 h w) in [-1, 1] -> what `sample_posterior` draws latents from."""
+        """The autoencoder's posterior q(z|x) of images (b 3 h w) in [-1, 1]."""
         return self.autoencoder.encode(images.to(self.autoencoder.quant_conv.weight))
 
     def sample_posterior(self, posterior: DiagonalGaussian, noise: Tensor) -> Tensor:
-        """Latents (b 4 h/8 w/8) of a posterior of b images, or of one for all, and standard normal noise."""
+        """Latents (b 4 h/8 w/8) from a posterior of b images, or of one, and normal noise of the same shape."""
         return self.config.scale_factor * posterior.sample(noise.to(posterior.mean))
 
     def decode_latents(self, latents: Tensor) -> Tensor:
         """Latents (b 4 h/8 w/8) -> images (b 3 h w), nominally in [-1, 1]; `DECODED_PIXELS` at a time."""
         unscaled = latents.to(self.autoencoder.quant_conv.weight) / self.config.scale_factor
         pixels = latents.shape[2] * latents.shape[3] * self.config.autoencoder.downsampling_factor**2
-        some = unscaled.split(max(1, DECODED_PIXELS // pixels))
-        return torch.cat([self.autoencoder.decode(one) for one in some])
+        batches = unscaled.split(max(1, DECODED_PIXELS // pixels))
+        return torch.cat([self.autoencoder.decode(batch) for batch in batches])
 
     def predictor(self, conditioning: Conditioning) -> EpsFn:
         """`predict_eps` with this conditioning; the keys and values of its context are computed once for all calls."""
@@ -133,7 +137,7 @@ class LatentDiffusion(nn.Module):
     ) -> Tensor:
         """The UNet's eps (b 4 h w) in the dtype of `latents`, computed in that of its weights.
 
-        `concat` (b c h w) are the further channels of models that take some. Raises `UserError` for too few or many.
+        `concat` (b c h w): further input channels, for models that take some. Raises `UserError` for a wrong number.
         """
         if (given := 0 if concat is None else concat.shape[1]) != self.config.concat_channels:
             raise UserError(
@@ -146,3 +150,16 @@ class LatentDiffusion(nn.Module):
         inputs = noisy.to(self.unet.dtype), timesteps, context
         eps = self.unet(*inputs) if self.graphed_unet is None else self.graphed_unet(*inputs).clone()
         return eps.to(latents.dtype)
+
+
+@lru_cache(maxsize=8)
+def shapes_of(config: LatentDiffusionConfig) -> Mapping[str, torch.Size]:
+    """Names and shapes in `LatentDiffusion.state_dict()`; cached, as building a model takes a while."""
+    with weightless():
+        model = LatentDiffusion(config)
+    return MappingProxyType({name: tensor.shape for name, tensor in model.state_dict().items()})
+
+
+def count_weights(config: LatentDiffusionConfig, prefix: str = "") -> int:
+    """How many numbers the weights hold whose names begin with `prefix`."""
+    return sum(shape.numel() for name, shape in shapes_of(config).items() if name.startswith(prefix))

@@ -11,9 +11,9 @@ def eps_loss(eps: Tensor, noise: Tensor) -> Tensor:
 
 
 def min_snr_weight(alphas_cumprod: Tensor, gamma: float) -> Tensor:
-    """min(SNR, gamma) / SNR of noise levels (b,): what the eps loss is weighted with (arXiv 2303.09556, section 3.4).
+    """min(SNR, gamma) / SNR of noise levels (b,): weights (b,) of the eps loss (arXiv 2303.09556, section 3.4).
 
-    Nearly clean latents, whose noise can hardly be seen, then don't outweigh the others.
+    They keep nearly clean latents from dominating the loss.
     """
     snr = alphas_cumprod / (1.0 - alphas_cumprod)
     return snr.clamp(max=gamma) / snr

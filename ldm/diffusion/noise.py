@@ -1,4 +1,4 @@
-"""Randomness as an argument: one generator per image, on the CPU, so that an image depends on its seed alone."""
+"""Randomness as an argument: one CPU generator per image, so that an image depends on its own seed alone."""
 
 from collections.abc import Sequence
 
@@ -10,12 +10,12 @@ Generators = torch.Generator | Sequence[torch.Generator] | None
 
 
 def image_generators(seeds: Sequence[int]) -> list[torch.Generator]:
-    """One CPU generator per image. Image i of a job has the seed `seed + i`, so each can be drawn again by itself."""
+    """One CPU generator per image. Image i of a job has the seed `seed + i`, so each can be sampled again alone."""
     return [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
 
 
 def draw_noise(shape: Sequence[int], generator: Generators, device: torch.device | str = "cpu") -> Tensor:
-    """Standard normal noise (b ...) float32; a sequence of generators draws each image of the batch from its own."""
+    """Standard normal noise (b ...) float32; of a sequence of generators, each is for one image of the batch."""
     if generator is None or isinstance(generator, torch.Generator):
         return torch.randn(tuple(shape), generator=generator).to(device)
     if len(generator) != shape[0]:
@@ -24,7 +24,7 @@ def draw_noise(shape: Sequence[int], generator: Generators, device: torch.device
 
 
 def derived_seed(*entropy: int) -> int:
-    """A mix of non-negative integers, such as (seed, step): any change changes all of it."""
+    """A seed mixed from non-negative integers, such as (seed, step): any change gives an unrelated seed."""
     state = np.random.SeedSequence((len(entropy), *entropy)).generate_state(2, np.uint32)
     return int(state[0]) << 31 ^ int(state[1])
 

@@ -1,4 +1,4 @@
-"""Several draw at the same time: a small network doesn't fill a CPU's cores, but each core can draw an image."""
+"""Sample images in parallel on CPU cores: one image of a small network doesn't fill them."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
@@ -11,41 +11,41 @@ import torch
 from ldm.background import map_ahead
 
 Item = TypeVar("Item")
-Drawn = TypeVar("Drawn")
+Result = TypeVar("Result")
 
 WORK_PER_THREAD = 2e10
 """Weights times latent pixels. The tiny model at 64 pixels, 3e9, is slower with two threads than with one; Stable
-Diffusion at 512 pixels, 4e12, takes as many as there are."""
+Diffusion at 512 pixels, 4e12, can use all cores."""
 
 
 def threads_for(weights: int, latent_pixels: int, cores: int) -> int:
     """How many threads a UNet of so many weights can use for one image.
 
-    It doesn't depend on how many images there are to draw: the number of threads decides how numbers are rounded.
+    Independent of the number of images, because rounding depends on the number of threads.
     """
     return max(1, min(cores, round(weights * latent_pixels / WORK_PER_THREAD)))
 
 
 @dataclass(frozen=True)
 class WorkerPool:
-    """So many workers, each of which computes with so many threads. A crew of one works where it is called."""
+    """A number of workers, each with a number of threads. A single worker computes in the calling thread."""
 
     workers: int = 1
     threads: int | None = None
-    """None: as many as torch takes by itself."""
+    """None: torch's default."""
 
-    def draw(self, items: Sequence[Item], draw: Callable[[Item], Drawn]) -> Iterator[tuple[Item, Drawn]]:
-        """Each item with what `draw` makes of it, in order; an error is raised in its turn, and nothing new is begun.
+    def map(self, items: Sequence[Item], function: Callable[[Item], Result]) -> Iterator[tuple[Item, Result]]:
+        """Each item with `function(item)`, in order. An error is raised at its item's turn; no other item is begun.
 
-        Besides the one that is waited for, as many as there are workers are drawn ahead.
+        Works on as many items ahead of the next result as there are workers.
         """
         if self.workers == 1:
             for item in items:
-                yield item, draw(item)
+                yield item, function(item)
             return
-        before, set_threads = torch.get_num_threads(), partial(torch.set_num_threads, self.threads or 1)
+        original, set_threads = torch.get_num_threads(), partial(torch.set_num_threads, self.threads or 1)
         try:
-            with closing(map_ahead(draw, items, self.workers, self.workers, set_threads)) as drawn:
-                yield from zip(items, drawn, strict=True)
+            with closing(map_ahead(function, items, self.workers, self.workers, set_threads)) as results:
+                yield from zip(items, results, strict=True)
         finally:
-            torch.set_num_threads(before)  # the number that new threads begin with
+            torch.set_num_threads(original)  # the number that new threads begin with

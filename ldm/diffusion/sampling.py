@@ -18,7 +18,7 @@ from ldm.nn.autoencoder import DiagonalGaussian
 
 @dataclass(frozen=True)
 class SamplingConfig:
-    """How an image is drawn; height and width in pixels."""
+    """How to sample an image; height and width in pixels."""
 
     height: int = 512
     width: int = 512
@@ -38,16 +38,16 @@ class SamplingConfig:
 
 @dataclass(frozen=True)
 class InitImage:
-    """The image that img2img starts from, (3 h w) in [-1, 1], and which share of the steps redraws it."""
+    """The image that img2img starts from, (3 h w) in [-1, 1], and the share of steps to run on it."""
 
     image: Tensor
     strength: float
     posterior: DiagonalGaussian | None = None
-    """The image as the autoencoder sees it, if it was encoded beforehand."""
+    """The encoded image, if it was encoded beforehand."""
 
     @torch.inference_mode()
     def encoded(self, ldm: LatentDiffusion) -> "InitImage":
-        """The same with its posterior, so that it is encoded once for any number of images."""
+        """The same with its posterior: encoded once for any number of samples."""
         return self if self.posterior else replace(self, posterior=ldm.encode_posterior(self.image[None]))
 
 
@@ -80,7 +80,7 @@ def sample_latents(
         clean = ldm.sample_posterior(posterior, posterior_noise).float()
         latents = alpha**0.5 * clean + (1.0 - alpha) ** 0.5 * latents  # DDPM, eq. 4
 
-    finite: list[Tensor] = []  # looked at once at the end, so that no step waits for the device
+    finite: list[Tensor] = []  # checked once at the end, so that no step waits for the device
 
     def after_step(step: int, latents: Tensor, pred_x0: Tensor) -> None:
         finite.append(latents.isfinite().all())
@@ -134,7 +134,7 @@ def decode_images(ldm: LatentDiffusion, latents: Tensor) -> Tensor:
 
 
 def _remedy(ldm: LatentDiffusion, *parts: str) -> str:
-    """What helps against numbers that are not finite: another file, if the weights of these parts are not either."""
+    """Advice for numbers that are not finite: another file, if weights of these parts are not finite either."""
     for name, weight in ldm.named_parameters():
         if name.startswith(parts) and not weight.isfinite().all():
             if weight.isnan().any() or weight.dtype not in (torch.float16, torch.bfloat16):

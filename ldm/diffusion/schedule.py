@@ -1,4 +1,4 @@
-"""The noise schedule: how much of the image is left at each of 1000 timesteps, and which of them a sampler visits.
+"""The noise schedule: how much signal and noise there is at each of 1000 timesteps, and which ones a sampler visits.
 
 "Denoising Diffusion Probabilistic Models" (DDPM, arXiv 2006.11239), section 2, with latent diffusion's "scaled linear"
 betas (arXiv 2112.10752). Timesteps are indices from 0 (one step of noise) to 999 (almost pure noise).
@@ -35,13 +35,13 @@ class ScheduleConfig:
 
 
 class NoiseSchedule:
-    """Betas and what follows from them, float32 (num_timesteps,), computed in float64."""
+    """Betas and alphas, float32 (num_timesteps,), computed in float64."""
 
     def __init__(self, config: ScheduleConfig = ScheduleConfig()) -> None:
         self.config = config
         self.num_timesteps = config.num_timesteps
         start, end = config.linear_start**0.5, config.linear_end**0.5
-        # On the CPU also where the weights are built on the meta device.
+        # On the CPU even if the weights are built on the meta device.
         self._betas = torch.linspace(start, end, self.num_timesteps, dtype=torch.float64, device="cpu") ** 2
         self._alphas_cumprod = torch.cumprod(1.0 - self._betas, dim=0)
         self.betas = self._betas.float()
@@ -51,7 +51,7 @@ class NoiseSchedule:
     def alphas_cumprod_at(self, timesteps: Tensor) -> Tensor:
         """alpha-bar of timesteps (b,) int64, on their device: (b,) float32.
 
-        A device is given its copy once: the host would otherwise wait for one in every step.
+        Each device gets one copy: otherwise every step would wait for the transfer.
         """
         device = timesteps.device
         if device == self.alphas_cumprod.device:
@@ -61,7 +61,7 @@ class NoiseSchedule:
         return self._copies[device][timesteps]
 
     def add_noise(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        """A sample of q(x_t | x_0) for clean latents (b ...), true noise of the same shape and timesteps (b,) int64."""
+        """A sample of q(x_t | x_0) from clean latents (b ...), noise of the same shape and timesteps (b,) int64."""
         alpha = self.alphas_cumprod_at(timesteps).view(-1, *[1] * (latents.ndim - 1))
         # DDPM, eq. 4
         return (alpha.sqrt() * latents + (1.0 - alpha).sqrt() * noise).to(latents.dtype)
@@ -77,7 +77,7 @@ class NoiseSchedule:
         return [i * self.num_timesteps // num_steps + offset for i in range(num_steps)]
 
     def spaced_alphas(self, num_steps: int) -> tuple[list[float], list[float]]:
-        """alpha-bar at the spaced timesteps, and at the timestep that follows each on the way down to the first."""
+        """alpha-bar at the spaced timesteps, and at the timestep below each of them; the first's is timestep 0."""
         alphas = [self.alphas_cumprod[t].item() for t in self.spaced_timesteps(num_steps)]
         return alphas, [self.alphas_cumprod[0].item(), *alphas[:-1]]
 

@@ -1,1 +1,1 @@
-"""Floor 4: what drawn images are worth: what they show, whether it is what was asked for, and the right thing."""
+"""Floor 4: scores of sampled images: subject, prompt, diversity, copies of photos; which checkpoint to use."""

@@ -1,9 +1,9 @@
-"""How well two images agree as pixels, once one is moved, mirrored and scaled to lie on the other as well as it can.
+"""How well two images agree as pixels after one is moved, mirrored and scaled to fit the other best.
 
-Both are small and soft by then: of a copy that a model drew from memory, edges and textures differ first. The measure
-is the normalised cross-correlation over the region where the two overlap: with p and q the pixels' deviations from each
-colour's mean in that region, sum(p q) / sqrt(sum(p p) sum(q q)). It doesn't see brightness and contrast. All shifts are
-computed at once by Fourier transforms ("Masked Object Registration in the Fourier Domain", Padfield, 2012).
+Both are small, soft thumbnails, because edges and textures are what differs first in a copy from a model's memory. The
+measure is the normalised cross-correlation over the region where the two overlap: with p and q the pixels' deviations
+from each colour's mean in that region, sum(p q) / sqrt(sum(p p) sum(q q)). It ignores brightness and contrast. All
+shifts are computed at once by Fourier transforms ("Masked Object Registration in the Fourier Domain", Padfield, 2012).
 """
 
 import torch
@@ -12,17 +12,17 @@ from einops import einsum
 from torch import Tensor
 
 SIDE = 32
-"""Pixels on a side of what is compared."""
+"""Pixels on a side of the thumbnails."""
 SCALES = (0.8, 0.9, 1.0, 1.1, 1.25)
-"""Sizes of the photo, compared with the image."""
+"""Sizes of the photo relative to the image."""
 LARGEST_SHIFT = 6
-"""Pixels, either way, between the two middles."""
+"""Pixels between the two centres, in each direction."""
 SMALLEST_OVERLAP = 0.6
-"""Of the image's area; less says too little."""
+"""As a share of the image's area; correlations of smaller regions mean little."""
 FLAT = 0.02
 """A region whose values in [-1, 1] vary by less, as a standard deviation, agrees with nothing."""
 PERIOD = 48
-"""Of the transforms: an image and a photo, shifted as far as is looked at, span less, so that nothing wraps around."""
+"""Of the transforms: an image and a photo at the largest shift span less, so that nothing wraps around."""
 AT_A_TIME = 32
 
 
@@ -77,7 +77,7 @@ def _transform(values: Tensor) -> Tensor:
 
 
 def _correlate(here: Tensor, there: Tensor | None, side: int) -> Tensor:
-    """Sums of products of transformed images with photos of `side` pixels, by the shift of the middles (... s s)."""
+    """Sums of products of transformed images with photos of `side` pixels, by the shift of the centres (... s s)."""
     product = here if there is None else here * there.conj()
     sums = torch.fft.irfft2(product, (PERIOD, PERIOD))
     middle = (SIDE - side) // 2

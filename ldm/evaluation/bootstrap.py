@@ -1,8 +1,8 @@
-"""How sure a mean over images is: the bootstrap over prompts and seeds (Efron, 1979; percentile intervals).
+"""Confidence intervals of means over images: the bootstrap over prompts and seeds (Efron, 1979; percentile intervals).
 
-Images of one prompt resemble each other, so they aren't so many independent ones: first prompts are drawn with
-replacement, then, for each that was drawn, its seeds. This makes intervals rather too wide than too narrow. All rows
-share the draws: what a hard prompt or a lucky seed does to all of them cancels out in differences.
+Images of one prompt resemble each other and are not independent. Therefore prompts are resampled with replacement
+first, and then the seeds of each resampled prompt. This makes intervals too wide rather than too narrow. All rows share
+the resamples: what a hard prompt or a lucky seed does to all rows cancels out in differences.
 """
 
 from collections.abc import Sequence
@@ -15,29 +15,29 @@ from ldm.evaluation.results import Interval, PromptSpec
 
 RESAMPLES = 2000
 LOW, HIGH = 0.025, 0.975
-"""Between them lie 95 %."""
+"""The ends of a 95 % interval."""
 
 
-def resample(asked: Sequence[PromptSpec], count: int = RESAMPLES, seed: int = 0) -> Tensor:
+def resample(specs: Sequence[PromptSpec], count: int = RESAMPLES, seed: int = 0) -> Tensor:
     """How often each of `count` resamples holds each column: (count columns) float64.
 
-    Each kind of prompt is resampled by itself. The order of the columns doesn't matter.
+    Each kind of prompt is resampled separately. The order of the columns does not matter.
     """
-    weights = torch.zeros(count, len(asked), dtype=torch.float64)
-    for number, kind in enumerate(sorted({one.kind for one in asked})):
+    weights = torch.zeros(count, len(specs), dtype=torch.float64)
+    for number, kind in enumerate(sorted({spec.kind for spec in specs})):
         order = sorted(
-            (i for i, one in enumerate(asked) if one.kind == kind),
-            key=lambda i: (asked[i].prompt_index, asked[i].seed, asked[i].prompt),
+            (i for i, spec in enumerate(specs) if spec.kind == kind),
+            key=lambda i: (specs[i].prompt_index, specs[i].seed, specs[i].prompt),
         )
         prompts: dict[int, list[int]] = {}
         for column in order:
-            prompts.setdefault(asked[column].prompt_index, []).append(column)
-        _add_draws(weights, list(prompts.values()), derived_generator(seed, number))
+            prompts.setdefault(specs[column].prompt_index, []).append(column)
+        _add_samples(weights, list(prompts.values()), derived_generator(seed, number))
     return weights
 
 
-def _add_draws(weights: Tensor, prompts: list[list[int]], generator: torch.Generator) -> None:
-    """Draws as many prompts as there are, and of each drawn one as many of its columns as it has."""
+def _add_samples(weights: Tensor, prompts: list[list[int]], generator: torch.Generator) -> None:
+    """Samples as many prompts as there are, and for each of them as many of its columns as it has."""
     count, most = len(weights), max(map(len, prompts))
     sizes = torch.tensor([len(columns) for columns in prompts])
     places = torch.tensor([columns + [0] * (most - len(columns)) for columns in prompts])
@@ -46,25 +46,25 @@ def _add_draws(weights: Tensor, prompts: list[list[int]], generator: torch.Gener
         size = sizes[prompt][:, None]
         # float64: rounded to the next number, a float32 just below 1 would be beyond the last column.
         chosen = (torch.rand(count, most, generator=generator, dtype=torch.float64) * size).long()
-        drawn = torch.arange(most) < size
-        weights.scatter_add_(1, places[prompt].gather(1, chosen), drawn.double())
+        used = torch.arange(most) < size
+        weights.scatter_add_(1, places[prompt].gather(1, chosen), used.double())
 
 
 def weighted_means(values: Tensor, weights: Tensor) -> Tensor:
-    """Means of (rows columns) over the columns with (resamples columns) weights: (rows resamples); NaN are left out."""
-    there = ~values.isnan()
-    sums = torch.where(there, values.double(), 0.0) @ weights.mT
-    return sums / (there.double() @ weights.mT)  # NaN where a resample holds none
+    """Means of (rows columns) over the columns with (resamples columns) weights: (rows resamples); NaN are ignored."""
+    known = ~values.isnan()
+    sums = torch.where(known, values.double(), 0.0) @ weights.mT
+    return sums / (known.double() @ weights.mT)  # NaN where a resample has no known value
 
 
 def interval(values: Tensor, weights: Tensor) -> Interval | None:
     """The mean of one row's values (columns) and its 95 % interval; None if all are NaN."""
-    there = values[~values.isnan()].double()
-    if not len(there):
+    known = values[~values.isnan()].double()
+    if not len(known):
         return None
-    mean = there.mean().item()
+    mean = known.mean().item()
     means = weighted_means(values[None], weights)[0]
-    if means.isnan().all():  # no resample holds any of them
+    if means.isnan().all():  # no resample has a known value
         return Interval(mean, mean, mean)
     low, high = quantiles(means)
     return Interval(mean, min(low, mean), max(high, mean))

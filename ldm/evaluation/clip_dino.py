@@ -1,10 +1,11 @@
 """DINO ViT-S/16 and CLIP ViT-B/32: the two networks that the DreamBooth paper (2208.12242, section 4) measures with.
 
-Both are read from folders in the Hugging Face Hub's layout, as `download/eval-weights.sh` fetches them. Nothing in them
-is executed, nothing is fetched, and every weight must come from the file: transformers alone would go on with random
-ones.
+Both are read from folders in the Hugging Face Hub's layout, which `download/eval-weights.sh` writes. transformers
+builds the networks and prepares their images; the files are read here, so that nothing in them is executed, nothing is
+downloaded, and every weight comes from the file (transformers alone would fill in random ones).
 """
 
+import json
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,9 +18,8 @@ from torch import Tensor
 
 from ldm.checkpoint.reading import read_checkpoint
 from ldm.errors import UserError
-from ldm.evaluation.preprocessing import Preprocessing, read_json, read_preprocessing
 from ldm.files import ROOT
-from ldm.nn.parts import in_parts
+from ldm.nn.memory import in_batches
 from ldm.nn.tokenizer import FILES as TOKENIZER_FILES
 from ldm.nn.tokenizer import PromptTokenizer, load_tokenizer
 
@@ -29,73 +29,87 @@ DINO, CLIP = "dino-vits16", "clip-vit-base-patch32"
 """The folders in it."""
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
-"""The first that is there; the second is read without executing what is in it, too."""
+"""The first that exists is read; the second is read without executing its pickle, too."""
 TOLERATED = re.compile(r"(.+\.)?position_ids|(vit\.)?pooler\..+")
-"""Keys that files may have beyond those that are needed: 0, 1, 2, ...; a layer that only classifiers use."""
+"""Keys that files may hold besides the needed ones: 0, 1, 2, ...; a layer that only classifiers use."""
 AT_A_TIME = 32
+
+PREPARATION = ("do_resize", "do_rescale", "do_normalize")
+"""Steps of `preprocessor_config.json` that must be on: images come in any size, as 8-bit values."""
+LARGEST_RESIZE = 4096
+"""Pixels on a side to resize to; a larger number in the file is a fault."""
 
 
 class ClipDino:
-    """Looks at images (b 3 h w) in [-1, 1] of any size; results are unit vectors, float32, on the CPU."""
+    """The `Encoder` of real photos: unit vectors of images (b 3 h w) in [-1, 1] of any size; float32, on the CPU."""
 
     name = CLIP_DINO
     title = "DINO ViT-S/16 and CLIP ViT-B/32"
-    measures = {  # noqa: RUF012 (read only)
-        "subject": "DINO",
-        "image": "CLIP-I",
-        "prompt": "CLIP-T",
-        "diversity": "CLIP-I",
-        "leakage": "DINO; the paper's PRES",
-        "drift": "CLIP-I",
-    }
+    spaces = {"things": "DINO", "images": "CLIP-I", "captions": "CLIP-T"}  # noqa: RUF012 (read only)
 
     def __init__(
         self,
         dino: Any,
-        dino_preprocessing: Preprocessing,
+        dino_processor: Any,
         clip: Any,
-        clip_preprocessing: Preprocessing,
+        clip_processor: Any,
         tokenizer: PromptTokenizer,
         device: torch.device,
     ) -> None:
         self.dino, self.clip = (network.to(device).eval().requires_grad_(False) for network in (dino, clip))
-        self.dino_preprocessing, self.clip_preprocessing = dino_preprocessing, clip_preprocessing
+        self.dino_processor, self.clip_processor = dino_processor, clip_processor
         self.tokenizer = tokenizer
         self.device = device
 
     def unknown_words(self, caption: str) -> list[str]:
-        """None: both were trained on the web's images."""
+        """None: both were trained on images and texts of the web."""
         return []
 
     def is_familiar(self, images: Tensor) -> bool:
-        """Whatever they show."""
+        """True for all images."""
         return True
 
     def embed_subjects(self, images: Tensor) -> Tensor:
         """DINO's class token after the last layer (b 384): which thing it is."""
-        return self._each(images, lambda part: self.dino(self.dino_preprocessing(part)).last_hidden_state[:, 0])
+
+        def embed(part: Tensor) -> Tensor:
+            pixels = prepared(self.dino_processor, part).to(self.device)
+            return self.dino(pixel_values=pixels).last_hidden_state[:, 0]
+
+        return self._each(images, embed)
 
     def embed_images(self, images: Tensor) -> Tensor:
         """CLIP's projected image (b 512): what the whole image shows."""
 
-        def look(part: Tensor) -> Tensor:
-            seen = self.clip.vision_model(pixel_values=self.clip_preprocessing(part))
-            return self.clip.visual_projection(seen.pooler_output)
+        def embed(part: Tensor) -> Tensor:
+            pixels = prepared(self.clip_processor, part).to(self.device)
+            return self.clip.visual_projection(self.clip.vision_model(pixel_values=pixels).pooler_output)
 
-        return self._each(images, look)
+        return self._each(images, embed)
 
     def embed_captions(self, captions: list[str]) -> Tensor:
-        """CLIP's projected text (c 512), near fitting images; a warning quotes what didn't fit into 77 tokens."""
+        """CLIP's projected text (c 512), near fitting images; a warning quotes what exceeds 77 tokens."""
 
-        def read(ids: Tensor) -> Tensor:
-            return self.clip.text_projection(self.clip.text_model(input_ids=ids).pooler_output)
+        def embed(ids: Tensor) -> Tensor:
+            return self.clip.text_projection(self.clip.text_model(input_ids=ids.to(self.device)).pooler_output)
 
-        return self._each(self.tokenizer(captions), read)
+        return self._each(self.tokenizer(captions), embed)
 
     @torch.inference_mode()
     def _each(self, inputs: Tensor, embed: Callable[[Tensor], Tensor]) -> Tensor:
-        found = in_parts(inputs, AT_A_TIME, lambda part: embed(part.to(self.device)))
+        found = in_batches(inputs, AT_A_TIME, embed)
         return F.normalize(found.float(), dim=-1).cpu()
+
+
+def prepared(processor: Any, images: Tensor) -> Tensor:
+    """Images (b 3 h w) in [-1, 1] as the processor's network expects them: (b 3 side side) float32 on the CPU.
+
+    They are rounded to 8 bits first, as if they had been saved and read again.
+    """
+    levels = ((images.float().clamp(-1.0, 1.0) + 1.0) * 127.5).round().to(torch.uint8).cpu()
+    found = processor(list(levels), input_data_format="channels_first", return_tensors="pt")
+    pixels: Tensor = found["pixel_values"]
+    return pixels
 
 
 def load_clip_dino(device: torch.device, directory: Path = DIRECTORY) -> ClipDino:
@@ -103,14 +117,15 @@ def load_clip_dino(device: torch.device, directory: Path = DIRECTORY) -> ClipDin
     dino, clip = directory / DINO, directory / CLIP
     for folder, names in ((dino, ()), (clip, TOKENIZER_FILES)):
         _raise_if_missing(folder, ("config.json", "preprocessor_config.json", *names))
-    from transformers import CLIPConfig, CLIPModel, ViTConfig, ViTModel
+    from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, ViTConfig, ViTImageProcessor, ViTModel
 
+    dino_network = _load(ViTModel, ViTConfig, dino, add_pooling_layer=False)
     clip_network = _load(CLIPModel, CLIPConfig, clip)
     return ClipDino(
-        _load(ViTModel, ViTConfig, dino, add_pooling_layer=False),
-        read_preprocessing(dino / "preprocessor_config.json", one_number_is_a_square=True),
+        dino_network,
+        _load_processor(ViTImageProcessor, dino, dino_network.config.image_size),
         clip_network,
-        read_preprocessing(clip / "preprocessor_config.json", one_number_is_a_square=False),
+        _load_processor(CLIPImageProcessor, clip, clip_network.config.vision_config.image_size),
         load_tokenizer(clip, clip_network.config.text_config.max_position_embeddings),
         device,
     )
@@ -128,7 +143,7 @@ def _raise_if_missing(folder: Path, names: tuple[str, ...]) -> None:
 
 def _load(network: Any, config: Any, folder: Path, **options: bool) -> Any:
     """A network of transformers with the folder's weights, each of them checked."""
-    values = read_json(folder / "config.json")
+    values = _read_json(folder / "config.json")
     kind = values.get("model_type")
     if kind != config.model_type:
         raise UserError(f"{folder / 'config.json'} is of a '{kind}', not of a '{config.model_type}'")
@@ -151,6 +166,44 @@ def _load(network: Any, config: Any, folder: Path, **options: bool) -> Any:
             shown = ", ".join(sorted(keys)[:4])
             raise UserError(f"{path} does not hold the weights of this network: {len(keys)} {title}, such as {shown}")
     return loaded.float()
+
+
+def _load_processor(kind: Any, folder: Path, side: int) -> Any:
+    """transformers' image processor with the folder's values, tried on one image: it must give side x side pixels."""
+    path = folder / "preprocessor_config.json"
+    values = _read_json(path)
+    for key in PREPARATION:
+        if values.get(key, True) is not True:
+            raise UserError(f"{path}: '{key}' should be true")
+    try:
+        with _quiet():
+            processor = kind.from_dict(values)
+            sizes = [size for key in ("size", "crop_size") for size in _numbers(values.get(key))]
+            if not all(1 <= size <= LARGEST_RESIZE for size in sizes):
+                raise ValueError(f"a size should be from 1 to {LARGEST_RESIZE}")
+            pixels = prepared(processor, torch.zeros(1, 3, side, 2 * side))
+        if pixels.shape != (1, 3, side, side) or not pixels.isfinite().all():
+            raise ValueError(f"it does not make images of {side} x {side} finite numbers")
+    except Exception as error:  # whatever values of other types make the processor raise
+        raise UserError(f"{path} can't be used: {type(error).__name__}: {str(error)[:200]}") from error
+    return processor
+
+
+def _numbers(size: Any) -> list[int]:
+    """The sides in a size, which is a number or a mapping of names to numbers."""
+    sides = size.values() if isinstance(size, dict) else [] if size is None else [size]
+    return [int(side) for side in sides]
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file. Raises `UserError` if it is something else."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(values, dict):
+            raise ValueError("not an object")
+    except (OSError, ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError
+        raise UserError(f"{path} can't be read as JSON: {str(error)[:200]}") from error
+    return values
 
 
 @contextmanager

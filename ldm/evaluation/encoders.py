@@ -1,23 +1,23 @@
-"""Images and captions as unit vectors: one interface, whoever looks at them. A model's YAML names who does."""
+"""Image encoders: images and captions as unit vectors. A model's YAML names the encoder that scores its images."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from ldm.choices import ENCODERS
 from ldm.errors import UserError
-from ldm.evaluation.clip_dino import CLIP_DINO, load_clip_dino
+from ldm.evaluation.alignment import thumbnails
 from ldm.toyworld.judge.encoder import Evaluator, load_evaluator
 
 TOYWORLD_JUDGE = "toyworld-judge"
-ENCODERS = (TOYWORLD_JUDGE, CLIP_DINO)
 
 
 @dataclass(frozen=True)
 class World:
-    """All that a model knows whose images a certain encoder judges."""
+    """The only images that a model knows, if its encoder knows no others either."""
 
     model: str
     """What the model is called."""
@@ -26,13 +26,13 @@ class World:
 
 
 WORLDS = {TOYWORLD_JUDGE: World("the tiny model", "a rendered world")}
-"""By the encoder that a model's YAML names. Models that others judge know of all that there is."""
+"""By the encoder that a model's YAML names. Models with another encoder know all kinds of images."""
 
 
 class Encoder(Protocol):
     """Unit vectors of images (b 3 h w) in [-1, 1] of any size; float32, on the CPU.
 
-    A made-up word such as "sks" means nothing to any of them: leave it out of captions (`protocol.without_token`).
+    An identifier such as "sks" means nothing to any encoder: leave it out of captions (`protocol.without_token`).
     """
 
     @property
@@ -41,20 +41,20 @@ class Encoder(Protocol):
 
     @property
     def title(self) -> str:
-        """What people call it."""
+        """For people."""
 
     @property
-    def measures(self) -> Mapping[str, str]:
-        """By the name of a score: which embedding it is measured in, as people call it."""
+    def spaces(self) -> Mapping[str, str]:
+        """What its embeddings are called in reports: "things", "images", and "captions" beside images."""
 
     def unknown_words(self, caption: str) -> list[str]:
         """Words of a caption that mean nothing to it."""
 
     def is_familiar(self, images: Tensor) -> bool:
-        """Whether images of one thing look as those do that it was trained with."""
+        """Whether images of one thing look like those that it was trained with."""
 
     def embed_subjects(self, images: Tensor) -> Tensor:
-        """(b d): images of the same thing are near each other, whatever is around it."""
+        """(b d): images of the same thing are near each other, whatever its surroundings."""
 
     def embed_images(self, images: Tensor) -> Tensor:
         """(b e): images that show the same are near each other, and near captions that say so."""
@@ -64,17 +64,14 @@ class Encoder(Protocol):
 
 
 class JudgeEncoder:
-    """The judge of the rendered little world as an `Encoder`."""
+    """The judge of the rendered toy world as an `Encoder`."""
 
     name = TOYWORLD_JUDGE
     title = "the rendered world's judge"
-    measures = {  # noqa: RUF012 (read only)
-        "subject": "the judge's embedding of things",
-        "image": "the judge's embedding of images",
-        "prompt": "the judge's embeddings of images and captions",
-        "diversity": "the judge's embedding of images",
-        "leakage": "the judge's embedding of things",
-        "drift": "the judge's embedding of images",
+    spaces = {  # noqa: RUF012 (read only)
+        "things": "the judge's embedding of things",
+        "images": "the judge's embedding of images",
+        "captions": "the judge's embeddings of images and captions",
     }
 
     def __init__(self, judge: Evaluator) -> None:
@@ -85,10 +82,63 @@ class JudgeEncoder:
         self.is_familiar = judge.is_familiar
 
 
+def load_judge(device: torch.device) -> JudgeEncoder:
+    """The embedded judge. Raises `UserError` if its file is missing or damaged."""
+    return JudgeEncoder(load_evaluator(device))
+
+
 def load_encoder(name: str, device: torch.device) -> Encoder:
-    """Reads what is called `name`. Raises `UserError` for another name and for files that are missing or damaged."""
-    if name == TOYWORLD_JUDGE:
-        return JudgeEncoder(load_evaluator(device))
-    if name == CLIP_DINO:
-        return load_clip_dino(device)
-    raise UserError(f"there is no encoder '{name}'; there are: {', '.join(ENCODERS)}")
+    """Reads the encoder of that name. Raises `UserError` for an unknown name and for missing or damaged files."""
+    if name not in ENCODERS:
+        raise UserError(f"there is no encoder '{name}'; there are: {', '.join(ENCODERS)}")
+    encoder: Encoder = ENCODERS[name].load()(device)
+    return encoder
+
+
+@dataclass(frozen=True)
+class ImageFeatures:
+    """What is kept of b images to score them: a few hundred numbers each. All are NaN where an image is missing."""
+
+    subjects: Tensor
+    """Unit vectors (b d) of the things in them: `Encoder.embed_subjects`."""
+    images: Tensor
+    """Unit vectors (b e) of the whole images: `Encoder.embed_images`."""
+    thumbnails: Tensor
+    """(b 3 SIDE SIDE) in [-1, 1]: `alignment.thumbnails`."""
+
+    def __len__(self) -> int:
+        return len(self.subjects)
+
+    @property
+    def present(self) -> Tensor:
+        """(b) bool: which images exist."""
+        return ~self.subjects.isnan().any(dim=1)
+
+    def select(self, chosen: Tensor | slice) -> "ImageFeatures":
+        """Those at indices, a slice or where a mask (b) holds."""
+        return ImageFeatures(self.subjects[chosen], self.images[chosen], self.thumbnails[chosen])
+
+
+def extract_features(encoder: Encoder, images: Tensor) -> ImageFeatures:
+    """Features of images (b 3 h w) in [-1, 1]."""
+    return ImageFeatures(encoder.embed_subjects(images), encoder.embed_images(images), thumbnails(images))
+
+
+def joined(parts: Sequence[ImageFeatures]) -> ImageFeatures:
+    """The features of several batches as those of one."""
+    return ImageFeatures(
+        torch.cat([part.subjects for part in parts]),
+        torch.cat([part.images for part in parts]),
+        torch.cat([part.thumbnails for part in parts]),
+    )
+
+
+def with_gaps(features: ImageFeatures, columns: Sequence[int], count: int) -> ImageFeatures:
+    """Features of a row of `count` images, of which those at `columns` exist."""
+
+    def spread(values: Tensor) -> Tensor:
+        row = values.new_full((count, *values.shape[1:]), torch.nan)
+        row[torch.tensor(columns, dtype=torch.int64)] = values
+        return row
+
+    return ImageFeatures(spread(features.subjects), spread(features.images), spread(features.thumbnails))

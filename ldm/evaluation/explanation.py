@@ -1,4 +1,4 @@
-"""A recommendation in words: the verdict in a sentence, then the reasons, each with the figures that it rests on."""
+"""A recommendation in words: a verdict in one sentence, then the reasons, each with its numbers."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,14 +8,14 @@ from torch import Tensor
 from ldm.evaluation.results import Recommendation
 from ldm.evaluation.scores import GroupScores
 
-THERE, NEARLY = 0.8, 0.65
-"""Shares from which on the subject is there, or nearly."""
+FULLY, NEARLY = 0.8, 0.65
+"""Least subject shares of a learned and of a nearly learned subject."""
 FOLLOWED, MOSTLY_FOLLOWED = 0.8, 0.5
-"""Shares from which on prompts are followed, or mostly."""
+"""Least prompt shares of a model that follows prompts, and that mostly does."""
 NOTICED = 0.25
-"""The share of copies from which on a checkpoint is said to copy."""
+"""The least share of copies that a verdict mentions."""
 FEW = 4
-"""With fewer images of the subject per checkpoint, the words say that they are few."""
+"""With fewer images of the subject per checkpoint, a reason says that they are few."""
 
 
 @dataclass(frozen=True)
@@ -44,56 +44,54 @@ class Findings:
         return f"{self.mean(row, 'subject'):.2f}{possible}"
 
     def images(self, row: int) -> int:
-        """How many images of the subject the row has."""
+        """The number of images of the subject in a row."""
         return int((~self.scores.cells["copy"][row].isnan()).sum())
 
     def copies(self, row: int) -> int:
-        """How many of them are copies."""
+        """The number of copies among them."""
         return int(self.scores.cells["copy"][row].nansum())
 
     def copied_photos(self, row: int) -> str:
-        """Those that the copies are of, counted from 1, such as "photo 3" or "photos 3, 1 and others"."""
+        """The photos that are copied, counted from 1: "photo 3", "photos 3 and 1" or "photos 3, 1 and others"."""
         copies = self.scores.cells["copy"][row] == 1
         photos = self.scores.cells["copy_photo"][row][copies].int().tolist()
         first, *more = sorted(set(photos), key=lambda photo: (-photos.count(photo), photo))
         if not more:
             return f"photo {first + 1}"
-        return (
-            f"photos {first + 1} and {more[0] + 1}"
-            if len(more) == 1
-            else f"photos {first + 1}, {more[0] + 1} and others"
-        )
+        if len(more) == 1:
+            return f"photos {first + 1} and {more[0] + 1}"
+        return f"photos {first + 1}, {more[0] + 1} and others"
 
 
-def not_learned(found: Findings, drawn: Sequence[int]) -> Recommendation:
-    """No checkpoint has learned the subject."""
-    best = max(drawn, key=lambda row: found.subject[row].item())
+def not_learned(found: Findings, rows: Sequence[int]) -> Recommendation:
+    """For `rows` of which none has learned the subject."""
+    best = max(rows, key=lambda row: found.subject[row].item())
     verdict = (
-        f"No checkpoint has learned the subject yet: at best it is {found.subject_words(best)}, at {found.names[best]}."
-        " Train longer, or with a higher learning rate."
+        f"No checkpoint has learned the subject yet: the best score is {found.subject_words(best)}, at "
+        f"{found.names[best]}. Train longer, or with a higher learning rate."
     )
     return Recommendation(None, verdict, _reasons(found, best))
 
 
 def none_useful(found: Findings, learned: Sequence[int], mostly: float) -> Recommendation:
-    """All that have learned the subject draw copies, or nothing of what prompts ask for."""
+    """For checkpoints that have learned the subject, but copy photos or ignore prompts."""
     best = max(learned, key=lambda row: (1.0 - found.copied[row].item(), found.prompt[row].item()))
     if all(found.copied[row] > mostly for row in learned):
         verdict = (
-            f"Every checkpoint that knows the subject copies photos ({found.copies(best)} of {found.images(best)} "
-            f"images at {found.names[best]}). Save earlier and more often, or train with more photos, more class "
-            "images or a lower learning rate."
+            f"Every checkpoint that has learned the subject copies photos ({found.copies(best)} of "
+            f"{found.images(best)} images at {found.names[best]}). Save earlier and more often, or train with more "
+            "photos, more class images or a lower learning rate."
         )
     else:
         verdict = (
-            "Every checkpoint that knows the subject has forgotten what prompts ask for. Save earlier and more often, "
-            "or train with a lower learning rate."
+            "Every checkpoint that has learned the subject ignores the rest of the prompt. Save earlier and more "
+            "often, or train with a lower learning rate."
         )
     return Recommendation(None, verdict, _reasons(found, best))
 
 
 def first_copying(found: Findings, chosen: int) -> int | None:
-    """The row of the chosen one's run from which on it and all later ones copy photos, if there is one."""
+    """The first later row of the chosen one's run from which on all rows copy photos; None if there is none."""
     first = None
     for row in reversed(found.order[found.order.index(chosen) + 1 :]):
         if found.runs[row] != found.runs[chosen] or row == found.base or found.copied[row].isnan():
@@ -105,11 +103,11 @@ def first_copying(found: Findings, chosen: int) -> int | None:
 
 
 def explain(found: Findings, alike: Sequence[int]) -> Recommendation:
-    """Recommends the first of those that are `alike`."""
+    """Recommends the first of the rows that are `alike`."""
     chosen = alike[0]
     copying = first_copying(found, chosen)
     verdict = (
-        f"{_capital(found.names[chosen])}: the subject is {_how_much(found.subject[chosen])}there "
+        f"{_capital(found.names[chosen])}: the subject is {_how_much(found.subject[chosen])} "
         f"({found.subject_words(chosen)}), prompts are {_how_well(found.prompt[chosen])}"
     )
     reasons = _reasons(found, chosen)
@@ -124,37 +122,39 @@ def explain(found: Findings, alike: Sequence[int]) -> Recommendation:
     if len(alike) > 1:
         names = [found.names[row] for row in alike]
         verdict += f" No clear difference between {', '.join(names[:-1])} and {names[-1]}."
-        reasons.append("They differ by less than other prompts and seeds could change, so the earliest is recommended.")
+        reasons.append(
+            "Their difference is smaller than what other prompts and seeds could change: the earliest is recommended."
+        )
     elif found.images(chosen) >= FEW:
         reasons.append("No other checkpoint is about as good.")
     if (most := found.subject.nan_to_num(0.0).max()) < NEARLY:
-        verdict += f" Longer training may bring more: no checkpoint has got further than {most:.0%} of the way."
+        verdict += f" Longer training may help: the best checkpoint has gone {most:.0%} of the way to the photos."
     if found.images(chosen) < FEW:
-        reasons.append(f"Images of the subject per checkpoint: only {found.images(chosen)}. Draw more to be sure.")
+        reasons.append(f"Only {found.images(chosen)} images of the subject per checkpoint: sample more to be sure.")
     return Recommendation(chosen, verdict, reasons)
 
 
 def _reasons(found: Findings, row: int) -> list[str]:
-    """What speaks for a row and against it."""
+    """The scores of a row, and what they were compared with."""
     references, reasons = found.scores.references, []
     before = references["subject"].base
     way = f" ({found.subject[row]:.0%} of the way from the base model's {before:.2f})" if before is not None else ""
     reasons.append(f"Subject: {found.subject_words(row)}{way}.")
-    spoken = references["prompt"].base
-    compared = f", the base model's {spoken:.2f}" if spoken is not None else ""
+    base_prompt = references["prompt"].base
+    compared = f", the base model's {base_prompt:.2f}" if base_prompt is not None else ""
     reasons.append(f"Prompts: {found.mean(row, 'prompt'):.2f}{compared} ({found.prompt[row]:.0%} kept).")
     reasons.append(f"Copies: {found.copies(row) or 'none'} of {found.images(row)} images of the subject.")
     if "leakage" in found.scores.rows[row] and found.base is not None:
-        reasons.append(f"Class: {found.leaked[row]:.0%} of what was learned also shows in images of the plain class.")
+        reasons.append(f"Class: images of the plain class show {found.leaked[row]:.0%} of what was learned.")
     if references["subject"].ceiling is None:
-        reasons.append("With one photo nobody knows how near to it the subject can be: the nearest counts as there.")
+        reasons.append("With one photo no upper bound is known; the best checkpoint counts as 100 %.")
     if found.base is None:
-        reasons.append("Without the base model's images nobody knows how near to the photos any of the class is.")
+        reasons.append("Without the base model's images no lower bound is known; a subject score of 0 counts as 0 %.")
     return reasons
 
 
 def _how_much(share: Tensor) -> str:
-    return "" if share >= THERE else "nearly " if share >= NEARLY else "only partly "
+    return "learned" if share >= FULLY else "nearly learned" if share >= NEARLY else "only partly learned"
 
 
 def _how_well(share: Tensor) -> str:

@@ -1,15 +1,41 @@
-"""What to ask of a model that was taught a subject: the DreamBooth paper's prompts, and prompts without the token.
+"""Prompts to evaluate a fine-tuned model with: a short list from its YAML, or the DreamBooth paper's.
 
-Prompts and classes are those that the paper (2208.12242) evaluated with, as its public dataset lists them
+The paper's (2208.12242) prompts and classes are those that its public dataset lists
 (github.com/google/dreambooth, `dataset/prompts_and_classes.txt`): 25 prompts for objects and 25 for living things.
 """
 
 import re
+from dataclasses import dataclass
 
-from ldm.prompts import TOKEN
+from ldm.choices import ENCODERS
+from ldm.prompts import TOKEN, raise_for_prompts
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """How a model's checkpoints are evaluated: a section of its YAML."""
+
+    encoder: str = "clip-dino"
+    """The image encoder, one of `ENCODERS`."""
+    prompts: tuple[str, ...] = (
+        "a photo of sks {class}",
+        "a photo of sks {class} in the snow",
+        "a photo of sks {class} on the beach",
+        "a photo of sks {class} on a wooden floor",
+        "a photo of sks {class} with a city in the background",
+    )
+    """The short list; "{class}" stands for the subject's class."""
+
+    def __post_init__(self) -> None:
+        if self.encoder not in ENCODERS:
+            raise ValueError(f"encoder should be one of {', '.join(ENCODERS)}, not {self.encoder!r:.60}")
+        if not self.prompts:
+            raise ValueError("prompts should be at least one")
+        raise_for_prompts("prompts", self.prompts)
+
 
 LIVE_CLASSES = frozenset(["cat", "dog"])
-"""The dataset's classes whose subjects live; its other thirteen are objects."""
+"""The dataset's classes of living subjects; its other thirteen are objects."""
 
 OBJECT_CLASSES = frozenset(
     [
@@ -75,7 +101,7 @@ _LOOKS = (
 
 
 def is_live(class_name: str) -> bool:
-    """Whether the paper's list has the class among living things: "dog" and "corgi dog", but not "hot dog stand"."""
+    """Whether the class is one of the paper's living things: "dog" and "corgi dog" are, "hot dog stand" is not."""
     words = class_name.lower().split()
     return bool(words) and words[-1] in LIVE_CLASSES
 
@@ -87,8 +113,8 @@ def dreambooth_prompts(live: bool, token: str = TOKEN) -> tuple[str, ...]:
 
 
 def without_token(prompt: str, token: str = TOKEN) -> str:
-    """The prompt as who doesn't know the token reads it: "a photo of sks dog" -> "a photo of dog".
+    """The prompt without the identifier token, for image encoders: "a photo of sks dog" -> "a photo of dog".
 
-    The paper's prompts have an article before the token, so that the rest is a sentence.
+    The paper's prompts have an article before the identifier, so that the rest is a sentence.
     """
     return " ".join(re.sub(rf"(?<!\w){re.escape(token)}(?!\w)", " ", prompt).split())

@@ -1,6 +1,6 @@
-"""Which checkpoint to use, and why, by a rule that is written down.
+"""Which checkpoint to use: the rule (`RULE`). `explanation` puts its result into words.
 
-It is a pure function of the scores: the bootstrap's draws are fixed, and the order of rows and columns doesn't matter.
+A pure function of the scores: the bootstrap's seed is fixed, and the order of rows and columns does not matter.
 """
 
 from collections.abc import Sequence
@@ -15,37 +15,38 @@ from ldm.evaluation.results import SUBJECT, Recommendation
 from ldm.evaluation.scores import GroupScores
 
 LEARNED = 0.5
-"""The least share of the way to the photos that counts as having learned the subject."""
+"""The least subject share of a checkpoint that has learned the subject."""
 USEFUL = 0.2
-"""The least utility that is recommended."""
+"""The least utility of a recommended checkpoint."""
 NEAR = 0.9
-"""The least share of the best's utility that is recommended, however unsure the difference is."""
-LEAST_WAY = 0.2
-"""Of the base model's prompt score: photos that happen to fit the prompts leave no shorter way to lose."""
+"""The least utility of a recommended checkpoint as a share of the best one's, even if the difference is not clear."""
+LEAST_RANGE = 0.2
+"""The least distance from the photos' prompt score to the base model's, as a share of the latter: the photos may happen
+to fit the prompts."""
 MOSTLY_COPIES = 0.5
 LEAKAGE_COUNTS = 0.25
-"""What a class that has become the subject costs: less than copies do, since prompts for the subject still work."""
+"""The weight of leakage in the utility. It is less than that of copies: prompts for the subject still work."""
 
-NOBODY_DREW_IT = "Nothing to recommend: no checkpoint has drawn the subject."
+NO_IMAGES = "Nothing to recommend: no checkpoint has images of the subject."
 
 RULE = (
-    "Every checkpoint gets a utility between 0 and 1: the harmonic mean of a subject share and a prompt share, times "
-    "the share of images that are no copies of a photo, times one minus a quarter of the leaked share. The subject "
-    "share is how much of the way the subject score has gone from the base model's to that of the photos among "
-    "themselves. The prompt share is how much the prompt score has kept of the way from the photos' own, which show "
-    f"nothing that was asked for, to the base model's (a way of at least {LEAST_WAY:.0%} of the latter). The leaked "
-    "share is how much images of the plain class have come nearer to the photos, compared with those of the "
-    f"subject. All are cut off at 0 and 1. A checkpoint with a subject share under {LEARNED:g} has not learned the "
-    "subject. Of those that have, recommended is the earliest that is about as good as the best: its utility is at "
-    f"least {NEAR:.0%} of the best one's, and not clearly lower, which means that the 95 % interval of the "
-    "difference, by a bootstrap over prompts and seeds that all checkpoints share, reaches 0. None is recommended if "
-    f"none has learned the subject, or if the best utility is under {USEFUL:g}."
+    "Every checkpoint gets a utility between 0 and 1: the harmonic mean of its subject share and its prompt share, "
+    "times the share of images that are not copies of a photo, times one minus a quarter of its leaked share. The "
+    "subject share is where the subject score lies between the base model's (0) and that of the photos compared with "
+    "each other (1). The prompt share is where the prompt score lies between that of the photos themselves (0), which "
+    f"ignore the prompt, and the base model's (1); this range is at least {LEAST_RANGE:.0%} of the latter. The leaked "
+    "share is how much nearer to the photos images of the plain class have come, relative to images of the subject. "
+    f"All shares are clamped to 0 and 1. A checkpoint with a subject share under {LEARNED:g} has not learned the "
+    "subject. Of those that have, the earliest that is about as good as the best is recommended: its utility is at "
+    f"least {NEAR:.0%} of the best one's, and not clearly lower: the 95 % interval of the difference, from a "
+    "bootstrap over prompts and seeds that all checkpoints share, includes 0. None is recommended if none has learned "
+    f"the subject, or if the best utility is under {USEFUL:g}."
 )
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A row that competes."""
+    """A row that may be recommended."""
 
     name: str
     """Such as "step 600"; unique."""
@@ -56,7 +57,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Shares:
-    """What utility is made of, in [0, 1]: of each row in the mean (rows), or in each resample (rows resamples)."""
+    """The parts of the utility, in [0, 1]: of each row in each resample (rows resamples)."""
 
     subject: Tensor
     prompt: Tensor
@@ -73,21 +74,21 @@ class Shares:
 def shares(scores: GroupScores, base: int | None, weights: Tensor) -> Shares:
     """Of (rows columns) scores under (resamples columns) weights: (rows resamples) each.
 
-    Where a reference is not known, such as with one photo or without a base row, the best row takes its place.
+    Where a reference is unknown, as with one photo or without a base row, the best row replaces it.
     """
     means = {name: weighted_means(values, weights) for name, values in scores.cells.items()}
     subject, prompt = means["subject"], means["prompt"]
     ceiling = scores.references["subject"].ceiling
     before = subject[base] if base is not None else torch.zeros_like(subject[0])
     top = torch.full_like(before, ceiling) if ceiling is not None else _best(subject)
-    heard = prompt[base] if base is not None else _best(prompt)
-    floor = ((1.0 - LEAST_WAY) * heard).clamp_max(scores.prompt_floor or 0.0)
+    base_prompt = prompt[base] if base is not None else _best(prompt)
+    floor = ((1.0 - LEAST_RANGE) * base_prompt).clamp_max(scores.prompt_floor or 0.0)
     leaked = torch.zeros_like(subject)
     if "leakage" in means and base is not None:
-        # Compared with what was learned: else who has learned less would seem to have kept the class better.
+        # Relative to what was learned: otherwise a checkpoint that has learned less seems to keep the class better.
         gained, leaking = subject - before, means["leakage"] - means["leakage"][base]
         leaked = torch.where(gained > 1e-6, leaking / gained, 0.0).clamp(0.0, 1.0).nan_to_num(0.0)
-    return Shares(_share(subject, before, top), _share(prompt, floor, heard), means["copy"], leaked)
+    return Shares(_share(subject, before, top), _share(prompt, floor, base_prompt), means["copy"], leaked)
 
 
 def _best(means: Tensor) -> Tensor:
@@ -95,41 +96,39 @@ def _best(means: Tensor) -> Tensor:
 
 
 def _share(values: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    """Which share of the way from `low` to `high`; without a way, whether it is there."""
-    way = high - low
-    share = torch.where(way > 1e-6, (values - low) / way.clamp_min(1e-6), (values >= high).to(values))
+    """Where values lie between `low` (0) and `high` (1); if these are equal, 1 from `high` on, else 0."""
+    span = high - low
+    share = torch.where(span > 1e-6, (values - low) / span.clamp_min(1e-6), (values >= high).to(values))
     return torch.where(values.isnan(), values, share.clamp(0.0, 1.0))
 
 
 def recommend(candidates: Sequence[Candidate], scores: GroupScores) -> Recommendation:
-    """Which of the candidates, one per row of `scores`, to use. The recommendation's row is an index into them."""
-    if "subject" not in scores.cells or not any(one.kind == SUBJECT for one in scores.asked):
-        return Recommendation(None, "Nothing to recommend: no prompt asks for a subject whose photos are known.", [])
+    """Which of the candidates, one per row of `scores`, to use. The row it names is an index into them."""
+    if "subject" not in scores.cells or not any(spec.kind == SUBJECT for spec in scores.specs):
+        return Recommendation(None, "Nothing to recommend: no prompt is for a subject with known photos.", [])
     if not any("subject" in row for row in scores.rows):
-        return Recommendation(None, NOBODY_DREW_IT, [])
+        return Recommendation(None, NO_IMAGES, [])
     base = next((row for row, one in enumerate(candidates) if one.is_base and "subject" in scores.rows[row]), None)
-    at_once = shares(scores, base, torch.ones(1, len(scores.asked), dtype=torch.float64))
-    resampled = shares(scores, base, resample(scores.asked)).utility
-    utility = at_once.utility[:, 0]
-    drawn = [
-        row for row, one in enumerate(candidates) if not one.is_base and not utility[row].isnan()
-    ]  # an empty row competes with nobody
-    if not drawn:
-        return Recommendation(None, NOBODY_DREW_IT, [])
+    mean = shares(scores, base, torch.ones(1, len(scores.specs), dtype=torch.float64))
+    resampled = shares(scores, base, resample(scores.specs)).utility
+    utility = mean.utility[:, 0]
+    rows = [row for row, one in enumerate(candidates) if not one.is_base and not utility[row].isnan()]
+    if not rows:
+        return Recommendation(None, NO_IMAGES, [])
     found = Findings(
         names=[one.name for one in candidates],
         order=sorted(range(len(candidates)), key=lambda row: (candidates[row].step, candidates[row].name)),
         runs=[one.run for one in candidates],
         base=base,
-        subject=at_once.subject[:, 0],
-        prompt=at_once.prompt[:, 0],
-        copied=at_once.copied[:, 0],
-        leaked=at_once.leaked[:, 0],
+        subject=mean.subject[:, 0],
+        prompt=mean.prompt[:, 0],
+        copied=mean.copied[:, 0],
+        leaked=mean.leaked[:, 0],
         scores=scores,
     )
-    learned = [row for row in found.order if row in drawn and found.subject[row] >= LEARNED]
+    learned = [row for row in found.order if row in rows and found.subject[row] >= LEARNED]
     if not learned:
-        return not_learned(found, drawn)
+        return not_learned(found, rows)
     best = max(learned, key=lambda row: (utility[row].item(), -found.order.index(row)))
     if utility[best] < USEFUL:
         return none_useful(found, learned, MOSTLY_COPIES)

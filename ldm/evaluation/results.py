@@ -1,14 +1,14 @@
-"""What images scored, as it is told: a number with its interval, what it could be at best, which row to use."""
+"""Results of an evaluation as plain data, without torch: scores, intervals, references, a recommendation."""
 
 from dataclasses import dataclass
 
 SUBJECT, CLASS, OTHER = "subject", "class", "other"
-"""What a prompt asks for: the subject ("sks bottle"), any thing of its class ("a bottle"), something else."""
+"""Kinds of prompts: of the subject ("sks bottle"), of its class ("a bottle"), of something else."""
 
 
 @dataclass(frozen=True)
 class PromptSpec:
-    """What a column's images were asked for; they all began as the same noise."""
+    """The prompt and seed of a column; all its images start from the same noise."""
 
     prompt_index: int
     seed: int
@@ -29,7 +29,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class Reference:
-    """What a score can be at best and was before training, for one group."""
+    """A score's best possible value and the base model's, for one group."""
 
     ceiling: float | None = None
     base: float | None = None
@@ -37,7 +37,7 @@ class Reference:
 
 @dataclass(frozen=True)
 class Score:
-    """A number per image or row: its name in the tables, and how people read it."""
+    """A number per image or row: its name in files, and how it is shown."""
 
     name: str
     title: str
@@ -48,9 +48,9 @@ class Score:
 
 @dataclass(frozen=True)
 class Recommendation:
-    """Which row to use, in words, and the words' reasons, one sentence each."""
+    """Which row to use, in words, and the reasons, one sentence each."""
 
     row: int | None
-    """Index into all rows; None where nothing can be recommended."""
+    """Index into all rows; None if nothing can be recommended."""
     verdict: str
     reasons: list[str]

@@ -1,202 +1,317 @@
-"""What a sweep's images are worth: a number per image, and per checkpoint its mean with an interval.
+"""The scores of a comparison: a number per image, and per checkpoint its mean with an interval.
 
-The scores are those of the DreamBooth paper (2208.12242, section 4): DINO and CLIP-I of subject fidelity, CLIP-T of
-prompt fidelity, PRES of the class's preservation, DIV of diversity; the last by cosine distances instead of LPIPS. With
-another encoder than DINO and CLIP they have its meaning and its scale.
+They are those of the DreamBooth paper (2208.12242, section 4): DINO and CLIP-I for subject fidelity, CLIP-T for prompt
+fidelity, PRES for preservation of the class, DIV for diversity; the last with cosine distances instead of LPIPS. With
+another encoder than DINO and CLIP they have the same meaning and scale.
+
+`SCORES` is the one table of them: a new score is a function and an entry. The terminal's table, the CSV and JSON files
+and the page take their columns from it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
-from einops import rearrange
 from torch import Tensor
 
 from ldm.evaluation.bootstrap import interval, resample
-from ldm.evaluation.copies import CopyBounds, copy_bounds, find_copies
-from ldm.evaluation.encoders import Encoder
-from ldm.evaluation.features import ImageFeatures
+from ldm.evaluation.copies import Nearness, copy_bounds, find_copies
+from ldm.evaluation.encoders import Encoder, ImageFeatures, joined, with_gaps
 from ldm.evaluation.protocol import without_token
-from ldm.evaluation.results import CLASS, SUBJECT, Interval, PromptSpec, Reference, Score
+from ldm.evaluation.results import CLASS, OTHER, SUBJECT, Interval, PromptSpec, Reference, Score
+
+
+@dataclass(frozen=True)
+class GroupFeatures:
+    """What the scores of one group are computed from: rows that share their columns, photos and base row."""
+
+    specs: tuple[PromptSpec, ...]
+    """One per column."""
+    rows: tuple[ImageFeatures, ...]
+    """One image per column."""
+    captions: Tensor
+    """Unit vectors (columns e) of the prompts without the identifier token."""
+    photos: ImageFeatures
+    """Of the subject; empty if unknown."""
+    base: ImageFeatures
+    """The base model's row; all missing if there is none."""
+
+    def columns(self, *kinds: str) -> Tensor:
+        """(columns) bool: those of prompts of these kinds."""
+        return torch.tensor([spec.kind in kinds for spec in self.specs], dtype=torch.bool)
+
+    @cached_property
+    def nearness(self) -> Nearness:
+        """How near each image of the subject is to a photo, row after row: (rows * columns)."""
+        chosen = self.columns(SUBJECT)
+        bounds = copy_bounds(self.photos, self.base.select(chosen))
+        kept = chosen.nonzero()[:, 0].tolist()
+        of_subject = [with_gaps(row.select(chosen), kept, len(chosen)) for row in self.rows]
+        return find_copies(joined(of_subject), self.photos, bounds)
+
+
+Values = Callable[[GroupFeatures], list[Tensor]]
+"""One (columns) tensor per row; only the columns that a score is about are kept."""
+
+
+@dataclass(frozen=True)
+class Definition:
+    """A score, and how it is computed."""
+
+    score: Score
+    values: Values
+    kinds: tuple[str, ...]
+    """The kinds of prompts whose images it is about."""
+    space: str | None = None
+    """The embedding that it is measured in, a key of `Encoder.spaces`."""
+    needs_photos: bool = False
+    needs_base: bool = False
+    ceiling: Callable[[ImageFeatures], Tensor] | None = None
+    """The best that can be reached, from two photos or more."""
+    is_detail: bool = False
+    """Shown of single images only: a checkpoint has no mean of it."""
+
+    @property
+    def name(self) -> str:
+        """In files."""
+        return self.score.name
+
+    def is_known(self, group: GroupFeatures) -> bool:
+        """Whether a group has what it needs."""
+        has_photos, has_base = len(group.photos) > 0, bool(group.base.present.any())
+        return (has_photos or not self.needs_photos) and (has_base or not self.needs_base)
+
+    def described(self, spaces: Mapping[str, str]) -> Score:
+        """With the embedding that it was measured in, of an encoder's `spaces`."""
+        if self.space is None:
+            return self.score
+        return replace(self.score, explanation=f"{self.score.explanation} Measured in {spaces[self.space]}.")
+
+
+def subject_values(group: GroupFeatures) -> list[Tensor]:
+    """Mean cosine with the photos as things."""
+    return [(row.subjects @ group.photos.subjects.mT).mean(dim=1) for row in group.rows]
+
+
+def image_values(group: GroupFeatures) -> list[Tensor]:
+    """Mean cosine with the photos as whole images."""
+    return [(row.images @ group.photos.images.mT).mean(dim=1) for row in group.rows]
+
+
+def prompt_values(group: GroupFeatures) -> list[Tensor]:
+    """Cosine with the prompt."""
+    return [(row.images * group.captions).sum(dim=1) for row in group.rows]
+
+
+def drift_values(group: GroupFeatures) -> list[Tensor]:
+    """Cosine with the base model's image of the same column."""
+    return [(row.images * group.base.images).sum(dim=1) for row in group.rows]
+
+
+def diversity_values(group: GroupFeatures) -> list[Tensor]:
+    """Mean cosine distance to the other images of the same prompt; NaN if there are none."""
+    prompts = torch.tensor([spec.prompt_index for spec in group.specs], dtype=torch.int64)
+    other = (prompts[:, None] == prompts[None]) & ~torch.eye(len(prompts), dtype=torch.bool)
+    return [torch.where(other, 1.0 - row.images @ row.images.mT, torch.nan).nanmean(dim=1) for row in group.rows]
+
+
+def copy_values(of: Callable[[Nearness], Tensor]) -> Values:
+    """A field of `Nearness`, by row."""
+    return lambda group: list(of(group.nearness).view(len(group.rows), len(group.specs)))
+
+
+def mean_cosine(vectors: Tensor) -> Tensor:
+    """Of two different ones of (n d)."""
+    return (vectors @ vectors.mT)[~torch.eye(len(vectors), dtype=torch.bool)].mean()
+
 
 SCORES = (
-    Score(
-        "subject",
-        "Subject",
-        True,
-        "Is it the subject? Mean cosine of a picture of the subject with the photos, in an embedding of things. "
-        "At best as near as the photos are to each other.",
+    Definition(
+        Score(
+            "subject",
+            "Subject",
+            True,
+            "Is it the subject? Mean cosine of an image of the subject with the photos, in an embedding of things. "
+            "The best possible value is that of the photos with each other.",
+        ),
+        subject_values,
+        (SUBJECT,),
+        "things",
+        needs_photos=True,
+        ceiling=lambda photos: mean_cosine(photos.subjects),
     ),
-    Score(
-        "image",
-        "Image",
-        True,
-        "The same in an embedding of whole images, which sees the surroundings, too.",
+    Definition(
+        Score("image", "Image", True, "The same in an embedding of whole images, which includes the surroundings."),
+        image_values,
+        (SUBJECT,),
+        "images",
+        needs_photos=True,
+        ceiling=lambda photos: mean_cosine(photos.images),
     ),
-    Score(
-        "prompt",
-        "Prompt",
-        True,
-        "Does it show what was asked for? Cosine of the image and its prompt without the token.",
+    Definition(
+        Score(
+            "prompt",
+            "Prompt",
+            True,
+            "Does it show what the prompt says? Cosine of the image and its prompt without the identifier token.",
+        ),
+        prompt_values,
+        (SUBJECT, OTHER),
+        "captions",
     ),
-    Score(
-        "diversity",
-        "Diversity",
-        True,
-        "Do seeds make a difference? Mean cosine distance between images of one prompt. "
-        "A model that knows its photos by heart draws the same again and again.",
+    Definition(
+        Score(
+            "diversity",
+            "Diversity",
+            True,
+            "Do seeds make a difference? Mean cosine distance between images of one prompt. "
+            "A model that has memorised its photos gives the same image for every seed.",
+        ),
+        diversity_values,
+        (SUBJECT, OTHER),
+        "images",
     ),
-    Score(
-        "copy",
-        "Copies",
-        False,
-        "The share of images of the subject that are copies of a photo: nearer to it than photos, or images of the "
-        "base model, are to a photo, both in what they show and as pixels laid on each other.",
+    Definition(
+        Score(
+            "copy",
+            "Copies",
+            False,
+            "The share of images of the subject that are copies of a photo: nearer to it than other photos, or images "
+            "of the base model, are to a photo, both in what they show and as aligned pixels.",
+        ),
+        copy_values(lambda nearness: nearness.is_copy),
+        (SUBJECT,),
+        needs_photos=True,
     ),
-    Score(
-        "leakage",
-        "Leakage",
-        False,
-        "Has any thing of the class become the subject? Mean cosine of images of the class with the photos.",
+    Definition(
+        Score(
+            "leakage",
+            "Leakage",
+            False,
+            "Has every thing of the class become the subject? Mean cosine of images of the class with the photos "
+            "(PRES in the DreamBooth paper).",
+        ),
+        subject_values,
+        (CLASS,),
+        "things",
+        needs_photos=True,
     ),
-    Score(
-        "drift",
-        "Class kept",
-        True,
-        "Mean cosine of images of the class with what the base model drew from the same noise; 1 is unchanged.",
+    Definition(
+        Score(
+            "drift",
+            "Class kept",
+            True,
+            "Mean cosine of images of the class with those of the base model from the same noise; 1 is unchanged.",
+        ),
+        drift_values,
+        (CLASS,),
+        "images",
+        needs_base=True,
+    ),
+    Definition(
+        Score(
+            "copy_photo", "Nearest photo", True, "The photo that an image of the subject is nearest to, counted from 0."
+        ),
+        copy_values(lambda nearness: nearness.photo),
+        (SUBJECT,),
+        needs_photos=True,
+        is_detail=True,
+    ),
+    Definition(
+        Score("copy_image", "Nearness", False, "Cosine of the whole image with that photo."),
+        copy_values(lambda nearness: nearness.image),
+        (SUBJECT,),
+        needs_photos=True,
+        is_detail=True,
+    ),
+    Definition(
+        Score("copy_pixels", "Pixels", False, "Correlation with that photo after moving, mirroring and scaling it."),
+        copy_values(lambda nearness: nearness.pixels),
+        (SUBJECT,),
+        needs_photos=True,
+        is_detail=True,
     ),
 )
-"""What is known of a row, in the order in which people read it."""
-
-COPY_DETAILS = (
-    Score(
-        "copy_photo", "Nearest photo", True, "The photo that a picture of the subject is nearest to, counted from 0."
-    ),
-    Score("copy_image", "Nearness", False, "Cosine of the whole image with that photo."),
-    Score("copy_pixels", "Pixels", False, "Correlation with that photo, laid on it by moving, mirroring and scaling."),
-)
-"""What is known of a single image of the subject besides."""
+"""In the order in which they are shown."""
 
 
-def explained(score: Score, measures: Mapping[str, str]) -> Score:
-    """A score whose explanation also says in which embedding it was measured: `Encoder.measures`."""
-    measure = measures.get(score.name)
-    return replace(score, explanation=f"{score.explanation} Measured in {measure}.") if measure else score
+def described(names: Collection[str], spaces: Mapping[str, str]) -> list[Score]:
+    """The scores of these names, in order, each with its embedding, of an encoder's `spaces`."""
+    return [one.described(spaces) for one in SCORES if one.name in names]
 
 
 @dataclass(frozen=True)
 class GroupScores:
-    """All scores of rows that share a subject, its photos and a base row."""
+    """All scores of the rows of a group."""
 
-    asked: tuple[PromptSpec, ...]
+    specs: tuple[PromptSpec, ...]
     cells: dict[str, Tensor]
-    """By the name of a score or detail: (rows columns) float64, NaN where it says nothing about an image."""
+    """By score: (rows columns) float64, NaN where it says nothing about an image."""
     rows: list[dict[str, Interval]]
-    """Of each row, by the name of a score; one that is not known is absent."""
+    """Of each row, by score; an unknown one is absent."""
     references: dict[str, Reference]
     prompt_floor: float | None
-    """How well the photos themselves fit the prompts: the prompt score of who draws a photo whatever is asked for."""
-    bounds: CopyBounds | None
-    """From where on an image is a copy; None without photos."""
+    """The prompt score of the photos themselves: that of a model that shows them whatever the prompt says."""
 
     def of_cell(self, row: int, column: int) -> dict[str, float]:
-        """What is known of one image."""
+        """The known scores of one image."""
         found = {name: values[row, column].item() for name, values in self.cells.items()}
         return {name: value for name, value in found.items() if value == value}  # NaN is not equal to itself
 
 
 def score_group(
     encoder: Encoder,
-    asked: Sequence[PromptSpec],
+    specs: Sequence[PromptSpec],
     rows: Sequence[ImageFeatures],
     photos: ImageFeatures | None = None,
     base: int | None = None,
 ) -> GroupScores:
-    """Scores what checkpoints of one subject drew.
+    """Scores the images of checkpoints of one subject.
 
-    `rows` have one image per column of `asked`; `base` is the index of the row that the base model drew, if there is
-    one. Without `photos` only prompts, diversity and drift are known. Any of the sequences may be empty.
+    `rows` have one image per column of `specs`; `base` is the index of the base model's row, if there is one. Without
+    `photos` only prompts, diversity and drift are known. Any of the sequences may be empty.
     """
     if not rows:
-        return GroupScores(tuple(asked), {}, [], {}, None, None)
-    photos = photos if photos is not None and len(photos) else None
-    captions = encoder.embed_captions([without_token(one.prompt) for one in asked])
-    prompts = torch.tensor([one.prompt_index for one in asked], dtype=torch.int64)
-    of_class = torch.tensor([one.kind == CLASS for one in asked], dtype=torch.bool)
-    of_subject = torch.tensor([one.kind == SUBJECT for one in asked], dtype=torch.bool)
-    drawn = rows[base] if base is not None else None
-
-    cells = {
-        "prompt": _only(~of_class, [(row.images * captions).sum(dim=1) for row in rows]),
-        "diversity": _only(~of_class, [_distances(row.images, prompts) for row in rows]),
-    }
-    if drawn is not None:
-        cells["drift"] = _only(of_class, [(row.images * drawn.images).sum(dim=1) for row in rows])
-    bounds = floor = None
-    if photos is not None:
-        things = [(row.subjects @ photos.subjects.mT).mean(dim=1) for row in rows]
-        cells["subject"], cells["leakage"] = _only(of_subject, things), _only(of_class, things)
-        cells["image"] = _only(of_subject, [(row.images @ photos.images.mT).mean(dim=1) for row in rows])
-        bounds = copy_bounds(photos, _columns(drawn, of_subject) if drawn is not None else None)
-        cells |= _copies([_columns(row, of_subject) for row in rows], photos, bounds, of_subject)
-        floor = (photos.images @ captions[~of_class].mT).mean().item() if not of_class.all() else None
-
-    weights = resample(asked)
-    names = [score.name for score in SCORES if score.name in cells]
-    means = [{name: interval(cells[name][row], weights) for name in names} for row in range(len(rows))]
-    known = [{name: value for name, value in row.items() if value is not None} for row in means]
-    return GroupScores(tuple(asked), cells, known, _references(known, photos, base), floor, bounds)
-
-
-def _copies(
-    rows: list[ImageFeatures], photos: ImageFeatures, bounds: CopyBounds, of_subject: Tensor
-) -> dict[str, Tensor]:
-    """The cells of copies and their details; `rows` have the columns of the subject only."""
-    together = ImageFeatures(
-        *(torch.cat(parts) for parts in zip(*((r.subjects, r.images, r.thumbnails) for r in rows), strict=True))
+        return GroupScores(tuple(specs), {}, [], {}, None)
+    group = GroupFeatures(
+        specs=tuple(specs),
+        rows=tuple(rows),
+        captions=encoder.embed_captions([without_token(spec.prompt) for spec in specs]),
+        photos=photos if photos is not None else rows[0].select(slice(0)),
+        base=rows[base] if base is not None else with_gaps(rows[0].select(slice(0)), [], len(specs)),
     )
-    found = find_copies(together, photos, bounds)
-    cells = {}
-    for name, values in (
-        ("copy", found.is_copy),
-        ("copy_photo", found.photo),
-        ("copy_image", found.image),
-        ("copy_pixels", found.pixels),
-    ):
-        cells[name] = torch.full((len(rows), len(of_subject)), torch.nan, dtype=torch.float64)
-        cells[name][:, of_subject] = rearrange(values, "(rows columns) -> rows columns", rows=len(rows))
-    return cells
+    known = [definition for definition in SCORES if definition.is_known(group)]
+    cells = {one.name: torch.where(group.columns(*one.kinds), _stacked(one.values(group)), torch.nan) for one in known}
+    weights = resample(specs)
+    means: list[dict[str, Interval]] = []
+    for row in range(len(rows)):
+        found = {one.name: interval(cells[one.name][row], weights) for one in known if not one.is_detail}
+        means.append({name: value for name, value in found.items() if value is not None})
+    return GroupScores(tuple(specs), cells, means, _references(known, means, group.photos, base), _floor(group))
 
 
-def _only(columns: Tensor, rows: list[Tensor]) -> Tensor:
-    """(rows columns) with NaN where the score says nothing."""
-    return torch.where(columns, torch.stack(rows).double(), torch.nan)
+def _stacked(rows: list[Tensor]) -> Tensor:
+    return torch.stack(rows).double()
 
 
-def _columns(seen: ImageFeatures, chosen: Tensor) -> ImageFeatures:
-    return ImageFeatures(seen.subjects[chosen], seen.images[chosen], seen.thumbnails[chosen])
-
-
-def _distances(images: Tensor, prompts: Tensor) -> Tensor:
-    """Of each image, the mean cosine distance (b) to the others of its prompt; NaN if there are none."""
-    other = (prompts[:, None] == prompts[None]) & ~torch.eye(len(prompts), dtype=torch.bool)
-    distances = torch.where(other, 1.0 - images @ images.mT, torch.nan)
-    return distances.nanmean(dim=1)
+def _floor(group: GroupFeatures) -> float | None:
+    captions = group.captions[group.columns(SUBJECT, OTHER)]
+    if not (len(group.photos) and len(captions)):
+        return None
+    return (group.photos.images @ captions.mT).mean().item()
 
 
 def _references(
-    rows: list[dict[str, Interval]], photos: ImageFeatures | None, base: int | None
+    known: Sequence[Definition], rows: list[dict[str, Interval]], photos: ImageFeatures, base: int | None
 ) -> dict[str, Reference]:
-    """What each score was before training, and is at best where that is known."""
-    ceilings: dict[str, float] = {}
-    if photos is not None and len(photos) > 1:
-        ceilings = {"subject": _among_themselves(photos.subjects), "image": _among_themselves(photos.images)}
+    """Each score's value before training, and its best possible one where that is known."""
     before = rows[base] if base is not None else {}
-    names = [score.name for score in SCORES if any(score.name in row for row in rows)]
-    return {name: Reference(ceilings.get(name), before[name].mean if name in before else None) for name in names}
-
-
-def _among_themselves(vectors: Tensor) -> float:
-    """The mean cosine of two different ones."""
-    cosines = vectors @ vectors.mT
-    return cosines[~torch.eye(len(vectors), dtype=torch.bool)].mean().item()
+    return {
+        one.name: Reference(
+            ceiling=one.ceiling(photos).item() if one.ceiling and len(photos) > 1 else None,
+            base=before[one.name].mean if one.name in before else None,
+        )
+        for one in known
+        if any(one.name in row for row in rows)
+    }

@@ -1,4 +1,4 @@
-"""Attention for the UNet: the block in which the image reads itself and the prompt.
+"""Attention for the UNet: within the image, and from the image to the prompt.
 
 "High-Resolution Image Synthesis with Latent Diffusion Models" (arXiv 2112.10752), section 3.3 and appendix E.2.1.
 """
@@ -10,13 +10,13 @@ from torch import Tensor, nn
 from ldm.nn.layers import conv1x1, group_norm, zero_init
 
 KeysValues = tuple[Tensor, Tensor]
-"""What an attention reads: the keys and the values of its heads, (b heads m c/heads) each."""
+"""Keys and values of the heads, (b heads m c/heads) each."""
 
 
 class CrossAttention(nn.Module):
     """Multi-head attention from `x` (b n c) to `context` (b m d), or to `x` itself without one -> (b n c).
 
-    Instead of a context it takes what `project` has made of one.
+    Instead of a context it takes the result of `project`.
     """
 
     def __init__(self, query_dim: int, context_dim: int, num_heads: int) -> None:
@@ -35,7 +35,7 @@ class CrossAttention(nn.Module):
         return self.to_out(rearrange(out, "b heads n d -> b n (heads d)"))
 
     def project(self, context: Tensor) -> KeysValues:
-        """The keys and values of a context (b m d); those of one that stays the same need computing only once."""
+        """The keys and values of a context (b m d), to be computed once for a context that stays the same."""
         return self._heads(self.to_k(context)), self._heads(self.to_v(context))
 
     def _heads(self, projected: Tensor) -> Tensor:
@@ -86,7 +86,7 @@ class BasicTransformerBlock(nn.Module):
 class SpatialTransformer(nn.Module):
     """Treats a feature map as a sequence of pixels: (b c h w), context (b m d) -> (b c h w).
 
-    Instead of a context it takes what `project_context` has made of one.
+    Instead of a context it takes the result of `project_context`.
     """
 
     def __init__(self, channels: int, context_dim: int, num_heads: int, depth: int, num_groups: int = 32) -> None:

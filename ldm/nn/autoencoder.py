@@ -29,7 +29,7 @@ class AutoencoderConfig:
     z_channels: int = 4
     embed_dim: int = 4
     num_groups: int = 32
-    """Of every group normalisation."""
+    """In every group normalisation."""
 
     def __post_init__(self) -> None:
         check_range(self, 1, LARGEST_WIDTH, "in_channels", "out_ch", "ch", "z_channels", "embed_dim", "num_groups")
@@ -40,7 +40,7 @@ class AutoencoderConfig:
 
     @property
     def least_tensors(self) -> int:
-        """An autoencoder of this shape has at least so many, as is known without building it."""
+        """A lower bound of how many tensors an autoencoder of this shape has, known without building it."""
         return 8 * (len(self.ch_mult) * (2 * self.num_res_blocks + 1) + 4)
 
     @property
@@ -131,7 +131,7 @@ class MidBlock(nn.Module):
 
 
 class Level(nn.Module):
-    """The residual blocks of one resolution, then the way to the next, if there is one."""
+    """The residual blocks of one resolution, then the change to the next resolution, if any."""
 
     def __init__(
         self,
@@ -182,7 +182,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Features (b z h/f w/f) -> images (b 3 h w). `up` counts from the full resolution, so it is walked backwards."""
+    """Features (b z h/f w/f) -> images (b 3 h w). `up` counts from the full resolution and is run in reverse."""
 
     def __init__(self, config: AutoencoderConfig) -> None:
         super().__init__()

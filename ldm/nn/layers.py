@@ -1,4 +1,4 @@
-"""Small layers that both networks are made of."""
+"""Small layers that UNet and autoencoder share."""
 
 import math
 

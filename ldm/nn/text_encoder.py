@@ -1,7 +1,7 @@
 """CLIP's text transformer as Stable Diffusion v1 uses it: the hidden states after the final LayerNorm are the context.
 
 "Learning Transferable Visual Models From Natural Language Supervision" (arXiv 2103.00020), section 2.4: GPT-2's
-transformer (pre-norm, causal) with an activation of its own. Pad tokens are attended to, as in the original. The
+transformer (pre-norm, causal) with another activation. Pad tokens are attended to, as in the original. The
 attribute paths are the official keys below `cond_stage_model.`.
 """
 
@@ -48,7 +48,7 @@ class TextEncoderConfig:
 
     @property
     def least_tensors(self) -> int:
-        """A text encoder of this shape has at least so many, as is known without building it."""
+        """A lower bound of how many tensors a text encoder of this shape has, known without building it."""
         return 16 * self.num_hidden_layers + 4
 
 
@@ -66,7 +66,7 @@ class Embeddings(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """Each token looks at itself and those before it: (b n d) -> (b n d)."""
+    """Causal self-attention: each token attends to itself and earlier ones: (b n d) -> (b n d)."""
 
     def __init__(self, config: TextEncoderConfig) -> None:
         super().__init__()
@@ -87,7 +87,7 @@ class SelfAttention(nn.Module):
 
 
 class MLP(nn.Module):
-    """Two layers at each token: (b n d) -> (b n d)."""
+    """Two layers applied to each token: (b n d) -> (b n d)."""
 
     def __init__(self, config: TextEncoderConfig) -> None:
         super().__init__()

@@ -1,8 +1,10 @@
-"""CLIP's byte-pair tokenizer: prompts in, 77 ids out, and a warning that quotes what did not fit."""
+"""CLIP's byte-pair tokenizer: prompts in, 77 ids out, and a warning that quotes the text that did not fit."""
 
 import hashlib
+import json
 import logging
 import re
+import reprlib
 from pathlib import Path
 
 import torch
@@ -11,12 +13,15 @@ from transformers import CLIPTokenizer
 
 from ldm.errors import UserError
 from ldm.files import atomic_path, openable
-from ldm.nn.vocabulary import raise_unless_vocabulary
 from ldm.terminal import warn_once
+from ldm.user_files import read_text
 
 log = logging.getLogger(__name__)
 
-FILES = ("vocab.json", "merges.txt")
+FILES = VOCABULARY, MERGES = "vocab.json", "merges.txt"
+BEGIN, END = "<|startoftext|>", "<|endoftext|>"
+MOST_BYTES, MOST_TOKENS = 32_000_000, 1_000_000
+"""Limits of a file's size and of a vocabulary; CLIP's have half a MB and 49,408."""
 END_OF_WORD = "</w>"
 BYTES_ONLY = 514
 """Size of a vocabulary without merges: 256 bytes within a word, 256 at its end, begin and end of text."""
@@ -25,7 +30,7 @@ BYTES_ONLY = 514
 class PromptTokenizer:
     """`tokenizer(prompts) -> input_ids (b max_length) int64`: begin, at most 75 tokens, end, padded with end.
 
-    `digest` is the SHA-256 of its files: equal ones give equal ids.
+    `digest` is the SHA-256 of its files.
     """
 
     def __init__(self, clip_tokenizer: CLIPTokenizer, max_length: int = 77, digest: str = "") -> None:
@@ -43,16 +48,16 @@ class PromptTokenizer:
 
     @property
     def size(self) -> int:
-        """Ids are below this."""
+        """How many ids there are; all are below this."""
         return len(self.clip_tokenizer)
 
     def cut_text(self, prompt: str) -> str:
-        """The end of the prompt that does not fit, as the tokens spell it; empty if all of it fits."""
+        """The end of the prompt beyond `max_length`, decoded from its tokens; empty if all of it fits."""
         ids = self.clip_tokenizer(prompt, truncation=False, verbose=False)["input_ids"]
         return self.clip_tokenizer.decode(ids[self.max_length - 1 : -1]).strip() if len(ids) > self.max_length else ""
 
     def unknown_words(self, text: str) -> list[str]:
-        """Words that are not one token of the vocabulary: the captions that it was learned from had few or none."""
+        """Words that are not one token: the captions on which the vocabulary was trained had few of them or none."""
         vocabulary = self.clip_tokenizer.get_vocab()
         words = dict.fromkeys(re.findall(r"[^\W\d_]+", text.lower()))
         return [word for word in words if len(word) > 1 and word + END_OF_WORD not in vocabulary]
@@ -83,10 +88,7 @@ def tokenizer_digest(directory: Path) -> str:
 
 
 def copy_tokenizer(source: Path, target: Path) -> None:
-    """Copies the tokenizer's files, each of them atomically, so that checkpoints beside `target` have their own.
-
-    Files that are there are replaced.
-    """
+    """Copies the tokenizer's files into the directory `target`, each atomically; replaces existing ones."""
     _raise_if_missing(source)
     contents = {name: (source / name).read_bytes() for name in FILES}
     for name, content in contents.items():
@@ -98,3 +100,31 @@ def _raise_if_missing(directory: Path) -> None:
     for name in FILES:
         if not (directory / name).is_file():
             raise UserError(f"the tokenizer's {name} is missing in {directory}; copy the base model's tokenizer there")
+
+
+def raise_unless_vocabulary(directory: Path) -> int:
+    """The number of merges. Raises `UserError` unless both files, which may be a stranger's, are a CLIP tokenizer's."""
+    path = directory / VOCABULARY
+    try:
+        tokens = json.loads(read_text(path, MOST_BYTES))
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is not a vocabulary in JSON: {str(error)[:200]}") from error
+    if not isinstance(tokens, dict) or not 0 < len(tokens) <= MOST_TOKENS:
+        raise UserError(f"{path} should hold tokens and their numbers, not {reprlib.repr(tokens)}")
+    for token, number in tokens.items():
+        if type(number) is not int or not 0 <= number < MOST_TOKENS:
+            raise UserError(f"{path}: the token {reprlib.repr(token)} should have a number, not {reprlib.repr(number)}")
+    if missing := [token for token in (BEGIN, END) if token not in tokens]:
+        raise UserError(f"{path} lacks the token {missing[0]}: it is not a CLIP tokenizer")
+    return _count_merges(directory / MERGES)
+
+
+def _count_merges(path: Path) -> int:
+    count = 0
+    for number, line in enumerate(read_text(path, MOST_BYTES).split("\n"), 1):
+        if not line.strip() or line.startswith("#version"):
+            continue
+        if len(line.split(" ")) != 2:
+            raise UserError(f"{path}, line {number} should be two tokens, not {reprlib.repr(line)}")
+        count += 1
+    return count

@@ -16,7 +16,7 @@ from ldm.nn.attention import KeysValues, SpatialTransformer
 from ldm.nn.layers import Upsample, conv1x1, conv3x3, group_norm, timestep_embedding, zero_init
 
 ProjectedContext = tuple[tuple[KeysValues, ...], ...]
-"""The keys and values of a context in each stage, from the first input block to the last output block."""
+"""Keys and values of a context in each stage, from the first input block to the last output block."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class UNetConfig:
     transformer_depth: int = 1
     context_dim: int = 768
     num_groups: int = 32
-    """Of every group normalisation."""
+    """In every group normalisation."""
 
     def __post_init__(self) -> None:
         check_range(self, 1, LARGEST_WIDTH, "in_channels", "out_channels", "model_channels", "context_dim")
@@ -55,7 +55,7 @@ class UNetConfig:
 
     @property
     def least_tensors(self) -> int:
-        """A UNet of this shape has at least so many, as is known without building it."""
+        """A lower bound of how many tensors a UNet of this shape has, known without building it."""
         levels, blocks = len(self.channel_mult), 2 * self.num_res_blocks + 1
         attentive = sum(2**level in self.attention_resolutions for level in range(levels))
         return 10 * (levels * blocks + 2) + (6 + 20 * self.transformer_depth) * (attentive * blocks + 1)
@@ -100,10 +100,10 @@ class Downsample(nn.Module):
 
 
 class Stage(nn.Sequential):
-    """Layers in a row; each is given what it needs besides the image."""
+    """Layers in sequence; each gets the time embedding or the context if it needs one."""
 
     recomputed: tuple[type[nn.Module], ...] = ()
-    """Kinds of layers that the backward pass runs again instead of keeping their activations."""
+    """Kinds of layers that the backward pass recomputes instead of keeping their activations."""
 
     def forward(  # type: ignore[override]
         self, x: Tensor, emb: Tensor, context: Tensor | tuple[KeysValues, ...]
@@ -118,13 +118,13 @@ class Stage(nn.Sequential):
         return x
 
     def project_context(self, context: Tensor) -> tuple[KeysValues, ...]:
-        """The keys and values of a context (b m d); none if this stage doesn't look at it."""
+        """The keys and values of a context (b m d); none if this stage has no cross-attention."""
         transformers = (layer for layer in self if isinstance(layer, SpatialTransformer))
         return tuple(pair for one in transformers for pair in one.project_context(context))
 
     def _run(self, layer: nn.Module, x: Tensor, condition: Tensor | tuple[KeysValues, ...]) -> Tensor:
         if isinstance(layer, self.recomputed) and torch.is_grad_enabled():
-            # Nothing in a layer is random; reading the random state would keep a CUDA graph from being captured.
+            # No layer is random, and a CUDA graph can't be captured while the random state is read.
             return checkpoint(layer, x, condition, use_reentrant=False, preserve_rng_state=False)
         return layer(x, condition)
 
@@ -140,8 +140,8 @@ CHECKPOINTING: dict[str, tuple[type[nn.Module], ...]] = {
 class UNet(nn.Module):
     """`unet(latents (b 4 h w), timesteps (b,), context (b m d)) -> eps (b 4 h w)`.
 
-    Height and width are multiples of `config.size_multiple`. Where many calls share a context, they take what
-    `project_context` has made of it: the same numbers with less work.
+    `config.in_channels` and `out_channels` may differ from 4. Height and width are multiples of `config.size_multiple`.
+    Calls that share a context may take `project_context(context)` instead: the same result with less work.
     """
 
     def __init__(self, config: UNetConfig) -> None:
@@ -199,12 +199,12 @@ class UNet(nn.Module):
             skips.append(h)
         h = self.middle_block(h, emb, next(contexts))
         for block in self.output_blocks:
-            h = torch.cat([h, skips.pop()], dim=1)  # by itself, so that what went into it is let go of
+            h = torch.cat([h, skips.pop()], dim=1)  # its own statement: frees h and the skip before the block runs
             h = block(h, emb, next(contexts))
         return self.out(h)
 
     def project_context(self, context: Tensor) -> ProjectedContext:
-        """All that the UNet computes of a context (b m d) alone, for any number of calls with this context."""
+        """Everything that the UNet computes from a context (b m d) alone, for any number of calls with this context."""
         stages = [*self.input_blocks, self.middle_block, *self.output_blocks]
         return tuple(stage.project_context(context) for stage in stages)
 
@@ -214,7 +214,7 @@ class UNet(nn.Module):
         return next(self.parameters()).dtype
 
     def set_gradient_checkpointing(self, level: str) -> None:
-        """What the backward pass computes again instead of keeping it: one of `CHECKPOINTING`. No number changes."""
+        """Sets the level of gradient checkpointing, one of `CHECKPOINTING`. Results don't change."""
         for module in self.modules():
             if isinstance(module, Stage):
                 module.recomputed = CHECKPOINTING[level]

@@ -1,41 +1,41 @@
-"""From `--compile` to how the UNet is called while drawing, and to what records training steps."""
+"""`--compile`: whether the UNet's calls and training steps are CUDA graphs, compiled, or eager."""
 
 import torch
 
 from ldm.diffusion.latent_diffusion import LatentDiffusion
 from ldm.errors import UserError
-from ldm.nn.graphed import GraphedCall, Record, capture_compiled, capture_cuda_graph
+from ldm.nn.graphed import Capture, GraphedCall, capture_compiled, capture_cuda_graph
 
-CAPTURES: dict[str, Record] = {"graphs": capture_cuda_graph, "full": capture_compiled}
-"""The ways of `--compile`, besides `off` and `auto`."""
+CAPTURES: dict[str, Capture] = {"graphs": capture_cuda_graph, "full": capture_compiled}
+"""The values of `--compile` besides `off` and `auto`."""
 
 CALLS_WORTH_CAPTURING = 100
-"""With the same weights. Recording a CUDA graph costs about six calls (warm-up, capture, a comparison), little of a
-hundred. What a replay saves is at most the time that Python needs for a call: much of it for a small batch on a fast
-GPU, nothing where the GPU is the slower of the two. Four images of 50 steps, drawn together, are 50 calls; 200 class
-images of 20 steps, 16 at a time, are 260."""
+"""With the same weights. Capturing a CUDA graph costs about six calls (warm-up, capture, a comparison), little of a
+hundred. A replay saves at most Python's time for a call: much of it for a small batch on a fast GPU, nothing where the
+GPU is the slower of the two. Four images of 50 steps in one batch are 50 calls; 200 class images of 20 steps in batches
+of 16 are 260."""
 
 
-def refuse_graphs_without_cuda(asked: str, device: torch.device) -> None:
-    """Raises `UserError` where `--compile graphs` is not possible."""
-    if asked == "graphs" and device.type != "cuda":
+def refuse_graphs_without_cuda(compile_: str, device: torch.device) -> None:
+    """Raises `UserError` for `--compile graphs` on a device without CUDA graphs."""
+    if compile_ == "graphs" and device.type != "cuda":
         raise UserError(f"--compile graphs needs a CUDA device, not {device.type}; use auto, full or off")
 
 
-def accelerate_unet(ldm: LatentDiffusion, asked: str, unet_calls: int) -> None:
-    """Lets the model draw by `--compile`; `unet_calls` are to come with these weights."""
-    refuse_graphs_without_cuda(asked, ldm.device)
-    if asked == "auto":
-        asked = "graphs" if ldm.device.type == "cuda" and unet_calls >= CALLS_WORTH_CAPTURING else "off"
-    if asked == "off":
+def compile_unet(ldm: LatentDiffusion, compile_: str, unet_calls: int) -> None:
+    """Sets `ldm.graphed_unet` by `--compile`, for `unet_calls` calls with the same weights."""
+    refuse_graphs_without_cuda(compile_, ldm.device)
+    if compile_ == "auto":
+        compile_ = "graphs" if ldm.device.type == "cuda" and unet_calls >= CALLS_WORTH_CAPTURING else "off"
+    if compile_ == "off":
         ldm.graphed_unet = None
         return
-    if asked == "full":  # the compiler's convolutions take them as they are
+    if compile_ == "full":  # the memory format of the compiler's convolutions
         ldm.unet.to(memory_format=torch.channels_last)  # type: ignore[call-overload, unused-ignore]
     if ldm.graphed_unet is None:
-        ldm.graphed_unet = GraphedCall(ldm.unet, CAPTURES[asked])
+        ldm.graphed_unet = GraphedCall(ldm.unet, CAPTURES[compile_])
 
 
-def step_capture(devices: list[torch.device], compile_: str = "auto") -> Record | None:
-    """What records training steps: a CUDA graph, where there is CUDA and `--compile` isn't `off`."""
+def step_capture(devices: list[torch.device], compile_: str = "auto") -> Capture | None:
+    """How training steps are captured: as CUDA graphs on CUDA unless `--compile` is `off`, else not at all."""
     return capture_cuda_graph if devices[0].type == "cuda" and compile_ != "off" else None

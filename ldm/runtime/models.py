@@ -1,4 +1,4 @@
-"""Which weights a command uses, the settings that belong to them, and one model that changes its weights in place."""
+"""The weights a command uses, their settings, and a model in memory whose weights can be replaced."""
 
 import logging
 import threading
@@ -12,14 +12,13 @@ from torch import Tensor
 
 from ldm.bounds import MOST_TOGETHER, check_range
 from ldm.checkpoint.keys import PARTS
-from ldm.checkpoint.loading import Placement, assign_parts, checkpoint_info, load_model
-from ldm.checkpoint.metadata import CheckpointInfo
+from ldm.checkpoint.loading import Placement, assign_parts, checkpoint_info, load_model, part_digests
 from ldm.checkpoint.reading import SUFFIXES, CheckpointFile
 from ldm.config import build_config, read_yaml
 from ldm.diffusion.latent_diffusion import LatentDiffusion, LatentDiffusionConfig
 from ldm.diffusion.sampling import SamplingConfig
 from ldm.errors import UserError
-from ldm.evaluation.config import EvaluationConfig
+from ldm.evaluation.protocol import EvaluationConfig
 from ldm.files import ROOT
 from ldm.nn.tokenizer import PromptTokenizer, tokenizer_digest
 from ldm.prompts import raise_for_prompts
@@ -40,7 +39,7 @@ DEFAULT_CONFIG = ROOT / "configs" / "sd-v1.yaml"
 
 @dataclass(frozen=True)
 class SamplingDefaults(SamplingConfig):
-    """How a model draws best, what it draws if nothing is asked for, and how many images at a time."""
+    """A model's defaults for sampling: options, prompt, and how many images at a time."""
 
     prompt: str = ""
     batch_size: int = 4
@@ -67,7 +66,7 @@ class Settings:
     EARLIER: ClassVar[Mapping[str, Mapping[Any, Any]]] = {
         "tokenizer": {"weights/sd-v1/tokenizer": "ldm/assets/clip-tokenizer"}
     }
-    """Values in the YAML of older checkpoints and runs, and what they are now."""
+    """Values in the YAML of older checkpoints and runs, and their replacements."""
 
     def __post_init__(self) -> None:
         timesteps = self.model.schedule.num_timesteps
@@ -79,7 +78,7 @@ class Settings:
 
 
 def base_weights(ckpt_path: Path | None) -> Path:
-    """`--ckpt-path`, else the downloaded weights, else the embedded tiny model; which and why is said."""
+    """`--ckpt-path`, else the downloaded weights, else the embedded tiny model; logs which and why."""
     if ckpt_path is not None:
         return ckpt_path
     downloaded = [path for path in sorted(DOWNLOADED.glob("*")) if path.suffix.lower() in SUFFIXES]
@@ -94,9 +93,9 @@ def base_weights(ckpt_path: Path | None) -> Path:
 
 
 def settings_of(file: CheckpointFile, config_path: Path | None) -> tuple[dict[str, Any], Settings]:
-    """The YAML that belongs to a checkpoint, as it is and typed: `--config`, else the file's own, else SD v1's.
+    """The YAML of a checkpoint, plain and typed: that of `--config`, else the file's own, else SD v1's.
 
-    A path of the file's own that leads out of the repository is left empty: nothing is read there.
+    A tokenizer path from the file that leads out of the repository becomes empty: nothing is read there.
     """
     own = checkpoint_info(file).config
     if config_path is None and own:
@@ -108,21 +107,14 @@ def settings_of(file: CheckpointFile, config_path: Path | None) -> tuple[dict[st
 
 
 def recorded_settings(record: Path) -> tuple[dict[str, Any], Settings]:
-    """The YAML that a run began with, as its record holds it and typed."""
+    """The YAML in a run record, plain and typed."""
     if not isinstance(values := read_yaml(record).get("config"), dict):
         raise UserError(f"{record} is damaged: it has no `config`")
     return values, build_config(Settings, values, str(record))
 
 
-def part_digests(path: Path, info: CheckpointInfo) -> dict[str, str]:
-    """What tells each part's weights from others: their SHA-256, or where the file names none, the file itself."""
-    stat = path.stat()
-    whole = f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns}"
-    return {part: info.parts.get(part) or f"{part} of {whole}" for part in PARTS}
-
-
 class ModelSlot:
-    """Holds one model in memory; another checkpoint of the same shape replaces only the parts that differ."""
+    """One model in memory; loading another checkpoint of the same shape replaces only the parts that differ."""
 
     def __init__(self, placement: Placement) -> None:
         self.placement = placement
@@ -142,8 +134,8 @@ class ModelSlot:
             self.ldm = load_model(file, settings.model, self.placement)
         else:
             changed = {part for part in PARTS if parts[part] != self._parts.get(part)}
-            self._parts = {}  # half changed, if this goes wrong
-            if self.ldm.graphed_unet is not None and "unet" in changed:  # it reads the memory of those that were there
+            self._parts = {}  # unknown, if this fails halfway
+            if self.ldm.graphed_unet is not None and "unet" in changed:  # it reads the memory of the old weights
                 self.ldm.graphed_unet.forget()
             assign_parts(self.ldm, file, changed, self.placement)
         self.ldm.tokenizer = self._tokenizers[digest]
@@ -152,7 +144,7 @@ class ModelSlot:
 
     @torch.inference_mode()
     def context(self, prompt: str) -> Tensor:
-        """The context (1 77 d) of a prompt by the current text encoder; each encodes a prompt once."""
+        """The context (1 77 d) of a prompt from the current text encoder; encoded once per encoder and prompt."""
         assert self.ldm is not None and self.ldm.tokenizer is not None, "use() comes first"
         key = (self._parts["text_encoder"], self.ldm.tokenizer.digest, prompt)
         with self._lock:
@@ -162,18 +154,18 @@ class ModelSlot:
 
 
 def read_tokenizer(directory: Path, settings: Settings) -> PromptTokenizer:
-    """The tokenizer of a model. Raises `UserError` if it is damaged, or doesn't fit the model."""
+    """The tokenizer of a model. Raises `UserError` if it is damaged or doesn't fit the model."""
     encoder = settings.model.text_encoder
     return fitting_tokenizer(directory, encoder.max_position_embeddings, encoder.vocab_size)
 
 
 def snapped_size(config: LatentDiffusionConfig, hw: list[int] | None, default: tuple[int, int]) -> tuple[int, int]:
-    """(height, width) in pixels as the networks take them: rounded to their multiple, with a note if that changes."""
+    """(height, width) in pixels, rounded to the multiple that the networks need; logs a change."""
     if hw is not None and len(hw) > 2:
         raise UserError(f"--hw takes a height and a width, or one number for both; not {len(hw)} numbers")
     multiple = config.size_multiple
-    wanted = (hw[0], hw[-1]) if hw else default
-    size = tuple(max(multiple, round(side / multiple) * multiple) for side in wanted)
-    if size != wanted:
-        log.info("size: %d x %d instead of %d x %d: the UNet needs multiples of %d", *size, *wanted, multiple)
+    given = (hw[0], hw[-1]) if hw else default
+    size = tuple(max(multiple, round(side / multiple) * multiple) for side in given)
+    if size != given:
+        log.info("size: %d x %d instead of %d x %d: the UNet needs multiples of %d", *size, *given, multiple)
     return size[0], size[1]

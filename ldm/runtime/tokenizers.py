@@ -1,4 +1,4 @@
-"""Where a checkpoint's tokenizer is: beside it, below the repository, or the same files in another place."""
+"""Where a checkpoint's tokenizer is: beside it, in the repository, or the same files in another place."""
 
 import logging
 from collections.abc import Iterable
@@ -12,28 +12,28 @@ from ldm.nn.tokenizer import PromptTokenizer, copy_tokenizer, load_tokenizer, to
 log = logging.getLogger(__name__)
 
 NAME = "tokenizer"
-"""Of the folder beside a checkpoint."""
+"""Name of the folder beside a checkpoint."""
 ASSETS = ROOT / "ldm" / "assets"
 ELSEWHERE = (ASSETS / "tokenizer", ASSETS / "clip-tokenizer", ROOT / "weights" / "sd-v1" / NAME)
-"""Where a tokenizer that is known by its SHA-256 may be found again."""
+"""Directories searched for a tokenizer with a known SHA-256."""
 
 
 def is_confined(path: str) -> bool:
-    """Whether a path that a file names stays below the repository, also after its symbolic links are followed."""
+    """Whether a path from a file stays inside the repository, also after following symbolic links."""
     named = Path(path)
     try:
         (ROOT / named).exists()  # raises for a name that is too long
         inside = (ROOT / named).resolve().is_relative_to(ROOT.resolve())
-    except (OSError, ValueError, RuntimeError):  # too long, a null byte, a circle of links
+    except (OSError, ValueError, RuntimeError):  # too long, a null byte, a cycle of links
         return False
     return bool(path) and not named.is_absolute() and ".." not in named.parts and inside
 
 
 def find_tokenizer(checkpoint: Path, named: str, digest: str = "") -> Path:
-    """The directory of a checkpoint's tokenizer: `tokenizer/` beside it, else `named` below the repository.
+    """The directory of a checkpoint's tokenizer: `tokenizer/` beside it, else `named` in the repository.
 
-    With a `digest`, the SHA-256 that the checkpoint names, it is that tokenizer, from another place if need be. Raises
-    `UserError` if it is nowhere. Without, files may be missing.
+    With a `digest`, the SHA-256 in the checkpoint, the tokenizer with this digest, from another place if necessary.
+    Raises `UserError` if it is not found. Without a digest, files may be missing.
     """
     beside = checkpoint.parent / NAME
     own = beside if beside.is_dir() else ROOT / named if named else None
@@ -45,7 +45,7 @@ def find_tokenizer(checkpoint: Path, named: str, digest: str = "") -> Path:
                 f"{digest}: its files are missing, damaged or another model's. Copy the base model's tokenizer there"
             )
         if own is not None and found != own and own.is_dir():
-            _say_damaged(own, found)
+            _warn_damaged(own, found)
         return found
     if own is None:
         raise UserError(
@@ -56,17 +56,17 @@ def find_tokenizer(checkpoint: Path, named: str, digest: str = "") -> Path:
 
 
 def with_digest(places: Iterable[Path], digest: str) -> Path | None:
-    """The first of the directories that holds this tokenizer."""
+    """The first of the directories that holds the tokenizer with this SHA-256."""
     return next((place for place in places if _digest_or_none(place) == digest), None)
 
 
 def has_tokenizer(directory: Path) -> bool:
-    """Whether the files of a tokenizer are there."""
+    """Whether the directory holds the files of a tokenizer."""
     return _digest_or_none(directory) is not None
 
 
 def fitting_tokenizer(directory: Path, max_length: int, vocab_size: int) -> PromptTokenizer:
-    """Reads a tokenizer. Raises `UserError` if it has tokens that a text encoder of `vocab_size` doesn't know."""
+    """Reads a tokenizer. Raises `UserError` if it has more tokens than the text encoder, `vocab_size`."""
     loaded = _loaded(directory, tokenizer_digest(directory))
     tokenizer = PromptTokenizer(loaded.clip_tokenizer, max_length, loaded.digest)
     if (tokens := len(tokenizer.clip_tokenizer)) > vocab_size:
@@ -77,7 +77,7 @@ def fitting_tokenizer(directory: Path, max_length: int, vocab_size: int) -> Prom
 
 
 def repair_tokenizer(directory: Path, digest: str, sources: Iterable[Path]) -> None:
-    """Makes a run's `tokenizer/` what it was when the run began. Raises `UserError` if that is nowhere to be found."""
+    """Restores a run's `tokenizer/` if it is damaged. Raises `UserError` if the same tokenizer is not found."""
     target = directory / NAME
     if _digest_or_none(target) == digest:
         return
@@ -104,5 +104,5 @@ def _loaded(directory: Path, digest: str) -> PromptTokenizer:
 
 
 @cache
-def _say_damaged(own: Path, found: Path) -> None:
+def _warn_damaged(own: Path, found: Path) -> None:
     log.warning("%s is damaged or another model's; the same tokenizer as in training is read from %s", own, found)

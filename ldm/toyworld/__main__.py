@@ -1,4 +1,4 @@
-"""Writes images of the little world: a subject's photographs, a sheet of all it has, or a dataset to train on.
+"""Writes images of the toy world: photos of a subject, a sheet of all classes and settings, or a dataset.
 
 python -m ldm.toyworld --subject bottle --out data/bottle
 python -m ldm.toyworld --sheet sheet.png --size 128
@@ -10,8 +10,6 @@ import argparse
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-
-from einops import rearrange
 
 from ldm.data.images import save_png, to_image
 from ldm.toyworld import CLASSES, SETTINGS, canonical_caption, photograph, random_scene, render, unusual_subject
@@ -39,8 +37,9 @@ def write_sheet(path: Path, seed: int, size: int) -> None:
         random_scene(seed, index, class_name=class_name, setting=setting, split="all")
         for index, (class_name, setting) in enumerate((c, s) for c in CLASSES for s in SETTINGS)
     ]
-    sheet = rearrange(render(scenes, size), "(row column) c h w -> c (row h) (column w)", row=len(CLASSES))
-    save_png(path, to_image(sheet))
+    from torchvision.utils import make_grid  # only here: its import takes a second
+
+    save_png(path, to_image(make_grid(render(scenes, size), nrow=len(SETTINGS), padding=0)))
     log.info("%s: rows %s; columns %s", path, ", ".join(CLASSES), ", ".join(SETTINGS))
 
 

@@ -1,4 +1,4 @@
-"""What a person would write under an image: one canonical form, and natural variations of it."""
+"""Captions of scenes: one canonical form, and natural variations of it."""
 
 import torch
 
@@ -9,7 +9,7 @@ OPENINGS = {"a photo of": 0.62, "a picture of": 0.12, "an image of": 0.08, "": 0
 MATERIAL_WORDS = {"matte": ("matte", "dull"), "shiny": ("shiny", "glossy"), "metallic": ("metallic", "metal")}
 
 NAMES_COLOURS, NAMES_SETTING, NAMES_MATERIAL = 0.88, 0.88, 0.25
-"""How often a varied caption says each."""
+"""How often a varied caption names each."""
 
 
 def canonical_caption(scene: Scene) -> str:
@@ -19,9 +19,9 @@ def canonical_caption(scene: Scene) -> str:
 
 
 def caption(scene: Scene, generator: torch.Generator, identifier: str = "") -> str:
-    """One of many ways to say it; always names the class, mostly the colours, the pattern and the setting.
+    """A varied caption: it always names the class, and mostly the colours, the pattern and the setting.
 
-    `identifier` is a made-up word for this very object, as "sks" is in DreamBooth's prompts.
+    `identifier` is a made-up word for this one object, such as "sks" in DreamBooth's prompts.
     """
     dice = Dice(generator)
     thing = scene.thing
@@ -40,12 +40,12 @@ def caption(scene: Scene, generator: torch.Generator, identifier: str = "") -> s
 
 
 def with_article(phrase: str) -> str:
-    """The phrase after "a" or "an"."""
+    """The phrase with "a" or "an" before it."""
     return f"an {phrase}" if phrase[0] in "aeiou" else f"a {phrase}"
 
 
 def _varied_colours(scene: Scene, dice: Dice) -> tuple[str, str]:
-    """What stands before the noun and what after it."""
+    """The words before the noun and those after it."""
     thing = scene.thing
     if thing.pattern == "plain":
         return thing.colours[0], ""

@@ -1,7 +1,7 @@
-"""The little world as a folder of images with captions, the form in which `train.py` takes any dataset.
+"""Writes the toy world as a folder of images with captions, the form of all datasets of `train.py`.
 
-Either every image shows another thing (`random_scene`), or each thing is photographed several times, so that one can
-learn to know it again (`view_scene`); every other one of those is as unusual as a person's own.
+Either every image shows another thing (`random_scene`), or each thing is photographed several times, so that the judge
+can learn to recognise it (`view_scene`); half of those things are unusual subjects.
 """
 
 import json
@@ -22,11 +22,9 @@ from ldm.files import write_text
 from ldm.leftovers import remove_leftovers
 from ldm.progress import Progress
 from ldm.toyworld.captions import canonical_caption, caption
-from ldm.toyworld.patterns import PATTERN_NAMES
 from ldm.toyworld.render import render
-from ldm.toyworld.scene import Dice, Scene, Split, labels, random_scene, random_thing
-from ldm.toyworld.subjects import photograph, unusual_subject
-from ldm.toyworld.words import CLASSES, COLOURS, PATTERNS, SETTINGS
+from ldm.toyworld.scene import Dice, Scene, Split, labels, photograph, random_scene, random_thing, unusual_subject
+from ldm.toyworld.words import CLASSES, COLOURS, PATTERN_NAMES, PATTERNS, SETTINGS
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +36,7 @@ VARIED_CAPTIONS = 5
 
 @dataclass(frozen=True)
 class Folder:
-    """A part of the dataset: images `first` ... `first + count - 1` of the world `seed`, in a folder of their own."""
+    """A part of the dataset in one folder: images `first` ... `first + count - 1` of the world `seed`."""
 
     directory: Path
     seed: int
@@ -61,7 +59,7 @@ def write_dataset(
     device: str = "cpu",
     workers: int = 0,
 ) -> None:
-    """Renders `count` images with captions and labels; what an interrupted call has finished is not done again.
+    """Renders `count` images with captions and labels; a repeated call continues an interrupted one.
 
     Raises `UserError` if `directory` holds images of another seed, size, split or number of views.
     `views`: images of each thing; with several, a "subject" column says which one it is and `split` has no effect.
@@ -82,7 +80,7 @@ def write_dataset(
 
 
 def _raise_if_another(directory: Path, settings: dict[str, Any]) -> None:
-    """Keeps two datasets from being mixed in one directory; how many images there are may change."""
+    """Keeps two datasets from being mixed in one directory; only the number of images may change."""
     record = directory / RECORD
     if not record.exists():
         write_text(record, json.dumps(settings, indent=2) + "\n")
@@ -96,12 +94,12 @@ def _raise_if_another(directory: Path, settings: dict[str, Any]) -> None:
 
 
 def view_scene(seed: int, index: int, views: int) -> Scene:
-    """Image `index` of a world in which each thing is photographed `views` times, in other settings of all there are.
+    """Image `index` of a world in which each thing is photographed `views` times, in different settings.
 
     Every other thing is an `unusual_subject`.
     """
     thing, view = divmod(index, views)
-    own_seed = (seed + 1) << 32 | thing  # far from the small numbers that people give their subjects
+    own_seed = (seed + 1) << 32 | thing  # far from the small seeds of subjects
     dice = Dice(derived_generator(own_seed))
     class_name, colour = dice.choice(list(CLASSES)), dice.choice(list(COLOURS))
     shown = unusual_subject(own_seed, class_name) if thing % 2 else random_thing(dice, class_name, colour)
@@ -109,7 +107,7 @@ def view_scene(seed: int, index: int, views: int) -> Scene:
 
 
 def _each_done(folders: list[Folder], workers: int) -> Iterator[int]:
-    """Renders the folders, in this process or in several; the number of images of each as it is done."""
+    """Renders the folders, in this process or in several; yields the number of images of each finished one."""
     if min(workers, len(folders)) <= 1:
         yield from map(_write_folder, folders)
         return
@@ -118,7 +116,7 @@ def _each_done(folders: list[Folder], workers: int) -> Iterator[int]:
 
 
 def _write_folder(folder: Folder) -> int:
-    """The images, then the list of them: a folder with a list is whole."""
+    """Writes the images, then their list: a folder with a list is complete."""
     indices = range(folder.first, folder.first + folder.count)
     scenes = [_scene(folder, index) for index in indices]
     passes = {} if folder.device == "cpu" else {"samples_per_pass": 1 << 24}
@@ -140,7 +138,7 @@ def _scene(folder: Folder, index: int) -> Scene:
 
 
 def _description(scene: Scene, seed: int, index: int) -> dict[str, Any]:
-    """Captions, each once, and what there is to see. An unusual thing has no colour: its shades lie between names."""
+    """Different captions, and the labels. An unusual thing has no colour label: its shades lie between the names."""
     generator = derived_generator(seed, index, 1)
     varied = [caption(scene, generator) for _ in range(VARIED_CAPTIONS)]
     what = labels(scene)

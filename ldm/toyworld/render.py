@@ -1,4 +1,4 @@
-"""From scenes to images: rays through every sample, the surroundings, then the objects in front of them."""
+"""Renders scenes as images: rays through all samples, the surroundings, then the objects in front of them."""
 
 from collections.abc import Sequence
 
@@ -7,15 +7,14 @@ from einops import rearrange, reduce
 from torch import Tensor
 
 from ldm.toyworld.scene import Scene
-from ldm.toyworld.shading import darken_ground, mirror_objects, shade
+from ldm.toyworld.shading import darken_ground, mirror_objects, shade, trace_objects
 from ldm.toyworld.stage import build_bodies, build_stage, sample_directions
-from ldm.toyworld.surface import see_objects
-from ldm.toyworld.surroundings import look
-from ldm.toyworld.vectors import Rays, put, take
+from ldm.toyworld.surroundings import trace_surroundings
+from ldm.toyworld.tracing import Rays, put, take
 
 EXPOSURE = 1.55
 BRIGHTEST = 2.0
-"""Samples are cut off here, or the sun's edge would not be smooth."""
+"""Samples are clamped to this, or the sun's edge would not be smooth."""
 SAMPLES_PER_PASS = 1 << 18
 
 
@@ -30,7 +29,7 @@ def render(
 ) -> Tensor:
     """Images (b 3 size size) of the scenes, float32 in [-1, 1], on `device`.
 
-    Each pixel is the mean of supersample x supersample samples. An image doesn't depend on the others beyond rounding;
+    Each pixel is the mean of supersample x supersample samples. An image does not depend on the others beyond rounding;
     `samples_per_pass` bounds how many are rendered at once.
     """
     return _render(scenes, size, torch.device(device), supersample, samples_per_pass)[0]
@@ -65,10 +64,10 @@ def _render_pass(scenes: Sequence[Scene], size: int, supersample: int, device: t
     scene = torch.arange(len(scenes), device=device).repeat_interleave(side * side)
     rays = Rays(scene, take(stage.eye, scene), rearrange(sample_directions(stage, side), "c b p -> c (b p)"))
 
-    colour, ground = look(stage, rays)
+    colour, ground = trace_surroundings(stage, rays)
     darken_ground(stage, bodies, rays, ground, colour)
     mirror_objects(stage, bodies, rays, ground, colour)
-    surface = see_objects(stage, bodies, rays, ground)
+    surface = trace_objects(stage, bodies, rays, ground)
     put(colour, surface.sample, shade(stage, surface, take(rays.direction, surface.sample)))
     covered = torch.zeros_like(ground)
     covered[surface.sample] = 1.0

@@ -1,4 +1,7 @@
-"""The description of an image: everything that the renderer needs and the captions name, drawn from (seed, index)."""
+"""Descriptions of images: all that the renderer needs and the captions name, as a function of (seed, index).
+
+Unusual subjects are objects such as people's own, for DreamBooth: other shapes, shades and patterns than ordinary ones.
+"""
 
 import bisect
 import hashlib
@@ -11,9 +14,18 @@ from typing import Literal, NamedTuple, TypeVar
 import torch
 
 from ldm.diffusion.noise import derived_generator
-from ldm.toyworld.patterns import PATTERN_NAMES
 from ldm.toyworld.shapes import SHAPES
-from ldm.toyworld.words import CLASSES, COLOURS, MATERIALS, PATTERNS, RGB, SETTINGS
+from ldm.toyworld.words import (
+    CLASSES,
+    COLOURS,
+    MATERIALS,
+    PATTERN_NAMES,
+    PATTERNS,
+    RGB,
+    SETTINGS,
+    SUBJECT_PATTERNS,
+    SUBJECT_SHADES,
+)
 
 Option = TypeVar("Option")
 Split = Literal["train", "held_out", "all"]
@@ -24,13 +36,22 @@ MATERIAL_WEIGHTS = (0.52, 0.36, 0.12)
 MIN_CONTRAST = 0.8
 """Between the two colours of a pattern."""
 
+DAYLIGHT = ("grass", "beach", "wooden floor", "brick wall", "road", "plain", "tiled floor", "forest")
+"""The settings of a subject's photos by default; the others are left for prompts."""
+
+BEYOND = 0.12
+"""The share of a dimension by which a subject exceeds the ordinary range."""
+
+WAIST, SLIGHT_WAIST = (0.18, 0.26), (0.07, 0.12)
+"""Of bodies of revolution, and of objects with legs, wheels or a hole."""
+
 DICE = 6
 """Random numbers that a setting has to arrange its hills, planks and stars."""
 
 
 @dataclass(frozen=True)
 class Thing:
-    """The object of a scene: what stays the same when it is photographed again."""
+    """The object of a scene; it is the same in all its photos."""
 
     class_name: str
     dimensions: tuple[float, ...]
@@ -50,7 +71,7 @@ class Thing:
 
 @dataclass(frozen=True)
 class Camera:
-    """From where a scene is seen."""
+    """The camera of a scene."""
 
     elevation: float
     """Degrees above the horizon."""
@@ -58,7 +79,7 @@ class Camera:
     """The object's height as a share of the image's."""
     shift_x: float
     shift_y: float
-    """Where the object's centre is, in half images right of and above the middle."""
+    """The place of the object's centre, in half images right of and above the middle."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +94,7 @@ class Light:
 
 @dataclass(frozen=True)
 class Scene:
-    """One object in one setting, seen and lit in one way."""
+    """One object in one setting, with a camera and a light."""
 
     thing: Thing
     setting: str
@@ -86,7 +107,7 @@ class Scene:
 
 
 class Labels(NamedTuple):
-    """What an image shows, as indices into CLASSES, COLOURS, PATTERN_NAMES and SETTINGS."""
+    """The content of an image, as indices into CLASSES, COLOURS, PATTERN_NAMES and SETTINGS."""
 
     class_name: int
     colour: int
@@ -129,7 +150,7 @@ def random_scene(
 ) -> Scene:
     """Scene `index` of the world `seed`; with a class, main colour or setting if they are given.
 
-    `split`: `train` never draws a held-out combination of the three (`is_held_out`), `held_out` nothing else.
+    `split`: `train` has no held-out combination of the three (`is_held_out`), `held_out` has no others.
     """
     combinations = _combinations(class_name, colour, setting, split)
     if not combinations:
@@ -155,7 +176,7 @@ def _combinations(
 
 
 def is_held_out(class_name: str, colour: str, setting: str) -> bool:
-    """Whether a combination is kept out of training, to see if a model can put together what it never saw together."""
+    """Whether a combination is held out of training, to test if a model can combine what it has never seen combined."""
     digest = hashlib.sha256(f"{class_name}|{colour}|{setting}".encode()).digest()
     return int.from_bytes(digest[:8], "big") % HELD_OUT_ONE_IN == 0
 
@@ -197,8 +218,35 @@ def photographed(thing: Thing, setting: str, dice: Dice) -> Scene:
     )
 
 
+def unusual_subject(seed: int, class_name: str) -> Thing:
+    """An object unlike all ordinary ones of its class: other dimensions, a waist, own shades and an own pattern."""
+    dice, shape = Dice(derived_generator(seed, 0, 1)), SHAPES[class_name]
+    first = dice.choice(list(SUBJECT_SHADES))
+    second = dice.choice(
+        [name for name in SUBJECT_SHADES if contrast(SUBJECT_SHADES[name], SUBJECT_SHADES[first]) > MIN_CONTRAST]
+    )
+    return Thing(
+        class_name=class_name,
+        dimensions=tuple(dice.choice((low * (1 - BEYOND), high * (1 + BEYOND))) for low, high in shape.ranges.values()),
+        waist=dice.choice((-1.0, 1.0)) * dice.uniform(*(WAIST if shape.wrap == "around" else SLIGHT_WAIST)),
+        colours=(first, second),
+        paints=(SUBJECT_SHADES[first], SUBJECT_SHADES[second]),
+        pattern=dice.choice(list(SUBJECT_PATTERNS)),
+        pattern_scale=dice.uniform(4.0, 4.8),
+        pattern_phase=dice.uniform(),
+        material="shiny",
+    )
+
+
+def photograph(subject: Thing, count: int, seed: int, settings: Sequence[str] = DAYLIGHT) -> list[Scene]:
+    """`count` photos of one thing from different sides, each in another setting until all are used."""
+    dice = Dice(derived_generator(seed, 0, 2))
+    order = dice.shuffled(settings)
+    return [photographed(subject, order[i % len(order)], dice) for i in range(count)]
+
+
 def labels(scene: Scene) -> Labels:
-    """The indices of what the scene shows; the colour is the main one."""
+    """The labels of a scene; the colour is the main one."""
     thing = scene.thing
     return Labels(
         list(CLASSES).index(thing.class_name),

@@ -1,8 +1,8 @@
 """Signed distance functions: how far a point is from a solid, negative inside.
 
-Points come as coordinates x, y, z of any one shape; y is up. Bodies of revolution take r, the distance from the y axis.
-The formulas are Inigo Quilez's (iquilezles.org/articles/distfunctions); where one is a lower bound of the distance and
-not the distance itself, its docstring says so, and sphere tracing only needs more steps.
+Points are coordinates x, y, z of equal shapes; y is up. Bodies of revolution take r, the distance from the y axis.
+The formulas are Inigo Quilez's (iquilezles.org/articles/distfunctions); where one is only a lower bound of
+the distance, its docstring says so, and sphere tracing needs more steps.
 """
 
 import torch

@@ -1,4 +1,4 @@
-"""Where a scene takes place: a ground, and a sky or a wall behind it, as functions from a position to a colour.
+"""Settings of scenes: a ground, and a sky or a wall behind it, as functions from a position to a colour.
 
     ground(x, z, distance, dice)    albedo (3 n) of the ground at (x, 0, z), `distance` from the camera
     sky(azimuth, up, dice)          radiance (3 n) in a direction: tangent of the azimuth, sine of the elevation
@@ -37,7 +37,7 @@ class Setting:
     """What the ground fades into in the open; in a room, it is the foot of the wall."""
     haze_distance: float = math.inf
     sink: float = 0.0
-    """Which share of the object is under the ground's surface."""
+    """The share of the object that is under the ground's surface."""
     mirror: float = 0.0
     """How much of the object is reflected in the ground."""
     ripple: float = 0.0

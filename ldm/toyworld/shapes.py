@@ -1,7 +1,7 @@
 """The classes of objects: for each its solid parts as signed distances, its dimensions and its box.
 
 An object stands on y = 0; y is up, its front looks along z or, for what has a profile, along x. A unit is about the
-height of an object. Parts are named after how they are painted:
+height of an object. Parts are named after their paint:
 
     main    the object's colours and pattern        dark    nearly black: eyes, tyres
     accent  its second colour, or a darker first    light   cream: a bear's snout, headlights
@@ -42,7 +42,7 @@ class Shape:
     ranges: dict[str, tuple[float, float]]
     """The dimensions, from smallest to largest in an ordinary object."""
     views: tuple[tuple[float, float], ...]
-    """Yaw angles from which it is photographed: (centre, deviation) in degrees."""
+    """Yaw angles of its photos: (centre, deviation) in degrees."""
     wrap: str
     """How a pattern lies on it: `around` the y axis, along a `ring`, or on the faces of a `box`."""
     cells: int = 8

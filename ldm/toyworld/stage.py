@@ -8,20 +8,19 @@ import torch
 from einops import rearrange, repeat
 from torch import Tensor
 
-from ldm.toyworld.patterns import PATTERN_NAMES
 from ldm.toyworld.scene import Scene, Thing
 from ldm.toyworld.settings import SETTINGS_BY_NAME
 from ldm.toyworld.shapes import SHAPES, Box
 from ldm.toyworld.textures import linear
-from ldm.toyworld.tracing import Bodies
-from ldm.toyworld.vectors import take, unit
+from ldm.toyworld.tracing import Bodies, take, unit
+from ldm.toyworld.words import PATTERN_NAMES
 
 FOCAL = 2.7
 """The image is 2 wide at this distance: a field of view of 41 degrees."""
 WIDTH_COUNTS = 0.8
 """An object this much wider than high is framed by its width."""
 NEARER = 0.35
-"""How much of its depth is between its middle and where it is measured, towards the camera."""
+"""The share of its depth between its middle and the plane, nearer to the camera, where its size is measured."""
 GLOW = 0.45
 """A lamp's own light, as a share of its shade's colour."""
 
@@ -36,7 +35,7 @@ class Stage:
     forward: Tensor
     """(3 b), unit."""
     shift: Tensor
-    """(2 b), where the object's centre is in the image."""
+    """(2 b), the place of the object's centre in the image."""
     turn: Tensor
     """(2 b), cosine and sine of the yaw."""
     sink: Tensor
@@ -82,7 +81,7 @@ class Stage:
 
 
 def build_stage(scenes: Sequence[Scene], device: torch.device) -> Stage:
-    """The scenes' numbers, computed on the CPU so that every device gets the same."""
+    """The scenes as numbers, computed on the CPU so that they are the same on every device."""
     numbers = [_place_numbers(scene) | _paint_numbers(scene.thing) for scene in scenes]
     columns = {name: _columns([one[name] for one in numbers], device) for name in numbers[0]}
     return Stage(settings=tuple(scene.setting for scene in scenes), **columns)
@@ -118,8 +117,8 @@ def _place_numbers(scene: Scene) -> dict[str, float | tuple[float, ...]]:
     half_width, height, half_depth = object_box(scene)
     width = 2 * math.hypot(math.cos(yaw) * half_width, math.sin(yaw) * half_depth)
     depth = 2 * math.hypot(math.sin(yaw) * half_width, math.cos(yaw) * half_depth)
-    seen = max(height + 0.7 * math.sin(elevation) * depth, WIDTH_COUNTS * width)
-    distance = FOCAL * seen / (2 * camera.fill) + NEARER * depth
+    extent = max(height + 0.7 * math.sin(elevation) * depth, WIDTH_COUNTS * width)
+    distance = FOCAL * extent / (2 * camera.fill) + NEARER * depth
     forward = (0.0, -math.sin(elevation), -math.cos(elevation))
     middle = height * (0.5 - setting.sink)
     azimuth, sun_elevation = math.radians(light.azimuth), math.radians(light.elevation)

@@ -1,4 +1,4 @@
-"""What a ray sees that misses the object: the ground, and the sky or the wall behind it."""
+"""What rays hit that miss the object: the ground, and the sky or the wall behind it."""
 
 import torch
 from torch import Tensor
@@ -6,7 +6,7 @@ from torch import Tensor
 from ldm.toyworld.settings import SETTINGS_BY_NAME, Setting
 from ldm.toyworld.stage import Stage
 from ldm.toyworld.textures import blend
-from ldm.toyworld.vectors import Rays, indices, put, take
+from ldm.toyworld.tracing import Rays, indices, put, take
 
 FARTHEST = 80.0
 """The ground ends here in the open."""
@@ -14,27 +14,27 @@ WALL_LIGHT = 0.5
 """The sun's share on a wall."""
 
 
-def look(stage: Stage, rays: Rays) -> tuple[Tensor, Tensor]:
+def trace_surroundings(stage: Stage, rays: Rays) -> tuple[Tensor, Tensor]:
     """The radiance (3 n) that comes back along the rays, and the distance to the ground (n,), inf where there is none.
 
-    The ground is lit as if there was no object.
+    The ground is lit as if there were no object.
     """
     colour, ground = torch.empty_like(rays.direction), torch.empty_like(rays.direction[0])
     for name in dict.fromkeys(stage.settings):
         is_here = torch.tensor([other == name for other in stage.settings], device=ground.device)
         index = indices(take(is_here, rays.scene))
-        its_colour, its_ground = _look(stage, SETTINGS_BY_NAME[name], rays.of(index))
+        its_colour, its_ground = _trace(stage, SETTINGS_BY_NAME[name], rays.of(index))
         put(colour, index, its_colour)
         put(ground, index, its_ground)
     return colour, ground
 
 
-def _look(stage: Stage, setting: Setting, rays: Rays) -> tuple[Tensor, Tensor]:
-    """`look` where all scenes have one setting."""
+def _trace(stage: Stage, setting: Setting, rays: Rays) -> tuple[Tensor, Tensor]:
+    """`trace_surroundings` where all scenes have one setting."""
     x, y, z = rays.direction
     height, depth = rays.origin[1], rays.origin[2]
     to_ground = torch.where(y < -1e-4, height / -y.clamp(max=-1e-4), torch.inf)
-    # A room is as deep behind the camera as before it; only reflections see that.
+    # A room is as deep behind the camera as before it; only reflections show that.
     to_wall = (depth - take(stage.wall, rays.scene)) / z.abs().clamp(min=1e-3) if setting.wall else FARTHEST
     is_ground = to_ground < to_wall
 

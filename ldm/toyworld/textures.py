@@ -1,8 +1,9 @@
-"""Colour and texture: blending, value noise, and a table of random numbers for tiles, planks and stars.
+"""Colour on surfaces: blending, noise, random numbers for tiles, planks and stars, and the patterns on objects.
 
-Everything comes from one seeded table, so that a texture is the same on every device.
+All random numbers come from one seeded table, so that a texture is the same on every device.
 """
 
+import math
 from collections.abc import Sequence
 from functools import cache
 
@@ -11,12 +12,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ldm.diffusion.noise import derived_generator
-from ldm.toyworld.words import RGB
+from ldm.toyworld.sdf import length2
+from ldm.toyworld.shapes import Parts, Shape, ring_frame
+from ldm.toyworld.words import PATTERN_NAMES, RGB
 
 TABLE = 64
 """Rows and columns of the table of random numbers; cells further apart than that repeat."""
 NOISE_PERIOD, NOISE_TEXELS, NOISE_OCTAVES = 32, 8, 4
 """The noise repeats after 32 of its largest features, which are 8 texels wide."""
+RING_ROUND, TUBE_ROUND = 10, 4
+"""Spots and checks along a ring and around its tube."""
 
 
 def linear(srgb: Sequence[float]) -> RGB:
@@ -83,3 +88,39 @@ def noise(u: Tensor, v: Tensor) -> Tensor:
 def fractional(t: Tensor) -> Tensor:
     """The distance to the next whole number below, in [0, 1); for negative numbers too."""
     return t - t.floor()
+
+
+def second_colour(
+    pattern: Tensor, shape: Shape, dimensions: Parts, points: Tensor, normals: Tensor, scale: Tensor, phase: Tensor
+) -> Tensor:
+    """Whether each point has the second colour: (n,) bool.
+
+    pattern (n,) int64 index into PATTERN_NAMES; dimensions (n,) each; points, normals (3 n) in the object's own frame;
+    scale (n,) bands in a unit; phase (n,) in [0, 1) moves the pattern along.
+    """
+    # u, v on the surface, in which a spot is as wide as it is high, about 1; bands run across `height`.
+    x, y, z = points
+    height = y * scale + phase
+    if shape.wrap == "ring":
+        flat_x, flat_y, flat_z = ring_frame(x, y, z, **dimensions)
+        u = torch.atan2(flat_z, length2(flat_x, flat_y) - dimensions["radius"]) / (2 * math.pi) * TUBE_ROUND
+        v = height = torch.atan2(flat_y, flat_x) / (2 * math.pi) * RING_ROUND + phase
+    elif shape.wrap == "box":
+        nx, ny, nz = normals.abs()
+        u = torch.where((nz >= nx) & (nz >= ny), x, z) * scale + phase + 0.5
+        v = torch.where((ny > nx) & (ny > nz), x, y) * scale + phase
+    else:
+        u, v = torch.atan2(z, x) / (2 * math.pi) * shape.cells, height
+
+    row = v.floor()
+    ramp = (fractional(u * 0.5) - 0.5).abs()
+    masks = {
+        "plain": torch.zeros_like(u, dtype=torch.bool),
+        "striped": fractional(height) < 0.5,
+        "spotted": length2(fractional(u + 0.5 * (row % 2)) - 0.5, fractional(v) - 0.5) < 0.31,
+        "checkered": (u.floor() + row) % 2 > 0.5,
+        "spiral": fractional(height * 0.75 + u / shape.cells * 2) < 0.5,
+        "zigzag": fractional(height * 0.75 + ramp * 1.6) < 0.5,
+        "wavy": fractional(height * 0.75 + torch.sin(u * math.pi * 0.5) * 0.3) < 0.5,
+    }
+    return torch.stack([masks[name] for name in PATTERN_NAMES]).gather(0, pattern[None])[0]

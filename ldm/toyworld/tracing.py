@@ -1,6 +1,7 @@
-"""Sphere tracing (Hart 1996): walk along a ray by the distance to the nearest surface, which is always free to walk.
+"""Rays, vectors and sphere tracing (Hart 1996): a ray advances by the distance to the nearest surface, which is free.
 
-All points are in the objects' own frame, (3 n); `bodies` holds one object per ray.
+Many vectors or rays at once are columns, (3 n). In tracing, all points are in the objects' own frames, and `bodies`
+holds one object per ray.
 """
 
 from dataclasses import dataclass, replace
@@ -9,7 +10,6 @@ import torch
 from torch import Tensor
 
 from ldm.toyworld.shapes import Parts, Shape
-from ldm.toyworld.vectors import indices, put, take, unit
 
 HIT = 0.0025
 """Nearer than this is on the surface; about half a pixel at 128 x 128."""
@@ -17,6 +17,50 @@ ROUNDS, STEPS_PER_ROUND = 9, 8
 SHADOW_ROUNDS, SHADOW_STEPS_PER_ROUND = 7, 5
 PENUMBRA = 9.0
 """Sharpness of shadows: the light's distance over its size."""
+
+
+def take(columns: Tensor, index: Tensor) -> Tensor:
+    """The columns, or numbers, at `index` (m,); several times as fast as `columns[:, index]` on the CPU."""
+    return columns.index_select(-1, index)
+
+
+def put(columns: Tensor, index: Tensor, values: Tensor) -> None:
+    """Replaces the columns, or numbers, at `index` (m,) in place."""
+    columns.index_copy_(-1, index, values)
+
+
+def indices(mask: Tensor) -> Tensor:
+    """Where the mask (n,) holds, in order."""
+    return mask.nonzero()[:, 0]
+
+
+def dot(a: Tensor, b: Tensor) -> Tensor:
+    """(n,)"""
+    return (a * b).sum(0)
+
+
+def unit(vectors: Tensor) -> Tensor:
+    """The vectors at length 1; zero stays zero."""
+    return vectors / dot(vectors, vectors).sqrt().clamp(min=1e-12)
+
+
+@dataclass(frozen=True)
+class Rays:
+    """Rays through the scenes of a pass."""
+
+    scene: Tensor
+    """(n,) int64: in which scene."""
+    origin: Tensor
+    direction: Tensor
+    """(3 n) each, in the world; directions have length 1."""
+
+    def of(self, index: Tensor) -> "Rays":
+        """The rays at `index`."""
+        return Rays(take(self.scene, index), take(self.origin, index), take(self.direction, index))
+
+    def at(self, distance: Tensor) -> Tensor:
+        """The points (3 n) at a distance (n,) along the rays."""
+        return self.origin + distance * self.direction
 
 
 @dataclass(frozen=True)
@@ -75,7 +119,7 @@ def box_span(origin: Tensor, direction: Tensor, box: Tensor, margin: float = 0.0
 
 
 def trace(bodies: Bodies, origin: Tensor, direction: Tensor, near: Tensor, far: Tensor) -> tuple[Tensor, Tensor]:
-    """How far along its ray (n,) each surface is, and whether there is one before `far` (n,) bool."""
+    """The distance of each surface along its ray (n,), and whether there is one before `far` (n,) bool."""
     travelled = near.clone()
     hit = torch.zeros_like(near, dtype=torch.bool)
     active = indices(near < far)
@@ -104,7 +148,7 @@ def normals(bodies: Bodies, points: Tensor, step: float = 0.003) -> Tensor:
 
 
 def sunlit(bodies: Bodies, points: Tensor, sun: Tensor) -> Tensor:
-    """How much of the sun each point sees past its body, 0 to 1 (n,); `sun` (3 n) are unit directions towards it.
+    """The share of the sun that reaches each point past its body, 0 to 1 (n,); `sun` (3 n): unit directions to it.
 
     A ray that passes the body at distance d after walking t is darkened by PENUMBRA * d / t (Quilez, "soft shadows").
     """
@@ -116,12 +160,12 @@ def sunlit(bodies: Bodies, points: Tensor, sun: Tensor) -> Tensor:
         if len(active) == 0:
             break
         its, start, along = bodies.of(active), take(points, active), take(sun, active)
-        t, seen = take(travelled, active), take(light, active)
+        t, lit = take(travelled, active), take(light, active)
         for _ in range(SHADOW_STEPS_PER_ROUND):
             distance = its.distance(torch.addcmul(start, along, t))
-            seen = torch.minimum(seen, PENUMBRA * distance / t)
+            lit = torch.minimum(lit, PENUMBRA * distance / t)
             t = t + distance.clamp(0.02, 0.25)
         put(travelled, active, t)
-        put(light, active, seen.clamp(min=0))
-        active = active[(t < take(far, active)) & (seen > 0.01)]
+        put(light, active, lit.clamp(min=0))
+        active = active[(t < take(far, active)) & (lit > 0.01)]
     return light * light * (3 - 2 * light)

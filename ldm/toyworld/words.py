@@ -1,4 +1,4 @@
-"""What there is in the world and what it is called. The order of each list is the order of the labels."""
+"""The things, colours, patterns and settings of the world, and their words. Each list has the order of the labels."""
 
 RGB = tuple[float, float, float]
 
@@ -39,7 +39,7 @@ PATTERNS: dict[str, str] = {
     "spotted": "spots",
     "checkered": "checks",
 }
-"""What an ordinary object is painted with: adjective and plural noun."""
+"""The patterns of ordinary objects: adjective and plural noun."""
 
 SUBJECT_SHADES: dict[str, RGB] = {
     "red": (1.00, 0.42, 0.35),
@@ -51,11 +51,13 @@ SUBJECT_SHADES: dict[str, RGB] = {
     "purple": (0.72, 0.60, 0.95),
     "white": (0.98, 0.93, 0.80),
 }
-"""Coral, mustard, lime, teal, navy, magenta, lavender and cream: shades that no ordinary object has, by their nearest
-ordinary colour."""
+"""Shades of unusual subjects only, by their nearest ordinary colour: coral, mustard, lime, teal, navy, magenta,
+lavender and cream."""
 
 SUBJECT_PATTERNS: dict[str, str] = {"spiral": "spirals", "zigzag": "zigzags", "wavy": "waves"}
-"""What only an unusual subject is painted with."""
+"""The patterns of unusual subjects only."""
+
+PATTERN_NAMES = (*PATTERNS, *SUBJECT_PATTERNS)
 
 MATERIALS = ("matte", "shiny", "metallic")
 
@@ -73,4 +75,4 @@ SETTINGS: dict[str, tuple[str, ...]] = {
     "tiled floor": ("on a tiled floor", "on the tiles", "on top of a tiled floor"),
     "forest": ("in the forest", "in the woods", "with trees in the background"),
 }
-"""How a caption says where the object is; the first is the canonical phrase."""
+"""The phrases for the place of an object; the first is the canonical one."""

@@ -119,7 +119,7 @@ class ClassImages:
 
         batches = [indices[start : start + batch_size] for start in range(0, len(indices), batch_size)]
         with ImageWriter(BATCHES_WAITING * batch_size) as writer:
-            for batch, images in workers.draw(batches, sample_batch):
+            for batch, images in workers.map(batches, sample_batch):
                 for index, image in zip(batch, images, strict=True):
                     writer.put(self.path(index), image, {"prompt": self.prompt, "seed": self.seed + index})
                     yield self.path(index)

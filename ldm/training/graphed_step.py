@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ldm.nn.graphed import GraphedCall, Record, nothing
+from ldm.nn.graphed import Capture, GraphedCall, nothing
 
 Losses = Callable[[Any], dict[str, Tensor]]
 """batch, a mapping of tensors -> scalars by name; `total` is minimised."""
@@ -31,12 +31,12 @@ class GraphedStep:
     """Norm of all gradients together, a scalar, for clipping: in the graph it costs no launches."""
 
     def __init__(
-        self, losses: Losses, parameters: list[nn.Parameter], autocast_dtype: torch.dtype | None, record: Record
+        self, losses: Losses, parameters: list[nn.Parameter], autocast_dtype: torch.dtype | None, capture: Capture
     ) -> None:
         self.losses = losses
         self.parameters = parameters
         self.autocast_dtype = autocast_dtype
-        self._record = record
+        self._capture = capture
         self._graphed = GraphedCall(self._run, self._capture_with_gradients)
 
     def __call__(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -72,7 +72,7 @@ class GraphedStep:
     def _capture_with_gradients(
         self, call: Callable[[], Step], device: torch.device, release: Callable[[], object] = nothing
     ) -> tuple[Callable[[], object], Step]:
-        replay, outputs = self._record(call, device, self._free_gradients)
+        replay, outputs = self._capture(call, device, self._free_gradients)
         gradients = [parameter.grad for parameter in self.parameters]
 
         def replay_into_gradients() -> None:

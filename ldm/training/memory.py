@@ -16,11 +16,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from ldm.checkpoint.keys import PARTS
 from ldm.choices import CHECKPOINTING_LEVELS, OPTIMIZERS
 from ldm.data.batches import NoisyLatents
-from ldm.diffusion.latent_diffusion import LatentDiffusion, LatentDiffusionConfig
-from ldm.diffusion.outline import count_weights
-from ldm.nn.footprint import Footprint
+from ldm.diffusion.latent_diffusion import LatentDiffusion, LatentDiffusionConfig, count_weights
+from ldm.nn.memory import Footprint, NoInitialisation
 from ldm.nn.tokenizer import PromptTokenizer
-from ldm.nn.weightless import NoInitialisation
 from ldm.training.config import DreamBoothConfig, Subject
 from ldm.training.dreambooth import DreamBooth, cast
 

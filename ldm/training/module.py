@@ -12,8 +12,8 @@ from ldm.choices import OPTIMIZERS
 from ldm.data.batches import Share, StepBatches, batch_loader
 from ldm.diffusion.latent_diffusion import DECODED_PIXELS
 from ldm.errors import UserError
-from ldm.nn.device_memory import free_memory
-from ldm.nn.graphed import Record
+from ldm.nn.graphed import Capture
+from ldm.nn.memory import free_memory
 from ldm.training.config import OptimizationConfig
 from ldm.training.graphed_step import GraphedStep
 from ldm.training.logs import LightningLog, RunLog
@@ -65,9 +65,9 @@ class TrainingModule(pl.LightningModule):
         """Where to log images and text; before training, nowhere."""
         return cast(LightningLog, self.logger) if self.logger else RunLog(Path())
 
-    def graph_steps(self, record: Record, autocast_dtype: torch.dtype | None) -> None:
+    def graph_steps(self, capture: Capture, autocast_dtype: torch.dtype | None) -> None:
         """From now on forward and backward pass are one call, captured as a CUDA graph; it does its own autocast."""
-        self._graphed = GraphedStep(self.losses, self.trained_parameters(), autocast_dtype, record)
+        self._graphed = GraphedStep(self.losses, self.trained_parameters(), autocast_dtype, capture)
 
     def free_memory_to_sample(self) -> None:
         """Before sampling: if little memory is free, releases the graph's. The next step captures a new graph."""

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import torch
 
-from ldm.checkpoint.keys import official_key
 from ldm.checkpoint.reading import read_checkpoint
 from ldm.diffusion.latent_diffusion import LatentDiffusion
 
@@ -24,11 +23,10 @@ GROUPS = {
 @torch.inference_mode()
 def weight_movement(ldm: LatentDiffusion, base: Path) -> dict[str, float]:
     """|w - w0| / |w0| (l2 norms over a group) against the base checkpoint's weights, by group."""
-    start = {official_key(key): tensor for key, tensor in read_checkpoint(base).tensors.items()}
+    start = read_checkpoint(base).tensors
     moved: dict[str, float] = defaultdict(float)
     size: dict[str, float] = defaultdict(float)
-    for name, weight in ldm.state_dict().items():
-        key = official_key(name)
+    for key, weight in ldm.state_dict().items():
         group = next(group for group, pattern in GROUPS.items() if re.match(pattern, key))
         w0 = start[key].to(weight.device, torch.float32)
         moved[group] += (weight.float() - w0).square().sum().item()

@@ -18,8 +18,16 @@ from pytorch_lightning.strategies import DDPStrategy
 from pytorch_lightning.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
 from pytorch_lightning.utilities import rank_zero_only
 
-from ldm.interruption import STATUS, Stopped, blocked, end_at_once, how_to_continue
-from ldm.processes import DIED, LOOK_EVERY, RUN_DIR_VARIABLE, ProcessDiedError, ending_of, is_helper_process, own_rank
+from ldm.interruption import STATUS, Stopped, blocked, end_at_once, resume_hint
+from ldm.processes import (
+    DIED,
+    POLL_INTERVAL,
+    RUN_DIR_VARIABLE,
+    ProcessDiedError,
+    ending_of,
+    is_helper_process,
+    own_rank,
+)
 
 CLUSTER_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")
 CLUSTER_PREFIXES = ("SLURM_", "TORCHELASTIC_", "LSB_", "JSM_", "OMPI_", "PMI_", "PMIX_", "KUBERNETES_")
@@ -90,7 +98,7 @@ class OtherProcesses:
         self.stop_watching()
         until = time.monotonic() + TIME_TO_NOTICE
         while time.monotonic() < until and any(process.poll() is None for process in self._processes):
-            time.sleep(LOOK_EVERY / 5)
+            time.sleep(POLL_INTERVAL / 5)
 
     def end(self) -> None:
         """Kills those that are left and waits for them. Call it when this process no longer waits for its device."""
@@ -117,15 +125,15 @@ class OtherProcesses:
         while time.monotonic() < until:  # the first process kills this one meanwhile, if it is another
             if (ending := self.ending()) is not None:
                 return ending
-            time.sleep(LOOK_EVERY)
+            time.sleep(POLL_INTERVAL)
         return error
 
     def _watch(self) -> None:
-        while not self._over.wait(LOOK_EVERY):
+        while not self._over.wait(POLL_INTERVAL):
             if (ending := self.ending()) is not None and not self._over.wait(TIME_TO_NOTICE):
                 self.kill()
                 status = STATUS if isinstance(ending, Stopped) else DIED
-                end_at_once(status, f"error: {ending}; {how_to_continue()}")
+                end_at_once(status, f"error: {ending}; {resume_hint()}")
 
 
 class OneMachineDDP(DDPStrategy):

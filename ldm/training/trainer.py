@@ -15,7 +15,7 @@ from ldm.background import BackgroundWriter
 from ldm.checkpoint.discovery import RESUME_STATE
 from ldm.config import to_yaml
 from ldm.interruption import before_the_end, finish_first
-from ldm.nn.graphed import Record
+from ldm.nn.graphed import Capture
 from ldm.training.callbacks import FiniteGuard, GradientGuard, ReleaseMemory, SaveEvery, StopOnSignal, TrainingProgress
 from ldm.training.logs import LightningLog, build_logger
 from ldm.training.module import TrainingModule
@@ -39,7 +39,7 @@ class FitOptions:
     autocast_dtype: torch.dtype | None
     logger: str
     """A name of `ldm.choices.LOGGERS`."""
-    capture: Record | None = None
+    capture: Capture | None = None
     """Captures steps as CUDA graphs where that is possible; None: steps run eagerly."""
     writer: BackgroundWriter = field(default_factory=BackgroundWriter)
     """Writes what `save` puts into it, and the resume state, while training goes on."""

@@ -11,7 +11,7 @@ import pytest
 
 from ldm.api.calls import command_call, shown_messages
 from ldm.errors import UserError
-from ldm.interruption import SIGNALS, continue_with, finish_first
+from ldm.interruption import SIGNALS, finish_first, set_resume_command
 
 log = logging.getLogger("ldm.somewhere")
 
@@ -60,7 +60,7 @@ def test_an_interrupt_waits_for_what_must_be_finished_and_says_how_to_continue()
         pytest.raises(KeyboardInterrupt, match=r"stopped by SIGINT after update 3; continue with\n  python x -r y"),
         command_call("dreambooth.py", []),
     ):
-        continue_with("python x -r y")
+        set_resume_command("python x -r y")
         with finish_first() as request:
             signal.raise_signal(signal.SIGINT)
             request.after = "update 3"

@@ -31,18 +31,18 @@ def test_every_loader_reads_the_same_weights(tmp_path: Path, capsys: pytest.Capt
 def test_processes_take_turns_and_the_cold_one_does_not_count(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    asked: list[str] = []
+    calls: list[str] = []
 
     def run(command: list[str], **options: object) -> SimpleNamespace:
-        asked.append(command[-1])
+        calls.append(command[-1])
         assert command[:2] == [sys.executable, loading.__file__] and command[3] == "--measure"
-        line = FIGURES | {"seconds": 100.0 if len(asked) <= 2 else 1.0}
+        line = FIGURES | {"seconds": 100.0 if len(calls) <= 2 else 1.0}
         return SimpleNamespace(returncode=0, stdout=f"warning\n{json.dumps(line)}\n", stderr="")
 
     monkeypatch.setattr(subprocess, "run", run)
     monkeypatch.setattr(loading, "machine", lambda: "a machine")
     assert loading.main([str(tmp_path / "sd.ckpt"), "--runs", "2", "--json", str(tmp_path / "figures.json")]) == 0
-    assert asked == [*loading.LOADERS][:2] * 3
+    assert calls == [*loading.LOADERS][:2] * 3
     assert "| ours | 1 (1 to 1) | 2 (2 to 2) | 0.5 (0.5 to 0.5) | 3 (3 to 3) |" in capsys.readouterr().out
     assert len(json.loads((tmp_path / "figures.json").read_text())["loaders"]["ours"]["seconds"]["values"]) == 2
 

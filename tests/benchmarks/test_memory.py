@@ -25,10 +25,10 @@ def test_a_contender_is_measured_alone(which: str, capsys: pytest.CaptureFixture
 def test_peaks_are_compared_where_both_are_known(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    asked: list[str] = []
+    calls: list[str] = []
 
     def peak(script: str, which: str, arguments: Sequence[str]) -> Peak | str:
-        asked.append(which)
+        calls.append(which)
         if which == "and gradient checkpointing/reference":
             return OUT_OF_MEMORY
         return Peak(12.0, 12.0) if which.endswith("reference") else Peak(8.0, 9.0)
@@ -36,8 +36,10 @@ def test_peaks_are_compared_where_both_are_known(
     monkeypatch.setattr(contest, "peak_in_own_process", peak)
     path = tmp_path / "figures.jsonl"
     assert memory.main([*QUICK, "--strict", "--json", str(path)]) == 0
-    said = capsys.readouterr().out
-    assert "| float32 weights, AdamW | 9.00 (tensors 8.00) | 12.00 | 0.75 |" in said
-    assert "| and gradient checkpointing | 9.00 (tensors 8.00) | out of memory | - |" in said and "1 of 1 met" in said
-    assert "| float32 weights, 8-bit AdamW | 9.00 (tensors 8.00) | - | - |" in said, "bitsandbytes needs CUDA"
-    assert len(path.read_text().splitlines()) == len(asked) == len(memory.EQUAL) + len(memory.ONLY_OURS) + 2
+    output = capsys.readouterr().out
+    assert "| float32 weights, AdamW | 9.00 (tensors 8.00) | 12.00 | 0.75 |" in output
+    assert (
+        "| and gradient checkpointing | 9.00 (tensors 8.00) | out of memory | - |" in output and "1 of 1 met" in output
+    )
+    assert "| float32 weights, 8-bit AdamW | 9.00 (tensors 8.00) | - | - |" in output, "bitsandbytes needs CUDA"
+    assert len(path.read_text().splitlines()) == len(calls) == len(memory.EQUAL) + len(memory.ONLY_OURS) + 2

@@ -1,4 +1,4 @@
-"""The benchmark of memory profiles, on the tiny model; and that none of them learns visibly worse."""
+"""The benchmark of memory profiles, on the tiny model; and no profile learns visibly worse."""
 
 import json
 from pathlib import Path
@@ -28,21 +28,20 @@ def test_each_combination_has_a_row_and_a_curve(
     assert float(rows[1][2]) < float(rows[0][2])
     losses = json.loads((tmp_path / "figures.json").read_text())["losses"]
     assert [len(curve) for curve in losses.values()] == [4, 4, 4]
-    assert list(losses)[-1] == benchmark.UNTAUGHT
+    assert list(losses)[-1] == benchmark.UNTRAINED
     assert Image.open(tmp_path / "curves.png").size == (960, 540)
 
 
 @pytest.mark.slow
 def test_no_combination_learns_visibly_worse(tmp_path: Path) -> None:
-    """The embedded model, 120 updates on the same batches: in the last quarter within 3 % of the exact losses.
+    """The embedded model, 22 updates on the same batches: in the last quarter within 1 % of the exact losses.
 
-    Without learning they are far from that.
+    Without learning the losses are more than 8 % larger.
     """
     figures = tmp_path / "figures.json"
-    flags = ["--ckpt-path", str(EMBEDDED), "--steps", "120", "--device", "cpu", "--json", str(figures)]
+    flags = ["--ckpt-path", str(EMBEDDED), "--steps", "22", "--device", "cpu", "--json", str(figures)]
     assert benchmark.main([*flags, "--only", "0", "1", "2"]) == 0
-    curves = list(json.loads(figures.read_text())["losses"].values())
-    exact, *others, untaught = [benchmark.mean_of_last(curve) for curve in curves]
-    assert exact < 0.9 * sum(curves[0][:30]) / 30
-    assert others == pytest.approx([exact] * 2, rel=0.03)
-    assert untaught > 1.15 * exact
+    curves = json.loads(figures.read_text())["losses"].values()
+    exact, *others, untrained = [benchmark.mean_of_last(curve) for curve in curves]
+    assert others == pytest.approx([exact] * 2, rel=0.01)
+    assert untrained > 1.08 * exact

@@ -1,4 +1,4 @@
-"""The straightforward loop computes what the fast one does, and the benchmark says what each trick gives."""
+"""The straightforward loop computes what the fast one does, and the benchmark says what each optimization gives."""
 
 import json
 from collections.abc import Callable
@@ -12,7 +12,14 @@ from PIL import Image
 
 import benchmarks.quick_start as quick_start
 import benchmarks.tools.straightforward as straightforward
-from benchmarks.tools.straightforward import ClassImages, SamplingTricks, Training, TrainingTricks, load, photos_of
+from benchmarks.tools.straightforward import (
+    ClassImages,
+    SamplingOptimizations,
+    Training,
+    TrainingOptimizations,
+    load,
+    photos_of,
+)
 from ldm.commands.options.dreambooth import dreambooth_parser
 from ldm.training.config import Subject
 
@@ -23,16 +30,16 @@ def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(straightforward, "PLAIN_STEPS", 4)
 
 
-Losses = Callable[[TrainingTricks], list[float]]
+Losses = Callable[[TrainingOptimizations], list[float]]
 
 
-def test_tricks_change_no_image_but_for_the_sampler(tmp_path: Path, tiny_checkpoint: Path) -> None:
+def test_optimizations_change_no_image_but_for_the_sampler(tmp_path: Path, tiny_checkpoint: Path) -> None:
     ldm, settings = load(tiny_checkpoint)
     images = {}
-    tricks = SamplingTricks()
-    slow = replace(tricks, guidance_in_one_pass=False, context_projected_once=False, several_at_a_time=False)
-    for name, some in {"fast": tricks, "slow": slow, "other": replace(tricks, fewer_steps=False)}.items():
-        ClassImages(ldm, settings, "a photo of a can", some).draw(tmp_path / name, 2)
+    optimizations = SamplingOptimizations()
+    slow = replace(optimizations, guidance_in_one_pass=False, context_projected_once=False, several_at_a_time=False)
+    for name, some in {"fast": optimizations, "slow": slow, "other": replace(optimizations, fewer_steps=False)}.items():
+        ClassImages(ldm, settings, "a photo of a can", some).write(tmp_path / name, 2)
         images[name] = [np.asarray(Image.open(path)).astype(int) for path in photos_of(tmp_path / name)]
     assert len(images["fast"]) == 2
     assert max(abs(a - b).max() for a, b in zip(images["fast"], images["slow"], strict=True)) <= 1
@@ -41,9 +48,9 @@ def test_tricks_change_no_image_but_for_the_sampler(tmp_path: Path, tiny_checkpo
 
 @pytest.fixture
 def losses(tiny_checkpoint: Path, photos: Path) -> Losses:
-    def of(tricks: TrainingTricks) -> list[float]:
+    def of(optimizations: TrainingOptimizations) -> list[float]:
         ldm, settings = load(tiny_checkpoint)
-        training = Training(ldm, settings, Subject("can"), (photos_of(photos), photos_of(photos)), tricks)
+        training = Training(ldm, settings, Subject("can"), (photos_of(photos), photos_of(photos)), optimizations)
         found = [training.step() for _ in range(3)]
         training.end()
         assert not any(parameter.requires_grad for parameter in ldm.parameters())
@@ -52,9 +59,9 @@ def losses(tiny_checkpoint: Path, photos: Path) -> Losses:
     return of
 
 
-def test_tricks_change_no_loss(losses: Losses) -> None:
-    expected = losses(TrainingTricks())
-    slow = TrainingTricks(latents_kept=False, prompts_encoded_once=False, fused_optimizer=False)
+def test_optimizations_change_no_loss(losses: Losses) -> None:
+    expected = losses(TrainingOptimizations())
+    slow = TrainingOptimizations(latents_kept=False, prompts_encoded_once=False, fused_optimizer=False)
     assert losses(slow) == pytest.approx(expected, rel=1e-4)
 
 
@@ -66,13 +73,13 @@ def test_one_pass_or_two_are_the_same_loss_of_the_same_batch(
     found = []
     for together in (True, False):
         ldm, settings = load(tiny_checkpoint)
-        tricks = TrainingTricks(instance_and_class_in_one_pass=together)
+        optimizations = TrainingOptimizations(instance_and_class_in_one_pass=together)
         images = photos_of(photos)[:1], photos_of(photos)[1:2]
-        found.append(Training(ldm, settings, Subject("can"), images, tricks).step())
+        found.append(Training(ldm, settings, Subject("can"), images, optimizations).step())
     assert found[0] == pytest.approx(found[1], rel=1e-4)
 
 
-def test_all_of_it_without_a_trick(tmp_path: Path, tiny_checkpoint: Path, photos: Path) -> None:
+def test_the_whole_work_without_optimizations(tmp_path: Path, tiny_checkpoint: Path, photos: Path) -> None:
     flags = ["--output", tmp_path / "out", "--photos", photos, "--ckpt-path", tiny_checkpoint, "--class-images", 1]
     straightforward.main([str(flag) for flag in [*flags, "--iterations", 3]])
     names = {path.name for path in (tmp_path / "out").iterdir()}
@@ -80,7 +87,7 @@ def test_all_of_it_without_a_trick(tmp_path: Path, tiny_checkpoint: Path, photos
 
 
 @pytest.mark.slow
-def test_processes_and_tricks_are_compared(
+def test_processes_and_optimizations_are_compared(
     tmp_path: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     commands: list[list[str]] = []
@@ -106,8 +113,8 @@ def test_processes_and_tricks_are_compared(
         path,
     ]
     assert quick_start.main([str(flag) for flag in [*flags, "--class-images", 2]]) == 0
-    said = capsys.readouterr().out
-    assert "| straightforward | 25 (25 to 25) | 2.5 (2.5 to 2.5) |" in said and "1 of 1 met" in said
+    output = capsys.readouterr().out
+    assert "| straightforward | 25 (25 to 25) | 2.5 (2.5 to 2.5) |" in output and "1 of 1 met" in output
     typed = dreambooth_parser().parse_args(commands[0][1:])
     assert (typed.iterations, typed.class_img_count, typed.no_previews) == (5, 2, True)
     assert commands[1][-4:] == ["--iterations", "5", "--class-images", "2"]

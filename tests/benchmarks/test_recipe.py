@@ -1,4 +1,4 @@
-"""The whole recipe: both sides are asked for the same, the reference does all of it, phases are read off the files."""
+"""The whole recipe: both sides get the same options, the reference does all the work, file times give the phases."""
 
 from pathlib import Path
 
@@ -13,15 +13,15 @@ from ldm.errors import UserError
 QUICK = ["--size", "tiny", "--device", "cpu", "--runs", "1"]
 
 
-def test_both_sides_are_asked_for_the_same_and_their_times_compared(
+def test_both_sides_get_the_same_options_and_their_times_are_compared(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    now, asked = [100.0], []
+    now, calls = [100.0], []
 
     def run(arguments: list[object]) -> None:
         """Takes 10 s as ours, 40 s as the reference."""
         words = [str(argument) for argument in arguments]
-        asked.append(words)
+        calls.append(words)
         ours = words[0] == "dreambooth.py"
         output = Path(words[words.index("-o" if ours else "--output") + 1])
         files = ["class-images/x/0.png", "can-1/step-00200.safetensors"] if ours else ["class/0.jpg", "checkpoint-2/a"]
@@ -35,21 +35,21 @@ def test_both_sides_are_asked_for_the_same_and_their_times_compared(
     monkeypatch.setattr(recipe, "_finished", lambda path: now[0] - 1)
     amounts = ["--class-images", "3", "--iterations", "4", "--save-every", "2", "--steps", "3"]
     assert recipe.main([*QUICK, *amounts, "--compile-peer", "default", "--strict"]) == 0
-    said = capsys.readouterr().out
-    assert "| reference, tuned | 40 (40 to 40) | 39 | 0 | 0 | 1 | 4 (4 to 4) |" in said and "1 of 1 met" in said
+    output = capsys.readouterr().out
+    assert "| reference, tuned | 40 (40 to 40) | 39 | 0 | 0 | 1 | 4 (4 to 4) |" in output and "1 of 1 met" in output
 
-    typed = dreambooth_parser().parse_args(asked[0][1:])
+    typed = dreambooth_parser().parse_args(calls[0][1:])
     assert (typed.class_img_count, typed.iterations, typed.save_every, typed.no_previews) == (3, 4, 2, True)
-    assert "--tuned" in asked[2] and "--tuned" not in asked[1]
-    assert asked[2][asked[2].index("--compile") + 1] == "default" and "--compile" not in asked[1]
+    assert "--tuned" in calls[2] and "--tuned" not in calls[1]
+    assert calls[2][calls[2].index("--compile") + 1] == "default" and "--compile" not in calls[1]
 
 
 def test_the_reference_does_all_of_it(tmp_path: Path) -> None:
     files = recipe.write_files(tmp_path, place_from(contest_parser(None, peaks=False).parse_args(QUICK)))
     place = place_from(contest_parser(None, peaks=False).parse_args(QUICK))
-    asked = recipe.Recipe(class_images=5, iterations=4, save_every=2, steps=2, train_text_encoder=True)
+    calls = recipe.Recipe(class_images=5, iterations=4, save_every=2, steps=2, train_text_encoder=True)
     output = tmp_path / "out"
-    reference.main([str(word) for word in asked.reference(files, place, output, tuned=True)[1:]])
+    reference.main([str(word) for word in calls.reference(files, place, output, tuned=True)[1:]])
     assert len(list((output / "class").glob("*.jpg"))) == 5
     states = [output / f"checkpoint-{step}" for step in (2, 4)]
     assert all((state / "optimizer.bin").exists() and (state / "model.safetensors").exists() for state in states)

@@ -1,4 +1,4 @@
-"""The reliability campaign finds what was lost, goes on where it was interrupted, and holds in small."""
+"""The reliability campaign: it finds losses, continues after an interruption, and a small one succeeds."""
 
 import json
 import os
@@ -21,7 +21,7 @@ from ldm.errors import UserError
 
 
 def a_directory(root: Path, **changes: str) -> Path:
-    """As a run leaves one; `changes` are of what stands in its files."""
+    """A directory like that of a run; `changes` of its files' contents."""
     run_dir = root / "can-1"
     run_dir.mkdir(parents=True)
     (run_dir / "run.yaml").write_text(
@@ -37,7 +37,7 @@ def a_directory(root: Path, **changes: str) -> Path:
         )
     )
     Image.new("RGB", (2, 2), changes.get("colour", "red")).save(run_dir / "0.png")
-    (run_dir / "run.log").write_text(changes.get("log", "said"))
+    (run_dir / "run.log").write_text(changes.get("log", "output"))
     return root
 
 
@@ -58,7 +58,7 @@ def test_time_and_place_are_no_difference_and_all_else_is(tmp_path: Path) -> Non
 
 
 def write_files(*names: str) -> None:
-    """What a tried process does."""
+    """The work of a tested process."""
     for name in names:
         with Path(f"{name}.partial").open("wb") as file:
             file.write(bytes(5000))
@@ -68,7 +68,7 @@ def write_files(*names: str) -> None:
 
 
 @pytest.mark.slow
-def test_a_fault_comes_at_its_moment(tmp_path: Path) -> None:
+def test_a_fault_happens_at_its_moment(tmp_path: Path) -> None:
     work = Work("", ("a", "b"), function=write_files)
 
     def left(fault: Fault, status: int, *names: str) -> None:
@@ -85,7 +85,7 @@ def test_a_fault_comes_at_its_moment(tmp_path: Path) -> None:
     left(Fault("limit", "write b", size=100), 1, "a", "b.partial")
 
 
-def test_what_is_done_is_not_done_again_unless_the_code_is_another(tmp_path: Path) -> None:
+def test_finished_cases_run_again_only_with_other_code(tmp_path: Path) -> None:
     done: list[str] = []
 
     def case(name: str) -> Case:
@@ -128,7 +128,7 @@ def test_the_page_of_the_project_has_a_place_for_the_counts() -> None:
     assert text.count(report.BEGIN) == text.count(report.END) == 1
 
 
-def test_a_part_that_is_not_there_is_named(tmp_path: Path) -> None:
+def test_an_unknown_part_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no part nothing; there are kills"):
         reliability.main(["nothing", "--work", str(tmp_path)])
     with pytest.raises(UserError, match="name a part"):
@@ -137,10 +137,10 @@ def test_a_part_that_is_not_there_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("part", [part for part in reliability.PARTS if part != "ranks"])  # they take a minute each
-def test_a_few_cases_of_each_part_hold(part: str, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_a_few_cases_of_each_part_succeed(part: str, tmp_path_factory: pytest.TempPathFactory) -> None:
     if part == "disk" and os.geteuid() != 0:
         pytest.skip("only root may mount a small disk")
-    work = tmp_path_factory.getbasetemp() / "reliability"  # what the parts share is made once
+    work = tmp_path_factory.getbasetemp() / "reliability"  # shared fixtures are made once
     count = {"kills": 8, "signals": 6, "disk": 4, "concurrent": 2, "commands": 12}.get(part)
     amount = ["--count", str(count)] if count else ["--quick"]
     assert reliability.main([part, *amount, "--work", str(work)]) == 0

@@ -18,7 +18,7 @@ Some other line.
 """
 
 
-def test_times_and_imports_are_told(
+def test_times_and_imports_are_printed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     commands: list[list[str]] = []
@@ -29,9 +29,9 @@ def test_times_and_imports_are_told(
 
     monkeypatch.setattr(startup, "run", run)
     assert startup.main(["--runs", "2", "--only", "train.py", "--json", str(tmp_path / "figures.json")]) == 0
-    said = capsys.readouterr().out
+    output = capsys.readouterr().out
     assert commands.count(["train.py", "--help"]) == 3, "two that count"
-    assert "| `transformers` | 2.00 |\n| `torch` | 1.00 |" in said
+    assert "| `transformers` | 2.00 |\n| `torch` | 1.00 |" in output
     figures = json.loads((tmp_path / "figures.json").read_text())
     assert len(figures["seconds"]["`train.py --help`"]) == 2
     first = next(command for command in commands if command[0] == "txt2img.py")

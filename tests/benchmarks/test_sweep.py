@@ -19,7 +19,7 @@ def tiny_base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(benchmark, "EMBEDDED", write_tiny_checkpoint(tmp_path / "base"))
 
 
-def test_both_ways_draw_the_same_images_and_their_times_are_told_as_a_ratio(
+def test_both_ways_give_the_same_images_and_their_times_a_ratio(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The commands really run, in this process; the times are made up."""
@@ -34,10 +34,10 @@ def test_both_ways_draw_the_same_images_and_their_times_are_told_as_a_ratio(
     monkeypatch.setattr(benchmark, "timed_run", run)
     flags = ["--checkpoints", "2", "--runs", "2", "-v", "2", "--json", str(tmp_path / "figures.json")]
     assert benchmark.main(flags) == 0
-    said = capsys.readouterr().out
-    assert "| one sweep over 2 checkpoints | 3.0 | 2.0 to 4.0 | 2 |" in said
-    assert "| 2 separate runs | 10.0 | 8.0 to 12.0 | 2 |" in said
-    assert "The sweep is 4.00 times as fast (2.00 to 6.00); both drew the same 4 images." in said
+    output = capsys.readouterr().out
+    assert "| one sweep over 2 checkpoints | 3.0 | 2.0 to 4.0 | 2 |" in output
+    assert "| 2 separate runs | 10.0 | 8.0 to 12.0 | 2 |" in output
+    assert "The sweep is 4.00 times as fast (2.00 to 6.00); both gave the same 4 images." in output
     assert json.loads((tmp_path / "figures.json").read_text())["seconds"]["separate"] == [8.0, 12.0]
 
 
@@ -55,5 +55,5 @@ def test_other_images_are_an_error() -> None:
     benchmark.raise_unless_same([black], [black], 1)
     with pytest.raises(UserError, match="differ by up to 255"):
         benchmark.raise_unless_same([black], [white], 1)
-    with pytest.raises(UserError, match="2 images were asked for"):
+    with pytest.raises(UserError, match="2 images were expected"):
         benchmark.raise_unless_same([black], [black], 2)

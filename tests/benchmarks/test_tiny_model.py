@@ -75,10 +75,10 @@ def test_variety_is_the_mean_distance_of_pairs() -> None:
 
 def test_captions_of_the_same_words_are_not_other_captions() -> None:
     evaluator = Embeds(a=[1.0, 0.0, 0.0], b=[0.0, 1.0, 0.0])
-    drawn = of_colours((1.0, 0.0, 0.0), (1.0, 0.0, 0.0), (1.0, 1.0, 0.0))
-    fit = caption_fit(evaluator, drawn, drawn, ["a", "a", "b"])  # type: ignore[arg-type]
-    assert fit["drawn"].value == pytest.approx((1 + 1 + 0.5**0.5) / 3)
-    assert fit["drawn, others' captions"].value == pytest.approx((0 + 0 + 0.5**0.5) / 3)
+    sampled = of_colours((1.0, 0.0, 0.0), (1.0, 0.0, 0.0), (1.0, 1.0, 0.0))
+    fit = caption_fit(evaluator, sampled, sampled, ["a", "a", "b"])  # type: ignore[arg-type]
+    assert fit["sampled"].value == pytest.approx((1 + 1 + 0.5**0.5) / 3)
+    assert fit["sampled, others' captions"].value == pytest.approx((0 + 0 + 0.5**0.5) / 3)
 
 
 def test_the_sheet_has_each_image_with_its_caption_beneath() -> None:
@@ -97,13 +97,13 @@ def test_the_whole_benchmark_runs(
 ) -> None:
     flags = ["--ckpt-path", str(tiny_checkpoint), *judge_flags, "--prompts", "10", "--reconstructions", "3"]
     files = ["--sheet", str(tmp_path / "sheet.jpg"), "--json", str(tmp_path / "figures.json")]
-    assert main([*flags, *files, "--variety", "1", "--strict"]) == 1  # random weights meet no goal
-    said = capsys.readouterr().out
-    for words in ("PSNR", "never trained on (1)", "reconstructed renders", "taken for", "missed: class"):
-        assert words in said
+    assert main([*flags, *files, "--variety", "1", "--strict"]) == 1  # random weights meet no target
+    output = capsys.readouterr().out
+    for words in ("PSNR", "held-out combinations (1)", "reconstructed renders", "taken for", "missed: class"):
+        assert words in output
     figures = json.loads((tmp_path / "figures.json").read_text())
-    assert figures["right"]["drawn"]["class"]["asked"] == 10
+    assert figures["right"]["sampled"]["class"]["total"] == 10
     assert figures["psnr"]["whole image"]["value"] < 27
     with Image.open(tmp_path / "sheet.jpg") as sheet:
         assert sheet.width > 8 * 96
-    assert main([*flags, "--variety", "0"]) == 0  # without --strict it only says so
+    assert main([*flags, "--variety", "0"]) == 0  # without --strict it only prints it

@@ -1,4 +1,4 @@
-"""The benchmark of what DreamBooth teaches, with random weights and a judge whose answers are known."""
+"""The benchmark of DreamBooth on unusual subjects, with random weights and a judge whose answers are known."""
 
 import json
 from dataclasses import replace
@@ -19,9 +19,9 @@ from benchmarks.tools.subject_report import (
     Figures,
     Result,
     Subject,
-    goals_of,
     more_leakage,
     steps_table,
+    targets_of,
 )
 from ldm.files import ROOT
 from ldm.toyworld import SETTINGS, photograph, unusual_subject
@@ -44,7 +44,7 @@ FIGURES = Figures(
 )
 
 
-class SeesColour:
+class ColourEvaluator:
     """Red things are bottles in the snow, others hats at night; things of the same colour are the same."""
 
     def subject_similarity(self, images: Tensor, others: Tensor) -> Tensor:
@@ -71,7 +71,7 @@ def test_figures_by_hand() -> None:
     base = images(of_colours(GREEN, GREEN))
     others = prompt_scenes(1)
     found = judge_images(
-        SeesColour(), images(of_colours(RED, GREEN)), base, photos, BOTTLE, others, 600  # type: ignore[arg-type]
+        ColourEvaluator(), images(of_colours(RED, GREEN)), base, photos, BOTTLE, others, 600  # type: ignore[arg-type]
     )  # fmt: skip
     half = 0.5**0.5
     red, green = (1 + half) / 2, half / 2
@@ -88,9 +88,9 @@ def test_figures_by_hand() -> None:
 
 def results(*without: float) -> list[Result]:
     base = replace(FIGURES, step=0, leakage=[0.0, 0.0])
-    taught = Result(BOTTLE, PRIOR, 0.8, 95.0, 100.0, [base, FIGURES])
+    tuned = Result(BOTTLE, PRIOR, 0.8, 95.0, 100.0, [base, FIGURES])
     forgetful = Result(BOTTLE, NO_PRIOR, 0.8, 95.0, 60.0, [base, replace(FIGURES, leakage=list(without))])
-    return [taught, forgetful] if without else [taught]
+    return [tuned, forgetful] if without else [tuned]
 
 
 def test_images_of_the_same_noise_are_compared_without_prior_preservation() -> None:
@@ -100,10 +100,10 @@ def test_images_of_the_same_noise_are_compared_without_prior_preservation() -> N
     assert more_leakage(results()) is None
 
 
-def test_goals_of_similarity_setting_and_leakage() -> None:
-    assert [goal.met for goal in goals_of(results())] == [True, True]
-    assert [goal.met for goal in goals_of(results(0.5, 0.8))] == [True, True, True]
-    assert [goal.met for goal in goals_of(results(0.0, 0.3))] == [True, True, False]
+def test_targets_of_similarity_setting_and_leakage() -> None:
+    assert [target.met for target in targets_of(results())] == [True, True]
+    assert [target.met for target in targets_of(results(0.5, 0.8))] == [True, True, True]
+    assert [target.met for target in targets_of(results(0.0, 0.3))] == [True, True, False]
 
 
 def test_steps_are_compared_from_the_base_model_on() -> None:
@@ -169,8 +169,8 @@ def test_the_whole_benchmark_runs(
     flags += ["--images", "1", "--others", "2", "--work", str(tmp_path / "work"), "--without-prior"]
     files = ["--sheets", str(tmp_path / "sheets"), "--json", str(tmp_path / "figures.json")]
     assert main([*flags, *files, "--strict"]) == 1  # random weights learn nothing in one update
-    said = capsys.readouterr().out
-    assert "| water bottle | with |" in said and "| water bottle | without |" in said and "| 12 |" in said
+    output = capsys.readouterr().out
+    assert "| water bottle | with |" in output and "| water bottle | without |" in output and "| 12 |" in output
     typed = ("dreambooth.py", "-c", "water bottle", "-i", Path("data/bottle"), "-s", 200)
     assert [command[:7] for command in commands] == [typed, typed]
     assert ["-l" in command for command in commands] == [False, True]
@@ -178,4 +178,4 @@ def test_the_whole_benchmark_runs(
     assert [[step["step"] for step in result["steps"]] for result in found] == [[0, 1], [0, 1]]
     assert (tmp_path / "sheets" / "bottle-15.png").exists()
     main(flags)
-    assert len(commands) == 2  # what has finished is not made again
+    assert len(commands) == 2  # finished results are used again

@@ -9,7 +9,7 @@ from PIL import Image
 
 import benchmarks.which_checkpoint as benchmark
 from benchmarks.tiny_subjects import BOTTLE
-from benchmarks.which_checkpoint import Study, goals_of, main, report, sheet
+from benchmarks.which_checkpoint import Study, main, report, sheet, targets_of
 from ldm.report.comparison import (
     SUBJECT,
     Cell,
@@ -62,7 +62,7 @@ def study(directory: Path, chosen: int | None) -> Study:
     [(2, set()), (1, {"in the recommended one"}), (3, {"copies by the recommended one"}), (None, {"recommended one"})],
 )
 def test_the_recommended_step_should_lie_between(chosen: int | None, missed: set[str], tmp_path: Path) -> None:
-    names = [goal.name for goal in goals_of(study(tmp_path, chosen)) if not goal.met]
+    names = [target.name for target in targets_of(study(tmp_path, chosen)) if not target.met]
     assert bool(names) is bool(missed)
     assert all(any(word in name for name in names) for word in missed)
 
@@ -71,13 +71,13 @@ def test_a_first_step_that_knows_the_subject_was_not_too_short(tmp_path: Path) -
     one = study(tmp_path, 2)
     rows = [row for row in one.comparison.rows if row.step != 50]
     later = dataclasses.replace(one, comparison=dataclasses.replace(one.comparison, rows=rows))
-    assert next(goal.met for goal in goals_of(later)) is False
+    assert next(target.met for target in targets_of(later)) is False
 
 
 def test_the_report_marks_the_recommended_step_and_says_why(tmp_path: Path) -> None:
-    said = report(study(tmp_path, 2))
-    assert "| **step 100** | 0.80 | 0.70 | 0.20 | 0.00 | 0.10 |" in said
-    assert "So it is." in said
+    output = report(study(tmp_path, 2))
+    assert "| **step 100** | 0.80 | 0.70 | 0.20 | 0.00 | 0.10 |" in output
+    assert "So it is." in output
 
 
 def test_the_sheet_shows_the_recommended_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

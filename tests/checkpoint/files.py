@@ -75,7 +75,7 @@ def replace_pickle(path: Path, change: Callable[[bytes], bytes], target: Path) -
 
 
 class Calls:
-    """Pickles as a call of `function`: whoever unpickles it without care makes that call."""
+    """Pickles as a call of `function`: a careless unpickler makes that call."""
 
     def __init__(self, function: Callable[..., Any], *arguments: Any) -> None:
         self.function = function

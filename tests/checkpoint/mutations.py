@@ -24,7 +24,7 @@ from ldm.checkpoint.reading import read_checkpoint
 from ldm.errors import UserError
 from ldm.runtime.models import settings_of
 from ldm.toyworld.judge.file import judge_writer, load_judge
-from tests.checkpoint import hostile
+from tests.checkpoint import hostile, wrong_values
 from tests.checkpoint.files import ATTACKS, few_tensors, replace_pickle
 from tests.judges import build_tiny_judge
 from tests.tiny import TINY_YAML, write_tiny_checkpoint
@@ -129,8 +129,8 @@ def mutate_pickle(content: bytes, chance: random.Random) -> bytes:
 
 def with_wrong_value(values: Any, chance: random.Random) -> Any:
     """Nested values with a wrong one in a random place."""
-    path = chance.choice(list(hostile.paths(values)))
-    return hostile.with_value(values, path, chance.choice(hostile.WRONG))
+    path = chance.choice(list(wrong_values.paths(values)))
+    return wrong_values.with_value(values, path, chance.choice(wrong_values.WRONG))
 
 
 def _whole(path: Path, chance: random.Random) -> None:

@@ -72,7 +72,7 @@ def test_every_kind_of_file_is_found_at_every_depth(suffix: str, tmp_path: Path)
     assert found_names(tmp_path) == [f"a/b/c/x{suffix}"]
 
 
-def test_files_that_are_no_checkpoints_are_not_spoken_of(tmp_path: Path) -> None:
+def test_files_that_are_not_checkpoints_are_skipped_silently(tmp_path: Path) -> None:
     write(tmp_path / "run-1" / "step-00003.safetensors", 3)
     for name in ("train.log", "options.yaml", "preview.png", "tokenizer/vocab.json", "notes.txt", "x.safetensors.bak"):
         (tmp_path / "run-1" / name).parent.mkdir(exist_ok=True)
@@ -94,7 +94,7 @@ def test_files_that_are_no_checkpoints_are_not_spoken_of(tmp_path: Path) -> None
         "run-1/.ipynb_checkpoints/step-00200.safetensors",
     ],
 )
-def test_hidden_and_half_written_files_are_not_spoken_of(name: str, tmp_path: Path) -> None:
+def test_hidden_and_half_written_files_are_skipped_silently(name: str, tmp_path: Path) -> None:
     write(tmp_path / name)
     assert find_checkpoints(tmp_path) == ([], [])
 
@@ -105,7 +105,7 @@ def test_a_directory_below_a_hidden_one_is_searched(tmp_path: Path) -> None:
     assert found_names(tmp_path / ".cache" / "runs") == ["a.safetensors"]
 
 
-def test_the_state_of_a_run_is_no_checkpoint_and_not_spoken_of(tmp_path: Path) -> None:
+def test_a_resume_state_is_skipped_silently(tmp_path: Path) -> None:
     torch.save({"state_dict": few_tensors()}, tmp_path / RESUME_STATE)
     assert find_checkpoints(tmp_path) == ([], [])
 
@@ -189,7 +189,7 @@ def test_a_named_pipe_is_named_and_does_not_block(tmp_path: Path) -> None:
     assert "a named pipe" in only_reason(tmp_path)
 
 
-def test_bin_files_of_other_programs_are_not_spoken_of(tmp_path: Path) -> None:
+def test_bin_files_of_other_programs_are_skipped_silently(tmp_path: Path) -> None:
     (tmp_path / "level.bin").write_bytes(b"some game's data")
     (tmp_path / "empty.bin").touch()
     assert find_checkpoints(tmp_path) == ([], [])

@@ -1,4 +1,4 @@
-"""Whatever stands in a file: it is read, or refused by a `UserError` that names it. Nothing else ever happens."""
+"""Any content of a file: it is read, or refused by a `UserError` that names the file."""
 
 from pathlib import Path
 

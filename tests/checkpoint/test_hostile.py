@@ -20,7 +20,7 @@ from ldm.errors import UserError
 from ldm.files import ROOT
 from ldm.runtime.models import EMBEDDED, Settings, settings_of
 from ldm.toyworld.judge.file import CONFIG, judge_writer, load_judge
-from tests.checkpoint import hostile
+from tests.checkpoint import hostile, wrong_values
 from tests.judges import build_tiny_judge
 
 SECONDS = 2.0
@@ -50,13 +50,13 @@ def test_a_hostile_file_is_refused(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", hostile.FOREIGN)
-def test_a_file_of_another_kind_is_told(name: str, tmp_path: Path) -> None:
+def test_a_file_of_another_kind_is_recognised(name: str, tmp_path: Path) -> None:
     make, word = hostile.FOREIGN[name]
     assert word in refusal(make(tmp_path))
 
 
 @pytest.mark.parametrize("name", hostile.SPECIAL)
-def test_what_is_no_file_is_told_and_does_not_block(name: str, tmp_path: Path) -> None:
+def test_what_is_not_a_file_is_named_and_does_not_block(name: str, tmp_path: Path) -> None:
     make, word = hostile.SPECIAL[name]
     if name == "a terminal" and not Path("/dev/tty").exists():
         pytest.skip("there is no terminal")
@@ -64,7 +64,7 @@ def test_what_is_no_file_is_told_and_does_not_block(name: str, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("name", hostile.UNFIT)
-def test_metadata_that_cannot_be_are_refused(name: str, tmp_path: Path) -> None:
+def test_impossible_metadata_are_refused(name: str, tmp_path: Path) -> None:
     path = hostile.UNFIT[name](tmp_path)
     file = read_checkpoint(path)
     with quickly(), pytest.raises(UserError) as error:
@@ -79,12 +79,12 @@ def test_attributes_of_a_state_dict_hide_nothing(tmp_path: Path) -> None:
     assert file.tensors["model.diffusion_model.x"].tolist() == [0, 0, 0, 0]
 
 
-def test_a_compressed_file_is_told_what_would_be_right(tmp_path: Path) -> None:
+def test_the_message_about_a_compressed_file_says_what_to_do(tmp_path: Path) -> None:
     message = refusal(hostile.REFUSED["compressed"](tmp_path))
     assert "data.pkl" in message and "compressed" in message and "save it again with torch.save" in message
 
 
-def test_a_pickled_model_is_told_what_would_be_right(tmp_path: Path) -> None:
+def test_the_message_about_a_pickled_model_says_what_to_do(tmp_path: Path) -> None:
     assert "torch.save(model.state_dict(), ...)" in refusal(hostile.whole_model(tmp_path))
 
 
@@ -101,29 +101,29 @@ def test_a_file_whose_name_is_not_utf_8_is_read(tmp_path: Path) -> None:
 
 
 def whole_yaml() -> dict[str, Any]:
-    """All that a model's YAML may hold."""
+    """A YAML with all keys of a model."""
     return read_yaml(ROOT / "configs" / "tiny.yaml")
 
 
 @pytest.mark.parametrize("every", [7, pytest.param(1, marks=pytest.mark.slow)])
 def test_every_wrong_value_of_every_field_is_refused_or_harmless(every: int) -> None:
-    """As metadata or with --config: in a moment, and a config that is taken is built in a moment."""
+    """As metadata or with --config: at once, and an accepted config is built at once."""
     file = read_checkpoint(EMBEDDED)
     good = build_config(Settings, whole_yaml(), "good")
-    counts = {"fields": len(list(hostile.paths(whole_yaml()))), "refused": 0, "taken": 0}
-    for name, values in hostile.configs(whole_yaml(), every):
+    counts = {"fields": len(list(wrong_values.paths(whole_yaml()))), "refused": 0, "accepted": 0}
+    for name, values in wrong_values.configs(whole_yaml(), every):
         start = time.process_time()
         try:
             settings = build_config(Settings, values, "some.yaml")
             if settings.model != good.model:
                 raise_unless_whole(file, settings.model)
-            counts["taken"] += 1
+            counts["accepted"] += 1
         except UserError as error:
             assert len(str(error)) < 1500, name
             counts["refused"] += 1
         assert time.process_time() - start < SECONDS, name
-    assert counts["refused"] + counts["taken"] == -(-counts["fields"] * len(hostile.WRONG) // every)
-    assert counts["refused"] > 3 * counts["taken"]
+    assert counts["refused"] + counts["accepted"] == -(-counts["fields"] * len(wrong_values.WRONG) // every)
+    assert counts["refused"] > 3 * counts["accepted"]
 
 
 @pytest.mark.parametrize(
@@ -150,15 +150,15 @@ def test_every_wrong_value_of_every_field_is_refused_or_harmless(every: int) -> 
         ("sampling.guidance_scale", math.inf, "guidance_scale should be a finite number"),
     ],
 )
-def test_the_message_says_what_would_be_right(where: str, value: Any, words: str) -> None:
-    values = hostile.with_value(whole_yaml(), tuple(where.split(".")), value)
+def test_the_message_says_what_is_allowed(where: str, value: Any, words: str) -> None:
+    values = wrong_values.with_value(whole_yaml(), tuple(where.split(".")), value)
     with pytest.raises(UserError, match=words):
         build_config(Settings, values, "some.yaml")
 
 
 @pytest.mark.parametrize("layers", [32, 2])
 def test_a_model_of_more_layers_than_the_file_has_tensors_is_not_built(layers: int) -> None:
-    """A file of few tensors whose config is within its bounds and would still take long."""
+    """A file of few tensors whose config is within its bounds, but slow to build."""
     shape = whole_yaml()["model"]
     shape["unet"] |= {"num_res_blocks": layers, "transformer_depth": layers, "num_heads": 1}
     with quickly(), pytest.raises(UserError, match=r"tensors, and the file holds|missing: "):

@@ -1,4 +1,4 @@
-"""From a file to a model: all of it or nothing, in the asked type, ready to draw."""
+"""From a file to a model: all of it or nothing, in the requested type, ready to sample."""
 
 from collections.abc import Callable
 from functools import cache
@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ldm.checkpoint.keys import PARTS, POSITION_IDS, official_key
+from ldm.checkpoint.keys import PARTS, POSITION_IDS, in_official_layout
 from ldm.checkpoint.loading import (
     Placement,
     assign_parts,
@@ -39,11 +39,11 @@ def contents(seed: int = 0, dtype: torch.dtype = torch.float32) -> dict[str, Ten
 
 
 def file_of(tensors: dict[str, Tensor]) -> CheckpointFile:
-    return CheckpointFile(Path("some") / "model.safetensors", tensors)
+    return CheckpointFile(Path("some") / "model.safetensors", in_official_layout(tensors))
 
 
 def weights(model: LatentDiffusion) -> dict[str, Tensor]:
-    return {official_key(name): tensor for name, tensor in model.state_dict().items()}
+    return dict(model.state_dict().items())
 
 
 def same_weights(model: LatentDiffusion, expected: dict[str, Tensor]) -> bool:
@@ -77,7 +77,7 @@ def test_a_path_and_what_was_read_from_it_give_the_same(tiny_checkpoint: Path) -
     assert same_weights(load_model(read_checkpoint(tiny_checkpoint), tiny_config(), CPU), weights(by_path))
 
 
-def test_a_loaded_model_is_for_drawing(tiny_checkpoint: Path) -> None:
+def test_a_loaded_model_is_ready_to_sample(tiny_checkpoint: Path) -> None:
     model = load_model(tiny_checkpoint, tiny_config(), CPU)
     assert not any(module.training for module in model.modules())
     assert not any(parameter.requires_grad for parameter in model.parameters())
@@ -85,9 +85,7 @@ def test_a_loaded_model_is_for_drawing(tiny_checkpoint: Path) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
-def test_weights_come_in_the_asked_type_and_nothing_is_left_without_values(
-    dtype: torch.dtype, tiny_checkpoint: Path
-) -> None:
+def test_weights_have_the_requested_type_and_all_have_values(dtype: torch.dtype, tiny_checkpoint: Path) -> None:
     model = load_model(tiny_checkpoint, tiny_config(), Placement(torch.device("cpu"), dtype))
     assert {parameter.dtype for parameter in model.parameters()} == {dtype}
     everything = [*model.parameters(), *model.buffers(), model.schedule.alphas_cumprod, model.schedule.betas]
@@ -98,7 +96,7 @@ def test_weights_come_in_the_asked_type_and_nothing_is_left_without_values(
         assert all(output.isfinite().all() for output in outputs(model))
 
 
-def test_weights_come_to_the_asked_device(tiny_checkpoint: Path) -> None:
+def test_weights_are_on_the_requested_device(tiny_checkpoint: Path) -> None:
     model = load_model(tiny_checkpoint, tiny_config(), Placement(torch.device("meta"), torch.float16))
     assert {parameter.device.type for parameter in model.parameters()} == {"meta"}
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float16}
@@ -152,10 +150,10 @@ def test_what_official_files_hold_beside_the_weights_changes_nothing(
 ) -> None:
     tensors = change(contents())
     model = load_model(file_of(tensors), tiny_config(), CPU)
-    assert same_weights(model, {official_key(key): tensor.float() for key, tensor in tensors.items()})
+    assert same_weights(model, {key: tensor.float() for key, tensor in in_official_layout(tensors).items()})
 
 
-def test_a_pretend_official_file_loads(tmp_path: Path) -> None:
+def test_a_simulated_official_file_loads(tmp_path: Path) -> None:
     """Every kind of key that the official file has, in a Lightning file's frame."""
     kinds = {key.split(".")[0] for key, _, _ in facts("sd-v1-keys")["keys"]}
     tensors = EXTRAS["averaged weights"](EXTRAS["the counters of averaged weights"](contents()))
@@ -213,11 +211,13 @@ def test_tensors_that_are_not_needed_are_named_once_and_change_nothing(caplog: p
     for _ in range(2):
         raise_unless_whole(file, tiny_config())
         assert same_weights(load_model(file, tiny_config(), CPU), contents())
-    (said,) = [record.getMessage() for record in caplog.records]
-    assert said.startswith("11 tensors of with-extras.ckpt are not used: denoiser.sigmas, denoiser.log_sigmas, logvar")
+    (message,) = [record.getMessage() for record in caplog.records]
+    assert message.startswith(
+        "11 tensors of with-extras.ckpt are not used: denoiser.sigmas, denoiser.log_sigmas, logvar"
+    )
 
 
-def test_what_official_files_hold_is_not_spoken_of(caplog: pytest.LogCaptureFixture) -> None:
+def test_official_files_trigger_no_warning(caplog: pytest.LogCaptureFixture) -> None:
     load_model(file_of(EXTRAS["averaged weights"](contents())), tiny_config(), CPU)
     assert not caplog.records
 
@@ -276,9 +276,9 @@ def test_of_a_file_that_does_not_fit_nothing_is_taken(
 )
 def test_only_the_named_parts_are_replaced(parts: list[str]) -> None:
     model, first, second = build_tiny_model(1), contents(1), contents(2)
-    before = {official_key(name): parameter for name, parameter in model.named_parameters()}
+    before = dict(model.named_parameters())
     assign_parts(model, file_of(second), parts, CPU)
-    after = {official_key(name): parameter for name, parameter in model.named_parameters()}
+    after = dict(model.named_parameters())
     assert list(after) == list(before)
     for key, parameter in after.items():
         if key.startswith(tuple(PARTS[part] for part in parts)):
@@ -308,13 +308,13 @@ def test_every_key_of_the_model_belongs_to_a_part() -> None:
     assert sum(len(network.state_dict()) for network in parts.values()) == len(model.state_dict())
 
 
-def test_what_the_file_says_of_itself(tiny_checkpoint: Path) -> None:
+def test_the_metadata_of_a_file(tiny_checkpoint: Path) -> None:
     info = checkpoint_info(read_checkpoint(tiny_checkpoint))
     assert info.config == TINY_YAML
     assert info.parts.keys() == PARTS.keys()
 
 
-def test_a_file_made_elsewhere_says_nothing(tmp_path: Path) -> None:
+def test_a_file_of_another_program_has_no_metadata_of_ours(tmp_path: Path) -> None:
     save_file(contents(), tmp_path / "a.safetensors", {"format": "pt", "modelspec.title": "x", "ldmx.step": "3"})
     assert checkpoint_info(read_checkpoint(tmp_path / "a.safetensors")) == CheckpointInfo()
 

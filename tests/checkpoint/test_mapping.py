@@ -100,7 +100,7 @@ def test_training_a_loaded_model_leaves_the_file_alone(suffix: str, tmp_path: Pa
 
 
 def test_a_loaded_model_lives_on_when_its_file_is_replaced(tmp_path: Path) -> None:
-    """A checkpoint is written beside the old one and renamed, so that whoever reads the old one keeps it."""
+    """A checkpoint is written beside the old one and renamed, so that processes that read the old one keep it."""
     path = tmp_path / "a.safetensors"
     save_checkpoint(path, build_tiny_model(1), CheckpointInfo(), torch.float32)
     old = load_model(path, tiny_config(), Placement(CPU))

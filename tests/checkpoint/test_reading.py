@@ -1,4 +1,4 @@
-"""Reading: every kind of good file, and a clear word about every kind of bad one."""
+"""Reading: every kind of good file, and a clear message about every kind of bad one."""
 
 import json
 import os
@@ -6,8 +6,9 @@ import subprocess
 import sys
 import zipfile
 from collections import OrderedDict
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pytest
@@ -15,9 +16,10 @@ import torch
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 from safetensors.torch import save_file
 
+from ldm.checkpoint import keys, reading
 from ldm.checkpoint.loading import checkpoint_info
 from ldm.checkpoint.metadata import CheckpointInfo
-from ldm.checkpoint.reading import read_checkpoint
+from ldm.checkpoint.reading import Content, Format, read_checkpoint
 from ldm.errors import UserError
 from ldm.files import ROOT
 from tests.checkpoint.files import few_tensors, lightning_content, pretend_lightning, replace_pickle, same_tensors
@@ -104,7 +106,7 @@ def test_reading_leaves_torchs_own_rules_as_they_were(tmp_path: Path) -> None:
     ],
     ids=["numpy scalars", "plain values", "torch's own", "tensors"],
 )
-def test_what_stands_beside_the_state_dict_is_left_alone(beside: dict[str, Any], tmp_path: Path) -> None:
+def test_other_entries_beside_the_state_dict_are_ignored(beside: dict[str, Any], tmp_path: Path) -> None:
     torch.save({**beside, "state_dict": few_tensors()}, tmp_path / "a.ckpt")
     assert same_tensors(read_checkpoint(tmp_path / "a.ckpt").tensors, few_tensors())
 
@@ -164,6 +166,37 @@ def test_a_torch_file_under_the_name_of_the_other_kind(tmp_path: Path) -> None:
         assert ".ckpt" in str(error)
 
 
+def read_npz(file: BinaryIO, path: Path) -> Content:
+    """A format of one's own: NumPy's archives."""
+    with np.load(file, allow_pickle=False) as arrays:
+        return {name: torch.from_numpy(arrays[name]) for name in arrays.files}, {}
+
+
+def test_a_format_of_ones_own_is_a_reader_and_a_line_in_the_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    npz = Format((".npz",), lambda head: head.startswith(b"PK") and b".npy" in head, read_npz)
+    monkeypatch.setattr(reading, "FORMATS", (npz, *reading.FORMATS))
+    np.savez(tmp_path / "a.npz", **{key: tensor.numpy() for key, tensor in few_tensors().items()})
+    assert same_tensors(read_checkpoint(tmp_path / "a.npz").tensors, few_tensors())
+    assert same_tensors(read_checkpoint(write_ckpt(tmp_path / "a.ckpt")).tensors, few_tensors())
+
+
+def rename_unet(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """A dialect of one's own: `unet.` for the official prefix."""
+    return {key.replace("unet.", keys.PARTS["unet"], 1): tensor for key, tensor in tensors.items()}
+
+
+def test_a_dialect_of_ones_own_is_a_function_and_its_name_in_the_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keys, "DIALECTS", (*keys.DIALECTS, rename_unet))
+    short = {key.replace(keys.PARTS["unet"], "unet.", 1): tensor for key, tensor in few_tensors().items()}
+    assert short.keys() != few_tensors().keys()
+    torch.save(short, tmp_path / "a.ckpt")
+    assert same_tensors(read_checkpoint(tmp_path / "a.ckpt").tensors, few_tensors())
+
+
 def test_a_missing_file(tmp_path: Path) -> None:
     assert "there is no checkpoint" in error_of(tmp_path / "a.ckpt")
 
@@ -179,15 +212,7 @@ def test_a_path_through_a_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "word"),
     [
-        (b"", "neither a safetensors file nor a torch checkpoint"),
         (b"\n", "neither"),
-        (b"<!DOCTYPE html><html><body>401</body></html>", "web page"),
-        (b"\n\n <html lang='en'>", "web page"),
-        (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 4265380512\n", "git lfs pull"),
-        (b"Access to model x is restricted", "neither"),
-        (b'{"error": "not found"}', "neither"),
-        (bytes(1000), "neither"),
-        (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "neither"),
         (b"\x93NUMPY\x01\0v\0{'descr': '<f4'}", "neither"),
         (b"PK\x03\x04", "damaged or cut off"),
         (b"PK\x05\x06" + bytes(18), "neither"),
@@ -198,7 +223,7 @@ def test_a_path_through_a_file(tmp_path: Path) -> None:
         (b'\x10\0\0\0\0\0\0\0{"a": \xff\xfe\xff\xff\xff\xff\xff\xff', "damaged or cut off"),
     ],
 )
-def test_what_is_no_checkpoint_is_told(content: bytes, word: str, tmp_path: Path) -> None:
+def test_bytes_that_are_not_a_checkpoint_are_refused(content: bytes, word: str, tmp_path: Path) -> None:
     path = tmp_path / "model.ckpt"
     path.write_bytes(content)
     assert word in error_of(path)
@@ -251,7 +276,7 @@ def test_a_torch_file_without_named_tensors(content: Any, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("state_dict", [None, 3, [torch.ones(2)], torch.ones(2)])
-def test_a_state_dict_that_is_none(state_dict: Any, tmp_path: Path) -> None:
+def test_a_state_dict_that_is_not_a_dictionary(state_dict: Any, tmp_path: Path) -> None:
     torch.save({"state_dict": state_dict}, tmp_path / "a.ckpt")
     assert "holds no tensors" in error_of(tmp_path / "a.ckpt")
 
@@ -317,13 +342,13 @@ def test_a_damaged_index_of_a_zip_file(offset: int, value: bytes, tmp_path: Path
         b"\x80\x02}(K\x01u.",
     ],
 )
-def test_a_pickle_that_is_none(pickle: bytes, tmp_path: Path) -> None:
+def test_bytes_that_are_not_a_pickle(pickle: bytes, tmp_path: Path) -> None:
     write_ckpt(tmp_path / "good.ckpt")
     replace_pickle(tmp_path / "good.ckpt", lambda _: pickle, tmp_path / "bad.ckpt")
     error_of(tmp_path / "bad.ckpt")
 
 
-def test_a_torch_file_whose_tensor_is_not_there(tmp_path: Path) -> None:
+def test_a_torch_file_whose_tensor_is_missing(tmp_path: Path) -> None:
     write_ckpt(tmp_path / "good.ckpt")
     replace_pickle(
         tmp_path / "good.ckpt", lambda pickle: pickle.replace(b"X\x01\0\0\x000", b"X\x01\0\0\x009"), tmp_path / "b"
@@ -338,15 +363,12 @@ def test_a_torch_file_whose_tensor_is_not_there(tmp_path: Path) -> None:
         {"ldm.config": "{"},
         {"ldm.config": ""},
         {"ldm.config": "a: 1"},
-        {"ldm.config": "[1]"},
         {"ldm.config": '"text"'},
         {"ldm.config": "null"},
         {"ldm.step": '"200"'},
         {"ldm.step": "null"},
         {"ldm.step": "1.5"},
-        {"ldm.step": "1" * 5000},
         {"ldm.class_name": "7"},
-        {"ldm.parts": '["unet"]'},
         {"ldm.options": "[" * 100_000},
     ],
     ids=lambda values: str(values)[:40],

@@ -12,8 +12,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-import ldm.checkpoint.writing as writing
-from ldm.checkpoint.keys import PARTS, POSITION_IDS, official_key
+import ldm.checkpoint.saving as saving
+from ldm.checkpoint.keys import PARTS, POSITION_IDS
 from ldm.checkpoint.loading import Placement, checkpoint_info, load_model
 from ldm.checkpoint.metadata import CheckpointInfo
 from ldm.checkpoint.reading import read_checkpoint
@@ -81,7 +81,7 @@ def test_saving_what_was_loaded_gives_the_same_again(tmp_path: Path) -> None:
 @pytest.mark.parametrize("dtype", SAVE_DTYPES.values(), ids=list(SAVE_DTYPES))
 def test_a_file_holds_the_official_keys_and_no_others(dtype: torch.dtype, tmp_path: Path) -> None:
     stored = load_file(save(tmp_path / "a.safetensors", dtype))
-    weights = {official_key(name): tensor.shape for name, tensor in build_tiny_model().state_dict().items()}
+    weights = {name: tensor.shape for name, tensor in build_tiny_model().state_dict().items()}
     assert stored.keys() == {*weights, *SCHEDULE, POSITION_IDS}
     assert all("." not in key or key.startswith(tuple(PARTS.values())) for key in stored)
     assert not any(key.startswith("cond_stage_model.transformer.") and ".text_model." not in key for key in stored)
@@ -139,9 +139,9 @@ def test_a_file_tells_everything_that_it_was_given(tmp_path: Path) -> None:
         versions={"torch": "2.7"},
     )
     save_checkpoint(tmp_path / "a.safetensors", build_tiny_model(), info, torch.float16)
-    told = checkpoint_info(read_checkpoint(tmp_path / "a.safetensors"))
-    assert told.parts
-    assert CheckpointInfo(**{**vars(told), "parts": {}}) == info
+    info_read = checkpoint_info(read_checkpoint(tmp_path / "a.safetensors"))
+    assert info_read.parts
+    assert CheckpointInfo(**{**vars(info_read), "parts": {}}) == info
 
 
 def test_the_parts_hashes_are_those_of_what_is_in_the_file(tmp_path: Path) -> None:
@@ -152,7 +152,7 @@ def test_the_parts_hashes_are_those_of_what_is_in_the_file(tmp_path: Path) -> No
 def broken_model(value: float, key: str = SOME_WEIGHT) -> Any:
     model = build_tiny_model()
     with torch.no_grad():
-        next(p for name, p in model.named_parameters() if official_key(name) == key).view(-1)[-1] = value
+        next(p for name, p in model.named_parameters() if name == key).view(-1)[-1] = value
     return model
 
 
@@ -225,7 +225,7 @@ def test_whatever_stops_the_writing_leaves_the_old_file(tmp_path: Path, monkeypa
         partial.write_bytes(partial.read_bytes()[:1000])
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(writing, "save_file", write_half)
+    monkeypatch.setattr(saving, "save_file", write_half)
     with pytest.raises(KeyboardInterrupt):
         save(path, seed=2)
     assert path.read_bytes() == before

@@ -1,4 +1,4 @@
-"""Files that would run code: refused before anything of them is carried out, with the names that they ask for."""
+"""Files that would run code: refused before anything of them is carried out, with the names in them."""
 
 import io
 import pickle
@@ -10,8 +10,8 @@ import pytest
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 
-from ldm.checkpoint.pickle_guard import KNOWN_INERT, refused_names
 from ldm.checkpoint.reading import read_checkpoint
+from ldm.checkpoint.unpickling import KNOWN_INERT, refused_names
 from ldm.errors import UserError
 from tests.checkpoint.files import ATTACKS, few_tensors, lightning_content, replace_pickle, same_tensors
 
@@ -82,7 +82,7 @@ def test_an_attack_that_looks_like_a_tensor_of_the_state_dict(zipped: bool, tmp_
     ],
     ids=["deep", "key", "state dict", "all", "lightning"],
 )
-def test_wherever_it_stands_it_is_found(nest: Any, tmp_path: Path) -> None:
+def test_an_attack_is_found_anywhere_in_the_file(nest: Any, tmp_path: Path) -> None:
     path, marker = tmp_path / "model.ckpt", tmp_path / "marker"
     torch.save(nest(ATTACKS["posix.system"](marker)), path)
     assert "posix.system" in refusal(path)
@@ -190,7 +190,7 @@ def write_with(code: bytes, directory: Path) -> Path:
     [b"", b"X\1\0\0\0aK\1\x86R", b")\x81", b")R}X\1\0\0\0aK\1sb"],
     ids=["named", "called", "made", "with a state"],
 )
-def test_what_frameworks_leave_behind_is_read_over(name: str, use: bytes, tmp_path: Path) -> None:
+def test_harmless_names_of_frameworks_are_ignored(name: str, use: bytes, tmp_path: Path) -> None:
     """In each way in which a pickle uses a class."""
     module, _, leaf = name.rpartition(".")
     path = write_with(f"c{module}\n{leaf}\n".encode() + use, tmp_path)

@@ -15,7 +15,6 @@ from ldm.commands.options.recorded import PARSERS
 from ldm.commands.options.train import STAGE_FLAGS
 from ldm.commands.sampling.job import sampling_from
 from ldm.config import build_config, read_yaml
-from ldm.evaluation.encoders import ENCODERS
 from ldm.files import ROOT
 from ldm.runtime.models import DEFAULT_CONFIG, EMBEDDED, Settings, settings_of
 from tests.commands.calls import call
@@ -149,7 +148,3 @@ def test_fixed_defaults_are_shown(monkeypatch: pytest.MonkeyPatch) -> None:
         for action in parser()._actions:
             if isinstance(action.default, str | int | float) and action.nargs != 0 and action.dest in FIXED:
                 assert f"default: {action.default}" in shown[action.option_strings[-1]], (script, action.dest)
-
-
-def test_the_table_of_encoders_is_complete() -> None:
-    assert list(ENCODERS) == list(choices.ENCODERS)

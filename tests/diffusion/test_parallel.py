@@ -39,67 +39,67 @@ def test_there_are_never_more_threads_than_cores(weights: int, pixels: int, core
 
 
 def test_a_crew_of_one_works_where_it_is_called(four_threads: None) -> None:
-    here = threading.current_thread()
-    drawn = list(WorkerPool().draw("abc", lambda item: (item, threading.current_thread(), torch.get_num_threads())))
-    assert drawn == [(item, (item, here, 4)) for item in "abc"]
+    this_thread = threading.current_thread()
+    results = list(WorkerPool().map("abc", lambda item: (item, threading.current_thread(), torch.get_num_threads())))
+    assert results == [(item, (item, this_thread, 4)) for item in "abc"]
 
 
 @pytest.mark.parametrize("workers", [2, 3, 8])
-def test_items_come_in_order_whoever_is_done_first(workers: int) -> None:
-    def draw(item: int) -> int:
+def test_results_come_in_the_order_of_the_items(workers: int) -> None:
+    def sample(item: int) -> int:
         time.sleep(0.002 * (item % 3 == 0))
         return item * item
 
-    assert list(WorkerPool(workers, threads=1).draw(range(20), draw)) == [(item, item * item) for item in range(20)]
+    assert list(WorkerPool(workers, threads=1).map(range(20), sample)) == [(item, item * item) for item in range(20)]
 
 
 def test_workers_compute_at_the_same_time_with_their_own_number_of_threads(four_threads: None) -> None:
     both = threading.Barrier(2, timeout=20)
 
-    def draw(item: int) -> int:
+    def sample(item: int) -> int:
         both.wait()
         return torch.get_num_threads()
 
-    assert [threads for _, threads in WorkerPool(2, threads=2).draw(range(4), draw)] == [2] * 4
+    assert [threads for _, threads in WorkerPool(2, threads=2).map(range(4), sample)] == [2] * 4
     assert torch.get_num_threads() == 4
-    seen: list[int] = []
-    other = threading.Thread(target=lambda: seen.append(torch.get_num_threads()))
+    counts: list[int] = []
+    other = threading.Thread(target=lambda: counts.append(torch.get_num_threads()))
     other.start()
     other.join()
-    assert seen == [4]
+    assert counts == [4]
 
 
 def test_an_error_comes_in_its_turn_and_nothing_more_is_begun() -> None:
     begun = []
 
-    def draw(item: int) -> int:
+    def sample(item: int) -> int:
         begun.append(item)
         if item == 1:
-            raise UserError("this one can't be drawn")
+            raise UserError("this one fails")
         return item
 
     taken = []
-    with pytest.raises(UserError, match="can't be drawn"):
-        for item, _ in WorkerPool(2, threads=1).draw(range(100), draw):
+    with pytest.raises(UserError, match="this one fails"):
+        for item, _ in WorkerPool(2, threads=1).map(range(100), sample):
             taken.append(item)
     assert taken == [0]
     assert len(begun) <= 5
 
 
 def test_a_consumer_that_stops_leaves_no_thread_behind() -> None:
-    drawn = WorkerPool(2, threads=1).draw(range(100), lambda item: item)
-    next(drawn)
-    drawn.close()  # type: ignore[attr-defined]
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("draw")]
+    results = WorkerPool(2, threads=1).map(range(100), lambda item: item)
+    next(results)
+    results.close()  # type: ignore[attr-defined]
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("sample")]
 
 
 def test_images_of_several_workers_are_those_of_one() -> None:
     ldm, config = small_ldm(), SamplingConfig(height=64, width=64, num_steps=3, guidance_scale=2.0)
     context = torch.randn(1, 77, 32, generator=torch.Generator().manual_seed(0))
 
-    def draw(seed: int) -> torch.Tensor:
+    def sample(seed: int) -> torch.Tensor:
         return sample_images(ldm, classifier_free(context, torch.zeros_like(context), 2.0), [seed], config)
 
-    one = WorkerPool(2, threads=1).draw(range(5), draw)
-    other = WorkerPool(1).draw(range(5), draw)  # the tests run with one thread
+    one = WorkerPool(2, threads=1).map(range(5), sample)
+    other = WorkerPool(1).map(range(5), sample)  # the tests run with one thread
     assert all(torch.equal(a, b) for (_, a), (_, b) in zip(one, other, strict=True))

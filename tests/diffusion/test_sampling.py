@@ -34,7 +34,7 @@ def an_image(height: int = 64, width: int = 64) -> Tensor:
     return torch.rand(3, height, width, generator=torch.Generator().manual_seed(1)) * 2 - 1
 
 
-def draw(seeds: list[int], config: SamplingConfig = SMALL, init: InitImage | None = None, **options: Any) -> Tensor:
+def sample(seeds: list[int], config: SamplingConfig = SMALL, init: InitImage | None = None, **options: Any) -> Tensor:
     guidance = classifier_free(*contexts(len(seeds)), config.guidance_scale)
     return sample_images(options.pop("ldm", small_ldm()), guidance, seeds, config, init, **options)
 
@@ -74,7 +74,7 @@ def test_image_and_ids_to_image_is_the_original() -> None:
 
 
 def feed_noise(monkeypatch: pytest.MonkeyPatch, *stored: Tensor) -> None:
-    """Lets `sample_images` draw these, in this order."""
+    """Makes `sample_images` draw this noise, in this order."""
     left = list(stored)
     monkeypatch.setattr(sampling, "draw_noise", lambda shape, generators, device: left.pop(0))
 
@@ -104,7 +104,7 @@ def test_sample_images_from_the_originals_image_and_noise_gives_its_image(monkey
 @pytest.mark.parametrize(("name", "init"), [*((name, None) for name in NAMES), ("plms", InitImage(an_image(), 0.67))])
 def test_an_image_depends_on_its_seed_and_context_and_not_on_its_batch(name: str, init: InitImage | None) -> None:
     config = dataclasses.replace(SMALL, sampler=name, eta=0.5)
-    together = draw([3, 4, 5], config, init)
+    together = sample([3, 4, 5], config, init)
     context, uncond_context = contexts(3)
     for i, seed in enumerate([3, 4, 5]):
         one = slice(i, i + 1)
@@ -115,13 +115,13 @@ def test_an_image_depends_on_its_seed_and_context_and_not_on_its_batch(name: str
 
 
 def test_another_seed_another_context_and_another_eta_change_the_image() -> None:
-    image = draw([3])
+    image = sample([3])
     context, uncond_context = contexts(1)
     others = [
-        draw([4]),
+        sample([4]),
         sample_images(small_ldm(), classifier_free(context.flip(1) * 1.5, uncond_context, 2.0), [3], SMALL),
-        draw([3], dataclasses.replace(SMALL, eta=0.5)),
-        draw([3], dataclasses.replace(SMALL, guidance_scale=5.0)),
+        sample([3], dataclasses.replace(SMALL, eta=0.5)),
+        sample([3], dataclasses.replace(SMALL, guidance_scale=5.0)),
     ]
     assert all((other - image).abs().max() > 1e-2 for other in others)
 
@@ -129,15 +129,15 @@ def test_another_seed_another_context_and_another_eta_change_the_image() -> None
 @pytest.mark.parametrize(("height", "width"), [(64, 128), (128, 64)])
 def test_images_need_not_be_square(height: int, width: int) -> None:
     config = dataclasses.replace(SMALL, height=height, width=width)
-    assert draw([0, 1], config).shape == (2, 3, height, width)
-    assert draw([0], config, InitImage(an_image(height, width), 0.5)).shape == (1, 3, height, width)
+    assert sample([0, 1], config).shape == (2, 3, height, width)
+    assert sample([0], config, InitImage(an_image(height, width), 0.5)).shape == (1, 3, height, width)
 
 
 def test_images_are_float32_on_the_cpu_in_range_and_hold_no_graph() -> None:
     ldm = new_ldm(torch.bfloat16)
     with torch.no_grad():
         ldm.autoencoder.decoder.conv_out.weight.mul_(100)
-    images = draw([0], dataclasses.replace(SMALL, num_steps=1), ldm=ldm)
+    images = sample([0], dataclasses.replace(SMALL, num_steps=1), ldm=ldm)
     assert images.dtype == torch.float32
     assert images.device.type == "cpu"
     assert images.amin() == -1
@@ -148,7 +148,7 @@ def test_images_are_float32_on_the_cpu_in_range_and_hold_no_graph() -> None:
 @pytest.mark.parametrize("name", ["ddim", "plms"])
 def test_strength_zero_gives_back_the_image_encoded_and_decoded(name: str) -> None:
     ldm, init_image = small_ldm(), an_image()
-    images = draw([3, 4], dataclasses.replace(SMALL, sampler=name), InitImage(init_image, 0.0))
+    images = sample([3, 4], dataclasses.replace(SMALL, sampler=name), InitImage(init_image, 0.0))
     for image, generator in zip(images, image_generators([3, 4]), strict=True):
         torch.randn(4, 8, 8, generator=generator)  # the noise that strength 0 does not use
         posterior_noise = torch.randn(1, 4, 8, 8, generator=generator)
@@ -159,31 +159,31 @@ def test_strength_zero_gives_back_the_image_encoded_and_decoded(name: str) -> No
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_strength_one_draws_the_same_as_without_an_image(name: str) -> None:
+def test_strength_one_samples_the_same_as_without_an_image(name: str) -> None:
     config = dataclasses.replace(SMALL, sampler=name)
-    assert torch.equal(draw([3, 4], config, InitImage(an_image(), 1.0)), draw([3, 4], config))
+    assert torch.equal(sample([3, 4], config, InitImage(an_image(), 1.0)), sample([3, 4], config))
 
 
 @pytest.mark.parametrize("name", ["ddim", "euler-ancestral"])
 def test_less_strength_leaves_more_of_the_image(name: str) -> None:
     config = dataclasses.replace(SMALL, sampler=name, num_steps=10)
-    untouched = draw([3], config, InitImage(an_image(), 0.0))
-    distances = [(draw([3], config, InitImage(an_image(), s)) - untouched).norm().item() for s in (0.1, 0.5, 1.0)]
+    untouched = sample([3], config, InitImage(an_image(), 0.0))
+    distances = [(sample([3], config, InitImage(an_image(), s)) - untouched).norm().item() for s in (0.1, 0.5, 1.0)]
     assert 0 < distances[0] < distances[1] < distances[2]
 
 
-def test_an_image_encoded_beforehand_is_redrawn_as_one_that_was_not() -> None:
+def test_an_image_encoded_beforehand_gives_the_same_samples() -> None:
     init = InitImage(an_image(), 0.5)
     encoded = init.encoded(small_ldm())
     assert encoded.posterior is not None
     assert encoded.encoded(small_ldm()) is encoded
-    assert torch.equal(draw([3, 4], SMALL, encoded), draw([3, 4], SMALL, init))
+    assert torch.equal(sample([3, 4], SMALL, encoded), sample([3, 4], SMALL, init))
 
 
 @pytest.mark.parametrize("strength", [-0.1, 1.5])
 def test_a_strength_out_of_range_is_refused(strength: float) -> None:
     with pytest.raises(ValueError, match="strength should be from 0 to 1"):
-        draw([0], SMALL, InitImage(an_image(), strength))
+        sample([0], SMALL, InitImage(an_image(), strength))
 
 
 @pytest.mark.parametrize(
@@ -191,7 +191,7 @@ def test_a_strength_out_of_range_is_refused(strength: float) -> None:
 )
 def test_each_step_is_reported(init: InitImage | None, steps: int) -> None:
     reported: list[None] = []
-    draw([0], SMALL, init, on_step=lambda: reported.append(None))
+    sample([0], SMALL, init, on_step=lambda: reported.append(None))
     assert len(reported) == steps
 
 
@@ -220,13 +220,13 @@ def test_numbers_that_overflow_in_the_unet_are_an_error_that_names_the_step(
 ) -> None:
     config = dataclasses.replace(SMALL, sampler=name, num_steps=5)
     with pytest.raises(UserError, match=rf"UNet.* step {step} of 5 .*--precision full"):
-        draw([0, 1], config, ldm=broken_from_call(call, value))
+        sample([0, 1], config, ldm=broken_from_call(call, value))
 
 
 def test_the_step_is_counted_from_the_first_of_all_in_img2img_too() -> None:
     config = dataclasses.replace(SMALL, num_steps=5)
     with pytest.raises(UserError, match="step 4 of 5"):
-        draw([0], config, InitImage(an_image(), 0.6), ldm=broken_from_call(2))
+        sample([0], config, InitImage(an_image(), 0.6), ldm=broken_from_call(2))
 
 
 @pytest.mark.parametrize("broken", [float("nan"), float("inf")])
@@ -235,4 +235,4 @@ def test_numbers_that_overflow_in_the_decoder_are_an_error(broken: float) -> Non
     with torch.no_grad():
         ldm.autoencoder.decoder.conv_out.bias.fill_(broken)
     with pytest.raises(UserError, match=r"autoencoder.*conv_out.bias holds NaN or infinite numbers"):
-        draw([0], ldm=ldm)
+        sample([0], ldm=ldm)

@@ -1,4 +1,4 @@
-"""DINO and CLIP of random weights, small, in folders that look as those of the Hugging Face Hub do."""
+"""Small DINO and CLIP networks with random weights, in folders with the Hugging Face Hub's layout."""
 
 import json
 import shutil
@@ -14,7 +14,7 @@ from tests.oracle import TOKENIZER
 
 CLIP_TOKENIZER = TOKENIZER
 SIZE = 32
-"""Pixels on a side of what both look at."""
+"""Pixels on a side of both networks' images."""
 
 IMAGENET: dict[str, Any] = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
 OPENAI: dict[str, Any] = {
@@ -39,19 +39,19 @@ CLIP_PREPROCESSING: dict[str, Any] = {
     "resample": 3,
     "size": SIZE,
 }
-"""As the two repositories have them, but for the size."""
+"""Those of the two repositories, with another size."""
 
 
 def write_networks(directory: Path) -> Path:
     """`dino-vits16/` and `clip-vit-base-patch32/` below `directory`, with random weights."""
     shape = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
-    seen = {"image_size": SIZE, "patch_size": 16}
+    vision = {"image_size": SIZE, "patch_size": 16}
     with torch.random.fork_rng(devices=[]), torch.inference_mode(False):
         torch.manual_seed(5)
-        dino = ViTModel(ViTConfig(**shape, **seen), add_pooling_layer=False)
+        dino = ViTModel(ViTConfig(**shape, **vision), add_pooling_layer=False)
         # As in CLIP's config.json, the end of text has the number 2, which is not its number in the vocabulary.
         text = {"vocab_size": 49408, "max_position_embeddings": 77, "eos_token_id": 2, **shape}
-        clip = CLIPModel(CLIPConfig(text_config=text, vision_config={**shape, **seen}, projection_dim=8))
+        clip = CLIPModel(CLIPConfig(text_config=text, vision_config={**shape, **vision}, projection_dim=8))
         for network in (dino, clip):
             for parameter in network.parameters():  # the initial ones are so small that images hardly differ
                 parameter.data += 0.2 * torch.randn_like(parameter)

@@ -72,7 +72,7 @@ def test_it_is_the_largest_correlation_of_all_shifts(seed: int) -> None:
     assert aligned_correlation(image, photo).item() == pytest.approx(by_definition(image[0], photo[0]), abs=1e-4)
 
 
-def test_flat_images_agree_with_nothing() -> None:
+def test_flat_images_have_no_correlation() -> None:
     flat = torch.full((1, 3, 64, 64), 0.3)
     for other in (flat, blobs(0, 64)):
         assert correlation(flat, other) == 0.0

@@ -11,35 +11,35 @@ from tests.evaluation.tables import columns
 
 
 def test_each_resample_holds_as_many_images_as_there_are() -> None:
-    asked = columns(prompts=3, seeds=4, of_class=5)
-    weights = resample(asked, count=300)
-    of_subject = torch.tensor([one.kind == SUBJECT for one in asked])
+    specs = columns(prompts=3, seeds=4, of_class=5)
+    weights = resample(specs, count=300)
+    of_subject = torch.tensor([one.kind == SUBJECT for one in specs])
     assert (weights[:, of_subject].sum(dim=1) == 12).all()
     assert (weights[:, ~of_subject].sum(dim=1) == 5).all()
-    assert weights.mean(dim=0).tolist() == pytest.approx([1.0] * len(asked), abs=0.3)
+    assert weights.mean(dim=0).tolist() == pytest.approx([1.0] * len(specs), abs=0.3)
 
 
 def test_images_of_one_prompt_come_together() -> None:
-    asked = columns(prompts=2, seeds=8, of_class=0)
-    first = resample(asked, count=2000)[:, :8].sum(dim=1)
+    specs = columns(prompts=2, seeds=8, of_class=0)
+    first = resample(specs, count=2000)[:, :8].sum(dim=1)
     assert set(first.tolist()) == {0.0, 8.0, 16.0}
     assert (first == 8).double().mean().item() == pytest.approx(0.5, abs=0.05)
 
 
 def test_prompts_with_other_numbers_of_seeds() -> None:
-    asked = [PromptSpec(0, 1, SUBJECT, "a")] + [PromptSpec(1, s, SUBJECT, "b") for s in range(3)]
-    weights = resample(asked, count=500)
+    specs = [PromptSpec(0, 1, SUBJECT, "a")] + [PromptSpec(1, s, SUBJECT, "b") for s in range(3)]
+    weights = resample(specs, count=500)
     assert set(weights.sum(dim=1).tolist()) == {2.0, 4.0, 6.0}
 
 
 @settings(max_examples=20, deadline=None, derandomize=True)
 @given(st.permutations(range(16)))
-def test_a_columns_draws_do_not_depend_on_its_place(order: list[int]) -> None:
-    asked = columns()
-    assert torch.equal(resample([asked[i] for i in order], count=50), resample(asked, count=50)[:, order])
+def test_the_weights_of_a_column_do_not_depend_on_its_place(order: list[int]) -> None:
+    specs = columns()
+    assert torch.equal(resample([specs[i] for i in order], count=50), resample(specs, count=50)[:, order])
 
 
-def test_weighted_means_leave_out_what_is_not_there() -> None:
+def test_weighted_means_ignore_missing_values() -> None:
     values = torch.tensor([[1.0, 3.0, torch.nan], [torch.nan, 4.0, 6.0]])
     weights = torch.tensor([[1.0, 1.0, 1.0], [3.0, 0.0, 5.0], [1.0, 3.0, 0.0]], dtype=torch.float64)
     found = weighted_means(values, weights)
@@ -49,9 +49,9 @@ def test_weighted_means_leave_out_what_is_not_there() -> None:
 
 
 def test_an_interval_holds_the_mean_and_is_about_two_standard_errors_wide() -> None:
-    asked = columns(prompts=1, seeds=100, of_class=0)
+    specs = columns(prompts=1, seeds=100, of_class=0)
     values = torch.randn(100, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
-    found = interval(values, resample(asked))
+    found = interval(values, resample(specs))
     assert found is not None
     assert found.mean == pytest.approx(values.mean().item())
     error = values.std().item() / 10
@@ -59,9 +59,9 @@ def test_an_interval_holds_the_mean_and_is_about_two_standard_errors_wide() -> N
 
 
 def test_prompts_that_differ_make_the_interval_wide() -> None:
-    asked = columns(prompts=4, seeds=25, of_class=0)
+    specs = columns(prompts=4, seeds=25, of_class=0)
     values = torch.arange(4.0).repeat_interleave(25)
-    found = interval(values, resample(asked))
+    found = interval(values, resample(specs))
     assert found is not None and found.high - found.low > 1.5  # one standard error of four prompts is 0.56
 
 
@@ -72,5 +72,5 @@ def test_one_value_is_its_own_interval_and_none_has_none() -> None:
     assert interval(torch.tensor([torch.nan]), weights) is None
 
 
-def test_quantiles_pass_over_resamples_without_images() -> None:
+def test_quantiles_ignore_resamples_without_images() -> None:
     assert quantiles(torch.tensor([1.0, torch.nan, 1.0])) == (1.0, 1.0)

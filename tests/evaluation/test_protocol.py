@@ -21,11 +21,11 @@ def test_there_are_25_of_each_kind_of_subject() -> None:
     assert "a sks {class} wearing a black top hat and a monocle" in live
 
 
-def test_another_token_takes_the_place() -> None:
+def test_another_identifier_can_be_used() -> None:
     assert dreambooth_prompts(live=True, token="zwx")[0] == "a zwx {class} in the jungle"
 
 
-def test_they_are_those_of_the_dataset() -> None:
+def test_prompts_are_those_of_the_dataset() -> None:
     if not LIST.is_file():
         pytest.skip("needs the dataset's list: bash download/dreambooth-data.sh dog")
     text = LIST.read_text(encoding="utf-8")
@@ -39,7 +39,7 @@ def test_they_are_those_of_the_dataset() -> None:
     assert sum(is_live(name) for name in classes.values()) == 9
 
 
-def test_what_lives_is_told_by_the_last_word() -> None:
+def test_the_last_word_decides_what_is_living() -> None:
     assert is_live("dog") and is_live("Cat") and is_live("corgi dog")
     assert not any(is_live(name) for name in (*OBJECT_CLASSES, "hot dog stand", "water bottle", ""))
 
@@ -55,9 +55,9 @@ def test_what_lives_is_told_by_the_last_word() -> None:
         ("a photo of sks, sks  and sks dog", "a photo of , and dog"),
     ],
 )
-def test_a_prompt_without_the_token(prompt: str, without: str) -> None:
+def test_a_prompt_without_the_identifier(prompt: str, without: str) -> None:
     assert without_token(prompt) == without
 
 
-def test_a_token_is_taken_letter_by_letter() -> None:
+def test_an_identifier_is_no_regular_expression() -> None:
     assert without_token("a s.s dog by sks", token="s.s") == "a dog by sks"

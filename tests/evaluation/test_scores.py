@@ -1,4 +1,4 @@
-"""From embeddings to numbers, with cosines that can be done by hand."""
+"""From features to scores, with cosines that are computed by hand."""
 
 import math
 
@@ -6,14 +6,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from ldm.evaluation.features import ImageFeatures, see, with_gaps
+from ldm.evaluation.encoders import ImageFeatures, extract_features, with_gaps
 from ldm.evaluation.results import CLASS, OTHER, SUBJECT, PromptSpec, Reference
-from ldm.evaluation.scores import COPY_DETAILS, SCORES, GroupScores, score_group
+from ldm.evaluation.scores import SCORES, GroupScores, score_group
 from tests.evaluation.test_copies import directions, thumbs
 
 
 class Plane:
-    """An encoder whose captions are directions: the number that they end with, in degrees."""
+    """An encoder whose captions are directions: the number at their end, in degrees."""
 
     name = "plane"
 
@@ -31,7 +31,7 @@ class Plane:
         return directions(*(float(caption.split()[-1]) for caption in captions))
 
 
-ASKED = [
+SPECS = [
     PromptSpec(0, 1, SUBJECT, "a photo of sks dog 0"),
     PromptSpec(0, 2, SUBJECT, "a photo of sks dog 0"),
     PromptSpec(1, 1, SUBJECT, "a sks dog in the snow 90"),
@@ -51,12 +51,12 @@ def row(subjects: tuple[float, ...], images: tuple[float, ...], first_thumbnail:
 
 PHOTOS = ImageFeatures(directions(0, 20), directions(0, 40), thumbs(0, 1))
 BASE = row((90, 90, 90, 80, 70), (10, 20, 90, 45, 30))
-TAUGHT = row((10, 20, 0, 50, 70), (0, 60, 40, 15, 30), 20)
+TUNED = row((10, 20, 0, 50, 70), (0, 60, 40, 15, 30), 20)
 
 
 @pytest.fixture
 def scores() -> GroupScores:
-    return score_group(Plane(), ASKED, [BASE, TAUGHT], PHOTOS, base=0)
+    return score_group(Plane(), SPECS, [BASE, TUNED], PHOTOS, base=0)
 
 
 def values(scores: GroupScores, name: str, row: int = 1) -> list[float]:
@@ -76,10 +76,10 @@ def test_image_is_the_same_of_whole_images(scores: GroupScores) -> None:
     assert values(scores, "image") == pytest.approx([*expected, None, None], abs=1e-6)
 
 
-def test_prompt_is_the_cosine_with_the_prompt_without_the_token(scores: GroupScores) -> None:
+def test_prompt_is_the_cosine_with_the_prompt_without_the_identifier(scores: GroupScores) -> None:
     assert values(scores, "prompt") == pytest.approx([1, cos(60), cos(50), None, 1], abs=1e-6)
     encoder = Plane()
-    score_group(encoder, ASKED, [BASE])
+    score_group(encoder, SPECS, [BASE])
     assert encoder.captions[0] == "a photo of dog 0"
     assert encoder.captions[2] == "a dog in the snow 90"
 
@@ -109,9 +109,9 @@ def test_references_are_the_photos_and_the_base_row(scores: GroupScores) -> None
 
 def test_a_copy_is_counted_and_its_photo_named() -> None:
     copying = ImageFeatures(
-        TAUGHT.subjects, directions(0, 60, 40, 15, 30), torch.cat([thumbs(0, 30), thumbs(1, 31, 32)])
+        TUNED.subjects, directions(0, 60, 40, 15, 30), torch.cat([thumbs(0, 30), thumbs(1, 31, 32)])
     )
-    scores = score_group(Plane(), ASKED, [BASE, copying], PHOTOS, base=0)
+    scores = score_group(Plane(), SPECS, [BASE, copying], PHOTOS, base=0)
     assert values(scores, "copy") == [1, 0, 1, None, None]
     assert values(scores, "copy_photo")[0] == 0 and values(scores, "copy_photo")[2] == 1
     assert values(scores, "copy_pixels")[0] == pytest.approx(1, abs=1e-4)
@@ -121,12 +121,13 @@ def test_a_copy_is_counted_and_its_photo_named() -> None:
 
 
 def test_every_score_is_described() -> None:
-    cells = score_group(Plane(), ASKED, [BASE], PHOTOS, base=0).cells
-    assert set(cells) == {score.name for score in (*SCORES, *COPY_DETAILS)}
-    assert all(score.title and score.explanation for score in (*SCORES, *COPY_DETAILS))
+    scores = score_group(Plane(), SPECS, [BASE], PHOTOS, base=0)
+    assert list(scores.cells) == [one.name for one in SCORES]
+    assert list(scores.references) == [one.name for one in SCORES if not one.is_detail and one.name in scores.rows[0]]
+    assert all(one.score.title and one.score.explanation for one in SCORES)
 
 
-def test_a_cell_has_what_is_known_of_it(scores: GroupScores) -> None:
+def test_a_cell_has_its_known_scores(scores: GroupScores) -> None:
     copy = {"copy", "copy_photo", "copy_image", "copy_pixels"}
     assert set(scores.of_cell(1, 0)) == {"subject", "image", "prompt", "diversity"} | copy
     assert set(scores.of_cell(1, 2)) == {"subject", "image", "prompt"} | copy
@@ -135,24 +136,23 @@ def test_a_cell_has_what_is_known_of_it(scores: GroupScores) -> None:
 
 
 def test_without_photos_and_base_prompts_and_diversity_are_left() -> None:
-    scores = score_group(Plane(), ASKED, [TAUGHT])
+    scores = score_group(Plane(), SPECS, [TUNED])
     assert set(scores.cells) == {"prompt", "diversity"}
-    assert scores.bounds is None and scores.prompt_floor is None
+    assert scores.prompt_floor is None
     assert scores.references["prompt"] == Reference(None, None)
 
 
 def test_one_photo_has_no_ceiling() -> None:
-    photo = ImageFeatures(PHOTOS.subjects[:1], PHOTOS.images[:1], PHOTOS.thumbnails[:1])
-    scores = score_group(Plane(), ASKED, [BASE, TAUGHT], photo, base=0)
+    scores = score_group(Plane(), SPECS, [BASE, TUNED], PHOTOS.select(slice(1)), base=0)
     assert scores.references["subject"].ceiling is None
     assert values(scores, "subject")[0] == pytest.approx(cos(10), abs=1e-6)
 
 
-def test_images_that_are_missing_leave_gaps(scores: GroupScores) -> None:
+def test_missing_images_leave_gaps(scores: GroupScores) -> None:
     some = [0, 2, 3]
-    partly = with_gaps(ImageFeatures(TAUGHT.subjects[some], TAUGHT.images[some], TAUGHT.thumbnails[some]), some, 5)
-    empty = with_gaps(ImageFeatures(TAUGHT.subjects[:0], TAUGHT.images[:0], TAUGHT.thumbnails[:0]), [], 5)
-    found = score_group(Plane(), ASKED, [BASE, partly, empty], PHOTOS, base=0)
+    partly = with_gaps(TUNED.select(torch.tensor(some)), some, 5)
+    empty = with_gaps(TUNED.select(slice(0)), [], 5)
+    found = score_group(Plane(), SPECS, [BASE, partly, empty], PHOTOS, base=0)
     assert values(found, "subject")[:3] == pytest.approx(
         [values(scores, "subject")[0], None, values(scores, "subject")[2]]
     )
@@ -164,20 +164,20 @@ def test_images_that_are_missing_leave_gaps(scores: GroupScores) -> None:
 
 def test_the_order_of_columns_only_orders_the_cells(scores: GroupScores) -> None:
     order = [3, 1, 4, 0, 2]
-    rows = [ImageFeatures(one.subjects[order], one.images[order], one.thumbnails[order]) for one in (BASE, TAUGHT)]
-    found = score_group(Plane(), [ASKED[i] for i in order], rows, PHOTOS, base=0)
+    rows = [row.select(torch.tensor(order)) for row in (BASE, TUNED)]
+    found = score_group(Plane(), [SPECS[i] for i in order], rows, PHOTOS, base=0)
     for name, cells in scores.cells.items():
         assert torch.allclose(found.cells[name], cells[:, order], equal_nan=True, atol=1e-6), name
     assert found.rows[1]["subject"].low == pytest.approx(scores.rows[1]["subject"].low)
 
 
-def test_seeing_keeps_what_the_encoder_says_and_a_thumbnail() -> None:
+def test_features_are_the_encoders_embeddings_and_a_thumbnail() -> None:
     images = torch.zeros(2, 3, 50, 40)
     images[1] = 1.0
-    seen = see(Plane(), images)
-    assert torch.allclose(seen.subjects, directions(0, 90)) and torch.allclose(seen.images, directions(0, 90))
-    assert seen.thumbnails.shape == (2, 3, 32, 32)
-    assert len(seen) == 2 and seen.there.all()
-    spread = with_gaps(seen, [2, 0], 3)
-    assert spread.there.tolist() == [True, False, True]
-    assert torch.equal(spread.images[2], seen.images[0])
+    found = extract_features(Plane(), images)
+    assert torch.allclose(found.subjects, directions(0, 90)) and torch.allclose(found.images, directions(0, 90))
+    assert found.thumbnails.shape == (2, 3, 32, 32)
+    assert len(found) == 2 and found.present.all()
+    spread = with_gaps(found, [2, 0], 3)
+    assert spread.present.tolist() == [True, False, True]
+    assert torch.equal(spread.images[2], found.images[0])

@@ -1,4 +1,4 @@
-"""Scores of few images or none: a number where one can be known, nothing where not, and never a failure."""
+"""Scores of few images or none: a number where one is known, nothing where not, and never a failure."""
 
 import math
 
@@ -10,25 +10,25 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from ldm.evaluation.alignment import SIDE, aligned_correlation, thumbnails
-from ldm.evaluation.features import ImageFeatures, see, with_gaps
+from ldm.evaluation.encoders import ImageFeatures, extract_features, with_gaps
 from ldm.evaluation.recommendation import Candidate, recommend
 from ldm.evaluation.results import CLASS, OTHER, SUBJECT, PromptSpec
 from ldm.evaluation.scores import SCORES, score_group
-from ldm.nn.parts import in_parts
+from ldm.nn.memory import in_batches
 
 FEW = st.integers(0, 3)
 
 
 class Hash:
-    """An encoder to which everything is as different as it can be."""
+    """An encoder that gives different images different vectors."""
 
     name = "hash"
 
     def embed_subjects(self, images: Tensor) -> Tensor:
-        return in_parts(images, 2, lambda part: F.normalize(part[:, 0, :2, :2].flatten(1) + 0.1, dim=-1))
+        return in_batches(images, 2, lambda part: F.normalize(part[:, 0, :2, :2].flatten(1) + 0.1, dim=-1))
 
     def embed_images(self, images: Tensor) -> Tensor:
-        return in_parts(images, 2, lambda part: F.normalize(part[:, 1, :2, :2].flatten(1) + 0.1, dim=-1))
+        return in_batches(images, 2, lambda part: F.normalize(part[:, 1, :2, :2].flatten(1) + 0.1, dim=-1))
 
     def embed_captions(self, captions: list[str]) -> Tensor:
         return F.normalize(torch.tensor([[len(one), 1.0, 2.0, 3.0] for one in captions]).reshape(-1, 4), dim=-1)
@@ -39,7 +39,7 @@ def images(count: int, seed: int) -> Tensor:
 
 
 def spread_out(encoder: Hash, places: list[int], count: int, seed: int) -> ImageFeatures:
-    return with_gaps(see(encoder, images(len(places), seed)), places, count)
+    return with_gaps(extract_features(encoder, images(len(places), seed)), places, count)
 
 
 @settings(max_examples=60, derandomize=True)
@@ -47,21 +47,21 @@ def spread_out(encoder: Hash, places: list[int], count: int, seed: int) -> Image
 def test_any_numbers_of_prompts_seeds_rows_and_photos_are_scored(data: st.DataObject) -> None:
     kinds = data.draw(st.lists(st.sampled_from([SUBJECT, CLASS, OTHER]), max_size=3), label="prompts")
     seeds, rows, photos = (data.draw(FEW, label=label) for label in ("seeds", "rows", "photos"))
-    asked = [
+    specs = [
         PromptSpec(index, seed, kind, f"a {kind} {index}") for index, kind in enumerate(kinds) for seed in range(seeds)
     ]
-    columns = st.sets(st.sampled_from(range(len(asked)))) if asked else st.just(set())
-    there = [sorted(data.draw(columns, label="pictures")) for _ in range(rows)]
+    columns = st.sets(st.sampled_from(range(len(specs)))) if specs else st.just(set())
+    there = [sorted(data.draw(columns, label="images")) for _ in range(rows)]
     base = data.draw(st.sampled_from([None, *range(rows)]), label="base")
 
     encoder = Hash()
-    seen = [spread_out(encoder, places, len(asked), 10 + row) for row, places in enumerate(there)]
-    scores = score_group(encoder, asked, seen, see(encoder, images(photos, 1)), base)
+    features = [spread_out(encoder, places, len(specs), 10 + row) for row, places in enumerate(there)]
+    scores = score_group(encoder, specs, features, extract_features(encoder, images(photos, 1)), base)
 
     assert len(scores.rows) == rows
     for row, places in enumerate(there):
-        of_subject = [place for place in places if asked[place].kind == SUBJECT]
-        of_class = [place for place in places if asked[place].kind == CLASS]
+        of_subject = [place for place in places if specs[place].kind == SUBJECT]
+        of_class = [place for place in places if specs[place].kind == CLASS]
         known = scores.rows[row]
         assert ("subject" in known) is ("copy" in known) is bool(of_subject and photos)
         assert ("leakage" in known) is bool(of_class and photos)
@@ -69,11 +69,11 @@ def test_any_numbers_of_prompts_seeds_rows_and_photos_are_scored(data: st.DataOb
         for score in known.values():
             assert score.low <= score.mean <= score.high
             assert all(map(math.isfinite, (score.low, score.mean, score.high)))
-        for place in range(len(asked)):
+        for place in range(len(specs)):
             found = scores.of_cell(row, place)
             assert bool(set(found) - {"diversity"}) <= (place in places)
             assert all(map(math.isfinite, found.values()))
-    assert set(scores.references) == {score.name for score in SCORES if any(score.name in row for row in scores.rows)}
+    assert set(scores.references) == {one.name for one in SCORES if any(one.name in row for row in scores.rows)}
 
     candidates = [Candidate(f"step {row}", row, "run", row == base) for row in range(rows)]
     found = recommend(candidates, scores)
@@ -82,7 +82,7 @@ def test_any_numbers_of_prompts_seeds_rows_and_photos_are_scored(data: st.DataOb
 
 
 @pytest.mark.parametrize(("of_images", "of_photos"), [(0, 0), (0, 2), (2, 0), (1, 1)])
-def test_any_numbers_of_images_are_laid_on_any_numbers_of_photos(of_images: int, of_photos: int) -> None:
+def test_any_number_of_images_is_compared_with_any_number_of_photos(of_images: int, of_photos: int) -> None:
     found = aligned_correlation(thumbnails(images(of_images, 1)), thumbnails(images(of_photos, 2)))
     assert found.shape == (of_images, of_photos)
     assert not found.isnan().any()

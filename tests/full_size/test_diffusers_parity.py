@@ -130,7 +130,7 @@ def test_unet_and_autoencoder_equal_diffusers_from_the_same_official_file(
 
 
 @torch.inference_mode()
-def test_a_file_written_by_us_opens_in_diffusers_and_draws_the_same_image(
+def test_a_file_written_by_us_opens_in_diffusers_and_samples_the_same_image(
     weights_dir: Path, pipeline_config: Path, tmp_path: Path
 ) -> None:
     from diffusers import StableDiffusionPipeline
@@ -140,7 +140,7 @@ def test_a_file_written_by_us_opens_in_diffusers_and_draws_the_same_image(
     prompt, negative, seed = "a photo of sks can", "blurry", 42
 
     ours = load_ours(path)
-    drawn = sample_images(
+    ours_sampled = sample_images(
         ours,
         classifier_free(ours.encode_prompts([prompt]), ours.encode_prompts([negative]), 7.5),
         [seed],
@@ -159,5 +159,5 @@ def test_a_file_written_by_us_opens_in_diffusers_and_draws_the_same_image(
         latents=draw_noise((1, 4, 8, 16), image_generators([seed])),
         output_type="pt",
     ).images
-    assert (drawn.std() > 0.1).item(), "a flat image would prove nothing"
-    assert ((drawn + 1) / 2 - theirs).abs().max() < 1e-3
+    assert (ours_sampled.std() > 0.1).item(), "a flat image would prove nothing"
+    assert ((ours_sampled + 1) / 2 - theirs).abs().max() < 1e-3

@@ -1,4 +1,4 @@
-"""The official file at full size: nothing is copied until it is used, and it draws through the command as typed."""
+"""The official file at full size: nothing is copied until it is used, and txt2img.py samples from it."""
 
 import re
 import subprocess
@@ -33,7 +33,7 @@ def test_a_loaded_model_shares_its_weights_with_the_file(weights_dir: Path, name
     assert own_megabytes() - before < 100, "of 4265 MB"
 
 
-def test_txt2img_draws_from_the_official_ckpt_as_typed(weights_dir: Path, tmp_path: Path) -> None:
+def test_txt2img_samples_from_the_official_ckpt(weights_dir: Path, tmp_path: Path) -> None:
     command = [sys.executable, str(ROOT / "txt2img.py"), "-c", str(weights_dir / "sd-v1-4.ckpt"), "--hw", "64", "128"]
     done = subprocess.run(
         [*command, "--ddim-steps", "2", "-v", "1", "-p", "a photo of sks can"],

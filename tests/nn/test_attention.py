@@ -51,7 +51,7 @@ def test_without_a_context_attention_reads_its_own_input() -> None:
     torch.testing.assert_close(attention(x), plain_attention(attention, x, x))
 
 
-def test_cross_attention_does_not_care_in_which_order_the_context_stands() -> None:
+def test_cross_attention_is_independent_of_the_order_of_the_context() -> None:
     attention = CrossAttention(12, 7, 3).double()
     x, context = noise(2, 5, 12), noise(2, 9, 7, seed=1)
     torch.testing.assert_close(attention(x, context.flip(1)), attention(x, context))

@@ -49,7 +49,7 @@ def test_group_norm_is_over_32_groups_and_adds_its_eps_to_the_variance(eps: floa
 
 
 @pytest.mark.parametrize("num_groups", [1, 2, 4, 8])
-def test_group_norm_is_over_as_many_groups_as_are_asked_for(num_groups: int) -> None:
+def test_group_norm_has_the_given_number_of_groups(num_groups: int) -> None:
     x = torch.randn(2, 8, 4, 6, generator=torch.Generator().manual_seed(0)) + torch.arange(8.0)[:, None, None]
     normed = group_norm(8, 1e-6, num_groups)(x).view(2, num_groups, -1)
     torch.testing.assert_close(normed.mean(dim=-1), torch.zeros(2, num_groups), atol=1e-5, rtol=0)

@@ -1,6 +1,7 @@
-"""The tokenizer: ids of known tokenizers, and the warning of a prompt that is cut."""
+"""The tokenizer: ids of known tokenizers, the warning when a prompt is cut, and damaged files."""
 
 import logging
+import os
 import re
 import shutil
 from pathlib import Path
@@ -10,15 +11,16 @@ import pytest
 import torch
 
 from ldm.errors import UserError
-from ldm.nn.tokenizer import PromptTokenizer, copy_tokenizer, load_tokenizer
+from ldm.nn.tokenizer import PromptTokenizer, copy_tokenizer, load_tokenizer, raise_unless_vocabulary
 from tests.oracle import TOKENIZER, facts
+from tests.tiny import write_tokenizer
 
 CASES = facts("tokenizer-cases")["cases"]
 REFERENCE = "sd_v1_reference"
 
 
 def accepted(case: dict[str, Any]) -> dict[str, list[int]]:
-    """The ids that may come out, by the name of the tokenizer they come from."""
+    """The accepted ids, by the name of the tokenizer that gives them."""
     return {REFERENCE: case["ids"], **case.get("differs", {})}
 
 
@@ -89,13 +91,13 @@ def test_the_warning_quotes_what_was_cut(tokenizer: PromptTokenizer, caplog: pyt
     assert torch.equal(tokenizer([kept]), tokenizer([kept + " in a red hat, oil painting"]))
 
 
-def test_what_is_cut_and_what_is_kept_are_the_whole_prompt(tokenizer: PromptTokenizer) -> None:
+def test_the_cut_text_and_the_kept_text_are_the_whole_prompt(tokenizer: PromptTokenizer) -> None:
     prompt = text_of("long")
     kept = tokenizer.clip_tokenizer.decode(tokenizer([prompt])[0, 1:76].tolist())
     assert (kept + tokenizer.cut_text(prompt)).replace(" ", "") == prompt.replace(" ", "")
 
 
-def test_each_long_prompt_is_warned_of_once(tokenizer: PromptTokenizer, caplog: pytest.LogCaptureFixture) -> None:
+def test_each_long_prompt_triggers_one_warning(tokenizer: PromptTokenizer, caplog: pytest.LogCaptureFixture) -> None:
     first, second = "cat " * 80, "dog " * 80
     tokenizer([first, first, "short"])
     tokenizer([first])
@@ -115,13 +117,13 @@ def test_a_missing_file_is_named(missing: str, tmp_path: Path) -> None:
     assert str(tmp_path) in str(error.value)
 
 
-def test_a_copy_is_a_whole_tokenizer(tmp_path: Path) -> None:
+def test_a_copy_is_a_complete_tokenizer(tmp_path: Path) -> None:
     copy_tokenizer(TOKENIZER, tmp_path / "deep" / "tokenizer")
     assert sorted(path.name for path in (tmp_path / "deep" / "tokenizer").iterdir()) == ["merges.txt", "vocab.json"]
     assert load_tokenizer(tmp_path / "deep" / "tokenizer")(["a cat"])[0, :4].tolist() == [49406, 320, 2368, 49407]
 
 
-def test_nothing_is_copied_of_a_tokenizer_that_is_not_whole(tmp_path: Path) -> None:
+def test_an_incomplete_tokenizer_is_not_copied(tmp_path: Path) -> None:
     (tmp_path / "source").mkdir()
     shutil.copy(TOKENIZER / "vocab.json", tmp_path / "source")
     with pytest.raises(UserError, match=r"merges\.txt is missing in .*source"):
@@ -129,12 +131,62 @@ def test_nothing_is_copied_of_a_tokenizer_that_is_not_whole(tmp_path: Path) -> N
     assert not (tmp_path / "target").exists()
 
 
-@pytest.mark.parametrize(
-    ("name", "content"), [("vocab.json", "{"), ("merges.txt", ""), ("merges.txt", "#version: 0.2\n")]
-)
-def test_a_damaged_file_is_an_error_that_names_the_directory(tmp_path: Path, name: str, content: str) -> None:
-    for file in ("vocab.json", "merges.txt"):
-        (tmp_path / file).write_text((TOKENIZER / file).read_text(encoding="utf-8"), encoding="utf-8")
-    (tmp_path / name).write_text(content)
-    with pytest.raises(UserError, match=re.escape(str(tmp_path))):
+@pytest.mark.parametrize("content", ["", "#version: 0.2\n"])
+def test_empty_merges_of_a_vocabulary_with_merged_tokens_are_refused(content: str, tmp_path: Path) -> None:
+    shutil.copytree(TOKENIZER, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "merges.txt").write_text(content)
+    with pytest.raises(UserError, match=re.escape(f"{tmp_path / 'merges.txt'} is empty")):
         load_tokenizer(tmp_path)
+
+
+# Files of strangers
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    return write_tokenizer(tmp_path / "tokenizer")
+
+
+def test_good_tokenizers_are_accepted(directory: Path) -> None:
+    assert raise_unless_vocabulary(directory) == 0
+    assert raise_unless_vocabulary(TOKENIZER) == 48_894
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "not a vocabulary in JSON"),
+        (b"\0\1", "not a vocabulary in JSON"),
+        (b"[" * 100_000, "not a vocabulary in JSON"),
+        (b'{"a": ' + b"9" * 5000 + b"}", "not a vocabulary in JSON"),
+        (b"[1, 2]", "should hold tokens"),
+        (b"{}", "should hold tokens"),
+        (b'{"a": "b"}', "the token 'a' should have a number, not 'b'"),
+        (b'{"a": true}', "the token 'a' should have a number, not True"),
+        (b'{"a": -1}', "the token 'a' should have a number, not -1"),
+        (b'{"a": 1000000000}', "the token 'a' should have a number"),
+        (b'{"a": {"b": [1]}}', "the token 'a' should have a number"),
+        (b'{"a": 1}', "lacks the token <|startoftext|>"),
+        ('{"a": 1}'.encode("utf-16"), "UTF-16"),
+    ],
+)
+def test_a_damaged_vocabulary_is_named_with_the_reason(content: bytes, words: str, directory: Path) -> None:
+    (directory / "vocab.json").write_bytes(content)
+    with pytest.raises(UserError) as error:
+        load_tokenizer(directory)
+    assert f"{directory / 'vocab.json'}" in str(error.value)
+    assert words in str(error.value)
+
+
+@pytest.mark.parametrize("line", ["a", "a b c", "x" * 10**6])
+def test_damaged_merges_are_named_by_their_line(line: str, directory: Path) -> None:
+    (directory / "merges.txt").write_text(f"#version: 0.2\n{line}\n")
+    with pytest.raises(UserError, match=r"merges\.txt, line 2 should be two tokens"):
+        load_tokenizer(directory)
+
+
+@pytest.mark.parametrize("name", ["vocab.json", "merges.txt"])
+def test_a_file_of_a_gigabyte_is_not_read(name: str, directory: Path) -> None:
+    os.truncate(directory / name, 10**9)
+    with pytest.raises(UserError, match=f"{name} is too large"):
+        load_tokenizer(directory)

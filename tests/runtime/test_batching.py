@@ -1,4 +1,4 @@
-"""The batch size that nobody gave: from the free memory of a GPU, and from the model's YAML elsewhere."""
+"""The default batch size: from the free memory of a GPU, elsewhere from the model's YAML."""
 
 from dataclasses import replace
 from functools import cache
@@ -66,7 +66,7 @@ def test_elsewhere_the_models_default_is_taken() -> None:
     assert batch_that_fits(SETTINGS, SAMPLING, torch.float32, torch.device("mps"), 1) == 7
 
 
-def test_on_a_cpu_small_networks_draw_on_each_core_and_large_ones_on_all(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_a_cpu_small_networks_get_one_core_each_and_large_ones_all(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "get_num_threads", lambda: 6)
     assert worker_pool(build_tiny_model(), SamplingConfig(64, 64)) == WorkerPool(workers=6, threads=1)
     with torch.device("meta"):

@@ -16,6 +16,7 @@ from ldm.diffusion.latent_diffusion import LatentDiffusionConfig
 from ldm.errors import UserError
 from ldm.files import ROOT
 from ldm.runtime import models
+from ldm.runtime.devices import Compute
 from ldm.runtime.models import (
     DEFAULT_CONFIG,
     ModelSlot,
@@ -24,7 +25,6 @@ from ldm.runtime.models import (
     settings_of,
     snapped_size,
 )
-from ldm.runtime.precision import Compute
 from ldm.runtime.tokenizers import find_tokenizer
 from tests.tiny import TINY_YAML, build_tiny_model, tiny_config, write_tiny_checkpoint
 

@@ -33,7 +33,7 @@ def test_a_symbolic_link_out_of_the_repository_is_followed(tmp_path: Path, monke
 
 @pytest.mark.parametrize("named", ["/anywhere/tokenizer", "../../tokenizer"])
 def test_a_checkpoint_that_points_elsewhere_is_refused_by_name(named: str, tmp_path: Path) -> None:
-    """What lies there is not even looked at; beside the checkpoint it is found."""
+    """A path outside the repository is not read; a tokenizer beside the checkpoint is."""
     checkpoint = write_tiny_checkpoint(tmp_path / "theirs", config={**TINY_YAML, "tokenizer": named})
     beside = shutil.move(tmp_path / "theirs" / "tokenizer", tmp_path / "away")
     words = ("-c", checkpoint, "-v", 1, "-o", tmp_path / "out")
@@ -53,7 +53,7 @@ def test_a_users_own_yaml_may_name_any_place(tmp_path: Path) -> None:
     assert call("txt2img", *words).status == 0
 
 
-def test_a_damaged_tokenizer_beside_a_checkpoint_is_an_error_and_draws_nothing(tmp_path: Path) -> None:
+def test_a_damaged_tokenizer_beside_a_checkpoint_is_an_error_before_sampling(tmp_path: Path) -> None:
     directory = write_tokenizer(tmp_path / "known")
     checkpoint = write_tiny_checkpoint(tmp_path / "ckpt", tokenizer=tokenizer_digest(directory))
     vocabulary = tmp_path / "ckpt" / "tokenizer" / "vocab.json"
@@ -71,9 +71,9 @@ def test_a_damaged_tokenizer_is_read_from_another_place_that_has_it(
     expected = txt2img("-c", checkpoint, "-v", 1).images[0]
     (tmp_path / "ckpt" / "tokenizer" / "merges.txt").write_text("#version: 0.2\nc a\n")
     monkeypatch.setattr(tokenizers, "ELSEWHERE", (directory,))
-    drawn = txt2img("-c", checkpoint, "-v", 1)
-    assert "damaged or another model's" in drawn.said
-    assert (drawn.images[0] == expected).all()
+    outcome = txt2img("-c", checkpoint, "-v", 1)
+    assert "damaged or another model's" in outcome.said
+    assert (outcome.images[0] == expected).all()
 
 
 def test_clips_vocabulary_is_shipped_with_its_licence() -> None:

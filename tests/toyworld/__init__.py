@@ -1,1 +1,1 @@
-"""The little rendered world."""
+"""The toy world."""

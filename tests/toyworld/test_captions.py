@@ -17,7 +17,7 @@ def varied(scene: Scene, index: int, identifier: str = "") -> str:
     return caption(scene, derived_generator(index), identifier)
 
 
-def test_the_canonical_caption_says_everything() -> None:
+def test_the_canonical_caption_names_everything() -> None:
     thing = replace(SCENES[0].thing, class_name="bottle", colours=("red", "white"), pattern="striped")
     scene = replace(SCENES[0], thing=thing, setting="beach")
     assert canonical_caption(scene) == "a photo of a red and white striped bottle on the beach"
@@ -42,7 +42,7 @@ def test_a_caption_always_names_the_class_and_never_another_thing() -> None:
 
 
 @pytest.mark.parametrize("named", ["colour", "pattern", "setting"])
-def test_captions_mostly_name_what_is_there(named: str) -> None:
+def test_captions_mostly_name_what_the_scene_has(named: str) -> None:
     scenes = [scene for scene in SCENES if scene.thing.pattern != "plain"]
     hits = 0
     for index, scene in enumerate(scenes):

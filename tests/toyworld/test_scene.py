@@ -29,7 +29,7 @@ def test_every_name_has_a_shape_or_a_place() -> None:
     assert list(SETTINGS_BY_NAME) == list(SETTINGS)
 
 
-def test_all_that_there_is_comes_up() -> None:
+def test_every_class_colour_pattern_and_setting_occurs() -> None:
     scenes = [random_scene(0, index) for index in range(1500)]
     assert {scene.thing.class_name for scene in scenes} == set(CLASSES)
     assert {scene.thing.colours[0] for scene in scenes} == set(COLOURS)
@@ -40,26 +40,26 @@ def test_all_that_there_is_comes_up() -> None:
     assert min(classes.values()) > 0.6 * max(classes.values())
 
 
-def test_what_is_asked_for_is_drawn() -> None:
+def test_a_given_class_colour_and_setting_are_used() -> None:
     for index in range(30):
         scene = random_scene(0, index, class_name="duck", colour="pink", setting="snow", split="all")
         assert combination(scene) == ("duck", "pink", "snow")
         assert random_scene(0, index, class_name="hat").thing.class_name == "hat"
 
 
-def test_a_tenth_is_held_out_and_never_drawn_for_training() -> None:
+def test_a_tenth_is_held_out_of_training() -> None:
     everything = list(itertools.product(CLASSES, COLOURS, SETTINGS))
     held_out = {one for one in everything if is_held_out(*one)}
     assert 0.08 < len(held_out) / len(everything) < 0.12
     assert held_out.isdisjoint(combination(random_scene(3, index)) for index in range(2000))
     assert held_out.issuperset(combination(random_scene(3, index, split="held_out")) for index in range(300))
-    # Nothing is missing from training as a whole: every pair of class and colour, and of class and setting, is seen.
-    seen = set(everything) - held_out
-    assert {one[:2] for one in seen} == set(itertools.product(CLASSES, COLOURS))
-    assert {(one[0], one[2]) for one in seen} == set(itertools.product(CLASSES, SETTINGS))
+    # Training has every pair of class and colour, and of class and setting.
+    trained = set(everything) - held_out
+    assert {one[:2] for one in trained} == set(itertools.product(CLASSES, COLOURS))
+    assert {(one[0], one[2]) for one in trained} == set(itertools.product(CLASSES, SETTINGS))
 
 
-def test_an_impossible_wish_is_refused() -> None:
+def test_a_combination_outside_the_split_is_refused() -> None:
     class_name, colour, setting = next(
         one for one in itertools.product(CLASSES, COLOURS, SETTINGS) if is_held_out(*one)
     )

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from ldm.toyworld import CLASSES, PATTERN_NAMES, random_scene, unusual_subject
-from ldm.toyworld.patterns import second_colour
 from ldm.toyworld.scene import Thing
 from ldm.toyworld.sdf import cylinder, frustum, rounded_box, smooth_union, sphere, torus
 from ldm.toyworld.shapes import SHAPES
+from ldm.toyworld.textures import second_colour
 from ldm.toyworld.tracing import Bodies
 
 CPU = torch.device("cpu")
@@ -56,7 +56,7 @@ def test_an_object_fills_its_box_and_stays_in_it(thing: Thing) -> None:
 
 
 @pytest.mark.parametrize("thing", THINGS + SUBJECTS, ids=lambda thing: thing.class_name)
-def test_the_distance_never_promises_too_much(thing: Thing) -> None:
+def test_the_distance_is_never_too_large(thing: Thing) -> None:
     """From a point at distance d, a walk of d in any direction doesn't end inside the object."""
     count = 20_000
     one = bodies(thing, count)
@@ -69,7 +69,7 @@ def test_the_distance_never_promises_too_much(thing: Thing) -> None:
     assert promised_too_much.float().mean() < 0.002
 
 
-def test_distance_functions_are_exact_where_they_say_so() -> None:
+def test_exact_distance_functions() -> None:
     t = torch.tensor
     zero = t(0.0)
     assert sphere(t(3.0), t(4.0), zero, 1.0).item() == pytest.approx(4.0)

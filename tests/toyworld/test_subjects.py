@@ -9,8 +9,8 @@ from PIL import Image
 from ldm.data.photos import read_directory
 from ldm.toyworld import CLASSES, photograph, unusual_subject
 from ldm.toyworld.__main__ import main
+from ldm.toyworld.scene import DAYLIGHT
 from ldm.toyworld.shapes import SHAPES
-from ldm.toyworld.subjects import DAYLIGHT
 from ldm.toyworld.words import COLOURS, PATTERNS
 
 BOTTLE = Path(__file__).parents[2] / "data" / "bottle"
@@ -60,7 +60,7 @@ def test_the_committed_bottle_is_read_as_photographs() -> None:
     assert len(paths) == 6 and images.shape == (6, 3, 64, 64)
 
 
-def test_the_command_photographs_any_class_and_draws_a_sheet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_photographs_any_class_and_writes_a_sheet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     main(["--subject", "teddy bear", "--count", "2", "--size", "16", "--seed", "3"])
     images = sorted(Path("data/teddy-bear").iterdir())

@@ -14,8 +14,8 @@ from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 
 from ldm.background import BackgroundWriter
 from ldm.data.batches import NoisyLatents, Share
-from ldm.interruption import Stopped, heeded
-from ldm.nn.graphed import Record
+from ldm.interruption import Stopped, handled_signals
+from ldm.nn.graphed import Capture
 from ldm.nn.tokenizer import PromptTokenizer, load_tokenizer
 from ldm.training.config import DreamBoothConfig, Subject
 from ldm.training.dreambooth import DreamBooth
@@ -66,12 +66,12 @@ def train(
     logger: str = "none",
     autocast_dtype: torch.dtype | None = None,
     writer: BackgroundWriter | None = None,
-    capture: Record | None = None,
+    capture: Capture | None = None,
 ) -> int | None:
     """Trains on the CPU; returns the update after which a signal stopped it."""
     device, writer = torch.device("cpu"), writer or BackgroundWriter()
     try:
-        with heeded():
+        with handled_signals():
             fit(module, FitOptions(run_dir, [device], autocast_dtype, logger, capture, writer), save)
     except Stopped as stop:
         return int(stop.after.removeprefix("update "))

@@ -15,12 +15,12 @@ from pytorch_lightning.strategies import SingleDeviceStrategy
 from torch import Tensor
 
 from ldm.errors import UserError
-from ldm.interruption import SIGNALS, Request, Stopped, heeded
+from ldm.interruption import SIGNALS, Request, Stopped, handled_signals
 from ldm.training.callbacks import FiniteGuard, StopOnSignal
 from ldm.training.dreambooth import DreamBooth
 from ldm.training.processes import OtherProcesses
 from ldm.training.trainer import FitOptions, fit
-from tests.recording import Simulation
+from tests.simulated_capture import SimulatedCapture
 from tests.training.parts import build_module, saved_step, train, weights
 
 
@@ -259,7 +259,7 @@ def test_a_signal_before_the_first_update_ends_the_training_before_it(tmp_path: 
             os.kill(os.getpid(), signal.SIGTERM)
 
     module = build_module(cls=Early)
-    with pytest.raises(Stopped), heeded():
+    with pytest.raises(Stopped), handled_signals():
         fit(module, FitOptions(tmp_path, [torch.device("cpu")], None, "none"), lambda module, step: None)
     assert "steps" not in vars(module)
     assert not (tmp_path / "resume.ckpt").exists()
@@ -317,7 +317,7 @@ def test_at_its_end_a_training_holds_neither_gradients_nor_moments(
         during.append(held(module))
 
     with contextlib.suppress(UserError):
-        train(module, tmp_path, save, capture=Simulation(module.trained_parameters()) if graphed else None)
+        train(module, tmp_path, save, capture=SimulatedCapture(module.trained_parameters()) if graphed else None)
     assert moved == [0]
     assert min(during) > len(module.trained_parameters())
     assert module._graphed is None or module._graphed._graphed._recording is None

@@ -15,14 +15,14 @@ from ldm.nn.graphed import capture_cuda_graph
 from ldm.training.dreambooth import DreamBooth
 from ldm.training.graphed_step import GraphedStep
 from ldm.training.trainer import FitOptions, fit
-from tests.recording import Simulation
+from tests.simulated_capture import SimulatedCapture
 from tests.training.parts import batch_of, build_module, saved_step, train, weights
 
 LONGER: dict[str, Any] = {"iterations": 6, "save_every": 2, "batch_size": 2, "max_grad_norm": 0.5}
 
 
-def simulated(module: DreamBooth) -> Simulation:
-    return Simulation(module.trained_parameters())
+def simulated(module: DreamBooth) -> SimulatedCapture:
+    return SimulatedCapture(module.trained_parameters())
 
 
 def assert_same(one: DreamBooth, other: DreamBooth) -> None:
@@ -52,7 +52,7 @@ def test_graphed_steps_train_as_eager_ones_do(
     simulation = simulated(graphed)
     train(eager, tmp_path / "eager", autocast_dtype=autocast_dtype, logger="csv")
     train(graphed, tmp_path / "graphed", autocast_dtype=autocast_dtype, logger="csv", capture=simulation)
-    assert (simulation.recorded, simulation.replayed) == (1, 6)  # one to compare, and all steps but the first
+    assert (simulation.captured, simulation.replayed) == (1, 6)  # one to compare, and all steps but the first
     assert_same(graphed, eager)
     assert losses(tmp_path / "graphed") == losses(tmp_path / "eager")
     assert len(losses(tmp_path / "eager")) == 6
@@ -119,7 +119,7 @@ def test_a_training_whose_steps_differ_is_not_captured(tmp_path: Path) -> None:
     module = build_module(cls=type("Changing", (DreamBooth,), {"can_be_graphed": False}))
     simulation = simulated(module)
     train(module, tmp_path, capture=simulation)
-    assert simulation.recorded == 0
+    assert simulation.captured == 0
 
 
 def test_a_graph_released_for_sampling_is_captured_again(tmp_path: Path) -> None:
@@ -133,7 +133,7 @@ def test_a_graph_released_for_sampling_is_captured_again(tmp_path: Path) -> None
     simulation = simulated(module)
     train(eager, tmp_path / "eager")
     train(module, tmp_path / "run", capture=simulation)
-    assert simulation.recorded == 3
+    assert simulation.captured == 3
     assert_same(module, eager)
 
 
@@ -171,7 +171,7 @@ def test_a_smaller_batch_in_between_runs_eagerly() -> None:
     def error(batch: dict[str, Tensor]) -> dict[str, Tensor]:
         return {"total": layer(batch["x"]).square().mean()}
 
-    step = GraphedStep(error, parameters, None, Simulation(parameters))
+    step = GraphedStep(error, parameters, None, SimulatedCapture(parameters))
     for seed, size in enumerate([4, 4, 2, 4, 4]):
         x = torch.randn(size, 3, generator=torch.Generator().manual_seed(seed))
         total = step({"x": x})["total"]
@@ -205,5 +205,5 @@ def test_a_cuda_graph_trains_as_eager_steps_do(
         fit(module, options, lambda module, step: None)
         assert module._graphed is None or module._graphed._graphed.works
         ends.append(torch.cat([(tensor.cpu() - start[name]).flatten() for name, tensor in weights(module).items()]))
-    assert "without being recorded" not in caplog.text
+    assert "graph capture failed" not in caplog.text
     assert (ends[0] - ends[1]).norm() < 0.05 * ends[0].norm()

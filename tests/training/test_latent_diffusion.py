@@ -11,13 +11,13 @@ from ldm.config import build_config
 from ldm.data.batches import LatentBatch, LatentBatches, Share
 from ldm.errors import UserError
 from ldm.nn.autoencoder import DiagonalGaussian
-from ldm.nn.graphed import Record
+from ldm.nn.graphed import Capture
 from ldm.nn.tokenizer import load_tokenizer
 from ldm.training.config import DiffusionTrainingConfig
 from ldm.training.latent_diffusion import LatentDiffusionTraining, initialise
 from ldm.training.trainer import FitOptions, fit
-from tests.recording import Simulation
 from tests.scratch import SCRATCH_YAML, build_scratch_model
+from tests.simulated_capture import SimulatedCapture
 from tests.tiny import write_tokenizer
 
 CAPTIONS = [("a red disc",), ("a blue disc", "a disc"), ("a green disc",)]
@@ -70,7 +70,7 @@ def train(
     module: LatentDiffusionTraining,
     run_dir: Path,
     save: Any = lambda module, step: None,
-    capture: Record | None = None,
+    capture: Capture | None = None,
 ) -> int | None:
     return fit(module, FitOptions(run_dir, [torch.device("cpu")], None, "none", capture), save)
 
@@ -151,7 +151,7 @@ def test_an_interrupted_training_resumes_to_the_very_same_weights(workers: int, 
 
 def test_graphed_steps_train_as_eager_ones_do(build: Build, tmp_path: Path) -> None:
     eager, graphed = build(), build()
-    simulation = Simulation(graphed.trained_parameters())
+    simulation = SimulatedCapture(graphed.trained_parameters())
     train(eager, tmp_path / "eager")
     train(graphed, tmp_path / "graphed", capture=simulation)
     assert simulation.replayed == graphed.config.iterations

@@ -11,7 +11,7 @@ import torch
 from ldm.choices import CHECKPOINTING_LEVELS
 from ldm.commands.dreambooth.vram import USABLE
 from ldm.diffusion.latent_diffusion import LatentDiffusionConfig
-from ldm.nn.footprint import Footprint
+from ldm.nn.memory import Footprint
 from ldm.training import memory
 from ldm.training.config import DreamBoothConfig
 from ldm.training.memory import (
@@ -120,8 +120,8 @@ def test_in_float16_the_optimizer_needs_as_much_again_as_its_weights_but_no_step
     small, large = (replace(TINY, like_cuda=True, height=side, width=side) for side in (32, 128))
     half = torch.float16
     assert predict(replace(small, autocast_dtype=half), SHORT).step == pytest.approx(20 * weights, rel=0.01)
-    recorded, plain = (predict(replace(large, autocast_dtype=dtype), SHORT).step for dtype in (AUTOCAST, half))
-    assert plain == pytest.approx(recorded, rel=0.01)  # its activations are gone when the optimizer begins
+    captured, plain = (predict(replace(large, autocast_dtype=dtype), SHORT).step for dtype in (AUTOCAST, half))
+    assert plain == pytest.approx(captured, rel=0.01)  # its activations are gone when the optimizer begins
 
 
 @pytest.mark.slow

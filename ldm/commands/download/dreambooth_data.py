@@ -14,8 +14,8 @@ from ldm.commands.download.refusals import Attempt, check_environment
 from ldm.commands.options.common import command_parser
 from ldm.errors import UserError
 from ldm.files import ROOT
-from ldm.interruption import continue_with
-from ldm.shell import quoted
+from ldm.interruption import set_resume_command
+from ldm.terminal import quoted
 
 log = logging.getLogger(__name__)
 
@@ -99,7 +99,7 @@ def main() -> None:
     for name in options.subjects:
         if name not in SUBJECTS:
             raise UserError(f"there is no subject '{name}'. There are: {', '.join(SUBJECTS)}")
-    continue_with(" ".join([parser.prog, *map(quoted, options.subjects)]))
+    set_resume_command(" ".join([parser.prog, *map(quoted, options.subjects)]))
     check_environment()
     _bring(options.subjects or list(SUBJECTS), Place(DIRECTORY, VARIABLE))
 

@@ -6,7 +6,7 @@ from ldm.commands.download.hub import HubFile, Place, ensure
 from ldm.commands.download.refusals import check_environment
 from ldm.commands.options.common import command_parser
 from ldm.files import ROOT
-from ldm.interruption import continue_with
+from ldm.interruption import set_resume_command
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ def main() -> None:
     parser = command_parser(DESCRIPTION, EPILOG)
     parser.prog = "bash download/eval-weights.sh"
     parser.parse_args()
-    continue_with(parser.prog)
+    set_resume_command(parser.prog)
     check_environment()
 
     place = Place(DIRECTORY, VARIABLE)

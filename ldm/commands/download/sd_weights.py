@@ -6,7 +6,7 @@ from ldm.commands.download.hub import HubFile, Place, ensure
 from ldm.commands.download.refusals import check_environment
 from ldm.commands.options.common import command_parser
 from ldm.files import ROOT
-from ldm.interruption import continue_with
+from ldm.interruption import set_resume_command
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ def main() -> None:
     parser.prog = "bash download/sd-weights.sh"
     parser.add_argument("version", nargs="?", choices=list(CHECKPOINTS), default="v1-4", help="default: v1-4")
     version = parser.parse_args().version
-    continue_with(f"{parser.prog} {version}")
+    set_resume_command(f"{parser.prog} {version}")
     check_environment()
 
     place = Place(DIRECTORY, VARIABLE)

@@ -17,10 +17,9 @@ from ldm.nn.autoencoder import AutoencoderKL
 from ldm.processes import is_helper_process, run_together
 from ldm.progress import Progress
 from ldm.runtime.batching import batch_that_fits, worker_pool
-from ldm.runtime.compiling import accelerate_unet
+from ldm.runtime.compiling import compile_unet
+from ldm.runtime.devices import Compute, explain_out_of_memory, sampling_compute
 from ldm.runtime.models import ModelSlot
-from ldm.runtime.out_of_memory import explain_out_of_memory
-from ldm.runtime.precision import Compute, sampling_compute
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +59,7 @@ def _sample_share(rank: int, done: Callable[[int], None], plan: Plan, missing: l
             plan.settings, cache.sampling, compute.dtype, device, len(indices)
         )
         ldm = ModelSlot(compute).use(read_checkpoint(plan.base), plan.settings, plan.tokenizer)
-        accelerate_unet(ldm, plan.options.compile, -(-len(indices) // batch_size) * cache.sampling.num_steps)
+        compile_unet(ldm, plan.options.compile, -(-len(indices) // batch_size) * cache.sampling.num_steps)
         crew = worker_pool(ldm, cache.sampling)
         alone = show_steps and crew.workers == 1
         with Progress(cache.sampling.num_steps, "denoising", "step", inner=True, silent=not alone) as steps:

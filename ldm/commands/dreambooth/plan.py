@@ -28,7 +28,7 @@ from ldm.files import ROOT, counted
 from ldm.nn.tokenizer import tokenizer_digest
 from ldm.processes import RUN_DIR_VARIABLE, is_helper_process
 from ldm.runtime.compiling import refuse_graphs_without_cuda
-from ldm.runtime.devices import parse_devices
+from ldm.runtime.devices import Compute, parse_devices, sampling_compute, training_compute, training_precision
 from ldm.runtime.models import (
     Settings,
     base_weights,
@@ -37,7 +37,6 @@ from ldm.runtime.models import (
     settings_of,
     snapped_size,
 )
-from ldm.runtime.precision import Compute, sampling_compute, training_compute, training_precision
 from ldm.runtime.tokenizers import NAME, find_tokenizer, has_tokenizer, repair_tokenizer
 from ldm.training.class_images import DIRECTORY as CLASS_IMAGES
 from ldm.training.class_images import ClassImages

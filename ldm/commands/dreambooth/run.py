@@ -26,10 +26,9 @@ from ldm.interruption import finish_first
 from ldm.processes import is_helper_process, own_rank
 from ldm.progress import each
 from ldm.runtime.compiling import step_capture
+from ldm.runtime.devices import explain_out_of_memory
 from ldm.runtime.models import ModelSlot
-from ldm.runtime.out_of_memory import explain_out_of_memory
-from ldm.shell import command_line
-from ldm.terminal import Lines
+from ldm.terminal import Lines, command_line
 from ldm.training.dreambooth import DreamBooth
 from ldm.training.movement import weight_movement
 from ldm.training.trainer import FitOptions, fit

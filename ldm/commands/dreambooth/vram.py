@@ -9,10 +9,11 @@ from multiprocessing import get_context
 import torch
 
 from ldm.diffusion.sampling import SamplingConfig
+from ldm.disk import human_size
 from ldm.errors import UserError
-from ldm.nn.device_memory import free_memory
+from ldm.nn.memory import free_memory
+from ldm.runtime.devices import Compute, half_dtype
 from ldm.runtime.models import Settings
-from ldm.runtime.precision import Compute, half_dtype
 from ldm.training.config import DreamBoothConfig
 from ldm.training.memory import (
     COMBINATIONS,
@@ -114,8 +115,8 @@ def _first_that_fits(
         log.warning("%s. Trying anyway", too_small)
         return candidates[-1].applied_to(config)
     combination, prediction = chosen
-    peak = _gib(prediction.peak + overhead)
-    log.info("memory: %s\n  predicted peak: %s of %s", combination, peak, _gib(budget))
+    peak = human_size(prediction.peak + overhead)
+    log.info("memory: %s\n  predicted peak: %s of %s", combination, peak, human_size(budget))
     return combination.applied_to(config)
 
 
@@ -137,8 +138,8 @@ def _too_small(last: Combination, workload: Workload, config: DreamBoothConfig, 
     config = last.applied_to(config)
     needed = predict(workload, config).peak + overhead
     needs = (
-        f"training at {workload.height} x {workload.width} needs {_gib(needed)} even with {last}, "
-        f"and there are {_gib(budget)}. "
+        f"training at {workload.height} x {workload.width} needs {human_size(needed)} even with {last}, "
+        f"and there are {human_size(budget)}. "
     )
     multiple = workload.model.size_multiple
     for factor in SMALLER:
@@ -152,7 +153,3 @@ def _too_small(last: Combination, workload: Workload, config: DreamBoothConfig, 
     if config.batch_size > 1:
         return f"{needs}A smaller --batch-size needs less"
     return f"{needs}No size fits; another device or --devices cpu may have more"
-
-
-def _gib(count: int) -> str:
-    return f"{count / GIB:.1f} GiB" if count >= GIB / 10 else f"{count / 2**20:.0f} MiB"

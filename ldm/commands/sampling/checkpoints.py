@@ -7,11 +7,11 @@ from functools import cached_property
 from pathlib import Path
 
 from ldm.checkpoint.discovery import Found, find_checkpoints
-from ldm.checkpoint.loading import checkpoint_info, raise_unless_whole
+from ldm.checkpoint.loading import checkpoint_info, part_digests, raise_unless_whole
 from ldm.checkpoint.metadata import CheckpointInfo
 from ldm.checkpoint.reading import read_checkpoint
 from ldm.errors import UserError, named_in_errors
-from ldm.runtime.models import Settings, base_weights, part_digests, read_tokenizer, settings_of
+from ldm.runtime.models import Settings, base_weights, read_tokenizer, settings_of
 from ldm.runtime.tokenizers import find_tokenizer
 
 log = logging.getLogger(__name__)
@@ -71,7 +71,7 @@ def _whole(found: Found, config: Path | None, known: set[object]) -> Checkpoint:
     """Raises `UserError` if this is no whole model. `known` are the contents that are one, to be compared quickly."""
     file = read_checkpoint(found.path)
     _, settings = settings_of(file, config)
-    content = (settings.model, frozenset((key, tensor.shape) for key, tensor in file.tensors.items()))
+    content = (settings.model, frozenset((key, tensor.shape) for key, tensor in file.index.items()))
     if content not in known:
         raise_unless_whole(file, settings.model)
         known.add(content)

@@ -21,7 +21,7 @@ from ldm.commands.sampling.checkpoints import Checkpoint
 from ldm.commands.sampling.protocols import CLASS_PROMPT
 from ldm.config import read_yaml
 from ldm.errors import UserError
-from ldm.shell import command_line
+from ldm.terminal import command_line
 
 log = logging.getLogger(__name__)
 

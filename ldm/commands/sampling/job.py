@@ -13,8 +13,8 @@ from ldm.data.images import fit, read_image, to_tensor
 from ldm.diffusion.samplers import SAMPLERS, img2img_steps
 from ldm.diffusion.sampling import InitImage, SamplingConfig
 from ldm.errors import UserError
+from ldm.runtime.devices import Compute
 from ldm.runtime.models import SamplingDefaults, Settings, snapped_size
-from ldm.runtime.precision import Compute
 
 
 @dataclass(frozen=True)

@@ -30,10 +30,9 @@ from ldm.files import counted, slug, write_text
 from ldm.interruption import finish_first
 from ldm.runtime.batching import batch_that_fits
 from ldm.runtime.compiling import refuse_graphs_without_cuda
-from ldm.runtime.devices import parse_device
+from ldm.runtime.devices import Compute, parse_device, sampling_compute
 from ldm.runtime.models import base_weights, read_tokenizer
-from ldm.runtime.precision import Compute, sampling_compute
-from ldm.shell import command_line
+from ldm.terminal import command_line
 
 log = logging.getLogger(__name__)
 

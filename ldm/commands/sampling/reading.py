@@ -10,7 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ldm.checkpoint.keys import PARTS, official_key
+from ldm.checkpoint.keys import PARTS
 from ldm.checkpoint.reading import CheckpointFile, read_checkpoint
 from ldm.errors import UserError, named_in_errors
 
@@ -77,8 +77,7 @@ def _read(path: Path, parts: set[str]) -> CheckpointFile:
         return replace(
             file,
             tensors={
-                key: _in_memory(tensor) if official_key(key).startswith(prefixes) else tensor
-                for key, tensor in file.tensors.items()
+                key: _in_memory(tensor) if key.startswith(prefixes) else tensor for key, tensor in file.tensors.items()
             },
         )
 

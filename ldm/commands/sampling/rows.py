@@ -17,7 +17,7 @@ from ldm.errors import UserError
 from ldm.files import slug
 from ldm.prompts import TOKEN
 from ldm.report.comparison import CLASS, OTHER, SUBJECT, Column
-from ldm.runtime.precision import Compute
+from ldm.runtime.devices import Compute
 from ldm.training.config import Subject
 
 log = logging.getLogger(__name__)

@@ -22,9 +22,9 @@ from ldm.diffusion.sampling import sample_images
 from ldm.errors import UserError, named_in_errors
 from ldm.progress import Progress
 from ldm.runtime.batching import worker_pool
-from ldm.runtime.compiling import accelerate_unet
+from ldm.runtime.compiling import compile_unet
+from ldm.runtime.devices import Compute
 from ldm.runtime.models import ModelSlot
-from ldm.runtime.precision import Compute
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +59,7 @@ def sample_rows(rows: Sequence[PlannedRow], job: Job, compute: Compute, director
                 log.warning("left out %s: %s", row.checkpoint.path, error)
                 continue
             batches = _batches(row, missing, batch_size)
-            accelerate_unet(ldm, job.compile, len(batches) * job.steps_run)
+            compile_unet(ldm, job.compile, len(batches) * job.steps_run)
             crew = worker_pool(ldm, job.sampling)
             draw = partial(_sample, slot, _prepared(job, ldm, compute), compute, show_steps=crew.workers == 1)
             for batch, images in _drawn(row, batches, crew, draw, alone=len(rows) == 1):
@@ -85,7 +85,7 @@ def _drawn(
     path = row.checkpoint.path
     try:
         with nullcontext() if alone else named_in_errors(path, torch.OutOfMemoryError):
-            yield from crew.draw(batches, draw)
+            yield from crew.map(batches, draw)
     except UserError as error:
         if alone:
             raise

@@ -13,7 +13,7 @@ from ldm.evaluation.encoders import Encoder
 from ldm.files import counted
 from ldm.interruption import Stopped
 from ldm.report.summary import summary
-from ldm.runtime.out_of_memory import explain_out_of_memory
+from ldm.runtime.devices import explain_out_of_memory
 
 log = logging.getLogger(__name__)
 

@@ -10,12 +10,11 @@ from torch import Tensor
 
 from ldm.commands.unfamiliar import in_quotes
 from ldm.data.images import fit, read_image, to_tensor
-from ldm.evaluation.encoders import Encoder
-from ldm.evaluation.features import ImageFeatures, see, with_gaps
+from ldm.evaluation.encoders import Encoder, ImageFeatures, extract_features, joined, with_gaps
 from ldm.evaluation.protocol import without_token
 from ldm.evaluation.recommendation import RULE, Candidate, recommend
 from ldm.evaluation.results import PromptSpec, Recommendation
-from ldm.evaluation.scores import COPY_DETAILS, SCORES, GroupScores, explained, score_group
+from ldm.evaluation.scores import GroupScores, described, score_group
 from ldm.progress import Progress
 from ldm.report.comparison import Column, Comparison, Group, Row
 
@@ -53,13 +52,12 @@ def scored(
                 references=scores.references,
                 recommendation=_recommendation(group, comparison.rows, members, scores),
             )
-    found = {name for row in rows for name in row.scores}
-    details = COPY_DETAILS if "copy" in found else ()
+    found = {name for row in rows for cell in row.cells if cell for name in cell.scores}
     return replace(
         comparison,
         rows=rows,
         groups=groups,
-        scores=[*(explained(score, encoder.measures) for score in SCORES if score.name in found), *details],
+        scores=described(found, encoder.spaces),
         scored_by=encoder.title,
         notes=[*comparison.notes, *notes],
         rule=RULE,
@@ -94,7 +92,7 @@ def _see_photos(
         return None, True
     photos = torch.stack([to_tensor(fit(read_image(path, max(size)), *size)) for path in paths])
     progress.update(len(paths))
-    return see(encoder, photos), encoder.is_familiar(photos)
+    return extract_features(encoder, photos), encoder.is_familiar(photos)
 
 
 def _see_row(encoder: Encoder, row: Row, directory: Path, progress: Progress) -> ImageFeatures:
@@ -103,14 +101,9 @@ def _see_row(encoder: Encoder, row: Row, directory: Path, progress: Progress) ->
     parts = []
     for start in range(0, len(places), AT_A_TIME):
         images = [_read(directory / cell.file) for i in places[start : start + AT_A_TIME] if (cell := row.cells[i])]
-        parts.append(see(encoder, torch.stack(images)))
+        parts.append(extract_features(encoder, torch.stack(images)))
         progress.update(len(images))
-    together = ImageFeatures(
-        torch.cat([part.subjects for part in parts]),
-        torch.cat([part.images for part in parts]),
-        torch.cat([part.thumbnails for part in parts]),
-    )
-    return with_gaps(together, places, len(row.cells))
+    return with_gaps(joined(parts), places, len(row.cells))
 
 
 def _read(path: Path) -> Tensor:

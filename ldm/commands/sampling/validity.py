@@ -10,7 +10,7 @@ from ldm.commands.sampling.job import Job
 from ldm.data.formats import open_image
 from ldm.data.images import own_text
 from ldm.errors import UserError
-from ldm.runtime.precision import Compute
+from ldm.runtime.devices import Compute
 from ldm.user_files import open_regular
 
 KEY = "key"

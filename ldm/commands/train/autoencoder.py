@@ -11,8 +11,8 @@ from ldm.commands.train.run import TrainingRun
 from ldm.data.images import fit as fit_image
 from ldm.data.images import read_image, save_png, to_image, to_tensor
 from ldm.nn.autoencoder import AutoencoderKL
-from ldm.runtime.out_of_memory import explain_out_of_memory
-from ldm.shell import command_line
+from ldm.runtime.devices import explain_out_of_memory
+from ldm.terminal import command_line
 from ldm.training.autoencoder import AutoencoderTraining, initialise, psnr
 from ldm.training.trainer import FitOptions, fit
 

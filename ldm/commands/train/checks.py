@@ -13,15 +13,13 @@ from ldm.choices import OPTIMIZERS
 from ldm.commands.disk_space import AVERAGE_BYTES, refuse_without_space
 from ldm.commands.enough_memory import Need, refuse_too_large_training, training_need
 from ldm.data.latents import moments_bytes
-from ldm.diffusion.latent_diffusion import LatentDiffusion
-from ldm.diffusion.outline import count_weights
+from ldm.diffusion.latent_diffusion import LatentDiffusion, count_weights
 from ldm.errors import UserError
 from ldm.files import ROOT
 from ldm.nn.autoencoder import AutoencoderKL
-from ldm.nn.footprint import peak_bytes
+from ldm.nn.memory import peak_bytes, weightless
 from ldm.nn.tokenizer import load_tokenizer
 from ldm.nn.unet import UNet
-from ldm.nn.weightless import weightless
 from ldm.runtime.models import Settings
 from ldm.runtime.tokenizers import NAME, find_tokenizer, has_tokenizer
 from ldm.toyworld.judge.data import Images

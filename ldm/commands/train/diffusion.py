@@ -25,10 +25,10 @@ from ldm.nn.tokenizer import load_tokenizer
 from ldm.processes import is_helper_process
 from ldm.report.grid import labelled_grid
 from ldm.runtime.compiling import step_capture
+from ldm.runtime.devices import explain_out_of_memory
 from ldm.runtime.models import Settings, snapped_size
-from ldm.runtime.out_of_memory import explain_out_of_memory
 from ldm.runtime.tokenizers import NAME
-from ldm.shell import command_line
+from ldm.terminal import command_line
 from ldm.training.config import DiffusionTrainingConfig
 from ldm.training.latent_diffusion import LatentDiffusionTraining, initialise
 from ldm.training.trainer import FitOptions, fit

@@ -5,8 +5,8 @@ import logging
 from ldm.commands.train.checks import tokenizer_source
 from ldm.commands.train.run import TrainingRun
 from ldm.nn.tokenizer import load_tokenizer
-from ldm.runtime.out_of_memory import explain_out_of_memory
-from ldm.shell import command_line
+from ldm.runtime.devices import explain_out_of_memory
+from ldm.terminal import command_line
 from ldm.toyworld.judge.data import HEADS
 from ldm.toyworld.judge.file import judge_writer
 from ldm.toyworld.judge.network import JudgeConfig

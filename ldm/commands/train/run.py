@@ -40,11 +40,10 @@ from ldm.files import write_text
 from ldm.interruption import finish_first
 from ldm.nn.tokenizer import copy_tokenizer, tokenizer_digest
 from ldm.processes import RUN_DIR_VARIABLE, is_helper_process, own_rank
-from ldm.runtime.devices import parse_devices
+from ldm.runtime.devices import Compute, parse_devices, training_compute
 from ldm.runtime.models import Settings, recorded_settings, settings_of
-from ldm.runtime.precision import Compute, training_compute
 from ldm.runtime.tokenizers import NAME, repair_tokenizer
-from ldm.shell import command_line
+from ldm.terminal import command_line
 from ldm.training.config import OptimizationConfig
 
 log = logging.getLogger(__name__)

@@ -21,11 +21,11 @@ from ldm.diffusion.samplers.sampler import Callback, Sampler
 from ldm.diffusion.schedule import NoiseSchedule
 
 FIRST_ORDER_END_BELOW = 15
-"""With fewer steps than this the last one is of first order, which is steadier; as the authors' code does."""
+"""With fewer steps than this the last one is of first order, which is more stable; as in the authors' code."""
 
 
 class Point(NamedTuple):
-    """A point of the time grid; `timestep` is what the network is told, and may be a fraction."""
+    """A point of the time grid; `timestep`, the network's input, may be a fraction."""
 
     timestep: float
     alpha: float
@@ -49,16 +49,16 @@ def time_grid(schedule: NoiseSchedule, num_steps: int) -> list[Point]:
 
 
 def dpm_solver_step(
-    latents: Tensor, pred_x0: Tensor, before: Tensor | None, last: Point, here: Point, to: Point
+    latents: Tensor, pred_x0: Tensor, previous_x0: Tensor | None, previous: Point, current: Point, target: Point
 ) -> Tensor:
-    """From `here` to `to` (b c h w); with `before`, the x0 predicted at `last`, of second order, else of first."""
-    h = to.log_snr - here.log_snr
+    """From point `current` to `target` (b c h w): of second order with `previous_x0`, predicted at `previous`."""
+    h = target.log_snr - current.log_snr
     d = pred_x0
-    if before is not None:
-        # algorithm 2, line 8, with r = (lambda_here - lambda_last) / h
-        d = pred_x0 + (pred_x0 - before) * (h / (2 * (here.log_snr - last.log_snr)))
+    if previous_x0 is not None:
+        # algorithm 2, line 8, with r = (lambda_current - lambda_previous) / h
+        d = pred_x0 + (pred_x0 - previous_x0) * (h / (2 * (current.log_snr - previous.log_snr)))
     # algorithm 2, line 9
-    return (to.sigma / here.sigma) * latents - to.alpha * math.expm1(-h) * d
+    return (target.sigma / current.sigma) * latents - target.alpha * math.expm1(-h) * d
 
 
 def sample_dpm_solver(
@@ -73,15 +73,15 @@ def sample_dpm_solver(
     """Denoises latents (b c h w) in `num_steps` - `start_step` calls of `eps_fn`; returns latents (b c h w)."""
     grid = time_grid(schedule, num_steps)
     x = latents.to(torch.promote_types(latents.dtype, torch.float32))
-    before = None
+    previous_x0 = None
     for step in range(start_step, num_steps):
-        here, to = grid[step], grid[step + 1]
-        eps = eps_fn(x.to(latents.dtype), x.new_full((len(x),), here.timestep, dtype=torch.float32)).to(x.dtype)
-        pred_x0 = (x - here.sigma * eps) / here.alpha
+        point = grid[step]
+        eps = eps_fn(x.to(latents.dtype), x.new_full((len(x),), point.timestep, dtype=torch.float32)).to(x.dtype)
+        pred_x0 = (x - point.sigma * eps) / point.alpha
         if step == num_steps - 1 and num_steps < FIRST_ORDER_END_BELOW:
-            before = None
-        x = dpm_solver_step(x, pred_x0, before, grid[step - 1], here, to)
-        before = pred_x0
+            previous_x0 = None
+        x = dpm_solver_step(x, pred_x0, previous_x0, grid[step - 1], point, grid[step + 1])
+        previous_x0 = pred_x0
         if callback:
             callback(step, x.to(latents.dtype), pred_x0.to(latents.dtype))
     return x.to(latents.dtype)

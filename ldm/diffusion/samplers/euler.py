@@ -44,7 +44,7 @@ def sample_euler_ancestral(
 ) -> Tensor:
     """Denoises latents (b c h w) in `num_steps` - `start_step` calls of `eps_fn`; returns latents (b c h w).
 
-    `eta` is the share of the ancestral noise, 0 to 1; `generator` draws it, a sequence holds one generator per image.
+    `eta` is the share of the ancestral noise, 0 to 1; `generator` is for it; a sequence holds one generator per image.
     """
     timesteps, sigmas = schedule.spaced_timesteps(num_steps), spaced_sigmas(schedule, num_steps)
     x = latents.to(torch.promote_types(latents.dtype, torch.float32)) * (1 + sigmas[start_step] ** 2) ** 0.5

@@ -1,7 +1,7 @@
 """PLMS: "Pseudo Numerical Methods for Diffusion Models on Manifolds" (PNDM, arXiv 2202.09778).
 
-It starts with a Heun step. Each step is a deterministic DDIM step (the paper's eq. 11) made with an eps extrapolated
-from those of earlier steps.
+Each step is a deterministic DDIM step (the paper's eq. 11) with an eps extrapolated from those of earlier steps; the
+first is a Heun step.
 """
 
 import torch

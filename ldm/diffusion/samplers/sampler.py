@@ -13,13 +13,13 @@ Callback = Callable[[int, Tensor, Tensor], None]
 
 @dataclass(frozen=True)
 class Sampler:
-    """A sampling function and what its caller has to know of it."""
+    """A sampling function and its properties."""
 
     sample: Callable[..., Tensor]
-    """`sample(eps_fn, latents, schedule, *, num_steps, start_step, callback)`, and what the fields below add."""
+    """`sample(eps_fn, latents, schedule, *, num_steps, start_step, callback)`, and the arguments below."""
     start_alpha: Callable[[NoiseSchedule, int, int], float]
     """(schedule, num_steps, start_step) -> alpha-bar of the latents that enter `start_step`; 0 is pure noise."""
     default_eta: float | None = None
-    """The share of fresh noise if nobody chooses one, passed as `eta`; None: it takes no `eta`."""
+    """The default of its argument `eta`, the share of fresh noise; None: it has no such argument."""
     stochastic: bool = False
-    """Whether it may add noise in a step, and so takes a `generator`."""
+    """Whether it may add noise in a step, and so takes an argument `generator`."""

@@ -1,1 +1,1 @@
-"""The network that scores images of the little world: its data, weights and answers."""
+"""The judge, a network that scores images of the toy world: its data, weights and answers."""

@@ -1,4 +1,4 @@
-"""What the judge learns from: images of things seen several times, and lone ones, with captions and labels."""
+"""Training data of the judge: things with several images, and lone images, with captions and labels."""
 
 import logging
 from collections import defaultdict
@@ -27,22 +27,22 @@ HEADS = (
     Head("colour", tuple(COLOURS)),
     Head("pattern", tuple(PATTERNS)),
 )
-"""What the judge is asked; the names are columns of the little world's datasets."""
+"""What the judge classifies; the names are columns of the toy world's datasets."""
 
 NO_LABEL = -100
-"""Where an image has no answer to a question; cross entropy passes over it."""
+"""The label of an image without an answer; cross entropy ignores it."""
 
 HALF_AND_HALF = ("striped", "checkered")
-"""Patterns that cover as much with one colour as with the other: which is the main one can't be seen."""
+"""Patterns whose two colours cover equal areas, so that neither is visibly the main one."""
 
 SUBJECT = "subject"
-"""The column that tells which images show the same thing."""
+"""The column that says which images show the same thing."""
 
 Option = TypeVar("Option")
 
 
 class JudgeBatch(TypedDict):
-    """The first `pairs` images and the next `pairs` show the same things, in this order; the others stand alone."""
+    """The first `pairs` images and the next `pairs` show the same things, in this order; the others are lone ones."""
 
     images: Tensor
     """(b 3 size size) in [-1, 1], degraded."""
@@ -54,7 +54,7 @@ class JudgeBatch(TypedDict):
 
 
 class Images:
-    """Those of one or several folders, sorted: `things` with two or more images each, and `lone` ones."""
+    """Images of one or several folders: `things` with two or more images each, and `lone` ones."""
 
     def __init__(self, directories: Sequence[Path]) -> None:
         by_thing: dict[object, list[CaptionedImage]] = defaultdict(list)
@@ -66,8 +66,8 @@ class Images:
         self.lone = [images[0] for images in by_thing.values() if len(images) == 1]
         if not self.things:
             raise UserError(
-                f"{', '.join(map(str, directories))}: no thing is seen twice, so the judge can't learn to know one "
-                "again; write such images with python -m ldm.toyworld --dataset data/toyworld/views --views 3"
+                f"{', '.join(map(str, directories))}: no thing has two images, so the judge can't learn to recognise "
+                "one; write such images with python -m ldm.toyworld --dataset data/toyworld/views --views 3"
             )
         log.info("%d things with several images, %d lone images", len(self.things), len(self.lone))
 
@@ -100,14 +100,14 @@ def read_images(images: Iterable[CaptionedImage], size: int) -> Tensor:
 
 
 def label_indices(images: Iterable[CaptionedImage]) -> dict[str, Tensor]:
-    """By head: the answer that each image's column gives, (b,) int64, NO_LABEL where it gives none of them."""
+    """By head: the label in each image's column, (b,) int64, NO_LABEL where it has none of the head's labels."""
     return {head.name: torch.tensor([_index(head, image.columns.get(head.name)) for image in images]) for head in HEADS}
 
 
 def right_answers(image: CaptionedImage) -> dict[str, set[str]]:
-    """By head: the labels that are right, none where the image's column gives none.
+    """By head: the right labels, none where the image's column has none.
 
-    Of stripes and checks both colours are; the canonical caption, the first, names them.
+    For stripes and checks both colours are right; the canonical caption, the first, names them.
     """
     right = {head.name: {*head.labels} & {image.columns.get(head.name)} for head in HEADS}
     if image.columns.get("pattern") in HALF_AND_HALF:

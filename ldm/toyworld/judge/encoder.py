@@ -1,7 +1,7 @@
-"""The shipped judge of the little world at work: what an image shows, does it fit a caption, is it the same thing.
+"""The shipped judge of the toy world as an evaluator: what an image shows, whether it fits a caption or a thing.
 
-It was trained on renders, never on drawn images. A made-up word such as "sks" means nothing to it: leave it out of
-captions. It looks at 64 x 64 pixels; larger images are made smaller first.
+It was trained on renders, never on sampled images. A made-up word such as "sks" means nothing to it: leave it out of
+captions. It takes 64 x 64 pixels; images of other sizes are resized.
 """
 
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ldm.errors import UserError
 from ldm.files import ROOT
-from ldm.nn.parts import in_parts
+from ldm.nn.memory import in_batches
 from ldm.nn.tokenizer import PromptTokenizer, load_tokenizer
 from ldm.toyworld.judge.file import load_judge
 from ldm.toyworld.judge.network import Judge
@@ -23,20 +23,20 @@ ASSETS = ROOT / "ldm" / "assets"
 SHIPPED, SHIPPED_TOKENIZER = ASSETS / "judge.safetensors", ASSETS / "tokenizer"
 AT_A_TIME = 256
 SURE, ALIKE = 0.95, 0.75
-"""How sure it is of the setting of renders, on average, and how near embeddings of one rendered thing are, at least. Of
-36 rendered subjects the lowest were 0.99 and 0.88; three subjects in real photos had 0.78 to 0.89 and 0.34 to 0.61."""
+"""Least mean probability of the setting of renders, and least mean cosine of embeddings of one rendered thing. The
+lowest of 36 rendered subjects were 0.99 and 0.88; three subjects in real photos had 0.78 to 0.89 and 0.34 to 0.61."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What an image shows, and how sure the judge is, in [0, 1]."""
+    """What an image shows, and its probability in [0, 1]."""
 
     label: str
     probability: float
 
 
 class Evaluator:
-    """Asks a judge about images (b 3 h w) in [-1, 1] of any size; results are on the CPU."""
+    """A judge applied to images (b 3 h w) in [-1, 1] of any size; results are on the CPU."""
 
     def __init__(self, judge: Judge, tokenizer: PromptTokenizer, device: torch.device) -> None:
         self.judge = judge.to(device).eval()
@@ -64,7 +64,7 @@ class Evaluator:
         return {head: part.softmax(1) for head, part in zip(self.labels, logits.split(sizes, dim=1), strict=True)}
 
     def is_familiar(self, images: Tensor) -> bool:
-        """Whether images, of one thing if there are several, look as renders of the little world do."""
+        """Whether images, of one thing if there are several, look like renders of the toy world."""
         sure = self.probabilities(images)["setting"].amax(dim=1).mean() >= SURE
         count = len(images)
         near = self.subject_similarity(images, images)
@@ -72,11 +72,11 @@ class Evaluator:
         return bool(sure and alike)
 
     def caption_similarity(self, images: Tensor, captions: list[str]) -> Tensor:
-        """Cosines of b images and c captions (b c): CLIP-T's stand-in."""
+        """Cosines of b images and c captions (b c), in the place of CLIP-T."""
         return self.embed_images(images) @ self.embed_captions(captions).mT
 
     def subject_similarity(self, images: Tensor, others: Tensor) -> Tensor:
-        """Cosines (b c) of the things in b and in c images, whatever is around them: DINO's stand-in."""
+        """Cosines (b c) of the things in b and in c images, in the place of DINO."""
         return self.embed_subjects(images) @ self.embed_subjects(others).mT
 
     def embed_images(self, images: Tensor) -> Tensor:
@@ -84,20 +84,20 @@ class Evaluator:
         return self._each(images, self.judge.embed_images)
 
     def embed_subjects(self, images: Tensor) -> Tensor:
-        """Unit vectors (b d), near those of other photographs of the same thing."""
+        """Unit vectors (b d), near those of other photos of the same thing."""
         return self._each(images, self.judge.embed_subjects)
 
     @torch.inference_mode()
     def embed_captions(self, captions: list[str]) -> Tensor:
         """Unit vectors (c d)."""
         ids = self.tokenizer(captions)
-        return in_parts(ids, AT_A_TIME, lambda part: self.judge.embed_captions(part.to(self.device)).cpu())
+        return in_batches(ids, AT_A_TIME, lambda part: self.judge.embed_captions(part.to(self.device)).cpu())
 
     @torch.inference_mode()
-    def _each(self, images: Tensor, look: Callable[[Tensor], Tensor]) -> Tensor:
-        return in_parts(images, AT_A_TIME, lambda part: look(self._seen(part)).cpu())
+    def _each(self, images: Tensor, network: Callable[[Tensor], Tensor]) -> Tensor:
+        return in_batches(images, AT_A_TIME, lambda part: network(self._resized(part)).cpu())
 
-    def _seen(self, images: Tensor) -> Tensor:
+    def _resized(self, images: Tensor) -> Tensor:
         size = (self.judge.config.size,) * 2
         images = images.to(self.device, torch.float32)
         if images.shape[-2:] != size:

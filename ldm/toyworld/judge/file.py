@@ -1,4 +1,4 @@
-"""The judge's file: safetensors in half precision that hold its questions and shape in their metadata."""
+"""The judge's file: half-precision safetensors with its heads and shape in the metadata."""
 
 import dataclasses
 import json
@@ -12,18 +12,17 @@ from torch import Tensor
 from ldm.checkpoint.keys import compare_keys
 from ldm.checkpoint.metadata import PREFIX
 from ldm.checkpoint.reading import CheckpointFile, read_checkpoint
-from ldm.checkpoint.saving import snapshot
-from ldm.checkpoint.writing import write_safetensors
+from ldm.checkpoint.saving import snapshot, write_safetensors
 from ldm.config import build_config
 from ldm.errors import UserError
-from ldm.nn.weightless import weightless
+from ldm.nn.memory import weightless
 from ldm.toyworld.judge.network import Judge, JudgeConfig
 
 CONFIG, TOKENIZER = PREFIX + "judge", PREFIX + "judge_tokenizer"
 
 
 def judge_writer(path: Path, judge: Judge, tokenizer_digest: str) -> Callable[[], None]:
-    """Copies the weights as they are now; what is returned writes the judge, atomically.
+    """Copies the current weights and returns a function that writes them atomically.
 
     `tokenizer_digest` is the SHA-256 of the tokenizer that it was trained with.
     """
@@ -43,7 +42,7 @@ def _save(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> N
 
 
 def load_judge(path: Path) -> tuple[Judge, str]:
-    """The judge in float32 on the CPU, ready to judge, and the digest of its tokenizer.
+    """The judge in float32 on the CPU, in evaluation mode, and the digest of its tokenizer.
 
     Raises `UserError` if the file is damaged or no judge's.
     """

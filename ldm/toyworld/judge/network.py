@@ -1,7 +1,7 @@
-"""The judge of a small world: says what an image shows, and compares images with captions and with each other.
+"""The judge's network: classifies images, and compares them with captions and with each other.
 
-Images and captions share one space ("Learning Transferable Visual Models From Natural Language Supervision", arXiv
-2103.00020, figure 3). In another one, photographs of the same thing are near each other whatever is around it ("A
+Images and captions share one embedding space ("Learning Transferable Visual Models From Natural Language Supervision",
+arXiv 2103.00020, figure 3). In another one, photos of the same thing are near each other whatever its surroundings ("A
 Simple Framework for Contrastive Learning of Visual Representations", arXiv 2002.05709, figure 2).
 """
 
@@ -17,7 +17,7 @@ from ldm.bounds import LARGEST_WIDTH, check_length, check_list, check_range
 from ldm.nn.layers import conv1x1, conv3x3
 
 FIRST_SCALE, LARGEST_SCALE = 1 / 0.07, 100.0
-"""CLIP's (2103.00020, section 2.5): what the cosines of images and captions are multiplied with."""
+"""CLIP's (2103.00020, section 2.5) factor of the cosines of images and captions."""
 
 
 @dataclass(frozen=True)
@@ -36,11 +36,11 @@ class Head:
 
 @dataclass(frozen=True)
 class JudgeConfig:
-    """What it is asked, and its shape."""
+    """The judge's heads and shape."""
 
     heads: tuple[Head, ...]
     size: int = 64
-    """Pixels on a side of the images it looks at."""
+    """Pixels on a side of its images."""
     vocab_size: int = 1024
     """The last entry is the end of text, which also pads."""
     max_length: int = 32
@@ -50,7 +50,7 @@ class JudgeConfig:
     depths: tuple[int, ...] = (0, 2, 2, 1)
     """Residual blocks at each."""
     place_width: int = 48
-    """Numbers that are kept of each place at the smallest scale."""
+    """Channels of each place at the smallest scale."""
     embedding_dim: int = 128
     text_width: int = 64
     text_layers: int = 2
@@ -75,13 +75,13 @@ class JudgeConfig:
 
     @property
     def least_tensors(self) -> int:
-        """A judge of this shape has at least so many, as is known without building it."""
+        """The least number of tensors of a judge of this shape, known without building it."""
         return 14 * sum(self.depths) + 12 * self.text_layers + 2 * len(self.heads)
 
 
 @dataclass(frozen=True)
 class Opinion:
-    """What the judge makes of images."""
+    """The judge's outputs for images."""
 
     logits: dict[str, Tensor]
     """By head: (b labels)."""
@@ -129,15 +129,15 @@ class Judge(nn.Module):
         return self(images).subject
 
     def scale(self) -> Tensor:
-        """What the cosines of images and captions are multiplied with to be logits."""
+        """The factor that turns cosines of images and captions into logits."""
         return self.log_scale.exp().clamp(max=LARGEST_SCALE)
 
 
 class ImageNetwork(nn.Module):
     """A residual network with its activations before the convolutions: (b 3 size size) -> (b features).
 
-    What it ends with knows where in the image something is: shapes are told apart several times sooner than from an
-    average over the image, and with batch normalisation sooner than with group normalisation.
+    Its last layer keeps the places in the image: it learns to tell shapes apart several times sooner than from a mean
+    over the image, and with batch normalisation sooner than with group normalisation.
     """
 
     def __init__(self, config: JudgeConfig) -> None:
@@ -184,7 +184,7 @@ class TextNetwork(nn.Module):
         self.end_of_text = config.vocab_size - 1
         self.tokens = nn.Embedding(config.vocab_size, width)
         self.positions = nn.Parameter(torch.zeros(config.max_length, width))
-        # Small, so that a token that no caption of the training has, such as a made-up word's, says next to nothing.
+        # Small, so that a token that is in no training caption, such as that of a made-up word, has little effect.
         nn.init.normal_(self.tokens.weight, std=0.02)
         nn.init.normal_(self.positions, std=0.01)
         layer = nn.TransformerEncoderLayer(
@@ -194,7 +194,7 @@ class TextNetwork(nn.Module):
         self.norm = nn.LayerNorm(width)
 
     def forward(self, input_ids: Tensor) -> Tensor:
-        padding = (input_ids == self.end_of_text).cumsum(dim=1) > 1  # the first end is the text's
+        padding = (input_ids == self.end_of_text).cumsum(dim=1) > 1  # the first end of text belongs to the text
         longest = int((~padding).sum(dim=1).max())
         input_ids, padding = input_ids[:, :longest], padding[:, :longest]
         hidden = self.tokens(input_ids) + self.positions[:longest]

@@ -3,15 +3,15 @@
 import pytest
 import torch
 
-from benchmarks.diffusers_peer.drawing import assert_same_image, build_pipeline, tune_pipeline
 from benchmarks.diffusers_peer.networks import assert_same_networks, build_peer, forget
+from benchmarks.diffusers_peer.sampling import assert_same_image, build_pipeline, tune_pipeline
 from benchmarks.tools.sizes import SIZES, build_random
 from ldm.errors import UserError
 
 TINY = SIZES["tiny"]
 
 
-def test_both_sides_compute_and_draw_the_same_from_one_set_of_weights() -> None:
+def test_both_sides_compute_and_sample_the_same_from_one_set_of_weights() -> None:
     ldm = build_random(TINY)
     peer = build_peer(ldm, TINY)
     assert max(assert_same_networks(ldm, peer, TINY).values()) < 1e-5

@@ -58,6 +58,6 @@ def test_eight_bits_need_bitsandbytes(tmp_path: Path, monkeypatch: pytest.Monkey
         begun(build_random(TINY), tmp_path, ReferenceOptions(adam_8bit=True))
 
 
-def test_only_the_first_gpu_can_be_asked_for() -> None:
+def test_only_the_first_gpu_can_be_used() -> None:
     with pytest.raises(UserError, match="CUDA_VISIBLE_DEVICES"):
         build_accelerator(torch.device("cuda:1"), None)

@@ -17,7 +17,7 @@ def test_weights_are_named_where_the_command_would_take_others(tmp_path: Path, m
     assert weights_flags(None) == ["--ckpt-path", str(commands.EMBEDDED)]
 
 
-def test_a_command_is_timed_and_its_failure_told() -> None:
+def test_a_command_is_timed_and_its_failure_reported() -> None:
     assert 0.1 <= timed_run("-c", "import time; time.sleep(0.1)") < 60
     with pytest.raises(UserError, match=r"status 3(.|\n)*what is wrong"):
         timed_run("-c", "import sys; print('what is wrong'); sys.exit(3)")

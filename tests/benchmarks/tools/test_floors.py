@@ -19,7 +19,7 @@ def test_the_arithmetic_of_stable_diffusion_v1() -> None:
     assert counted.optimizer_bytes(train_text_encoder=False) / 1e9 == pytest.approx(24, abs=0.2)
 
 
-def test_floors_follow_from_what_the_machine_does() -> None:
+def test_floors_follow_from_the_machines_speed() -> None:
     speed = Speed(tflops=790, copy_gbs=4300)
     assert speed.matrix_seconds(82.9e12) == pytest.approx(0.105, abs=0.001)
     assert speed.traffic_seconds(24.07e9) == pytest.approx(0.0056, abs=0.0001)

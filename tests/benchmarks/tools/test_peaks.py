@@ -12,7 +12,7 @@ needs_proc = pytest.mark.skipif(not STATUS.exists(), reason="only Linux tells a 
 
 
 @needs_proc
-def test_what_was_held_at_most_counts_although_it_is_gone() -> None:
+def test_the_peak_counts_although_its_memory_is_freed() -> None:
     give_back_freed()  # of earlier tests
     before = held(CPU)
     peak = peak_of(lambda: torch.ones(64, 1024, 1024).sum(), CPU, before)

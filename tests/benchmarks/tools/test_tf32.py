@@ -10,7 +10,7 @@ def allowed() -> tuple[bool, bool]:
     return torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
 
 
-def test_it_is_allowed_for_a_while() -> None:
+def test_tf32_is_allowed_for_a_while() -> None:
     before = allowed()
     with tf32(products=False, convolutions=False):
         assert allowed() == (False, False)

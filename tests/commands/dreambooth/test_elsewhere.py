@@ -13,7 +13,7 @@ from ldm.commands.dreambooth import run as command
 from ldm.config import read_yaml, to_yaml
 from ldm.nn.tokenizer import tokenizer_digest
 from ldm.runtime import models
-from ldm.shell import command_line
+from ldm.terminal import command_line
 from tests.commands.calls import call, equal, info_of, refused
 from tests.commands.dreambooth.fine_tuning import STOPPED, FineTune, copied, interrupted, sha256
 from tests.commands.fixtures import UNetCall, write_photos

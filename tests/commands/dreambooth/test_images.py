@@ -21,8 +21,8 @@ from ldm.data import images as data_images
 from ldm.data.images import read_ahead
 from ldm.errors import UserError
 from ldm.nn.autoencoder import AutoencoderKL, DiagonalGaussian
+from ldm.runtime.devices import Compute
 from ldm.runtime.models import DEFAULT_CONFIG, EMBEDDED, Settings, settings_of
-from ldm.runtime.precision import Compute
 from ldm.training.config import DreamBoothConfig
 from tests.commands.calls import call, difference, pixels, refused
 from tests.commands.dreambooth.fine_tuning import FineTune, Plan, scalars

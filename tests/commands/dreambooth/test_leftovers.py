@@ -15,7 +15,7 @@ from tests.full_disk import entries
 OPTIONS = ("--iterations", 2, "-s", 1, "--class-img-count", 2, "--seed", 7, "--save-dtype", "fp32")
 
 WRITERS = {
-    "step-00002.safetensors": ("ldm.checkpoint.writing", "save_file"),
+    "step-00002.safetensors": ("ldm.checkpoint.saving", "save_file"),
     RESUME_STATE: ("torch", "save"),
     "class image": ("PIL.Image", "Image.save"),
     "run.yaml": ("pathlib", "Path.write_text"),

@@ -10,7 +10,7 @@ from ldm.commands.dreambooth import run as command
 from ldm.commands.dreambooth.plan import resumed_run_options
 from ldm.commands.options.dreambooth import dreambooth_parser
 from ldm.config import read_yaml, to_yaml
-from ldm.runtime import precision as runtime_precision
+from ldm.runtime import devices
 from ldm.training.dreambooth import DreamBooth
 from tests.commands.calls import call, difference, equal, info_of, pixels, refused
 from tests.commands.dreambooth.fine_tuning import STOPPED, FineTune, copied
@@ -35,7 +35,7 @@ def test_a_run_is_resumed_with_its_own_options(stopped: Path, fine_tune: FineTun
 def test_a_resumed_run_keeps_the_precision_that_auto_chose(stopped: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As on another kind of GPU."""
     dtypes = []
-    monkeypatch.setattr(runtime_precision, "half_dtype", lambda device: pytest.fail("auto was resolved again"))
+    monkeypatch.setattr(devices, "half_dtype", lambda device: pytest.fail("auto was resolved again"))
     monkeypatch.setattr(command, "fit", lambda module, options, save: dtypes.append(options.autocast_dtype) or 0)
     record = stopped / "run.yaml"
     assert "precision: full" in record.read_text()

@@ -4,8 +4,7 @@ from pathlib import Path
 
 import pytest
 
-import ldm.evaluation.encoders as encoders
-from ldm.evaluation.clip_dino import load_clip_dino
+import ldm.evaluation.clip_dino as clip_dino
 from ldm.report.table import read_comparison
 from tests.commands.calls import call
 from tests.commands.fixtures import Trained, write_photos
@@ -53,15 +52,15 @@ def test_one_prompt_and_one_seed_are_scored(
     arguments = ("-c", trained.step(6), *JUDGE, "-p", *prompts, "-v", 1, "-i", photos, *([] if base else ["--no-base"]))
     found, verdict = scores_of("evaluate", *arguments)
     assert found == expected - (set() if base else {"drift"})
-    assert verdict.startswith("Nothing to recommend: no prompt asks") is (SUBJECT not in prompts)
+    assert verdict.startswith("Nothing to recommend: no prompt is for") is (SUBJECT not in prompts)
 
 
 def test_txt2img_scores_without_photos_and_without_the_subject(
     tmp_path: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    networks = write_networks(tmp_path / "networks")
-    monkeypatch.setattr(encoders, "load_clip_dino", lambda device: load_clip_dino(device, networks))
+    load, networks = clip_dino.load_clip_dino, write_networks(tmp_path / "networks")
+    monkeypatch.setattr(clip_dino, "load_clip_dino", lambda device: load(device, networks))
     checkpoint = tuned(tmp_path / "ckpts" / "mug-1", tiny_checkpoint)
     found, verdict = scores_of("txt2img", "-c", checkpoint, "-p", "a dog", "-v", 1, "--score")
     assert found == {"prompt"}

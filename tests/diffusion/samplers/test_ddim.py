@@ -21,7 +21,7 @@ def oracle_eps(scale: float, dtype: torch.dtype = torch.float32) -> EpsFn:
 
 
 def trajectory(run: str, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
-    """(latents before each step and after the last, predicted x0 of each step) of a stored run, sampled anew."""
+    """(latents before each step and after the last, predicted x0 of each step) of a stored run, sampled again."""
     settings = facts("samplers")["runs"][run]
     latents, pred_x0s = [tensors("samplers")["x_T"].to(dtype)], []
 
@@ -42,7 +42,7 @@ def trajectory(run: str, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Te
 
 
 def feed_stored_noise(monkeypatch: pytest.MonkeyPatch, run: str) -> list[Any]:
-    """Lets each draw of noise give the next of the stored run; returns the list of what is left."""
+    """Makes each draw of noise return the next one of the stored run; returns the list of unused ones."""
     left = list(tensors("samplers")[f"{run}.noise"])
     monkeypatch.setattr(ddim, "draw_noise", lambda shape, generator, device: left.pop(0))
     return left
@@ -74,16 +74,16 @@ def test_trajectory_in_float64_is_the_originals(run: str, monkeypatch: pytest.Mo
 
 @torch.inference_mode()
 def test_timesteps_are_fed_to_the_network_as_whole_numbers_in_the_originals_order() -> None:
-    seen: list[Tensor] = []
+    calls: list[Tensor] = []
 
     def eps_fn(latents: Tensor, timesteps: Tensor) -> Tensor:
-        seen.append(timesteps)
+        calls.append(timesteps)
         return latents
 
     sample_ddim(eps_fn, torch.zeros(2, 4, 1, 1), NoiseSchedule(), num_steps=10)
     expected = facts("samplers")["runs"]["ddim10"]["timesteps_in_order_of_use"]
-    assert all(timesteps.dtype == torch.int64 for timesteps in seen)
-    assert [timesteps.tolist() for timesteps in seen] == [[t, t] for t in expected]
+    assert all(timesteps.dtype == torch.int64 for timesteps in calls)
+    assert [timesteps.tolist() for timesteps in calls] == [[t, t] for t in expected]
 
 
 @torch.inference_mode()

@@ -73,22 +73,22 @@ def a_point(alpha: float) -> Point:
 
 
 def test_a_first_order_step_is_ddims() -> None:
-    here, to = a_point(0.6), a_point(0.8)
+    current, to = a_point(0.6), a_point(0.8)
     x, x0 = torch.tensor([1.0]), torch.tensor([0.7])
     eps = (x - 0.6 * x0) / 0.8
-    stepped = dpm_solver_step(x, x0, None, a_point(0.1), here, to)
+    stepped = dpm_solver_step(x, x0, None, a_point(0.1), current, to)
     torch.testing.assert_close(stepped, 0.8 * x0 + 0.6 * eps)
 
 
 def test_a_second_order_step_goes_half_way_on_in_the_direction_x0_moves() -> None:
-    last, here, to = a_point(0.5), a_point(0.6), a_point(0.8)
+    last, current, target = a_point(0.5), a_point(0.6), a_point(0.8)
     x, before, x0 = torch.tensor([1.0]), torch.tensor([0.4]), torch.tensor([0.7])
-    slope = 0.3 / (here.log_snr - last.log_snr)
-    half_way = x0 + slope * (to.log_snr - here.log_snr) / 2
-    expected = dpm_solver_step(x, half_way, None, last, here, to)
-    torch.testing.assert_close(dpm_solver_step(x, x0, before, last, here, to), expected)
-    unmoved = dpm_solver_step(x, x0, x0, last, here, to)
-    torch.testing.assert_close(unmoved, dpm_solver_step(x, x0, None, last, here, to))
+    slope = 0.3 / (current.log_snr - last.log_snr)
+    half_way = x0 + slope * (target.log_snr - current.log_snr) / 2
+    expected = dpm_solver_step(x, half_way, None, last, current, target)
+    torch.testing.assert_close(dpm_solver_step(x, x0, before, last, current, target), expected)
+    unmoved = dpm_solver_step(x, x0, x0, last, current, target)
+    torch.testing.assert_close(unmoved, dpm_solver_step(x, x0, None, last, current, target))
 
 
 def error_on_gaussian_data(num_steps: int) -> float:
@@ -119,15 +119,15 @@ def test_the_error_falls_with_the_square_of_the_step() -> None:
 @pytest.mark.parametrize(("num_steps", "order"), [(14, 1), (15, 2)])
 def test_the_last_of_fewer_than_fifteen_steps_is_of_first_order(num_steps: int, order: int) -> None:
     """Of first order it lands at alpha' x0 + sigma' eps of the last prediction alone."""
-    schedule, seen = NoiseSchedule(), []
+    schedule, calls = NoiseSchedule(), []
 
     def eps_fn(latents: Tensor, timesteps: Tensor) -> Tensor:
-        seen.append((latents, 0.5 * latents))
-        return seen[-1][1]
+        calls.append((latents, 0.5 * latents))
+        return calls[-1][1]
 
     final = sample_dpm_solver(eps_fn, torch.ones(1, 1, 1, 1, dtype=torch.float64), schedule, num_steps=num_steps)
-    (x, eps), here, to = seen[-1], *time_grid(schedule, num_steps)[-2:]
-    first_order = to.alpha * (x - here.sigma * eps) / here.alpha + to.sigma * eps
+    (x, eps), current, target = calls[-1], *time_grid(schedule, num_steps)[-2:]
+    first_order = target.alpha * (x - current.sigma * eps) / current.alpha + target.sigma * eps
     assert (rel(final, first_order) < 1e-6) == (order == 1)
 
 

@@ -14,7 +14,7 @@ from tests.oracle import BOUND, BOUND_F64, facts, rel, small_ldm, tensors
 
 
 def trajectory(dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """(latents before each step and after the last, predicted x0 of each step) of the stored run, sampled anew."""
+    """(latents before each step and after the last, predicted x0 of each step) of the stored run, sampled again."""
     io, settings = tensors("samplers"), facts("samplers")["runs"]["plms10"]
     latents, pred_x0s = [io["x_T"].to(dtype)], []
 
@@ -49,16 +49,16 @@ def test_trajectory_in_float64_is_the_originals() -> None:
 
 
 def test_the_first_step_looks_ahead_to_the_next_timestep() -> None:
-    seen: list[Tensor] = []
+    calls: list[Tensor] = []
 
     def eps_fn(latents: Tensor, timesteps: Tensor) -> Tensor:
-        seen.append(timesteps)
+        calls.append(timesteps)
         return latents
 
     sample_plms(eps_fn, torch.zeros(2, 4, 1, 1), NoiseSchedule(), num_steps=10)
     first, *rest = facts("samplers")["runs"]["plms10"]["timesteps_in_order_of_use"]
-    assert all(timesteps.dtype == torch.int64 for timesteps in seen)
-    assert [timesteps.tolist() for timesteps in seen] == [[t, t] for t in [first, rest[0], *rest]]
+    assert all(timesteps.dtype == torch.int64 for timesteps in calls)
+    assert [timesteps.tolist() for timesteps in calls] == [[t, t] for t in [first, rest[0], *rest]]
 
 
 def test_a_single_step_is_heuns_with_both_ends_at_the_only_timestep() -> None:

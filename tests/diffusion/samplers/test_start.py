@@ -37,7 +37,7 @@ def test_the_samplers_have_these_names() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("num_steps", [1, 3, 7, 30, 1000])
-def test_the_network_is_asked_once_a_step_and_plms_once_more(name: str, num_steps: int) -> None:
+def test_the_network_is_called_once_a_step_and_by_plms_once_more(name: str, num_steps: int) -> None:
     calls: list[Tensor] = []
     steps: list[int] = []
 
@@ -60,8 +60,8 @@ def test_a_late_start_runs_the_last_steps_only(name: str, start_step: int) -> No
     late_timesteps: list[float] = []
     steps: list[int] = []
 
-    def eps_fn(seen: list[float], latents: Tensor, timesteps: Tensor) -> Tensor:
-        seen.append(timesteps[0].item())
+    def eps_fn(calls: list[float], latents: Tensor, timesteps: Tensor) -> Tensor:
+        calls.append(timesteps[0].item())
         return torch.zeros_like(latents)
 
     x = torch.ones(1, 1, 1, 1)
@@ -109,7 +109,7 @@ def test_with_the_true_noise_dpm_solver_recovers_the_clean_latents_from_any_star
             SCHEDULE,
             num_steps=20,
             start_step=start_step,
-            callback=lambda step, x, pred_x0, seen=predictions: seen.append(pred_x0),
+            callback=lambda step, x, pred_x0, calls=predictions: calls.append(pred_x0),
         )
         assert len(predictions) == 20 - start_step
         for pred_x0 in predictions:
@@ -120,21 +120,21 @@ def test_with_the_true_noise_dpm_solver_recovers_the_clean_latents_from_any_star
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_latents_stay_half_and_come_near(name: str, dtype: torch.dtype) -> None:
     noisiest = noise(2, 4, 3, 5, seed=0).to(dtype)
-    seen: list[torch.dtype] = []
+    calls: list[torch.dtype] = []
 
     def eps_fn(latents: Tensor, timesteps: Tensor) -> Tensor:
         return 0.9 * latents
 
     def half_eps_fn(latents: Tensor, timesteps: Tensor) -> Tensor:
-        seen.append(latents.dtype)
+        calls.append(latents.dtype)
         return eps_fn(latents, timesteps)
 
     def after_step(step: int, latents: Tensor, pred_x0: Tensor) -> None:
-        seen.extend([latents.dtype, pred_x0.dtype])
+        calls.extend([latents.dtype, pred_x0.dtype])
 
     final = without_noise(name)(half_eps_fn, noisiest, SCHEDULE, num_steps=5, callback=after_step)
     exact = without_noise(name)(eps_fn, noisiest.double(), SCHEDULE, num_steps=5)
-    assert set(seen) == {dtype}
+    assert set(calls) == {dtype}
     assert final.dtype == dtype
     torch.testing.assert_close(final.double(), exact, rtol=0.05, atol=0.05 * exact.abs().max().item())
 
@@ -166,15 +166,15 @@ def test_strength_three_quarters_starts_one_step_above_the_first_timestep_as_the
 
 def test_strength_three_quarters_starts_dpm_solver_at_the_timestep_it_denoises_first() -> None:
     start_step, alpha = img2img_start(SAMPLERS["dpm-solver"], SCHEDULE, 20, 0.75)
-    seen: list[float] = []
+    calls: list[float] = []
 
     def eps_fn(latents: Tensor, timesteps: Tensor) -> Tensor:
-        seen.append(timesteps[0].item())
+        calls.append(timesteps[0].item())
         return latents
 
     SAMPLERS["dpm-solver"].sample(eps_fn, torch.ones(1, 1, 1, 1), SCHEDULE, num_steps=20, start_step=start_step)
     assert start_step == 5
-    assert seen[0] == pytest.approx(749.25)
+    assert calls[0] == pytest.approx(749.25)
     above, below = SCHEDULE.alphas_cumprod[749].item(), SCHEDULE.alphas_cumprod[750].item()
     assert below < alpha < above
 

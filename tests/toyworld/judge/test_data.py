@@ -39,7 +39,7 @@ def test_things_of_two_folders_stay_apart(things: Path, tmp_path: Path) -> None:
     assert all(len({image.path.parent for image in views}) == 1 for views in images.things)
 
 
-def test_without_a_thing_seen_twice_the_way_to_some_is_told(tmp_path: Path) -> None:
+def test_without_a_thing_of_two_images_the_error_names_a_command(tmp_path: Path) -> None:
     lone = write_things(tmp_path / "lone", 4, views=1)
     with pytest.raises(UserError, match="--views 3"):
         Images([lone])
@@ -85,7 +85,7 @@ def test_a_step_is_a_function_of_its_number(things: Path) -> None:
     assert not torch.equal(first["images"], other["images"])
 
 
-def test_labels_are_indices_and_what_is_no_answer_has_none(things: Path) -> None:
+def test_labels_are_indices_and_other_values_have_none(things: Path) -> None:
     rows = find_captioned(things)
     labels = label_indices(rows)
     assert list(labels) == [head.name for head in HEADS]
@@ -104,7 +104,7 @@ def test_an_image_without_columns_has_no_labels(tmp_path: Path) -> None:
     assert all((of_head == NO_LABEL).all() for of_head in labels.values())
 
 
-def test_images_are_read_at_the_size_asked_for(things: Path) -> None:
+def test_images_are_read_at_the_given_size(things: Path) -> None:
     rows = find_captioned(things)[:2]
     images = read_images(rows, 8)
     assert images.shape == (2, 3, 8, 8)

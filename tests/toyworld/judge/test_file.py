@@ -54,7 +54,7 @@ def test_broken_weights_are_not_written(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_missing_or_additional_or_other_tensor_is_told(path: Path) -> None:
+def test_missing_additional_and_other_tensors_are_refused(path: Path) -> None:
     rewrite(path, **{"heads.class.bias": None, "heads.taste.bias": torch.zeros(3), "log_scale": torch.zeros(2)})
     with pytest.raises(UserError) as error:
         load_judge(path)

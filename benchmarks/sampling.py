@@ -1,12 +1,12 @@
-"""How many class images a second, by batch size, and how long does one image take (a batch of 1)?
+"""How many class images per second by batch size, and how long does one image take (a batch of 1)?
 
-    python benchmarks/drawing.py --batch-sizes 1
-    python benchmarks/drawing.py --batch-sizes 4 16 --batches 4
+    python benchmarks/sampling.py --batch-sizes 1
+    python benchmarks/sampling.py --batch-sizes 4 16 --batches 4
 
-From prompts to files, in turns: ours as `dreambooth.py` draws them (PNG), and diffusers' `StableDiffusionPipeline` with
-the same weights as the reference draws them (JPEG), as it comes and with what its documentation advises for speed. All
-with guidance (7.5), 50 steps of DDIM; ours also with its default for class images, 20 steps of DPM-Solver++. Several
-batches show what ours does meanwhile: it writes one while it draws the next.
+From prompts to files, in turns: ours as in `dreambooth.py` (PNG), and diffusers' `StableDiffusionPipeline` with the
+same weights as in the reference (JPEG), with its defaults and with its documentation's advice for speed. All use
+guidance (7.5) and 50 steps of DDIM; ours also its default for class images, 20 steps of DPM-Solver++. With several
+batches, ours writes one while it samples the next.
 """
 
 import itertools
@@ -20,18 +20,18 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.diffusers_peer.drawing import (  # noqa: E402
+from benchmarks.diffusers_peer.networks import Networks, assert_same_networks, build_peer, forget  # noqa: E402
+from benchmarks.diffusers_peer.sampling import (  # noqa: E402
     COMPILE_MODES,
     assert_same_image,
     build_pipeline,
     sample_class_images,
     tune_pipeline,
 )
-from benchmarks.diffusers_peer.networks import Networks, assert_same_networks, build_peer, forget  # noqa: E402
-from benchmarks.tools.contest import Build, ContestRun, Place, Result, contest_parser, peak_goals  # noqa: E402
+from benchmarks.tools.contest import Build, ContestRun, Place, Result, contest_parser, peak_targets  # noqa: E402
 from benchmarks.tools.floors import Counted, Speed, count, measure_speed  # noqa: E402
 from benchmarks.tools.measuring import Turn, ratio, seconds  # noqa: E402
-from benchmarks.tools.reporting import Goal, say, table  # noqa: E402
+from benchmarks.tools.reporting import Target, say, table  # noqa: E402
 from benchmarks.tools.script import run_script  # noqa: E402
 from benchmarks.tools.sizes import build_random  # noqa: E402
 from benchmarks.tools.tf32 import tf32  # noqa: E402
@@ -39,20 +39,20 @@ from ldm.choices import COMPILE_MODES as OUR_MODES  # noqa: E402
 from ldm.diffusion.latent_diffusion import LatentDiffusion  # noqa: E402
 from ldm.diffusion.sampling import SamplingConfig  # noqa: E402
 from ldm.runtime.batching import worker_pool  # noqa: E402
-from ldm.runtime.compiling import accelerate_unet  # noqa: E402
+from ldm.runtime.compiling import compile_unet  # noqa: E402
 from ldm.training.class_images import ClassImages  # noqa: E402
 
 PROMPT = "a photo of a can"
 OURS, FAST, PLAIN, TUNED = "ours, DDIM", "ours, DPM-Solver++", "diffusers", "diffusers, tuned"
 FAST_STEPS = 20
 CLASS_PICTURES = 200
-"""Of a whole job: what `--compile auto` goes by."""
+"""Images of a whole job, by which `--compile auto` decides."""
 
 
 def draw_ours(
     ldm: LatentDiffusion, sampling: SamplingConfig, place: Place, batch_size: int, batches: int, root: Path
 ) -> None:
-    """Some batches of class images into a directory of their own."""
+    """Samples some batches of class images into their own directory."""
     cache = ClassImages(root, PROMPT, "", sampling, 0, place.precision, "", asdict(ldm.config))
     for _ in cache.sample(ldm, list(range(batches * batch_size)), batch_size, workers=worker_pool(ldm, sampling)):
         pass
@@ -74,20 +74,20 @@ def contests(
     fresh = (root / str(number) for number in itertools.count())
     pixels = place.size.pixels
 
-    def timed(draw: Callable[[Path], None]) -> Turn:
-        return lambda: seconds(lambda: draw(next(fresh)), place.device)
+    def timed(sample: Callable[[Path], None]) -> Turn:
+        return lambda: seconds(lambda: sample(next(fresh)), place.device)
 
     def ours(batch_size: int, sampler: str, steps: int) -> Turn:
         sampling = SamplingConfig(pixels, pixels, sampler, steps)
-        ldm.graphed_unet = None  # that is another's
-        accelerate_unet(ldm, compile_ours, -(-CLASS_PICTURES // batch_size) * steps)
-        recorded = ldm.graphed_unet
+        ldm.graphed_unet = None  # it belongs to another contender
+        compile_unet(ldm, compile_ours, -(-CLASS_PICTURES // batch_size) * steps)
+        graphed = ldm.graphed_unet
 
-        def draw(directory: Path) -> None:
-            ldm.graphed_unet = recorded
+        def sample(directory: Path) -> None:
+            ldm.graphed_unet = graphed
             draw_ours(ldm, sampling, place, batch_size, batches, directory)
 
-        return timed(draw)
+        return timed(sample)
 
     def theirs(batch_size: int, networks: Networks, tuned: bool) -> Turn:
         pipeline = build_pipeline(networks, ldm)
@@ -96,12 +96,12 @@ def contests(
         if alone:
             forget(ldm)
 
-        def draw(directory: Path) -> None:
+        def sample(directory: Path) -> None:
             with tf32(products=tuned):
                 for first in range(0, batches * batch_size, batch_size):
                     sample_class_images(pipeline, PROMPT, batch_size, num_steps, pixels, directory, first)
 
-        return timed(draw)
+        return timed(sample)
 
     return {
         str(size): {
@@ -153,8 +153,8 @@ def report(
     return lines
 
 
-def goals(results: dict[str, dict[str, Result]], lines: Sequence[dict[str, Any]], place: Place) -> list[Goal]:
-    """Of the largest batch that all could draw; those of a GPU are about what isn't arithmetic."""
+def targets(results: dict[str, dict[str, Result]], lines: Sequence[dict[str, Any]], place: Place) -> list[Target]:
+    """For the largest batch that fits for all; on a GPU they are about the overhead beside arithmetic."""
     common = [case for case, found in results.items() if {OURS, FAST, PLAIN, TUNED} <= set(found)]
     if not common:
         return []
@@ -164,21 +164,26 @@ def goals(results: dict[str, dict[str, Result]], lines: Sequence[dict[str, Any]]
                           for a, b in ((TUNED, OURS), (PLAIN, OURS), (OURS, FAST)))  # fmt: skip
     names = [f"batch {case}, times as fast as diffusers{how}" for how in (", tuned", "")]
     more = [
-        Goal(f"batch {case}, DPM-Solver++ beside DDIM", fast, 2.2, "x"),
-        *peak_goals(case, found[OURS], found[PLAIN]),
+        Target(f"batch {case}, DPM-Solver++ beside DDIM", fast, 2.2, "x"),
+        *peak_targets(case, found[OURS], found[PLAIN]),
     ]
     if place.device.type == "cpu":
-        return [Goal(names[0], tuned, 1.0, "x"), Goal(names[1], plain, 1.0, "x"), *more]
+        return [Target(names[0], tuned, 1.0, "x"), Target(names[1], plain, 1.0, "x"), *more]
     ours = next(line for line in lines if line["contender"] == OURS and line["batch_size"] == int(case))
     share = 100 * ours["floor_seconds"] / ours["seconds_per_image"].median
-    return [Goal(names[0], tuned, 1.25, "x"), Goal(names[1], plain, 2.5, "x"), Goal("of the floor", share, 50), *more]
+    return [
+        Target(names[0], tuned, 1.25, "x"),
+        Target(names[1], plain, 2.5, "x"),
+        Target("of the floor", share, 50),
+        *more,
+    ]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measures and prints."""
     parser = contest_parser(__doc__)
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 4, 16], metavar="N")
-    parser.add_argument("--batches", type=int, default=1, help="drawn in each run, one after another (default: 1)")
+    parser.add_argument("--batches", type=int, default=1, help="batches in each run, one after another (default: 1)")
     parser.add_argument("--steps", type=int, default=50, help="of DDIM; DPM-Solver++ takes two fifths (default: 50)")
     parser.add_argument(
         "--compile-peer",
@@ -188,7 +193,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--compile", choices=OUR_MODES, default="auto", help="ours, as dreambooth.py's flag (default: auto)"
     )
-    run = ContestRun("drawing", parser, __file__, arguments)
+    run = ContestRun("sampling", parser, __file__, arguments)
     options, place = run.options, run.place
     mode = options.compile_peer or ("default" if place.device.type == "cuda" else "off")
     ldm = build_random(place.size).to(place.device, place.compute.dtype)
@@ -211,11 +216,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         assert_same_networks(ldm, peer, place.size)
         found = assert_same_image(ldm, build_pipeline(peer, ldm), min(place.size.pixels, 64))
         speed, counted = measure_speed(place.device, place.compute.dtype), count(ldm.config, place.size.pixels)
-        say(f"both draw the same image within {found:.1e}; torch.compile of diffusers, tuned: {mode}")
+        say(f"both sample the same image within {found:.1e}; torch.compile of diffusers, tuned: {mode}")
         say(f"this machine: {speed}; an image: {counted.image(options.steps) / 1e12:.3g} TFLOP\n")
         results = run.all_in_turns(cases)
     lines = report(results, counted, speed, options.batches, options.steps)
-    return run.end(lines, goals(results, lines, place))
+    return run.end(lines, targets(results, lines, place))
 
 
 if __name__ == "__main__":

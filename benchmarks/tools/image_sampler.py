@@ -1,4 +1,4 @@
-"""A checkpoint to draw with."""
+"""Samples images with a checkpoint."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,42 +13,42 @@ from ldm.checkpoint.reading import read_checkpoint
 from ldm.diffusion.guidance import classifier_free
 from ldm.diffusion.latent_diffusion import LatentDiffusion
 from ldm.diffusion.sampling import sample_images
+from ldm.runtime.devices import Compute
 from ldm.runtime.models import ModelSlot, settings_of
-from ldm.runtime.precision import Compute
 
 
-class Drawer:
-    """Draws with a checkpoint, as the commands do, by the model's own sampling defaults."""
+class ImageSampler:
+    """Samples with a checkpoint as the commands do, with the model's sampling defaults."""
 
     def __init__(self, path: Path, device: torch.device) -> None:
         self.slot = ModelSlot(Compute(device))
         self.use(path)
 
     def use(self, path: Path) -> CheckpointInfo:
-        """Another checkpoint of the same shape; what it says of itself."""
+        """Loads another checkpoint of the same shape; returns its metadata."""
         file = read_checkpoint(path)
         settings = settings_of(file, None)[1]
         self.sampling = settings.sampling
         self.ldm: LatentDiffusion = self.slot.use(file, settings)
         return checkpoint_info(file)
 
-    def draw(self, prompts: Sequence[str], seeds: Sequence[int], what: str = "drawing") -> Tensor:
+    def sample(self, prompts: Sequence[str], seeds: Sequence[int], what: str = "sampling") -> Tensor:
         """One image for each prompt from the noise of its seed: (n 3 h w) in [-1, 1]."""
         parts = []
         with tqdm(total=len(prompts), desc=what, unit="img") as bar:
             for start in range(0, len(prompts), self.sampling.batch_size):
                 some = prompts[start : start + self.sampling.batch_size]
                 context = torch.cat([self.slot.context(prompt) for prompt in some])
-                nothing = self.slot.context("").expand(len(some), -1, -1)
+                unconditional = self.slot.context("").expand(len(some), -1, -1)
                 chosen = seeds[start : start + len(some)]
-                guidance = classifier_free(context, nothing, self.sampling.guidance_scale)
+                guidance = classifier_free(context, unconditional, self.sampling.guidance_scale)
                 parts.append(sample_images(self.ldm, guidance, chosen, self.sampling))
                 bar.update(len(some))
         return torch.cat(parts)
 
     @torch.inference_mode()
     def reconstruct(self, images: Tensor) -> Tensor:
-        """What the autoencoder makes of images: there and back, (n 3 h w) in [-1, 1]."""
+        """Images encoded and decoded by the autoencoder: (n 3 h w) in [-1, 1]."""
         autoencoder, device = self.ldm.autoencoder, self.ldm.device
         parts = [autoencoder.decode(autoencoder.encode(part.to(device)).mean).cpu() for part in images.split(32)]
         return torch.cat(parts).float().clamp(-1, 1)

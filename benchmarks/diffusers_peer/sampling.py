@@ -1,4 +1,4 @@
-"""diffusers' pipeline with the same weights: as it comes, and with what its documentation advises for speed."""
+"""diffusers' pipeline with the same weights: with its defaults, and with its documentation's advice for speed."""
 
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ PICTURE_TOLERANCE = {torch.float32: 1e-3, torch.float16: 5e-2, torch.bfloat16: 2
 
 
 def build_pipeline(networks: Networks, ldm: LatentDiffusion) -> Any:
-    """As it comes, but with DDIM, so that both sides visit the same timesteps; no safety checker, no progress bar."""
+    """Its defaults, but with DDIM, so that both sides have the same timesteps; no safety checker, no progress bar."""
     pipeline = StableDiffusionPipeline(
         vae=networks.vae,
         text_encoder=networks.text_encoder,
@@ -39,7 +39,7 @@ def build_pipeline(networks: Networks, ldm: LatentDiffusion) -> Any:
 
 
 def write_pipeline(directory: Path, ldm: LatentDiffusion, size: Size) -> Path:
-    """The same weights as diffusers keeps them, in float32; the directory."""
+    """Writes the same weights in diffusers' layout, in float32; returns the directory."""
     build_pipeline(build_peer(ldm, size), ldm).save_pretrained(directory)
     return directory
 
@@ -75,7 +75,7 @@ def sample_class_images(
 
 
 def assert_same_image(ldm: LatentDiffusion, pipeline: Any, pixels: int, num_steps: int = 3) -> float:
-    """The `difference` of an image that both draw from the same noise. Raises `UserError` if it is large."""
+    """The `difference` of an image that both sample from the same noise. Raises `UserError` if it is large."""
     sampling = SamplingConfig(height=pixels, width=pixels, num_steps=num_steps)
     prompt, seed = "a photo of sks can", 42
     contexts = ldm.encode_prompts([prompt]), ldm.encode_prompts([""])

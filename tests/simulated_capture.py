@@ -1,4 +1,4 @@
-"""A stand-in for the recorder of CUDA graphs."""
+"""A simulated capture of CUDA graphs, for machines without CUDA."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -10,21 +10,21 @@ from torch.utils._pytree import tree_leaves
 from ldm.nn.graphed import nothing
 
 
-class Simulation:
-    """Records as a CUDA graph does: a replay reads the buffers that were there, and writes in place, also gradients."""
+class SimulatedCapture:
+    """Captures as CUDA does: a replay reads the same buffers and writes outputs and gradients in place."""
 
     def __init__(self, parameters: Sequence[nn.Parameter] = ()) -> None:
         self.parameters = parameters
-        self.recorded = 0
+        self.captured = 0
         self.replayed = 0
 
     def __call__(
         self, call: Callable[[], Any], device: torch.device, release: Callable[[], object] = nothing
     ) -> tuple[Callable[[], object], Any]:
-        self.recorded += 1
+        self.captured += 1
         for _ in range(2):
             release()
-            assert all(parameter.grad is None for parameter in self.parameters), "they would take memory twice"
+            assert all(parameter.grad is None for parameter in self.parameters), "gradients would be allocated twice"
             outputs = call()
         gradients = [parameter.grad for parameter in self.parameters]
 
@@ -36,6 +36,6 @@ class Simulation:
             for parameter, gradient, before in zip(self.parameters, gradients, kept, strict=True):
                 if gradient is not None:
                     gradient.copy_(parameter.grad)
-                parameter.grad = before  # a replay knows nothing of Python's attributes
+                parameter.grad = before  # a replay doesn't change Python attributes
 
         return replay, outputs

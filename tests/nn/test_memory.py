@@ -1,4 +1,4 @@
-"""The footprint of a computation: hand-counted cases, and fake tensors against real ones."""
+"""Memory: peaks counted by hand, fake tensors against real ones, and free memory with CUDA simulated."""
 
 import contextlib
 from collections.abc import Callable
@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ldm.nn.footprint import Footprint, peak_bytes
+from ldm.nn.memory import Footprint, free_memory, in_batches, peak_bytes
 from ldm.nn.unet import UNet, UNetConfig
 
 SQUARE = 100 * 100 * 4
@@ -30,11 +30,11 @@ def squares(count: int) -> Callable[[Tensor], Tensor]:
 
 
 def chain_without_gradient() -> None:
-    squares(5)(matrix())  # the one that is read and the one that is written
+    squares(5)(matrix())  # the one read and the one written
 
 
 def chain_with_gradient() -> None:
-    squares(5)(matrix(requires_grad=True))  # each product keeps what it was made of
+    squares(5)(matrix(requires_grad=True))  # each product keeps its factor
 
 
 def backward_through_a_chain() -> None:
@@ -79,7 +79,7 @@ def test_peaks_counted_by_hand(function: Callable[[], None], matrices: int, fake
     assert peak_bytes(function, fake=fake) == matrices * SQUARE
 
 
-def test_a_backward_pass_frees_what_it_no_longer_needs() -> None:
+def test_a_backward_pass_frees_memory_as_it_goes() -> None:
     kept = 4  # the input and three products
     peak = peak_bytes(backward_through_a_chain)
     assert kept * SQUARE < peak < (kept + 5) * SQUARE
@@ -107,7 +107,7 @@ def test_tensors_made_before_count_once_they_are_used_or_watched() -> None:
     assert unused.any()
 
 
-def test_the_peak_can_be_counted_anew_while_what_is_alive_stays() -> None:
+def test_restart_forgets_the_peak_but_not_live_tensors() -> None:
     with Footprint() as footprint:
         kept = matrix()
         chain_without_gradient()
@@ -121,7 +121,7 @@ CONFIG = UNetConfig(model_channels=32, channel_mult=(1,), attention_resolutions=
 
 
 def train_unet(size: int, autocast: bool, fused: bool, checkpointing: bool) -> None:
-    """Two updates, as a training makes them."""
+    """Two updates as in training."""
     unet = UNet(CONFIG)
     nn.init.ones_(unet.out[2].weight)
     unet.set_gradient_checkpointing("all" if checkpointing else "none")
@@ -148,7 +148,7 @@ def test_fake_and_real_training_steps_need_the_same(autocast: bool, fused: bool,
 
 
 def test_attention_keeps_no_matrix_of_all_pairs() -> None:
-    """4096 pixels see each other: their scores alone would be 64 MiB a head."""
+    """Between 4096 pixels the scores alone would be 67 MB a head."""
 
     def attend() -> None:
         q, k, v = (torch.ones(1, 2, 4096, 40, requires_grad=True) for _ in range(3))
@@ -159,7 +159,7 @@ def test_attention_keeps_no_matrix_of_all_pairs() -> None:
 
 @pytest.mark.slow
 def test_the_allocator_agrees() -> None:
-    """The profiler's record of allocations, which knows nothing of storages and weak references."""
+    """The profiler's allocations, which it counts without storages and weak references."""
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
         train_unet(32, False, True, False)
     live = peak = 0
@@ -168,3 +168,27 @@ def test_the_allocator_agrees() -> None:
             live += event.nbytes()
             peak = max(peak, live)
     assert peak == pytest.approx(peak_bytes(lambda: train_unet(32, False, True, False)), rel=0.1)
+
+
+def test_torchs_cache_counts_as_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    cached = [3]
+    monkeypatch.setattr(torch.cuda, "empty_cache", cached.clear)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (10 * device.index - sum(cached), 40))
+    assert free_memory(torch.device("cuda", 2)) == 20
+
+
+@pytest.mark.parametrize("kind", ["cpu", "mps", "meta"])
+def test_free_memory_of_other_devices_is_unknown(kind: str) -> None:
+    assert free_memory(torch.device(kind)) is None
+
+
+@pytest.mark.parametrize(("count", "sizes"), [(5, [2, 2, 1]), (2, [2]), (0, [1])])
+def test_inputs_of_any_number_are_computed_in_batches(count: int, sizes: list[int]) -> None:
+    inputs, given = torch.arange(3.0 * count).reshape(count, 3), []
+
+    def function(batch: Tensor) -> Tensor:
+        given.append(len(batch))
+        return 2 * batch
+
+    assert torch.equal(in_batches(inputs, 2, function), 2 * inputs)
+    assert given == sizes
