@@ -213,7 +213,7 @@ class Model:
             def sample_batch(batch: Sequence[_Planned]) -> _Sampled:
                 return self._sample_batch(batch, job, keep_steps, on_step)
 
-            for batch, sampled in pool.draw(batches, sample_batch):
+            for batch, sampled in pool.map(batches, sample_batch):
                 done.append(sampled)
                 if not by_step:
                     progress.update(len(batch))
@@ -321,7 +321,7 @@ class Model:
         """What is computed of each image, one image at a time: so the bits are those of sampling."""
         sampling = SamplingConfig(height, width)
         with explain_out_of_memory("smaller images need less"):
-            return [result for _, result in worker_pool(self.latent_diffusion, sampling).draw(range(count), compute)]
+            return [result for _, result in worker_pool(self.latent_diffusion, sampling).map(range(count), compute)]
 
     def encode_prompts(self, prompts: str | Sequence[str]) -> Tensor:
         """Prompts -> context (b 77 d), what the UNet attends to."""
