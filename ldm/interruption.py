@@ -75,10 +75,12 @@ class _Handlers:
     thread computes or waits for a device, so that a second signal always ends the process.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, ends_process: bool) -> None:
         self.process = os.getpid()
+        self.ends_process = ends_process
         self.blocks: list[Request] = []
         self.raised = False
+        self._handled: float | None = None
         self._came: float | None = None
         self._reader, self._writer = socket.socketpair()
         self._writer.setblocking(False)
@@ -90,12 +92,12 @@ class _Handlers:
             if handler is not signal.SIG_IGN:  # by `nohup` or a shell's background
                 self._replaced[number] = handler
                 signal.signal(number, self._handle)
-        signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
+        self._replaced_fd = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
         self._thread = threading.Thread(target=self._watch, name="signals", daemon=True)
         self._thread.start()
 
     def remove(self) -> None:
-        signal.set_wakeup_fd(-1)
+        signal.set_wakeup_fd(self._replaced_fd)
         for number, handler in self._replaced.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
         self._writer.send(b"\0")
@@ -106,9 +108,12 @@ class _Handlers:
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self.process or self.raised:
             return  # a forked process handles signals itself; later ones are the thread's
-        if not self.blocks:
+        now = time.monotonic()
+        again = self._handled is not None and now - self._handled > ONE_REQUEST
+        if not self.blocks or (again and not self.ends_process):
             self.raised = True
             raise Stopped(number)
+        self._handled = self._handled or now
         for block in self.blocks:
             block.number = block.number or number
 
@@ -121,7 +126,7 @@ class _Handlers:
                 self._came = now
                 if self.blocks and self.blocks[-1].meanwhile:
                     log.warning("%s: %s", signal_name(number), self.blocks[-1].meanwhile)
-            elif now - self._came > ONE_REQUEST:
+            elif self.ends_process and now - self._came > ONE_REQUEST:
                 end_at_once(STATUS, f"{signal_name(number)} came again: stopped at once; {resume_hint()}")
 
 
@@ -130,9 +135,10 @@ _again = ""
 _exit_callbacks: list[Callable[[], None]] = []
 
 
-def install_handlers() -> bool:
+def install_handlers(*, ends_process: bool = True) -> bool:
     """Installs the handlers; signals stay blocked until `unblock_signals`, when the caller is ready for `Stopped`.
 
+    A second signal ends the process, or without `ends_process` raises `Stopped` also within `finish_first`.
     False if handlers are installed already, or if this isn't the main thread.
     """
     global _handlers
@@ -141,7 +147,7 @@ def install_handlers() -> bool:
         return False
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-    _handlers = _Handlers()
+    _handlers = _Handlers(ends_process)
     _handlers.install()
     return True
 
@@ -153,9 +159,9 @@ def unblock_signals() -> None:
 
 
 @contextmanager
-def handled_signals() -> Iterator[None]:
+def handled_signals(*, ends_process: bool = True) -> Iterator[None]:
     """Signals are handled in this block; afterwards the earlier handlers are restored."""
-    mine = install_handlers()
+    mine = install_handlers(ends_process=ends_process)
     try:
         unblock_signals()
         yield

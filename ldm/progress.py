@@ -37,7 +37,7 @@ class Progress:
         self._begun = self._logged_at = time.monotonic()
         self._is_logged = not (inner or silent)
         self._bar: tqdm[Any] | None = None
-        if not silent and sys.stderr.isatty():
+        if not silent and (sys.stderr.isatty() or (_in_notebook() and not inner)):
             self._bar = tqdm(
                 total=total,
                 initial=done,
@@ -97,6 +97,11 @@ class Progress:
             *(self.what, self.done, self.total, tqdm.format_interval(seconds), rate, left, self._notes),
             extra={"on_bar": bool(self._bar)},
         )
+
+
+def _in_notebook() -> bool:
+    """Whether a notebook shows what is written: a bar works there, but not a second one below it."""
+    return type(sys.stderr).__module__.startswith("ipykernel")
 
 
 def _width(stream: TextIO) -> int:

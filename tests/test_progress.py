@@ -1,5 +1,6 @@
 """Progress: a bar on a terminal, plain lines elsewhere, and neither of them may end the work."""
 
+import io
 import os
 import pty
 import re
@@ -40,6 +41,16 @@ def test_what_was_done_before_is_no_progress(caplog: pytest.LogCaptureFixture) -
     assert list(each([], 0, "encoding", "img")) == []
     assert list(each("ab", 2, "encoding", "img", silent=True)) == ["a", "b"]
     assert caplog.messages == []
+
+
+def test_a_notebook_shows_the_outer_bar_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = type("OutStream", (io.StringIO,), {"__module__": "ipykernel.iostream"})()
+    monkeypatch.setattr(sys, "stderr", stream)
+    with Progress(2, "training", "step") as outer, Progress(9, "denoising", "step", inner=True) as inner:
+        inner.update(9)
+        outer.update()
+    assert "training:  50%" in stream.getvalue()
+    assert "denoising" not in stream.getvalue()
 
 
 FRAME = """

@@ -121,7 +121,13 @@ def sample_images(
         if on_step:
             on_step()
 
-    images = ldm.decode_latents(sample_latents(ldm, guidance, seeds, config, init, callback)).float().cpu()
+    return decode_images(ldm, sample_latents(ldm, guidance, seeds, config, init, callback))
+
+
+@torch.inference_mode()
+def decode_images(ldm: LatentDiffusion, latents: Tensor) -> Tensor:
+    """Latents (b c h/8 w/8) -> images (b 3 h w) float32 in [-1, 1], on the CPU. Raises `UserError` if not finite."""
+    images = ldm.decode_latents(latents).float().cpu()
     if not images.isfinite().all():
         raise UserError(f"the autoencoder's images are not finite; {_remedy(ldm, 'first_stage_model.')}")
     return images.clamp(-1.0, 1.0)

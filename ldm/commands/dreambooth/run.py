@@ -37,15 +37,15 @@ log = logging.getLogger(__name__)
 
 
 @logged
-def dreambooth(options: argparse.Namespace) -> None:
-    """Runs or resumes a training."""
+def dreambooth(options: argparse.Namespace) -> Path:
+    """Runs or resumes a training; returns the run directory."""
     refuse_copies()
     if options.resume_dir:
         options = resumed_run_options(options)
         begin_run(options.resume_dir, command_line("dreambooth.py", "-r", options.resume_dir))
         new_run = ["dreambooth.py", "-c", options.class_name, "-i", options.instance_img_dir]
         if is_finished_without_state(options.resume_dir, options.iterations, new_run):
-            return
+            return Path(options.resume_dir)
         options = find_moved(options)
     plan = plan_run(options)
     with finish_first():  # a run that has begun can be resumed
@@ -64,6 +64,7 @@ def dreambooth(options: argparse.Namespace) -> None:
             fit(module, where, _saver(plan, run_dir, previews, where.writer))
         if not is_helper_process():
             _report(plan, run_dir, module)
+    return run_dir
 
 
 def build_module(plan: Plan, class_images: list[Path]) -> DreamBooth:

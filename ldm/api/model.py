@@ -1,0 +1,384 @@
+"""A model in memory: sampling, encoding, decoding, and what a researcher looks at."""
+
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ldm.api.calls import shown_messages
+from ldm.api.flags import parse_keywords
+from ldm.api.samples import Samples
+from ldm.checkpoint.metadata import CheckpointInfo
+from ldm.commands.options.sampling import img2img_parser, txt2img_parser
+from ldm.commands.sampling.checkpoints import Checkpoint, find_to_sample, usable
+from ldm.commands.sampling.job import Job, job_from
+from ldm.commands.sampling.reading import ReadAhead
+from ldm.commands.sampling.rows import prompt_for
+from ldm.commands.unfamiliar import warn_of_unknown_words
+from ldm.data.images import fit, read_image, to_image, to_tensor
+from ldm.diffusion.guidance import classifier_free
+from ldm.diffusion.latent_diffusion import LatentDiffusion, LatentDiffusionConfig
+from ldm.diffusion.noise import draw_noise, image_generators
+from ldm.diffusion.sampling import SamplingConfig, decode_images, sample_latents
+from ldm.diffusion.schedule import NoiseSchedule
+from ldm.errors import UserError
+from ldm.nn.tokenizer import PromptTokenizer
+from ldm.progress import Progress
+from ldm.runtime.batching import batch_that_fits, worker_pool
+from ldm.runtime.compiling import compile_unet
+from ldm.runtime.devices import Compute, explain_out_of_memory, parse_device, sampling_compute
+from ldm.runtime.models import ModelSlot, Settings, base_weights, snapped_size
+
+Result = TypeVar("Result")
+
+PathOrText = str | os.PathLike[str]
+ImageLike = PathOrText | Image.Image | Tensor
+"""A file, an image, or a tensor (3 h w) in [-1, 1]."""
+
+
+def load(
+    path: PathOrText | None = None,
+    *,
+    device: str | torch.device | None = None,
+    precision: str = "auto",
+    config: PathOrText | None = None,
+) -> "Model":
+    """Loads a checkpoint, any that `txt2img.py --ckpt-path` takes; without a path the weights that it takes by itself:
+    the downloaded Stable Diffusion, else the embedded tiny model.
+
+    `device`: auto, cpu, mps, cuda, cuda:1. `precision`: auto (half precision on CUDA, else float32), full, autocast,
+    bf16, fp16. `config`: the model's YAML, for a checkpoint that doesn't carry its own. Raises `UserError` for a file
+    that is no whole model.
+    """
+    given = {"ckpt_path": path, "device": None if device is None else str(device), "precision": precision}
+    with shown_messages():
+        options, _ = parse_keywords(txt2img_parser(), {**given, "config": config})
+        compute = sampling_compute(parse_device(options.device), options.precision)
+        weights = base_weights(options.ckpt_path)
+        if weights.is_dir():
+            raise UserError(f"{weights} is a directory: name one of its checkpoints; ldm.compare compares all of them")
+        with explain_out_of_memory("another device or precision='bf16' needs less"):
+            return Model(usable(find_to_sample(weights), options.config)[0], compute)
+
+
+class Model:
+    """A checkpoint in memory.
+
+    Latents (b 4 h/8 w/8) are scaled by the model's `scale_factor` wherever they appear, and are returned as float32 on
+    the CPU.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, compute: Compute) -> None:
+        self._checkpoint, self._compute = checkpoint, compute
+        self._slot = ModelSlot(compute)
+        with ReadAhead([checkpoint]) as reader:
+            file = reader.take()
+        self.latent_diffusion: LatentDiffusion = self._slot.use(file, checkpoint.settings, checkpoint.tokenizer)
+        """The three networks and the schedule, an `nn.Module`."""
+
+    def __repr__(self) -> str:
+        name = f"{self.path.parent.name}/{self.path.name}"
+        dtype = str(self.latent_diffusion.unet.dtype).removeprefix("torch.")
+        defaults = self.settings.sampling
+        return f"Model({name}, {defaults.height} x {defaults.width} pixels, {dtype} on {self.device})"
+
+    @property
+    def path(self) -> Path:
+        """The checkpoint's file."""
+        return self._checkpoint.path
+
+    @property
+    def device(self) -> torch.device:
+        """Where the networks are."""
+        return self.latent_diffusion.device
+
+    @property
+    def config(self) -> LatentDiffusionConfig:
+        """The shapes of the networks, the schedule and the scale factor."""
+        return self._checkpoint.settings.model
+
+    @property
+    def settings(self) -> Settings:
+        """The model's whole YAML: also its defaults for sampling, fine-tuning and evaluation."""
+        return self._checkpoint.settings
+
+    @property
+    def metadata(self) -> CheckpointInfo:
+        """What the file says of itself: `class_name`, `instance_prompt`, `step`, `base`, `options` and more."""
+        return self._checkpoint.info
+
+    @property
+    def schedule(self) -> NoiseSchedule:
+        """The noise schedule: `betas` and `alphas_cumprod`, (1000,) float32."""
+        return self.latent_diffusion.schedule
+
+    @property
+    def tokenizer(self) -> PromptTokenizer:
+        """Turns prompts into token ids: `model.tokenizer(["a photo"])` is (1 77) int64."""
+        assert self.latent_diffusion.tokenizer is not None
+        return self.latent_diffusion.tokenizer
+
+    def sample(
+        self,
+        prompt: str | Sequence[str] | None = None,
+        *,
+        negative_prompt: str | None = None,
+        variations: int = 1,
+        seed: int = 42,
+        steps: int | None = None,
+        sampler: str | None = None,
+        scale: float | None = None,
+        eta: float | None = None,
+        hw: int | Sequence[int] | None = None,
+        init_img: ImageLike | None = None,
+        strength: float | None = None,
+        batch_size: int | None = None,
+        compile: str | None = None,
+        keep_steps: bool = False,
+    ) -> Samples:
+        """Samples `variations` images per prompt, with the seeds `seed`, `seed` + 1, ...; on a CPU the same bits as
+        txt2img.py and img2img.py write. Arguments are called as their flags are; None is the model's default.
+
+        `prompt`: "{class}" in it is the checkpoint's class; None is "a photo of sks <class>", or the model's own.
+        `steps` 1 to 1000 (`--ddim-steps`). `sampler`: ddim, plms, dpm-solver and more (`txt2img.py --help`). `scale`:
+        classifier-free guidance, 1 is none. `eta` 0 to 1 (`--ddim-eta`): fresh noise in each step, of ddim and
+        euler-ancestral. `hw`: height and width in pixels. `init_img`, with `strength` 0 (keeps it) to 1: the image to
+        start from. `batch_size`: images at a time on a GPU. `keep_steps`: keep what each step predicts in `pred_x0`.
+        """
+        if init_img is None and strength is not None:
+            raise UserError("strength is for images that start from another one: give init_img, too")
+        given = {
+            "prompt": prompt,
+            "negative_prompt": negative_prompt,
+            "variations": variations,
+            "seed": seed,
+            "steps": steps,
+            "sampler": sampler,
+            "scale": scale,
+            "eta": eta,
+            "hw": hw,
+            "batch_size": batch_size,
+            "compile": compile,
+        }
+        with (
+            shown_messages(),
+            explain_out_of_memory("a smaller batch_size or hw needs less"),
+            _file_of(init_img) as path,
+        ):
+            if path is None:
+                options, _ = parse_keywords(txt2img_parser(), given)
+            else:
+                options, _ = parse_keywords(img2img_parser(), {**given, "init_img": path, "strength": strength})
+            job = job_from(options, self.settings, self._compute)
+            templates: Sequence[str | None] = job.prompts or [None]
+            prompts = [self._own(template) for template in templates]
+            warn_of_unknown_words(self.settings, self.tokenizer, prompts)
+            images = [_Planned(one, seed) for one in prompts for seed in job.seeds]
+            return self._sample(images, job, self._batch_size(options.batch_size, job, len(images)), keep_steps)
+
+    def _own(self, template: str | None) -> str:
+        prompt = prompt_for(template, self._checkpoint)
+        if prompt is None:
+            raise UserError(f"the prompt '{template}' asks for a class, and {self.path} was fine-tuned on none")
+        return prompt
+
+    def _batch_size(self, given: int | None, job: Job, images: int) -> int:
+        """How many images go through the networks together; on a CPU each goes alone, as in the commands."""
+        if self.device.type == "cpu":
+            return 1
+        fitting = batch_that_fits(self.settings, job.sampling, self._compute.dtype, self.device, images)
+        return given or fitting
+
+    def _sample(self, images: Sequence["_Planned"], job: Job, batch_size: int, keep_steps: bool) -> Samples:
+        ldm = self.latent_diffusion
+        batches = [images[start : start + batch_size] for start in range(0, len(images), batch_size)]
+        compile_unet(ldm, job.compile, len(batches) * job.steps_run)
+        pool = worker_pool(ldm, job.sampling)
+        if job.init is not None:
+            with self._compute.autocast():
+                job = replace(job, init=job.init.encoded(ldm))
+        by_step = pool.workers == 1  # else several images are sampled at the same time, and their steps mix
+        total, unit = (len(batches) * job.steps_run, "step") if by_step else (len(images), "img")
+        done: list[_Sampled] = []
+        with Progress(total, "sampling", unit) as progress:
+            on_step = progress.update if by_step else _nothing
+
+            def sample_batch(batch: Sequence[_Planned]) -> _Sampled:
+                return self._sample_batch(batch, job, keep_steps, on_step)
+
+            for batch, sampled in pool.map(batches, sample_batch):
+                done.append(sampled)
+                if not by_step:
+                    progress.update(len(batch))
+        return Samples(
+            [to_image(image) for sampled in done for image in sampled.images],
+            [one.prompt for one in images],
+            [one.seed for one in images],
+            torch.cat([sampled.latents for sampled in done]),
+            torch.cat([sampled.pred_x0 for sampled in done], dim=1) if keep_steps else None,
+        )
+
+    def _sample_batch(
+        self, batch: Sequence["_Planned"], job: Job, keep_steps: bool, on_step: Callable[[], object]
+    ) -> "_Sampled":
+        kept: list[Tensor] = []
+
+        def after_step(step: int, latents: Tensor, pred_x0: Tensor) -> None:
+            if keep_steps:
+                kept.append(pred_x0.float().cpu())
+            on_step()
+
+        with self._compute.autocast():
+            context = torch.cat([self._slot.context(one.prompt) for one in batch])
+            uncond_context = self._slot.context(job.negative_prompt).expand(len(batch), -1, -1)
+            guidance = classifier_free(context, uncond_context, job.sampling.guidance_scale)
+            seeds = [one.seed for one in batch]
+            latents = sample_latents(self.latent_diffusion, guidance, seeds, job.sampling, job.init, after_step)
+            images = decode_images(self.latent_diffusion, latents)
+        latents = latents.float().cpu()
+        pred_x0 = torch.stack(kept) if kept else latents.new_empty(0, *latents.shape)
+        return _Sampled(images, latents.clone(), pred_x0.clone())  # copies made here can be trained on
+
+    @torch.no_grad()
+    def encode(
+        self,
+        images: ImageLike | Sequence[ImageLike],
+        *,
+        hw: int | Sequence[int] | None = None,
+        seed: int | None = None,
+    ) -> Tensor:
+        """Images -> latents (b 4 h/8 w/8): the mean of the posterior, or with a `seed` a sample of it.
+
+        Files and images are resized and cropped at the centre to `hw`, by default the model's own size. Tensors (3 h w)
+        or (b 3 h w) in [-1, 1] are encoded as they are.
+        """
+        tensors = self._tensors(images, hw)
+        generators = image_generators([seed + i for i in range(len(tensors))]) if seed is not None else None
+        shape = self.config.latent_shape(*tensors.shape[2:])
+        noise = torch.zeros(len(tensors), *shape)
+        if generators is not None:
+            noise = draw_noise(noise.shape, generators)
+
+        def encode_one(index: int) -> Tensor:
+            with torch.no_grad(), self._compute.autocast():
+                posterior = self.latent_diffusion.encode_posterior(tensors[index : index + 1])
+                return self.latent_diffusion.sample_posterior(posterior, noise[index : index + 1]).float().cpu()
+
+        return torch.cat(self._each(len(tensors), encode_one, *tensors.shape[2:]))
+
+    def _tensors(self, images: ImageLike | Sequence[ImageLike], hw: int | Sequence[int] | None) -> Tensor:
+        """Images (b 3 h w) in [-1, 1]."""
+        if isinstance(images, Tensor) and images.ndim == 4:
+            images = list(images)
+        several = isinstance(images, Sequence) and not isinstance(images, str)
+        listed: Sequence[ImageLike] = images if several else [images]  # type: ignore[assignment, list-item]
+        if not listed:
+            raise UserError("there is no image to encode")
+        options, _ = parse_keywords(txt2img_parser(), {"hw": hw})
+        defaults = self.settings.sampling
+        size = snapped_size(self.config, options.hw, (defaults.height, defaults.width))
+        tensors = [self._tensor(one, *size) for one in listed]
+        if len({tensor.shape for tensor in tensors}) > 1:
+            raise UserError(f"images of different sizes can't be encoded together: {[(*t.shape,) for t in tensors]}")
+        return torch.stack(tensors)
+
+    def _tensor(self, image: ImageLike, height: int, width: int) -> Tensor:
+        if isinstance(image, Tensor):
+            factor = self.config.autoencoder.downsampling_factor
+            if image.ndim != 3 or image.shape[0] != 3 or any(side % factor or not side for side in image.shape[1:]):
+                raise UserError(
+                    f"a tensor of an image should be (3 h w) with sides that are multiples of {factor}, not "
+                    f"{(*image.shape,)}"
+                )
+            return image.float()
+        opened = image if isinstance(image, Image.Image) else read_image(Path(image), max(height, width))
+        return to_tensor(fit(opened.convert("RGB"), height, width))
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> list[Image.Image]:
+        """Latents (b 4 h/8 w/8) or (4 h/8 w/8) -> images. `samples.pred_x0[:, 0]` is every step of the first image."""
+        several = latents[None] if latents.ndim == 3 else latents
+        if several.ndim != 4 or several.shape[1] != self.config.autoencoder.embed_dim or not several.numel():
+            channels = self.config.autoencoder.embed_dim
+            raise UserError(f"latents should be (b {channels} h w) or ({channels} h w), not {(*latents.shape,)}")
+        factor = self.config.autoencoder.downsampling_factor
+
+        def decode_one(index: int) -> Image.Image:
+            with self._compute.autocast():
+                latent = several[index : index + 1].to(self.device)
+                return to_image(decode_images(self.latent_diffusion, latent)[0])
+
+        return self._each(len(several), decode_one, several.shape[2] * factor, several.shape[3] * factor)
+
+    def _each(self, count: int, compute: Callable[[int], Result], height: int, width: int) -> list[Result]:
+        """What is computed of each image, one image at a time: so the bits are those of sampling."""
+        sampling = SamplingConfig(height, width)
+        with explain_out_of_memory("smaller images need less"):
+            return [result for _, result in worker_pool(self.latent_diffusion, sampling).map(range(count), compute)]
+
+    def encode_prompts(self, prompts: str | Sequence[str]) -> Tensor:
+        """Prompts -> context (b 77 d), what the UNet attends to."""
+        listed = [prompts] if isinstance(prompts, str) else list(prompts)
+        with self._compute.autocast():
+            return torch.cat([self._slot.context(prompt) for prompt in listed])
+
+    def add_noise(
+        self, latents: Tensor, timesteps: int | Sequence[int] | Tensor, *, noise: Tensor | None = None, seed: int = 42
+    ) -> Tensor:
+        """A sample of q(x_t | x_0) for latents (b 4 h/8 w/8), DDPM eq. 4: sqrt(a) x_0 + sqrt(1 - a) noise, where a is
+        `schedule.alphas_cumprod` at the timesteps, 0 (one step of noise) to 999 (almost pure noise).
+
+        `timesteps`: one for all, one for each, or several for the latents (1 4 h/8 w/8) of one image. `noise`: of the
+        shape of `latents`, by default that of the seeds `seed`, `seed` + 1, ...: what `sample` begins with.
+        """
+        steps = torch.as_tensor(timesteps, dtype=torch.int64, device=latents.device).reshape(-1)
+        if len(steps) != len(latents) and 1 not in (len(steps), len(latents)):
+            raise UserError(f"there are {len(steps)} timesteps for the latents of {len(latents)} images")
+        last = self.schedule.num_timesteps - 1
+        if not ((steps >= 0) & (steps <= last)).all():
+            raise UserError(f"timesteps should be from 0 to {last}, not {steps.tolist()}")
+        if noise is None:
+            generators = image_generators([seed + i for i in range(len(latents))])
+            noise = draw_noise(latents.shape, generators, latents.device)
+        return self.schedule.add_noise(latents, noise, steps)
+
+
+@dataclass(frozen=True)
+class _Planned:
+    """One image to sample."""
+
+    prompt: str
+    seed: int
+
+
+@dataclass(frozen=True)
+class _Sampled:
+    """One batch: images (b 3 h w) in [-1, 1], latents (b 4 h/8 w/8), pred_x0 (steps b 4 h/8 w/8)."""
+
+    images: Tensor
+    latents: Tensor
+    pred_x0: Tensor
+
+
+@contextmanager
+def _file_of(image: ImageLike | None) -> Iterator[PathOrText | None]:
+    """The image to start from as a file, which is what the command reads; a PNG keeps every bit of it."""
+    if image is None or isinstance(image, str | os.PathLike):
+        yield image
+        return
+    opened = to_image(image) if isinstance(image, Tensor) else image
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory, "init.png")
+        opened.save(path)
+        yield path
+
+
+def _nothing() -> None:
+    """After a step that is not reported."""

@@ -1,0 +1,192 @@
+"""A model in a notebook: the commands' images, and everything between prompt and pixels."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import ldm
+from ldm.data.images import to_tensor
+from ldm.files import ROOT
+from ldm.runtime import models
+from tests.commands.fixtures import Draw, Trained
+
+
+@pytest.fixture(scope="module")
+def model(tiny_checkpoint: Path) -> ldm.Model:
+    """The tiny model. It is shared: its weights stay as they are."""
+    return ldm.load(tiny_checkpoint, device="cpu")
+
+
+def arrays(images: ldm.Samples | list[Image.Image]) -> list[np.ndarray]:
+    return [np.asarray(image).astype(int) for image in images]
+
+
+def same(ours: ldm.Samples | list[Image.Image], theirs: list[np.ndarray]) -> bool:
+    return len(ours) == len(theirs) and all(map(np.array_equal, arrays(ours), theirs))
+
+
+@pytest.fixture
+def sketch(tmp_path: Path) -> Path:
+    """An image file that isn't square."""
+    values = np.random.default_rng(0).integers(0, 256, (40, 52, 3), dtype=np.uint8)
+    Image.fromarray(values).save(tmp_path / "sketch.png")
+    return tmp_path / "sketch.png"
+
+
+def test_samples_are_the_bits_that_txt2img_writes(model: ldm.Model, txt2img: Draw) -> None:
+    words = ("--seed", 5, "-v", 2, "-n", "a dog", "--sampler", "ddim", "--ddim-eta", 0.5, "--ddim-steps", 4)
+    drawn = txt2img("-p", "a cat", "a red cat", "--scale", 3, "--hw", 32, 48, *words)
+    samples = model.sample(
+        ["a cat", "a red cat"], seed=5, variations=2, negative_prompt="a dog", sampler="ddim", eta=0.5, steps=4,
+        scale=3, hw=(32, 48),
+    )  # fmt: skip
+    assert same(samples, drawn.images)
+    assert samples.prompts == ["a cat", "a cat", "a red cat", "a red cat"]
+    assert samples.seeds == [5, 6, 5, 6]
+
+
+def test_without_arguments_as_without_flags_but_one_image(model: ldm.Model, txt2img: Draw) -> None:
+    assert same(model.sample(), txt2img("-v", 1).images)
+
+
+def test_an_image_to_start_from_gives_the_bits_of_img2img(model: ldm.Model, img2img: Draw, sketch: Path) -> None:
+    drawn = img2img("-i", sketch, "-p", "a cat", "-s", 0.7, "-v", 2).images
+    with Image.open(sketch) as opened:
+        init_images = [sketch, str(sketch), opened.copy(), to_tensor(opened)]
+    for init_img in init_images:
+        assert same(model.sample("a cat", init_img=init_img, strength=0.7, variations=2), drawn)
+
+
+def test_a_checkpoint_brings_its_subject(trained: Trained, txt2img: Draw) -> None:
+    model = ldm.load(trained.step(7), device="cpu")
+    assert model.metadata.class_name == "Tin Can" and model.metadata.step == 7
+    assert model.sample().prompts == ["a photo of sks Tin Can"]
+    assert model.sample("a {class}").prompts == ["a Tin Can"]
+    assert same(model.sample(), txt2img("-c", trained.step(7), "-v", 1).images)
+
+
+def test_a_class_that_the_model_has_not_is_refused(model: ldm.Model) -> None:
+    with pytest.raises(ldm.UserError, match=r"'a \{class\}' asks for a class, and .* none"):
+        model.sample("a {class}")
+
+
+def test_every_steps_predicted_latents_are_kept_on_request(model: ldm.Model) -> None:
+    samples = model.sample("a cat", variations=2, steps=3, sampler="ddim", keep_steps=True)
+    assert samples.pred_x0 is not None
+    assert samples.pred_x0.shape == (3, 2, 4, 4, 4)
+    # The last step leaves the noise of one timestep.
+    assert (
+        (samples.pred_x0[-1] - samples.latents).abs().max() < 0.2 < (samples.pred_x0[0] - samples.latents).abs().max()
+    )
+    assert len(model.decode(samples.pred_x0[:, 1])) == 3
+    assert model.sample("a cat").pred_x0 is None
+
+
+def test_a_strength_of_nothing_has_no_steps(model: ldm.Model, sketch: Path) -> None:
+    samples = model.sample("a cat", init_img=sketch, strength=0, keep_steps=True)
+    assert samples.pred_x0 is not None
+    assert samples.pred_x0.shape == (0, *samples.latents.shape)
+
+
+def test_decoding_the_latents_gives_the_samples(model: ldm.Model) -> None:
+    samples = model.sample("a cat", variations=3)
+    assert same(model.decode(samples.latents), arrays(samples))
+    assert same(model.decode(samples.latents[1]), arrays(samples)[1:2])
+
+
+def test_latents_can_be_trained_on(model: ldm.Model, sketch: Path) -> None:
+    for latents in (model.sample().latents, model.encode(sketch), model.encode_prompts("a cat")):
+        (latents.requires_grad_() * 2).sum().backward()
+        assert latents.grad is not None
+
+
+def test_encoding_takes_files_images_and_tensors(model: ldm.Model, sketch: Path) -> None:
+    with Image.open(sketch) as opened:
+        opened.load()
+    latents = model.encode(sketch, hw=(32, 48))
+    assert latents.shape == (1, 4, 4, 6)
+    assert torch.equal(model.encode([opened, str(sketch)], hw=(32, 48)), latents.expand(2, -1, -1, -1))
+    cropped = model.encode(sketch)
+    assert cropped.shape == (1, 4, 4, 4)
+    images = torch.stack([to_tensor(opened.resize((32, 32))), to_tensor(opened.resize((32, 32)).rotate(90))])
+    assert torch.equal(model.encode(images[1]), model.encode(images)[1:])
+
+
+def test_encoding_is_the_posteriors_mean_scaled_or_a_sample_of_it(model: ldm.Model, sketch: Path) -> None:
+    with Image.open(sketch) as opened:
+        image = to_tensor(opened.resize((32, 32)))[None]
+    with torch.no_grad():
+        posterior = model.latent_diffusion.encode_posterior(image)
+    assert torch.allclose(model.encode(image), model.config.scale_factor * posterior.mean, rtol=1e-4, atol=1e-6)
+    sampled = (model.encode(image, seed=3) - model.encode(image)) / (model.config.scale_factor * posterior.std)
+    assert torch.allclose(sampled, torch.randn((1, 4, 4, 4), generator=torch.Generator().manual_seed(3)), atol=1e-3)
+
+
+def test_noise_is_added_as_the_schedule_says(model: ldm.Model) -> None:
+    latents = torch.ones(2, 4, 4, 4)
+    noise = torch.full_like(latents, 2.0)
+    noisy = model.add_noise(latents, [0, 999], noise=noise)
+    for one, timestep in zip(noisy, (0, 999), strict=True):
+        alpha = model.schedule.alphas_cumprod[timestep]
+        assert torch.allclose(one, alpha.sqrt() + 2.0 * (1 - alpha).sqrt())
+    assert torch.equal(model.add_noise(latents, 500, seed=1)[1:], model.add_noise(latents[1:], 500, seed=2))
+    assert torch.equal(model.add_noise(latents[:1], [1, 500], seed=1)[1:], model.add_noise(latents[:1], 500, seed=1))
+
+
+def test_what_a_researcher_looks_at(model: ldm.Model, tiny_checkpoint: Path) -> None:
+    assert model.path == tiny_checkpoint
+    assert model.schedule.alphas_cumprod.shape == (1000,)
+    assert model.tokenizer(["a cat"]).shape == (1, 77)
+    assert torch.equal(model.encode_prompts(["a cat", "a dog"])[1:], model.encode_prompts("a dog"))
+    assert isinstance(model.latent_diffusion, torch.nn.Module)
+    assert "32 x 32" in repr(model) and "float32 on cpu" in repr(model)
+
+
+def test_a_notebook_shows_samples_as_one_image(model: ldm.Model) -> None:
+    samples = model.sample(["a cat", "a dog"], variations=2)
+    with Image.open(io.BytesIO(samples._repr_png_())) as shown:
+        assert shown.format == "PNG" and shown.width > 2 * 32 and shown.height > 2 * 32
+    assert [*samples[1:3]] == [samples[1], samples[2]]
+    assert repr(samples) == "Samples(4 of 32 x 32 pixels, prompts=['a cat', 'a dog'], seeds=[42, 43])"
+
+
+def test_rows_of_images_become_a_grid_and_ragged_ones_are_refused() -> None:
+    image = Image.new("RGB", (160, 160), "red")
+    grid = ldm.image_grid([[image, None], [image, image]], ["one", "two"], ["left", "right"])
+    assert grid.width > 320 and grid.height > 320
+    with pytest.raises(ldm.UserError, match=r"rows of \[2, 1\] images"):
+        ldm.image_grid([[image, image], [image]])
+    with pytest.raises(ldm.UserError, match="at least one image"):
+        ldm.image_grid([])
+
+
+def test_without_a_path_the_weights_are_those_of_the_commands(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(models, "DOWNLOADED", tmp_path)
+    assert ldm.load(device="cpu").path == ROOT / "ldm" / "assets" / "tiny.safetensors"
+
+
+def test_mistakes_are_the_users_errors(model: ldm.Model, tiny_checkpoint: Path, sketch: Path) -> None:
+    with pytest.raises(ldm.UserError, match=r"is a directory: name one of its checkpoints; ldm\.compare"):
+        ldm.load(tiny_checkpoint.parent)
+    with pytest.raises(ldm.UserError, match="precision invalid choice: 'half'"):
+        ldm.load(tiny_checkpoint, precision="half")
+    with pytest.raises(ldm.UserError, match="steps should be a whole number"):
+        model.sample("a cat", steps=0)
+    with pytest.raises(ldm.UserError, match="give init_img, too"):
+        model.sample("a cat", strength=0.5)
+    with pytest.raises(ldm.UserError, match=r"latents should be \(b 4 h w\) or \(4 h w\), not \(3, 32, 32\)"):
+        model.decode(torch.zeros(3, 32, 32))
+    with pytest.raises(ldm.UserError, match=r"multiples of 8, not \(3, 30, 32\)"):
+        model.encode(torch.zeros(3, 30, 32))
+    with pytest.raises(ldm.UserError, match="different sizes"):
+        model.encode([torch.zeros(3, 32, 32), torch.zeros(3, 32, 64)])
+    with pytest.raises(ldm.UserError, match="no image to encode"):
+        model.encode([])
+    with pytest.raises(ldm.UserError, match=r"timesteps should be from 0 to 999, not \[1000\]"):
+        model.add_noise(torch.zeros(1, 4, 4, 4), 1000)
+    with pytest.raises(ldm.UserError, match="3 timesteps for the latents of 2 images"):
+        model.add_noise(torch.zeros(2, 4, 4, 4), [1, 2, 3])
