@@ -17,9 +17,9 @@ from ldm.api.flags import parse_keywords
 from ldm.api.samples import Samples
 from ldm.checkpoint.metadata import CheckpointInfo
 from ldm.commands.options.sampling import img2img_parser, txt2img_parser
-from ldm.commands.sampling.checkpoints import Checkpoint, find_to_sample, usable
+from ldm.commands.sampling.checkpoints import Checkpoint, checkpoints_to_sample
 from ldm.commands.sampling.job import Job, job_from
-from ldm.commands.sampling.reading import ReadAhead
+from ldm.commands.sampling.loop import ReadAhead
 from ldm.commands.sampling.rows import prompt_for
 from ldm.commands.unfamiliar import warn_of_unknown_words
 from ldm.data.images import fit, read_image, to_image, to_tensor
@@ -65,7 +65,7 @@ def load(
         if weights.is_dir():
             raise UserError(f"{weights} is a directory: name one of its checkpoints; ldm.compare compares all of them")
         with explain_out_of_memory("another device or precision='bf16' needs less"):
-            return Model(usable(find_to_sample(weights), options.config)[0], compute)
+            return Model(checkpoints_to_sample(weights, options.config)[0], compute)
 
 
 class Model:

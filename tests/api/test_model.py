@@ -12,7 +12,7 @@ import ldm
 from ldm.data.images import to_tensor
 from ldm.files import ROOT
 from ldm.runtime import models
-from tests.commands.fixtures import Draw, Trained
+from tests.commands.fixtures import Sample, Trained
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def sketch(tmp_path: Path) -> Path:
     return tmp_path / "sketch.png"
 
 
-def test_samples_are_the_bits_that_txt2img_writes(model: ldm.Model, txt2img: Draw) -> None:
+def test_samples_are_the_bits_that_txt2img_writes(model: ldm.Model, txt2img: Sample) -> None:
     words = ("--seed", 5, "-v", 2, "-n", "a dog", "--sampler", "ddim", "--ddim-eta", 0.5, "--ddim-steps", 4)
     drawn = txt2img("-p", "a cat", "a red cat", "--scale", 3, "--hw", 32, 48, *words)
     samples = model.sample(
@@ -49,11 +49,11 @@ def test_samples_are_the_bits_that_txt2img_writes(model: ldm.Model, txt2img: Dra
     assert samples.seeds == [5, 6, 5, 6]
 
 
-def test_without_arguments_as_without_flags_but_one_image(model: ldm.Model, txt2img: Draw) -> None:
+def test_without_arguments_as_without_flags_but_one_image(model: ldm.Model, txt2img: Sample) -> None:
     assert same(model.sample(), txt2img("-v", 1).images)
 
 
-def test_an_image_to_start_from_gives_the_bits_of_img2img(model: ldm.Model, img2img: Draw, sketch: Path) -> None:
+def test_an_image_to_start_from_gives_the_bits_of_img2img(model: ldm.Model, img2img: Sample, sketch: Path) -> None:
     drawn = img2img("-i", sketch, "-p", "a cat", "-s", 0.7, "-v", 2).images
     with Image.open(sketch) as opened:
         init_images = [sketch, str(sketch), opened.copy(), to_tensor(opened)]
@@ -61,7 +61,7 @@ def test_an_image_to_start_from_gives_the_bits_of_img2img(model: ldm.Model, img2
         assert same(model.sample("a cat", init_img=init_img, strength=0.7, variations=2), drawn)
 
 
-def test_a_checkpoint_brings_its_subject(trained: Trained, txt2img: Draw) -> None:
+def test_a_checkpoint_brings_its_subject(trained: Trained, txt2img: Sample) -> None:
     model = ldm.load(trained.step(7), device="cpu")
     assert model.metadata.class_name == "Tin Can" and model.metadata.step == 7
     assert model.sample().prompts == ["a photo of sks Tin Can"]

@@ -40,7 +40,7 @@ CLOSEST = Definition(
 def test_a_new_score_reaches_the_table_the_files_and_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scores, "SCORES", (*scores.SCORES, CLOSEST))
     sample = sample_comparison()
-    sampling = {"negative_prompt": "", **{option.field: 1 for option in SAMPLING_OPTIONS}}
+    sampling = {"negative_prompt": "", "height": 64, "width": 64, **{option.field: 1 for option in SAMPLING_OPTIONS}}
     sample = replace(sample, sampling=sampling, columns=[replace(one, kind=SUBJECT) for one in sample.columns])
     write_images(tmp_path, sample)
     photos = [[tmp_path / photo for photo in sample.groups[0].photos]]

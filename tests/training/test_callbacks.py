@@ -320,7 +320,7 @@ def test_at_its_end_a_training_holds_neither_gradients_nor_moments(
         train(module, tmp_path, save, capture=SimulatedCapture(module.trained_parameters()) if graphed else None)
     assert moved == [0]
     assert min(during) > len(module.trained_parameters())
-    assert module._graphed is None or module._graphed._graphed._recording is None
+    assert module._graphed is None or module._graphed._graphed._graph is None
     assert saved_step(tmp_path) == {"the last update": 4, "a signal": 3, "an error": 2}[end]
 
 

@@ -41,7 +41,7 @@ def test_the_second_stage_needs_captions(refuses: Refuses, scratch: Scratch, fir
 
 
 def test_the_judge_needs_objects_with_two_images_and_a_tokenizer(refuses: Refuses, scratch: Scratch) -> None:
-    refuses(("judge",), "no thing is seen twice")
+    refuses(("judge",), "no thing has two images")
     (scratch.tokenizer / "merges.txt").unlink()
     refuses(("judge",), "merges.txt is missing")
 
