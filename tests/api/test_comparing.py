@@ -8,8 +8,7 @@ import pytest
 
 import ldm
 from ldm.config import read_yaml
-from ldm.evaluation import encoders
-from ldm.evaluation.clip_dino import load_clip_dino
+from ldm.evaluation import clip_dino
 from ldm.report.table import JSON_NAME, read_comparison
 from tests.commands.calls import pixels
 from tests.commands.fixtures import Trained
@@ -71,8 +70,8 @@ def test_a_comparison_that_is_there_is_scored_without_sampling_again(
     trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    networks = write_networks(tmp_path / "networks")
-    monkeypatch.setattr(encoders, "load_clip_dino", lambda device: load_clip_dino(device, networks))
+    load, networks = clip_dino.load_clip_dino, write_networks(tmp_path / "networks")
+    monkeypatch.setattr(clip_dino, "load_clip_dino", lambda device: load(device, networks))
     compared = ldm.compare(trained.directory, prompts=PROMPTS[:1], variations=1, device="cpu", no_base=True)
     assert compared.directory == Path("outputs/txt2img-1")
     before = {path: path.stat().st_mtime_ns for path in compared.directory.glob("tin-can*.png")}

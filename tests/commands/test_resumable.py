@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import pytest
 
 from ldm.commands.options.dreambooth import dreambooth_parser
-from ldm.commands.options.resumable import DRAWING, DREAMBOOTH, TRAIN, Change, Rule, as_markdown, flag_of
+from ldm.commands.options.resumable import DREAMBOOTH, SAMPLING, TRAIN, Change, Rule, as_markdown, flag_of
 from ldm.commands.options.sampling import evaluate_parser, img2img_parser, txt2img_parser
 from ldm.commands.options.train import train_parser
 from ldm.files import ROOT
@@ -16,7 +16,7 @@ from tests.commands.fixtures import Trained
 TABLES = [
     ([dreambooth_parser()], DREAMBOOTH),
     ([train_parser()], TRAIN),
-    ([txt2img_parser(), img2img_parser(), evaluate_parser()], DRAWING),
+    ([txt2img_parser(), img2img_parser(), evaluate_parser()], SAMPLING),
 ]
 PAGE = (ROOT / "docs" / "resume.md").read_text(encoding="utf-8")
 
@@ -30,7 +30,7 @@ def test_every_flag_has_a_rule_with_a_reason(parsers: list[argparse.ArgumentPars
     assert {flag_of(name) for name in rules} <= typed
 
 
-@pytest.mark.parametrize("rules", [DREAMBOOTH, TRAIN, DRAWING])
+@pytest.mark.parametrize("rules", [DREAMBOOTH, TRAIN, SAMPLING])
 def test_docs_resume_has_the_table(rules: Mapping[str, Rule]) -> None:
     assert as_markdown(rules) in PAGE
 

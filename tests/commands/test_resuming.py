@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ldm.checkpoint.discovery import RESUME_STATE
-from ldm.commands.options.resumable import DRAWING
+from ldm.commands.options.resumable import SAMPLING
 from ldm.commands.resuming import end_resume_state, make_run_dir, refuse_fewer_updates, resumed_options
 from ldm.errors import UserError
 from ldm.locking import unlock_directories
@@ -23,7 +23,7 @@ def unlock_afterwards() -> Iterator[None]:
 def resume(directory: Path) -> argparse.Namespace:
     (directory / "run.yaml").write_text("options: {variations: 3}")
     given = argparse.Namespace(resume_dir=directory, variations=4, typed=["resume_dir"])
-    return resumed_options(given, script="txt2img.py", has="variations", rules=DRAWING, paths=())
+    return resumed_options(given, script="txt2img.py", has="variations", rules=SAMPLING, paths=())
 
 
 def test_a_new_run_directory_and_a_resumed_one_are_locked(tmp_path: Path) -> None:

@@ -102,7 +102,7 @@ TRAIN: Mapping[str, Rule] = {
 }
 """Of train.py."""
 
-DRAWING: Mapping[str, Rule] = {
+SAMPLING: Mapping[str, Rule] = {
     "resume_dir": _free("it says which call"),
     "device": _free("images of another kind of device are sampled again"),
     "batch_size": _free("the images so far stay"),

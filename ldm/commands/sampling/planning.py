@@ -13,7 +13,7 @@ from ldm.commands.app import begin_run
 from ldm.commands.disk_space import refuse_without_space_for_images
 from ldm.commands.elsewhere import sha256_of
 from ldm.commands.options.common import MOST_IMAGES
-from ldm.commands.options.resumable import DRAWING, flag_of
+from ldm.commands.options.resumable import SAMPLING, flag_of
 from ldm.commands.record import plain, versions, write_record
 from ldm.commands.resuming import RECORD, make_run_dir, refuse_another_size
 from ldm.commands.sampling.checkpoints import Checkpoint, checkpoints_to_sample
@@ -156,7 +156,7 @@ def _job(options: argparse.Namespace, checkpoints: list[Checkpoint], compute: Co
         options.prompt = prompts_to_score(options.prompt, getattr(options, "protocol", "default"), checkpoints)
     job = job_from(options, settings, compute)
     _refuse_too_many_images(len(checkpoints), job)
-    refuse_another_size(options, job.sampling.height, job.sampling.width, DRAWING)
+    refuse_another_size(options, job.sampling.height, job.sampling.width, SAMPLING)
     if options.batch_size is None:  # recorded, so that a resumed call has the same batches
         images = max(1, len(job.prompts)) * len(job.seeds)
         fitting = batch_that_fits(settings, job.sampling, compute.dtype, compute.device, images)

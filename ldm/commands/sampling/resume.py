@@ -15,7 +15,7 @@ from ldm.checkpoint.loading import checkpoint_info
 from ldm.checkpoint.metadata import CheckpointInfo
 from ldm.checkpoint.reading import read_checkpoint
 from ldm.commands.elsewhere import Moved, find_known, first, known_weights, moved, sha256_of
-from ldm.commands.options.resumable import DRAWING
+from ldm.commands.options.resumable import SAMPLING
 from ldm.commands.resuming import RECORD, changed, resumed_options
 from ldm.commands.sampling.checkpoints import Checkpoint
 from ldm.commands.sampling.job import CLASS_PROMPT
@@ -38,7 +38,7 @@ def resumed_call_options(given: argparse.Namespace, command: str) -> argparse.Na
         given,
         script=f"{command}.py",
         has="variations",
-        rules=DRAWING,
+        rules=SAMPLING,
         paths=[name for name in PATHS if hasattr(given, name)],
     )
     if "base" in given.typed:
@@ -70,7 +70,7 @@ def _found_again(options: argparse.Namespace, record: dict[str, Any]) -> argpars
     recorded = Path(str(record["options"].get("ckpt_path") or options.ckpt_path))
     if "ckpt_path" in options.typed:
         if options.ckpt_path != recorded and not _holds_checkpoints(options.ckpt_path, record, recorded):
-            raise changed("ckpt_path", recorded, DRAWING["ckpt_path"])
+            raise changed("ckpt_path", recorded, SAMPLING["ckpt_path"])
     else:
         options.ckpt_path = _find_checkpoints(recorded, record, where)
     if getattr(options, "init_img", None):
@@ -138,7 +138,7 @@ def _find_init_image(options: argparse.Namespace, record: dict[str, Any], where:
     if "init_img" in options.typed:
         recorded = record["options"]["init_img"]
         if sha256 is not None and options.init_img.is_file() and sha256_of(options.init_img) != sha256:
-            raise changed("init_img", recorded, DRAWING["init_img"])
+            raise changed("init_img", recorded, SAMPLING["init_img"])
         return
     what = f"the image that this call starts from{f', with the SHA-256 {sha256}' if sha256 else ''}"
     options.init_img = find_known(
