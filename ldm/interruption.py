@@ -131,7 +131,7 @@ class _Handlers:
 
 
 _handlers: _Handlers | None = None
-_again = ""
+_resume_command = ""
 _exit_callbacks: list[Callable[[], None]] = []
 
 
@@ -202,18 +202,18 @@ def finish_first(meanwhile: str = "") -> Iterator[Request]:
 
 def set_resume_command(command: str) -> None:
     """Sets the command with which the user can resume this work; empty: nothing was begun yet."""
-    global _again
-    _again = command
+    global _resume_command
+    _resume_command = command
 
 
 def resume_command() -> str:
     """The command that was set last."""
-    return _again
+    return _resume_command
 
 
 def resume_hint() -> Lines:
     """The end of a message about a stopped command: how to resume it."""
-    return Lines(["continue with", f"  {_again}"] if _again else ["nothing was begun"])
+    return Lines(["continue with", f"  {_resume_command}"] if _resume_command else ["nothing was begun"])
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""The Python API: what `import ldm` offers a notebook or another program. The commands do the work."""
+"""Floor 9: the Python API: what `import ldm` offers a notebook or another program. The commands do the work."""
 
 from ldm.api.comparing import Comparison, Verdict, compare, score
 from ldm.api.model import Model, load

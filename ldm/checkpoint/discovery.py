@@ -36,7 +36,7 @@ class Skipped:
 def find_checkpoints(directory: Path, keep: Callable[[CheckpointFile], Kept]) -> tuple[list[Kept], list[Skipped]]:
     """Reads the index of every file below `directory` with a checkpoint's suffix, in the order of runs and steps.
 
-    `keep` returns what is kept of a file, which is unmapped afterwards; a file for which it raises is skipped.
+    `keep(file)` becomes an entry of the first list; the file is unmapped afterwards. If it raises, the file is skipped.
     Links are followed, and each file is read once. Resume states are passed over without a warning.
     """
     found: list[tuple[Any, Kept]] = []

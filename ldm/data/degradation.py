@@ -33,10 +33,10 @@ def degrade(images: Tensor, generator: torch.Generator) -> Tensor:
     """Randomly mirrors, reframes, blurs or coarsens, recolours each image and adds noise."""
     images = _in_part(images, 0.5, lambda part, _: part.flip(-1), generator)
     images = _in_part(images, REFRAMED, reframe, generator)
-    losses: list[Degradation] = [blur, shrink, coarsen, lambda part, _: part]
-    kinds = torch.randint(len(losses), (len(images),), generator=generator)
-    for kind, loss in enumerate(losses):
-        images = _where(images, kinds == kind, loss, generator)
+    degradations: list[Degradation] = [blur, shrink, coarsen, lambda part, _: part]
+    kinds = torch.randint(len(degradations), (len(images),), generator=generator)
+    for kind, degradation in enumerate(degradations):
+        images = _where(images, kinds == kind, degradation, generator)
     images = _in_part(images, RECOLOURED, recolour, generator)
     return _in_part(images, NOISY, add_noise, generator).clamp(-1.0, 1.0)
 
@@ -101,16 +101,16 @@ def _cosines(size: int) -> Tensor:
     return rows
 
 
-def _in_part(images: Tensor, share: float, loss: Degradation, generator: torch.Generator) -> Tensor:
-    return _where(images, torch.rand(len(images), generator=generator) < share, loss, generator)
+def _in_part(images: Tensor, share: float, degradation: Degradation, generator: torch.Generator) -> Tensor:
+    return _where(images, torch.rand(len(images), generator=generator) < share, degradation, generator)
 
 
-def _where(images: Tensor, chosen: Tensor, loss: Degradation, generator: torch.Generator) -> Tensor:
+def _where(images: Tensor, chosen: Tensor, degradation: Degradation, generator: torch.Generator) -> Tensor:
     """Applies the degradation to the chosen images."""
     if not chosen.any():
         return images
     images = images.clone()
-    images[chosen] = loss(images[chosen], generator)
+    images[chosen] = degradation(images[chosen], generator)
     return images
 
 

@@ -171,9 +171,8 @@ def save_png(path: Path, image: Image.Image, text: Mapping[str, object] | None =
     info = PngInfo()
     for key, value in (text or {}).items():
         words = str(value).encode("utf-8", "replace").decode().replace("\0", " ")
-        info.add_text(
-            key if key in FOREIGN else PREFIX + key, words
-        )  # tEXt, which all programs read; iTXt if necessary
+        # A tEXt chunk, which all programs read; iTXt if necessary.
+        info.add_text(key if key in FOREIGN else PREFIX + key, words)
     with atomic_path(path) as partial:
         image.save(partial, format="PNG", pnginfo=info, compress_level=4)
 

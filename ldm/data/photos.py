@@ -29,7 +29,7 @@ ENLARGED = 2
 """A warning names a photo that is enlarged more than this many times."""
 
 LONG = 4
-"""And one of which cropping leaves less than 1 / LONG."""
+"""A warning names a photo of which cropping leaves less than 1 / LONG."""
 
 
 @dataclass(frozen=True)

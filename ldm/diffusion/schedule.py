@@ -38,7 +38,6 @@ class NoiseSchedule:
     """Betas and alphas, float32 (num_timesteps,), computed in float64."""
 
     def __init__(self, config: ScheduleConfig = ScheduleConfig()) -> None:
-        self.config = config
         self.num_timesteps = config.num_timesteps
         start, end = config.linear_start**0.5, config.linear_end**0.5
         # On the CPU even if the weights are built on the meta device.

@@ -24,6 +24,7 @@ LEAST_RANGE = 0.2
 """The least distance from the photos' prompt score to the base model's, as a share of the latter: the photos may happen
 to fit the prompts."""
 MOSTLY_COPIES = 0.5
+"""If no checkpoint is useful: the share of copies beyond which copies are named as the reason."""
 LEAKAGE_COUNTS = 0.25
 """The weight of leakage in the utility. It is less than that of copies: prompts for the subject still work."""
 
@@ -46,7 +47,7 @@ RULE = (
 
 @dataclass(frozen=True)
 class Candidate:
-    """A row that may be recommended."""
+    """A row of the scores: a checkpoint, or the base model, which is never recommended."""
 
     name: str
     """Such as "step 600"; unique."""

@@ -1,4 +1,4 @@
-"""Memory: how much a device has free, how much a computation needs, and networks that take none."""
+"""Memory: how much a device has free, how much a computation takes; batches; networks without memory."""
 
 import weakref
 from collections.abc import Callable, Iterator

@@ -46,11 +46,6 @@ class PromptTokenizer:
         encoded = self.clip_tokenizer(prompts, truncation=True, max_length=self.max_length, padding="max_length")
         return torch.tensor(encoded["input_ids"], dtype=torch.int64)
 
-    @property
-    def size(self) -> int:
-        """How many ids there are; all are below this."""
-        return len(self.clip_tokenizer)
-
     def cut_text(self, prompt: str) -> str:
         """The end of the prompt beyond `max_length`, decoded from its tokens; empty if all of it fits."""
         ids = self.clip_tokenizer(prompt, truncation=False, verbose=False)["input_ids"]

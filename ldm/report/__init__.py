@@ -1,1 +1,1 @@
-"""A comparison of checkpoints as data, table, image sheet and web page."""
+"""Floor 7: a comparison of checkpoints as data, table, image sheet and web page."""

@@ -1,1 +1,1 @@
-"""Models in memory, devices and precision, batches, compiling: what commands, benchmarks and the Python API share."""
+"""Floor 6: models in memory, devices and precision, batches, compiling: for commands, benchmarks and the Python API."""

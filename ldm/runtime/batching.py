@@ -1,4 +1,4 @@
-"""The default number of images sampled at a time: on a GPU as many as fit, on a CPU one per core."""
+"""The default number of images sampled at a time: as many as fit on a GPU, or fill a CPU's cores."""
 
 import logging
 

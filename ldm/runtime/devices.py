@@ -61,10 +61,7 @@ class Compute(Placement):
 
 def half_dtype(device: torch.device) -> torch.dtype:
     """The better 16-bit type of a device: bfloat16 doesn't overflow, but older GPUs don't have it."""
-    if device.type == "cuda" and torch.cuda.get_device_capability(device) < (
-        8,
-        0,
-    ):  # of this device
+    if device.type == "cuda" and torch.cuda.get_device_capability(device) < (8, 0):
         return torch.float16
     return torch.bfloat16
 
@@ -78,7 +75,7 @@ def keep_float32_exact() -> None:
 
 
 def sampling_compute(device: torch.device, precision: str) -> Compute:
-    """For txt2img and img2img; `auto` is half precision on CUDA and float32 elsewhere."""
+    """For sampling: `auto` is half precision on CUDA and float32 elsewhere."""
     keep_float32_exact()
     if precision == "auto":
         precision = "half" if device.type == "cuda" else "full"

@@ -1,6 +1,7 @@
 """Predicts how much memory of a GPU a DreamBooth training takes, and finds the fastest settings that fit.
 
-A step of the real module with its real optimizer runs on fake tensors (`ldm.nn.footprint`): they have no data.
+A step of the real module with its real optimizer runs on fake tensors, which have no data; `ldm.nn.memory.Footprint`
+counts their bytes.
 """
 
 import contextlib

@@ -16,12 +16,11 @@ from tokenizers.trainers import BpeTrainer
 
 from ldm.errors import UserError
 from ldm.files import atomic_directory
-from ldm.nn.tokenizer import BYTES_ONLY
+from ldm.nn.tokenizer import BEGIN, BYTES_ONLY, END, END_OF_WORD
 
 log = logging.getLogger(__name__)
 
-END_OF_WORD = "</w>"
-SPECIAL = ("<|startoftext|>", "<|endoftext|>")
+SPECIAL = (BEGIN, END)
 """Last in the vocabulary: the text encoder takes the last token for the end of a text."""
 WORDS = Regex(r"'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+")
 

@@ -49,7 +49,7 @@ def sample_ddim(
 ) -> Tensor:
     """Denoises latents (b c h w) in `num_steps` - `start_step` calls of `eps_fn`; returns latents (b c h w).
 
-    With `start_step` > 0, `latents` are noised to where that step begins (`samplers.start_alpha`). `generator` is for
+    With `start_step` > 0, `latents` are noised to where that step begins (`start_alpha`). `generator` is for
     the noise of `eta` > 0; a sequence holds one generator per image.
     """
     timesteps = schedule.spaced_timesteps(num_steps)
