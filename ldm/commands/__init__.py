@@ -1,1 +1,1 @@
-"""Floor 5: what the root scripts call. Options are parsed before anything heavy is imported."""
+"""Floor 8: what the root scripts call. Options are parsed before anything heavy is imported."""

@@ -1,1 +1,1 @@
-"""Floor 4: scores of sampled images: subject, prompt, diversity, copies of photos; which checkpoint to use."""
+"""Floor 5: scores of sampled images: subject, prompt, diversity, copies of photos; which checkpoint to use."""

@@ -1,1 +1,1 @@
-"""Floor 4: training. Only here and above is Lightning imported."""
+"""Floor 5: training. Only here and above is Lightning imported."""

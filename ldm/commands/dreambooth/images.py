@@ -60,10 +60,10 @@ def _sample_share(rank: int, done: Callable[[int], None], plan: Plan, missing: l
         )
         ldm = ModelSlot(compute).use(read_checkpoint(plan.base), plan.settings, plan.tokenizer)
         compile_unet(ldm, plan.options.compile, -(-len(indices) // batch_size) * cache.sampling.num_steps)
-        crew = worker_pool(ldm, cache.sampling)
-        alone = show_steps and crew.workers == 1
+        pool = worker_pool(ldm, cache.sampling)
+        alone = show_steps and pool.workers == 1
         with Progress(cache.sampling.num_steps, "denoising", "step", inner=True, silent=not alone) as steps:
-            for sampled, _ in enumerate(cache.sample(ldm, indices, batch_size, on_step=steps.update, workers=crew), 1):
+            for sampled, _ in enumerate(cache.sample(ldm, indices, batch_size, on_step=steps.update, workers=pool), 1):
                 done(1)
                 if sampled % batch_size == 0:
                     steps.restart()
