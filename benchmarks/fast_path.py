@@ -3,7 +3,7 @@
     python benchmarks/fast_path.py --sheet fast-path.jpg
     python benchmarks/fast_path.py --ckpt-path weights/sd-v1/sd-v1-4.ckpt --device cuda --sheet fast-path.jpg
 
-Draws the same prompts from the same seeds in the plain way, float32 and layer by layer, one image at a time, and in
+Samples the same prompts from the same seeds in the plain way, float32 and layer by layer, one image at a time, and in
 each faster way that exists on the device: all in one batch, with weights of 16 bits, by CUDA graphs
 (`--compile graphs`), by torch.compile (`--compile full`), with TF32. Beside the images one call of the UNet is
 compared, which shows a way's rounding before 50 steps have carried it on.

@@ -90,7 +90,7 @@ class ClassImages:
         fewer = replace(plain, sampler=training_run.class_sampler, num_steps=training_run.class_steps)
         self.sampling = fewer if optimizations.fewer_steps else plain
         self.batch_size = sampling.batch_size if optimizations.several_at_a_time else 1
-        self.crew = worker_pool(ldm, self.sampling) if optimizations.several_at_a_time else WorkerPool()
+        self.pool = worker_pool(ldm, self.sampling) if optimizations.several_at_a_time else WorkerPool()
 
     @torch.inference_mode()
     def write(self, directory: Path, count: int) -> None:
@@ -107,7 +107,7 @@ class ClassImages:
             latents = sampler.sample(eps_fn, noise, self.ldm.schedule, num_steps=self.sampling.num_steps)
             return self.ldm.decode_latents(latents)
 
-        for batch, images in self.crew.map(batches, sample):
+        for batch, images in self.pool.map(batches, sample):
             for number, image in zip(batch, images, strict=True):
                 save_png(directory / f"{number:05d}.png", to_image(image))
 

@@ -43,7 +43,7 @@ class Verdict:
 class Comparison(os.PathLike[str]):
     """The output directory of a comparison: rows of checkpoints, columns of prompts and seeds, scores.
 
-    `ldm.Comparison("outputs/txt2img-3")` is one that is there. It can be used as a path.
+    `ldm.Comparison("outputs/txt2img-3")` opens an existing one. It can be used as a path.
     """
 
     directory: Path
@@ -139,8 +139,8 @@ def compare(ckpt_path: str | os.PathLike[str] = "ckpts", *, score: bool = False,
 def score(path: str | os.PathLike[str] = "ckpts", **flags: Any) -> Comparison:
     """Scores checkpoints and recommends one, as evaluate.py does with these flags.
 
-    `path`: a directory of checkpoints or a `Run`, for which the images are sampled first; or a comparison that is
-    there, which is scored and completed. `flags`: those of evaluate.py, such as `protocol="dreambooth"`,
+    `path`: a directory of checkpoints or a `Run`, for which the images are sampled first; or an existing comparison,
+    which is scored and completed. `flags`: those of evaluate.py, such as `protocol="dreambooth"`,
     `variations=4`, `instance_img_dir="data/bottle"`; `python evaluate.py --help` explains each.
     """
     directory = Path(path)

@@ -50,8 +50,9 @@ def load(
     precision: str = "auto",
     config: PathOrText | None = None,
 ) -> "Model":
-    """Loads a checkpoint, any that `txt2img.py --ckpt-path` takes; without a path the weights that it takes by itself:
-    the downloaded Stable Diffusion, else the embedded tiny model.
+    """Loads a checkpoint, any that `txt2img.py --ckpt-path` takes.
+
+    Without a path: the downloaded Stable Diffusion, else the embedded tiny model.
 
     `device`: auto, cpu, mps, cuda, cuda:1. `precision`: auto (half precision on CUDA, else float32), full, autocast,
     bf16, fp16. `config`: the model's YAML, for a checkpoint that doesn't carry its own. Raises `UserError` for a file
@@ -121,7 +122,7 @@ class Model:
 
     @property
     def tokenizer(self) -> PromptTokenizer:
-        """Turns prompts into token ids: `model.tokenizer(["a photo"])` is (1 77) int64."""
+        """Turns prompts into token ids: `model.tokenizer(["a photo"])` is (1 77) int64, the tiny model's (1 32)."""
         assert self.latent_diffusion.tokenizer is not None
         return self.latent_diffusion.tokenizer
 
@@ -324,7 +325,7 @@ class Model:
             return [result for _, result in worker_pool(self.latent_diffusion, sampling).map(range(count), compute)]
 
     def encode_prompts(self, prompts: str | Sequence[str]) -> Tensor:
-        """Prompts -> context (b 77 d), what the UNet attends to."""
+        """Prompts -> context (b 77 d), what the UNet attends to; the tiny model's is (b 32 d)."""
         listed = [prompts] if isinstance(prompts, str) else list(prompts)
         with self._compute.autocast():
             return torch.cat([self._slot.context(prompt) for prompt in listed])

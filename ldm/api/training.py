@@ -29,7 +29,7 @@ class SavedCheckpoint(os.PathLike[str]):
 
 @dataclass(frozen=True)
 class Run(os.PathLike[str]):
-    """A run directory of dreambooth.py; `ldm.Run("ckpts/can-1")` is one that is there. It can be used as a path."""
+    """A run directory of dreambooth.py; `ldm.Run("ckpts/can-1")` opens an existing one. It can be used as a path."""
 
     directory: Path
 

@@ -2,8 +2,8 @@
 
 python -m ldm.toyworld --subject bottle --out data/bottle
 python -m ldm.toyworld --sheet sheet.png --size 128
-python -m ldm.toyworld --dataset data/toyworld --count 60000 --size 64
-python -m ldm.toyworld --dataset data/toyworld-judge --count 24000 --size 64 --views 3
+python -m ldm.toyworld --dataset data/toyworld/images --count 64000 --size 64 --seed 0
+python -m ldm.toyworld --dataset data/toyworld/views --count 24000 --size 64 --seed 2 --views 3
 """
 
 import argparse

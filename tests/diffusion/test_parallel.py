@@ -38,7 +38,7 @@ def test_there_are_never_more_threads_than_cores(weights: int, pixels: int, core
     assert threads_for(weights, pixels, cores) <= threads_for(2 * weights, pixels, cores)
 
 
-def test_a_crew_of_one_works_where_it_is_called(four_threads: None) -> None:
+def test_a_pool_of_one_works_where_it_is_called(four_threads: None) -> None:
     this_thread = threading.current_thread()
     results = list(WorkerPool().map("abc", lambda item: (item, threading.current_thread(), torch.get_num_threads())))
     assert results == [(item, (item, this_thread, 4)) for item in "abc"]

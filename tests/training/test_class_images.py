@@ -149,8 +149,8 @@ def test_the_next_batch_is_sampled_while_images_are_written(
 
 def test_several_workers_sample_the_same_images(ldm: LatentDiffusion, tmp_path: Path) -> None:
     caches = [cache_in(tmp_path / str(workers)) for workers in (1, 2)]
-    for cache, crew in zip(caches, (WorkerPool(), WorkerPool(workers=2, threads=torch.get_num_threads())), strict=True):
-        assert list(cache.sample(ldm, [0, 1, 2, 3, 4], batch_size=2, workers=crew)) == cache.paths(5)
+    for cache, pool in zip(caches, (WorkerPool(), WorkerPool(workers=2, threads=torch.get_num_threads())), strict=True):
+        assert list(cache.sample(ldm, [0, 1, 2, 3, 4], batch_size=2, workers=pool)) == cache.paths(5)
     for one, other in zip(*(cache.paths(5) for cache in caches), strict=True):
         assert np.array_equal(pixels(one), pixels(other))
 

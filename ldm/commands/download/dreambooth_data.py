@@ -87,7 +87,7 @@ environment variables:
 
 
 def main() -> None:
-    """Parses the arguments and brings the photos."""
+    """Parses the arguments and downloads the photos."""
     parser = command_parser(DESCRIPTION, EPILOG)
     parser.prog = "bash download/dreambooth-data.sh"
     parser.add_argument("--list", action="store_true", help="only write the subjects and their classes")

@@ -50,7 +50,7 @@ environment variables:
 
 
 def main() -> None:
-    """Parses the arguments and brings the files, each into a folder of its repository's name."""
+    """Parses the arguments and downloads the files, each into a folder of its repository's name."""
     parser = command_parser(DESCRIPTION, EPILOG)
     parser.prog = "bash download/eval-weights.sh"
     parser.parse_args()

@@ -1,6 +1,6 @@
 """Files of the Hugging Face Hub, put at a place of ours: only a file with the right hash gets its name.
 
-`huggingface_hub` speaks with the Hub: it knows the login, mirrors, proxies and its cache, and continues a file. Its
+`huggingface_hub` makes the requests: it knows the login, mirrors, proxies and its cache, and continues a file. Its
 `hf_hub_download` is not used, for two reasons: it names a file before our check, and since 1.x it begins again in every
 process. Here a file arrives as `<name>.part`, which the next call continues.
 """
@@ -30,10 +30,10 @@ log = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
 ATTEMPTS, PATIENCE = 5, 30.0
-"""So many in a row, or seconds, may bring nothing new; then the user is told."""
+"""So many in a row, or seconds, may bring nothing new; then the command ends with an error."""
 SHA256_DIGITS, GIT_DIGITS = 64, 40
 NOTHING_FOLLOWS = 416
-"""The HTTP status where the file ends with the part that is here. Whether it is right, its hash will tell."""
+"""The HTTP status where the file ends with the part that is here. Its hash decides whether it is right."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class HubFile:
     size: int | None = None
 
     def attempt(self, part: Path) -> Attempt:
-        """To get it, or to ask for its size and hash."""
+        """A request for the file, or for its size and hash."""
         url = hf_hub_url(self.repo, self.path, repo_type=self.repo_type, revision=self.revision)
         return Attempt(url, self.repo, self.repo_type, part, is_known=bool(self.hash))
 
@@ -68,7 +68,7 @@ class Place:
 
     @property
     def advice(self) -> str:
-        """What to do where this directory is no good."""
+        """What to do if this directory can't be used."""
         return f"Free some space, or set {self.variable} to a directory on another disk, and run this again"
 
     def prepare(self) -> None:
@@ -130,7 +130,7 @@ def patiently(attempt: Attempt, call: Callable[[], Result]) -> Result:
 
 
 def has_hash(path: Path, expected: str) -> bool:
-    """Whether a file has this SHA-256, or if it has 40 digits, this name in git. Both are said where it has not."""
+    """Whether a file has this SHA-256, or if it has 40 digits, this name in git. Logs both hashes if it hasn't."""
     if path.stat().st_size > 1e9:
         log.info("  verifying the hash of %s", path.name)
     with path.open("rb") as file:

@@ -25,7 +25,7 @@ HUB = "https://huggingface.co"
 
 @dataclass(frozen=True)
 class Attempt:
-    """What is asked for, and the part that has arrived of it."""
+    """A request for a file, and the part of it that has arrived."""
 
     url: str
     repo: str
@@ -41,7 +41,7 @@ class Attempt:
 
     @property
     def notes(self) -> str:
-        """What else the user should know: a mirror is asked, a part is kept."""
+        """What else the user should know: a mirror is used, a part is kept."""
         mirror = f"\n  (HF_ENDPOINT is set, to {constants.ENDPOINT}.)" if constants.ENDPOINT != HUB else ""
         if self.part is None or not self.arrived:
             return mirror
@@ -124,7 +124,7 @@ def _refused(status: int, attempt: Attempt) -> str:
 
 
 def _host(error: Exception, attempt: Attempt) -> str:
-    """The one that was asked last: the Hub redirects to a store."""
+    """The host of the last request: the Hub redirects to a store."""
     url = attempt.url
     with suppress(AttributeError, RuntimeError):  # httpx raises the latter where there is no request
         url = str(error.request.url)  # type: ignore[attr-defined]

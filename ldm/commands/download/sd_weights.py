@@ -52,7 +52,7 @@ No network on this machine? Download the file elsewhere, copy it there under thi
 
 
 def main() -> None:
-    """Parses the arguments and brings the checkpoint."""
+    """Parses the arguments and downloads the checkpoint."""
     parser = command_parser(DESCRIPTION, EPILOG)
     parser.prog = "bash download/sd-weights.sh"
     parser.add_argument("version", nargs="?", choices=list(CHECKPOINTS), default="v1-4", help="default: v1-4")

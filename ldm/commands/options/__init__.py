@@ -1,1 +1,1 @@
-"""The commands' flags, one file a command; nothing here imports torch, so that --help is quick."""
+"""The commands' flags, and which may change on resuming; nothing here imports torch, so that --help is quick."""

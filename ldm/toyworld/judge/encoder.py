@@ -1,4 +1,4 @@
-"""The shipped judge of the toy world as an evaluator: what an image shows, whether it fits a caption or a thing.
+"""The embedded judge of the toy world as an evaluator: what an image shows, whether it fits a caption or a thing.
 
 It was trained on renders, never on sampled images. A made-up word such as "sks" means nothing to it: leave it out of
 captions. It takes 64 x 64 pixels; images of other sizes are resized.
@@ -108,7 +108,7 @@ class Evaluator:
 def load_evaluator(
     device: torch.device, path: Path = SHIPPED, tokenizer_directory: Path = SHIPPED_TOKENIZER
 ) -> Evaluator:
-    """The shipped judge, or another one. Raises `UserError` if its file is bad or the tokenizer is not the judge's."""
+    """The embedded judge, or another one. Raises `UserError` if its file is bad or the tokenizer is not the judge's."""
     judge, digest = load_judge(path)
     tokenizer = load_tokenizer(tokenizer_directory, judge.config.max_length)
     if digest != tokenizer.digest:
