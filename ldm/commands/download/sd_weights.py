@@ -41,7 +41,7 @@ https://huggingface.co/spaces/CompVis/stable-diffusion-license
 
 EPILOG = """\
 environment variables:
-  SD_WEIGHTS_DIR   another place than weights/sd-v1/
+  SD_WEIGHTS_DIR   another place than weights/sd-v1/; give the file to commands with --ckpt-path
   HF_TOKEN         your Hugging Face token, if the repository asks for a login; `hf auth login` does as well
   HF_ENDPOINT      a mirror of https://huggingface.co
   HF_HOME          where the Hub's cache and login are, by default ~/.cache/huggingface

@@ -27,7 +27,7 @@ from ldm.terminal import visible
 log = logging.getLogger(__name__)
 
 EXIT_STATUSES = f"""exit status:
-  0 done; 2 a mistake that you can mend; {DIED} anything unexpected;
+  0 done; 2 a mistake that you can correct; {DIED} anything unexpected;
   {STATUS} stopped by a signal (Ctrl-C, SIGTERM, SIGHUP, SIGUSR1 or SIGUSR2), can be resumed: see docs/cluster.md
 """
 """The end of every command's help."""

@@ -54,7 +54,7 @@ def train_parser() -> argparse.ArgumentParser:
         "  python train.py diffusion -i data/toyworld/images "
         "--autoencoder runs/autoencoder-1/step-004400.safetensors\n"
         "  python train.py diffusion -r runs/diffusion-1            # resume a run\n"
-        "  python train.py publish --ckpt-path runs/diffusion-1/step-006000.safetensors   # into ldm/assets\n",
+        "  python train.py publish --ckpt-path runs/diffusion-1/step-005600.safetensors   # into ldm/assets\n",
     )
     parser.add_argument("stage", choices=tuple(STAGE_FLAGS), help="what to train or write")
     _add_sources(parser.add_argument_group("inputs"))
@@ -81,7 +81,12 @@ def _add_sources(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--autoencoder", type=FILE, metavar="FILE", help="for the stage `diffusion`: the checkpoint of the stage before"
     )
-    group.add_argument("--ckpt-path", type=FILE, metavar="FILE", help="start from these weights instead of random ones")
+    group.add_argument(
+        "--ckpt-path",
+        type=FILE,
+        metavar="FILE",
+        help="start from these weights instead of random ones; for the stage `publish`: the checkpoint to publish",
+    )
     add_resuming(group)
 
 
