@@ -104,7 +104,7 @@ def process_of_rank(process: Process, rank: int) -> int:
 def children_of(parent: int) -> list[int]:
     """The commands that a process has started, in order; not the helpers of Python's own that share semaphores."""
     numbers = (Path("/proc") / str(parent) / "task" / str(parent) / "children").read_text().split()
-    ours = [n for n in numbers if b"resource_tracker" not in (Path("/proc") / n / "cmdline").read_bytes()]
+    ours = [n for n in numbers if b"resource_tracker import main" not in (Path("/proc") / n / "cmdline").read_bytes()]
     return sorted(map(int, ours))
 
 
