@@ -99,8 +99,9 @@ def test_signals_that_come_together_are_one(tmp_path: Path) -> None:
 
 WAITING_FOR_A_DEVICE = """
 import ctypes
+import threading
 mutex = ctypes.create_string_buffer(64)
-Path("ready").touch()
+threading.Timer(0.5, Path("ready").touch).start()  # not before the main thread waits
 for _ in range(2):  # the second call never returns, not even for a signal
     ctypes.CDLL(None).pthread_mutex_lock(mutex)
 """
