@@ -1,9 +1,6 @@
 """A model in memory: sampling, encoding, decoding, and what a researcher looks at."""
 
-import os
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
@@ -14,6 +11,7 @@ from torch import Tensor
 
 from ldm.api.calls import shown_messages
 from ldm.api.flags import parse_keywords
+from ldm.api.images import ImageLike, PathOrText, file_of, image_tensor
 from ldm.api.samples import Samples
 from ldm.checkpoint.metadata import CheckpointInfo
 from ldm.commands.options.sampling import img2img_parser, txt2img_parser
@@ -22,7 +20,7 @@ from ldm.commands.sampling.job import Job, job_from
 from ldm.commands.sampling.loop import ReadAhead
 from ldm.commands.sampling.rows import prompt_for
 from ldm.commands.unfamiliar import warn_of_unknown_words
-from ldm.data.images import fit, read_image, to_image, to_tensor
+from ldm.data.images import to_image
 from ldm.diffusion.guidance import classifier_free
 from ldm.diffusion.latent_diffusion import LatentDiffusion, LatentDiffusionConfig
 from ldm.diffusion.noise import draw_noise, image_generators
@@ -37,10 +35,6 @@ from ldm.runtime.devices import Compute, explain_out_of_memory, parse_device, sa
 from ldm.runtime.models import ModelSlot, Settings, base_weights, snapped_size
 
 Result = TypeVar("Result")
-
-PathOrText = str | os.PathLike[str]
-ImageLike = PathOrText | Image.Image | Tensor
-"""A file, an image, or a tensor (3 h w) in [-1, 1]."""
 
 
 def load(
@@ -155,6 +149,8 @@ class Model:
         """
         if init_img is None and strength is not None:
             raise UserError("strength is for images that start from another one: give init_img, too")
+        if isinstance(prompt, bytes):
+            raise UserError("a prompt should be text, not bytes")
         given = {
             "prompt": prompt,
             "negative_prompt": negative_prompt,
@@ -171,7 +167,7 @@ class Model:
         with (
             shown_messages(),
             explain_out_of_memory("a smaller batch_size or hw needs less"),
-            _file_of(init_img) as path,
+            file_of(init_img) as path,
         ):
             if path is None:
                 options, _ = parse_keywords(txt2img_parser(), given)
@@ -260,6 +256,8 @@ class Model:
         Files and images are resized and cropped at the centre to `hw`, by default the model's own size. Tensors (3 h w)
         or (b 3 h w) in [-1, 1] are encoded as they are.
         """
+        if not isinstance(seed, int | None) or (seed is not None and not 0 <= seed < 2**63):
+            raise UserError(f"seed should be a whole number from 0 on, not {seed!r}")
         tensors = self._tensors(images, hw)
         generators = image_generators([seed + i for i in range(len(tensors))]) if seed is not None else None
         shape = self.config.latent_shape(*tensors.shape[2:])
@@ -285,26 +283,16 @@ class Model:
         options, _ = parse_keywords(txt2img_parser(), {"hw": hw})
         defaults = self.settings.sampling
         size = snapped_size(self.config, options.hw, (defaults.height, defaults.width))
-        tensors = [self._tensor(one, *size) for one in listed]
+        tensors = [image_tensor(one, *size, self.config.autoencoder.downsampling_factor) for one in listed]
         if len({tensor.shape for tensor in tensors}) > 1:
             raise UserError(f"images of different sizes can't be encoded together: {[(*t.shape,) for t in tensors]}")
         return torch.stack(tensors)
 
-    def _tensor(self, image: ImageLike, height: int, width: int) -> Tensor:
-        if isinstance(image, Tensor):
-            factor = self.config.autoencoder.downsampling_factor
-            if image.ndim != 3 or image.shape[0] != 3 or any(side % factor or not side for side in image.shape[1:]):
-                raise UserError(
-                    f"a tensor of an image should be (3 h w) with sides that are multiples of {factor}, not "
-                    f"{(*image.shape,)}"
-                )
-            return image.float()
-        opened = image if isinstance(image, Image.Image) else read_image(Path(image), max(height, width))
-        return to_tensor(fit(opened.convert("RGB"), height, width))
-
     @torch.no_grad()
     def decode(self, latents: Tensor) -> list[Image.Image]:
         """Latents (b 4 h/8 w/8) or (4 h/8 w/8) -> images. `samples.pred_x0[:, 0]` is every step of the first image."""
+        if not isinstance(latents, Tensor):
+            raise UserError(f"latents should be a tensor, not {type(latents).__name__}")
         several = latents[None] if latents.ndim == 3 else latents
         if several.ndim != 4 or several.shape[1] != self.config.autoencoder.embed_dim or not several.numel():
             channels = self.config.autoencoder.embed_dim
@@ -366,19 +354,6 @@ class _Sampled:
     images: Tensor
     latents: Tensor
     pred_x0: Tensor
-
-
-@contextmanager
-def _file_of(image: ImageLike | None) -> Iterator[PathOrText | None]:
-    """The image to start from as a file, which is what the command reads; a PNG keeps every bit of it."""
-    if image is None or isinstance(image, str | os.PathLike):
-        yield image
-        return
-    opened = to_image(image) if isinstance(image, Tensor) else image
-    with tempfile.TemporaryDirectory() as directory:
-        path = Path(directory, "init.png")
-        opened.save(path)
-        yield path
 
 
 def _nothing() -> None:

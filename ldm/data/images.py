@@ -79,6 +79,19 @@ def read_image(path: Path, cover: int | None = None) -> Image.Image:
         raise UserError(f"{path} is not a readable image: {error}") from error
 
 
+def to_rgb(image: Image.Image) -> Image.Image:
+    """An opened image as `read_image` returns a file: upright, in sRGB, transparency white. Raises `UserError`."""
+    try:
+        image.load()  # some decoders turn the image while they load it, and then remove the tag
+        turn = UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+        converted = to_srgb(image, Path(getattr(image, "filename", "") or "the image"))
+    except UserError:
+        raise
+    except Exception as error:  # whatever a damaged or unusual image makes Pillow raise
+        raise UserError(f"the image ({image.mode}, {image.size}) can't be read: {error}") from error
+    return converted.transpose(turn) if turn is not None else converted
+
+
 def image_size(path: Path) -> tuple[int, int]:
     """Width and height in an image file's header, not turned. Raises `UserError` if it can't be read."""
     try:

@@ -2,6 +2,7 @@
 
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -169,6 +170,34 @@ def test_without_a_path_the_weights_are_those_of_the_commands(monkeypatch: pytes
     assert ldm.load(device="cpu").path == ROOT / "ldm" / "assets" / "tiny.safetensors"
 
 
+@pytest.mark.parametrize(("mode", "kind"), [("I;16", "PNG"), ("RGBA", "PNG"), ("CMYK", "JPEG"), ("RGB", "JPEG")])
+def test_an_opened_image_is_read_as_its_file(mode: str, kind: str, model: ldm.Model, tmp_path: Path) -> None:
+    """Upright, in sRGB, transparency white: of a photo on its side, too."""
+    values = np.random.default_rng(0).integers(0, 256, (32, 48), dtype=np.uint8)
+    image = Image.fromarray(values.astype(np.uint16) * 257) if mode == "I;16" else Image.fromarray(values).convert(mode)
+    if mode == "RGBA":
+        image.putalpha(Image.fromarray(values[::-1]))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image.save(path := tmp_path / f"image.{kind.lower()}", exif=exif)
+    with Image.open(path) as opened:
+        assert torch.equal(model.encode(opened), model.encode(path))
+        assert same(
+            model.sample("a", init_img=opened, strength=0.5), arrays(model.sample("a", init_img=path, strength=0.5))
+        )
+
+
+@pytest.mark.parametrize(
+    "image", [5, None, np.zeros((3, 32, 32)), torch.full((3, 32, 32), torch.nan), torch.zeros(3, 32, 32).byte()]
+)
+def test_what_is_no_image_is_the_users_error(image: Any, model: ldm.Model) -> None:
+    with pytest.raises(ldm.UserError, match=r"an? (image|tensor of an image) should"):
+        model.encode(image)
+    if image is not None:
+        with pytest.raises(ldm.UserError, match=r"an? (image|tensor of an image) should"):
+            model.sample("a", init_img=image)
+
+
 def test_mistakes_are_the_users_errors(model: ldm.Model, tiny_checkpoint: Path, sketch: Path) -> None:
     with pytest.raises(ldm.UserError, match=r"is a directory: name one of its checkpoints; ldm\.compare"):
         ldm.load(tiny_checkpoint.parent)
@@ -184,6 +213,12 @@ def test_mistakes_are_the_users_errors(model: ldm.Model, tiny_checkpoint: Path, 
         model.encode(torch.zeros(3, 30, 32))
     with pytest.raises(ldm.UserError, match="different sizes"):
         model.encode([torch.zeros(3, 32, 32), torch.zeros(3, 32, 64)])
+    with pytest.raises(ldm.UserError, match="a prompt should be text"):
+        model.sample(b"a")  # type: ignore[arg-type]
+    with pytest.raises(ldm.UserError, match=r"seed should be a whole number from 0 on, not 1\.5"):
+        model.encode(sketch, seed=1.5)  # type: ignore[arg-type]
+    with pytest.raises(ldm.UserError, match="latents should be a tensor, not list"):
+        model.decode([])  # type: ignore[arg-type]
     with pytest.raises(ldm.UserError, match="no image to encode"):
         model.encode([])
     with pytest.raises(ldm.UserError, match=r"timesteps should be from 0 to 999, not \[1000\]"):

@@ -148,3 +148,10 @@ def test_fixed_defaults_are_shown(monkeypatch: pytest.MonkeyPatch) -> None:
         for action in parser()._actions:
             if isinstance(action.default, str | int | float) and action.nargs != 0 and action.dest in FIXED:
                 assert f"default: {action.default}" in shown[action.option_strings[-1]], (script, action.dest)
+
+
+@pytest.mark.parametrize("flag", ["--iteration", "--iterationss"])
+def test_a_flag_is_not_guessed(flag: str) -> None:
+    outcome = call("dreambooth", "-c", "can", "-i", ROOT / "data" / "bottle", flag, "1")
+    assert outcome.status == 2
+    assert f"error: unrecognized arguments: {flag} 1" in outcome.said

@@ -101,7 +101,10 @@ def class_name(text: str) -> str:
 
 
 class TypedParser(argparse.ArgumentParser):
-    """Also lists in `options.typed` the options that were given on the command line."""
+    """Also lists in `options.typed` the options that were given on the command line. Names are not abbreviated."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{**kwargs, "allow_abbrev": False})
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> argparse.Namespace:  # type: ignore[override]
         """Parses once with the defaults and once without."""
