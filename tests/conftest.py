@@ -18,7 +18,7 @@ from ldm.terminal import warn_once
 
 pytest_plugins = ["tests.commands.fixtures"]  # trained runs and whole commands, which several rooms look at
 
-settings.register_profile("patient", deadline=None, max_examples=50)  # a busy machine makes no test fail
+settings.register_profile("patient", deadline=None, max_examples=30)  # a busy machine makes no test fail
 settings.load_profile("patient")
 
 

@@ -48,14 +48,14 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-@settings(max_examples=50)
+@settings(max_examples=30)
 @given(where=flips, cut=st.floats(0, 1))
 def test_a_damaged_safetensors_file(directory: Path, where: Flips, cut: float) -> None:
     content = flipped((directory / "good.safetensors").read_bytes(), where)
     read_or_refuse(directory / "bad.safetensors", content[: max(1, int(cut * 1.5 * len(content)))])
 
 
-@settings(max_examples=50)
+@settings(max_examples=30)
 @given(where=flips)
 def test_a_damaged_header_of_a_safetensors_file(directory: Path, where: Flips) -> None:
     content = (directory / "good.safetensors").read_bytes()
@@ -63,14 +63,14 @@ def test_a_damaged_header_of_a_safetensors_file(directory: Path, where: Flips) -
     read_or_refuse(directory / "bad.safetensors", flipped(content[:end], where) + content[end:])
 
 
-@settings(max_examples=50)
+@settings(max_examples=30)
 @given(where=flips, cut=st.floats(0, 1))
 def test_a_damaged_torch_file(directory: Path, where: Flips, cut: float) -> None:
     content = flipped((directory / "good.ckpt").read_bytes(), where)
     read_or_refuse(directory / "bad.ckpt", content[: max(1, int(cut * 1.5 * len(content)))])
 
 
-@settings(max_examples=50)
+@settings(max_examples=30)
 @given(where=flips)
 def test_a_damaged_index_of_a_torch_file(directory: Path, where: Flips) -> None:
     content = (directory / "good.ckpt").read_bytes()
@@ -78,7 +78,7 @@ def test_a_damaged_index_of_a_torch_file(directory: Path, where: Flips) -> None:
     read_or_refuse(directory / "bad.ckpt", content[:start] + flipped(content[start:], where))
 
 
-@settings(max_examples=50)
+@settings(max_examples=30)
 @given(where=flips)
 def test_a_damaged_pickle_in_a_whole_torch_file(directory: Path, where: Flips) -> None:
     replace_pickle(directory / "good.ckpt", lambda pickle: flipped(pickle, where), directory / "bad.ckpt")
@@ -88,14 +88,14 @@ def test_a_damaged_pickle_in_a_whole_torch_file(directory: Path, where: Flips) -
 OPCODES = b"(.012FIJKLMNRSTUVXabcdeghijlopqrstu}]\x80\x81\x85\x86\x87\x88\x89\x8c\x93\x94QP"
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(code=st.binary(max_size=6) | st.lists(st.sampled_from(OPCODES), max_size=8).map(bytes))
 def test_any_pickle_in_a_whole_torch_file(directory: Path, code: bytes) -> None:
     replace_pickle(directory / "good.ckpt", lambda _: b"\x80\x02" + code + b".", directory / "bad.ckpt")
     read_or_refuse(directory / "bad.ckpt", (directory / "bad.ckpt").read_bytes())
 
 
-@settings(max_examples=50)
+@settings(max_examples=30)
 @given(
     content=st.binary(max_size=200),
     head=st.sampled_from([b"", b"PK\x03\x04", b"\x80\x02", b"(", b"\x10\0\0\0\0\0\0\0{"]),

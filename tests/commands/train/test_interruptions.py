@@ -39,15 +39,16 @@ def assert_same_ends(one: Path, other: Path) -> None:
         assert all(torch.equal(value, moments[1][index][name]) for name, value in values.items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("stage", "number", "workers"),
     [
         ("autoencoder", signal.SIGKILL, 2),
-        pytest.param("diffusion", signal.SIGHUP, 1, marks=pytest.mark.slow),
-        pytest.param("diffusion", signal.SIGTERM, 1, marks=pytest.mark.slow),
-        pytest.param("autoencoder", signal.SIGTERM, 0, marks=pytest.mark.slow),
-        pytest.param("autoencoder", signal.SIGINT, 2, marks=pytest.mark.slow),
-        pytest.param("diffusion", signal.SIGKILL, 0, marks=pytest.mark.slow),
+        ("diffusion", signal.SIGHUP, 1),
+        ("diffusion", signal.SIGTERM, 1),
+        ("autoencoder", signal.SIGTERM, 0),
+        ("autoencoder", signal.SIGINT, 2),
+        ("diffusion", signal.SIGKILL, 0),
     ],
 )
 def test_an_interrupted_run_resumes_to_bit_identical_weights(
