@@ -28,6 +28,7 @@ def test_every_cell_was_run_in_order_and_the_outputs_are_small_and_tell_of_no_ma
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("kernel")  # kernels share a history file
 def test_every_cell_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(ROOT / "data" / "bottle", tmp_path / "data" / "bottle")
     monkeypatch.setenv("PYTHONPATH", str(ROOT))

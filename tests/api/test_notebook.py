@@ -12,6 +12,7 @@ from ldm.files import ROOT
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("kernel")  # kernels share a history file
 def test_an_interrupted_kernel_saves_the_training_and_lives_on(
     tiny_checkpoint: Path, subject_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -25,7 +26,7 @@ ldm.fine_tune({str(subject_dir)!r}, class_name="can", ckpt_path={str(tiny_checkp
     manager, client = start_new_kernel(cwd=str(tmp_path))
     try:
         request = client.execute(train)
-        said = wait_for(client, "training:")  # the bar
+        said = wait_for(client, "img/s=")  # the bar, after the first updates
         manager.interrupt_kernel()
         replies = iter(lambda: client.get_shell_msg(timeout=300), None)
         reply = next(reply for reply in replies if reply["parent_header"]["msg_id"] == request)
