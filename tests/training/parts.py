@@ -9,11 +9,12 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 
 from ldm.background import BackgroundWriter
 from ldm.data.batches import NoisyLatents, Share
+from ldm.errors import UserError
 from ldm.interruption import Stopped, handled_signals
 from ldm.nn.graphed import Capture
 from ldm.nn.tokenizer import PromptTokenizer, load_tokenizer
@@ -40,11 +41,7 @@ def moments(count: int, views: int = 2, seed: int = 1) -> Tensor:
 
 
 def build_module(
-    config: DreamBoothConfig = SHORT,
-    *,
-    cls: type[DreamBooth] = DreamBooth,
-    with_class: bool = True,
-    **changes: Any,
+    config: DreamBoothConfig = SHORT, *, cls: type[DreamBooth] = DreamBooth, with_class: bool = True, **changes: Any
 ) -> DreamBooth:
     """A module of three photos and, unless `with_class` is off, four class images. `changes` are to the config."""
     ldm = build_tiny_model()
@@ -81,6 +78,45 @@ def train(
 def weights(module: DreamBooth) -> dict[str, Tensor]:
     """A copy of all weights."""
     return {name: tensor.detach().clone() for name, tensor in module.ldm.state_dict().items()}
+
+
+# For trainings of any kind
+
+
+class Logging:
+    """Keeps what a training module logs, also in a step without a trainer."""
+
+    def log(self, name: str, value: Any, *args: Any, **kwargs: Any) -> None:
+        vars(self).setdefault("logged", {}).setdefault(name, []).append(value.item())
+        if self._trainer is not None:  # type: ignore[attr-defined]
+            super().log(name, value, *args, **kwargs)  # type: ignore[misc]
+
+
+def logged_first(module: nn.Module) -> dict[str, float]:
+    """The first value of each name that a module has logged."""
+    return {name: values[0] for name, values in vars(module)["logged"].items()}
+
+
+def fit_on_cpu(
+    module: Any, run_dir: Path, save: Any = lambda module, step: None, capture: Capture | None = None
+) -> int | None:
+    return fit(module, FitOptions(run_dir, [torch.device("cpu")], None, "none", capture), save)
+
+
+def full_disk_at(broken: int) -> Callable[[Any, int], None]:
+    """A save that fails at this step."""
+
+    def save(module: Any, step: int) -> None:
+        if step == broken:
+            raise UserError("the disk is full")
+
+    return save
+
+
+def assert_same(one: nn.Module, other: nn.Module) -> None:
+    """Asserts that both hold the same weights, averages and buffers, bit for bit."""
+    expected = other.state_dict()
+    assert [name for name, value in one.state_dict().items() if not torch.equal(value, expected[name])] == []
 
 
 def saved_step(run_dir: Path) -> int:

@@ -14,12 +14,12 @@ from ldm.data.captioned import find_captioned
 from ldm.data.images import fit as fit_image
 from ldm.data.images import read_image, to_tensor
 from ldm.errors import UserError
-from ldm.nn.autoencoder import AutoencoderConfig, AutoencoderKL, DiagonalGaussian, ResnetBlock
+from ldm.nn.autoencoder import AutoencoderConfig, AutoencoderKL, ResnetBlock
 from ldm.training import autoencoder as stage
 from ldm.training.autoencoder import FIRST_LOGVAR, AutoencoderTraining, PatchPCA, edge_error, initialise, psnr
 from ldm.training.config import AutoencoderTrainingConfig
-from ldm.training.trainer import FitOptions, fit
 from tests.scratch import SCRATCH_YAML, write_captioned
+from tests.training.parts import Logging, assert_same, fit_on_cpu, full_disk_at, logged_first
 
 
 @pytest.fixture(scope="module")
@@ -29,13 +29,8 @@ def paths(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return [image.path for image in find_captioned(directory)]
 
 
-class Observed(AutoencoderTraining):
-    """Keeps what it logs."""
-
-    def log(self, name: str, value: Any, *args: Any, **kwargs: Any) -> None:
-        vars(self).setdefault("logged", {}).setdefault(name, []).append(value.item())
-        if self._trainer is not None:
-            super().log(name, value, *args, **kwargs)
+class Observed(Logging, AutoencoderTraining):
+    pass
 
 
 def build_module(paths: list[Path], *, workers: int = 0, **changes: Any) -> Observed:
@@ -46,10 +41,6 @@ def build_module(paths: list[Path], *, workers: int = 0, **changes: Any) -> Obse
     values = {**SCRATCH_YAML["autoencoder_training"], **changes}
     config = build_config(AutoencoderTrainingConfig, values, "scratch")
     return Observed(autoencoder, paths, config, seed=7, workers=workers)
-
-
-def train(module: AutoencoderTraining, run_dir: Path, save: Any = lambda module, step: None) -> int | None:
-    return fit(module, FitOptions(run_dir, [torch.device("cpu")], None, "none"), save)
 
 
 # Numbers
@@ -68,15 +59,6 @@ def test_edge_error_by_hand() -> None:
     error = 3.0 * torch.arange(4.0) + torch.arange(5.0)[:, None]
     assert edge_error(error.expand(2, 3, 5, 4)).item() == pytest.approx(2.0)
     assert edge_error(torch.full((1, 3, 4, 4), 0.7)).item() == 0.0
-
-
-def test_kl_by_hand() -> None:
-    """Per latent (m^2 + s^2 - 1 - ln s^2) / 2."""
-    parameters = torch.zeros(2, 2, 1, 2)
-    parameters[0, 0, 0] = torch.tensor([1.0, 2.0])
-    parameters[0, 1, 0] = torch.tensor([0.0, 1.0])
-    expected = (1 + 1 - 1 - 0) / 2 + (4 + math.e - 1 - 1) / 2
-    assert DiagonalGaussian(parameters).kl().tolist() == pytest.approx([expected, 0.0])
 
 
 def batch_of(paths: list[Path]) -> ImageBatch:
@@ -99,7 +81,7 @@ def test_the_loss_is_the_weighted_sum_of_its_terms(paths: list[Path], monkeypatc
         "loss/kl": 0.02 * posterior.kl().sum().item() / batch["images"].numel(),
     }
     expected |= {"loss/total": sum(expected.values()), "psnr": psnr(error).mean().item()}
-    assert {name: values[0] for name, values in vars(module)["logged"].items()} == pytest.approx(expected, rel=1e-5)
+    assert logged_first(module) == pytest.approx(expected, rel=1e-5)
     assert total == pytest.approx(expected["loss/total"], rel=1e-5)
 
 
@@ -122,7 +104,7 @@ def test_it_begins_with_little_noise_and_identical_residuals(paths: list[Path]) 
 
 def test_the_teacher_is_fitted_to_the_images_and_used_in_its_updates_only(paths: list[Path], tmp_path: Path) -> None:
     module = build_module(paths, iterations=4, teacher_iterations=3)
-    train(module, tmp_path)
+    fit_on_cpu(module, tmp_path)
     expected = PatchPCA(2, 4)
     expected.fit(torch.stack([to_tensor(fit_image(read_image(path), 16, 16)) for path in paths]))
     assert torch.equal(module.teacher.components, expected.components)
@@ -139,7 +121,7 @@ def test_with_a_teacher_the_decoder_decodes_its_codes(paths: list[Path], monkeyp
     module.training_step(batch, 0)
     posterior, codes = module.autoencoder.encode(batch["images"]), module.teacher(batch["images"])
     error = module.autoencoder.decode(codes + posterior.std * batch["noise"]) - batch["images"]
-    logged = {name: values[0] for name, values in vars(module)["logged"].items()}
+    logged = logged_first(module)
     assert logged["loss/teacher"] == pytest.approx((posterior.mean - codes).square().mean().item(), rel=1e-5)
     assert logged["loss/absolute"] == pytest.approx(error.abs().mean().item(), rel=1e-5)
 
@@ -148,17 +130,17 @@ def test_without_a_teacher_no_image_is_read_before_the_first_batch(
     paths: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(stage, "read_image", None)
-    train(build_module(paths, iterations=1, teacher_iterations=0), tmp_path)
+    fit_on_cpu(build_module(paths, iterations=1, teacher_iterations=0), tmp_path)
 
 
 def test_a_resumed_training_keeps_its_teacher(
     paths: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Fitting it again may take minutes."""
-    train(build_module(paths, iterations=3, teacher_iterations=5), tmp_path)
+    fit_on_cpu(build_module(paths, iterations=3, teacher_iterations=5), tmp_path)
     monkeypatch.setattr(stage, "read_image", None)
     continued = build_module(paths, iterations=4, teacher_iterations=5)
-    train(continued, tmp_path)
+    fit_on_cpu(continued, tmp_path)
     assert continued.teacher.fitted
 
 
@@ -169,20 +151,14 @@ def test_a_resumed_training_keeps_its_teacher(
 def test_an_interrupted_training_resumes_to_the_very_same_weights(
     workers: int, paths: list[Path], tmp_path: Path
 ) -> None:
-    def full_disk(module: AutoencoderTraining, step: int) -> None:
-        if step == 6:
-            raise UserError("the disk is full")
-
     whole = build_module(paths, workers=workers)
-    train(whole, tmp_path / "whole")
+    fit_on_cpu(whole, tmp_path / "whole")
     with pytest.raises(UserError, match="the disk is full"):
-        train(build_module(paths, workers=workers), tmp_path / "run", full_disk)
+        fit_on_cpu(build_module(paths, workers=workers), tmp_path / "run", full_disk_at(6))
     continued = build_module(paths, workers=workers)
-    train(continued, tmp_path / "run")
+    fit_on_cpu(continued, tmp_path / "run")
     assert vars(continued)["logged"]["loss/total"] == vars(whole)["logged"]["loss/total"][3:]
-    expected = whole.state_dict()
-    for name, value in continued.state_dict().items():
-        assert torch.equal(value, expected[name]), name
+    assert_same(continued, whole)
 
 
 def reconstruction_error(module: AutoencoderTraining, images: Tensor) -> float:
@@ -197,7 +173,7 @@ def test_training_lowers_the_error(teacher_iterations: int, times: int, paths: l
     changes = {"iterations": 40, "save_every": 40, "batch_size": 6, "learning_rate": 5e-3}
     module = build_module(paths, teacher_iterations=teacher_iterations, **changes)
     before = reconstruction_error(module, images)
-    train(module, tmp_path)
+    fit_on_cpu(module, tmp_path)
     assert reconstruction_error(module, images) < before / times
 
 
@@ -208,4 +184,4 @@ def test_an_unreadable_image_in_the_middle_stops_it_by_name(tmp_path: Path) -> N
     for workers in (0, 1):
         module = build_module(paths, workers=workers, batch_size=1, teacher_iterations=0)
         with pytest.raises(UserError, match=r"^.*2\.png is not a readable image \(text\)$"):
-            train(module, tmp_path / f"run-{workers}")
+            fit_on_cpu(module, tmp_path / f"run-{workers}")

@@ -16,8 +16,7 @@ from ldm.errors import UserError
 from ldm.training import resume_state
 from ldm.training.dreambooth import DreamBooth
 from ldm.training.resume_state import ResumeStateIO
-from tests.commands.processes import FORKS
-from tests.training.parts import SHORT, build_module, saved_step, train, weights
+from tests.training.parts import assert_same, build_module, saved_step, train, weights
 
 Save = Callable[[DreamBooth, int], None]
 
@@ -99,8 +98,7 @@ def test_a_state_held_up_is_that_of_its_step(tmp_path: Path, monkeypatch: pytest
     assert saved_step(tmp_path) == 2
     continued = build_module()
     train(continued, tmp_path)
-    expected = weights(whole)
-    assert all(torch.equal(tensor, expected[name]) for name, tensor in weights(continued).items())
+    assert_same(continued, whole)
 
 
 def test_a_step_is_written_before_the_next_is_copied(tmp_path: Path) -> None:
@@ -162,47 +160,6 @@ def test_without_room_for_a_copy_the_state_is_written_at_once(
     train(build_module(), tmp_path, saving(writer, tmp_path, lambda step: time.sleep(0.05)), writer=writer)
     assert threads == ["MainThread"] * 2
     assert files(tmp_path) == {"step-2", "step-4", "resume.ckpt"}
-
-
-def train_until_killed(run_dir: Path) -> None:
-    """The state of update 4 is never finished: half of it is there when training waits."""
-
-    def half(state: dict[str, Any], path: Path) -> None:
-        save(state, path)
-        if state["global_step"] == 4:
-            with Path(path).open("r+b") as file:
-                file.truncate(path.stat().st_size // 2)
-            (run_dir / "half").touch()
-            time.sleep(600)
-
-    save, torch.save = torch.save, half
-    train(build_module(iterations=6), run_dir)
-
-
-@pytest.mark.slow
-def test_a_run_killed_while_its_state_is_written_resumes_exactly(tmp_path: Path) -> None:
-    whole = build_module(iterations=6)
-    train(whole, tmp_path / "whole")
-    run_dir = tmp_path / "run"
-    process = FORKS.Process(target=train_until_killed, args=(run_dir,))
-    process.start()
-    end = time.monotonic() + 120
-    while not (run_dir / "half").exists():
-        assert process.is_alive(), "it ended before"
-        assert time.monotonic() < end
-        time.sleep(0.01)
-    process.kill()
-    process.join()
-    assert saved_step(run_dir) == 2
-    continued = build_module(iterations=6)
-    train(continued, run_dir)
-    expected = weights(whole)
-    assert all(torch.equal(tensor, expected[name]) for name, tensor in weights(continued).items())
-
-
-def test_the_default_run_saves_twice() -> None:
-    """The numbers above depend on it."""
-    assert (SHORT.iterations, SHORT.save_every) == (4, 2)
 
 
 def test_a_step_that_is_saved_twice_is_written_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

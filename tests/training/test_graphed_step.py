@@ -16,18 +16,13 @@ from ldm.training.dreambooth import DreamBooth
 from ldm.training.graphed_step import GraphedStep
 from ldm.training.trainer import FitOptions, fit
 from tests.simulated_capture import SimulatedCapture
-from tests.training.parts import batch_of, build_module, saved_step, train, weights
+from tests.training.parts import assert_same, batch_of, build_module, full_disk_at, saved_step, train, weights
 
 LONGER: dict[str, Any] = {"iterations": 6, "save_every": 2, "batch_size": 2, "max_grad_norm": 0.5}
 
 
 def simulated(module: DreamBooth) -> SimulatedCapture:
     return SimulatedCapture(module.trained_parameters())
-
-
-def assert_same(one: DreamBooth, other: DreamBooth) -> None:
-    expected = weights(other)
-    assert all(torch.equal(tensor, expected[name]) for name, tensor in weights(one).items())
 
 
 def losses(run_dir: Path) -> list[dict[str, str]]:
@@ -67,14 +62,10 @@ def test_so_they_do_without_clipping_and_with_checkpointing(change: dict[str, An
 
 
 def test_a_graphed_run_resumes_exactly(tmp_path: Path) -> None:
-    def full_disk(module: DreamBooth, step: int) -> None:
-        if step == 4:
-            raise UserError("the disk is full")
-
     eager, stopped, resumed = (build_module(**LONGER) for _ in range(3))
     train(eager, tmp_path / "eager")
     with pytest.raises(UserError, match="the disk is full"):
-        train(stopped, tmp_path / "run", full_disk, capture=simulated(stopped))
+        train(stopped, tmp_path / "run", full_disk_at(4), capture=simulated(stopped))
     assert saved_step(tmp_path / "run") == 2
     train(resumed, tmp_path / "run", capture=simulated(resumed))
     assert_same(resumed, eager)
@@ -188,10 +179,7 @@ def test_a_smaller_batch_in_between_runs_eagerly() -> None:
 @pytest.mark.parametrize("autocast_dtype", [None, torch.bfloat16])
 @pytest.mark.parametrize("gradient_checkpointing", ["none", "all"])
 def test_a_cuda_graph_trains_as_eager_steps_do(
-    autocast_dtype: torch.dtype | None,
-    gradient_checkpointing: str,
-    tmp_path: Path,
-    caplog: pytest.LogCaptureFixture,
+    autocast_dtype: torch.dtype | None, gradient_checkpointing: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     ends = []
     for capture in (None, capture_cuda_graph):

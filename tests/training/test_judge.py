@@ -13,17 +13,14 @@ from ldm.toyworld.judge.data import NO_LABEL, Images, JudgeBatch, JudgeBatches
 from ldm.toyworld.judge.network import JudgeConfig
 from ldm.training.config import JudgeTrainingConfig
 from ldm.training.judge import JudgeTraining, answer_loss, build_judge_training, caption_loss, pair_loss
-from ldm.training.trainer import FitOptions, fit
 from tests.judges import SIZE, build_tiny_judge, judge_tokenizer, write_things
+from tests.training.parts import Logging, assert_same, fit_on_cpu, logged_first
 
 SHORT = JudgeTrainingConfig(iterations=4, save_every=2, learning_rate=1e-2, warmup_steps=0, batch_size=3)
 
 
-class Logged(JudgeTraining):
-    """Keeps what is logged."""
-
-    def log(self, name: str, value: Any, *args: Any, **kwargs: Any) -> None:
-        vars(self).setdefault("logged", {})[name] = value.item()
+class Logged(Logging, JudgeTraining):
+    pass
 
 
 def build(directory: Path, cls: type[JudgeTraining] = JudgeTraining, **changes: Any) -> JudgeTraining:
@@ -33,10 +30,6 @@ def build(directory: Path, cls: type[JudgeTraining] = JudgeTraining, **changes: 
     tokenizer = judge_tokenizer(directory / "tokenizer")
     images = Images([directory / "things", directory / "lone"])
     return cls(build_tiny_judge(), tokenizer, images, replace(SHORT, **changes), seed=1)
-
-
-def train(module: JudgeTraining, run_dir: Path) -> None:
-    fit(module, FitOptions(run_dir, [torch.device("cpu")], None, "none"), lambda module, step: None)
 
 
 def batch_of(module: JudgeTraining, step: int = 0) -> JudgeBatch:
@@ -58,7 +51,7 @@ def test_the_loss_is_the_sum_of_its_parts(tmp_path: Path) -> None:
     expected["loss/subject"] = pair_loss(opinion.subject[:3], opinion.subject[3:6], temperature=0.1).item()
     weights = {"loss/caption": 0.5, "loss/subject": 2.0}
     expected["loss/total"] = sum(weights.get(name, 1.0) * value for name, value in expected.items())
-    assert vars(module)["logged"] == pytest.approx(expected, rel=1e-4)
+    assert logged_first(module) == pytest.approx(expected, rel=1e-4)
     assert total.item() == pytest.approx(expected["loss/total"], rel=1e-4)
 
 
@@ -76,7 +69,7 @@ def test_training_lowers_the_error_what_it_is_shown(tmp_path: Path) -> None:
     batch = batch_of(module)
     with torch.no_grad():
         before = module.judge(batch["images"]).logits
-    train(module, tmp_path / "run")
+    fit_on_cpu(module, tmp_path / "run")
     module.eval()
     with torch.no_grad():
         after = module.judge(batch["images"]).logits
@@ -86,18 +79,13 @@ def test_training_lowers_the_error_what_it_is_shown(tmp_path: Path) -> None:
 
 
 def test_a_resumed_training_resumes_exactly(tmp_path: Path) -> None:
-    whole, first = build(tmp_path / "data"), build(tmp_path / "data", iterations=2, lr_schedule="constant")
-    train(replaced(whole, lr_schedule="constant"), tmp_path / "whole")
-    train(first, tmp_path / "run")
-    second = build(tmp_path / "data", lr_schedule="constant")
-    train(second, tmp_path / "run")
-    for (name, one), other in zip(whole.judge.state_dict().items(), second.judge.state_dict().values(), strict=True):
-        assert torch.equal(one, other), name
-
-
-def replaced(module: JudgeTraining, **changes: Any) -> JudgeTraining:
-    module.config = replace(module.config, **changes)
-    return module
+    whole, first, second = (
+        build(tmp_path / "data", lr_schedule="constant", iterations=iterations) for iterations in (4, 2, 4)
+    )
+    fit_on_cpu(whole, tmp_path / "whole")
+    fit_on_cpu(first, tmp_path / "run")
+    fit_on_cpu(second, tmp_path / "run")
+    assert_same(second.judge, whole.judge)
 
 
 def test_speed_counts_all_images(tmp_path: Path) -> None:

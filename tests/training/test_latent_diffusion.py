@@ -1,5 +1,6 @@
 """The second stage from scratch: its loss by hand, which weights are trained, and that it resumes exactly."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,25 +12,19 @@ from ldm.config import build_config
 from ldm.data.batches import LatentBatch, LatentBatches, Share
 from ldm.errors import UserError
 from ldm.nn.autoencoder import DiagonalGaussian
-from ldm.nn.graphed import Capture
 from ldm.nn.tokenizer import load_tokenizer
 from ldm.training.config import DiffusionTrainingConfig
 from ldm.training.latent_diffusion import LatentDiffusionTraining, initialise
-from ldm.training.trainer import FitOptions, fit
 from tests.scratch import SCRATCH_YAML, build_scratch_model
 from tests.simulated_capture import SimulatedCapture
 from tests.tiny import write_tokenizer
+from tests.training.parts import Logging, assert_same, fit_on_cpu, full_disk_at, logged_first
 
 CAPTIONS = [("a red disc",), ("a blue disc", "a disc"), ("a green disc",)]
 
 
-class Observed(LatentDiffusionTraining):
-    """Keeps what it logs."""
-
-    def log(self, name: str, value: Any, *args: Any, **kwargs: Any) -> None:
-        vars(self).setdefault("logged", {}).setdefault(name, []).append(value.item())
-        if self._trainer is not None:
-            super().log(name, value, *args, **kwargs)
+class Observed(Logging, LatentDiffusionTraining):
+    pass
 
 
 def moments() -> np.ndarray:
@@ -39,40 +34,25 @@ def moments() -> np.ndarray:
     return np.concatenate([mean, np.full_like(mean, -6.0)], axis=2).astype(np.float16)
 
 
+Build = Callable[..., Observed]
+
+
 @pytest.fixture(scope="module")
-def tokenizer_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tokenizer(tmp_path_factory.mktemp("tokenizer") / "tokenizer")
-
-
-class Build:
+def build(tmp_path_factory: pytest.TempPathFactory) -> Build:
     """Makes trainings that differ only in the given settings."""
+    tokenizer_files = write_tokenizer(tmp_path_factory.mktemp("tokenizer") / "tokenizer")
 
-    def __init__(self, tokenizer_files: Path) -> None:
-        self.tokenizer_files = tokenizer_files
-
-    def __call__(self, *, workers: int = 0, **changes: Any) -> Observed:
+    def build(*, workers: int = 0, **changes: Any) -> Observed:
         ldm = build_scratch_model()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(1)
             initialise(ldm)
-        ldm.tokenizer = load_tokenizer(self.tokenizer_files, 40)
+        ldm.tokenizer = load_tokenizer(tokenizer_files, 40)
         values = {**SCRATCH_YAML["diffusion_training"], **changes}
         config = build_config(DiffusionTrainingConfig, values, "scratch")
         return Observed(ldm, moments(), CAPTIONS, config, seed=7, workers=workers)
 
-
-@pytest.fixture
-def build(tokenizer_files: Path) -> Build:
-    return Build(tokenizer_files)
-
-
-def train(
-    module: LatentDiffusionTraining,
-    run_dir: Path,
-    save: Any = lambda module, step: None,
-    capture: Capture | None = None,
-) -> int | None:
-    return fit(module, FitOptions(run_dir, [torch.device("cpu")], None, "none", capture), save)
+    return build
 
 
 def batch_of(module: LatentDiffusionTraining, size: int = 4) -> LatentBatch:
@@ -103,9 +83,8 @@ def test_the_loss_by_hand(gamma: float, build: Build) -> None:
         weighted.append(plain[-1] * (min(snr, gamma) / snr if gamma else 1.0))
     assert total == pytest.approx(sum(weighted) / 4, rel=1e-4)
     assert (total == pytest.approx(sum(plain) / 4, rel=1e-3)) == (gamma == 0.0)
-    assert {name: values[0] for name, values in vars(module)["logged"].items()} == pytest.approx(
-        {"loss/eps": sum(plain) / 4, "loss/total": sum(weighted) / 4}, rel=1e-4
-    )
+    expected = {"loss/eps": sum(plain) / 4, "loss/total": sum(weighted) / 4}
+    assert logged_first(module) == pytest.approx(expected, rel=1e-4)
 
 
 def test_it_begins_by_predicting_no_noise(build: Build) -> None:
@@ -121,7 +100,7 @@ def test_it_begins_by_predicting_no_noise(build: Build) -> None:
 def test_these_parts_move_and_no_others(train_text_encoder: bool, build: Build, tmp_path: Path) -> None:
     module = build(train_text_encoder=train_text_encoder)
     before = {name: weight.clone() for name, weight in module.ldm.state_dict().items()}
-    train(module, tmp_path)
+    fit_on_cpu(module, tmp_path)
     moved = {
         name.split(".")[0] for name, weight in module.ldm.state_dict().items() if not torch.equal(weight, before[name])
     }
@@ -133,32 +112,24 @@ def test_these_parts_move_and_no_others(train_text_encoder: bool, build: Build, 
 
 @pytest.mark.parametrize("workers", [pytest.param(0, marks=pytest.mark.slow), 2])
 def test_an_interrupted_training_resumes_to_the_very_same_weights(workers: int, build: Build, tmp_path: Path) -> None:
-    def full_disk(module: LatentDiffusionTraining, step: int) -> None:
-        if step == 6:
-            raise UserError("the disk is full")
-
     whole = build(workers=workers)
-    train(whole, tmp_path / "whole")
+    fit_on_cpu(whole, tmp_path / "whole")
     with pytest.raises(UserError, match="the disk is full"):
-        train(build(workers=workers), tmp_path / "run", full_disk)
+        fit_on_cpu(build(workers=workers), tmp_path / "run", full_disk_at(6))
     continued = build(workers=workers)
-    train(continued, tmp_path / "run")
+    fit_on_cpu(continued, tmp_path / "run")
     assert vars(continued)["logged"]["loss/eps"] == vars(whole)["logged"]["loss/eps"][3:]
-    expected = whole.state_dict()
-    for name, value in continued.state_dict().items():
-        assert torch.equal(value, expected[name]), name
+    assert_same(continued, whole)
 
 
 def test_graphed_steps_train_as_eager_ones_do(build: Build, tmp_path: Path) -> None:
     eager, graphed = build(), build()
     simulation = SimulatedCapture(graphed.trained_parameters())
-    train(eager, tmp_path / "eager")
-    train(graphed, tmp_path / "graphed", capture=simulation)
+    fit_on_cpu(eager, tmp_path / "eager")
+    fit_on_cpu(graphed, tmp_path / "graphed", capture=simulation)
     assert simulation.replayed == graphed.config.iterations
     assert vars(graphed)["logged"] == vars(eager)["logged"]
-    expected = eager.state_dict()
-    for name, value in graphed.state_dict().items():
-        assert torch.equal(value, expected[name]), name
+    assert_same(graphed, eager)
 
 
 def test_training_lowers_the_error(build: Build, tmp_path: Path) -> None:
@@ -167,7 +138,7 @@ def test_training_lowers_the_error(build: Build, tmp_path: Path) -> None:
     batch = batch_of(module, 32)
     with torch.no_grad():
         before = module.training_step(batch, 0).item()
-    train(module, tmp_path)
+    fit_on_cpu(module, tmp_path)
     module._trainer = None
     with torch.no_grad(), module.average.swapped_in():
         after = module.training_step(batch, 0).item()

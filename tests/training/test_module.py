@@ -14,10 +14,7 @@ from ldm.data.batches import Share, StepBatches
 from ldm.errors import UserError
 from ldm.training.config import OptimizationConfig
 from ldm.training.ema import AveragedTraining
-from ldm.training.module import TrainingModule
-from ldm.training.optimizers import lr_factor
-from ldm.training.trainer import FitOptions, fit
-from tests.training.parts import each_update, saved_step
+from tests.training.parts import assert_same, each_update, fit_on_cpu, full_disk_at, saved_step
 
 
 class Numbers(StepBatches[Tensor]):
@@ -56,10 +53,6 @@ class Line(AveragedTraining):
         return Numbers(share, self.broken)
 
 
-def train(module: TrainingModule, run_dir: Path, save: Any = lambda module, step: None) -> int | None:
-    return fit(module, FitOptions(run_dir, [torch.device("cpu")], None, "none"), save)
-
-
 def state_of(run_dir: Path) -> dict[str, Any]:
     state: dict[str, Any] = torch.load(run_dir / "resume.ckpt", weights_only=True)
     return state
@@ -67,14 +60,14 @@ def state_of(run_dir: Path) -> dict[str, Any]:
 
 def test_only_the_trained_parts_move_and_the_optimizer_has_no_others(tmp_path: Path) -> None:
     module = Line()
-    train(module, tmp_path)
+    fit_on_cpu(module, tmp_path)
     assert [parameter.item() for parameter in module.offset.parameters()] == [0.5, 0.5]
     assert all(parameter.item() != 0.5 for parameter in module.line.parameters())
     assert len(state_of(tmp_path)["optimizer_states"][0]["state"]) == 2
 
 
 def test_fixed_weights_are_not_in_the_resume_state(tmp_path: Path) -> None:
-    train(Line(), tmp_path)
+    fit_on_cpu(Line(), tmp_path)
     assert set(state_of(tmp_path)["state_dict"]) == {
         "line.weight",
         "line.bias",
@@ -86,17 +79,9 @@ def test_fixed_weights_are_not_in_the_resume_state(tmp_path: Path) -> None:
 @pytest.mark.parametrize("max_grad_norm", [0.0, 0.01])
 def test_gradients_are_clipped_together_or_not_at_all(max_grad_norm: float, tmp_path: Path) -> None:
     with each_update() as updates:
-        train(Line(max_grad_norm=max_grad_norm), tmp_path)
+        fit_on_cpu(Line(max_grad_norm=max_grad_norm), tmp_path)
     norms = [update["grad_norm"] for update in updates]
     assert norms == pytest.approx([0.01] * 6, rel=1e-3) if max_grad_norm else max(norms) > 1
-
-
-def test_the_learning_rate_follows_the_schedule(tmp_path: Path) -> None:
-    with each_update() as updates:
-        train(Line(lr_schedule="linear", warmup_steps=2, weight_decay=0.2), tmp_path)
-    expected = [0.1 * lr_factor(step, "linear", 2, 6) for step in range(6)]
-    assert [update["lr"] for update in updates] == pytest.approx(expected)
-    assert {update["weight_decay"] for update in updates} == {0.2}
 
 
 @pytest.mark.parametrize(("precision", "fused"), [("32-true", True), ("bf16-mixed", True), ("16-mixed", None)])
@@ -120,7 +105,7 @@ def test_the_average_moves_after_every_update(tmp_path: Path) -> None:
     """By hand: after update n with a decay of at most (1 + n) / (10 + n)."""
     saved: list[tuple[float, float]] = []
     module = Line(save_every=1, decay=0.25)
-    train(module, tmp_path, lambda module, step: saved.append((module.line.weight.item(), averages(module)[0])))
+    fit_on_cpu(module, tmp_path, lambda module, step: saved.append((module.line.weight.item(), averages(module)[0])))
     expected = 0.5
     for step, (weight, average) in enumerate(saved, 1):
         decay = min(0.25, (1 + step) / (10 + step))
@@ -130,7 +115,7 @@ def test_the_average_moves_after_every_update(tmp_path: Path) -> None:
 
 def test_what_is_saved_has_the_average_of_its_own_update(tmp_path: Path) -> None:
     module = Line(iterations=2)
-    train(module, tmp_path)
+    fit_on_cpu(module, tmp_path)
     state = state_of(tmp_path)["state_dict"]
     assert state["line.weight"].item() == module.line.weight.item()
     assert [state["average.line/weight"].item(), state["average.line/bias"].item()] == averages(module)
@@ -139,21 +124,15 @@ def test_what_is_saved_has_the_average_of_its_own_update(tmp_path: Path) -> None
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_resumed_training_ends_with_the_same_weights_and_average(workers: int, tmp_path: Path) -> None:
     whole = Line(workers=workers)
-    train(whole, tmp_path / "whole")
-
-    def full_disk(module: Line, step: int) -> None:
-        if step == 4:
-            raise UserError("the disk is full")
-
+    fit_on_cpu(whole, tmp_path / "whole")
     with pytest.raises(UserError, match="the disk is full"):
-        train(Line(workers=workers), tmp_path / "run", full_disk)
+        fit_on_cpu(Line(workers=workers), tmp_path / "run", full_disk_at(4))
     assert saved_step(tmp_path / "run") == 2
     continued = Line(workers=workers)
-    train(continued, tmp_path / "run")
+    fit_on_cpu(continued, tmp_path / "run")
     assert averages(continued) == averages(whole)
     assert averages(whole) != [parameter.item() for parameter in whole.trained_parameters()]
-    expected = whole.state_dict()
-    assert all(torch.equal(value, expected[name]) for name, value in continued.state_dict().items())
+    assert_same(continued, whole)
 
 
 # Errors in other processes
@@ -169,6 +148,6 @@ def no_workers_left() -> Iterator[None]:
 def test_an_error_while_reading_comes_through_as_it_is(workers: int, tmp_path: Path, no_workers_left: None) -> None:
     module = Line(workers=workers, broken=4)
     with pytest.raises(UserError) as error:
-        train(module, tmp_path)
+        fit_on_cpu(module, tmp_path)
     assert str(error.value) == "4.png is not a readable image"
     assert saved_step(tmp_path) in (2, 4)  # the next batch is fetched before a step is done

@@ -42,9 +42,7 @@ fit(build_module(cls=Waiting), options, save)
 
 
 @pytest.mark.slow
-def test_an_error_in_the_first_process_ends_the_others_and_pending_writes_are_done(
-    tmp_path: Path,
-) -> None:
+def test_an_error_in_the_first_process_ends_the_others_and_pending_writes_are_done(tmp_path: Path) -> None:
     script, output = tmp_path / "script.py", tmp_path / "output"
     script.write_text(SCRIPT)
     environment = os.environ | {"PYTHONPATH": str(ROOT)}

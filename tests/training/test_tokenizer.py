@@ -65,9 +65,9 @@ def test_prompts_are_framed_and_padded_as_clips(tokenizer: PromptTokenizer) -> N
     assert (ids[1, 1:] == VOCABULARY - 1).all()
 
 
-@pytest.mark.parametrize("word", ["a", "photo", "of", "red", "blue", "ball", "teapot", "beach", "the", "on"])
-def test_frequent_words_are_one_token(word: str, tokenizer: PromptTokenizer) -> None:
-    assert tokenizer.clip_tokenizer.tokenize(word) == [f"{word}</w>"]
+def test_frequent_words_are_one_token(tokenizer: PromptTokenizer) -> None:
+    words = ["a", "photo", "of", "red", "blue", "ball", "teapot", "beach", "the", "on"]
+    assert tokenizer.clip_tokenizer.tokenize(" ".join(words)) == [f"{word}</w>" for word in words]
 
 
 def test_the_first_merge_is_of_the_most_frequent_pair(directory: Path) -> None:

@@ -10,30 +10,29 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from ldm.errors import UserError
 from ldm.training.dreambooth import DreamBooth
-from tests.training.parts import batch_of, build_module, each_update, saved_step, train, weights
+from tests.training.parts import (
+    Logging,
+    assert_same,
+    batch_of,
+    build_module,
+    each_update,
+    full_disk_at,
+    saved_step,
+    train,
+)
 
 
-class Observed(DreamBooth):
-    """Notes the timesteps and losses of each batch."""
+class Observed(Logging, DreamBooth):
+    """Notes the timesteps of each batch, too."""
 
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         vars(self).setdefault("timesteps", []).append(batch["timesteps"].tolist())
         return super().training_step(batch, batch_idx)
 
-    def log(self, name: str, value: Any, *args: Any, **kwargs: Any) -> None:
-        vars(self).setdefault("logged", {}).setdefault(name, []).append(value.item())
-        super().log(name, value, *args, **kwargs)
-
 
 def csv_rows(run_dir: Path) -> list[dict[str, str]]:
     with (run_dir / "log" / "metrics.csv").open() as file:
         return list(csv.DictReader(file))
-
-
-def test_a_run_makes_exactly_its_iterations_of_updates(tmp_path: Path) -> None:
-    with each_update() as updates:
-        assert train(build_module(iterations=5), tmp_path) is None
-    assert len(updates) == 5
 
 
 def test_each_step_gets_the_batch_of_its_number(tmp_path: Path) -> None:
@@ -78,16 +77,6 @@ def test_a_long_run_logs_every_tenth_update(tmp_path: Path) -> None:
 # Continuing
 
 
-def fail_at(broken: int) -> Any:
-    """A save that raises, as a full disk does."""
-
-    def save(module: DreamBooth, step: int) -> None:
-        if step == broken:
-            raise UserError("the disk is full")
-
-    return save
-
-
 @pytest.mark.parametrize(
     ("lr_schedule", "train_text_encoder", "autocast_dtype"),
     [
@@ -110,7 +99,7 @@ def test_an_interrupted_run_resumes_to_the_very_same_weights(
     whole = build_module(cls=Observed, **options)
     train(whole, tmp_path / "whole", autocast_dtype=autocast_dtype)
     with pytest.raises(UserError):
-        train(build_module(**options), tmp_path / "run", fail_at(4), autocast_dtype=autocast_dtype)
+        train(build_module(**options), tmp_path / "run", full_disk_at(4), autocast_dtype=autocast_dtype)
     assert saved_step(tmp_path / "run") == 2
     continued = build_module(cls=Observed, **options)
     with each_update() as updates:
@@ -118,8 +107,7 @@ def test_an_interrupted_run_resumes_to_the_very_same_weights(
     assert len(updates) == 5
     assert vars(continued)["timesteps"] == vars(whole)["timesteps"][2:]
     assert vars(continued)["logged"] == {name: losses[2:] for name, losses in vars(whole)["logged"].items()}
-    expected = weights(whole)
-    assert all(torch.equal(tensor, expected[name]) for name, tensor in weights(continued).items())
+    assert_same(continued, whole)
 
 
 def test_a_finished_run_makes_no_further_update(tmp_path: Path) -> None:
@@ -131,24 +119,13 @@ def test_a_finished_run_makes_no_further_update(tmp_path: Path) -> None:
         assert train(again, tmp_path, lambda module, step: saved.append(step)) is None
     assert not updates
     assert not saved
-    expected = weights(module)
-    assert all(torch.equal(tensor, expected[name]) for name, tensor in weights(again).items())
-
-
-def test_a_finished_run_can_be_given_more_iterations(tmp_path: Path) -> None:
-    whole = build_module(iterations=6)
-    train(whole, tmp_path / "whole")
-    train(build_module(iterations=4), tmp_path / "run")
-    longer = build_module(iterations=6)
-    train(longer, tmp_path / "run")
-    expected = weights(whole)
-    assert all(torch.equal(tensor, expected[name]) for name, tensor in weights(longer).items())
+    assert_same(again, module)
 
 
 @pytest.mark.parametrize("logger", ["csv", "tensorboard"])
 def test_a_resumed_run_keeps_what_was_logged_before(logger: str, tmp_path: Path) -> None:
     with pytest.raises(UserError):
-        train(build_module(iterations=6), tmp_path, fail_at(4), logger=logger)
+        train(build_module(iterations=6), tmp_path, full_disk_at(4), logger=logger)
     train(build_module(iterations=6), tmp_path, logger=logger)
     if logger == "csv":
         steps = {int(row["step"]) for row in csv_rows(tmp_path)}
