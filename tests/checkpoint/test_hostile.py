@@ -148,6 +148,9 @@ def test_every_wrong_value_of_every_field_is_refused_or_harmless(every: int) -> 
         ("sampling.height", 10**15, "height should be from 1 to 100000"),
         ("sampling.width", 0, "width should be from 1"),
         ("sampling.guidance_scale", math.inf, "guidance_scale should be a finite number"),
+        ("sampling.sampler", "euler-maruyama", "sampler should be one of"),
+        ("dreambooth.class_sampler", "euler-maruyama", "class_sampler should be one of"),
+        ("dreambooth.save_every", 0, "save_every should be from 1"),
     ],
 )
 def test_the_message_says_what_is_allowed(where: str, value: Any, words: str) -> None:

@@ -1,8 +1,6 @@
 """Reading: every kind of good file, and a clear message about every kind of bad one."""
 
-import json
 import os
-import subprocess
 import sys
 import zipfile
 from collections import OrderedDict
@@ -21,18 +19,7 @@ from ldm.checkpoint.loading import checkpoint_info
 from ldm.checkpoint.metadata import CheckpointInfo
 from ldm.checkpoint.reading import Content, Format, read_checkpoint
 from ldm.errors import UserError
-from ldm.files import ROOT
 from tests.checkpoint.files import few_tensors, lightning_content, pretend_lightning, replace_pickle, same_tensors
-
-READ_WITHOUT_LIGHTNING = """
-import json, sys
-sys.modules["pytorch_lightning"] = sys.modules["lightning"] = None
-from pathlib import Path
-from ldm.checkpoint.reading import read_checkpoint
-tensors = read_checkpoint(Path(sys.argv[1])).tensors
-modules = [name for name, module in sys.modules.items() if module is not None]
-print(json.dumps({"sums": {key: t.double().sum().item() for key, t in tensors.items()}, "modules": modules}))
-"""
 
 
 def error_of(path: Path) -> str:
@@ -73,12 +60,11 @@ def test_a_lightning_file_is_read_where_lightning_is_not(tmp_path: Path, monkeyp
     with monkeypatch.context() as patch:
         torch.save(lightning_content(pretend_lightning(patch), few_tensors()), path)
     assert b"cpytorch_lightning.callbacks.model_checkpoint\nModelCheckpoint\n" in path.read_bytes()
-    done = subprocess.run(
-        [sys.executable, "-c", READ_WITHOUT_LIGHTNING, str(path)], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    answer = json.loads(done.stdout)
-    assert answer["sums"] == {key: tensor.double().sum().item() for key, tensor in few_tensors().items()}
-    assert not [name for name in answer["modules"] if "lightning" in name]
+    for name in [name for name in sys.modules if name.split(".")[0] in ("pytorch_lightning", "lightning")]:
+        monkeypatch.delitem(sys.modules, name)
+    for name in ("pytorch_lightning", "lightning"):  # importing it is an error
+        monkeypatch.setitem(sys.modules, name, None)
+    assert same_tensors(read_checkpoint(path).tensors, few_tensors())
 
 
 @pytest.mark.parametrize("callback", [ModelCheckpoint, EarlyStopping])
@@ -268,16 +254,12 @@ def test_a_zip_file_with_two_pickles(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", [[], {}, {"state_dict": {}}, {"state_dict": {"a": 1}}, {"a": 1}, "text", torch.ones(3)]
+    "content",
+    [[], {}, {"state_dict": {}}, {"state_dict": {"a": 1}}, {"a": 1}, "text", torch.ones(3)]
+    + [{"state_dict": other} for other in (None, 3, [torch.ones(2)], torch.ones(2))],
 )
 def test_a_torch_file_without_named_tensors(content: Any, tmp_path: Path) -> None:
     torch.save(content, tmp_path / "a.ckpt")
-    assert "holds no tensors" in error_of(tmp_path / "a.ckpt")
-
-
-@pytest.mark.parametrize("state_dict", [None, 3, [torch.ones(2)], torch.ones(2)])
-def test_a_state_dict_that_is_not_a_dictionary(state_dict: Any, tmp_path: Path) -> None:
-    torch.save({"state_dict": state_dict}, tmp_path / "a.ckpt")
     assert "holds no tensors" in error_of(tmp_path / "a.ckpt")
 
 
@@ -355,31 +337,6 @@ def test_a_torch_file_whose_tensor_is_missing(tmp_path: Path) -> None:
     )
     assert (tmp_path / "b").stat().st_size > 0
     error_of(tmp_path / "b")
-
-
-@pytest.mark.parametrize(
-    "values",
-    [
-        {"ldm.config": "{"},
-        {"ldm.config": ""},
-        {"ldm.config": "a: 1"},
-        {"ldm.config": '"text"'},
-        {"ldm.config": "null"},
-        {"ldm.step": '"200"'},
-        {"ldm.step": "null"},
-        {"ldm.step": "1.5"},
-        {"ldm.class_name": "7"},
-        {"ldm.options": "[" * 100_000},
-    ],
-    ids=lambda values: str(values)[:40],
-)
-def test_damaged_metadata(values: dict[str, str], tmp_path: Path) -> None:
-    path = write_safetensors(tmp_path / "a.safetensors", **values)
-    with pytest.raises(UserError) as error:
-        checkpoint_info(read_checkpoint(path))
-    assert str(path) in str(error.value)
-    assert "metadata" in str(error.value)
-    assert len(str(error.value)) < 500
 
 
 @pytest.mark.skipif(os.name == "nt" or not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read anything")

@@ -1,18 +1,14 @@
 """From a model to a file: the official layout, every bit of it, and whole or not at all."""
 
 import hashlib
-import resource
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
-from torch import Tensor
+from safetensors.torch import load_file
 
-import ldm.checkpoint.saving as saving
 from ldm.checkpoint.keys import PARTS, POSITION_IDS
 from ldm.checkpoint.loading import Placement, checkpoint_info, load_model
 from ldm.checkpoint.metadata import CheckpointInfo
@@ -125,25 +121,6 @@ def test_metadata_tell_other_tools_what_they_look_for(tmp_path: Path) -> None:
     assert all(key == "format" or key.startswith("ldm.") for key in metadata)
 
 
-def test_a_file_tells_everything_that_it_was_given(tmp_path: Path) -> None:
-    info = CheckpointInfo(
-        config={"model": {"unet": {"channel_mult": [1, 2]}, "scale_factor": 0.18215}, "tokenizer": None},
-        class_name='"Gefäß"\n\0',
-        instance_prompt="a photo of sks 水瓶",
-        class_prompt="",
-        step=200,
-        seed=2**40,
-        base="weights/sd-v1/x.safetensors",
-        base_sha256="0" * 64,
-        options={"flip": True, "learning_rate": 5e-6, "preview_prompts": ["a", "b"]},
-        versions={"torch": "2.7"},
-    )
-    save_checkpoint(tmp_path / "a.safetensors", build_tiny_model(), info, torch.float16)
-    info_read = checkpoint_info(read_checkpoint(tmp_path / "a.safetensors"))
-    assert info_read.parts
-    assert CheckpointInfo(**{**vars(info_read), "parts": {}}) == info
-
-
 def test_the_parts_hashes_are_those_of_what_is_in_the_file(tmp_path: Path) -> None:
     file = read_checkpoint(save(tmp_path / "a.safetensors", torch.float16, parts={"unet": "an old one", "x": "y"}))
     assert checkpoint_info(file).parts == {part: hash_part(file.tensors, part) for part in PARTS}
@@ -157,16 +134,14 @@ def broken_model(value: float, key: str = SOME_WEIGHT) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("value", "dtype"),
+    ("key", "value", "dtype"),
     [
-        (70000.0, torch.float16),
-        (-1e30, torch.float16),
-        (float("nan"), torch.float32),
-        (float("inf"), torch.bfloat16),
-        (float("-inf"), torch.float16),
+        (SOME_WEIGHT, 70000.0, torch.float16),
+        (SOME_WEIGHT, float("nan"), torch.float32),
+        (SOME_WEIGHT, float("inf"), torch.bfloat16),
+        ("cond_stage_model.transformer.text_model.final_layer_norm.bias", float("-inf"), torch.float16),
     ],
 )
-@pytest.mark.parametrize("key", [SOME_WEIGHT, "cond_stage_model.transformer.text_model.final_layer_norm.bias"])
 def test_a_weight_that_the_type_cannot_hold_is_named_and_nothing_is_written(
     key: str, value: float, dtype: torch.dtype, tmp_path: Path
 ) -> None:
@@ -188,58 +163,6 @@ def test_a_large_weight_that_the_type_holds_is_saved(value: float, dtype: torch.
     save_checkpoint(tmp_path / "a.safetensors", broken_model(value), CheckpointInfo(), dtype)
     stored = load_file(tmp_path / "a.safetensors")[SOME_WEIGHT].view(-1)[-1]
     assert stored == torch.tensor(value).to(dtype)
-
-
-@pytest.fixture
-def full_disk() -> Iterator[None]:
-    """No file may grow beyond a megabyte: the next write fails in its middle, as on a full disk."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
-def test_a_full_disk_is_told_and_leaves_nothing(tmp_path: Path, full_disk: None) -> None:
-    with pytest.raises(UserError, match=r"a\.safetensors"):
-        save(tmp_path / "a.safetensors")
-    assert names(tmp_path) == []
-
-
-def test_a_full_disk_leaves_the_old_file(tmp_path: Path, request: pytest.FixtureRequest) -> None:
-    path = save(tmp_path / "a.safetensors", seed=1)
-    before = path.read_bytes()
-    request.getfixturevalue("full_disk")
-    with pytest.raises(UserError):
-        save(path, seed=2)
-    assert path.read_bytes() == before
-    assert names(tmp_path) == ["a.safetensors"]
-
-
-def test_whatever_stops_the_writing_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = save(tmp_path / "a.safetensors", seed=1)
-    before = path.read_bytes()
-
-    def write_half(tensors: dict[str, Tensor], partial: Path, metadata: dict[str, str]) -> None:
-        save_file(tensors, partial, metadata)
-        assert path.read_bytes() == before  # until now the old one is there
-        partial.write_bytes(partial.read_bytes()[:1000])
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(saving, "save_file", write_half)
-    with pytest.raises(KeyboardInterrupt):
-        save(path, seed=2)
-    assert path.read_bytes() == before
-    assert names(tmp_path) == ["a.safetensors"]
-
-
-def test_a_new_file_replaces_the_old_one(tmp_path: Path) -> None:
-    path = save(tmp_path / "a.safetensors", seed=1)
-    save(path, seed=2)
-    assert names(tmp_path) == ["a.safetensors"]
-    assert same_tensors(
-        dict(sorted(load_file(path).items())),
-        dict(sorted(official_state_dict(build_tiny_model(2), torch.float32).items())),
-    )
 
 
 def test_equal_parts_have_equal_hashes() -> None:
