@@ -5,7 +5,6 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
 
 import pytest
 
@@ -14,14 +13,6 @@ from ldm.errors import UserError
 from ldm.interruption import SIGNALS, finish_first, set_resume_command
 
 log = logging.getLogger("ldm.somewhere")
-
-
-@pytest.fixture
-def interruptible() -> Iterator[None]:
-    """Ctrl-C as Python answers it by itself: tests that run in a shell's background would ignore it."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
 
 
 def forget_logging(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,7 +20,6 @@ from ldm.errors import UserError
         ({"hw": 64}, ["--hw", "64"]),
         ({"hw": (64, 96)}, ["--hw", "64", "96"]),
         ({"steps": 7, "eta": 0.5, "scale": -1e-05}, ["--ddim-steps", "7", "--ddim-eta", "0.5", "--scale=-1e-05"]),
-        ({"ddim_steps": 7}, ["--ddim-steps", "7"]),
         ({"score": True, "no_base": False}, ["--score"]),
         ({"ckpt_path": Path("ckpts"), "device": None}, ["-c", "ckpts"]),
     ],
@@ -49,9 +48,7 @@ def test_switches_levels_and_every_name_of_a_flag(given: dict[str, Any], words: 
     [
         ({"stepz": 3}, "there is no option 'stepz'; did you mean 'steps'?"),
         ({"quite_another": 3}, "there is no option 'quite_another'"),
-        ({"help": True}, "there is no option 'help'"),
         ({"steps": 0}, "steps should be a whole number from 1 to 1000, not '0'"),
-        ({"steps": 2.5}, "steps should be a whole number from 1 to 1000, not '2.5'"),
         ({"steps": True}, "steps should be text, a number or a path, not True"),
         ({"steps": 3, "ddim_steps": 3}, "steps and ddim_steps are the same option: leave one out"),
         ({"sampler": "none"}, "sampler invalid choice: 'none'"),

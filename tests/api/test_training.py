@@ -1,7 +1,6 @@
 """Fine-tuning from Python: the command's run, which can be interrupted and continued."""
 
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +14,7 @@ from ldm.training.dreambooth import DreamBooth
 from tests.commands.calls import equal
 from tests.commands.fixtures import Trained
 
-
-@pytest.fixture(autouse=True)
-def interruptible() -> Iterator[None]:
-    """Ctrl-C as Python answers it by itself: tests that run in a shell's background would ignore it."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    signal.signal(signal.SIGINT, before)
+pytestmark = pytest.mark.usefixtures("interruptible")
 
 
 def test_a_stopped_training_goes_on_and_ends_with_the_bits_of_the_command(

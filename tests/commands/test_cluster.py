@@ -105,15 +105,14 @@ def test_a_batch_system_changes_no_bit_of_train_py(tmp_path: Path, monkeypatch: 
 
 
 @pytest.mark.parametrize(
-    ("variables", "advice"),
+    ("command", "variables", "advice"),
     [
-        (SLURM | {"SLURM_NTASKS": "2", "SLURM_PROCID": "1"}, "srun --ntasks=1"),
-        ({"TORCHELASTIC_RUN_ID": "x", "RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1"}, "without torchrun"),
-        ({"OMPI_COMM_WORLD_RANK": "3", "OMPI_COMM_WORLD_SIZE": "4"}, "mpirun -n 1"),
-        ({"JSM_NAMESPACE_RANK": "1", "JSM_NAMESPACE_SIZE": "2"}, "jsrun -n 1"),
+        ("dreambooth", SLURM | {"SLURM_NTASKS": "2", "SLURM_PROCID": "1"}, "srun --ntasks=1"),
+        ("train", {"TORCHELASTIC_RUN_ID": "x", "RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1"}, "without torchrun"),
+        ("dreambooth", {"OMPI_COMM_WORLD_RANK": "3", "OMPI_COMM_WORLD_SIZE": "4"}, "mpirun -n 1"),
+        ("train", {"JSM_NAMESPACE_RANK": "1", "JSM_NAMESPACE_SIZE": "2"}, "jsrun -n 1"),
     ],
 )
-@pytest.mark.parametrize("command", ["dreambooth", "train"])
 def test_a_second_copy_of_a_training_is_refused(
     command: str, variables: dict[str, str], advice: str, words: tuple[Any, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,18 +4,12 @@ import os
 import shutil
 from pathlib import Path
 
-import pytest
-
 from ldm.config import read_yaml
 from tests.commands.calls import call
 
-NAMES = ["caf\udce9 x", "😀 ماء\n\x1b[2J"]
 
-
-@pytest.mark.parametrize("name", NAMES, ids=ascii)
-def test_files_and_directories_may_have_any_name(
-    name: str, tiny_checkpoint: Path, subject_dir: Path, tmp_path: Path
-) -> None:
+def test_files_and_directories_may_have_any_name(tiny_checkpoint: Path, subject_dir: Path, tmp_path: Path) -> None:
+    name = "caf\udce9 😀 ماء\n\x1b[2J"
     home = tmp_path / name
     shutil.copytree(tiny_checkpoint.parent, home)
     checkpoint = (home / tiny_checkpoint.name).rename(home / f"{name}.safetensors")

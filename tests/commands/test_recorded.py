@@ -88,13 +88,7 @@ def test_a_record_may_hold_what_a_models_yaml_may(yaml: DreamBoothConfig | Sampl
 
 @pytest.mark.parametrize(
     "content",
-    [
-        "a: !!timestamp 2024-01-01",
-        "options: {class_name: can, seed: x}",
-        "options: [class_name]",
-        "[" * 5000,
-        "",
-    ],
+    ["a: !!timestamp 2024-01-01", "options: {class_name: can, seed: x}", "options: [class_name]", "[" * 5000, ""],
 )
 def test_a_strangers_run_is_refused_by_name(content: str, tmp_path: Path) -> None:
     (tmp_path / "run.yaml").write_text(content)

@@ -1,7 +1,6 @@
 """What all resumed commands share: the directory is locked, half-written files go, and what the end leaves behind."""
 
 import argparse
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,14 +9,9 @@ from ldm.checkpoint.discovery import RESUME_STATE
 from ldm.commands.options.resumable import SAMPLING
 from ldm.commands.resuming import end_resume_state, make_run_dir, refuse_fewer_updates, resumed_options
 from ldm.errors import UserError
-from ldm.locking import unlock_directories
 from tests.locks import another_process_has, others_may_lock
 
-
-@pytest.fixture(autouse=True)
-def unlock_afterwards() -> Iterator[None]:
-    yield
-    unlock_directories()
+pytestmark = pytest.mark.usefixtures("unlock_afterwards")
 
 
 def resume(directory: Path) -> argparse.Namespace:

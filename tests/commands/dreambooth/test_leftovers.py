@@ -57,7 +57,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory, subject_dir: Path, tiny_chec
 
 @pytest.mark.parametrize(
     "what",
-    [pytest.param(what, marks=[] if what in (RESUME_STATE, "class image") else pytest.mark.slow) for what in WRITERS],
+    [pytest.param(what, marks=[] if what == RESUME_STATE else pytest.mark.slow) for what in WRITERS],
 )
 def test_half_written_files_are_gone_after_the_next_start(
     what: str, fine_tune: FineTune, whole: Trained, tmp_path: Path

@@ -12,14 +12,20 @@ from ldm.commands.options.dreambooth import dreambooth_parser
 from ldm.config import read_yaml, to_yaml
 from ldm.runtime import devices
 from ldm.training.dreambooth import DreamBooth
-from tests.commands.calls import call, difference, equal, info_of, pixels, refused
+from tests.commands.calls import call, equal, info_of, refused
 from tests.commands.dreambooth.fine_tuning import STOPPED, FineTune, copied
 from tests.commands.fixtures import Trained, UNetCall
 
 
-def test_a_run_is_resumed_with_its_own_options(stopped: Path, fine_tune: FineTune, unet_calls: list[UNetCall]) -> None:
+def test_a_run_is_resumed_with_its_own_options(
+    stopped: Path, fine_tune: FineTune, unet_calls: list[UNetCall], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From any directory, in which nothing is written."""
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
     outcome = call("dreambooth", "-r", stopped)
     assert outcome.status == 0, outcome.said
+    assert not list((tmp_path / "elsewhere").iterdir())
     assert len(unet_calls) == 2  # the steps that were missing, no class image
     whole = fine_tune(*STOPPED, "-o", fine_tune.root.parent / "whole")
     assert equal(whole.step(4), stopped / "step-00004.safetensors")
@@ -46,16 +52,7 @@ def test_a_resumed_run_keeps_the_precision_that_auto_chose(stopped: Path, monkey
         assert read_yaml(record)["options"]["precision"] == precision
 
 
-def test_a_run_can_be_resumed_from_any_directory(
-    stopped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "elsewhere").mkdir()
-    monkeypatch.chdir(tmp_path / "elsewhere")
-    assert call("dreambooth", "-r", stopped).status == 0
-    assert (stopped / "step-00004.safetensors").exists()
-    assert not list((tmp_path / "elsewhere").iterdir())
-
-
+@pytest.mark.usefixtures("plan")
 def test_repeating_the_runs_own_flags_is_no_change(stopped: Path, fine_tune: FineTune, tmp_path: Path) -> None:
     """Also if a path is written another way, or a size with one number, which the model rounds."""
     relative = fine_tune.root.relative_to(tmp_path)
@@ -66,13 +63,7 @@ def test_repeating_the_runs_own_flags_is_no_change(stopped: Path, fine_tune: Fin
 
 @pytest.mark.parametrize(
     ("flag", "value"),
-    [
-        ("--class-name", "cup"),
-        ("--seed", 42),  # what it would be without the flag
-        ("--train-text-encoder", None),
-        ("--no-flip", None),
-        ("--hw", 48),
-    ],
+    [("--seed", 42), ("--no-flip", None), ("--hw", 48)],  # 42 is what the seed would be without the flag
 )
 def test_a_changed_flag_is_named_and_refused(flag: str, value: object, stopped: Path) -> None:
     outcome = call("dreambooth", "-r", stopped, flag, *([] if value is None else [value]))
@@ -104,16 +95,7 @@ def test_out_of_memory_advice_of_a_resumed_run(stopped: Path, monkeypatch: pytes
     assert levels == ["none", "all"]
 
 
-def test_gradient_checkpointing_may_change_and_no_bit_does(stopped: Path, fine_tune: FineTune, tmp_path: Path) -> None:
-    other = copied(stopped, tmp_path / "other")
-    assert call("dreambooth", "-r", other, "--logger", "none").status == 0
-    outcome = call("dreambooth", "-r", stopped, "--gradient-checkpointing", "--logger", "none")
-    assert outcome.status == 0, outcome.said
-    assert equal(stopped / "step-00004.safetensors", other / "step-00004.safetensors")
-
-
 def test_fewer_updates_than_made_are_refused(stopped: Path) -> None:
-    (stopped / "step-00400-best.safetensors").touch()  # what the user named is no step of the run's
     refused(call("dreambooth", "-r", stopped, "--iterations", 1), "--iterations 1", "2 updates")
 
 
@@ -128,11 +110,6 @@ def test_only_the_first_process_writes_the_record(stopped: Path, monkeypatch: py
     assert (stopped / "run.yaml").read_bytes() == before
 
 
-def test_a_directory_of_another_command_is_no_run(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    assert call("txt2img", "-c", tiny_checkpoint, "-v", 1, "-o", tmp_path).status == 0
-    refused(call("dreambooth", "-r", tmp_path / "txt2img-1"), "txt2img-1", "no run of dreambooth.py")
-
-
 @pytest.mark.parametrize(("written", "level"), [(False, "none"), (True, "all"), ("attention", "attention")])
 def test_an_older_record_of_gradient_checkpointing(tmp_path: Path, written: object, level: str) -> None:
     record = {"options": {"class_name": "can", "gradient_checkpointing": written, "output_dir": "ckpts"}}
@@ -141,29 +118,9 @@ def test_an_older_record_of_gradient_checkpointing(tmp_path: Path, written: obje
     assert resumed_run_options(given).gradient_checkpointing == level
 
 
-def test_a_damaged_record_is_named(stopped: Path) -> None:
-    (stopped / "run.yaml").write_text("options: {")
-    refused(call("dreambooth", "-r", stopped), str(stopped / "run.yaml"))
-
-
-def test_a_damaged_resume_state_is_named(stopped: Path) -> None:
-    state = stopped / "resume.ckpt"
-    state.write_bytes(state.read_bytes()[:5000])
-    refused(call("dreambooth", "-r", stopped), "resume.ckpt")
-
-
 def test_a_finished_run_stays_as_it_is(trained: Trained, fine_tune: FineTune) -> None:
     directory = copied(trained.directory, fine_tune.root)
     before = {path.name: path.read_bytes() for path in directory.glob("step-*")}
     outcome = call("dreambooth", "-r", directory)
     assert outcome.status == 0, outcome.said
     assert {path.name: path.read_bytes() for path in directory.glob("step-*")} == before
-
-
-def test_missing_class_images_are_sampled_again_the_same(stopped: Path, fine_tune: FineTune) -> None:
-    one = sorted((fine_tune.root / "class-images").rglob("*.png"))[1]
-    before = pixels(one)
-    one.unlink()
-    outcome = call("dreambooth", "-r", stopped)
-    assert "sampling 1 of 2 class images" in outcome.said
-    assert difference(pixels(one), before) <= 1

@@ -11,7 +11,7 @@ from ldm.commands.options.dreambooth import dreambooth_parser
 from ldm.config import read_yaml
 from ldm.errors import UserError
 from tests.commands.calls import call, difference, pixels
-from tests.commands.dreambooth.fine_tuning import SHORT, FineTune, Plan, scalars, sha256
+from tests.commands.dreambooth.fine_tuning import FineTune, scalars, sha256
 from tests.commands.fixtures import Trained
 from tests.locks import others_may_lock
 from tests.tiny import TINY_YAML
@@ -37,10 +37,6 @@ def test_a_run_is_one_directory_of_these_files(trained: Trained) -> None:
         "report.yaml",
     }
     assert {path.name for path in trained.root.iterdir()} == {"tin-can-1", "class-images"}
-
-
-def test_another_run_of_the_class_has_the_next_number(plan: Plan) -> None:
-    assert [plan().options.run_dir.name for _ in range(2)] == ["can-1", "can-2"]
 
 
 def test_the_record_holds_every_option_resolved(trained: Trained, tiny_checkpoint: Path, subject_dir: Path) -> None:
@@ -102,19 +98,10 @@ def test_the_log_file_holds_all_messages(trained: Trained) -> None:
 def test_two_runs_in_one_process_keep_their_logs_apart(fine_tune: FineTune, monkeypatch: pytest.MonkeyPatch) -> None:
     """Called from Python, without `launch`. The second one fails."""
     logging.getLogger("ldm").setLevel(logging.NOTSET)
-    words = (
-        "-i",
-        fine_tune.subject_dir,
-        "--ckpt-path",
-        fine_tune.checkpoint,
-        "-o",
-        fine_tune.root,
-        *SHORT,
-        "--no-previews",
-    )
 
     def run(name: str) -> None:
-        command.dreambooth(dreambooth_parser().parse_args(["-c", name, *map(str, words)]))
+        words = fine_tune.words("-c", name, "--no-previews")
+        command.dreambooth(dreambooth_parser().parse_args([*map(str, words)]))
 
     run("can")
     monkeypatch.setattr(command, "fit", _too_large)

@@ -12,7 +12,7 @@ from torch import Tensor
 from ldm.nn.autoencoder import AutoencoderKL, DiagonalGaussian
 from ldm.report import sheets
 from ldm.report.grid import Heading
-from tests.commands.calls import call, difference, pixels, refused, shell
+from tests.commands.calls import call, difference, pixels, refused
 from tests.commands.fixtures import Sample, Trained, UNetCall
 from tests.report.tables import table_of
 
@@ -88,10 +88,7 @@ def test_strength_is_075_by_default_and_recorded(img2img: Sample, sketch: Path) 
     assert sampled.record["options"]["init_img"] == str(sketch)
 
 
-@pytest.mark.parametrize(
-    ("photo_size", "size", "noted"),
-    [((300, 150), (48, 16), True), ((5, 5), (32, 32), False)],
-)
+@pytest.mark.parametrize(("photo_size", "size", "noted"), [((300, 150), (48, 16), True), ((5, 5), (32, 32), False)])
 def test_without_hw_the_images_shape_is_kept_at_the_models_area(
     photo_size: tuple[int, int], size: tuple[int, int], noted: bool, img2img: Sample, tmp_path: Path
 ) -> None:
@@ -133,23 +130,3 @@ def test_fine_tuned_checkpoints_are_compared(img2img: Sample, sketch: Path, trai
 
 
 # Mistakes
-
-
-def test_without_an_initial_image_the_error_names_the_flag(tiny_checkpoint: Path) -> None:
-    refused(call("img2img", "-c", tiny_checkpoint), "--init-img")
-
-
-def test_a_missing_initial_image_is_an_error(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    refused(call("img2img", "-c", tiny_checkpoint, "-i", tmp_path / "no.png"), f"no image {tmp_path / 'no.png'}")
-
-
-def test_an_unreadable_initial_image_is_an_error(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    (tmp_path / "sketch.png").write_bytes(b"not an image")
-    refused(call("img2img", "-c", tiny_checkpoint, "-i", tmp_path / "sketch.png"), "sketch.png is not a readable image")
-
-
-@pytest.mark.slow
-def test_as_a_process_of_its_own(tiny_checkpoint: Path, sketch: Path, tmp_path: Path) -> None:
-    outcome = shell("img2img", "-c", tiny_checkpoint, "-i", sketch, "-v", 1, cwd=tmp_path)
-    assert outcome.status == 0, outcome.said
-    assert (tmp_path / "outputs" / "img2img-1" / "00-a-photo-of-a-cat_42.png").is_file()

@@ -29,15 +29,14 @@ def scores_of(command: str, *arguments: object) -> tuple[set[str], str]:
 
 
 @pytest.mark.parametrize(
-    ("prompts", "count", "expected"),
+    ("prompts", "count", "expected", "base"),
     [
-        (["a dog"], 3, {"prompt", *OF_CLASS}),
-        ([CLASS], 1, OF_CLASS),
-        ([SUBJECT], 1, OF_SUBJECT | OF_CLASS),
+        (["a dog"], 3, {"prompt", *OF_CLASS}, False),
+        ([CLASS], 1, OF_CLASS, True),
+        ([SUBJECT], 1, OF_SUBJECT | OF_CLASS, True),
     ],
-    ids=["another thing", "the class", "the subject and one photo"],
+    ids=["another thing without base model", "the class", "the subject and one photo"],
 )
-@pytest.mark.parametrize("base", [True, False], ids=["", "without base model"])
 def test_one_prompt_and_one_seed_are_scored(
     prompts: list[str],
     count: int,

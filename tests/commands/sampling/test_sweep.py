@@ -122,20 +122,6 @@ def test_only_parts_that_differ_are_loaded(txt2img: Sample, trained: Trained, as
     assert assigned == [{"unet"}, {"unet"}]
 
 
-def test_a_text_encoder_that_differs_is_loaded(
-    txt2img: Sample, uninterrupted: Trained, assigned: list[set[str]]
-) -> None:
-    txt2img("-c", uninterrupted.root, "-v", 1, "--no-base")
-    assert assigned == [{"unet", "text_encoder"}] * 3
-
-
-def test_equal_checkpoints_are_loaded_once(txt2img: Sample, tmp_path: Path, assigned: list[set[str]]) -> None:
-    mug(tmp_path / "ckpts" / "a")
-    mug(tmp_path / "ckpts" / "b")
-    txt2img("-c", tmp_path / "ckpts", "-v", 1)
-    assert assigned == [set()]
-
-
 def test_a_file_that_does_not_name_its_parts_is_loaded_whole(
     txt2img: Sample, tmp_path: Path, assigned: list[set[str]]
 ) -> None:
@@ -247,13 +233,26 @@ def narrow(directory: Path) -> Path:
     )
 
 
-def test_stray_files_and_models_of_another_shape_are_left_out_and_the_rest_is_compared(
+def without_text_encoder(path: Path) -> Path:
+    """The same file with the shape in its metadata and a UNet, but no text encoder."""
+    tensors = {key: value for key, value in tensors_of(path).items() if not key.startswith("cond_stage_model")}
+    save_file({key: tensor.clone() for key, tensor in tensors.items()}, path, metadata=metadata_of(path))
+    return path
+
+
+def test_what_does_not_fit_is_left_out_and_the_rest_is_compared(
     txt2img: Sample, trained: Trained, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
+    """Stray files, models of another shape, without all weights, and with keys of a later version's config."""
     root = tmp_path / "ckpts"
     shutil.copytree(trained.directory, root / "tin-can-1")
+    unfit = {
+        narrow(root / "narrow-1"): "shape",
+        without_text_encoder(mug(root / "part-1")): "missing",
+        mug(root / "new-1", config={**TINY_YAML, "lora": {"rank": 4}}): "unknown key 'lora'",
+    }
     expected = stray_files(root, tiny_checkpoint)
-    expected |= {narrow(root / "narrow-1").relative_to(root).as_posix(): "shape"}
+    expected |= {path.relative_to(root).as_posix(): reason for path, reason in unfit.items()}
     sampled = txt2img("-c", root, "-v", 1)
     assert [row.label for row in table_of(sampled).rows] == ["base model", "step 3", "step 6", "step 7"]
     assert (root / "tin-can-1" / "resume.ckpt").exists()
@@ -274,30 +273,6 @@ def test_the_shape_that_most_share_is_compared_whichever_comes_first(txt2img: Sa
     assert len(sampled.paths) == 2
     assert f"warning: left out {path}: a model of another shape" in sampled.said
     assert sampled.record["checkpoints"] == [str(root / f"mug-{n}" / "step-00005.safetensors") for n in (1, 2)]
-
-
-def test_a_file_that_lacks_weights_is_left_out_with_a_warning(txt2img: Sample, tmp_path: Path) -> None:
-    """It has the shape in its metadata and a UNet, but no text encoder."""
-    root = tmp_path / "ckpts"
-    mug(root / "a-1")
-    whole = mug(root / "b-1", seed=4)
-    mug(root / "c-1", seed=5)
-    tensors = {key: value for key, value in tensors_of(whole).items() if not key.startswith("cond_stage_model")}
-    metadata = metadata_of(whole)
-    whole.unlink()
-    save_file(tensors, whole, metadata=metadata)
-    sampled = txt2img("-c", root, "-v", 1)
-    assert [path.name.split("_")[0] for path in sampled.paths] == ["a-1-step-5", "c-1-step-5"]
-    assert f"warning: left out {whole}" in sampled.said
-
-
-def test_a_file_with_an_unknown_config_is_left_out_with_a_warning(txt2img: Sample, tmp_path: Path) -> None:
-    root = tmp_path / "ckpts"
-    mug(root / "mug-1")
-    path = mug(root / "new-1", config={**TINY_YAML, "lora": {"rank": 4}})
-    sampled = txt2img("-c", root, "-v", 1)
-    assert len(sampled.paths) == 1
-    assert f"warning: left out {path}" in sampled.said
 
 
 # Names

@@ -15,10 +15,8 @@ from ldm.checkpoint.keys import PARTS
 from ldm.checkpoint.reading import CheckpointFile, read_checkpoint
 from ldm.commands.sampling import loop, run
 from ldm.commands.sampling.loop import ALIGNMENT, ReadAhead
-from ldm.data import writing
 from ldm.errors import UserError
-from ldm.leftovers import PARTIAL_SUFFIX
-from tests.commands.calls import call, difference, refused, tensors_of
+from tests.commands.calls import difference, tensors_of
 from tests.commands.fixtures import Sample, Trained
 from tests.report.tables import table_of, tuned
 from tests.tiny import build_tiny_model, write_tiny_checkpoint
@@ -116,23 +114,6 @@ def test_an_error_of_the_reading_thread_is_raised_when_the_file_is_taken(tiny_ch
         reader.take()
         with pytest.raises(UserError, match="no checkpoint nowhere"):
             reader.take()
-
-
-def test_a_full_disk_stops_the_sweep_with_a_users_error(
-    txt2img: Sample, trained: Trained, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    write, written = writing._write, []
-
-    def full(path: Path, *arguments: Any) -> None:
-        if len(written) == 3:
-            raise UserError(f"could not write {path}: No space left on device")
-        written.append(path)
-        write(path, *arguments)
-
-    monkeypatch.setattr(writing, "_write", full)
-    outcome = call("txt2img", "-c", trained.root, "-v", 4)
-    refused(outcome, "No space left on device", "continue with\n  python txt2img.py -r outputs/txt2img-1")
-    assert not list(Path("outputs").rglob(f"*{PARTIAL_SUFFIX}"))
 
 
 def test_a_checkpoint_that_fails_is_left_out_and_the_others_are_sampled(txt2img: Sample, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from PIL import Image
 
 from ldm.commands.sampling import loop
 from ldm.config import read_yaml
-from tests.commands.calls import call, difference, pixels, refused, shell
+from tests.commands.calls import difference, pixels, shell
 from tests.commands.fixtures import Sample, UNetCall
 
 # Prompts and seeds
@@ -23,13 +23,6 @@ def test_without_any_flag_four_images_of_the_models_prompt_come_out(txt2img: Sam
     assert {image.shape for image in sampled.images} == {(32, 32, 3)}
     assert (sampled.directory / "grid.png").is_file()
     assert "4 images" in sampled.said
-
-
-def test_output_dir_is_where_images_go(txt2img: Sample, tmp_path: Path) -> None:
-    sampled = txt2img("-v", 1, "-o", tmp_path / "here" / "and there")
-    assert sampled.directory == tmp_path / "here" / "and there" / "txt2img-1"
-    assert len(sampled.paths) == 1
-    assert not (tmp_path / "outputs").exists()
 
 
 def test_several_prompts_are_each_sampled_with_every_seed(txt2img: Sample) -> None:
@@ -129,21 +122,7 @@ def test_eta_adds_noise_that_the_seed_decides(txt2img: Sample) -> None:
     assert difference(noisy, txt2img("-v", 1, "--ddim-eta", 1).images[0]) == 0
 
 
-def test_eta_is_refused_by_samplers_that_add_no_noise(
-    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    refused(call("txt2img", "-c", tiny_checkpoint, "--sampler", "plms", "--ddim-eta", 0.5), "--ddim-eta", "plms")
-    assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize(
-    ("words", "size", "noted"),
-    [
-        ((32, 48), (48, 32), False),
-        ((1, 57), (64, 16), True),
-    ],
-)
+@pytest.mark.parametrize(("words", "size", "noted"), [((32, 48), (48, 32), False), ((1, 57), (64, 16), True)])
 def test_hw_is_height_and_width_as_the_unet_takes_them(
     words: tuple[int, ...], size: tuple[int, int], noted: bool, txt2img: Sample, unet_calls: list[UNetCall]
 ) -> None:

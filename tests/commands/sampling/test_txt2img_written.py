@@ -62,17 +62,3 @@ def test_the_record_holds_the_resolved_options_versions_and_commit(txt2img: Samp
         "device": "cpu",
     }
     assert {name: record["options"][name] for name in resolved} == resolved
-
-
-def test_progress_is_shown(txt2img: Sample) -> None:
-    sampled = txt2img("-v", 2)
-    assert re.search(r"^sampling: 2 of 2, .* left$", sampled.said, re.MULTILINE)
-    assert "INFO sampling: 2 of 2, " in (sampled.directory / "run.log").read_text()
-
-
-def test_a_prompt_that_is_too_long_is_cut_with_a_warning_that_quotes_the_end(txt2img: Sample) -> None:
-    sampled = txt2img("-v", 1, "-p", "x" * 75 + " and a hat")
-    assert "warning: the prompt is longer than 77 tokens" in sampled.said
-    assert "'and a hat'" in sampled.said or "'andahat'" in sampled.said
-    assert difference(sampled.images[0], txt2img("-v", 1, "-p", "x" * 75).images[0]) == 0
-    assert "warning" not in txt2img("-v", 1, "-p", "x" * 75).said

@@ -64,10 +64,6 @@ def test_weights_are_saved_in_half_precision_by_default(scratch: Scratch) -> Non
         assert {t.dtype for t in tensors_of(run.directory / "step-000001.safetensors").values()} == {dtype}
 
 
-def test_another_run_has_the_next_number(plan: Plan) -> None:
-    assert [plan("autoencoder").options.run_dir.name for _ in range(2)] == ["autoencoder-1", "autoencoder-2"]
-
-
 @pytest.mark.parametrize("stage", ["autoencoder", "diffusion"])
 def test_ckpt_path_is_where_it_starts_from(stage: str, scratch: Scratch, second: Path) -> None:
     """With no learning the weights stay what they were, and the model keeps its scale factor."""

@@ -11,15 +11,6 @@ from tests.commands.fixtures import Trained
 from tests.commands.train.stages import LAST, Scratch, copied
 
 
-@pytest.mark.parametrize("stage", ["autoencoder", "diffusion"])
-def test_a_finished_run_stays_as_it_is(stage: str, finished: Scratch, scratch: Scratch) -> None:
-    run = copied(finished.runs / f"{stage}-1", scratch)
-    before = {path.name: path.read_bytes() for path in run.glob("step-*")}
-    outcome = call("train", stage, "-r", run)
-    assert outcome.status == 0, outcome.said
-    assert {path.name: path.read_bytes() for path in run.glob("step-*")} == before
-
-
 def test_a_run_can_be_given_more_iterations_and_other_devices(second: Path, scratch: Scratch) -> None:
     run = copied(second, scratch)
     flags = ("--iterations", 7, "-s", 7, "--logger", "none", "--workers", 1, "--precision", "full", "-d", "cpu")
@@ -46,7 +37,6 @@ def test_a_resumed_run_keeps_its_tokenizer_and_yaml(second: Path, finished: Scra
     ("flags", "words"),
     [
         (("--seed", 8), "--seed can't change in a resumed run: it is 42 there"),
-        (("--learning-rate", 0.1), "--learning-rate can't change"),
         (("--config", "other.yaml"), "--config can't change"),
         (("--iterations", 2), "--iterations 2 is less than the 6 updates this run has made"),
     ],
@@ -55,7 +45,6 @@ def test_what_a_resumed_run_can_not_change_is_refused(
     flags: tuple[object, ...], words: str, first: Path, scratch: Scratch
 ) -> None:
     run = copied(first, scratch)
-    (run / "step-000400-best.safetensors").touch()  # what the user named is no step of the run's
     refused(call("train", "autoencoder", "-r", run, *flags), words)
 
 
@@ -70,20 +59,10 @@ def test_commands_take_their_own_runs_only(first: Path, trained: Trained, tmp_pa
     refused(call("train", "autoencoder", "-r", tmp_path), "is no run of train.py", "run.yaml")
 
 
-@pytest.mark.parametrize("change", ["gone", "more", "caption"])
-def test_other_images_than_the_runs_own_are_refused(change: str, scratch: Scratch, first: Path) -> None:
+def test_other_images_than_the_runs_own_are_refused(scratch: Scratch, first: Path) -> None:
     run = scratch.train("diffusion", "--autoencoder", first / LAST, "--iterations", 1).directory
     listed = scratch.images / "metadata.jsonl"
-    lines = listed.read_text().splitlines()
-    match change:
-        case "gone":
-            (scratch.images / "11.png").unlink()
-            listed.write_text("\n".join(lines[:-1]))
-        case "more":
-            shutil.copy(scratch.images / "1.png", scratch.images / "new.png")
-            (scratch.images / "new.txt").write_text("a disc")
-        case "caption":
-            listed.write_text("\n".join(lines).replace("blue", "black"))
+    listed.write_text(listed.read_text().replace("blue", "black"))
     words = ("the images or captions in", "are not those that this run began with")
     refused(call("train", "diffusion", "-r", run, "--iterations", 2), *words)
 
@@ -96,8 +75,7 @@ def test_another_autoencoder_under_the_same_name_is_refused(scratch: Scratch, fi
     refused(outcome, "ae.safetensors is not the file that this run began with")
 
 
-@pytest.mark.parametrize("content", ["options: {", "options:\n  stage: autoencoder\n  image_dir: pictures\n"])
-def test_a_damaged_record_is_named(content: str, first: Path, scratch: Scratch) -> None:
+def test_a_damaged_record_is_named(first: Path, scratch: Scratch) -> None:
     run = copied(first, scratch)
-    (run / "run.yaml").write_text(content)
+    (run / "run.yaml").write_text("options:\n  stage: autoencoder\n  image_dir: pictures\n")
     refused(call("train", "autoencoder", "-r", run), str(run / "run.yaml"))
