@@ -36,6 +36,17 @@ def build_tiny_judge(seed: int = 0) -> Judge:
         return Judge(TINY_JUDGE)
 
 
+class MeanColours:
+    """A judge to whom things of the same mean colour are the same."""
+
+    def subject_similarity(self, images: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
+        return torch.cosine_similarity(images.mean((2, 3))[:, None], others.mean((2, 3))[None], dim=-1)
+
+
+def of_colours(*colours: tuple[float, float, float]) -> torch.Tensor:
+    return torch.tensor(colours)[:, :, None, None].expand(-1, -1, 8, 8)
+
+
 def judge_tokenizer(directory: Path) -> PromptTokenizer:
     """Each byte is a token."""
     return load_tokenizer(write_tokenizer(directory), TINY_JUDGE.max_length)

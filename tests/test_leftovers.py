@@ -16,8 +16,10 @@ import pytest
 from ldm.errors import UserError
 from ldm.files import atomic_path
 from ldm.leftovers import UNTOUCHED, remove_dead_runs, remove_leftovers, temporary_directory
-from ldm.locking import LOCK_NAME, lock_directory, unlock_directories
+from ldm.locking import LOCK_NAME, lock_directory
 from tests.locks import another_process_has, others_may_lock
+
+pytestmark = pytest.mark.usefixtures("unlock_afterwards")
 
 WRITE = """
 import sys
@@ -30,12 +32,6 @@ with atomic_path(Path(sys.argv[1])) as partial:
     sys.stdin.read()
 """
 """A program that writes a file until its input ends."""
-
-
-@pytest.fixture(autouse=True)
-def nothing_locked_afterwards() -> Iterator[None]:
-    yield
-    unlock_directories()
 
 
 def files(directory: Path) -> set[str]:

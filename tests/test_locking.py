@@ -5,7 +5,6 @@ import fcntl
 import logging
 import os
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,11 +13,7 @@ from ldm.errors import UserError
 from ldm.locking import lock_directory, unlock_directories
 from tests.locks import another_process_has, others_may_lock
 
-
-@pytest.fixture(autouse=True)
-def nothing_locked_afterwards() -> Iterator[None]:
-    yield
-    unlock_directories()
+pytestmark = pytest.mark.usefixtures("unlock_afterwards")
 
 
 def test_a_second_process_is_turned_away_by_name(tmp_path: Path) -> None:

@@ -68,7 +68,7 @@ def command():
         progress.Progress(5, "denoising", "step", inner=True) as steps,
     ):
         for image in range(30):
-            time.sleep(0.02)
+            time.sleep(0.01)
             steps.update()
             bar.update()
             if image == 15:

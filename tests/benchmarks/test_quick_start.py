@@ -98,21 +98,8 @@ def test_processes_and_optimizations_are_compared(
 
     monkeypatch.setattr(quick_start, "timed_run", timed_run)
     path = tmp_path / "figures.json"
-    flags = [
-        "--ckpt-path",
-        tiny_checkpoint,
-        "--runs",
-        1,
-        "--images",
-        1,
-        "--steps",
-        1,
-        "--iterations",
-        5,
-        "--json",
-        path,
-    ]
-    assert quick_start.main([str(flag) for flag in [*flags, "--class-images", 2]]) == 0
+    flags: list[object] = ["--ckpt-path", tiny_checkpoint, "--runs", 1, "--images", 1, "--steps", 1, "--json", path]
+    assert quick_start.main([str(flag) for flag in [*flags, "--iterations", 5, "--class-images", 2]]) == 0
     output = capsys.readouterr().out
     assert "| straightforward | 25 (25 to 25) | 2.5 (2.5 to 2.5) |" in output and "1 of 1 met" in output
     typed = dreambooth_parser().parse_args(commands[0][1:])

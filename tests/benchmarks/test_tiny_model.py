@@ -19,24 +19,18 @@ from benchmarks.tiny_model import (
     variety,
 )
 from ldm.toyworld import canonical_caption
+from tests.judges import MeanColours, of_colours
 
 
-class Embeds:
-    """A judge that sees the mean colour, and hears captions as given."""
+class Embeds(MeanColours):
+    """A judge that hears captions as given."""
 
     def __init__(self, **captions: list[float]) -> None:
         self.captions = captions
 
-    def subject_similarity(self, images: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
-        return torch.cosine_similarity(images.mean((2, 3))[:, None], others.mean((2, 3))[None], dim=-1)
-
     def caption_similarity(self, images: torch.Tensor, captions: list[str]) -> torch.Tensor:
         heard = torch.tensor([self.captions[caption] for caption in captions])
         return torch.cosine_similarity(images.mean((2, 3))[:, None], heard[None], dim=-1)
-
-
-def of_colours(*colours: tuple[float, float, float]) -> torch.Tensor:
-    return torch.tensor(colours)[:, :, None, None].expand(-1, -1, 8, 8)
 
 
 def test_psnr_of_the_whole_and_of_the_objects_box() -> None:

@@ -27,6 +27,7 @@ from ldm.files import ROOT
 from ldm.toyworld import SETTINGS, photograph, unusual_subject
 from ldm.toyworld.judge.encoder import Answer
 from tests.commands.calls import call
+from tests.judges import MeanColours, of_colours
 
 RED, GREEN, YELLOW = (1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (1.0, 1.0, 0.0)
 FIGURES = Figures(
@@ -44,21 +45,14 @@ FIGURES = Figures(
 )
 
 
-class ColourEvaluator:
-    """Red things are bottles in the snow, others hats at night; things of the same colour are the same."""
-
-    def subject_similarity(self, images: Tensor, others: Tensor) -> Tensor:
-        return torch.cosine_similarity(images.mean((2, 3))[:, None], others.mean((2, 3))[None], dim=-1)
+class ColourEvaluator(MeanColours):
+    """Red things are bottles in the snow, others hats at night."""
 
     def name(self, images: Tensor) -> list[dict[str, Answer]]:
         bottle = {"class": "bottle", "setting": "snow", "colour": "red", "pattern": "plain"}
         hat = {"class": "hat", "setting": "night", "colour": "green", "pattern": "plain"}
         is_red = (images.mean((2, 3)) == torch.tensor(RED)).all(dim=1).tolist()
         return [{head: Answer(label, 1.0) for head, label in (bottle if red else hat).items()} for red in is_red]
-
-
-def of_colours(*colours: tuple[float, float, float]) -> Tensor:
-    return torch.tensor(colours)[:, :, None, None].expand(-1, -1, 8, 8)
 
 
 def images(of_class: Tensor) -> Images:

@@ -10,17 +10,7 @@ from PIL import Image
 import benchmarks.which_checkpoint as benchmark
 from benchmarks.tiny_subjects import BOTTLE
 from benchmarks.which_checkpoint import Study, main, report, sheet, targets_of
-from ldm.report.comparison import (
-    SUBJECT,
-    Cell,
-    Column,
-    Comparison,
-    Group,
-    Interval,
-    Recommendation,
-    Reference,
-    Row,
-)
+from ldm.report.comparison import SUBJECT, Cell, Column, Comparison, Group, Interval, Recommendation, Reference, Row
 from ldm.report.table import write_json
 
 STEPS = {0: (0.1, 0.0), 50: (0.2, 0.0), 100: (0.8, 0.0), 150: (0.9, 0.5)}

@@ -1,6 +1,5 @@
 """Files that turn up in folders of photos, odd ones each, by name; written on demand, the repository holds none."""
 
-import os
 import struct
 import zlib
 from collections.abc import Callable
@@ -236,7 +235,3 @@ NO_IMAGES: dict[str, tuple[bytes, str]] = {
     "empty.jpg": (b"", "empty files"),
 }
 """Other files of such folders: their content, and what messages call them."""
-
-
-def write_pipe(path: Path) -> None:
-    os.mkfifo(path)

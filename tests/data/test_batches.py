@@ -74,32 +74,6 @@ def test_any_number_of_workers_gives_the_same_batches(workers: int, paths: list[
             assert_same(one, other)
 
 
-def test_a_step_is_the_same_wherever_training_begins(paths: list[Path]) -> None:
-    for make in (lambda share: image_batches(paths, share), latent_batches):
-        whole, continued = first(make(SHARE), 6), first(make(replace(SHARE, start_step=4)), 2)
-        assert_same(whole[4], continued[0])
-        assert_same(whole[5], continued[1])
-
-
-def test_steps_seeds_and_devices_differ(paths: list[Path]) -> None:
-    shares = [SHARE, replace(SHARE, seed=4), replace(SHARE, rank=1, world_size=2)]
-    noises = [image_batches(paths, share).step(step)["noise"] for share in shares for step in (0, 1)]
-    assert not any(torch.equal(a, b) for index, a in enumerate(noises) for b in noises[:index])
-
-
-def test_two_devices_share_the_images_of_a_step(paths: list[Path]) -> None:
-    """In five steps of two, each of ten images comes once."""
-    shares = [Share(seed=3, batch_size=1, rank=rank, world_size=2) for rank in (0, 1)]
-    counts = Counter[int]()
-    for share in shares:
-        batches = image_batches(paths, share, flip=False)
-        originals = [to_tensor(fit(read_image(path), 8, 8)) for path in paths]
-        for step in range(5):
-            image = batches.step(step)["images"][0]
-            counts.update(index for index, original in enumerate(originals) if torch.equal(image, original))
-    assert counts == dict.fromkeys(range(10), 1)
-
-
 def test_batches_can_be_sent_to_other_processes(paths: list[Path]) -> None:
     """As where processes are spawned, not forked."""
     for batches in (image_batches(paths), latent_batches()):
@@ -194,20 +168,6 @@ def test_views_come_up_evenly(views: int) -> None:
     counts = Counter(int(m[0, 0, 0]) % 10 for step in range(250) for m in batches.step(step)["moments"])
     assert set(counts) == set(range(views))
     assert all(abs(count - 1000 / views) < 70 for count in counts.values())
-
-
-def test_timesteps_and_noise_have_their_distributions() -> None:
-    batches = latent_batches()
-    steps = [batches.step(step) for step in range(250)]
-    timesteps = torch.cat([batch["timesteps"] for batch in steps])
-    assert 0 <= timesteps.min() < 20
-    assert 980 <= timesteps.max() < 1000
-    assert timesteps.float().mean().item() == pytest.approx(499.5, abs=40)
-    for name in ("noise", "posterior_noise"):
-        noise = torch.cat([batch[name] for batch in steps])  # type: ignore[literal-required]
-        assert noise.mean().item() == pytest.approx(0, abs=0.03)
-        assert noise.std().item() == pytest.approx(1, abs=0.03)
-    assert not torch.equal(steps[0]["noise"], steps[0]["posterior_noise"])
 
 
 # Signals

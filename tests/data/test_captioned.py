@@ -133,26 +133,15 @@ def test_an_empty_directory_is_the_users_error(need: bool, words: str, folder: P
         find_captioned(folder, need_captions=need)
 
 
-def test_only_images_without_captions_are_the_users_error(folder: Path) -> None:
-    image(folder / "1.png")
-    with pytest.raises(UserError, match="holds no images with captions"):
-        find_captioned(folder)
-
-
 @pytest.mark.parametrize(
     "row",
     [
         '{"file_name": "2.png", "text": "a cat"',
         "2.png, a cat",
-        '["2.png", "a cat"]',
         '"2.png"',
-        "7",
-        "null",
         {"text": "a cat"},
         {"file_name": 2, "text": "a cat"},
-        {"file_name": None, "text": "a cat"},
         {"file_name": "2.png", "text": None},
-        {"file_name": "2.png", "text": 7},
     ],
 )
 def test_a_malformed_line_is_named_by_its_number(row: Any, folder: Path) -> None:
@@ -285,14 +274,6 @@ def test_a_hostile_line_is_the_users_error(row: str, words: str, folder: Path) -
 def test_a_hostile_caption_file_is_the_users_error(folder: Path) -> None:
     image(folder / "1.png").with_suffix(".txt").write_text("a cat\x1b[2J")
     with pytest.raises(UserError, match=r"1\.txt: a caption holds \\x1b"):
-        find_captioned(folder)
-
-
-@pytest.mark.parametrize("name", ["metadata.jsonl", "1.txt"])
-def test_a_pipe_among_captions_does_not_block(name: str, folder: Path) -> None:
-    image(folder / "1.png")
-    os.mkfifo(folder / name)
-    with pytest.raises(UserError, match=f"{name} is a named pipe"):
         find_captioned(folder)
 
 

@@ -2,7 +2,9 @@
 
 import os
 import socket
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -64,43 +66,38 @@ def test_an_odd_tag_of_a_camera_does_not_spoil_its_photo(tag: bytes, tmp_path: P
     assert read_image(tmp_path / "a.jpg").size == (16, 32)
 
 
-def test_transparency_becomes_white(tmp_path: Path) -> None:
-    image = Image.new("RGBA", (3, 1))
-    for x, pixel in enumerate([(200, 0, 0, 255), (200, 0, 0, 0), (255, 0, 0, 128)]):
-        image.putpixel((x, 0), pixel)
-    image.save(tmp_path / "a.png")
-    assert pixels(read_image(tmp_path / "a.png")) == [[[200, 0, 0], [255, 255, 255], [255, 127, 127]]]
-
-
-def test_transparent_grey_becomes_white(tmp_path: Path) -> None:
-    image = Image.new("LA", (2, 1), (10, 255))
-    image.putpixel((1, 0), (10, 0))
-    image.save(tmp_path / "a.png")
-    assert pixels(read_image(tmp_path / "a.png")) == [[[10, 10, 10], [255, 255, 255]]]
+def row(mode: str, *values: object, palette: Sequence[int] = ()) -> Image.Image:
+    """An image of one row of these pixels."""
+    image = Image.new(mode, (len(values), 1))
+    if palette:
+        image.putpalette(palette)
+    for x, value in enumerate(values):
+        image.putpixel((x, 0), value)  # type: ignore[arg-type]
+    return image
 
 
 @pytest.mark.parametrize("suffix", ["png", "gif"])
 def test_a_transparent_entry_of_a_palette_becomes_white(suffix: str, tmp_path: Path) -> None:
-    image = Image.new("P", (2, 1), 0)
-    image.putpalette([*BLUE, *RED])
-    image.putpixel((1, 0), 1)
-    image.save(tmp_path / f"a.{suffix}", transparency=1)
-    assert pixels(read_image(tmp_path / f"a.{suffix}")) == [[[0, 0, 255], [255, 255, 255]]]
+    row("P", 0, 1, palette=[*BLUE, *RED]).save(tmp_path / f"a.{suffix}", transparency=1)
+    assert pixels(read_image(tmp_path / f"a.{suffix}")) == [[list(BLUE), list(WHITE)]]
 
 
-def test_a_palette_without_transparency(tmp_path: Path) -> None:
-    image = Image.new("P", (2, 1), 0)
-    image.putpalette([*BLUE, *RED])
-    image.putpixel((1, 0), 1)
-    image.save(tmp_path / "a.png")
-    assert pixels(read_image(tmp_path / "a.png")) == [[list(BLUE), list(RED)]]
-
-
-def test_a_transparent_colour_becomes_white(tmp_path: Path) -> None:
-    image = Image.new("RGB", (2, 1), RED)
-    image.putpixel((1, 0), GREEN)
-    image.save(tmp_path / "a.png", transparency=GREEN)
-    assert pixels(read_image(tmp_path / "a.png")) == [[list(RED), list(WHITE)]]
+@pytest.mark.parametrize(
+    ("image", "options", "expected"),
+    [
+        (row("RGBA", (*RED, 255), (*RED, 0), (*RED, 128)), {}, [RED, WHITE, (255, 127, 127)]),
+        (row("LA", (10, 255), (10, 0)), {}, [(10, 10, 10), WHITE]),
+        (row("RGB", RED, GREEN), {"transparency": GREEN}, [RED, WHITE]),
+        (row("P", 0, 1, palette=[*BLUE, *RED]), {}, [BLUE, RED]),
+        (row("1", 0, 1), {}, [(0, 0, 0), WHITE]),
+    ],
+    ids=["transparent", "transparent grey", "a transparent colour", "a palette", "black and white"],
+)
+def test_every_mode_becomes_opaque_colour(
+    image: Image.Image, options: dict[str, Any], expected: list[tuple[int, ...]], tmp_path: Path
+) -> None:
+    image.save(tmp_path / "a.png", **options)
+    assert pixels(read_image(tmp_path / "a.png")) == [[list(pixel) for pixel in expected]]
 
 
 @pytest.mark.parametrize(("grey", "suffix"), [(0, "png"), (77, "png"), (255, "png"), (77, "jpg")])
@@ -129,13 +126,6 @@ def test_sixteen_bits_upright(tmp_path: Path) -> None:
     exif[ORIENTATION] = 3
     Image.fromarray(values).save(tmp_path / "a.png", exif=exif)
     assert np.asarray(read_image(tmp_path / "a.png"))[:, :, 0].tolist() == [[5, 4, 3], [2, 1, 0]]
-
-
-def test_black_and_white(tmp_path: Path) -> None:
-    image = Image.new("1", (2, 1), 0)
-    image.putpixel((1, 0), 1)
-    image.save(tmp_path / "a.png")
-    assert pixels(read_image(tmp_path / "a.png")) == [[[0, 0, 0], [255, 255, 255]]]
 
 
 @pytest.mark.parametrize("suffix", ["gif", "webp", "png"])

@@ -11,14 +11,7 @@ from torch import Tensor
 
 from ldm.data.captioned import find_captioned
 from ldm.data.images import fit, read_image, to_tensor
-from ldm.data.latents import (
-    encode_moments,
-    latents_key,
-    measure_scale_factor,
-    moments_at,
-    open_moments,
-    write_moments,
-)
+from ldm.data.latents import encode_moments, latents_key, measure_scale_factor, moments_at, open_moments, write_moments
 from ldm.errors import UserError
 from ldm.nn.autoencoder import AutoencoderConfig, AutoencoderKL, DiagonalGaussian
 from tests.scratch import write_captioned

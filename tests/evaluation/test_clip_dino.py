@@ -3,6 +3,7 @@
 import json
 import logging
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -119,17 +120,7 @@ def test_a_pooler_and_position_ids_are_ignored(folder: Path, networks: ClipDino)
 
 
 @pytest.mark.parametrize(
-    "missing",
-    [
-        "",
-        DINO,
-        CLIP,
-        f"{DINO}/config.json",
-        f"{DINO}/model.safetensors",
-        f"{DINO}/preprocessor_config.json",
-        f"{CLIP}/vocab.json",
-        f"{CLIP}/merges.txt",
-    ],
+    "missing", ["", CLIP, f"{DINO}/config.json", f"{DINO}/preprocessor_config.json", f"{CLIP}/vocab.json"]
 )
 def test_a_missing_file_is_named_with_the_command_that_downloads_it(folder: Path, missing: str) -> None:
     path = folder / missing
@@ -139,35 +130,23 @@ def test_a_missing_file_is_named_with_the_command_that_downloads_it(folder: Path
     assert (path.name if path.suffix else missing) in str(error.value)
 
 
-@pytest.mark.parametrize("name", [DINO, CLIP])
-def test_a_missing_weight_is_an_error(folder: Path, name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "change", "words"),
+    [
+        (CLIP, lambda tensors: tensors.pop(sorted(tensors)[3]), "1 missing"),
+        (DINO, lambda tensors: tensors.update({"encoder.layer.7.junk": torch.zeros(1)}), "unexpected"),
+        (DINO, lambda tensors: tensors.update({"layernorm.weight": torch.zeros(3)}), "does not hold the weights that"),
+    ],
+    ids=["missing", "unexpected", "of another shape"],
+)
+def test_other_weights_are_an_error(
+    folder: Path, name: str, change: Callable[[dict[str, Tensor]], object], words: str
+) -> None:
     path = folder / name / "model.safetensors"
     tensors = load_file(path)
-    gone = sorted(tensors)[3]
-    del tensors[gone]
+    change(tensors)
     save_file(tensors, path)
-    with pytest.raises(UserError, match="1 missing"):
-        load_clip_dino(CPU, folder)
-
-
-def test_an_unexpected_weight_is_an_error(folder: Path) -> None:
-    path = folder / DINO / "model.safetensors"
-    save_file(load_file(path) | {"encoder.layer.7.junk": torch.zeros(1)}, path)
-    with pytest.raises(UserError, match="unexpected"):
-        load_clip_dino(CPU, folder)
-
-
-def test_weights_of_another_shape_are_an_error(folder: Path) -> None:
-    path = folder / DINO / "model.safetensors"
-    save_file(load_file(path) | {"layernorm.weight": torch.zeros(3)}, path)
-    with pytest.raises(UserError, match="does not hold the weights that"):
-        load_clip_dino(CPU, folder)
-
-
-def test_a_cut_off_file_is_an_error(folder: Path) -> None:
-    path = folder / CLIP / "model.safetensors"
-    path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(UserError, match="damaged or cut off"):
+    with pytest.raises(UserError, match=words):
         load_clip_dino(CPU, folder)
 
 
@@ -217,12 +196,9 @@ def test_sizes_by_name_are_those_by_number(folder: Path, networks: ClipDino) -> 
     ("change", "message"),
     [
         ({"do_resize": False}, "'do_resize' should be true"),
-        ({"do_normalize": None}, "'do_normalize' should be true"),
         ({"resample": 77}, "can't be used"),
-        ({"size": 0}, "from 1 to 4096"),
         ({"size": 10**9}, "from 1 to 4096"),
         ({"size": "large"}, "can't be used"),
-        ({"size": {"width": 3}}, "can't be used"),
         ({"crop_size": SIZE - 1}, "does not make images of 32 x 32"),
         ({"do_center_crop": False}, "does not make images of 32 x 32"),
         ({"image_std": [1, 1, 0]}, "can't be used"),

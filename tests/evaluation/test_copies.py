@@ -89,10 +89,7 @@ def test_a_base_row_without_images_counts_as_none() -> None:
 
 
 def test_a_copy_passes_both_bounds_of_the_same_photo() -> None:
-    images = features(
-        directions(29, 29, 45, 29),
-        torch.cat([thumbs(1).flip(-1), thumbs(9), thumbs(1), thumbs(0)]),
-    )
+    images = features(directions(29, 29, 45, 29), torch.cat([thumbs(1).flip(-1), thumbs(9), thumbs(1), thumbs(0)]))
     found = find_copies(images, PHOTOS, copy_bounds(PHOTOS, None))
     # Near in both; as pixels nothing; the embedding between two; the pixels of one photo with the embedding of another.
     assert found.is_copy.tolist() == [1.0, 0.0, 1.0, 1.0]

@@ -105,16 +105,6 @@ def test_downsampling_factor_is_what_the_networks_do(ch_mult: tuple[int, ...], f
 
 
 @torch.inference_mode()
-def test_built_on_the_meta_device_it_holds_nothing_and_weights_can_be_assigned() -> None:
-    with torch.device("meta"):
-        autoencoder = AutoencoderKL(autoencoder_config())
-    assert all(tensor.is_meta for tensor in autoencoder.state_dict().values())
-    autoencoder.load_state_dict(tensors("vae-small"), assign=True)
-    io = tensors("vae-small-io")
-    assert rel(autoencoder.decode(io["latent"]), io["decoded"]) < BOUND
-
-
-@torch.inference_mode()
 def test_num_groups_changes_every_normalisation_and_no_weight() -> None:
     io, config = tensors("vae-small-io"), autoencoder_config()
     assert config.num_groups == 32

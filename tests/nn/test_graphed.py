@@ -82,12 +82,7 @@ def test_an_input_that_was_changed_in_place_is_copied_again() -> None:
 
 @pytest.mark.parametrize(
     "other",
-    [
-        (A[:1], (B[:1], C[:1])),
-        (A.double(), (B.double(), C.double())),
-        (A, (B, C[:1])),
-        (A, (B, C, C)),
-    ],
+    [(A[:1], (B[:1], C[:1])), (A.double(), (B.double(), C.double())), (A, (B, C[:1])), (A, (B, C, C))],
     ids=["a smaller batch", "another type", "one of another shape", "another structure"],
 )
 def test_other_shapes_types_and_structures_run_eagerly(other: tuple[Any, ...]) -> None:
@@ -158,8 +153,7 @@ def broken(call: Callable[[], Any], device: torch.device) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("capture", "words"),
-    [(failing, "operation not permitted"), (stale, "other numbers"), (broken, "other numbers")],
+    ("capture", "words"), [(failing, "operation not permitted"), (stale, "other numbers"), (broken, "other numbers")]
 )
 def test_a_failed_capture_is_warned_about_once_and_the_call_runs_eagerly(
     capture: Capture, words: str, caplog: pytest.LogCaptureFixture

@@ -17,7 +17,6 @@ from tests.oracle import (
     small_text_encoder,
     tensors,
     text_encoder_config,
-    text_weights,
 )
 
 
@@ -68,17 +67,6 @@ def test_pad_tokens_are_attended_to() -> None:
     (positions,) = (p for name, p in encoder.named_parameters() if name.endswith("position_embedding.weight"))
     assert positions.grad[:5].norm(dim=1).min() > 1e-4
     assert positions.grad[5:].eq(0).all()
-
-
-@torch.inference_mode()
-def test_built_on_the_meta_device_it_has_weights_only_and_takes_them_by_assignment() -> None:
-    with torch.device("meta"):
-        encoder = TextEncoder(text_encoder_config())
-    assert all(parameter.is_meta for parameter in encoder.parameters())
-    assert not list(encoder.buffers())
-    encoder.transformer.load_state_dict(text_weights(), assign=True)
-    io = tensors("text-tiny-io")
-    assert rel(encoder.eval()(io["input_ids"]), io["last_hidden_state"]) < BOUND
 
 
 @torch.inference_mode()

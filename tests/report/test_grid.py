@@ -43,23 +43,15 @@ def test_cells_are_placed_in_rows_and_columns_at_their_size() -> None:
     assert sheet.size == (left + 3 * (200 + MARGIN), top + 2 * (180 + MARGIN))
 
 
-def test_images_are_pasted_as_they_are() -> None:
-    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (170, 190, 3), dtype=np.uint8))
-    sheet = labelled_grid([[noise]], ["row"], ["column"])
-    right, bottom = sheet.size
-    cell = sheet.crop((right - MARGIN - 190, bottom - MARGIN - 170, right - MARGIN, bottom - MARGIN))
-    assert np.array_equal(np.asarray(cell), np.asarray(noise))
-
-
-def test_small_images_are_enlarged_pixel_by_pixel() -> None:
-    small = Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8))
-    sheet = labelled_grid([[small]], ["row"], ["column"])
-    right, bottom = sheet.size
-    cell = np.asarray(
-        sheet.crop((right - MARGIN - MIN_CELL, bottom - MARGIN - MIN_CELL, right - MARGIN, bottom - MARGIN))
-    )
-    factor = MIN_CELL // 32
-    assert np.array_equal(cell, np.asarray(small).repeat(factor, axis=0).repeat(factor, axis=1))
+@pytest.mark.parametrize(("width", "height", "factor"), [(190, 170, 1), (32, 32, MIN_CELL // 32)])
+def test_images_are_pasted_as_they_are_and_small_ones_enlarged_pixel_by_pixel(
+    width: int, height: int, factor: int
+) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    sheet = labelled_grid([[Image.fromarray(noise)]], ["row"], ["column"])
+    right, bottom = sheet.width - MARGIN, sheet.height - MARGIN
+    cell = np.asarray(sheet.crop((right - factor * width, bottom - factor * height, right, bottom)))
+    assert np.array_equal(cell, noise.repeat(factor, axis=0).repeat(factor, axis=1))
 
 
 def test_an_empty_cell_stays_white() -> None:

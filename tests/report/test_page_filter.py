@@ -6,15 +6,7 @@ import pytest
 
 from ldm.report.comparison import Cell, Comparison, Group
 from tests.report.browser import Browser, Keys
-from tests.report.pages import (
-    COLUMNS,
-    PROMPTS,
-    ROWS,
-    SEEDS,
-    STEPS,
-    WritePage,
-    sample_comparison,
-)
+from tests.report.pages import COLUMNS, PROMPTS, ROWS, SEEDS, STEPS, WritePage, sample_comparison
 
 pytestmark = pytest.mark.browser
 

@@ -7,17 +7,7 @@ import pytest
 
 from ldm.report.comparison import Interval, Score
 from tests.report.browser import Browser, Keys, image
-from tests.report.pages import (
-    COLUMNS,
-    COPY,
-    MISSING,
-    PROMPTS,
-    ROWS,
-    SEEDS,
-    WritePage,
-    file_of,
-    sample_comparison,
-)
+from tests.report.pages import COLUMNS, COPY, MISSING, PROMPTS, ROWS, SEEDS, WritePage, file_of, sample_comparison
 
 pytestmark = pytest.mark.browser
 

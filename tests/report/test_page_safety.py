@@ -6,11 +6,7 @@ import pytest
 
 from ldm.report.comparison import Recommendation, Row, Run
 from tests.report.browser import Browser
-from tests.report.pages import (
-    HOSTILE,
-    WritePage,
-    sample_comparison,
-)
+from tests.report.pages import HOSTILE, WritePage, sample_comparison
 
 pytestmark = pytest.mark.browser
 

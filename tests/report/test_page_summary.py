@@ -6,11 +6,7 @@ import pytest
 
 from ldm.report.comparison import Group, Recommendation
 from tests.report.browser import Browser
-from tests.report.pages import (
-    ROWS,
-    WritePage,
-    sample_comparison,
-)
+from tests.report.pages import ROWS, WritePage, sample_comparison
 
 pytestmark = pytest.mark.browser
 
@@ -21,10 +17,7 @@ def test_the_top_has_the_facts_and_the_recommendation(browser: Browser) -> None:
         assert fact in facts
     assert browser.text(".verdict") == "Step 400 of can-1: it is there."
     assert browser.text(".verdict strong") == "Step 400 of can-1"
-    assert browser.texts(".reasons li") == [
-        "The subject is there.",
-        "Prompts are still followed.",
-    ]
+    assert browser.texts(".reasons li") == ["The subject is there.", "Prompts are still followed."]
     assert "The earliest of the best." in browser.text(".rule")
     assert browser.count(".rule p") == 0, "behind a disclosure"
     assert browser.count(".panel .photos img") == 2

@@ -98,10 +98,7 @@ def test_pages_without_an_image_are_left_out_when_a_call_is_interrupted(
 
 
 @given(
-    st.integers(1, 2000),
-    st.integers(1, 2000),
-    st.integers(1, 60),
-    st.lists(st.integers(1, 40), min_size=1, max_size=8),
+    st.integers(1, 2000), st.integers(1, 2000), st.integers(1, 60), st.lists(st.integers(1, 40), min_size=1, max_size=8)
 )
 def test_pages_show_every_cell_once_and_large_enough(width: int, height: int, rows: int, columns: list[int]) -> None:
     seen: set[tuple[int, int]] = set()

@@ -5,22 +5,9 @@ from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
-import pytest
 from PIL import Image
 
-from ldm.errors import UserError
-from ldm.report.comparison import (
-    Cell,
-    Column,
-    Comparison,
-    Group,
-    Interval,
-    Recommendation,
-    Reference,
-    Row,
-    Run,
-    Score,
-)
+from ldm.report.comparison import Cell, Column, Comparison, Group, Interval, Recommendation, Reference, Row, Run, Score
 from ldm.report.table import read_comparison, write_csv, write_json
 from tests.commands.calls import Sampled, call, difference, refused
 from tests.commands.fixtures import Sample, Trained
@@ -224,8 +211,3 @@ def test_scores_are_columns_of_the_table(tmp_path: Path) -> None:
     lines = (tmp_path / "pictures.csv").read_text().splitlines()
     assert lines[0].endswith(",height,score_copy")
     assert [line.rsplit(",", 1)[1] for line in lines[1:]] == ["0.5", ""]
-
-
-def test_a_missing_comparison_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no file"):
-        read_comparison(tmp_path / "comparison.json")

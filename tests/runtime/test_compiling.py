@@ -169,13 +169,7 @@ def test_class_images_are_sampled_with_a_captured_unet(
 
 @pytest.mark.parametrize(
     ("device", "compile_", "captured"),
-    [
-        (CUDA, "auto", True),
-        (CUDA, "graphs", True),
-        (CUDA, "off", False),
-        (CPU, "auto", False),
-        (MPS, "auto", False),
-    ],
+    [(CUDA, "auto", True), (CUDA, "graphs", True), (CUDA, "off", False), (CPU, "auto", False), (MPS, "auto", False)],
 )
 def test_training_steps_are_captured_on_cuda_unless_switched_off(
     device: torch.device, compile_: str, captured: bool

@@ -33,12 +33,10 @@ def test_auto_takes_the_best_device(machine: Machine) -> None:
     ("text", "expected"),
     [
         ("cpu", ["cpu"]),
-        ("cuda", ["cuda"]),
         ("cuda:1", ["cuda:1"]),
         ("1", ["cuda:1"]),
         ("0,1", ["cuda:0", "cuda:1"]),
         ("cuda:0, cuda:1", ["cuda:0", "cuda:1"]),
-        ("0, 1", ["cuda:0", "cuda:1"]),
         ("cpu,cpu", ["cpu", "cpu"]),
         ("mps", ["mps"]),
     ],
@@ -52,15 +50,12 @@ def test_devices_are_named_or_numbered(text: str, expected: list[str], machine: 
     ("text", "words"),
     [
         ("cuda", "no CUDA device 0"),
-        ("0", "no CUDA device 0"),
         ("cpu,1", "no CUDA device 1"),
         ("mps", "no MPS device"),
         ("gpu", "'gpu' is no device"),
         ("", "'' is no device"),
-        ("cpu,", "'' is no device"),
         ("meta", "'meta' is not supported"),
         ("-1", "'-1' is no device"),
-        ("cuda:x", "'cuda:x' is no device"),
     ],
 )
 def test_a_missing_or_unknown_device_is_a_user_error(text: str, words: str, machine: Machine) -> None:
@@ -102,11 +97,9 @@ def test_half_precision_is_bfloat16_where_the_hardware_has_it(machine: Machine) 
         (CUDA, "auto", torch.bfloat16, None),
         (CUDA, "full", torch.float32, None),
         (CUDA, "fp16", torch.float16, None),
-        (CUDA, "bf16", torch.bfloat16, None),
         (CPU, "bf16", torch.bfloat16, None),
         (MPS, "fp16", torch.float16, None),
         (CUDA, "autocast", torch.float32, torch.bfloat16),
-        (CPU, "autocast", torch.float32, torch.bfloat16),
     ],
 )
 def test_sampling_types(
@@ -124,9 +117,7 @@ def test_sampling_types(
         (CUDA, "auto", torch.bfloat16),
         (CUDA, "full", None),
         (CUDA, "autocast", torch.bfloat16),
-        (CPU, "autocast", torch.bfloat16),
         (CPU, "bf16-mixed", torch.bfloat16),
-        (CUDA, "bf16-mixed", torch.bfloat16),
         (CUDA, "fp16-mixed", torch.float16),
     ],
 )

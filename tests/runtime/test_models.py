@@ -17,14 +17,7 @@ from ldm.errors import UserError
 from ldm.files import ROOT
 from ldm.runtime import models
 from ldm.runtime.devices import Compute
-from ldm.runtime.models import (
-    DEFAULT_CONFIG,
-    ModelSlot,
-    base_weights,
-    read_tokenizer,
-    settings_of,
-    snapped_size,
-)
+from ldm.runtime.models import DEFAULT_CONFIG, ModelSlot, base_weights, read_tokenizer, settings_of, snapped_size
 from ldm.runtime.tokenizers import find_tokenizer
 from tests.tiny import TINY_YAML, build_tiny_model, tiny_config, write_tiny_checkpoint
 
@@ -128,11 +121,6 @@ def test_sizes_are_the_nearest_that_the_unet_takes(hw: list[int], config: Latent
         assert side % multiple == 0
         assert side >= multiple
         assert abs(side - wanted) <= multiple // 2 or side == multiple
-
-
-def test_sd_v1_needs_multiples_of_64_and_the_tiny_model_of_16() -> None:
-    assert LatentDiffusionConfig().size_multiple == 64
-    assert tiny_config().size_multiple == 16
 
 
 def test_a_size_is_changed_with_a_note_only(caplog: pytest.LogCaptureFixture) -> None:

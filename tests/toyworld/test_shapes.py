@@ -38,8 +38,8 @@ def points_in_box(one: Bodies, count: int, seed: int) -> Tensor:
     return low + (high - low) * random
 
 
-THINGS = [random_scene(11, index, class_name=name).thing for name in CLASSES for index in range(2)]
-SUBJECTS = [unusual_subject(seed, name) for name in CLASSES for seed in range(2)]
+THINGS = [random_scene(11, index, class_name=name).thing for index, name in enumerate(CLASSES)]
+SUBJECTS = [unusual_subject(seed, name) for seed, name in enumerate(CLASSES)]
 
 
 @pytest.mark.parametrize("thing", THINGS + SUBJECTS, ids=lambda thing: thing.class_name)

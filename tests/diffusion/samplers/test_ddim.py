@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from ldm.diffusion.guidance import EpsFn, classifier_free, guided_eps
-from ldm.diffusion.noise import image_generators
 from ldm.diffusion.samplers import SAMPLERS, ddim, img2img_start
 from ldm.diffusion.samplers.ddim import ddim_step, sample_ddim
 from ldm.diffusion.schedule import NoiseSchedule
@@ -167,21 +166,6 @@ def test_a_step_in_half_precision_is_rounded_at_its_end_only(dtype: torch.dtype)
 
 def a_prediction(latents: Tensor, timesteps: Tensor) -> Tensor:
     return 0.5 * latents + 1e-4 * timesteps[:, None, None, None]
-
-
-def test_the_same_seed_alone_and_in_a_batch_gives_the_same_latents() -> None:
-    noisiest = torch.randn(3, 4, 2, 2, generator=torch.Generator().manual_seed(0))
-    options: dict[str, Any] = {"num_steps": 7, "eta": 0.7}
-    together = sample_ddim(a_prediction, noisiest, NoiseSchedule(), generator=image_generators([5, 6, 7]), **options)
-    for i in range(3):
-        alone = sample_ddim(
-            a_prediction, noisiest[i : i + 1], NoiseSchedule(), generator=image_generators([5 + i]), **options
-        )
-        assert torch.equal(alone[0], together[i])
-    assert not torch.equal(
-        sample_ddim(a_prediction, noisiest, NoiseSchedule(), generator=image_generators([5, 6, 8]), **options)[2],
-        together[2],
-    )
 
 
 def test_without_eta_no_noise_is_drawn() -> None:

@@ -61,12 +61,6 @@ def test_between_timesteps_log_alpha_is_interpolated() -> None:
     assert math.log(point.alpha) == pytest.approx(below + 0.05 * (above - below))
 
 
-@pytest.mark.parametrize("num_steps", [0, 1001])
-def test_numbers_of_steps_that_cannot_be_are_refused(num_steps: int) -> None:
-    with pytest.raises(ValueError, match=f"from 1 to 1000, not {num_steps}"):
-        time_grid(NoiseSchedule(), num_steps)
-
-
 def a_point(alpha: float) -> Point:
     sigma = math.sqrt(1 - alpha**2)
     return Point(0.0, alpha, sigma, math.log(alpha / sigma))

@@ -79,12 +79,6 @@ def test_captions_belong_to_their_images(things: Path) -> None:
     assert {"view" in text for text in said} == {True, False}
 
 
-def test_a_step_is_a_function_of_its_number(things: Path) -> None:
-    first, again, other = batches(things).step(3), batches(things).step(3), batches(things).step(4)
-    assert torch.equal(first["images"], again["images"]) and torch.equal(first["input_ids"], again["input_ids"])
-    assert not torch.equal(first["images"], other["images"])
-
-
 def test_labels_are_indices_and_other_values_have_none(things: Path) -> None:
     rows = find_captioned(things)
     labels = label_indices(rows)
