@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from ldm.data.batches import ImageBatch, ImageBatches, Share
+from ldm.data.batches import DeviceShare, ImageBatch, ImageBatches
 from ldm.data.images import fit, read_image, to_tensor
 from ldm.nn.autoencoder import AutoencoderKL, ResnetBlock
 from ldm.nn.layers import zero_init
@@ -127,7 +127,7 @@ class AutoencoderTraining(AveragedTraining):
         self.log("psnr", psnr(error.detach()).mean())
         return total
 
-    def batches(self, share: Share) -> ImageBatches:
+    def batches(self, share: DeviceShare) -> ImageBatches:
         """Images, and the noise to sample latents with."""
         shape, size = self.autoencoder.config, self.config.size
         side = size // shape.downsampling_factor

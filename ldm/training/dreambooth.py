@@ -11,7 +11,7 @@ import torch
 from einops import repeat
 from torch import Tensor, nn
 
-from ldm.data.batches import DreamBoothBatches, NoisyLatents, Share
+from ldm.data.batches import DeviceShare, DreamBoothBatches, NoisyLatents
 from ldm.diffusion.latent_diffusion import LatentDiffusion
 from ldm.diffusion.loss import dreambooth_loss, eps_loss
 from ldm.nn.autoencoder import DiagonalGaussian
@@ -156,6 +156,6 @@ class DreamBooth(TrainingModule):
         kinds = 1 if self._moments[1] is None else 2
         return repeat(contexts[:kinds], "kinds m d -> (kinds b) m d", b=self.config.batch_size)
 
-    def batches(self, share: Share) -> DreamBoothBatches:
+    def batches(self, share: DeviceShare) -> DreamBoothBatches:
         """Encoded photos and class images, with noise and timesteps."""
         return DreamBoothBatches(*self._moments, self.ldm.schedule.num_timesteps, share)

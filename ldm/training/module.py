@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from ldm.choices import OPTIMIZERS
-from ldm.data.batches import Share, StepBatches, batch_loader
+from ldm.data.batches import DeviceShare, StepBatches, batch_loader
 from ldm.diffusion.latent_diffusion import DECODED_PIXELS
 from ldm.errors import UserError
 from ldm.nn.graphed import Capture
@@ -49,14 +49,16 @@ class TrainingModule(pl.LightningModule):
         """A batch's losses by name, scalars for the log; `total` is minimised."""
         raise NotImplementedError
 
-    def batches(self, share: Share) -> StepBatches[Any]:
+    def batches(self, share: DeviceShare) -> StepBatches[Any]:
         """The batches of this device."""
         raise NotImplementedError
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Batches from the current step on, which is not 0 in a resumed run."""
         trainer = self.trainer
-        share = Share(self.seed, self.config.batch_size, trainer.global_step, trainer.global_rank, trainer.world_size)
+        share = DeviceShare(
+            self.seed, self.config.batch_size, trainer.global_step, trainer.global_rank, trainer.world_size
+        )
         # Page-locked memory: a GPU copies from it while the host goes on.
         return batch_loader(self.batches(share), self.workers, pinned=self.device.type == "cuda")
 

@@ -9,7 +9,7 @@ from typing import TypedDict, TypeVar
 import torch
 from torch import Tensor
 
-from ldm.data.batches import Share, StepBatches
+from ldm.data.batches import DeviceShare, StepBatches
 from ldm.data.captioned import CaptionedImage, find_captioned
 from ldm.data.degradation import degrade
 from ldm.data.images import fit, read_image, to_tensor
@@ -75,7 +75,7 @@ class Images:
 class JudgeBatches(StepBatches[JudgeBatch]):
     """Two images each of `share.batch_size` things, and as many lone images, if there are any."""
 
-    def __init__(self, images: Images, tokenizer: PromptTokenizer, size: int, share: Share) -> None:
+    def __init__(self, images: Images, tokenizer: PromptTokenizer, size: int, share: DeviceShare) -> None:
         super().__init__(share, len(images.things))
         self.images = images
         self.tokenizer = tokenizer
