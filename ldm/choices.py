@@ -86,7 +86,7 @@ COMPILE_MODES = {
 }
 STEP_COMPILE_MODES = {"auto": "capture steps as a CUDA graph on one CUDA device, except in fp16-mixed", "off": "don't"}
 ENCODERS = {
-    "toyworld-judge": Choice("ldm.evaluation.encoders:load_judge", "the rendered toy world's judge"),
+    "toyworld-judge": Choice("ldm.evaluation.encoders:load_judge_encoder", "the rendered toy world's judge"),
     "clip-dino": Choice("ldm.evaluation.clip_dino:load_clip_dino", "CLIP and DINO, for real photos"),
 }
 """Image encoders that score images: functions of a device."""

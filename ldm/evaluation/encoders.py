@@ -82,7 +82,7 @@ class JudgeEncoder:
         self.is_familiar = judge.is_familiar
 
 
-def load_judge(device: torch.device) -> JudgeEncoder:
+def load_judge_encoder(device: torch.device) -> JudgeEncoder:
     """The embedded judge. Raises `UserError` if its file is missing or damaged."""
     return JudgeEncoder(load_evaluator(device))
 
