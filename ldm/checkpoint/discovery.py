@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ldm.checkpoint.foreign import HEAD_BYTES
-from ldm.checkpoint.keys import PARTS, kind_of
+from ldm.checkpoint.keys import PARTS, foreign_kind
 from ldm.checkpoint.loading import checkpoint_info
 from ldm.checkpoint.reading import FORMATS, SUFFIXES, CheckpointFile, read_checkpoint
 from ldm.errors import UserError, named_in_errors
@@ -57,7 +57,7 @@ def _read_with_unet(path: Path) -> CheckpointFile:
     """Raises `UserError` if this is no checkpoint."""
     file = read_checkpoint(path)
     if not any(key.startswith(PARTS["unet"]) for key in file.index):
-        kind = kind_of({key: tensor.shape for key, tensor in file.index.items()})
+        kind = foreign_kind({key: tensor.shape for key, tensor in file.index.items()})
         raise UserError(f"{path} holds no UNet in the official layout{f'; it looks like {kind}' if kind else ''}")
     return file
 

@@ -136,11 +136,11 @@ def compare_keys(needed: Mapping[str, torch.Size], found: Mapping[str, torch.Siz
             for key, shape in needed.items()
             if key in found and found[key] != shape
         ],
-        kind=kind_of(found, needed),
+        kind=foreign_kind(found, needed),
     )
 
 
-def kind_of(found: Mapping[str, torch.Size], needed: Mapping[str, torch.Size] | None = None) -> str:
+def foreign_kind(found: Mapping[str, torch.Size], needed: Mapping[str, torch.Size] | None = None) -> str:
     """What a file with these tensors is, if it is recognisably not Stable Diffusion v1; else empty."""
     needed = needed or {}
     rest = [key for key in found if key not in needed]

@@ -15,7 +15,7 @@ from ldm.data.photos import named
 from ldm.errors import UserError
 from ldm.files import natural_key
 from ldm.prompts import prompt_fault
-from ldm.user_files import kind_of, read_text
+from ldm.user_files import path_kind, read_text
 
 log = logging.getLogger(__name__)
 
@@ -83,7 +83,7 @@ def _is_image(path: Path, unused: dict[str, list[Path]]) -> bool:
     if suffix in SIDECARS:
         return False
     try:
-        reason = kind_of(path) if suffix in IMAGE_SUFFIXES else unused_reason(path)
+        reason = path_kind(path) if suffix in IMAGE_SUFFIXES else unused_reason(path)
     except OSError as error:
         reason = f"could not be opened: {error.strerror}"
     if reason is not None:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ldm.disk import unwritable
-from ldm.user_files import kind_of
+from ldm.user_files import path_kind
 
 MOST_BYTES, MOST_NAME_BYTES = 4096, 255
 """Of a whole path and of a name in it, on Linux."""
@@ -55,7 +55,7 @@ def _no_file(path: Path) -> str | None:
 def _no_directory(path: Path) -> str | None:
     if not path.exists() or path.is_dir():
         return None
-    return f"is {kind_of(path) or 'a file'}; a directory is needed"
+    return f"is {path_kind(path) or 'a file'}; a directory is needed"
 
 
 def _not_writable(path: Path) -> str | None:
