@@ -19,7 +19,7 @@ from torch import Tensor
 from ldm.checkpoint.reading import read_checkpoint
 from ldm.errors import UserError
 from ldm.files import ROOT
-from ldm.nn.memory import in_batches
+from ldm.nn.memory import apply_in_batches
 from ldm.nn.tokenizer import FILES as TOKENIZER_FILES
 from ldm.nn.tokenizer import PromptTokenizer, load_tokenizer
 
@@ -97,7 +97,7 @@ class ClipDino:
 
     @torch.inference_mode()
     def _each(self, inputs: Tensor, embed: Callable[[Tensor], Tensor]) -> Tensor:
-        found = in_batches(inputs, AT_A_TIME, embed)
+        found = apply_in_batches(inputs, AT_A_TIME, embed)
         return F.normalize(found.float(), dim=-1).cpu()
 
 

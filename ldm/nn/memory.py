@@ -30,7 +30,7 @@ def total_memory(device: torch.device) -> int | None:
     return int(torch.cuda.get_device_properties(device).total_memory) if device.type == "cuda" else None
 
 
-def in_batches(inputs: Tensor, batch_size: int, function: Callable[[Tensor], Tensor]) -> Tensor:
+def apply_in_batches(inputs: Tensor, batch_size: int, function: Callable[[Tensor], Tensor]) -> Tensor:
     """Applies a function (b ...) -> (b d) to inputs of any number in batches of at most `batch_size`.
 
     The function never gets an empty batch, on which some kernels fail: no inputs give (0 d), found with one zero input.

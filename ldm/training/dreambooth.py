@@ -21,7 +21,7 @@ from ldm.training.module import TrainingModule
 HOST = torch.device("cpu")
 
 
-def cast(network: nn.Module, dtype: torch.dtype) -> None:
+def cast_weights(network: nn.Module, dtype: torch.dtype) -> None:
     """Replaces the weights by copies of another dtype. Unlike `Module.to` it also works on fake tensors."""
     for module in network.modules():
         for name, weight in list(module.named_parameters(recurse=False)):
@@ -79,7 +79,7 @@ class DreamBooth(TrainingModule):
         self.train_only_trained_parts()
         if config.train_dtype == "bf16":
             for part in self.trained_parts().values():
-                cast(part, torch.bfloat16)
+                cast_weights(part, torch.bfloat16)
         ldm.unet.set_gradient_checkpointing(config.gradient_checkpointing)
         assert ldm.tokenizer is not None, "a model to train has a tokenizer"
         # Buffers, so that they are copied to the device once; not persistent, as no checkpoint needs them.
@@ -105,7 +105,7 @@ class DreamBooth(TrainingModule):
             self.zero_grad()
 
     @contextmanager
-    def whole(self, dtype: torch.dtype | None = None) -> Iterator[None]:
+    def all_onloaded(self, dtype: torch.dtype | None = None) -> Iterator[None]:
         """Between two steps: all networks are on the device, fixed ones in `dtype` if given. Gradients are freed.
 
         Not those of a CUDA graph: see `free_memory_to_sample`.

@@ -21,7 +21,7 @@ from ldm.diffusion.latent_diffusion import LatentDiffusion, LatentDiffusionConfi
 from ldm.nn.memory import Footprint, NoInitialisation
 from ldm.nn.tokenizer import PromptTokenizer
 from ldm.training.config import DreamBoothConfig, Subject
-from ldm.training.dreambooth import DreamBooth, cast
+from ldm.training.dreambooth import DreamBooth, cast_weights
 
 GIB = 2**30
 CUDA_OVERHEAD = int(1.25 * GIB)
@@ -108,7 +108,7 @@ def predict(workload: Workload, config: DreamBoothConfig, limit: float = math.in
         if workload.like_cuda:
             _normalise_in_float32(module)
             if config.train_dtype == "bf16":  # fixed networks are onloaded in this type
-                cast(module.ldm, torch.bfloat16)
+                cast_weights(module.ldm, torch.bfloat16)
         # Float16's gradients are scaled: steps run eagerly, and the optimizer is not fused and has large temporaries.
         scaled = autocast_dtype == torch.float16
         optimizer = module.build_optimizer(foreach=True) if scaled else module.build_optimizer(fused=True)
@@ -143,7 +143,7 @@ def predict(workload: Workload, config: DreamBoothConfig, limit: float = math.in
             footprint.restart()
             if workload.previews:
                 if config.train_dtype == "bf16":  # the originals stay on the host
-                    cast(module.ldm, torch.bfloat16)
+                    cast_weights(module.ldm, torch.bfloat16)
                 footprint.watch(list(module.parameters()))
                 with _autocast(autocast_dtype), torch.no_grad():
                     _sample(module.ldm, workload)

@@ -94,10 +94,10 @@ class Previews:
     def _ready(self, module: DreamBooth) -> Iterator[None]:
         """The whole model on its device, in the type that it is trained in."""
         if module.config.train_dtype == "bf16":
-            with module.whole(torch.bfloat16):
+            with module.all_onloaded(torch.bfloat16):
                 yield
         else:
-            with self.compute.autocast(), module.whole():
+            with self.compute.autocast(), module.all_onloaded():
                 yield
 
     def _path(self, step: int, index: int) -> Path:
