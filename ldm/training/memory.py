@@ -60,7 +60,7 @@ def profiles_with(fixed: Mapping[str, str]) -> list[MemoryProfile]:
     """The `MEMORY_PROFILES` with these settings; for an optimizer that none of them has, all types and levels."""
     profiles, optimizer = MEMORY_PROFILES, fixed.get("optimizer")
     if optimizer is not None and all(one.optimizer != optimizer for one in MEMORY_PROFILES):
-        dtypes = OPTIMIZERS[optimizer].load().state_bytes
+        dtypes = OPTIMIZERS[optimizer].load().state_bytes_per_weight
         profiles = tuple(MemoryProfile(optimizer, dtype, level) for level in CHECKPOINTING_LEVELS for dtype in dtypes)
     return [one for one in profiles if all(getattr(one, name) == value for name, value in fixed.items())]
 

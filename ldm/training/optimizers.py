@@ -26,9 +26,9 @@ class OptimizerKind:
     label: str
     """Its name in messages."""
     build: Build
-    state_bytes: Mapping[str, int]
-    """By type of the weights (`ldm.choices.TRAIN_DTYPES`) that it takes: bytes of a resume state for each weight, at
-    most: the weight and what the optimizer keeps of it."""
+    state_bytes_per_weight: Mapping[str, int]
+    """The most bytes that a resume state holds for each weight: the weight and what the optimizer keeps of it. By type
+    of the weights (`ldm.choices.TRAIN_DTYPES`); types that are not listed are refused."""
 
 
 def _adamw(weights: list[nn.Parameter], config: OptimizationConfig, seed: int, kernels: dict[str, Any]) -> Optimizer:

@@ -24,7 +24,7 @@ def build_sgd(
     return torch.optim.SGD(weights, config.learning_rate, momentum=0.9, weight_decay=config.weight_decay, **kernels)
 
 
-SGD = OptimizerKind("SGD with momentum", build_sgd, state_bytes={"fp32": 8})
+SGD = OptimizerKind("SGD with momentum", build_sgd, state_bytes_per_weight={"fp32": 8})
 
 
 @pytest.fixture

@@ -128,7 +128,7 @@ def _refuse_without_space(
         latents = moments_bytes(model.autoencoder, images, stage.size, stage.flip)
         if any(path.stat().st_size - latents in range(4096) for path in latents_dir(options).glob("*.npy")):
             latents = 0  # a file of this size is probably an earlier run's, of the same images
-    state = OPTIMIZERS[config.optimizer].load().state_bytes["fp32"] + AVERAGE_BYTES
+    state = OPTIMIZERS[config.optimizer].load().state_bytes_per_weight["fp32"] + AVERAGE_BYTES
     refuse_without_space(
         options.output_dir,
         config,
