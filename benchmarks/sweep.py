@@ -27,7 +27,7 @@ from benchmarks.tools.script import run_script, script_parser  # noqa: E402
 from ldm.checkpoint.discovery import find_checkpoints  # noqa: E402
 from ldm.checkpoint.loading import Placement, checkpoint_info, load_model  # noqa: E402
 from ldm.checkpoint.reading import read_checkpoint  # noqa: E402
-from ldm.checkpoint.saving import save_checkpoint  # noqa: E402
+from ldm.checkpoint.saving import checkpoint_writer  # noqa: E402
 from ldm.data.images import read_image  # noqa: E402
 from ldm.errors import UserError  # noqa: E402
 from ldm.files import natural_key  # noqa: E402
@@ -52,7 +52,7 @@ def write_run(directory: Path, base: Path, count: int) -> None:
             noise = torch.randn(parameter.shape, generator=generator)
             parameter.data = parameter + 0.01 * parameter.std(correction=0) * noise
         path = directory / f"step-{100 * step:05d}.safetensors"
-        save_checkpoint(path, ldm, replace(info, step=100 * step), torch.float16)
+        checkpoint_writer(path, ldm, replace(info, step=100 * step), torch.float16)()
     copy_tokenizer(find_tokenizer(base, settings.tokenizer), directory / "tokenizer")
 
 
