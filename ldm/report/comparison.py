@@ -7,24 +7,7 @@ photos, their base row and their recommendation. File names are relative to the 
 from dataclasses import dataclass, field
 from typing import Any
 
-from ldm.evaluation.results import CLASS, OTHER, SUBJECT, Interval, Recommendation, Reference, Score
-
-__all__ = [
-    "CLASS",
-    "CLASS_PLACEHOLDER",
-    "OTHER",
-    "SUBJECT",
-    "Cell",
-    "Column",
-    "Comparison",
-    "Group",
-    "Interval",
-    "Recommendation",
-    "Reference",
-    "Row",
-    "Run",
-    "Score",
-]
+from ldm.evaluation.results import OTHER, Interval, Recommendation, Reference, Score
 
 CLASS_PLACEHOLDER = "{class}"
 """In a prompt: the class name of each row's subject."""
@@ -84,7 +67,7 @@ class Group:
 
 
 @dataclass(frozen=True)
-class Run:
+class RunOptions:
     """A run of dreambooth.py and its options."""
 
     name: str
@@ -92,8 +75,8 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """All images of one call."""
+class ComparisonData:
+    """All images of one call, with prompts, scores and recommendations: the contents of `comparison.json`."""
 
     title: str
     command: str
@@ -101,7 +84,7 @@ class Comparison:
     columns: list[Column]
     rows: list[Row]
     groups: list[Group]
-    runs: list[Run] = field(default_factory=list)
+    runs: list[RunOptions] = field(default_factory=list)
     scores: list[Score] = field(default_factory=list)
     scored_by: str = ""
     """The encoder's name for people; empty without scores."""
@@ -122,7 +105,7 @@ class Comparison:
     """SHA-256 of all that the results were made from; empty when unfinished. While it is the same, they stay."""
 
 
-def shown_prompt(comparison: Comparison, prompt_index: int) -> str:
+def shown_prompt(comparison: ComparisonData, prompt_index: int) -> str:
     """A prompt for headings: as all rows have it, or where they differ or have none yet, with the classes filled in."""
     places = [place for place, column in enumerate(comparison.columns) if column.prompt_index == prompt_index]
     sampled = {cell.prompt for row in comparison.rows for place in places if (cell := row.cells[place])}

@@ -4,13 +4,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ldm.errors import UserError
-from ldm.report.comparison import Cell, Comparison
+from ldm.report.comparison import Cell, ComparisonData
 from ldm.report.page import PAGE_NAME, write_page
 from ldm.report.sheets import sheet_names, write_sheets
 from ldm.report.table import CSV_NAME, JSON_NAME, read_comparison, write_csv, write_json
 
 
-def write_results(directory: Path, comparison: Comparison, *, is_sweep: bool) -> list[str]:
+def write_results(directory: Path, comparison: ComparisonData, *, is_sweep: bool) -> list[str]:
     """Writes the grid and the table, and of a sweep the page; returns the names of what to look at."""
     sheets = write_sheets(directory, comparison)
     written = sheets if len(sheets) == 1 else [f"{sheets[0]} to {sheets[-1]}"]
@@ -21,7 +21,9 @@ def write_results(directory: Path, comparison: Comparison, *, is_sweep: bool) ->
     return written
 
 
-def current_results(directory: Path, digest: str, is_there: Callable[[Path, Cell | None], bool]) -> Comparison | None:
+def current_results(
+    directory: Path, digest: str, is_there: Callable[[Path, Cell | None], bool]
+) -> ComparisonData | None:
     """The comparison in a directory if it is finished, was made from what `digest` stands for, and all files are there.
 
     `is_there(directory, cell)`: whether an image is there and valid.

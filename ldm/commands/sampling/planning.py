@@ -36,7 +36,7 @@ from ldm.errors import UserError
 from ldm.evaluation.encoders import Encoder, load_encoder
 from ldm.files import counted, slug, write_text
 from ldm.interruption import finish_first
-from ldm.report.comparison import Comparison
+from ldm.report.comparison import ComparisonData
 from ldm.report.files import current_results
 from ldm.runtime.batching import batch_that_fits
 from ldm.runtime.compiling import refuse_graphs_without_cuda
@@ -69,7 +69,7 @@ class Call:
     record: dict[str, Any]
     digest: str
     """SHA-256 of all that the results are made from."""
-    results: Comparison | None
+    results: ComparisonData | None
     """Of a resumed call if all images and results are there already."""
 
     @property

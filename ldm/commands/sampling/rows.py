@@ -17,9 +17,10 @@ from ldm.data.formats import open_image
 from ldm.data.images import own_text
 from ldm.diffusion.noise import draw_noise, image_generators
 from ldm.errors import UserError
+from ldm.evaluation.results import CLASS, OTHER, SUBJECT
 from ldm.files import slug
 from ldm.prompts import TOKEN
-from ldm.report.comparison import CLASS, CLASS_PLACEHOLDER, OTHER, SUBJECT, Cell, Column, Row
+from ldm.report.comparison import CLASS_PLACEHOLDER, Cell, Column, Row
 from ldm.runtime.devices import Compute
 from ldm.training.config import Subject
 from ldm.user_files import open_regular

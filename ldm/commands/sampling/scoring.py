@@ -16,7 +16,7 @@ from ldm.evaluation.recommendation import RULE, Candidate, recommend
 from ldm.evaluation.results import PromptSpec, Recommendation
 from ldm.evaluation.scores import GroupScores, described, score_group
 from ldm.progress import Progress
-from ldm.report.comparison import Column, Comparison, Group, Row
+from ldm.report.comparison import Column, ComparisonData, Group, Row
 
 log = logging.getLogger(__name__)
 
@@ -24,8 +24,12 @@ AT_A_TIME = 32
 
 
 def scored(
-    comparison: Comparison, directory: Path, photos: Sequence[Sequence[Path]], size: tuple[int, int], encoder: Encoder
-) -> Comparison:
+    comparison: ComparisonData,
+    directory: Path,
+    photos: Sequence[Sequence[Path]],
+    size: tuple[int, int],
+    encoder: Encoder,
+) -> ComparisonData:
     """The comparison with the scores of all images in `directory`, and a recommendation for each group.
 
     `photos`: the image files of each group's subject; they are cropped to `size` (height, width) as for training.
@@ -64,7 +68,7 @@ def scored(
     )
 
 
-def _unknown_words_note(comparison: Comparison, encoder: Encoder) -> list[str]:
+def _unknown_words_note(comparison: ComparisonData, encoder: Encoder) -> list[str]:
     """A note on words of prompts that the encoder doesn't know."""
     prompts = dict.fromkeys(cell.prompt for row in comparison.rows for cell in row.cells if cell)
     words = [word for prompt in prompts for word in encoder.unknown_words(without_token(prompt))]

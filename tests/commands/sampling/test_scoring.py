@@ -10,7 +10,8 @@ import pytest
 from ldm.commands.sampling import job, loop, planning, run
 from ldm.evaluation.protocol import dreambooth_prompts
 from ldm.evaluation.recommendation import RULE
-from ldm.report.comparison import CLASS, OTHER, SUBJECT, Comparison
+from ldm.evaluation.results import CLASS, OTHER, SUBJECT
+from ldm.report.comparison import ComparisonData
 from ldm.report.table import read_comparison
 from tests.commands.calls import Outcome, Sampled, call, refused
 from tests.commands.fixtures import Trained, write_photos
@@ -29,7 +30,7 @@ def in_an_empty_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.chdir(tmp_path / "here")
 
 
-Scored = tuple[Comparison, Outcome, Sampled]
+Scored = tuple[ComparisonData, Outcome, Sampled]
 
 
 def evaluated(*arguments: object, number: int = 1, command: str = "evaluate") -> Scored:
