@@ -10,12 +10,15 @@ from ldm.report.sheets import sheet_names, write_sheets
 from ldm.report.table import CSV_NAME, JSON_NAME, read_comparison, write_csv, write_json
 
 
-def write_results(directory: Path, comparison: ComparisonData, *, is_sweep: bool) -> list[str]:
-    """Writes the grid and the table, and of a sweep the page; returns the names of what to look at."""
+def write_results(directory: Path, comparison: ComparisonData, *, of_directory: bool) -> list[str]:
+    """Writes the grid and `pictures.csv`, and for a directory of checkpoints `comparison.json` and the page.
+
+    Returns the names of the files to look at: the grid, and the page if there is one.
+    """
     sheets = write_sheets(directory, comparison)
     written = sheets if len(sheets) == 1 else [f"{sheets[0]} to {sheets[-1]}"]
     write_csv(directory, comparison)
-    if is_sweep:
+    if of_directory:
         write_json(directory, comparison)
         written = [*written, write_page(directory, comparison).name]
     return written

@@ -48,7 +48,7 @@ def chromium() -> Iterator[Any]:
 @pytest.fixture(scope="session")
 def page_url(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The sample's page, in a directory whose name a URL can't hold as it is."""
-    directory = tmp_path_factory.mktemp("a sweep #1")
+    directory = tmp_path_factory.mktemp("a comparison #1")
     write_images(directory, sample_comparison())
     return write_page(directory, sample_comparison()).as_uri()
 

@@ -1,4 +1,4 @@
-"""Reading a sweep's files, checkpoints to sweep over, and interrupting it."""
+"""For tests of comparisons: checkpoints to compare, reading the files, interrupting the sampling."""
 
 import csv
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The tables of a sweep, and the kinds of its columns."""
+"""The tables of a comparison, and the kinds of its columns."""
 
 import json
 from dataclasses import replace

@@ -21,8 +21,8 @@ from ldm.report.grid import labelled_grid
 from ldm.terminal import visible
 from ldm.training.dreambooth import DreamBooth
 
-SAMPLES, PICTURES, SWEEP = "samples", "pictures", "sweep"
-"""`samples/` holds a sheet per step, `samples/pictures/` the single images, `samples/sweep.png` all of them."""
+SAMPLES, PICTURES, ALL_STEPS = "samples", "pictures", "sweep"
+"""`samples/` holds a sheet per step, `samples/pictures/` the single images, `samples/sweep.png` all steps."""
 MOST_ROWS, MOST_PIXELS = 24, 256
 """Of the sheet of all steps: of more steps some are shown, and larger images are shrunk."""
 
@@ -56,12 +56,12 @@ class Previews:
         sheet = labelled_grid([self._images(step)], [f"step {step}"], self.prompts)
         save_png(self.directory / f"step-{step:05d}.png", sheet)
         steps = [one for one in self._steps() if one <= step]
-        sweep = self._sweep(steps)
-        save_png(self.directory / f"{SWEEP}.png", sweep)
+        all_steps = self._sheet_of(steps)
+        save_png(self.directory / f"{ALL_STEPS}.png", all_steps)
         for one in steps if steps[:-1] == [0] else [step]:  # there was no log before training
             for prompt, image in zip(self.prompts, self._images(one), strict=True):
                 module.run_log.log_image(visible(prompt), image, one)
-        module.run_log.log_image(SWEEP, sweep, step)
+        module.run_log.log_image(ALL_STEPS, all_steps, step)
 
     def sample_untrained(self, module: DreamBooth) -> None:
         """Step 0, by the base model. Called before training; a resumed run has it already."""
@@ -112,7 +112,7 @@ class Previews:
         steps = sorted(int(match[1]) for name in names if (match := re.fullmatch(r"step-(\d+)_00", name)))
         return [step for step in steps if all(self._path(step, index).exists() for index in range(len(self.prompts)))]
 
-    def _sweep(self, steps: list[int]) -> Image.Image:
+    def _sheet_of(self, steps: list[int]) -> Image.Image:
         """Rows of steps, columns of prompts."""
         spread = np.linspace(0, len(steps) - 1, min(len(steps), MOST_ROWS)).round().astype(int)
         shown = [steps[index] for index in spread]

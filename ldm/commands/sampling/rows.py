@@ -66,10 +66,10 @@ def plan_rows(groups: list[CheckpointGroup], root: Path | None, job: Job, comput
     runs = run_names([one.path for group in groups for one in tuned_in(group)], root or groups[0][0].path.parent)
     shared = _shared_key(job, compute)
     rows, keys = [], {}
-    names = _names(groups, runs, is_sweep=root is not None)
+    names = _names(groups, runs, of_directory=root is not None)
     for (index, one), (label, prefix) in zip(_members(groups), names, strict=True):
         prompts = [prompt_for(template, one) for template in templates]
-        _refuse_or_warn_without_subject(templates, prompts, one, is_sweep=root is not None)
+        _refuse_or_warn_without_subject(templates, prompts, one, of_directory=root is not None)
         cells: list[Cell | None] = []
         for column in columns:
             if (prompt := prompts[column.prompt_index]) is None:
@@ -103,11 +103,11 @@ def prompt_for(template: str | None, checkpoint: Checkpoint) -> str | None:
 
 
 def _refuse_or_warn_without_subject(
-    templates: Sequence[str | None], prompts: Sequence[str | None], checkpoint: Checkpoint, is_sweep: bool
+    templates: Sequence[str | None], prompts: Sequence[str | None], checkpoint: Checkpoint, of_directory: bool
 ) -> None:
     for template in {template for template, prompt in zip(templates, prompts, strict=True) if prompt is None}:
         message = f"the prompt '{template}' needs a class, and {checkpoint.path} has no subject"
-        if not is_sweep:
+        if not of_directory:
             raise UserError(message)
         log.warning("%s: its cells stay empty", message)
 
@@ -138,7 +138,7 @@ def _kind(template: str | None, groups: Sequence[CheckpointGroup]) -> str:
 # Names
 
 
-def _names(groups: Sequence[CheckpointGroup], runs: dict[Path, str], is_sweep: bool) -> Iterator[tuple[str, str]]:
+def _names(groups: Sequence[CheckpointGroup], runs: dict[Path, str], of_directory: bool) -> Iterator[tuple[str, str]]:
     """Each checkpoint's label for people, and how its files' names begin; a single checkpoint's need no beginning."""
     subjects = [subject_of(group) for group in groups]
     labels, prefixes, paths = [], [], []
@@ -156,7 +156,7 @@ def _names(groups: Sequence[CheckpointGroup], runs: dict[Path, str], is_sweep: b
         paths.append((one.path, first.path if one.is_base else one.path))
     for label, prefix, (path, named_by) in zip(labels, prefixes, paths, strict=True):
         unique = prefix if prefixes.count(prefix) == 1 else f"{prefix}-{_path_digest(named_by)}"
-        yield (label if labels.count(label) == 1 else str(path), f"{unique}_" if is_sweep else "")
+        yield (label if labels.count(label) == 1 else str(path), f"{unique}_" if of_directory else "")
 
 
 def _path_digest(path: Path) -> str:

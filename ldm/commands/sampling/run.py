@@ -69,7 +69,7 @@ def _finish(call: Call, *, score: bool) -> str:
         photos = [[photo.path for photo in group] for group in call.photos]
         comparison = scored(comparison, call.directory, photos, size, call.encoder)
         log.info("%s", summary(comparison))
-    *others, last = write_results(call.directory, comparison, is_sweep=call.root is not None)
+    *others, last = write_results(call.directory, comparison, of_directory=call.root is not None)
     return f"{', '.join([_count(comparison), *others])} and {last} in {call.directory}"
 
 

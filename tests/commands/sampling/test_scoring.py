@@ -167,7 +167,7 @@ def test_another_encoder_may_score_the_images_of_a_resumed_call(trained: Trained
     refused(call("evaluate", "-r", "outputs/evaluate-1", "--encoder", "clip-dino"), "download/eval-weights.sh")
 
 
-def test_a_sweep_is_scored_afterwards_without_sampling_again(
+def test_a_comparison_is_scored_afterwards_without_sampling_again(
     trained: Trained, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     evaluated("-c", trained.root, *JUDGE, *PROMPTS, "-v", 1)

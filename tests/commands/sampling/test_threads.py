@@ -118,7 +118,7 @@ def test_an_error_of_the_reading_thread_is_raised_when_the_file_is_taken(tiny_ch
             reader.take()
 
 
-def test_a_full_disk_stops_the_sweep_with_a_users_error(
+def test_a_full_disk_stops_the_comparison_with_a_users_error(
     txt2img: Sample, trained: Trained, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write, written = writing._write, []
