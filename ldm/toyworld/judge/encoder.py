@@ -20,7 +20,7 @@ from ldm.toyworld.judge.file import load_judge
 from ldm.toyworld.judge.network import Judge
 
 ASSETS = ROOT / "ldm" / "assets"
-SHIPPED, SHIPPED_TOKENIZER = ASSETS / "judge.safetensors", ASSETS / "tokenizer"
+EMBEDDED_JUDGE, EMBEDDED_TOKENIZER = ASSETS / "judge.safetensors", ASSETS / "tokenizer"
 AT_A_TIME = 256
 SURE, ALIKE = 0.95, 0.75
 """Least mean probability of the setting of renders, and least mean cosine of embeddings of one rendered thing. The
@@ -106,7 +106,7 @@ class Evaluator:
 
 
 def load_evaluator(
-    device: torch.device, path: Path = SHIPPED, tokenizer_directory: Path = SHIPPED_TOKENIZER
+    device: torch.device, path: Path = EMBEDDED_JUDGE, tokenizer_directory: Path = EMBEDDED_TOKENIZER
 ) -> Evaluator:
     """The embedded judge, or another one. Raises `UserError` if its file is bad or the tokenizer is not the judge's."""
     judge, digest = load_judge(path)
