@@ -65,9 +65,8 @@ def _finish(call: Call, *, score: bool) -> str:
         return ""
     if score:
         assert call.encoder is not None
-        size = call.job.sampling.height, call.job.sampling.width
-        photos = [[photo.path for photo in group] for group in call.photos]
-        comparison = scored(comparison, call.directory, photos, size, call.encoder)
+        photos = [[photo.image for photo in group] for group in call.photos]
+        comparison = scored(comparison, call.directory, photos, call.encoder)
         log.info("%s", summary(comparison))
     *others, last = write_results(call.directory, comparison, of_directory=call.root is not None)
     return f"{', '.join([_count(comparison), *others])} and {last} in {call.directory}"

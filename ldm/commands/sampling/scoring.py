@@ -6,10 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from ldm.commands.unfamiliar import in_quotes
-from ldm.data.images import fit, read_image, to_tensor
+from ldm.data.images import read_image, to_tensor
 from ldm.evaluation.encoders import Encoder, ImageFeatures, extract_features, joined, with_gaps
 from ldm.evaluation.protocol import without_token
 from ldm.evaluation.recommendation import RULE, Candidate, recommend
@@ -26,13 +27,12 @@ AT_A_TIME = 32
 def scored(
     comparison: ComparisonData,
     directory: Path,
-    photos: Sequence[Sequence[Path]],
-    size: tuple[int, int],
+    photos: Sequence[Sequence[Image.Image]],
     encoder: Encoder,
 ) -> ComparisonData:
     """The comparison with the scores of all images in `directory`, and a recommendation for each group.
 
-    `photos`: the image files of each group's subject; they are cropped to `size` (height, width) as for training.
+    `photos`: those of each group's subject, all of one size, cropped as for training.
     """
     rows, groups = list(comparison.rows), list(comparison.groups)
     images = sum(cell is not None for row in rows for cell in row.cells)
@@ -42,7 +42,7 @@ def scored(
             members = [i for i, row in enumerate(rows) if row.group == index]
             if not members:
                 continue
-            photo_features, familiar = _photo_features(encoder, photos[index], size, progress)
+            photo_features, familiar = _photo_features(encoder, photos[index], progress)
             if not familiar:
                 notes.append(_unfamiliar_photos_note(group, encoder))
             row_features = [_row_features(encoder, rows[i], directory, progress) for i in members]
@@ -88,14 +88,14 @@ def _unfamiliar_photos_note(group: Group, encoder: Encoder) -> str:
 
 
 def _photo_features(
-    encoder: Encoder, paths: Sequence[Path], size: tuple[int, int], progress: Progress
+    encoder: Encoder, photos: Sequence[Image.Image], progress: Progress
 ) -> tuple[ImageFeatures | None, bool]:
     """The features of the photos, and whether the encoder was trained with images like them."""
-    if not paths:
+    if not photos:
         return None, True
-    photos = torch.stack([to_tensor(fit(read_image(path, max(size)), *size)) for path in paths])
-    progress.update(len(paths))
-    return extract_features(encoder, photos), encoder.is_familiar(photos)
+    images = torch.stack([to_tensor(photo) for photo in photos])
+    progress.update(len(photos))
+    return extract_features(encoder, images), encoder.is_familiar(images)
 
 
 def _row_features(encoder: Encoder, row: Row, directory: Path, progress: Progress) -> ImageFeatures:

@@ -8,6 +8,7 @@ from unittest.mock import Mock
 import pytest
 
 from ldm.commands.sampling import job, loop, planning, run
+from ldm.data import images
 from ldm.evaluation.protocol import dreambooth_prompts
 from ldm.evaluation.recommendation import RULE
 from ldm.evaluation.results import CLASS, OTHER, SUBJECT
@@ -181,8 +182,12 @@ def test_a_comparison_is_scored_afterwards_without_sampling_again(
     assert comparison.groups[0].recommendation.verdict in outcome.said
     assert set(comparison.rows[1].scores) == (SUBJECT_SCORES | CLASS_SCORES) - {"diversity"}
     photos = write_photos(tmp_path / "others", count=2)
+    opened: list[Path] = []
+    open_image = images.open_image
+    monkeypatch.setattr(images, "open_image", lambda file, path: opened.append(path) or open_image(file, path))
     other, _, _ = evaluated("-r", "outputs/evaluate-1", "-i", photos)
     assert len(other.groups[0].photos) == 2
+    assert sorted(path.name for path in opened if path.parent.name == "others") == ["0.png", "1.png"]  # once each
     assert other.rows[1].scores["subject"] != comparison.rows[1].scores["subject"]
     assert other.rows[1].scores["prompt"] == comparison.rows[1].scores["prompt"]
     refused(call("txt2img", "-r", "outputs/evaluate-1"), "evaluate.py")
