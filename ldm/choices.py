@@ -14,12 +14,12 @@ from typing import Any
 class Choice:
     """One entry: where its object is ("module:name"), and what it is, for `--help`."""
 
-    where: str
+    target: str
     about: str
 
     def load(self) -> Any:
         """Imports the object."""
-        module, _, name = self.where.partition(":")
+        module, _, name = self.target.partition(":")
         return getattr(importlib.import_module(module), name)
 
     def __str__(self) -> str:

@@ -41,13 +41,13 @@ def open_regular(path: Path) -> BinaryIO:
     return file
 
 
-def open_file(path: Path, what: str = "file") -> BinaryIO:
-    """`open_regular` with every error as a `UserError`; `what` is what should have been there."""
+def open_file(path: Path, noun: str = "file") -> BinaryIO:
+    """`open_regular` with every error as a `UserError`; `noun` names the kind of file in messages."""
     try:
         return open_regular(path)
     except FileNotFoundError:
         target = f": it is a link to {path.readlink()}, which does not exist" if path.is_symlink() else ""
-        raise UserError(f"there is no {what} {path}{target}") from None
+        raise UserError(f"there is no {noun} {path}{target}") from None
     except OSError as error:
         raise UserError(f"could not read {path}: {error.strerror}") from error
     except ValueError as error:  # a name that no file can have

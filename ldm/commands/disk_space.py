@@ -20,16 +20,16 @@ def refuse_without_space(
     *,
     checkpoint: int,
     state: int,
-    more: int = 0,
-    what: str = "",
+    extra_bytes: int = 0,
+    extra_name: str = "",
 ) -> None:
     """Raises `UserError` unless all checkpoints and two resume states fit, of so many bytes each.
 
-    `more` bytes are for `what`, such as "class images".
+    `extra_bytes` are those of `extra_name`, such as "class images".
     """
     checkpoints = -(-config.iterations // config.save_every)
-    needed = checkpoints * checkpoint + 2 * state + more  # two states while one is replaced
-    parts = [counted(checkpoints, "checkpoint"), *([what] if more else []), "the resume state"]
+    needed = checkpoints * checkpoint + 2 * state + extra_bytes  # two states while one is replaced
+    parts = [counted(checkpoints, "checkpoint"), *([extra_name] if extra_bytes else []), "the resume state"]
     _refuse(
         output_dir,
         needed,
@@ -54,11 +54,11 @@ def image_bytes(count: int, height: int, width: int) -> int:
     return round(count * height * width * PNG_BYTES)
 
 
-def _refuse(output_dir: Path, needed: int, what: str, advice: str) -> None:
+def _refuse(output_dir: Path, needed: int, beginning: str, advice: str) -> None:
     free = free_bytes(output_dir)
     if free < needed:
         raise UserError(
-            f"{what} {human_size(needed)}, but {existing(output_dir)} has {human_size(free)} free. {advice}"
+            f"{beginning} {human_size(needed)}, but {existing(output_dir)} has {human_size(free)} free. {advice}"
         )
 
 

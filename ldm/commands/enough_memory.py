@@ -84,16 +84,16 @@ def refuse_too_large_images(
         )
 
 
-def refuse_too_large_training(need: Need, devices: list[torch.device], what: str, smaller: str) -> None:
+def refuse_too_large_training(need: Need, devices: list[torch.device], training: str, remedy: str) -> None:
     """Raises `UserError` if the memory of each device, or its share of the host's, is less than a training needs.
 
-    `what` would take too much, and `smaller` would need less.
+    For the message: `training` would take too much, and `remedy` needs less.
     """
     limit = memory_of(devices[0], len(devices) if devices[0].type == "cpu" else 1)
     if limit is not None and (needed := need.more_than(limit)):
         raise UserError(
-            f"{what} would take {human_size(needed)} of memory, and {human_size(limit)} are available. "
-            f"{smaller} needs less"
+            f"{training} would take {human_size(needed)} of memory, and {human_size(limit)} are available. "
+            f"{remedy} needs less"
         )
 
 

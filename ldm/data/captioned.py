@@ -113,10 +113,10 @@ def _read_list(path: Path) -> Iterator[CaptionedImage]:
         yield image
 
 
-def _raise_for(captions: Iterable[str], where: str) -> None:
+def _raise_for(captions: Iterable[str], source: str) -> None:
     for caption in captions:
         if fault := prompt_fault(caption):
-            raise UserError(f"{where}: a caption {fault}")
+            raise UserError(f"{source}: a caption {fault}")
 
 
 def _is_file(path: Path) -> bool:

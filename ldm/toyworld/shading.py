@@ -97,9 +97,9 @@ def _paint(stage: Stage, its: Bodies, scene: Tensor, point: Tensor, normal: Tens
     painted = torch.ones_like(second)
     for name in names:
         if name in PART_PAINTS:
-            here = nearest == names.index(name)
-            albedo = where(here, PART_PAINTS[name], albedo)
-            painted = painted & ~here
+            is_part = nearest == names.index(name)
+            albedo = where(is_part, PART_PAINTS[name], albedo)
+            painted = painted & ~is_part
     return albedo, painted
 
 

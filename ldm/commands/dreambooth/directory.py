@@ -90,6 +90,6 @@ def _refuse_without_space(plan: Plan) -> None:
         config,
         checkpoint=SAVE_DTYPES[plan.options.save_dtype].itemsize * sum(sizes.values()),
         state=OPTIMIZERS[config.optimizer].load().state_bytes_per_weight[config.train_dtype] * trained,
-        more=image_bytes(config.class_img_count, sampling.height, sampling.width),
-        what="class images",
+        extra_bytes=image_bytes(config.class_img_count, sampling.height, sampling.width),
+        extra_name="class images",
     )

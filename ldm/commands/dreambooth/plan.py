@@ -98,12 +98,12 @@ class Plan:
         ).found_in(roots)
 
 
-def resumed_run_options(given: argparse.Namespace) -> argparse.Namespace:
+def resumed_run_options(options: argparse.Namespace) -> argparse.Namespace:
     """The options of the run in `--resume-dir`, with the flags that may change."""
     return resumed_options(
-        given,
+        options,
         script="dreambooth.py",
-        has="class_name",
+        own_option="class_name",
         rules=DREAMBOOTH,
         paths=("ckpt_path", "config", "instance_img_dir", "output_dir"),
         config=DreamBoothConfig,
@@ -113,14 +113,16 @@ def resumed_run_options(given: argparse.Namespace) -> argparse.Namespace:
 def find_moved(options: argparse.Namespace) -> argparse.Namespace:
     """A resumed run's options, with the places where base weights and photos are now, unless a flag names them."""
     record = read_yaml(options.resume_dir / RECORD)
-    where = moved(options.resume_dir, record)
+    moved_run = moved(options.resume_dir, record)
     if "ckpt_path" not in options.typed and options.ckpt_path:
-        options.ckpt_path = find_weights(options.ckpt_path, record.get("base_sha256"), where, "--ckpt-path")
+        options.ckpt_path = find_weights(options.ckpt_path, record.get("base_sha256"), moved_run, "--ckpt-path")
     if "instance_img_dir" not in options.typed and options.instance_img_dir:
         photos = record.get("photos") or {}
-        options.instance_img_dir = find_photo_directory(options.instance_img_dir, photos, where, "--instance-img-dir")
+        options.instance_img_dir = find_photo_directory(
+            options.instance_img_dir, photos, moved_run, "--instance-img-dir"
+        )
     if not (options.output_dir and (options.output_dir / CLASS_IMAGES).is_dir()):
-        options.output_dir = where.now.parent
+        options.output_dir = moved_run.now.parent
     return options
 
 
@@ -151,8 +153,8 @@ def plan_run(options: argparse.Namespace) -> Plan:
     config = config_from(options, settings.dreambooth, sampling)
     workload = workload_of(settings, config, sampling, devices, compute)
     config = fit_into_memory(options, config, workload, devices)
-    what = f"training at {height} x {width} with --batch-size {config.batch_size}"
-    refuse_too_large_training(dreambooth_need(workload, config), devices, what, "A smaller --hw or --batch-size")
+    training = f"training at {height} x {width} with --batch-size {config.batch_size}"
+    refuse_too_large_training(dreambooth_need(workload, config), devices, training, "A smaller --hw or --batch-size")
     # Weights in bfloat16 are computed with as they are.
     precision = "bf16-mixed" if config.train_dtype == "bf16" else training_precision(devices[0], options.precision)
 
@@ -188,18 +190,18 @@ def config_from(options: argparse.Namespace, defaults: DreamBoothConfig, samplin
     `--sampler` and `--ddim-steps` are for class images too, where these have no flags of their own. A type of weights
     or an optimizer that is set alone brings the other that it needs.
     """
-    given = {field.name: getattr(options, field.name, None) for field in fields(DreamBoothConfig)}
-    given["prior_loss_weight"] = options.lamb
-    given["preview_prompts"] = () if options.no_previews else options.preview_prompts and tuple(options.preview_prompts)
+    flags = {field.name: getattr(options, field.name, None) for field in fields(DreamBoothConfig)}
+    flags["prior_loss_weight"] = options.lamb
+    flags["preview_prompts"] = () if options.no_previews else options.preview_prompts and tuple(options.preview_prompts)
     if options.class_sampler is None and options.sampler is not None:
-        given |= {"class_sampler": sampling.sampler, "class_steps": options.class_steps or sampling.num_steps}
-    given["class_steps"] = given["class_steps"] or options.ddim_steps
+        flags |= {"class_sampler": sampling.sampler, "class_steps": options.class_steps or sampling.num_steps}
+    flags["class_steps"] = flags["class_steps"] or options.ddim_steps
     if options.train_dtype == "bf16" and options.optimizer is None:
-        given["optimizer"] = "adamw8bit"
+        flags["optimizer"] = "adamw8bit"
     elif options.optimizer == "adamw" and options.train_dtype is None:
-        given["train_dtype"] = "fp32"
+        flags["train_dtype"] = "fp32"
     try:
-        config = replace(defaults, **{name: value for name, value in given.items() if value is not None})
+        config = replace(defaults, **{name: value for name, value in flags.items() if value is not None})
     except ValueError as error:
         raise UserError(str(error)) from error
     return replace(config, class_img_count=0) if config.prior_loss_weight == 0 else config

@@ -60,8 +60,8 @@ def dreambooth(options: argparse.Namespace) -> Path:
             if not is_helper_process():
                 previews.sample_untrained(module)
             dtype, capture = plan.training_autocast_dtype, step_capture(plan.devices, plan.options.compile)
-            where = FitOptions(run_dir, plan.devices, dtype, plan.options.logger, capture)
-            fit(module, where, _saver(plan, run_dir, previews, where.writer))
+            fit_options = FitOptions(run_dir, plan.devices, dtype, plan.options.logger, capture)
+            fit(module, fit_options, _saver(plan, run_dir, previews, fit_options.writer))
         if not is_helper_process():
             _report(plan, run_dir, module)
     return run_dir
@@ -72,13 +72,13 @@ def build_module(plan: Plan, class_images: list[Path]) -> DreamBooth:
     compute = replace(plan.compute, device=plan.devices[own_rank() % len(plan.devices)])
     ldm = ModelSlot(compute).use(read_checkpoint(plan.base), plan.settings, plan.tokenizer)
 
-    how = (plan.sampling.height, plan.sampling.width), plan.config.flip, compute
-    instance_moments = encode_images(ldm.autoencoder, plan.instance_images, *how)
+    size, flip = (plan.sampling.height, plan.sampling.width), plan.config.flip
+    instance_moments = encode_images(ldm.autoencoder, plan.instance_images, size, flip, compute)
     class_moments = None
     if class_images:
-        files = read_ahead(class_images, *how[0])
+        files = read_ahead(class_images, *size)
         images = each(files, len(class_images), "encoding", "img", silent=is_helper_process())
-        class_moments = encode_images(ldm.autoencoder, images, *how)
+        class_moments = encode_images(ldm.autoencoder, images, size, flip, compute)
     gc.collect()
     return DreamBooth(ldm, plan.subject, instance_moments, class_moments, plan.config, plan.options.seed)
 

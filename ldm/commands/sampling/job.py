@@ -134,19 +134,19 @@ def png_text(prompt: str, seed: int, job: Job, checkpoint: Checkpoint) -> dict[s
 # Prompts for scores
 
 
-def prompts_to_score(given: list[str] | None, protocol: str, checkpoints: Sequence[Checkpoint]) -> list[str]:
+def prompts_to_score(given_prompts: list[str] | None, protocol: str, checkpoints: Sequence[Checkpoint]) -> list[str]:
     """The given prompts or those of the protocol, with "{class}" not filled in, and always the class's own prompt.
 
     Raises `UserError` if there are neither prompts nor a subject.
     """
     classes = {one.info.class_name for one in checkpoints if one.info.class_name}
-    if given is None and not classes:
+    if given_prompts is None and not classes:
         raise UserError(
             f"{checkpoints[0].path} has no subject: give checkpoints of dreambooth.py (--ckpt-path ckpts/), "
             "or your own prompts (-p)"
         )
     short_list = checkpoints[0].settings.evaluation.prompts
-    prompts = given or (_dreambooth_protocol(classes) if protocol == "dreambooth" else short_list)
+    prompts = given_prompts or (_dreambooth_protocol(classes) if protocol == "dreambooth" else short_list)
     has_class_prompt = CLASS_PROMPT in prompts or all(Subject(name).class_prompt in prompts for name in classes)
     return [*prompts] if has_class_prompt else [*prompts, CLASS_PROMPT]
 

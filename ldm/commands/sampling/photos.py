@@ -24,16 +24,18 @@ MAX_SIDE = 512
 """Pixels of the longer side of a small copy, at most."""
 
 
-def photos_of_groups(groups: Sequence[CheckpointGroup], records: RunRecords, given: Path | None) -> list[list[Path]]:
+def photos_of_groups(
+    groups: Sequence[CheckpointGroup], records: RunRecords, photo_dir: Path | None
+) -> list[list[Path]]:
     """Each group's photos: the image files of `--instance-img-dir`, else those that its runs were trained with."""
-    if given is None:
+    if photo_dir is None:
         return [_recorded(group, records) for group in groups]
     try:
-        photos = find_photos(given)
+        photos = find_photos(photo_dir)
     except UserError as error:
         raise UserError(f"--instance-img-dir: {error}") from error
     if len(subjects := sorted({subject_of(group) for group in groups} - {""})) > 1:
-        log.warning("the photos in %s are taken for those of %s alike", given, " and ".join(subjects))
+        log.warning("the photos in %s are taken for those of %s alike", photo_dir, " and ".join(subjects))
     return [photos for _ in groups]
 
 

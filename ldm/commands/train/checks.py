@@ -134,6 +134,6 @@ def _refuse_without_space(
         config,
         checkpoint=saved * SAVE_DTYPES[options.save_dtype].itemsize,
         state=trained * state,
-        more=latents,
-        what="the encoded images",
+        extra_bytes=latents,
+        extra_name="the encoded images",
     )
