@@ -1,4 +1,4 @@
-"""Work in threads: files written while their maker goes on, and results computed ahead of their use."""
+"""Work in threads: files are written while the caller goes on, and results are computed before they are needed."""
 
 import logging
 from collections import deque
@@ -15,17 +15,17 @@ Job = Callable[[], None]
 
 
 class BackgroundWriter:
-    """Runs jobs in threads; with one thread in the order in which they are put.
+    """Runs jobs in threads; with one thread in the order of the `put` calls. Used in a `with` block.
 
-    After a job that fails no other one begins. Its error is raised by the next call of a method, at the latest when the
-    block ends. At the end of the block all jobs are done, also after an error. Only an interrupt (`KeyboardInterrupt`,
-    `SystemExit`, `Stopped`) drops those that have not begun, if their number has no bound; then the process ends when
-    the running one is done.
+    After a failed job no other one starts. The next call of a method, or at the latest the end of the block, raises its
+    error. When the block ends all jobs are done, also after an error. Only an interrupt (`KeyboardInterrupt`,
+    `SystemExit`, `Stopped`) drops the jobs that have not started, if there is no `most_waiting`; the process then ends
+    when the running job is done.
     """
 
     def __init__(self, threads: int = 1, most_waiting: int | None = None) -> None:
         self.most_waiting = most_waiting
-        """Jobs that are not done yet, at most: `put` waits. None: no bound."""
+        """`put` waits while so many jobs are not done. None: it never waits."""
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="write")
         self._jobs: deque[Future[None]] = deque()
         self._error: Exception | None = None
@@ -79,10 +79,10 @@ def map_ahead(
     ahead: int,
     initializer: Callable[[], object] | None = None,
 ) -> Generator[Result, None, None]:
-    """`function(item)` of each item, in order, computed in threads; `ahead` results are begun before they are needed.
+    """Yields `function(item)` for each item, in order; threads compute up to `ahead` results before they are needed.
 
-    An error is raised in its turn. After it, and when the iterator is closed, no further call begins, and those that
-    run are waited for. `initializer` is called first in each thread.
+    An error is raised in place of its item's result. After an error, and when the iterator is closed, no further call
+    starts, and the iterator waits for the running ones. `initializer` is called first in each thread.
     """
     begun: deque[Future[Result]] = deque()
     pool = ThreadPoolExecutor(threads, thread_name_prefix="ahead", initializer=initializer)

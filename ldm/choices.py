@@ -1,7 +1,7 @@
 """What a flag or a key of the YAML can choose from: one line each, without torch, so that `--help` stays fast.
 
-Flags, YAML and help read these tables. A `Choice` names the object that does it, which is imported when it is needed:
-a new one is a file and a line here. Where the code itself tells the choices apart, the table says what each is.
+Flags, YAML and help read these tables. A `Choice` names an object, which is imported when it is needed: a new choice
+is a file and a line here. Entries of plain text only describe choices that the code itself distinguishes.
 """
 
 import importlib
@@ -12,7 +12,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Choice:
-    """One entry: where its object is ("module:name"), and what it is, for `--help`."""
+    """One entry: its object, as "module:name", and its description for `--help`."""
 
     target: str
     about: str
@@ -27,7 +27,7 @@ class Choice:
 
 
 def described(choices: Mapping[str, object]) -> str:
-    """The choices with what each is, for `--help`."""
+    """The choices with their descriptions, for `--help`."""
     return "; ".join(f"{name}: {about}" for name, about in choices.items())
 
 

@@ -37,7 +37,7 @@ def find_checkpoints(directory: Path, keep: Callable[[CheckpointFile], Kept]) ->
     """Reads the index of every file below `directory` with a checkpoint's suffix, in the order of runs and steps.
 
     `keep(file)` becomes an entry of the first list; the file is unmapped afterwards. If it raises, the file is skipped.
-    Links are followed, and each file is read once. Resume states are passed over without a warning.
+    Links are followed, and each file is read once. Resume states are skipped without a warning.
     """
     found: list[tuple[Any, Kept]] = []
     paths, skipped = _candidates(directory)

@@ -65,7 +65,7 @@ LORA = re.compile(r"lora_(unet|te\d?)_.+|.+\.(lora_[AB]|lora\.(up|down)|lora_(up
 SCALED = re.compile(r"(.+\.)?(scaled_fp8|scale_weight|weight_scale(_2)?|input_scale|absmax|quant_map|quant_state\..+)")
 """Scales that a quantized file's weights are multiplied with."""
 SHARD = re.compile(r"-(\d{5})-of-(\d{5})\.")
-"""In the name of one of several files that hold a model together."""
+"""The part of a file name that numbers the files of a model that was saved in several."""
 
 SHOWN = 4
 """How many keys of each kind a message names."""

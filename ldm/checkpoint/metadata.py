@@ -10,7 +10,7 @@ from typing import Any
 PREFIX = "ldm."
 
 LARGEST_NUMBER = 2**64
-"""Of steps and seeds."""
+"""The largest step or seed."""
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ class Moved:
     now: Path
 
     def places(self, recorded: Path) -> list[Path]:
-        """Where a recorded path may be now: there, at the same relative path, in the directory, or up to two above."""
+        """Where a recorded path may be now: unchanged, at the same relative path, in the directory or the two above."""
         relative = Path(os.path.normpath(self.now / os.path.relpath(recorded, self.was)))
         above = [self.now, *list(self.now.parents)[:2]]
         return list(dict.fromkeys([recorded, relative, *(directory / recorded.name for directory in above)]))

@@ -98,7 +98,7 @@ def refuse_too_large_training(need: Need, devices: list[torch.device], training:
 
 
 def dreambooth_need(workload: "Workload", config: DreamBoothConfig) -> Need:
-    """What a fine-tuning needs on a device."""
+    """The memory that a fine-tuning needs on a device."""
     from ldm.training.memory import predict
 
     model = workload.model
@@ -108,7 +108,7 @@ def dreambooth_need(workload: "Workload", config: DreamBoothConfig) -> Need:
 
 
 def training_need(network: AutoencoderConfig | UNetConfig, pixels: int, weights: int, count: Callable[[], int]) -> Need:
-    """What training a network needs. `pixels` are all of a step at its full resolution; `count` counts the bytes."""
+    """The memory for training a network. `pixels`: of all images of a step at full resolution; `count` counts bytes."""
     if isinstance(network, UNetConfig):
         channels, mult = network.model_channels, network.channel_mult
     else:

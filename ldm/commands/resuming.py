@@ -1,4 +1,4 @@
-"""Resuming a run: its own options, and from the command line only what may change; what its end leaves to resume."""
+"""Resuming a run: its options, merged from the record and the command line; its resume state, kept or removed."""
 
 import argparse
 import logging

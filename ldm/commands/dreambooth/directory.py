@@ -48,7 +48,7 @@ def _create(plan: Plan) -> Path:
 
 
 def _identity(plan: Plan, directory: Path) -> dict[str, object]:
-    """Of the record: what the run began with, by SHA-256, wherever its files are."""
+    """For the record: the SHA-256 of what the run began with, which its files keep when they move."""
     return {
         "directory": str(directory.resolve()),
         "base_sha256": plan.base_sha256,

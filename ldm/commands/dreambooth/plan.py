@@ -52,11 +52,11 @@ class Plan:
     options: argparse.Namespace
     """Every flag with the value that is used, as the run's record has it."""
     output_dir: Path
-    """Where a new run makes its directory; as given, so that messages name it so."""
+    """The directory for new runs, as given, so that messages show it as given."""
     base: Path
     base_sha256: str
     photos: dict[str, str]
-    """Their names, and the SHA-256 of each."""
+    """The SHA-256 of each photo, by its name."""
     yaml: dict[str, Any]
     settings: Settings
     tokenizer: Path
@@ -65,7 +65,7 @@ class Plan:
     subject: Subject
     config: DreamBoothConfig
     sampling: SamplingConfig
-    """Of previews."""
+    """How previews are sampled."""
     instance_images: Tensor
     """(n 3 height width) in [-1, 1]"""
     devices: list[torch.device]
@@ -78,12 +78,12 @@ class Plan:
 
     @property
     def class_precision(self) -> str:
-        """What class images are sampled in."""
+        """The `--precision` in which class images are sampled."""
         return "full" if self.options.precision == "full" else "auto"
 
     @property
     def class_images(self) -> ClassImages:
-        """Where the class images are, or will be: in the folder beside the run or, if they are there, in DIR of -o."""
+        """The cache of class images: beside the resumed run, or below `--output-dir` if only that has them."""
         beside = [self.options.resume_dir.parent] if self.options.resume_dir else []
         roots = [directory / CLASS_IMAGES for directory in (*beside, self.output_dir)]
         return ClassImages(
@@ -155,7 +155,7 @@ def plan_run(options: argparse.Namespace) -> Plan:
     config = fit_into_memory(options, config, workload, devices)
     training = f"training at {height} x {width} with --batch-size {config.batch_size}"
     refuse_too_large_training(dreambooth_need(workload, config), devices, training, "A smaller --hw or --batch-size")
-    # Weights in bfloat16 are computed with as they are.
+    # Weights in bfloat16 are computed with in bfloat16.
     precision = "bf16-mixed" if config.train_dtype == "bf16" else training_precision(devices[0], options.precision)
 
     paths, instance_images = read_directory(options.instance_img_dir, height, width)
@@ -187,8 +187,8 @@ def plan_run(options: argparse.Namespace) -> Plan:
 def config_from(options: argparse.Namespace, defaults: DreamBoothConfig, sampling: SamplingConfig) -> DreamBoothConfig:
     """The flags where they are set, the model's defaults elsewhere.
 
-    `--sampler` and `--ddim-steps` are for class images too, where these have no flags of their own. A type of weights
-    or an optimizer that is set alone brings the other that it needs.
+    `--sampler` and `--ddim-steps` apply to class images too, unless these have flags of their own. `--train-dtype bf16`
+    alone selects adamw8bit, and `--optimizer adamw` alone fp32.
     """
     flags = {field.name: getattr(options, field.name, None) for field in fields(DreamBoothConfig)}
     flags["prior_loss_weight"] = options.lamb
@@ -227,7 +227,7 @@ def used_options(
 
 
 def _tokenizer_directory(options: argparse.Namespace, base: Path, settings: Settings, digest: str) -> Path:
-    """Of the base model's tokenizer, known by its digest, or of a resumed run's own, repaired if it is damaged."""
+    """The directory of the base model's tokenizer; of a resumed run's own, which is repaired if it is damaged."""
     if not options.resume_dir:
         return find_tokenizer(base, settings.tokenizer, digest)
     own = options.resume_dir / NAME

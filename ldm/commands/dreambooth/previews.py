@@ -24,7 +24,7 @@ from ldm.training.dreambooth import DreamBooth
 SAMPLES, PICTURES, ALL_STEPS = "samples", "pictures", "sweep"
 """`samples/` holds a sheet per step, `samples/pictures/` the single images, `samples/sweep.png` all steps."""
 MOST_ROWS, MOST_PIXELS = 24, 256
-"""Of the sheet of all steps: of more steps some are shown, and larger images are shrunk."""
+"""Rows, and pixels on a side of an image, in the sheet of all steps: of more steps some are shown."""
 
 MOST_TOGETHER = 4
 """Images per batch on a GPU."""
@@ -107,7 +107,7 @@ class Previews:
         return [read_image(self._path(step, index)) for index in range(len(self.prompts))]
 
     def _steps(self) -> list[int]:
-        """The steps of which all images are there: those of earlier processes count too."""
+        """The steps whose images all exist, also those that earlier processes wrote."""
         names = [path.stem for path in (self.directory / PICTURES).glob("step-*_00.png")]
         steps = sorted(int(match[1]) for name in names if (match := re.fullmatch(r"step-(\d+)_00", name)))
         return [step for step in steps if all(self._path(step, index).exists() for index in range(len(self.prompts)))]

@@ -11,7 +11,7 @@ from ldm.background import BackgroundWriter
 from ldm.checkpoint.metadata import CheckpointInfo
 from ldm.checkpoint.reading import read_checkpoint
 from ldm.checkpoint.saving import SAVE_DTYPES, checkpoint_writer
-from ldm.commands.app import begin_run, logged, mistakes_to_continue_after
+from ldm.commands.app import begin_run, logged, resume_hint_on_error
 from ldm.commands.cluster import refuse_copies
 from ldm.commands.dreambooth.directory import open_run
 from ldm.commands.dreambooth.images import encode_images, sample_class_images
@@ -52,7 +52,7 @@ def dreambooth(options: argparse.Namespace) -> Path:
         run_dir = open_run(plan)
         begin_run(run_dir, command_line("dreambooth.py", "-r", run_dir))
     log.info("run: %s", run_dir)
-    with mistakes_to_continue_after():
+    with resume_hint_on_error():
         class_images = sample_class_images(plan)
         with explain_out_of_memory(_needs_less(plan)):
             module = build_module(plan, class_images)
@@ -84,7 +84,7 @@ def build_module(plan: Plan, class_images: list[Path]) -> DreamBooth:
 
 
 def _needs_less(plan: Plan) -> str:
-    """What helps if the memory is too small: a resumed run keeps its numbers."""
+    """Advice if the memory is too small; for a resumed run only what changes no number."""
     if not plan.options.resume_dir:
         return "a smaller --vram, --hw or --batch-size needs less"
     if plan.config.gradient_checkpointing == "all":
@@ -95,7 +95,7 @@ def _needs_less(plan: Plan) -> str:
 def _saver(
     plan: Plan, run_dir: Path, previews: Previews, writer: BackgroundWriter
 ) -> Callable[[DreamBooth, int], None]:
-    """What writes a step's checkpoint, and samples its previews meanwhile."""
+    """A function that has a step's checkpoint written in the background, and samples the previews."""
     options = {name: value.name if isinstance(value, Path) else value for name, value in vars(plan.options).items()}
     info = CheckpointInfo(
         config=plan.yaml,

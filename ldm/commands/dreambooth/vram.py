@@ -31,7 +31,7 @@ from ldm.training.memory import (
 log = logging.getLogger(__name__)
 
 MEMORY_FLAGS = tuple(vars(MEMORY_PROFILES[0]))
-"""What `--vram` sets where the user did not."""
+"""The options that `--vram` sets, unless the user sets them."""
 FLOAT_WEIGHTS = ("full", "fp16-mixed")
 """Values of `--precision` that need float32 weights."""
 USABLE = 0.95
@@ -134,7 +134,7 @@ def _free_on_each(devices: list[torch.device]) -> list[int | None]:
 
 
 def _too_small(last: MemoryProfile, workload: Workload, config: DreamBoothConfig, budget: int, overhead: int) -> str:
-    """The error if even the last candidate doesn't fit, with what would."""
+    """The error if even the last candidate doesn't fit; it names a size or a flag that needs less."""
     config = last.applied_to(config)
     needed = predict(workload, config).peak + overhead
     needs = (

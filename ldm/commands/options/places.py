@@ -9,9 +9,9 @@ from ldm.disk import unwritable
 from ldm.user_files import path_kind
 
 MOST_BYTES, MOST_NAME_BYTES = 4096, 255
-"""Of a whole path and of a name in it, on Linux."""
+"""Bytes of a path and of each name in it, at most, on Linux."""
 ROOM = 512
-"""For the names of what is written below a directory."""
+"""Bytes that are left for the names of files below a directory."""
 
 
 def place(text: str) -> Path:

@@ -20,7 +20,7 @@ from ldm.errors import UserError
 log = logging.getLogger(__name__)
 
 CheckpointGroup = list[Checkpoint]
-"""Of one subject, in the order of runs and steps; the base model, if there is one, is the first."""
+"""Checkpoints of one subject, in the order of runs and steps; the base model, if there is one, is the first."""
 
 
 class RunRecords:

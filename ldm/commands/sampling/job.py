@@ -1,4 +1,4 @@
-"""What all images of a call share: flags and the model's defaults in one description, and the text of image files."""
+"""`Job`: the options that all images of a call share, from flags and the model's defaults; the text in image files."""
 
 import argparse
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ from ldm.sampling_options import SAMPLING_OPTIONS
 from ldm.training.config import Subject
 
 CLASS_PROMPT = Subject(CLASS_PLACEHOLDER).class_prompt
-"""Shows how the class has changed; scores need it."""
+"""The prompt of the class alone, by which scores measure how the class has changed."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ def sampling_flags(sampling: SamplingConfig) -> dict[str, Any]:
 
 
 def png_text(prompt: str, seed: int, job: Job, checkpoint: Checkpoint) -> dict[str, object]:
-    """The text of an image file: a key each, and `parameters` as other tools write and read it. No directories."""
+    """The text chunks of an image file by key; `parameters` has the form that other tools read. Names no directory."""
     sampling = job.sampling
     size = f"{sampling.width}x{sampling.height}"
     negative = f"Negative prompt: {job.negative_prompt}\n" if job.negative_prompt else ""

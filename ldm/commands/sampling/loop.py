@@ -138,7 +138,7 @@ def _sample(slot: ModelSlot, job: Job, compute: Compute, batch: Batch, show_step
 
 
 class Readable(Protocol):
-    """A checkpoint file, and what tells its parts from those of others."""
+    """A checkpoint file, and digests by which its parts are known."""
 
     @property
     def path(self) -> Path: ...

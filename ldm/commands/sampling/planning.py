@@ -66,14 +66,14 @@ class Call:
     job: Job
     compute: Compute
     photos: list[list[Photo]]
-    """Of each group."""
+    """The photos of each group."""
     encoder: Encoder | None
     """Scores the images; None if they aren't to be scored, or are already."""
     record: dict[str, Any]
     digest: str
     """SHA-256 of all that the results are made from."""
     results: ComparisonData | None
-    """Of a resumed call if all images and results are there already."""
+    """The results of a resumed call that lacks nothing; else None."""
 
     @property
     def resume_command(self) -> str:

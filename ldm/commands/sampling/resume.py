@@ -64,7 +64,7 @@ def identities(weights: Path, checkpoints: Iterable[Checkpoint], init_path: Path
 
 
 def _found_again(options: argparse.Namespace, record: dict[str, Any]) -> argparse.Namespace:
-    """The options with the paths where everything is now. Raises `UserError` for a missing or another content."""
+    """The options with current paths. Raises `UserError` if something is missing or its content has changed."""
     moved_run = moved(options.resume_dir, record)
     options.output_dir = moved_run.now.parent
     recorded = Path(str(record["options"].get("ckpt_path") or options.ckpt_path))

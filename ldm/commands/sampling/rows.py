@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 BASE_LABEL = "base model"
 KEY = "key"
-"""Its name in the text of an image file."""
+"""The name of an image's key in the text of its file."""
 PNG_END = b"IEND\xae\x42\x60\x82"
 
 
@@ -42,7 +42,7 @@ class Plan:
     """A cell is None where the prompt has "{class}" and the checkpoint has no subject."""
     groups: list[CheckpointGroup]
     keys: dict[str, str]
-    """Of each image, by its file."""
+    """The key of each image, by its file."""
 
     @cached_property
     def checkpoints(self) -> list[Checkpoint]:
@@ -50,12 +50,12 @@ class Plan:
         return [one for group in self.groups for one in group]
 
     def is_there(self, directory: Path, cell: Cell | None) -> bool:
-        """Whether an image's file is whole and was made from all that determines it now."""
+        """Whether an image's file is whole and has the current key."""
         return cell is not None and is_valid(directory / cell.file, self.keys[cell.file])
 
 
 def plan_rows(groups: list[CheckpointGroup], root: Path | None, job: Job, compute: Compute) -> Plan:
-    """Names everything. `root`: the directory that is compared; None for a single checkpoint."""
+    """The table of all images, with their labels, files and keys. `root`: the directory that is compared; None for a single checkpoint."""
     templates: Sequence[str | None] = job.prompts or [None]
     noises = {seed: _noise_digest(seed, job, groups[0][0]) for seed in job.seeds}
     columns = [

@@ -5,7 +5,7 @@ import logging
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from ldm.commands.app import logged, mistakes_to_continue_after
+from ldm.commands.app import logged, resume_hint_on_error
 from ldm.commands.record import section
 from ldm.commands.sampling.loop import sample_rows
 from ldm.commands.sampling.photos import INIT_IMAGE
@@ -47,7 +47,7 @@ def _run(options: argparse.Namespace, command: str) -> Path:
         log.info("nothing is missing: %s and index.html are up to date in %s", _count(call.results), call.directory)
         return call.directory
     try:
-        with mistakes_to_continue_after(), explain_out_of_memory("a smaller --batch-size or --hw needs less"):
+        with resume_hint_on_error(), explain_out_of_memory("a smaller --batch-size or --hw needs less"):
             sample_rows(call.plan, call.job, call.compute, call.directory)
             results = _finish(call, score=call.encoder is not None)
     except (Stopped, KeyboardInterrupt):

@@ -79,7 +79,7 @@ def refuse_impossible(
 
 
 def stage_need(settings: Settings, stage: str, size: int, batch_size: int) -> Need:
-    """What a step on images of `size` pixels a side needs."""
+    """The memory that a step on images of `size` pixels a side needs."""
     model, autoencoder, unet = settings.model, settings.model.autoencoder, settings.model.unet
     weights = count_weights(model, PARTS["autoencoder" if stage == "autoencoder" else "unet"])
 

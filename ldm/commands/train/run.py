@@ -1,4 +1,4 @@
-"""A stage of a training from scratch before it trains: options, run directory and record, new or resumed."""
+"""Prepares a stage of a training from scratch: options, run directory and record, new or resumed."""
 
 import argparse
 import logging
@@ -153,7 +153,10 @@ def _has_data(directory: Path, stage: str, data: dict[str, Any]) -> bool:
 
 
 def is_done(options: argparse.Namespace) -> bool:
-    """Whether a run to resume is finished and its resume state gone, which is logged; an error if it was lost."""
+    """Whether the run to resume is finished and its resume state removed, which is logged.
+
+    Raises `UserError` if the resume state of an unfinished run is lost.
+    """
     _, settings = recorded_settings(options.resume_dir / RECORD)
     again = ["train.py", options.stage, "-i", options.image_dir]
     again += ["--autoencoder", options.autoencoder] if options.autoencoder else []
