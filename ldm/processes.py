@@ -40,7 +40,7 @@ DIED = 1
 POLL_INTERVAL = 0.25
 """Seconds between two checks whether other processes are alive."""
 PATIENCE = 20.0
-"""Seconds that a process has for writing files after it was asked to stop."""
+"""Seconds that a process has for writing files after SIGTERM."""
 
 Work = Callable[..., None]
 """`work(rank, send, *arguments)`: what each of several processes does."""
@@ -71,7 +71,7 @@ def ending_of(exit_code: int) -> BaseException:
 
 
 def end_with_parent(reports: bool) -> None:
-    """Ends this process soon after its parent has ended, for whatever reason; one of several `reports` it."""
+    """Ends this process soon after its parent has ended for whatever reason; with `reports` it prints an error."""
     parent = os.getppid()
 
     def watch() -> None:
@@ -139,7 +139,7 @@ def _receive(messages: Connection, on_done: Callable[[int], None]) -> None:
 
 
 def _end(processes: list[SpawnProcess]) -> None:
-    """Asks processes to stop, and kills those that don't."""
+    """Terminates processes, and kills those that do not end in time."""
     for process in processes:
         process.terminate()
     until = time.monotonic() + PATIENCE

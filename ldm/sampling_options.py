@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class SamplingOption:
-    """One option. Its names are on disk: they stay."""
+    """One option. Its names are in files on disk: do not change them."""
 
     field: str
     """In `SamplingConfig`, the model's YAML and `comparison.json`."""

@@ -1,4 +1,4 @@
-"""Which files are images, known by their content and not by their names; and what other files are."""
+"""Recognises image files by their content, not their names, and says what other files are."""
 
 import os
 from collections.abc import Callable

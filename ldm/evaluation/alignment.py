@@ -16,7 +16,7 @@ SIDE = 32
 SCALES = (0.8, 0.9, 1.0, 1.1, 1.25)
 """Sizes of the photo relative to the image."""
 LARGEST_SHIFT = 6
-"""Pixels between the two centres, in each direction."""
+"""Pixels between the two centres in each direction, at most."""
 SMALLEST_OVERLAP = 0.6
 """As a share of the image's area; correlations of smaller regions mean little."""
 FLAT = 0.02

@@ -26,7 +26,7 @@ from ldm.nn.tokenizer import PromptTokenizer, load_tokenizer
 CLIP_DINO = "clip-dino"
 DIRECTORY = ROOT / "weights" / "eval"
 DINO, CLIP = "dino-vits16", "clip-vit-base-patch32"
-"""The folders in it."""
+"""The folders of the two networks in `DIRECTORY`."""
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 """The first that exists is read; the second is read without executing its pickle, too."""

@@ -17,7 +17,7 @@ TOYWORLD_JUDGE = "toyworld-judge"
 
 @dataclass(frozen=True)
 class World:
-    """The only images that a model knows, if its encoder knows no others either."""
+    """A small world: the only images that a model can make."""
 
     model: str
     """What the model is called."""
@@ -26,7 +26,7 @@ class World:
 
 
 WORLDS = {TOYWORLD_JUDGE: World("the tiny model", "a rendered world")}
-"""By the encoder that a model's YAML names. Models with another encoder know all kinds of images."""
+"""Small worlds by the encoder that a model's YAML names. Models with another encoder make all kinds of images."""
 
 
 class Encoder(Protocol):
@@ -41,7 +41,7 @@ class Encoder(Protocol):
 
     @property
     def title(self) -> str:
-        """For people."""
+        """Its name in messages and reports."""
 
     @property
     def spaces(self) -> Mapping[str, str]:
@@ -115,7 +115,7 @@ class ImageFeatures:
         return ~self.subjects.isnan().any(dim=1)
 
     def select(self, chosen: Tensor | slice) -> "ImageFeatures":
-        """Those at indices, a slice or where a mask (b) holds."""
+        """The images at indices, in a slice, or where a mask (b) holds."""
         return ImageFeatures(self.subjects[chosen], self.images[chosen], self.thumbnails[chosen])
 
 

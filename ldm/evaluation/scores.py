@@ -74,16 +74,16 @@ class Definition:
 
     @property
     def name(self) -> str:
-        """In files."""
+        """Its name in files."""
         return self.score.name
 
     def is_known(self, group: GroupFeatures) -> bool:
-        """Whether a group has what it needs."""
+        """Whether a group has the photos and the base row that the score needs."""
         has_photos, has_base = len(group.photos) > 0, bool(group.base.present.any())
         return (has_photos or not self.needs_photos) and (has_base or not self.needs_base)
 
     def described(self, spaces: Mapping[str, str]) -> Score:
-        """With the embedding that it was measured in, of an encoder's `spaces`."""
+        """The score, explained with the name of its embedding, one of an encoder's `spaces`."""
         if self.space is None:
             return self.score
         return replace(self.score, explanation=f"{self.score.explanation} Measured in {spaces[self.space]}.")
@@ -116,13 +116,13 @@ def diversity_values(group: GroupFeatures) -> list[Tensor]:
     return [torch.where(other, 1.0 - row.images @ row.images.mT, torch.nan).nanmean(dim=1) for row in group.rows]
 
 
-def copy_values(of: Callable[[Nearness], Tensor]) -> Values:
-    """A field of `Nearness`, by row."""
-    return lambda group: list(of(group.nearness).view(len(group.rows), len(group.specs)))
+def copy_values(field: Callable[[Nearness], Tensor]) -> Values:
+    """The values of a field of `Nearness`, by row."""
+    return lambda group: list(field(group.nearness).view(len(group.rows), len(group.specs)))
 
 
 def mean_cosine(vectors: Tensor) -> Tensor:
-    """Of two different ones of (n d)."""
+    """The mean cosine of two different vectors of (n d)."""
     return (vectors @ vectors.mT)[~torch.eye(len(vectors), dtype=torch.bool)].mean()
 
 
@@ -233,7 +233,7 @@ SCORES = (
         is_detail=True,
     ),
 )
-"""In the order in which they are shown."""
+"""All scores, in the order in which they are shown."""
 
 
 def described(names: Collection[str], spaces: Mapping[str, str]) -> list[Score]:
@@ -249,7 +249,7 @@ class GroupScores:
     cells: dict[str, Tensor]
     """By score: (rows columns) float64, NaN where it says nothing about an image."""
     rows: list[dict[str, Interval]]
-    """Of each row, by score; an unknown one is absent."""
+    """The mean and interval of each row, by score; an unknown score is absent."""
     references: dict[str, Reference]
     prompt_floor: float | None
     """The prompt score of the photos themselves: that of a model that shows them whatever the prompt says."""

@@ -1,4 +1,4 @@
-"""Memory: how much a device has free, how much a computation takes; batches; networks without memory."""
+"""Memory: what a device has free, what a computation takes; computing in batches; building networks without memory."""
 
 import weakref
 from collections.abc import Callable, Iterator
@@ -107,10 +107,10 @@ class Footprint(TorchDispatchMode):
 def peak_bytes(function: Callable[[], object], *, fake: bool = True) -> int:
     """The most bytes of tensors alive at once while `function` runs.
 
-    By default on fake tensors, which have shapes and no numbers: nothing is computed or allocated, and autograd keeps
-    what it would keep. `function` must create all its tensors. They are the CPU's, where attention is one operation
-    without a matrix of all pairs, as on a GPU. With `fake` off `function` really runs, and earlier tensors count once
-    they are used.
+    By default `function` runs on fake tensors, which have shapes and no numbers: nothing is computed or allocated, and
+    autograd keeps what it would keep. `function` must create all its tensors. They are on the CPU, where attention is
+    one operation without a matrix of all pairs, as on a GPU. With `fake=False` `function` really runs, and tensors made
+    earlier count once they are used.
     """
     footprint = Footprint()
     if fake:

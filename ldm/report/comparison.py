@@ -100,9 +100,9 @@ class ComparisonData:
     unfinished: str = ""
     """What is missing, a sentence; empty when all is there."""
     resume_command: str = ""
-    """What continues an unfinished call."""
+    """The command that continues an unfinished call."""
     digest: str = ""
-    """SHA-256 of all that the results were made from; empty when unfinished. While it is the same, they stay."""
+    """SHA-256 of all that the results were made from; empty when unfinished. While it is the same, the results stay."""
 
 
 def shown_prompt(comparison: ComparisonData, prompt_index: int) -> str:

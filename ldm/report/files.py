@@ -1,4 +1,4 @@
-"""The files of a comparison: written together, and whether they are still those of a call that is resumed."""
+"""Writes the files of a comparison; reads it back if a resumed call has nothing new to write."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -27,7 +27,7 @@ def write_results(directory: Path, comparison: ComparisonData, *, of_directory: 
 def current_results(
     directory: Path, digest: str, is_there: Callable[[Path, Cell | None], bool]
 ) -> ComparisonData | None:
-    """The comparison in a directory if it is finished, was made from what `digest` stands for, and all files are there.
+    """The comparison in a directory if it is finished, has this `digest`, and all its files are there; else None.
 
     `is_there(directory, cell)`: whether an image is there and valid.
     """

@@ -17,7 +17,7 @@ from ldm.runtime.models import Settings
 log = logging.getLogger(__name__)
 
 MOST = 16
-"""Images; Stable Diffusion fills a large GPU with these."""
+"""Images in a batch, at most: with these Stable Diffusion fills a large GPU."""
 
 SHARE = 0.8
 """Share of the free memory. The rest is for allocations of kernels and gaps between blocks."""

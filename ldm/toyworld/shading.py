@@ -22,7 +22,7 @@ LIFT = 0.02
 """The distance from a surface at which its shadows are traced."""
 OCCLUSION_REACH = 0.22
 FROM_BELOW = 0.6
-"""The ground's light over the sky's."""
+"""The ground's light as a share of the sky's."""
 BRIGHTEST_MIRROR = 1.5
 """Reflections are clamped to this, or a sun in a small mirror would sparkle."""
 

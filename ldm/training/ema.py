@@ -34,7 +34,7 @@ class WeightAverage(nn.Module):
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """After update `step` (from 1)."""
+        """Updates the average after update `step` of the weights, counted from 1."""
         decay = min(self.decay, (1 + step) / (10 + step))
         weights = [weight.detach() for weight in self._weights.values()]
         torch._foreach_lerp_(self._averages(), weights, 1.0 - decay)

@@ -64,7 +64,7 @@ class TrainingModule(pl.LightningModule):
 
     @property
     def run_log(self) -> RunLog | LightningLog:
-        """Where to log images and text; before training, nowhere."""
+        """The logger for images and text; before training one that logs nothing."""
         return cast(LightningLog, self.logger) if self.logger else RunLog(Path())
 
     def graph_steps(self, capture: Capture, autocast_dtype: torch.dtype | None) -> None:

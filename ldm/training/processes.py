@@ -59,7 +59,7 @@ class OneMachine(LightningEnvironment):
 
 @contextmanager
 def own_environment(run_dir: Path) -> Iterator[None]:
-    """In this block the first process has no cluster's variables, but the one that names the run to those it starts."""
+    """In this block the environment has no variables of a cluster, but `RUN_DIR_VARIABLE` for the started processes."""
     if is_helper_process():
         yield
         return
@@ -113,7 +113,7 @@ class OtherProcesses:
             process.kill()
 
     def ending(self) -> BaseException | None:
-        """The error that stands for the end of one of them; None unless one failed."""
+        """The error to raise for the end of one of them; None unless one failed."""
         codes = [code for process in self._processes if (code := process.poll())]
         return ending_of(codes[0]) if codes else None
 

@@ -52,7 +52,7 @@ class Plan:
     options: argparse.Namespace
     """Every flag with the value that is used, as the run's record has it."""
     output_dir: Path
-    """The directory for new runs, as given, so that messages show it as given."""
+    """The directory for new runs, as the user gave it, for messages."""
     base: Path
     base_sha256: str
     photos: dict[str, str]
@@ -227,7 +227,7 @@ def used_options(
 
 
 def _tokenizer_directory(options: argparse.Namespace, base: Path, settings: Settings, digest: str) -> Path:
-    """The directory of the base model's tokenizer; of a resumed run's own, which is repaired if it is damaged."""
+    """The directory of the base model's tokenizer; for a resumed run that of its copy, repaired if it is damaged."""
     if not options.resume_dir:
         return find_tokenizer(base, settings.tokenizer, digest)
     own = options.resume_dir / NAME

@@ -55,7 +55,7 @@ class Plan:
 
 
 def plan_rows(groups: list[CheckpointGroup], root: Path | None, job: Job, compute: Compute) -> Plan:
-    """The table of all images, with their labels, files and keys. `root`: the directory that is compared; None for a single checkpoint."""
+    """The table of all images with labels, files and keys. `root`: the compared directory; None for one checkpoint."""
     templates: Sequence[str | None] = job.prompts or [None]
     noises = {seed: _noise_digest(seed, job, groups[0][0]) for seed in job.seeds}
     columns = [

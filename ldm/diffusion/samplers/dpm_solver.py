@@ -2,7 +2,7 @@
 
 The paper's symbols and the names here:
 
-    t           t in (0, 1]; timestep n stands at (n + 1) / 1000
+    t           t in (0, 1]; timestep n is at (n + 1) / 1000
     alpha_t     alpha = sqrt(alpha-bar)
     sigma_t     sigma = sqrt(1 - alpha^2)
     lambda_t    log_snr = log(alpha / sigma)
