@@ -11,40 +11,40 @@ log = logging.getLogger(__name__)
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-Job = Callable[[], None]
+Task = Callable[[], None]
 
 
 class BackgroundWriter:
-    """Runs jobs in threads; with one thread in the order of the `put` calls. Used in a `with` block.
+    """Runs tasks in threads; with one thread in the order of the `put` calls. Used in a `with` block.
 
-    After a failed job no other one starts. The next call of a method, or at the latest the end of the block, raises its
-    error. When the block ends all jobs are done, also after an error. Only an interrupt (`KeyboardInterrupt`,
-    `SystemExit`, `Stopped`) drops the jobs that have not started, if there is no `most_waiting`; the process then ends
-    when the running job is done.
+    After a failed task no other one starts. The next call of a method, or at the latest the end of the block, raises
+    its error. When the block ends all tasks are done, also after an error. Only an interrupt (`KeyboardInterrupt`,
+    `SystemExit`, `Stopped`) drops the tasks that have not started, if there is no `most_waiting`; the process then ends
+    when the running task is done.
     """
 
     def __init__(self, threads: int = 1, most_waiting: int | None = None) -> None:
         self.most_waiting = most_waiting
-        """`put` waits while so many jobs are not done. None: it never waits."""
+        """`put` waits while so many tasks are not done. None: it never waits."""
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="write")
-        self._jobs: deque[Future[None]] = deque()
+        self._tasks: deque[Future[None]] = deque()
         self._error: Exception | None = None
 
-    def put(self, job: Job) -> None:
-        """Returns at once, unless `most_waiting` jobs are not done. What the job holds is freed when it is done."""
+    def put(self, task: Task) -> None:
+        """Returns at once, unless `most_waiting` tasks are not done. What the task holds is freed when it is done."""
         self.raise_if_failed()
-        while self._jobs and (self._jobs[0].done() or len(self._jobs) == self.most_waiting):
-            self._jobs.popleft().result()
-        self._jobs.append(self._pool.submit(self._run, job))
+        while self._tasks and (self._tasks[0].done() or len(self._tasks) == self.most_waiting):
+            self._tasks.popleft().result()
+        self._tasks.append(self._pool.submit(self._run, task))
 
     def wait(self) -> None:
-        """Returns when all jobs are done."""
-        while self._jobs:
-            self._jobs.popleft().result()
+        """Returns when all tasks are done."""
+        while self._tasks:
+            self._tasks.popleft().result()
         self.raise_if_failed()
 
     def raise_if_failed(self) -> None:
-        """Raises the error of a job that failed."""
+        """Raises the error of a task that failed."""
         if self._error is not None:
             raise self._error
 
@@ -62,11 +62,11 @@ class BackgroundWriter:
         elif not interrupted and self._error not in (None, error):
             log.error("%s", self._error)
 
-    def _run(self, job: Job) -> None:
+    def _run(self, task: Task) -> None:
         if self._error is not None:
             return
         try:
-            job()
+            task()
         except Exception as error:
             self._error = self._error or error
             raise

@@ -127,7 +127,7 @@ def logged(command: Callable[[Namespace], Result]) -> Callable[[Namespace], Resu
     return with_log
 
 
-_current: "RunLog | None" = None
+_current: "RunLogHandler | None" = None
 
 
 @contextmanager
@@ -135,7 +135,7 @@ def _run_log() -> Iterator[None]:
     """What is logged in this block goes into the log file of the run that begins in it."""
     global _current
     log.setLevel(logging.INFO)
-    _current = RunLog(_level())
+    _current = RunLogHandler(_level())
     log.addHandler(_current)
     try:
         yield
@@ -145,7 +145,7 @@ def _run_log() -> Iterator[None]:
         _current = None
 
 
-class RunLog(logging.Handler):
+class RunLogHandler(logging.Handler):
     """Keeps what is logged until the run has a directory; from then on writes it to the run's log file."""
 
     def __init__(self, level: int) -> None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from ldm.data.images import fit, read_image, to_tensor
+from ldm.data.images import fit_image, read_image, to_tensor
 from ldm.data.latents import moments_at
 from ldm.diffusion.noise import derived_generator
 from ldm.errors import UserError
@@ -159,7 +159,9 @@ class ImageBatches(StepBatches[ImageBatch]):
 
     def batch(self, indices: list[int], generator: torch.Generator) -> ImageBatch:
         size = self.size
-        images = torch.stack([to_tensor(fit(read_image(self.paths[index], size), size, size)) for index in indices])
+        images = torch.stack(
+            [to_tensor(fit_image(read_image(self.paths[index], size), size, size)) for index in indices]
+        )
         mirrored = torch.rand(len(indices), generator=generator) < (0.5 if self.flip else 0.0)
         images = torch.where(mirrored[:, None, None, None], images.flip(-1), images)
         return ImageBatch(images=images, noise=torch.randn(len(indices), *self.latent_shape, generator=generator))

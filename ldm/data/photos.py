@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ldm.checkpoint.saving import hash_file
 from ldm.data.formats import DRAWING, OTHER, READABLE, TEXT, unused_reason
-from ldm.data.images import fit, read_image, to_tensor
+from ldm.data.images import fit_image, read_image, to_tensor
 from ldm.errors import UserError
 from ldm.files import listed, natural_key
 from ldm.terminal import quoted
@@ -95,7 +95,7 @@ def read_directory(directory: Path, height: int, width: int) -> tuple[list[Path]
             log.warning("left out: %s", error)
             continue
         _warn_of_shape(path, image.size, height, width)
-        images.append(to_tensor(fit(image, height, width)))
+        images.append(to_tensor(fit_image(image, height, width)))
         paths.append(path)
     if not paths:
         raise UserError(f"{directory} holds no readable image ({READABLE})")

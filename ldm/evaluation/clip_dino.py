@@ -41,7 +41,7 @@ LARGEST_RESIZE = 4096
 
 
 class ClipDino:
-    """The `Encoder` of real photos: unit vectors of images (b 3 h w) in [-1, 1] of any size; float32, on the CPU."""
+    """The `ImageEncoder` of real photos: unit vectors of images (b 3 h w) in [-1, 1] of any size, float32 on the CPU."""
 
     name = CLIP_DINO
     title = "DINO ViT-S/16 and CLIP ViT-B/32"

@@ -29,7 +29,7 @@ WORLDS = {TOYWORLD_JUDGE: World("the tiny model", "a rendered world")}
 """Small worlds by the encoder that a model's YAML names. Models with another encoder make all kinds of images."""
 
 
-class Encoder(Protocol):
+class ImageEncoder(Protocol):
     """Unit vectors of images (b 3 h w) in [-1, 1] of any size; float32, on the CPU.
 
     An identifier such as "sks" means nothing to any encoder: leave it out of captions (`protocol.without_token`).
@@ -64,7 +64,7 @@ class Encoder(Protocol):
 
 
 class JudgeEncoder:
-    """The judge of the rendered toy world as an `Encoder`."""
+    """The judge of the rendered toy world as an `ImageEncoder`."""
 
     name = TOYWORLD_JUDGE
     title = "the rendered world's judge"
@@ -87,11 +87,11 @@ def load_judge_encoder(device: torch.device) -> JudgeEncoder:
     return JudgeEncoder(load_evaluator(device))
 
 
-def load_encoder(name: str, device: torch.device) -> Encoder:
+def load_encoder(name: str, device: torch.device) -> ImageEncoder:
     """Reads the encoder of that name. Raises `UserError` for an unknown name and for missing or damaged files."""
     if name not in ENCODERS:
         raise UserError(f"there is no encoder '{name}'; there are: {', '.join(ENCODERS)}")
-    encoder: Encoder = ENCODERS[name].load()(device)
+    encoder: ImageEncoder = ENCODERS[name].load()(device)
     return encoder
 
 
@@ -100,9 +100,9 @@ class ImageFeatures:
     """What is kept of b images to score them: a few hundred numbers each. All are NaN where an image is missing."""
 
     subjects: Tensor
-    """Unit vectors (b d) of the things in them: `Encoder.embed_subjects`."""
+    """Unit vectors (b d) of the things in them: `ImageEncoder.embed_subjects`."""
     images: Tensor
-    """Unit vectors (b e) of the whole images: `Encoder.embed_images`."""
+    """Unit vectors (b e) of the whole images: `ImageEncoder.embed_images`."""
     thumbnails: Tensor
     """(b 3 SIDE SIDE) in [-1, 1]: `alignment.thumbnails`."""
 
@@ -119,7 +119,7 @@ class ImageFeatures:
         return ImageFeatures(self.subjects[chosen], self.images[chosen], self.thumbnails[chosen])
 
 
-def extract_features(encoder: Encoder, images: Tensor) -> ImageFeatures:
+def extract_features(encoder: ImageEncoder, images: Tensor) -> ImageFeatures:
     """Features of images (b 3 h w) in [-1, 1]."""
     return ImageFeatures(encoder.embed_subjects(images), encoder.embed_images(images), thumbnails(images))
 

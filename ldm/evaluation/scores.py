@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ldm.evaluation.bootstrap import interval, resample
 from ldm.evaluation.copies import Nearness, copy_bounds, find_copies
-from ldm.evaluation.encoders import Encoder, ImageFeatures, joined, with_gaps
+from ldm.evaluation.encoders import ImageEncoder, ImageFeatures, joined, with_gaps
 from ldm.evaluation.protocol import without_token
 from ldm.evaluation.results import CLASS, OTHER, SUBJECT, Interval, PromptSpec, Reference, Score
 
@@ -64,7 +64,7 @@ class Definition:
     kinds: tuple[str, ...]
     """The kinds of prompts whose images it is about."""
     space: str | None = None
-    """The embedding that it is measured in, a key of `Encoder.spaces`."""
+    """The embedding that it is measured in, a key of `ImageEncoder.spaces`."""
     needs_photos: bool = False
     needs_base: bool = False
     ceiling: Callable[[ImageFeatures], Tensor] | None = None
@@ -236,7 +236,7 @@ SCORES = (
 """All scores, in the order in which they are shown."""
 
 
-def described(names: Collection[str], spaces: Mapping[str, str]) -> list[Score]:
+def described_scores(names: Collection[str], spaces: Mapping[str, str]) -> list[Score]:
     """The scores of these names, in order, each with its embedding, of an encoder's `spaces`."""
     return [one.described(spaces) for one in SCORES if one.name in names]
 
@@ -261,7 +261,7 @@ class GroupScores:
 
 
 def score_group(
-    encoder: Encoder,
+    encoder: ImageEncoder,
     specs: Sequence[PromptSpec],
     rows: Sequence[ImageFeatures],
     photos: ImageFeatures | None = None,

@@ -14,7 +14,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from ldm.data.batches import DeviceShare, ImageBatch, ImageBatches
-from ldm.data.images import fit, read_image, to_tensor
+from ldm.data.images import fit_image, read_image, to_tensor
 from ldm.nn.autoencoder import AutoencoderKL, ResnetBlock
 from ldm.nn.layers import zero_init
 from ldm.training.config import AutoencoderTrainingConfig
@@ -94,7 +94,7 @@ class AutoencoderTraining(AveragedTraining):
         """Fits the teacher; in a resumed run it comes from the resume state."""
         if self.config.teacher_iterations and not self.teacher.fitted:
             size = self.config.size
-            images = [to_tensor(fit(read_image(path, size), size, size)) for path in self.paths[:TEACHER_IMAGES]]
+            images = [to_tensor(fit_image(read_image(path, size), size, size)) for path in self.paths[:TEACHER_IMAGES]]
             self.teacher.fit(torch.stack(images).to(self.device))
 
     def trained_parts(self) -> dict[str, nn.Module]:

@@ -19,7 +19,7 @@ from torch.utils.data import get_worker_info
 
 from ldm.data.batches import DeviceShare, ImageBatches, LatentBatches, StepBatches, batch_loader
 from ldm.data.captioned import find_captioned
-from ldm.data.images import fit, read_image, to_tensor
+from ldm.data.images import fit_image, read_image, to_tensor
 from ldm.errors import UserError
 from tests.scratch import write_captioned
 from tests.training.parts import tokenizer
@@ -93,7 +93,7 @@ def test_two_devices_share_the_images_of_a_step(paths: list[Path]) -> None:
     counts = Counter[int]()
     for share in shares:
         batches = image_batches(paths, share, flip=False)
-        originals = [to_tensor(fit(read_image(path), 8, 8)) for path in paths]
+        originals = [to_tensor(fit_image(read_image(path), 8, 8)) for path in paths]
         for step in range(5):
             image = batches.step(step)["images"][0]
             counts.update(index for index, original in enumerate(originals) if torch.equal(image, original))
@@ -111,7 +111,7 @@ def test_batches_can_be_sent_to_other_processes(paths: list[Path]) -> None:
 
 
 def test_images_are_the_files_cropped_or_their_mirror_images(paths: list[Path]) -> None:
-    originals = [to_tensor(fit(read_image(path), 8, 8)) for path in paths]
+    originals = [to_tensor(fit_image(read_image(path), 8, 8)) for path in paths]
     batches = image_batches(paths)
     straight = mirrored = 0
     for step in range(50):
@@ -127,7 +127,7 @@ def test_images_are_the_files_cropped_or_their_mirror_images(paths: list[Path]) 
 
 
 def test_without_flip_no_image_is_mirrored(paths: list[Path]) -> None:
-    originals = [to_tensor(fit(read_image(path), 8, 8)) for path in paths]
+    originals = [to_tensor(fit_image(read_image(path), 8, 8)) for path in paths]
     batches = image_batches(paths, flip=False)
     for step in range(10):
         for place, image in enumerate(batches.step(step)["images"]):

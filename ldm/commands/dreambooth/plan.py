@@ -46,7 +46,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Plan:
+class RunPlan:
     """Everything that is decided before anything is computed or written."""
 
     options: argparse.Namespace
@@ -126,7 +126,7 @@ def find_moved(options: argparse.Namespace) -> argparse.Namespace:
     return options
 
 
-def plan_run(options: argparse.Namespace) -> Plan:
+def plan_run(options: argparse.Namespace) -> RunPlan:
     """Decides everything and checks what can be checked; writes nothing, except that `-r` repairs a tokenizer."""
     if not options.class_name or not options.instance_img_dir:
         raise UserError('--class-name and --instance-img-dir are needed: -c "water bottle" -i data/bottle')
@@ -165,7 +165,7 @@ def plan_run(options: argparse.Namespace) -> Plan:
         previews = [prompt.replace("{class}", options.class_name) for prompt in config.preview_prompts]
         warn_of_unknown_words(settings, tokenizer, [options.class_name, *previews])
         warn_of_photos(settings, f"the photos in {options.instance_img_dir}", lambda: instance_images)
-    return Plan(
+    return RunPlan(
         options=used_options(options, config, sampling, base, precision),
         output_dir=options.output_dir,
         base=base,

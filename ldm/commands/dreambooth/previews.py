@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ldm.commands.dreambooth.plan import Plan
+from ldm.commands.dreambooth.plan import RunPlan
 from ldm.data.images import read_image, save_png, to_image
 from ldm.diffusion.guidance import classifier_free
 from ldm.diffusion.latent_diffusion import LatentDiffusion
@@ -40,7 +40,7 @@ def images_together(device: torch.device) -> int:
 class Previews:
     """One image per prompt of the YAML or `--preview-prompt`."""
 
-    def __init__(self, plan: Plan, run_dir: Path) -> None:
+    def __init__(self, plan: RunPlan, run_dir: Path) -> None:
         self.prompts = [prompt.replace("{class}", plan.subject.class_name) for prompt in plan.config.preview_prompts]
         self.sampling, self.seed, self.compute = plan.sampling, plan.options.seed, plan.compute
         self.directory = run_dir / SAMPLES

@@ -15,7 +15,7 @@ from ldm.commands.app import begin_run, logged, resume_hint_on_error
 from ldm.commands.cluster import refuse_copies
 from ldm.commands.dreambooth.directory import open_run
 from ldm.commands.dreambooth.images import encode_images, sample_class_images
-from ldm.commands.dreambooth.plan import Plan, find_moved, plan_run, resumed_run_options
+from ldm.commands.dreambooth.plan import RunPlan, find_moved, plan_run, resumed_run_options
 from ldm.commands.dreambooth.previews import Previews
 from ldm.commands.record import plain, versions
 from ldm.commands.resuming import end_resume_state, is_finished_without_state
@@ -67,7 +67,7 @@ def dreambooth(options: argparse.Namespace) -> Path:
     return run_dir
 
 
-def build_module(plan: Plan, class_images: list[Path]) -> DreamBooth:
+def build_module(plan: RunPlan, class_images: list[Path]) -> DreamBooth:
     """Loads the base model and encodes all images."""
     compute = replace(plan.compute, device=plan.devices[own_rank() % len(plan.devices)])
     ldm = ModelSlot(compute).use(read_checkpoint(plan.base), plan.settings, plan.tokenizer)
@@ -83,7 +83,7 @@ def build_module(plan: Plan, class_images: list[Path]) -> DreamBooth:
     return DreamBooth(ldm, plan.subject, instance_moments, class_moments, plan.config, plan.options.seed)
 
 
-def _needs_less(plan: Plan) -> str:
+def _needs_less(plan: RunPlan) -> str:
     """Advice if the memory is too small; for a resumed run only what changes no number."""
     if not plan.options.resume_dir:
         return "a smaller --vram, --hw or --batch-size needs less"
@@ -93,7 +93,7 @@ def _needs_less(plan: Plan) -> str:
 
 
 def _saver(
-    plan: Plan, run_dir: Path, previews: Previews, writer: BackgroundWriter
+    plan: RunPlan, run_dir: Path, previews: Previews, writer: BackgroundWriter
 ) -> Callable[[DreamBooth, int], None]:
     """A function that has a step's checkpoint written in the background, and samples the previews."""
     options = {name: value.name if isinstance(value, Path) else value for name, value in vars(plan.options).items()}
@@ -118,7 +118,7 @@ def _saver(
     return save
 
 
-def _report(plan: Plan, run_dir: Path, module: DreamBooth) -> None:
+def _report(plan: RunPlan, run_dir: Path, module: DreamBooth) -> None:
     """Reports how far each part moved, and how to compare the checkpoints."""
     moved, updates = weight_movement(module.ldm, plan.base), plan.config.iterations
     write_text(run_dir / "report.yaml", to_yaml({"updates": updates, "relative_movement": moved}))

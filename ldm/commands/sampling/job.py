@@ -10,7 +10,7 @@ from PIL import Image
 
 from ldm.commands.enough_memory import refuse_too_large_images
 from ldm.commands.sampling.checkpoints import Checkpoint
-from ldm.data.images import fit, read_image, to_tensor
+from ldm.data.images import fit_image, read_image, to_tensor
 from ldm.diffusion.samplers import SAMPLERS, img2img_steps
 from ldm.diffusion.sampling import InitImage, SamplingConfig
 from ldm.errors import UserError
@@ -67,7 +67,7 @@ def job_from(options: argparse.Namespace, settings: Settings, compute: Compute) 
         sampling=sampling,
         batch_size=options.batch_size or defaults.batch_size,
         compile=options.compile,
-        init=InitImage(to_tensor(fit(init_image, height, width)), options.strength) if init_image else None,
+        init=InitImage(to_tensor(fit_image(init_image, height, width)), options.strength) if init_image else None,
         init_path=init_path,
     )
 

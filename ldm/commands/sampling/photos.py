@@ -10,7 +10,7 @@ from PIL import Image
 
 from ldm.commands.elsewhere import first, holds_photos
 from ldm.commands.sampling.groups import CheckpointGroup, RunRecords, subject_of, tuned_in
-from ldm.data.images import fit, read_image, save_png
+from ldm.data.images import fit_image, read_image, save_png
 from ldm.data.photos import find_photos
 from ldm.errors import UserError
 from ldm.files import slug
@@ -77,7 +77,7 @@ def read_and_copy_photos(paths: Sequence[Path], name: str, output_dir: Path, hei
             log.warning("left out: %s", error)
             continue
         copy = output_dir / DIRECTORY / name / f"{index:02d}-{slug(path.stem, 40)}.png"
-        photos.append(Photo(copy.relative_to(output_dir).as_posix(), fit(image, height, width)))
+        photos.append(Photo(copy.relative_to(output_dir).as_posix(), fit_image(image, height, width)))
         image.thumbnail((MAX_SIDE, MAX_SIDE))
         save_png(copy, image)
     return photos

@@ -31,12 +31,12 @@ from ldm.commands.sampling.groups import (
 from ldm.commands.sampling.job import Job, job_from, prompts_to_score, sampling_flags
 from ldm.commands.sampling.photos import INIT_IMAGE, Photo, photos_of_groups, read_and_copy_photos
 from ldm.commands.sampling.resume import PATHS, identities, resumed_call_options
-from ldm.commands.sampling.rows import Plan, plan_rows
+from ldm.commands.sampling.rows import TablePlan, plan_rows
 from ldm.commands.unfamiliar import warn_of_photos, warn_of_unknown_words
 from ldm.config import read_yaml, to_yaml
 from ldm.data.images import save_png, to_image, to_tensor
 from ldm.errors import UserError
-from ldm.evaluation.encoders import Encoder, load_encoder
+from ldm.evaluation.encoders import ImageEncoder, load_encoder
 from ldm.files import counted, slug, write_text
 from ldm.interruption import finish_first
 from ldm.report.comparison import ComparisonData
@@ -62,12 +62,12 @@ class Call:
     root: Path | None
     """The directory that is compared; None for a single checkpoint that is neither compared nor scored."""
     weights: Path
-    plan: Plan
+    plan: TablePlan
     job: Job
     compute: Compute
     photos: list[list[Photo]]
     """The photos of each group."""
-    encoder: Encoder | None
+    encoder: ImageEncoder | None
     """Scores the images; None if they aren't to be scored, or are already."""
     record: dict[str, Any]
     digest: str
@@ -184,7 +184,7 @@ def _groups(checkpoints: list[Checkpoint], records: RunRecords, options: argpars
     return groups if options.no_base else with_base_models(groups, records, options.base)
 
 
-def _digest(plan: Plan, photo_paths: list[list[Path]], encoder: str) -> str:
+def _digest(plan: TablePlan, photo_paths: list[list[Path]], encoder: str) -> str:
     """SHA-256 of all that the results of a whole call are made from: images, labels, photos, encoder and this code."""
     content = {
         "columns": [asdict(column) for column in plan.columns],
@@ -204,7 +204,7 @@ def _photo_digest(path: Path) -> str:
         return "unreadable"
 
 
-def _warn_of_what_the_model_does_not_know(plan: Plan, job: Job) -> None:
+def _warn_of_what_the_model_does_not_know(plan: TablePlan, job: Job) -> None:
     """Warns of unknown words, and of an initial image of other things: a model of a small world makes no others."""
     first = plan.checkpoints[0]
     prompts = dict.fromkeys(cell.prompt for row in plan.rows for cell in row.cells if cell)
@@ -213,7 +213,7 @@ def _warn_of_what_the_model_does_not_know(plan: Plan, job: Job) -> None:
         warn_of_photos(first.settings, f"the image {job.init_path}", lambda: init.image[None])
 
 
-def _refuse_without_space(options: argparse.Namespace, plan: Plan, job: Job) -> None:
+def _refuse_without_space(options: argparse.Namespace, plan: TablePlan, job: Job) -> None:
     """Raises `UserError` if the images that aren't there yet would fill the disk."""
     directory = options.resume_dir
     missing = sum(not (directory / file).exists() for file in plan.keys) if directory else len(plan.keys)
@@ -221,7 +221,7 @@ def _refuse_without_space(options: argparse.Namespace, plan: Plan, job: Job) -> 
 
 
 def _write_record(
-    directory: Path, options: argparse.Namespace, weights: Path, plan: Plan, job: Job, compute: Compute
+    directory: Path, options: argparse.Namespace, weights: Path, plan: TablePlan, job: Job, compute: Compute
 ) -> dict[str, Any]:
     """Every flag with the value that is used: the call resumes from any directory, and after defaults changed."""
     resolved = {name: value for name, value in vars(options).items() if name not in ("typed", "resume_dir")}

@@ -34,7 +34,7 @@ PNG_END = b"IEND\xae\x42\x60\x82"
 
 
 @dataclass(frozen=True)
-class Plan:
+class TablePlan:
     """All images of a call."""
 
     columns: list[Column]
@@ -54,7 +54,7 @@ class Plan:
         return cell is not None and is_valid(directory / cell.file, self.keys[cell.file])
 
 
-def plan_rows(groups: list[CheckpointGroup], root: Path | None, job: Job, compute: Compute) -> Plan:
+def plan_rows(groups: list[CheckpointGroup], root: Path | None, job: Job, compute: Compute) -> TablePlan:
     """The table of all images with labels, files and keys. `root`: the compared directory; None for one checkpoint."""
     templates: Sequence[str | None] = job.prompts or [None]
     noises = {seed: _noise_digest(seed, job, groups[0][0]) for seed in job.seeds}
@@ -80,7 +80,7 @@ def plan_rows(groups: list[CheckpointGroup], root: Path | None, job: Job, comput
             cells.append(Cell(file, prompt))
         run = "" if one.is_base else runs[one.path.parent]
         rows.append(Row(label, index, run, one.info.step, str(one.path), one.is_base, cells))
-    return Plan(columns, rows, groups, keys)
+    return TablePlan(columns, rows, groups, keys)
 
 
 def _members(groups: Sequence[CheckpointGroup]) -> Iterator[tuple[int, Checkpoint]]:

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from ldm.commands.unfamiliar import in_quotes
 from ldm.data.images import read_image, to_tensor
-from ldm.evaluation.encoders import Encoder, ImageFeatures, extract_features, joined, with_gaps
+from ldm.evaluation.encoders import ImageEncoder, ImageFeatures, extract_features, joined, with_gaps
 from ldm.evaluation.protocol import without_token
 from ldm.evaluation.recommendation import RULE, Candidate, recommend
 from ldm.evaluation.results import PromptSpec, Recommendation
-from ldm.evaluation.scores import GroupScores, described, score_group
+from ldm.evaluation.scores import GroupScores, described_scores, score_group
 from ldm.progress import Progress
 from ldm.report.comparison import Column, ComparisonData, Group, Row
 
@@ -28,7 +28,7 @@ def scored(
     comparison: ComparisonData,
     directory: Path,
     photos: Sequence[Sequence[Image.Image]],
-    encoder: Encoder,
+    encoder: ImageEncoder,
 ) -> ComparisonData:
     """The comparison with the scores of all images in `directory`, and a recommendation for each group.
 
@@ -61,14 +61,14 @@ def scored(
         comparison,
         rows=rows,
         groups=groups,
-        scores=described(found, encoder.spaces),
+        scores=described_scores(found, encoder.spaces),
         scored_by=encoder.title,
         notes=[*comparison.notes, *notes],
         rule=RULE,
     )
 
 
-def _unknown_words_note(comparison: ComparisonData, encoder: Encoder) -> list[str]:
+def _unknown_words_note(comparison: ComparisonData, encoder: ImageEncoder) -> list[str]:
     """A note on words of prompts that the encoder doesn't know."""
     prompts = dict.fromkeys(cell.prompt for row in comparison.rows for cell in row.cells if cell)
     words = [word for prompt in prompts for word in encoder.unknown_words(without_token(prompt))]
@@ -80,7 +80,7 @@ def _unknown_words_note(comparison: ComparisonData, encoder: Encoder) -> list[st
     ]
 
 
-def _unfamiliar_photos_note(group: Group, encoder: Encoder) -> str:
+def _unfamiliar_photos_note(group: Group, encoder: ImageEncoder) -> str:
     whose = f" of '{group.subject}'" if group.subject else ""
     return (
         f"The photos{whose} do not look like the training images of {encoder.title}: scores by the photos mean little."
@@ -88,7 +88,7 @@ def _unfamiliar_photos_note(group: Group, encoder: Encoder) -> str:
 
 
 def _photo_features(
-    encoder: Encoder, photos: Sequence[Image.Image], progress: Progress
+    encoder: ImageEncoder, photos: Sequence[Image.Image], progress: Progress
 ) -> tuple[ImageFeatures | None, bool]:
     """The features of the photos, and whether the encoder was trained with images like them."""
     if not photos:
@@ -98,7 +98,7 @@ def _photo_features(
     return extract_features(encoder, images), encoder.is_familiar(images)
 
 
-def _row_features(encoder: Encoder, row: Row, directory: Path, progress: Progress) -> ImageFeatures:
+def _row_features(encoder: ImageEncoder, row: Row, directory: Path, progress: Progress) -> ImageFeatures:
     """A few images are in memory at a time; only their features stay."""
     places = [place for place, cell in enumerate(row.cells) if cell is not None]
     parts = []

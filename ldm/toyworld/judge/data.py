@@ -12,7 +12,7 @@ from torch import Tensor
 from ldm.data.batches import DeviceShare, StepBatches
 from ldm.data.captioned import CaptionedImage, find_captioned
 from ldm.data.degradation import degrade
-from ldm.data.images import fit, read_image, to_tensor
+from ldm.data.images import fit_image, read_image, to_tensor
 from ldm.errors import UserError
 from ldm.nn.tokenizer import PromptTokenizer
 from ldm.toyworld import CLASSES, COLOURS, SETTINGS
@@ -96,7 +96,7 @@ class JudgeBatches(StepBatches[JudgeBatch]):
 
 def read_images(images: Iterable[CaptionedImage], size: int) -> Tensor:
     """The images (b 3 size size) in [-1, 1]."""
-    return torch.stack([to_tensor(fit(read_image(image.path, size), size, size)) for image in images])
+    return torch.stack([to_tensor(fit_image(read_image(image.path, size), size, size)) for image in images])
 
 
 def label_indices(images: Iterable[CaptionedImage]) -> dict[str, Tensor]:
