@@ -41,7 +41,7 @@ LARGEST_RESIZE = 4096
 
 
 class ClipDino:
-    """An `ImageEncoder` of real photos: float32 unit vectors, on the CPU, of images (b 3 h w) in [-1, 1] of any size."""
+    """An `ImageEncoder` of real photos: float32 unit vectors on the CPU, of images (b 3 h w) in [-1, 1] of any size."""
 
     name = CLIP_DINO
     title = "DINO ViT-S/16 and CLIP ViT-B/32"
