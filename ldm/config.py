@@ -1,4 +1,4 @@
-"""From YAML to frozen dataclasses: values only, and an unknown key is an error that names the nearest known one.
+"""Turns YAML into frozen dataclasses: values only; an unknown key is an error that names the nearest known one.
 
 Not `OmegaConf.structured`: its errors name neither the file nor the nearest key, and it sets no limits on sizes.
 """
@@ -21,7 +21,7 @@ Config = TypeVar("Config")
 
 LONGEST_LIST = 1000
 MOST_BYTES = 32_000_000
-"""Of a YAML file: a run record lists every sampled image."""
+"""The size of a YAML file, at most: a run record can be long."""
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

@@ -91,7 +91,7 @@ class Format:
     """A kind of checkpoint file."""
 
     suffixes: tuple[str, ...]
-    """In lower case; files may have them in capitals. A directory is searched for files with these suffixes."""
+    """Suffixes in lower case; files may have them in capitals. A directory is searched for files with them."""
     begins: Callable[[bytes], bool]
     """Whether a file is of this kind, given its first `HEAD_BYTES`, or all bytes of a shorter one."""
     read: Callable[[BinaryIO, Path], Content]

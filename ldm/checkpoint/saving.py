@@ -1,4 +1,4 @@
-"""From a model to a safetensors file in the official layout, with metadata that explain it, written whole."""
+"""Saves a model as a safetensors file in the official layout, with metadata that explain it, atomically."""
 
 import dataclasses
 import hashlib

@@ -124,7 +124,7 @@ def training_need(network: AutoencoderConfig | UNetConfig, pixels: int, weights:
 def _sampling_need(
     model: LatentDiffusionConfig, sampling: SamplingConfig, batch_size: int, dtype: torch.dtype, device: torch.device
 ) -> Need:
-    """Of a batch of images; on a CPU each of several workers samples one."""
+    """The memory for sampling a batch of images; on a CPU each of several workers samples one."""
     weights, pixels = count_weights(model), sampling.height * sampling.width
     latents = pixels // model.autoencoder.downsampling_factor**2
     workers = 1

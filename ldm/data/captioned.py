@@ -78,7 +78,7 @@ def _files_below(directory: Path) -> list[Path]:
 
 
 def _is_image(path: Path, unused: dict[str, list[Path]]) -> bool:
-    """By its suffix, or by its first bytes if the suffix is unknown. Adds other files to `unused` by their reason."""
+    """Decides by the suffix, or by the first bytes if it is unknown. Adds other files to `unused` by their reason."""
     suffix = path.suffix.lower()
     if suffix in SIDECARS:
         return False

@@ -18,11 +18,11 @@ SCALES = (0.8, 0.9, 1.0, 1.1, 1.25)
 LARGEST_SHIFT = 6
 """Pixels between the two centres in each direction, at most."""
 SMALLEST_OVERLAP = 0.6
-"""As a share of the image's area; correlations of smaller regions mean little."""
+"""The overlap as a share of the image's area, at least; correlations of smaller regions mean little."""
 FLAT = 0.02
 """A region whose values in [-1, 1] vary by less, as a standard deviation, agrees with nothing."""
 PERIOD = 48
-"""Of the transforms: an image and a photo at the largest shift span less, so that nothing wraps around."""
+"""The period of the transforms. An image and a photo at the largest shift span less, so nothing wraps around."""
 AT_A_TIME = 32
 
 

@@ -50,7 +50,7 @@ class Candidate:
     """A row of the scores: a checkpoint, or the base model, which is never recommended."""
 
     name: str
-    """Such as "step 600"; unique."""
+    """A unique name, such as "step 600"."""
     step: int
     run: str = ""
     is_base: bool = False

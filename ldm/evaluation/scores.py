@@ -33,7 +33,7 @@ class GroupFeatures:
     captions: Tensor
     """Unit vectors (columns e) of the prompts without the identifier token."""
     photos: ImageFeatures
-    """Of the subject; empty if unknown."""
+    """The photos of the subject; empty if unknown."""
     base: ImageFeatures
     """The base model's row; all missing if there is none."""
 

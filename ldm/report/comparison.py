@@ -10,7 +10,7 @@ from typing import Any
 from ldm.evaluation.results import OTHER, Interval, Recommendation, Reference, Score
 
 CLASS_PLACEHOLDER = "{class}"
-"""In a prompt: the class name of each row's subject."""
+"""Stands in a prompt for the class name of each row's subject."""
 MOST_NAMED = 3
 """Classes that a heading names; where there are more it says "[class]"."""
 
@@ -20,7 +20,7 @@ class Column:
     """A prompt and a seed: all images of a column started from the same noise."""
 
     prompt: str
-    """As given, with "{class}" where each row has its own class."""
+    """The prompt as given, with "{class}" where each row has its own class."""
     prompt_index: int
     seed: int
     kind: str = OTHER
@@ -34,7 +34,7 @@ class Cell:
 
     file: str
     prompt: str
-    """With the class filled in."""
+    """The prompt with the class filled in."""
     scores: dict[str, float] = field(default_factory=dict)
     """By the score's name, without those that don't apply to this image."""
 

@@ -55,7 +55,7 @@ class Thing:
 
     class_name: str
     dimensions: tuple[float, ...]
-    """In the order of the class's `Shape.ranges`."""
+    """The values of the class's `Shape.ranges`, in their order."""
     waist: float
     """How much it is pinched in the middle and bulges above and below; 0 in ordinary objects."""
     colours: tuple[str, ...]

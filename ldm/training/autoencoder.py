@@ -25,7 +25,7 @@ FIRST_LOGVAR = -6.0
 TEACHER_IMAGES = 2048
 """Images from which the principal components are computed, at most."""
 SMALLEST_VARIANCE = 1e-8
-"""Of a principal component; below is rounding."""
+"""The least variance of a principal component; below is rounding."""
 
 
 class PatchPCA(nn.Module):

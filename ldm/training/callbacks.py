@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 
 class SaveEvery(pl.Callback):
-    """After every `every` updates and the last: the checkpoint and its previews (`save`), then the resume state.
+    """Saves after every `every` updates and the last: the checkpoint and previews by `save`, then the resume state.
 
     The resume state comes last, so that a run that is killed before writes all files of the step again. A save makes
     its copies when `writer` has written those of the last save: memory holds the copies of one. Errors of `writer` are

@@ -45,7 +45,7 @@ class OffloadedNetworks:
 
     @contextmanager
     def onloaded(self, device: torch.device, dtype: torch.dtype | None = None) -> Iterator[None]:
-        """In this block they are on the device, floating-point numbers in `dtype` if given; then offloads them."""
+        """In this block the networks are on the device, floating-point numbers in `dtype` if given; then offloads."""
         self.offload()
         for tensor in self._tensors:
             tensor.data = tensor.to(device, dtype if tensor.is_floating_point() else None)
@@ -106,9 +106,9 @@ class DreamBooth(TrainingModule):
 
     @contextmanager
     def all_onloaded(self, dtype: torch.dtype | None = None) -> Iterator[None]:
-        """Between two steps: all networks are on the device, fixed ones in `dtype` if given. Gradients are freed.
+        """In this block, between two steps, all networks are on the device, fixed ones in `dtype` if given.
 
-        Not those of a CUDA graph: see `free_memory_to_sample`.
+        Frees the gradients, but not those of a CUDA graph: see `free_memory_to_sample`.
         """
         self._free_gradients()
         # Lightning's own `self.device` is the CPU until a training begins.

@@ -41,7 +41,7 @@ class WeightAverage(nn.Module):
 
     @contextmanager
     def swapped_in(self) -> Iterator[None]:
-        """In this block the networks have the averaged weights."""
+        """In this block the networks hold the averaged weights."""
         self._swap()
         try:
             yield

@@ -54,7 +54,7 @@ class RunLog:
         """Closes the log, after the last call of another method."""
 
     def threads(self, report: Report) -> AbstractContextManager[object]:
-        """Around a training: reports errors of the log's own threads, if it has any."""
+        """A context for the training, in which errors of the log's own threads are reported, if it has any."""
         return nullcontext()
 
 
@@ -135,7 +135,7 @@ class LightningLog(Logger):
             self.run_log.close()
 
     def threads(self) -> AbstractContextManager[object]:
-        """Around a training: also errors of the log's own threads are reported."""
+        """A context for the training, in which errors of the log's own threads are reported too."""
         return self.run_log.threads(self._report)
 
     @contextmanager

@@ -72,7 +72,7 @@ class Workload:
     model: LatentDiffusionConfig
     height: int
     width: int
-    """In pixels."""
+    """Height and width are in pixels."""
     with_class: bool = True
     autocast_dtype: torch.dtype | None = None
     like_cuda: bool = True

@@ -68,18 +68,18 @@ class TrainingModule(pl.LightningModule):
         return cast(LightningLog, self.logger) if self.logger else RunLog(Path())
 
     def graph_steps(self, capture: Capture, autocast_dtype: torch.dtype | None) -> None:
-        """From now on forward and backward pass are one call, captured as a CUDA graph; it does its own autocast."""
+        """Captures forward and backward pass as one CUDA graph from now on; the graph does its own autocast."""
         self._graphed = GraphedStep(self.losses, self.trained_parameters(), autocast_dtype, capture)
 
     def free_memory_to_sample(self) -> None:
-        """Before sampling: if little memory is free, releases the graph's. The next step captures a new graph."""
+        """Releases the graph before sampling if little memory is free. The next step captures a new graph."""
         if self._graphed is None or not self.sampled_pixels or (free := free_memory(self.device)) is None:
             return
         if free < SAMPLING_BYTES + SAMPLING_BYTES_PER_PIXEL * self.sampled_pixels:
             self._graphed.forget()
 
     def release_memory(self) -> None:
-        """After the last step: releases what only another step would need: graph, gradients and moments."""
+        """Releases, after the last step, what only another step would need: graph, gradients and moments."""
         if self._graphed is not None:
             self._graphed.forget()
         self.zero_grad()

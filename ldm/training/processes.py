@@ -38,7 +38,7 @@ TIME_TO_NOTICE = 8.0
 
 
 class OneMachine(LightningEnvironment):
-    """As many processes as `--devices` names, started by the first."""
+    """Tells Lightning of as many processes as `--devices` names, which the first starts."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -85,16 +85,16 @@ class OtherProcesses:
         self._over = threading.Event()
 
     def watch(self, processes: list[subprocess.Popen[bytes]]) -> None:
-        """From now on this process ends when one of them dies."""
+        """Ends this process when one of them dies, from now on."""
         self._processes = processes
         threading.Thread(target=self._watch, name="others", daemon=True).start()
 
     def stop_watching(self) -> None:
-        """From now on they may end at any time."""
+        """Lets the processes end at any time, from now on."""
         self._over.set()
 
     def wait(self) -> None:
-        """After the last step: waits for them to end, for a limited time."""
+        """Waits for the processes to end after the last step, for a limited time."""
         self.stop_watching()
         until = time.monotonic() + TIME_TO_NOTICE
         while time.monotonic() < until and any(process.poll() is None for process in self._processes):

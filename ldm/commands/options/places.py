@@ -59,7 +59,7 @@ def _no_directory(path: Path) -> str | None:
 
 
 def _not_writable(path: Path) -> str | None:
-    """Of a path to create: the part of it that exists should be a directory that can be written into."""
+    """The fault of a path to create: the part of it that exists should be a directory that can be written into."""
     return f"can't be written: {fault}" if (fault := unwritable(path)) is not None else None
 
 

@@ -122,7 +122,7 @@ def _raise_unless_base(base_file: Path, wanted: Sequence[str]) -> None:
 def _base_model(
     group: CheckpointGroup, checkpoints: Sequence[Checkpoint], records: RunRecords, base_file: Path | None
 ) -> Checkpoint | None:
-    """With the group's settings, tokenizer and subject; None with a warning if it isn't found or can't be used."""
+    """The base model with the group's settings, tokenizer and subject; None, after a warning, if it can't be used."""
     first = group[0]
     try:
         if (path := _find_base(group, checkpoints, records, base_file)) is None:

@@ -37,7 +37,7 @@ Batch = Sequence[tuple[Cell, int]]
 BATCHES_WAITING = 3
 """At most so many batches wait in memory to be written."""
 ALIGNMENT, PAGE = 64, 4096
-"""In bytes: of torch's own tensors, and of a page of a mapped file."""
+"""Bytes: the alignment of torch's own tensors, and a page of a mapped file."""
 
 
 def sample_rows(plan: TablePlan, job: Job, compute: Compute, directory: Path) -> None:

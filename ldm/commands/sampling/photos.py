@@ -40,7 +40,7 @@ def photos_of_groups(
 
 
 def _recorded(group: CheckpointGroup, records: RunRecords) -> list[Path]:
-    """Those of the first run whose photos are at their place, or have moved with it."""
+    """The photos of the first run that has them at their recorded place, or where they moved with the run."""
     photos: list[Path] = []
     for one in tuned_in(group):
         places = records.places(one.path, "instance_img_dir")

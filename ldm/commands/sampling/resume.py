@@ -125,7 +125,7 @@ def _read_identity(path: Path) -> str:
 
 
 def _identity(path: Path, info: CheckpointInfo) -> str:
-    """Of a checkpoint, without reading its weights: a digest of its parts' digests, or its size if it has none."""
+    """Identifies a checkpoint without reading its weights: by a digest of its parts' digests, or else by its size."""
     if not all(info.parts.get(part) for part in PARTS):
         return f"{path.stat().st_size} bytes"
     return hashlib.sha256(json.dumps(info.parts, sort_keys=True).encode()).hexdigest()
@@ -151,7 +151,7 @@ def _find_init_image(options: argparse.Namespace, record: dict[str, Any], moved_
 
 
 def _with_class_prompt(options: argparse.Namespace) -> argparse.Namespace:
-    """With the class's own prompt, which scoring had added to the same prompts in the first call."""
+    """The options with the prompt of the class, if scoring added it to the same prompts in the first call."""
     record = options.resume_dir / RECORD
     recorded = read_yaml(record).get("options") if record.is_file() else None
     if options.prompt and isinstance(recorded, dict) and recorded.get("prompt") == [*options.prompt, CLASS_PROMPT]:

@@ -130,7 +130,7 @@ def _with_scores(row: Row, scores: GroupScores, place: int) -> Row:
 def _recommendation(
     group: Group, rows: Sequence[Row], members: Sequence[int], scores: GroupScores
 ) -> Recommendation | None:
-    """With the index among all rows; None for a model without a subject."""
+    """The recommendation, with the index among all rows; None for a model without a subject."""
     if not group.subject:
         return None
     candidates = [Candidate(rows[i].label, rows[i].step, rows[i].run, rows[i].is_base) for i in members]
