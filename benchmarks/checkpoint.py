@@ -130,15 +130,15 @@ class WaitingDreamBooth(TimedDreamBooth):
 
 def save_ours(ldm: LatentDiffusion, place: Place, autocast: torch.dtype | None, directory: Path) -> Saved:
     """Trains until one checkpoint is saved."""
-    where = fit_options(directory, ldm.device, autocast)
+    options = fit_options(directory, ldm.device, autocast)
     path = directory / f"step-{SAVE_AFTER:05d}.safetensors"
 
     def save(module: DreamBooth, step: int) -> None:
-        where.writer.put(checkpoint_writer(path, module.ldm, CheckpointInfo(step=step), SAVE_DTYPES["fp16"]))
+        options.writer.put(checkpoint_writer(path, module.ldm, CheckpointInfo(step=step), SAVE_DTYPES["fp16"]))
 
     config = training_config(place.size, save_every=SAVE_AFTER)
     with training_of(WaitingDreamBooth, ldm, place.size, config) as module, contextlib.suppress(EnoughError):
-        fit(module, where, save)
+        fit(module, options, save)
     state = directory / RESUME_STATE
     written = max(file.stat().st_ctime for file in (path, state)) - module.clock.done[SAVE_AFTER - 1]
     return Saved(*module.clock.later(), written, path.stat().st_size, state.stat().st_size)

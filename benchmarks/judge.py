@@ -31,7 +31,7 @@ from ldm.data.captioned import CaptionedImage, find_captioned  # noqa: E402
 from ldm.nn.autoencoder import AutoencoderKL  # noqa: E402
 from ldm.runtime.models import settings_of  # noqa: E402
 from ldm.toyworld.judge.data import HEADS, SUBJECT, label_indices, read_images, right_answers  # noqa: E402
-from ldm.toyworld.judge.encoder import SHIPPED, SHIPPED_TOKENIZER, Evaluator, load_evaluator  # noqa: E402
+from ldm.toyworld.judge.encoder import EMBEDDED_JUDGE, EMBEDDED_TOKENIZER, Evaluator, load_evaluator  # noqa: E402
 
 Change = Callable[[Tensor], Tensor]
 
@@ -116,8 +116,8 @@ def main() -> int:
         "--things", type=Path, default=held_out / "views", help="captioned images with several of each thing"
     )
     parser.add_argument("--ckpt-path", type=Path, help="a model whose autoencoder reconstructs the images")
-    parser.add_argument("--judge", type=Path, default=SHIPPED)
-    parser.add_argument("--tokenizer", type=Path, default=SHIPPED_TOKENIZER)
+    parser.add_argument("--judge", type=Path, default=EMBEDDED_JUDGE)
+    parser.add_argument("--tokenizer", type=Path, default=EMBEDDED_TOKENIZER)
     parser.add_argument("--required", type=float, default=0.95, help="share of right answers, in every head")
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args()

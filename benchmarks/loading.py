@@ -123,10 +123,10 @@ def write_files(directory: Path, size: Size) -> list[tuple[str, Path]]:
     from benchmarks.diffusers_peer.sampling import write_pipeline
     from benchmarks.tools.sizes import build_random
     from ldm.checkpoint.metadata import CheckpointInfo
-    from ldm.checkpoint.saving import official_state_dict, save_checkpoint
+    from ldm.checkpoint.saving import checkpoint_writer, official_state_dict
 
     ldm, info = build_random(size), CheckpointInfo(config=size.yaml)
-    save_checkpoint(directory / SAFETENSORS, ldm, info, torch.float32)
+    checkpoint_writer(directory / SAFETENSORS, ldm, info, torch.float32)()
     state = {"state_dict": official_state_dict(ldm, torch.float32), "metadata": info.to_metadata()}
     torch.save(state, directory / CKPT)
     write_pipeline(directory / PIPELINE, ldm, size)

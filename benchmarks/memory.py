@@ -4,8 +4,8 @@
 
 Full fine-tuning of the UNet, one photo and one class image a step, two steps, each contender in a process of its own:
 by default, with gradient checkpointing, with an 8-bit AdamW, and with both; the reference's 8-bit AdamW is that of
-bitsandbytes and is left out where that is not installed. Below them stand our combinations that the reference does not
-offer. `profiles.py` measures what `--vram` chooses, its predictions and their cost in loss.
+bitsandbytes and is left out where that is not installed. The last rows are our settings that the reference does not
+offer. `profiles.py` measures the profiles that `--vram` chooses from: their predicted peaks and their cost in loss.
 """
 
 import importlib.util

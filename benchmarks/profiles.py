@@ -3,11 +3,11 @@
     python benchmarks/profiles.py --sheet curves.png
     python benchmarks/profiles.py --ckpt-path weights/sd-v1/sd-v1-4.ckpt --device cuda --sheet curves.png
 
-Trains the same subject on the same batches (noise and timesteps included), as `dreambooth.py` does, once with each
-combination of optimizer, type of weights and gradient checkpointing that `--vram` chooses from, and compares the losses
-step by step with those of the first, which is exact; below them stand the losses if nothing were learned. The peak is
-measured beside its prediction: on CUDA, where steps are captured, what the allocator takes from the device in the whole
-training, predicted without CUDA's own context; on the CPU tensors alone, in one step.
+A profile is an optimizer, a type of weights and a level of gradient checkpointing; `--vram` chooses one. Trains the
+same subject on the same batches (noise and timesteps included), as `dreambooth.py` does, once with each profile, and
+compares the losses step by step with those of the first, which is exact. The last row gives the losses if no weight
+changes. The peak is measured and predicted: on CUDA, where steps are captured, what the allocator takes from the device
+in the whole training, predicted without CUDA's own context; on the CPU tensors alone, in one step.
 """
 
 import argparse
@@ -44,10 +44,10 @@ from ldm.runtime.models import ModelSlot, base_weights, settings_of  # noqa: E40
 from ldm.training.config import DreamBoothConfig, Subject  # noqa: E402
 from ldm.training.dreambooth import DreamBooth  # noqa: E402
 from ldm.training.memory import (  # noqa: E402
-    COMBINATIONS,
     CUDA_CONTEXT,
     CUDA_OVERHEAD,
-    Combination,
+    MEMORY_PROFILES,
+    MemoryProfile,
     Workload,
     predict,
 )
@@ -70,7 +70,7 @@ COLOURS = ("black", "#c03030", "#3060c0", "#309040", "#b07010", "#7040a0", "#109
 
 @dataclass(frozen=True)
 class Study:
-    """The training data and settings, the same for all."""
+    """The training data and settings, the same for all profiles."""
 
     base: Path
     subject: Subject
@@ -143,10 +143,10 @@ def prepare(options: argparse.Namespace) -> Study:
     return Study(base, subject, config, instance, kind, workload, compute)
 
 
-def learn(study: Study, combination: Combination) -> tuple[list[float], int]:
+def learn(study: Study, profile: MemoryProfile) -> tuple[list[float], int]:
     """The loss of each step, and the peak of memory in bytes."""
     gc.collect()  # reference cycles of Lightning would keep the last training alive
-    config, device = combination.applied_to(study.config), study.compute.device
+    config, device = profile.applied_to(study.config), study.compute.device
     file = read_checkpoint(study.base)
     ldm = ModelSlot(Compute(device)).use(file, settings_of(file, None)[1])
     module = WatchedDreamBooth(ldm, study.subject, study.instance_moments, study.class_moments, config, SEED)
@@ -160,9 +160,9 @@ def learn(study: Study, combination: Combination) -> tuple[list[float], int]:
     return torch.stack(module.curve).tolist(), module.peak
 
 
-def predicted_peak(study: Study, combination: Combination) -> int:
+def predicted_peak(study: Study, profile: MemoryProfile) -> int:
     """Bytes, as `dreambooth.py` predicts them; on CUDA with what the allocator loses, without CUDA's own context."""
-    tensors = predict(study.workload, combination.applied_to(study.config)).step
+    tensors = predict(study.workload, profile.applied_to(study.config)).step
     return tensors + (CUDA_OVERHEAD - CUDA_CONTEXT if study.workload.like_cuda else 0)
 
 
@@ -214,22 +214,22 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--photos", type=Path, default=ROOT / "data" / "bottle")
     parser.add_argument("--class-images", type=int, default=8)
     parser.add_argument("--steps", type=number(int, STEADY + 1), default=200, help="at least 2 (default: 200)")
-    parser.add_argument("--only", type=int, nargs="+", metavar="N", help="these combinations; 0 is exact")
+    parser.add_argument("--only", type=int, nargs="+", metavar="N", help="these profiles; 0 is exact")
     parser.add_argument("--sheet", type=Path, metavar="PNG", help="write the curves as an image")
     return parser.parse_args(arguments)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Trains with each, prints the table and draws the curves."""
+    """Trains with each profile, prints the table and draws the curves."""
     options = parse(arguments)
     say(machine() + "\n")
     study = prepare(options)
     rows, curves, peaks = [], {}, {}
     targets: list[Target] = []
-    for index in options.only or range(len(COMBINATIONS)):
-        combination = COMBINATIONS[index]
-        name, predicted = str(combination), predicted_peak(study, combination)
-        losses, peak = learn(study, combination)
+    for index in options.only or range(len(MEMORY_PROFILES)):
+        profile = MEMORY_PROFILES[index]
+        name, predicted = str(profile), predicted_peak(study, profile)
+        losses, peak = learn(study, profile)
         curves[name], peaks[name] = losses, {"predicted": predicted, "measured": peak}
         last = mean_of_last(losses)
         ratio = last / mean_of_last(next(iter(curves.values())))
@@ -244,11 +244,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 Target(f"{name}: peak apart from its prediction", abs(part - 100), PEAK_TARGET, at_most=True)
             )
     untrained = replace(study, config=replace(study.config, learning_rate=NO_LEARNING))
-    losses = curves[UNTRAINED] = learn(untrained, COMBINATIONS[0])[0]
+    losses = curves[UNTRAINED] = learn(untrained, MEMORY_PROFILES[0])[0]
     last = mean_of_last(losses)
     ratio = last / mean_of_last(next(iter(curves.values())))
     rows.append([UNTRAINED, "-", "-", "-", f"{mean_of_first(losses):.4f}", f"{last:.4f}", f"{ratio:.3f}"])
-    header = ["combination", "predicted peak, MiB", "measured", "of the prediction, %", "loss, first quarter"]
+    header = ["profile", "predicted peak, MiB", "measured", "of the prediction, %", "loss, first quarter"]
     say(table([*header, "last quarter", "to the first row's"], rows))
     if options.sheet:
         draw_curves(curves).save(options.sheet)

@@ -32,7 +32,7 @@ from benchmarks.tools.reporting import Target, say, table  # noqa: E402
 from benchmarks.tools.script import run_script  # noqa: E402
 from benchmarks.tools.sizes import build_random  # noqa: E402
 from ldm.checkpoint.metadata import CheckpointInfo  # noqa: E402
-from ldm.checkpoint.saving import SAVE_DTYPES, save_checkpoint  # noqa: E402
+from ldm.checkpoint.saving import SAVE_DTYPES, checkpoint_writer  # noqa: E402
 from ldm.errors import UserError  # noqa: E402
 
 OURS, PLAIN, TUNED = "ours", "reference", "reference, tuned"
@@ -115,7 +115,7 @@ def write_files(directory: Path, place: Place) -> Files:
     ldm = build_random(place.size)
     assert_same_networks(ldm, build_peer(ldm, place.size), place.size)
     files = Files(directory / "base.safetensors", directory / "pipeline", directory / "photos")
-    save_checkpoint(files.checkpoint, ldm, CheckpointInfo(config=place.size.yaml), SAVE_DTYPES["fp32"])
+    checkpoint_writer(files.checkpoint, ldm, CheckpointInfo(config=place.size.yaml), SAVE_DTYPES["fp32"])()
     write_pipeline(files.pipeline, ldm, place.size)
     write_images(files.photos, PHOTOS, 2 * place.size.pixels)
     return files

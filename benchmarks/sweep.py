@@ -27,7 +27,7 @@ from benchmarks.tools.script import run_script, script_parser  # noqa: E402
 from ldm.checkpoint.discovery import find_checkpoints  # noqa: E402
 from ldm.checkpoint.loading import Placement, checkpoint_info, load_model  # noqa: E402
 from ldm.checkpoint.reading import read_checkpoint  # noqa: E402
-from ldm.checkpoint.saving import save_checkpoint  # noqa: E402
+from ldm.checkpoint.saving import checkpoint_writer  # noqa: E402
 from ldm.data.images import read_image  # noqa: E402
 from ldm.errors import UserError  # noqa: E402
 from ldm.files import natural_key  # noqa: E402
@@ -52,7 +52,7 @@ def write_run(directory: Path, base: Path, count: int) -> None:
             noise = torch.randn(parameter.shape, generator=generator)
             parameter.data = parameter + 0.01 * parameter.std(correction=0) * noise
         path = directory / f"step-{100 * step:05d}.safetensors"
-        save_checkpoint(path, ldm, replace(info, step=100 * step), torch.float16)
+        checkpoint_writer(path, ldm, replace(info, step=100 * step), torch.float16)()
     copy_tokenizer(find_tokenizer(base, settings.tokenizer), directory / "tokenizer")
 
 
@@ -60,16 +60,16 @@ def measure(
     checkpoints: Sequence[Path], root: Path, output: Path, variations: int, runs: int
 ) -> dict[str, list[float]]:
     """Seconds of the comparison, and of all separate runs together, each time."""
-    seconds: dict[str, list[float]] = {"sweep": [], "separate": []}
+    seconds: dict[str, list[float]] = {"comparison": [], "separate": []}
     for number in range(1, runs + 1):
         words = ("-v", variations)
-        swept, alone = output / f"swept-{number}", output / f"alone-{number}"
-        seconds["sweep"].append(timed_run("txt2img.py", "--ckpt-path", root, "--no-base", "-o", swept, *words))
+        compared, alone = output / f"compared-{number}", output / f"alone-{number}"
+        seconds["comparison"].append(timed_run("txt2img.py", "--ckpt-path", root, "--no-base", "-o", compared, *words))
         seconds["separate"].append(
             sum(timed_run("txt2img.py", "--ckpt-path", path, "-o", alone, *words) for path in checkpoints)
         )
-        raise_unless_same(images(swept), images(alone), len(checkpoints) * variations)
-        say(f"- {number} of {runs}: {seconds['sweep'][-1]:.1f} s and {seconds['separate'][-1]:.1f} s")
+        raise_unless_same(images(compared), images(alone), len(checkpoints) * variations)
+        say(f"- {number} of {runs}: {seconds['comparison'][-1]:.1f} s and {seconds['separate'][-1]:.1f} s")
     return seconds
 
 
@@ -79,13 +79,15 @@ def images(directory: Path) -> list[np.ndarray]:
     return [np.asarray(read_image(path)).astype(int) for path in paths]
 
 
-def raise_unless_same(swept: Sequence[np.ndarray], alone: Sequence[np.ndarray], count: int) -> None:
+def raise_unless_same(compared: Sequence[np.ndarray], alone: Sequence[np.ndarray], count: int) -> None:
     """Raises `UserError` if the two ways gave different images: then the times say nothing."""
-    if not len(swept) == len(alone) == count:
-        raise UserError(f"{count} images were expected; the sweep gave {len(swept)}, the separate runs {len(alone)}")
-    worst = max(int(np.abs(one - other).max()) for one, other in zip(swept, alone, strict=True))
+    if not len(compared) == len(alone) == count:
+        raise UserError(
+            f"{count} images were expected; the comparison gave {len(compared)}, separate runs {len(alone)}"
+        )
+    worst = max(int(np.abs(one - other).max()) for one, other in zip(compared, alone, strict=True))
     if worst > TIPPED:
-        raise UserError(f"the sweep's images are not those of the separate runs: they differ by up to {worst} of 255")
+        raise UserError(f"the comparison's images are not those of separate runs: they differ by up to {worst} of 255")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -105,15 +107,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         checkpoints = find_checkpoints(root, lambda file: file.path)[0]
         seconds = measure(checkpoints, root, Path(directory), options.variations, options.runs)
     medians = {name: statistics.median(times) for name, times in seconds.items()}
-    ratios = [alone / swept for swept, alone in zip(seconds["sweep"], seconds["separate"], strict=True)]
-    names = {"sweep": f"one sweep over {len(checkpoints)} checkpoints", "separate": f"{len(checkpoints)} separate runs"}
+    ratios = [alone / compared for compared, alone in zip(seconds["comparison"], seconds["separate"], strict=True)]
+    names = {
+        "comparison": f"one comparison of {len(checkpoints)} checkpoints",
+        "separate": f"{len(checkpoints)} separate runs",
+    }
     rows = [
         [names[name], f"{medians[name]:.1f}", f"{min(times):.1f} to {max(times):.1f}", len(times)]
         for name, times in seconds.items()
     ]
     say("\n" + table(["", "seconds, median", "range", "times"], rows))
     say(
-        f"The sweep is {statistics.median(ratios):.2f} times as fast ({min(ratios):.2f} to {max(ratios):.2f}); "
+        f"The comparison is {statistics.median(ratios):.2f} times as fast ({min(ratios):.2f} to {max(ratios):.2f}); "
         f"both gave the same {len(checkpoints) * options.variations} images."
     )
     write_json(options.json, {"machine": machine(), "seconds": seconds, "ratios": ratios})

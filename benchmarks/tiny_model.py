@@ -31,7 +31,7 @@ from benchmarks.tools.sheets import save_sheet  # noqa: E402
 from ldm.data.images import to_image  # noqa: E402
 from ldm.runtime.models import EMBEDDED  # noqa: E402
 from ldm.toyworld import Scene, canonical_caption, is_held_out, object_coverage, random_scene, render  # noqa: E402
-from ldm.toyworld.judge.encoder import SHIPPED, SHIPPED_TOKENIZER, Evaluator, load_evaluator  # noqa: E402
+from ldm.toyworld.judge.encoder import EMBEDDED_JUDGE, EMBEDDED_TOKENIZER, Evaluator, load_evaluator  # noqa: E402
 from ldm.training.autoencoder import psnr  # noqa: E402
 
 WORLD = 7
@@ -217,8 +217,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--reconstructions", type=int, default=400, help="renders for the autoencoder's PSNR")
     parser.add_argument("--variety", type=int, default=12, help="prompts that are sampled eight times each; 0: none")
     parser.add_argument("--sheet", type=Path, help="write the first 64 images to this file, .png or .jpg")
-    parser.add_argument("--judge", type=Path, default=SHIPPED)
-    parser.add_argument("--tokenizer", type=Path, default=SHIPPED_TOKENIZER, help="the judge's")
+    parser.add_argument("--judge", type=Path, default=EMBEDDED_JUDGE)
+    parser.add_argument("--tokenizer", type=Path, default=EMBEDDED_TOKENIZER, help="the judge's")
     parser.add_argument("--device", default="cpu")
     return parser.parse_args(arguments)
 

@@ -61,7 +61,7 @@ from ldm.files import write_text  # noqa: E402
 from ldm.report.grid import labelled_grid  # noqa: E402
 from ldm.runtime.models import EMBEDDED  # noqa: E402
 from ldm.toyworld import CLASSES, Scene, canonical_caption  # noqa: E402
-from ldm.toyworld.judge.encoder import SHIPPED, SHIPPED_TOKENIZER, Evaluator, load_evaluator  # noqa: E402
+from ldm.toyworld.judge.encoder import EMBEDDED_JUDGE, EMBEDDED_TOKENIZER, Evaluator, load_evaluator  # noqa: E402
 
 SAVE_EVERY = 200
 FIRST_SEED = 5000
@@ -234,8 +234,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--work", type=Path, help="keep the runs here, and use those that finished here before as they are"
     )
     parser.add_argument("--sheets", type=Path, help="write a labelled grid of each subject into this directory")
-    parser.add_argument("--judge", type=Path, default=SHIPPED)
-    parser.add_argument("--tokenizer", type=Path, default=SHIPPED_TOKENIZER, help="the judge's")
+    parser.add_argument("--judge", type=Path, default=EMBEDDED_JUDGE)
+    parser.add_argument("--tokenizer", type=Path, default=EMBEDDED_TOKENIZER, help="the judge's")
     parser.add_argument("--device", default="cpu", help="for sampling and judging; training chooses its own")
     options = parser.parse_args(arguments)
 

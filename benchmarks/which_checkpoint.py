@@ -36,7 +36,7 @@ from ldm.data.images import read_image, save_png  # noqa: E402
 from ldm.evaluation.explanation import NOTICED  # noqa: E402
 from ldm.evaluation.recommendation import LEARNED  # noqa: E402
 from ldm.files import slug  # noqa: E402
-from ldm.report.comparison import Comparison, Row  # noqa: E402
+from ldm.report.comparison import ComparisonData, Row  # noqa: E402
 from ldm.report.grid import labelled_grid  # noqa: E402
 from ldm.report.table import read_comparison  # noqa: E402
 
@@ -51,7 +51,7 @@ class Study:
     """The results of one subject."""
 
     subject: Subject
-    comparison: Comparison
+    comparison: ComparisonData
     directory: Path
 
     @property

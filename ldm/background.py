@@ -1,4 +1,4 @@
-"""Work in threads: files written while their maker goes on, and results computed ahead of their use."""
+"""Work in threads: files are written while the caller goes on, and results are computed before they are needed."""
 
 import logging
 from collections import deque
@@ -11,40 +11,40 @@ log = logging.getLogger(__name__)
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-Job = Callable[[], None]
+Task = Callable[[], None]
 
 
 class BackgroundWriter:
-    """Runs jobs in threads; with one thread in the order in which they are put.
+    """Runs tasks in threads; with one thread in the order of the `put` calls. Used in a `with` block.
 
-    After a job that fails no other one begins. Its error is raised by the next call of a method, at the latest when the
-    block ends. At the end of the block all jobs are done, also after an error. Only an interrupt (`KeyboardInterrupt`,
-    `SystemExit`, `Stopped`) drops those that have not begun, if their number has no bound; then the process ends when
-    the running one is done.
+    After a failed task no other one starts. The next call of a method, or at the latest the end of the block, raises
+    its error. When the block ends all tasks are done, also after an error. Only an interrupt (`KeyboardInterrupt`,
+    `SystemExit`, `Stopped`) drops the tasks that have not started, if there is no `most_waiting`; the process then ends
+    when the running task is done.
     """
 
     def __init__(self, threads: int = 1, most_waiting: int | None = None) -> None:
         self.most_waiting = most_waiting
-        """Jobs that are not done yet, at most: `put` waits. None: no bound."""
+        """`put` waits while so many tasks are not done. None: it never waits."""
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="write")
-        self._jobs: deque[Future[None]] = deque()
+        self._tasks: deque[Future[None]] = deque()
         self._error: Exception | None = None
 
-    def put(self, job: Job) -> None:
-        """Returns at once, unless `most_waiting` jobs are not done. What the job holds is freed when it is done."""
+    def put(self, task: Task) -> None:
+        """Returns at once, unless `most_waiting` tasks are not done. What the task holds is freed when it is done."""
         self.raise_if_failed()
-        while self._jobs and (self._jobs[0].done() or len(self._jobs) == self.most_waiting):
-            self._jobs.popleft().result()
-        self._jobs.append(self._pool.submit(self._run, job))
+        while self._tasks and (self._tasks[0].done() or len(self._tasks) == self.most_waiting):
+            self._tasks.popleft().result()
+        self._tasks.append(self._pool.submit(self._run, task))
 
     def wait(self) -> None:
-        """Returns when all jobs are done."""
-        while self._jobs:
-            self._jobs.popleft().result()
+        """Returns when all tasks are done."""
+        while self._tasks:
+            self._tasks.popleft().result()
         self.raise_if_failed()
 
     def raise_if_failed(self) -> None:
-        """Raises the error of a job that failed."""
+        """Raises the error of a task that failed."""
         if self._error is not None:
             raise self._error
 
@@ -62,11 +62,11 @@ class BackgroundWriter:
         elif not interrupted and self._error not in (None, error):
             log.error("%s", self._error)
 
-    def _run(self, job: Job) -> None:
+    def _run(self, task: Task) -> None:
         if self._error is not None:
             return
         try:
-            job()
+            task()
         except Exception as error:
             self._error = self._error or error
             raise
@@ -79,10 +79,10 @@ def map_ahead(
     ahead: int,
     initializer: Callable[[], object] | None = None,
 ) -> Generator[Result, None, None]:
-    """`function(item)` of each item, in order, computed in threads; `ahead` results are begun before they are needed.
+    """Yields `function(item)` for each item, in order; threads compute up to `ahead` results before they are needed.
 
-    An error is raised in its turn. After it, and when the iterator is closed, no further call begins, and those that
-    run are waited for. `initializer` is called first in each thread.
+    An error is raised in place of its item's result. After an error, and when the iterator is closed, no further call
+    starts, and the iterator waits for the running ones. `initializer` is called first in each thread.
     """
     begun: deque[Future[Result]] = deque()
     pool = ThreadPoolExecutor(threads, thread_name_prefix="ahead", initializer=initializer)

@@ -8,18 +8,18 @@ from collections.abc import Collection
 from typing import Any
 
 LARGEST_WIDTH = 65_536
-"""Of channels and vectors."""
+"""Channels of a layer, or numbers in a vector."""
 LARGEST_SIDE = 100_000
-"""Of an image, in pixels. Memory is too small long before this, which is reported with numbers."""
+"""Pixels on a side of an image. Memory is too small long before; that error gives the numbers."""
 MOST_TOGETHER = 100_000
 """Images in a batch."""
 MOST_CLASS_IMAGES = 1_000_000
 MOST_UPDATES = 10**9
-"""Of weights, in a training."""
+"""Optimizer steps of a training."""
 MOST_STEPS = 1000
-"""Of a sampler."""
+"""Steps of a sampler."""
 LARGEST_SCALE = 1000
-"""Of guidance, positive or negative."""
+"""The guidance scale, positive or negative."""
 LARGEST_FACTOR = 10**6
 """Weights of losses, learning rates and the like."""
 

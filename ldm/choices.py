@@ -1,7 +1,7 @@
 """What a flag or a key of the YAML can choose from: one line each, without torch, so that `--help` stays fast.
 
-Flags, YAML and help read these tables. A `Choice` names the object that does it, which is imported when it is needed:
-a new one is a file and a line here. Where the code itself tells the choices apart, the table says what each is.
+Flags, YAML and help read these tables. A `Choice` names an object, which is imported when it is needed: a new choice
+is a file and a line here. Entries of plain text only describe choices that the code itself distinguishes.
 """
 
 import importlib
@@ -12,14 +12,14 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Choice:
-    """One entry: where its object is ("module:name"), and what it is, for `--help`."""
+    """One entry: its object, as "module:name", and its description for `--help`."""
 
-    where: str
+    target: str
     about: str
 
     def load(self) -> Any:
         """Imports the object."""
-        module, _, name = self.where.partition(":")
+        module, _, name = self.target.partition(":")
         return getattr(importlib.import_module(module), name)
 
     def __str__(self) -> str:
@@ -27,7 +27,7 @@ class Choice:
 
 
 def described(choices: Mapping[str, object]) -> str:
-    """The choices with what each is, for `--help`."""
+    """The choices with their descriptions, for `--help`."""
     return "; ".join(f"{name}: {about}" for name, about in choices.items())
 
 
@@ -86,7 +86,7 @@ COMPILE_MODES = {
 }
 STEP_COMPILE_MODES = {"auto": "capture steps as a CUDA graph on one CUDA device, except in fp16-mixed", "off": "don't"}
 ENCODERS = {
-    "toyworld-judge": Choice("ldm.evaluation.encoders:load_judge", "the rendered toy world's judge"),
+    "toyworld-judge": Choice("ldm.evaluation.encoders:load_judge_encoder", "the rendered toy world's judge"),
     "clip-dino": Choice("ldm.evaluation.clip_dino:load_clip_dino", "CLIP and DINO, for real photos"),
 }
 """Image encoders that score images: functions of a device."""

@@ -1,4 +1,4 @@
-"""From YAML to frozen dataclasses: values only, and an unknown key is an error that names the nearest known one.
+"""Turns YAML into frozen dataclasses: values only; an unknown key is an error that names the nearest known one.
 
 Not `OmegaConf.structured`: its errors name neither the file nor the nearest key, and it sets no limits on sizes.
 """
@@ -21,7 +21,7 @@ Config = TypeVar("Config")
 
 LONGEST_LIST = 1000
 MOST_BYTES = 32_000_000
-"""Of a YAML file: a run record lists every sampled image."""
+"""The size of a YAML file, at most: a run record can be long."""
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -53,8 +53,8 @@ def _escaped(value: Any) -> Any:
     return [_escaped(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-def build_config(cls: type[Config], values: Mapping[str, Any], where: str) -> Config:
-    """Fills the dataclass `cls` from nested `values`; `where` names their source in errors.
+def build_config(cls: type[Config], values: Mapping[str, Any], source: str) -> Config:
+    """Fills the dataclass `cls` from nested `values`; `source` names the file or section in errors.
 
     Raises `UserError` for an unknown key, a missing one, or a value of another type.
     """
@@ -65,18 +65,18 @@ def build_config(cls: type[Config], values: Mapping[str, Any], where: str) -> Co
         if key not in known:
             shown = str(key)[:60]
             nearest = difflib.get_close_matches(shown, known, n=1, cutoff=0.0)
-            raise UserError(f"{where}: unknown key '{shown}'; the nearest known one is '{nearest[0]}'")
+            raise UserError(f"{source}: unknown key '{shown}'; the nearest known one is '{nearest[0]}'")
     required = {
         name
         for name, field in known.items()
         if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
     }
     if missing := sorted(required - set(values)):
-        raise UserError(f"{where}: missing {', '.join(missing)}")
+        raise UserError(f"{source}: missing {', '.join(missing)}")
     try:
-        return cls(**{key: _convert(hints[key], value, f"{where}: {key}") for key, value in values.items()})
+        return cls(**{key: _convert(hints[key], value, f"{source}: {key}") for key, value in values.items()})
     except (ValueError, OverflowError) as error:  # from the dataclass's own checks, or a number too large for its type
-        raise UserError(f"{where}: {error}") from error
+        raise UserError(f"{source}: {error}") from error
 
 
 def renewed(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -91,21 +91,21 @@ def renewed(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _convert(kind: Any, value: Any, where: str) -> Any:
+def _convert(kind: Any, value: Any, source: str) -> Any:
     if dataclasses.is_dataclass(kind):
         if not isinstance(value, Mapping):
-            raise UserError(f"{where} should hold keys of its own, not {reprlib.repr(value)}")
-        return build_config(typing.cast(type, kind), value, where)
+            raise UserError(f"{source} should hold keys of its own, not {reprlib.repr(value)}")
+        return build_config(typing.cast(type, kind), value, source)
     if typing.get_origin(kind) is tuple:
         if not isinstance(value, list | tuple):
-            raise UserError(f"{where} should be a list, not {reprlib.repr(value)}")
+            raise UserError(f"{source} should be a list, not {reprlib.repr(value)}")
         if len(value) > LONGEST_LIST:
-            raise UserError(f"{where} should be a list of {LONGEST_LIST} values at most, not {len(value)}")
-        return tuple(_convert(typing.get_args(kind)[0], item, where) for item in value)
+            raise UserError(f"{source} should be a list of {LONGEST_LIST} values at most, not {len(value)}")
+        return tuple(_convert(typing.get_args(kind)[0], item, source) for item in value)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-        raise UserError(f"{where} should be {getattr(kind, '__name__', kind)}, not {reprlib.repr(value)}")
+        raise UserError(f"{source} should be {getattr(kind, '__name__', kind)}, not {reprlib.repr(value)}")
     if isinstance(value, float) and not math.isfinite(value):
-        raise UserError(f"{where} should be a finite number, not {value}")
+        raise UserError(f"{source} should be a finite number, not {value}")
     return value

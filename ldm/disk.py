@@ -29,7 +29,7 @@ def free_bytes(path: Path) -> int:
 
 
 def existing(path: Path) -> Path:
-    """The path itself, or the nearest directory above it that exists: relative to the current one if `path` is."""
+    """The path itself, or the nearest directory above it that exists; relative if `path` is relative."""
     return next((one for one in (path, *path.parents) if one != Path() and one.exists()), Path.cwd())
 
 

@@ -17,7 +17,7 @@ class UserError(Exception):
 def named_in_errors(path: Path, passed: type[Exception] = UserError) -> Iterator[None]:
     """Turns any error about a stranger's file into a `UserError` that names the file.
 
-    For files of which a bad one is left out, whatever is wrong with it. Errors of type `passed` are raised unchanged:
+    For loops that leave out a bad file, whatever is wrong with it. Errors of type `passed` are raised unchanged:
     they are not about the file.
     """
     try:

@@ -103,9 +103,9 @@ def slug(text: str, max_bytes: int = 60) -> str:
     return dashed.encode()[:max_bytes].decode(errors="ignore").strip("-") or "untitled"
 
 
-def counted(count: int, what: str) -> str:
+def counted(count: int, noun: str) -> str:
     """A number with its noun: "1 image", "2 images"."""
-    return f"{count} {what}" if count == 1 else f"{count} {what}s"
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def listed(names: Sequence[str], most: int) -> str:

@@ -179,14 +179,14 @@ def restore_handlers() -> None:
 
 
 def ignore_signals() -> None:
-    """After a command's end, while Python exits: there is nothing left to stop."""
+    """Ignores signals after a command's end, while Python exits: there is nothing left to stop."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 
 
 @contextmanager
 def finish_first(meanwhile: str = "") -> Iterator[Request]:
-    """For work that must not stop halfway: a signal waits for the end of the block, which then raises `Stopped`."""
+    """Lets the block end first: after a signal the block goes on, and its end raises `Stopped`."""
     request = Request(meanwhile)
     blocks = _handlers.blocks if _handlers is not None else []
     blocks.append(request)

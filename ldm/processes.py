@@ -40,9 +40,10 @@ DIED = 1
 POLL_INTERVAL = 0.25
 """Seconds between two checks whether other processes are alive."""
 PATIENCE = 20.0
-"""Seconds that a process has for writing files after it was asked to stop."""
+"""Seconds that a process has for writing files after SIGTERM."""
 
-Share = Callable[..., None]
+Work = Callable[..., None]
+"""`work(rank, send, *arguments)`: what each of several processes does."""
 
 
 class ProcessDiedError(Exception):
@@ -70,7 +71,7 @@ def ending_of(exit_code: int) -> BaseException:
 
 
 def end_with_parent(reports: bool) -> None:
-    """Ends this process soon after its parent has ended, for whatever reason; one of several `reports` it."""
+    """Ends this process soon after its parent has ended for whatever reason; with `reports` it prints an error."""
     parent = os.getppid()
 
     def watch() -> None:
@@ -82,8 +83,8 @@ def end_with_parent(reports: bool) -> None:
     threading.Thread(target=watch, name="parent", daemon=True).start()
 
 
-def run_together(share: Share, count: int, *arguments: Any, on_done: Callable[[int], None]) -> None:
-    """Calls `share(rank, send, *arguments)` in `count` new processes; `on_done` gets the counts that they `send`.
+def run_together(work: Work, count: int, *arguments: Any, on_done: Callable[[int], None]) -> None:
+    """Calls `work(rank, send, *arguments)` in `count` new processes; `on_done` gets the counts that they `send`.
 
     An error in one ends the others and is raised here: a `UserError` as it is, `Stopped` if it was stopped,
     `ProcessDiedError` otherwise. A signal to this process stops all.
@@ -99,7 +100,7 @@ def run_together(share: Share, count: int, *arguments: Any, on_done: Callable[[i
         try:
             for rank in range(count):
                 ours, theirs = context.Pipe(duplex=False)
-                process = context.Process(target=_run_share, args=(share, rank, theirs, arguments, resume_command()))
+                process = context.Process(target=_run_work, args=(work, rank, theirs, arguments, resume_command()))
                 with blocked():
                     process.start()
                     running[process] = ours
@@ -138,7 +139,7 @@ def _receive(messages: Connection, on_done: Callable[[int], None]) -> None:
 
 
 def _end(processes: list[SpawnProcess]) -> None:
-    """Asks processes to stop, and kills those that don't."""
+    """Terminates processes, and kills those that do not end in time."""
     for process in processes:
         process.terminate()
     until = time.monotonic() + PATIENCE
@@ -148,21 +149,21 @@ def _end(processes: list[SpawnProcess]) -> None:
         process.join()
 
 
-def _run_share(share: Share, rank: int, messages: Connection, arguments: tuple[Any, ...], command: str) -> None:
+def _run_work(work: Work, rank: int, messages: Connection, arguments: tuple[Any, ...], command: str) -> None:
     set_resume_command(command)
     end_with_parent(reports=rank == 0)
     install_handlers()
     try:
         unblock_signals()
-        _work(share, rank, messages, arguments)
+        _call_work(work, rank, messages, arguments)
     except Stopped:  # perhaps while an error was being sent
         os._exit(STATUS)
     ignore_signals()
 
 
-def _work(share: Share, rank: int, messages: Connection, arguments: tuple[Any, ...]) -> None:
+def _call_work(work: Work, rank: int, messages: Connection, arguments: tuple[Any, ...]) -> None:
     try:
-        share(rank, lambda count: messages.send(("done", count)), *arguments)
+        work(rank, lambda count: messages.send(("done", count)), *arguments)
     except UserError as error:
         messages.send(("mistake", str(error)))
         os._exit(2)

@@ -30,9 +30,9 @@ class Progress:
     """
 
     def __init__(
-        self, total: int, what: str, unit: str, *, done: int = 0, inner: bool = False, silent: bool = False
+        self, total: int, name: str, unit: str, *, done: int = 0, inner: bool = False, silent: bool = False
     ) -> None:
-        self.total, self.what, self.unit, self.done = total, what, unit, done
+        self.total, self.name, self.unit, self.done = total, name, unit, done
         self._first, self._last, self._notes = done, done, ""
         self._begun = self._logged_at = time.monotonic()
         self._is_logged = not (inner or silent)
@@ -41,7 +41,7 @@ class Progress:
             self._bar = tqdm(
                 total=total,
                 initial=done,
-                desc=what,
+                desc=name,
                 unit=unit,
                 leave=not inner,
                 file=sys.stderr,
@@ -94,7 +94,7 @@ class Progress:
         rate = f"{speed:.2f} {self.unit}/s" if speed >= 1 else f"{1 / speed:.2f} s/{self.unit}" if speed else "?"
         log.info(
             "%s: %d of %d, %s so far, %s, %s left%s",
-            *(self.what, self.done, self.total, tqdm.format_interval(seconds), rate, left, self._notes),
+            *(self.name, self.done, self.total, tqdm.format_interval(seconds), rate, left, self._notes),
             extra={"on_bar": bool(self._bar)},
         )
 
@@ -112,9 +112,9 @@ def _width(stream: TextIO) -> int:
         return 0
 
 
-def each(items: Iterable[Item], total: int, what: str, unit: str, *, silent: bool = False) -> Iterator[Item]:
+def each(items: Iterable[Item], total: int, name: str, unit: str, *, silent: bool = False) -> Iterator[Item]:
     """Yields the items and shows how many are done."""
-    with Progress(total, what, unit, silent=silent) as progress:
+    with Progress(total, name, unit, silent=silent) as progress:
         for item in items:
             yield item
             progress.update()

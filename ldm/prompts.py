@@ -9,7 +9,7 @@ TOKEN = "sks"
 """The rare word that stands for the subject, as in "a photo of sks dog" (DreamBooth, section 3.1)."""
 
 MOST_CHARACTERS = 4_000
-"""Of a prompt; a text encoder reads 77 tokens."""
+"""The length of a prompt, at most; a text encoder reads 77 tokens."""
 MOST_CLASS_CHARACTERS = 200
 
 CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class SamplingOption:
-    """One option. Its names are on disk: they stay."""
+    """One option. Its names are in files on disk: do not change them."""
 
     field: str
-    """In `SamplingConfig`, the model's YAML and `comparison.json`."""
+    """Its name in `SamplingConfig`, the model's YAML and `comparison.json`."""
     flag: str
-    """Of the command line (`ddim_steps` is `--ddim-steps`) and in `run.yaml`."""
+    """Its name on the command line (`ddim_steps` is `--ddim-steps`) and in `run.yaml`."""
     column: str
-    """In the text of a PNG file and in `pictures.csv`."""
+    """Its name in the text of a PNG file and in `pictures.csv`."""
 
 
 SAMPLING_OPTIONS = (

@@ -20,7 +20,7 @@ KINDS = {
 UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
-def kind_of(path: Path) -> str | None:
+def path_kind(path: Path) -> str | None:
     """None for a regular file, else what the path is: "a named pipe". Follows links. Raises `OSError`."""
     return _kind(path.stat())
 
@@ -30,7 +30,7 @@ def open_regular(path: Path) -> BinaryIO:
 
     Raises `UserError` if it is a named pipe, a socket, a device or a folder, and `OSError` as `open` does.
     """
-    if (kind := kind_of(path)) is not None:
+    if (kind := path_kind(path)) is not None:
         raise UserError(f"{path} is {kind}, not a file")
     # The path may become a pipe between the two calls; opened with O_NONBLOCK, it doesn't block either.
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
@@ -41,13 +41,13 @@ def open_regular(path: Path) -> BinaryIO:
     return file
 
 
-def open_file(path: Path, what: str = "file") -> BinaryIO:
-    """`open_regular` with every error as a `UserError`; `what` is what should have been there."""
+def open_file(path: Path, noun: str = "file") -> BinaryIO:
+    """`open_regular` with every error as a `UserError`; `noun` names the kind of file in messages."""
     try:
         return open_regular(path)
     except FileNotFoundError:
         target = f": it is a link to {path.readlink()}, which does not exist" if path.is_symlink() else ""
-        raise UserError(f"there is no {what} {path}{target}") from None
+        raise UserError(f"there is no {noun} {path}{target}") from None
     except OSError as error:
         raise UserError(f"could not read {path}: {error.strerror}") from error
     except ValueError as error:  # a name that no file can have

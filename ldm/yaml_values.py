@@ -78,11 +78,11 @@ class _FastDumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignor
 
 def dump_yaml(values: Any) -> str:
     r"""Values as YAML text, which `parse_yaml` reads back; bytes that are not UTF-8 are escaped, as in "caf\uDCE9"."""
-    how: dict[str, Any] = {"default_flow_style": False, "allow_unicode": True, "sort_keys": False}
+    layout: dict[str, Any] = {"default_flow_style": False, "allow_unicode": True, "sort_keys": False}
     try:
-        return str(yaml.dump(values, Dumper=_FastDumper, **how))
+        return str(yaml.dump(values, Dumper=_FastDumper, **layout))
     except UnicodeEncodeError:
-        return str(yaml.dump(values, Dumper=_Dumper, **how))
+        return str(yaml.dump(values, Dumper=_Dumper, **layout))
 
 
 def parse_yaml(text: str) -> Any:

@@ -230,7 +230,7 @@ def test_a_broken_rule_is_noticed(rule: Rule, name: str, source: str) -> None:
         ("ldm.nn.unet", "from ldm.nn.layers import conv3x3\nimport torch"),
         ("ldm.nn.unet", "import ldmx.commands"),
         ("ldm.checkpoint.loading", "from ldm.diffusion.latent_diffusion import LatentDiffusion"),
-        ("ldm.training.trainer", "import pytorch_lightning as pl\nfrom ldm.checkpoint.saving import save_checkpoint"),
+        ("ldm.training.trainer", "import pytorch_lightning as pl\nfrom ldm.checkpoint.saving import checkpoint_writer"),
         ("ldm.commands.app", "from ldm.training.trainer import fit\nfrom ldm.toyworld.judge.encoder import judge"),
         ("ldm.nn.unet", "try:\n    f()\nexcept Exception as error:\n    raise UserError('x') from error"),
         ("ldm.nn.unet", "try:\n    f()\nexcept OSError:\n    pass"),

@@ -1,4 +1,4 @@
-"""What is shipped in `ldm/assets`: the embedded tiny model, its tokenizer and the judge, as a user meets them."""
+"""The files in `ldm/assets`: the embedded tiny model, its tokenizer and the judge, as a user meets them."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ from ldm.diffusion.sampling import sample_images
 from ldm.files import ROOT
 from ldm.runtime.devices import Compute
 from ldm.runtime.models import EMBEDDED, ModelSlot, Settings, settings_of
-from ldm.toyworld.judge.encoder import SHIPPED, Evaluator, load_evaluator
+from ldm.toyworld.judge.encoder import EMBEDDED_JUDGE, Evaluator, load_evaluator
 
 CPU = torch.device("cpu")
 MEGABYTE = 1_000_000
@@ -31,14 +31,14 @@ def model() -> LatentDiffusion:
 
 def test_they_are_small() -> None:
     assert EMBEDDED.stat().st_size <= 25 * MEGABYTE
-    assert SHIPPED.stat().st_size <= 4 * MEGABYTE
+    assert EMBEDDED_JUDGE.stat().st_size <= 4 * MEGABYTE
 
 
 def test_the_yaml_that_the_model_carries_means_that_in_configs() -> None:
-    shipped = checkpoint_info(read_checkpoint(EMBEDDED)).config
+    embedded = checkpoint_info(read_checkpoint(EMBEDDED)).config
     expected = read_yaml(ROOT / "configs" / "tiny.yaml")
-    expected["model"]["scale_factor"] = shipped["model"]["scale_factor"]  # measured
-    assert build_config(Settings, shipped, "shipped") == build_config(Settings, expected, "configs")
+    expected["model"]["scale_factor"] = embedded["model"]["scale_factor"]  # measured
+    assert build_config(Settings, embedded, "embedded") == build_config(Settings, expected, "configs")
 
 
 def test_sks_can_be_spelled(model: LatentDiffusion) -> None:

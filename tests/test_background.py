@@ -1,4 +1,4 @@
-"""Work in threads: jobs in order, none after one that failed, all done when the block ends; results computed ahead."""
+"""Work in threads: tasks in order, none after one that failed, all done when the block ends; results computed ahead."""
 
 import threading
 import time
@@ -15,7 +15,7 @@ def fail() -> None:
     raise UserError("the disk is full")
 
 
-def test_jobs_are_done_in_order_while_their_maker_goes_on() -> None:
+def test_tasks_are_done_in_order_while_the_caller_goes_on() -> None:
     done: list[object] = []
     go_on = threading.Event()
     with BackgroundWriter() as writer:
@@ -36,7 +36,7 @@ def test_waiting_returns_when_everything_is_done() -> None:
         assert done == [0, 1, 2]
 
 
-def test_nothing_is_done_after_a_job_that_failed() -> None:
+def test_nothing_is_done_after_a_task_that_failed() -> None:
     done: list[int] = []
     writer = BackgroundWriter()
     with pytest.raises(UserError, match="the disk is full"), writer:
@@ -51,7 +51,7 @@ def test_nothing_is_done_after_a_job_that_failed() -> None:
 def test_an_error_is_raised_by_the_next_call(method: str) -> None:
     writer = BackgroundWriter()
     writer.put(fail)
-    assert writer._jobs[0].exception(60) is not None
+    assert writer._tasks[0].exception(60) is not None
     with pytest.raises(UserError, match="the disk is full"):
         getattr(writer, method)(*([lambda: None] if method == "put" else []))
 
@@ -71,7 +71,7 @@ def test_of_two_errors_the_block_s_own_is_raised_and_the_other_logged(caplog: py
 
 
 @pytest.mark.parametrize("interrupt", [KeyboardInterrupt, SystemExit])
-def test_an_interrupt_drops_jobs_that_have_not_begun(interrupt: type[BaseException]) -> None:
+def test_an_interrupt_drops_tasks_that_have_not_begun(interrupt: type[BaseException]) -> None:
     go_on, begun, done = threading.Event(), threading.Event(), []
     writer = BackgroundWriter()
     with pytest.raises(interrupt), writer:
@@ -85,7 +85,7 @@ def test_an_interrupt_drops_jobs_that_have_not_begun(interrupt: type[BaseExcepti
     assert done == [1]
 
 
-def test_what_a_job_holds_is_freed_when_it_is_done() -> None:
+def test_what_a_task_holds_is_freed_when_it_is_done() -> None:
     class Snapshot:
         def write(self) -> None:
             pass
@@ -102,7 +102,7 @@ def test_what_a_job_holds_is_freed_when_it_is_done() -> None:
             time.sleep(0.001)
 
 
-def test_with_a_bound_an_interrupt_waits_for_all_jobs() -> None:
+def test_with_a_bound_an_interrupt_waits_for_all_tasks() -> None:
     done: list[int] = []
     with pytest.raises(KeyboardInterrupt), BackgroundWriter(threads=2, most_waiting=4) as writer:
         for number in range(4):

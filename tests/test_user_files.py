@@ -6,14 +6,14 @@ from pathlib import Path
 import pytest
 
 from ldm.errors import UserError
-from ldm.user_files import kind_of, open_regular
+from ldm.user_files import open_regular, path_kind
 
 
 def test_a_file_is_opened_also_through_a_link(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"content")
     (tmp_path / "link").symlink_to(tmp_path / "a")
     for name in ("a", "link"):
-        assert kind_of(tmp_path / name) is None
+        assert path_kind(tmp_path / name) is None
         with open_regular(tmp_path / name) as file:
             assert file.read() == b"content"
 
@@ -33,7 +33,7 @@ def test_other_things_are_named(name: str, words: str, tmp_path: Path) -> None:
 
 def test_a_pipe_that_takes_a_files_place_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     os.mkfifo(tmp_path / "a")
-    monkeypatch.setattr("ldm.user_files.kind_of", lambda path: None)  # it was a file a moment ago
+    monkeypatch.setattr("ldm.user_files.path_kind", lambda path: None)  # it was a file a moment ago
     with pytest.raises(UserError, match="not a file"):
         open_regular(tmp_path / "a")
 

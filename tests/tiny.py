@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from ldm.checkpoint.metadata import CheckpointInfo
-from ldm.checkpoint.saving import save_checkpoint
+from ldm.checkpoint.saving import checkpoint_writer
 from ldm.config import build_config
 from ldm.diffusion.latent_diffusion import LatentDiffusion, LatentDiffusionConfig
 from ldm.nn.memory import weightless
@@ -112,5 +112,5 @@ def write_tiny_checkpoint(
     """
     write_tokenizer(directory / "tokenizer")
     info = {"config": TINY_YAML, **info}
-    save_checkpoint(directory / name, model or build_tiny_model(), CheckpointInfo(**info), dtype)
+    checkpoint_writer(directory / name, model or build_tiny_model(), CheckpointInfo(**info), dtype)()
     return directory / name

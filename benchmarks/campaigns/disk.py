@@ -40,11 +40,11 @@ def kinds_of_writes(reference: Reference) -> dict[str, int]:
     for index, event in enumerate(reference.writes):
         what, _, path = event.partition(" ")
         if what in ("write", "flush", "rename"):
-            kinds.setdefault(kind_of(path), index)
+            kinds.setdefault(kind_of_write(path), index)
     return kinds
 
 
-def kind_of(path: str) -> str:
+def kind_of_write(path: str) -> str:
     """`can-1/samples/.step-00003.png.811.partial` is a `can-N/samples/step-N.png`."""
     if "tfevents" in path:
         return "log/events"
@@ -56,7 +56,7 @@ def kind_of(path: str) -> str:
 def no_room(scene: Scene, kind: str, action: str, place: Place) -> Outcome:
     """Fills the disk just before the first write of this kind; frees it, and continues."""
     reference = place.reference(scene)
-    size = next((size for path, size in sorted(reference.sizes.items()) if kind_of(path) == kind), 0)
+    size = next((size for path, size in sorted(reference.sizes.items()) if kind_of_write(path) == kind), 0)
     outcome, said, name = Outcome(), [], re.sub(r"\W+", "-", f"disk-{scene.name}-{action}-{kind}")
     with small_disk(place.case_directory(name)) as disk:
         root = disk / "here"

@@ -43,7 +43,7 @@ COMMANDS: dict[str, Callable[[Fixtures, Path], tuple[object, ...]]] = {
     ),
     "publish": lambda fixtures, file: ("train", "publish", "--ckpt-path", file, "--config", fixtures.config),
 }
-SWEEP = "a sweep"
+COMPARISON = "a comparison"
 TOLD_BY_READING = ("a directory",)
 """Files that some commands accept rightly."""
 
@@ -64,7 +64,7 @@ def makers() -> dict[str, Maker]:
 
 def cases(place: Place, count: int, seed: int) -> Iterator[Case]:
     """Every file with every command; the first ones are all files, with the commands in turns."""
-    names, commands = list(makers()), [*COMMANDS, SWEEP]
+    names, commands = list(makers()), [*COMMANDS, COMPARISON]
     for shift in range(len(commands)):
         for number, name in enumerate(names):
             command = commands[(number + shift) % len(commands)]
@@ -78,7 +78,7 @@ def given(name: str, command: str, number: str, place: Place) -> Outcome:
         (root / "in").mkdir()
         file = makers()[name](root / "in")
         before = {path.name for path in root.iterdir()}
-        if command == SWEEP:
+        if command == COMPARISON:
             shutil.copy(fixtures.ckpts / "can-1" / "step-00004.safetensors", root / "in" / "good.safetensors")
             shutil.copytree(fixtures.tiny.parent / "tokenizer", root / "in" / "tokenizer", dirs_exist_ok=True)
             called = words("txt2img", "-c", root / "in", "-v", 1, "-o", "out", "--no-base")
@@ -89,7 +89,7 @@ def given(name: str, command: str, number: str, place: Place) -> Outcome:
         ended = run(Work(called[0], called[1:], patches), root, timeout=60)
         seconds = time.monotonic() - began
         outcome.failures += untold(ended)
-        if command == SWEEP:
+        if command == COMPARISON:
             if ended.status != 0 or (file.name not in ended.said and file.suffix in (".ckpt", ".safetensors")):
                 outcome.failures.append(f"status {ended.status}, or the file is not named: {last_lines(ended)}")
         else:

@@ -102,7 +102,7 @@ def stage_flags(fixtures: Fixtures, root: Path) -> tuple[object, ...]:
     return ("-i", fixtures.images, "--config", fixtures.config, "-o", root, "--save-dtype", "fp32")
 
 
-def sweep_flags(fixtures: Fixtures, root: Path) -> tuple[object, ...]:
+def comparison_flags(fixtures: Fixtures, root: Path) -> tuple[object, ...]:
     """Two prompts and two seeds, with noise in every step."""
     prompts = ("-p", "a photo of sks {class}", "a photo of a {class}")
     return ("-c", fixtures.ckpts, "-o", root, "-v", 2, "--ddim-eta", 1.0, "--seed", 5, *prompts)
@@ -153,17 +153,17 @@ SCENES = (
         stage="publish",
         patches=lambda root: {"ldm.commands.train.publish:ROOT": root / "house"},
     ),
-    Scene("txt2img", "txt2img", sweep_flags, "txt2img-*"),
+    Scene("txt2img", "txt2img", comparison_flags, "txt2img-*"),
     Scene(
         "img2img",
         "img2img",
-        lambda fixtures, root: (*sweep_flags(fixtures, root), "-i", fixtures.photos / "0.png", "--hw", 32),
+        lambda fixtures, root: (*comparison_flags(fixtures, root), "-i", fixtures.photos / "0.png", "--hw", 32),
         "img2img-*",
     ),
     Scene(
         "evaluate",
         "evaluate",
-        lambda fixtures, root: (*sweep_flags(fixtures, root), "--encoder", "toyworld-judge"),
+        lambda fixtures, root: (*comparison_flags(fixtures, root), "--encoder", "toyworld-judge"),
         "evaluate-*",
     ),
 )

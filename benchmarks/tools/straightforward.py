@@ -23,8 +23,8 @@ from torch import Tensor  # noqa: E402
 
 from ldm.checkpoint.metadata import CheckpointInfo  # noqa: E402
 from ldm.checkpoint.reading import read_checkpoint  # noqa: E402
-from ldm.checkpoint.saving import save_checkpoint  # noqa: E402
-from ldm.data.images import fit, read_image, save_png, to_image, to_tensor  # noqa: E402
+from ldm.checkpoint.saving import checkpoint_writer  # noqa: E402
+from ldm.data.images import fit_image, read_image, save_png, to_image, to_tensor  # noqa: E402
 from ldm.data.latents import encode_moments  # noqa: E402
 from ldm.diffusion.guidance import Conditioning, EpsFn, classifier_free, guided_eps  # noqa: E402
 from ldm.diffusion.latent_diffusion import LatentDiffusion  # noqa: E402
@@ -186,7 +186,7 @@ class Training:
     def _encode(self, paths: Sequence[Path]) -> Tensor:
         """Reads and encodes images: (n 2c h w)."""
         size = self.settings.sampling.height, self.settings.sampling.width
-        images = torch.stack([to_tensor(fit(read_image(path), *size)) for path in paths])
+        images = torch.stack([to_tensor(fit_image(read_image(path), *size)) for path in paths])
         return encode_moments(self.ldm.autoencoder, images, flip=False)[:, 0]
 
     def _context(self, kinds: list[int]) -> Tensor:
@@ -231,7 +231,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for step in itertools.islice(itertools.count(1), options.iterations or config.iterations):
         training.step()
         if step % config.save_every == 0:
-            save_checkpoint(options.output / f"step-{step:05d}.safetensors", ldm, CheckpointInfo(), torch.float32)
+            checkpoint_writer(options.output / f"step-{step:05d}.safetensors", ldm, CheckpointInfo(), torch.float32)()
             torch.save(training.optimizer.state_dict(), options.output / "optimizer.pt")
 
 

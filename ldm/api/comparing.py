@@ -18,8 +18,7 @@ from ldm.commands.sampling import evaluate, txt2img
 from ldm.config import read_yaml
 from ldm.errors import UserError
 from ldm.files import natural_key
-from ldm.report.comparison import Comparison as Table
-from ldm.report.comparison import Row
+from ldm.report.comparison import ComparisonData, Row
 from ldm.report.summary import summary
 from ldm.report.table import JSON_NAME, read_comparison
 
@@ -56,12 +55,12 @@ class Comparison(os.PathLike[str]):
         return str(self.directory)
 
     @property
-    def table(self) -> Table:
+    def table(self) -> ComparisonData:
         """Everything: `columns` (prompt, seed), `rows`, `groups`, `sampling` and more.
 
         A row has `cells` with a file and scores each, and `scores` with a mean and a 95 % interval each.
         """
-        table: Table = self._table  # type: ignore[attr-defined]
+        table: ComparisonData = self._table  # type: ignore[attr-defined]
         return table
 
     @property

@@ -9,7 +9,7 @@ from pathlib import Path
 from PIL import Image
 from torch import Tensor
 
-from ldm.data.images import fit, read_image, to_image, to_rgb, to_tensor
+from ldm.data.images import fit_image, read_image, to_image, to_rgb, to_tensor
 from ldm.errors import UserError
 
 PathOrText = str | os.PathLike[str]
@@ -24,10 +24,10 @@ def image_tensor(image: ImageLike, height: int, width: int, factor: int) -> Tens
             raise UserError(f"the sides of an image should be multiples of {factor}, not {(*image.shape,)}")
         return image.float()
     if isinstance(image, Image.Image):
-        return to_tensor(fit(to_rgb(image), height, width))
+        return to_tensor(fit_image(to_rgb(image), height, width))
     if not isinstance(image, str | os.PathLike):
         raise UserError(_no_image(image))
-    return to_tensor(fit(read_image(Path(image), max(height, width)), height, width))
+    return to_tensor(fit_image(read_image(Path(image), max(height, width)), height, width))
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ldm.checkpoint.foreign import HEAD_BYTES
-from ldm.checkpoint.keys import PARTS, kind_of
+from ldm.checkpoint.keys import PARTS, foreign_kind
 from ldm.checkpoint.loading import checkpoint_info
 from ldm.checkpoint.reading import FORMATS, SUFFIXES, CheckpointFile, read_checkpoint
 from ldm.errors import UserError, named_in_errors
@@ -37,7 +37,7 @@ def find_checkpoints(directory: Path, keep: Callable[[CheckpointFile], Kept]) ->
     """Reads the index of every file below `directory` with a checkpoint's suffix, in the order of runs and steps.
 
     `keep(file)` becomes an entry of the first list; the file is unmapped afterwards. If it raises, the file is skipped.
-    Links are followed, and each file is read once. Resume states are passed over without a warning.
+    Links are followed, and each file is read once. Resume states are skipped without a warning.
     """
     found: list[tuple[Any, Kept]] = []
     paths, skipped = _candidates(directory)
@@ -57,7 +57,7 @@ def _read_with_unet(path: Path) -> CheckpointFile:
     """Raises `UserError` if this is no checkpoint."""
     file = read_checkpoint(path)
     if not any(key.startswith(PARTS["unet"]) for key in file.index):
-        kind = kind_of({key: tensor.shape for key, tensor in file.index.items()})
+        kind = foreign_kind({key: tensor.shape for key, tensor in file.index.items()})
         raise UserError(f"{path} holds no UNet in the official layout{f'; it looks like {kind}' if kind else ''}")
     return file
 

@@ -1,4 +1,4 @@
-"""What a file is that is no checkpoint, by its first bytes, so that the error message can say what to do."""
+"""Recognises files that are no checkpoints by their first bytes, so that the error message can say what to do."""
 
 import re
 
@@ -27,7 +27,7 @@ _WENT_WRONG = "the download went wrong: open its address in a browser to see why
 
 
 def describe_foreign(head: bytes) -> str:
-    """What a file is that begins with `head`, and what to do; empty if unknown. `head`: `HEAD_BYTES` or all of it."""
+    """Describes a file by its `head`, and says what to do; empty if unknown. `head`: its first `HEAD_BYTES`, or all."""
     if not head:
         return f"empty (0 bytes): {_WENT_WRONG}"
     for beginning, kind in _BEGINNINGS:

@@ -65,7 +65,7 @@ LORA = re.compile(r"lora_(unet|te\d?)_.+|.+\.(lora_[AB]|lora\.(up|down)|lora_(up
 SCALED = re.compile(r"(.+\.)?(scaled_fp8|scale_weight|weight_scale(_2)?|input_scale|absmax|quant_map|quant_state\..+)")
 """Scales that a quantized file's weights are multiplied with."""
 SHARD = re.compile(r"-(\d{5})-of-(\d{5})\.")
-"""In the name of one of several files that hold a model together."""
+"""The part of a file name that numbers the files of a model that was saved in several."""
 
 SHOWN = 4
 """How many keys of each kind a message names."""
@@ -136,11 +136,11 @@ def compare_keys(needed: Mapping[str, torch.Size], found: Mapping[str, torch.Siz
             for key, shape in needed.items()
             if key in found and found[key] != shape
         ],
-        kind=kind_of(found, needed),
+        kind=foreign_kind(found, needed),
     )
 
 
-def kind_of(found: Mapping[str, torch.Size], needed: Mapping[str, torch.Size] | None = None) -> str:
+def foreign_kind(found: Mapping[str, torch.Size], needed: Mapping[str, torch.Size] | None = None) -> str:
     """What a file with these tensors is, if it is recognisably not Stable Diffusion v1; else empty."""
     needed = needed or {}
     rest = [key for key in found if key not in needed]

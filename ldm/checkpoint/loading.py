@@ -1,4 +1,4 @@
-"""From a file to a model: built on the meta device, checked key by key, then given the file's own tensors."""
+"""Loads a model from a file: builds it on the meta device, checks key by key, assigns the file's own tensors."""
 
 import logging
 from collections.abc import Iterable, Mapping
@@ -25,7 +25,7 @@ QUICKLY_BUILT = 5_000
 
 @dataclass(frozen=True)
 class Placement:
-    """Where the weights go and in which floating-point type."""
+    """The device and the floating-point type of the weights."""
 
     device: torch.device
     dtype: torch.dtype = torch.float32

@@ -32,7 +32,7 @@ class Adapter(Protocol):
         """Official names of the weights that it changes."""
 
     def fits(self, key: str, weight: Tensor) -> bool:
-        """Whether it can change a weight of this shape; looks at no number."""
+        """Whether it can change a weight of this shape; reads no numbers of the weight."""
 
     def delta(self, key: str, weight: Tensor) -> Tensor:
         """What is added to a float32 `weight` at strength 1, in its shape."""

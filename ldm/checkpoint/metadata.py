@@ -10,7 +10,7 @@ from typing import Any
 PREFIX = "ldm."
 
 LARGEST_NUMBER = 2**64
-"""Of steps and seeds."""
+"""The largest step or seed."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class CheckpointInfo:
     versions: dict[str, str] = field(default_factory=dict)
 
     def to_metadata(self) -> dict[str, str]:
-        """As safetensors metadata: each field as JSON under `ldm.<field>`, and the `format` other tools look for."""
+        """The safetensors metadata: each field as JSON under `ldm.<field>`, and the `format` that other tools need."""
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         return {"format": "pt", **{PREFIX + name: json.dumps(value) for name, value in values.items()}}
 

@@ -91,9 +91,9 @@ class Format:
     """A kind of checkpoint file."""
 
     suffixes: tuple[str, ...]
-    """In lower case; files may have them in capitals. A directory is searched for files with these suffixes."""
+    """Suffixes in lower case; files may have them in capitals. A directory is searched for files with them."""
     begins: Callable[[bytes], bool]
-    """Whether a file is of this kind that begins with these bytes, `HEAD_BYTES` or the whole file."""
+    """Whether a file is of this kind, given its first `HEAD_BYTES`, or all bytes of a shorter one."""
     read: Callable[[BinaryIO, Path], Content]
     """Reads a file from its beginning. Raises `UserError` if it is damaged or would run code."""
 

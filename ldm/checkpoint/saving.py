@@ -1,4 +1,4 @@
-"""From a model to a safetensors file in the official layout, with metadata that explain it, written whole."""
+"""Saves a model as a safetensors file in the official layout, with metadata that explain it, atomically."""
 
 import dataclasses
 import hashlib
@@ -40,13 +40,11 @@ def official_state_dict(model: LatentDiffusion, dtype: torch.dtype) -> dict[str,
 def checkpoint_writer(
     path: Path, model: LatentDiffusion, info: CheckpointInfo, dtype: torch.dtype
 ) -> Callable[[], None]:
-    """Copies the weights as they are now and returns a function that writes the copy as `save_checkpoint` does."""
+    """Copies the weights as they are now; returns a function that writes the copy: a safetensors file, atomically.
+
+    The file has the official layout. The function raises `UserError` if a weight is not finite in `dtype`.
+    """
     return partial(_save, path, official_state_dict(model, dtype), info, dtype)
-
-
-def save_checkpoint(path: Path, model: LatentDiffusion, info: CheckpointInfo, dtype: torch.dtype) -> None:
-    """Writes a safetensors file in the official layout, atomically. Raises `UserError` if a weight overflows."""
-    checkpoint_writer(path, model, info, dtype)()
 
 
 def part_writer(

@@ -125,7 +125,7 @@ class Pickled:
 
 
 def refused_names(pickle: bytes) -> list[str]:
-    """The names in a pickle that are neither tensors' nor known to be inert, sorted.
+    """The names in a pickle, sorted, that are neither `TENSOR_NAMES` nor `KNOWN_INERT`.
 
     Raises `ValueError` if the bytes are no pickle.
     """
@@ -133,7 +133,7 @@ def refused_names(pickle: bytes) -> list[str]:
 
 
 def refused_among(names: frozenset[str]) -> list[str]:
-    """Those names that are neither tensors' nor known to be inert, sorted."""
+    """Those of the names, sorted, that are neither `TENSOR_NAMES` nor `KNOWN_INERT`."""
     return sorted(names - TENSOR_NAMES - set(KNOWN_INERT))
 
 

@@ -96,8 +96,8 @@ def begin_run(directory: Path, command: str) -> None:
 
 
 @contextmanager
-def mistakes_to_continue_after() -> Iterator[None]:
-    """Around the work of a run that has begun: after a user's error, such as a full disk, logs how to resume it."""
+def resume_hint_on_error() -> Iterator[None]:
+    """If the block ends with a user's error, such as a full disk, logs how to resume the run."""
     try:
         yield
     except UserError:
@@ -106,9 +106,9 @@ def mistakes_to_continue_after() -> Iterator[None]:
 
 
 def logged(command: Callable[[Namespace], Result]) -> Callable[[Namespace], Result]:
-    """Gives a command's run its log file also where Python calls it, without `launch`.
+    """Decorates a command: its run has a log file also when Python calls the command without `launch`.
 
-    Then nothing is printed and errors reach the caller; the log file holds how the run ended.
+    Then nothing is printed, errors reach the caller, and the log file holds the error that ended the run.
     """
 
     @wraps(command)
@@ -127,7 +127,7 @@ def logged(command: Callable[[Namespace], Result]) -> Callable[[Namespace], Resu
     return with_log
 
 
-_current: "RunLog | None" = None
+_current: "RunLogHandler | None" = None
 
 
 @contextmanager
@@ -135,7 +135,7 @@ def _run_log() -> Iterator[None]:
     """What is logged in this block goes into the log file of the run that begins in it."""
     global _current
     log.setLevel(logging.INFO)
-    _current = RunLog(_level())
+    _current = RunLogHandler(_level())
     log.addHandler(_current)
     try:
         yield
@@ -145,7 +145,7 @@ def _run_log() -> Iterator[None]:
         _current = None
 
 
-class RunLog(logging.Handler):
+class RunLogHandler(logging.Handler):
     """Keeps what is logged until the run has a directory; from then on writes it to the run's log file."""
 
     def __init__(self, level: int) -> None:
@@ -175,7 +175,7 @@ class RunLog(logging.Handler):
 
 
 class LogFile(logging.FileHandler):
-    """Appends lines with their time. A full disk ends no run: it is reported once, and each line is tried again."""
+    """Appends lines with their time. A full disk does not end the run: it is reported once, and lines are retried."""
 
     def __init__(self, path: Path) -> None:
         self._reported = False

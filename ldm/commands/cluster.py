@@ -19,7 +19,7 @@ start a single copy."""
 
 
 def refuse_copies() -> None:
-    """Raises `UserError` in all copies but the first, which warns: each would train the same by itself."""
+    """Raises `UserError` in all copies but the first, which warns: all copies would train the same."""
     if is_helper_process():
         return
     for launcher, (number, total, once) in LAUNCHERS.items():

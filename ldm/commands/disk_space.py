@@ -8,7 +8,7 @@ from ldm.files import counted
 from ldm.training.config import OptimizationConfig
 
 AVERAGE_BYTES = 4
-"""Bytes of a resume state per trained weight of a moving average, where one is kept."""
+"""Bytes of a moving average in a resume state, for each trained weight."""
 
 PNG_BYTES = 1.5
 """Bytes of a PNG file per pixel: about half of the raw colours, as of photos and drawings."""
@@ -20,16 +20,16 @@ def refuse_without_space(
     *,
     checkpoint: int,
     state: int,
-    more: int = 0,
-    what: str = "",
+    extra_bytes: int = 0,
+    extra_name: str = "",
 ) -> None:
-    """Raises `UserError` unless all checkpoints and two resume states fit, of so many bytes each.
+    """Raises `UserError` unless all checkpoints and two resume states fit on the disk.
 
-    `more` bytes are for `what`, such as "class images".
+    `checkpoint` and `state`: the bytes of one. `extra_bytes` are those of `extra_name`, such as "class images".
     """
     checkpoints = -(-config.iterations // config.save_every)
-    needed = checkpoints * checkpoint + 2 * state + more  # two states while one is replaced
-    parts = [counted(checkpoints, "checkpoint"), *([what] if more else []), "the resume state"]
+    needed = checkpoints * checkpoint + 2 * state + extra_bytes  # two states while one is replaced
+    parts = [counted(checkpoints, "checkpoint"), *([extra_name] if extra_bytes else []), "the resume state"]
     _refuse(
         output_dir,
         needed,
@@ -39,7 +39,7 @@ def refuse_without_space(
 
 
 def refuse_without_space_for_images(output_dir: Path, count: int, height: int, width: int) -> None:
-    """Raises `UserError` unless so many images fit."""
+    """Raises `UserError` unless so many images fit on the disk."""
     needed = image_bytes(count, height, width)
     _refuse(
         output_dir,
@@ -54,11 +54,11 @@ def image_bytes(count: int, height: int, width: int) -> int:
     return round(count * height * width * PNG_BYTES)
 
 
-def _refuse(output_dir: Path, needed: int, what: str, advice: str) -> None:
+def _refuse(output_dir: Path, needed: int, beginning: str, advice: str) -> None:
     free = free_bytes(output_dir)
     if free < needed:
         raise UserError(
-            f"{what} {human_size(needed)}, but {existing(output_dir)} has {human_size(free)} free. {advice}"
+            f"{beginning} {human_size(needed)}, but {existing(output_dir)} has {human_size(free)} free. {advice}"
         )
 
 

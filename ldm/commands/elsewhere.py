@@ -34,7 +34,7 @@ class Moved:
     now: Path
 
     def places(self, recorded: Path) -> list[Path]:
-        """Where a recorded path may be now: there, at the same relative path, in the directory, or up to two above."""
+        """Where a recorded path may be now: unchanged, at the same relative path, in the directory or the two above."""
         relative = Path(os.path.normpath(self.now / os.path.relpath(recorded, self.was)))
         above = [self.now, *list(self.now.parents)[:2]]
         return list(dict.fromkeys([recorded, relative, *(directory / recorded.name for directory in above)]))
@@ -49,13 +49,13 @@ def moved(directory: Path, record: Mapping[str, Any]) -> Moved:
     return Moved(Path(str(was)), now)
 
 
-def find_weights(recorded: Path, sha256: object, where: Moved, flag: str) -> Path:
+def find_weights(recorded: Path, sha256: object, moved_run: Moved, flag: str) -> Path:
     """The base model's file with this SHA-256: at its place, near the run, embedded, downloaded or in the cache.
 
     Raises `UserError` if no file is at its place and none is found elsewhere. The caller refuses another file at its
     place.
     """
-    places = [*where.places(recorded), *known_weights(recorded.name)]
+    places = [*moved_run.places(recorded), *known_weights(recorded.name)]
     found = first(places, lambda path: path.is_file() and sha256_of(path) == sha256)
     if found is None and recorded.is_file():
         return recorded
@@ -71,34 +71,37 @@ def known_weights(name: str) -> list[Path]:
     return [*embedded, models.DOWNLOADED / name, *cached]
 
 
-def find_photo_directory(recorded: Path, photos: Mapping[str, str], where: Moved, flag: str) -> Path:
+def find_photo_directory(recorded: Path, photos: Mapping[str, str], moved_run: Moved, flag: str) -> Path:
     """The directory with the photos of these names and SHA-256: at its place or near the run."""
-    places = where.places(recorded)
+    places = moved_run.places(recorded)
     found = first(places, lambda path: holds_photos(path, photos))
     if found is None and recorded.is_dir():
         return recorded
     needed = listed([f"{name} (SHA-256 {sha256[:12]}...)" for name, sha256 in photos.items()], SHOWN)
-    what = f"there is no directory {recorded} any more, which held the photos {needed or 'of this run'}"
-    return _found(found, recorded, what, flag, places)
+    missing = f"there is no directory {recorded} any more, which held the photos {needed or 'of this run'}"
+    return _found(found, recorded, missing, flag, places)
 
 
-def find_known(recorded: Path, is_it: Callable[[Path], bool], where: Moved, what: str, flag: str) -> Path:
-    """A directory or file: what is at its place, unchecked, else the first place near the run where `is_it` is true."""
-    places = where.places(recorded)
-    found = recorded if recorded.exists() else first(places, is_it)
-    return _found(found, recorded, f"there is no {recorded} any more, {what}", flag, places)
+def find_known(recorded: Path, matches: Callable[[Path], bool], moved_run: Moved, description: str, flag: str) -> Path:
+    """A directory or file: the recorded one, unchecked, if it exists; else the first place near the run that `matches`.
+
+    `description` follows "there is no PATH any more, " in the error.
+    """
+    places = moved_run.places(recorded)
+    found = recorded if recorded.exists() else first(places, matches)
+    return _found(found, recorded, f"there is no {recorded} any more, {description}", flag, places)
 
 
-def first(places: Iterable[Path], is_it: Callable[[Path], bool]) -> Path | None:
-    """The first place where `is_it` is true; places that can't be read are skipped."""
+def first(places: Iterable[Path], matches: Callable[[Path], bool]) -> Path | None:
+    """The first place that `matches`; places that can't be read are skipped."""
 
-    def is_here(path: Path) -> bool:
+    def is_match(path: Path) -> bool:
         try:
-            return is_it(path)
+            return matches(path)
         except (OSError, ValueError, UserError):
             return False
 
-    return next((path for path in places if is_here(path)), None)
+    return next((path for path in places if is_match(path)), None)
 
 
 def sha256_of(path: Path) -> str:
@@ -119,10 +122,10 @@ def _hashed(path: Path, size: int, mtime_ns: int) -> str:
     return hash_file(path)
 
 
-def _found(found: Path | None, recorded: Path, what: str, flag: str, places: Sequence[Path]) -> Path:
+def _found(found: Path | None, recorded: Path, missing: str, flag: str, places: Sequence[Path]) -> Path:
     if found is None:
         looked_at = ", ".join(map(str, places[:SHOWN]))
-        raise UserError(f"{what}. Name its place now with {flag} (looked at {looked_at})")
+        raise UserError(f"{missing}. Name its place now with {flag} (looked at {looked_at})")
     if found != recorded:
         log.info("%s has moved: %s", recorded, found)
     return found

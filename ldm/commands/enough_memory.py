@@ -84,21 +84,21 @@ def refuse_too_large_images(
         )
 
 
-def refuse_too_large_training(need: Need, devices: list[torch.device], what: str, smaller: str) -> None:
+def refuse_too_large_training(need: Need, devices: list[torch.device], training: str, remedy: str) -> None:
     """Raises `UserError` if the memory of each device, or its share of the host's, is less than a training needs.
 
-    `what` would take too much, and `smaller` would need less.
+    For the message: `training` would take too much, and `remedy` needs less.
     """
     limit = memory_of(devices[0], len(devices) if devices[0].type == "cpu" else 1)
     if limit is not None and (needed := need.more_than(limit)):
         raise UserError(
-            f"{what} would take {human_size(needed)} of memory, and {human_size(limit)} are available. "
-            f"{smaller} needs less"
+            f"{training} would take {human_size(needed)} of memory, and {human_size(limit)} are available. "
+            f"{remedy} needs less"
         )
 
 
 def dreambooth_need(workload: "Workload", config: DreamBoothConfig) -> Need:
-    """What a fine-tuning needs on a device."""
+    """The memory that a fine-tuning needs on a device."""
     from ldm.training.memory import predict
 
     model = workload.model
@@ -108,7 +108,7 @@ def dreambooth_need(workload: "Workload", config: DreamBoothConfig) -> Need:
 
 
 def training_need(network: AutoencoderConfig | UNetConfig, pixels: int, weights: int, count: Callable[[], int]) -> Need:
-    """What training a network needs. `pixels` are all of a step at its full resolution; `count` counts the bytes."""
+    """The memory for training a network. `pixels`: of all images of a step at full resolution; `count` counts bytes."""
     if isinstance(network, UNetConfig):
         channels, mult = network.model_channels, network.channel_mult
     else:
@@ -124,7 +124,7 @@ def training_need(network: AutoencoderConfig | UNetConfig, pixels: int, weights:
 def _sampling_need(
     model: LatentDiffusionConfig, sampling: SamplingConfig, batch_size: int, dtype: torch.dtype, device: torch.device
 ) -> Need:
-    """Of a batch of images; on a CPU each of several workers samples one."""
+    """The memory for sampling a batch of images; on a CPU each of several workers samples one."""
     weights, pixels = count_weights(model), sampling.height * sampling.width
     latents = pixels // model.autoencoder.downsampling_factor**2
     workers = 1

@@ -1,4 +1,4 @@
-"""Resuming a run: its own options, and from the command line only what may change; what its end leaves to resume."""
+"""Resuming a run: its options, merged from the record and the command line; its resume state, kept or removed."""
 
 import argparse
 import logging
@@ -43,42 +43,42 @@ def make_run_dir(parent: Path, stem: str) -> Path:
 
 
 def resumed_options(
-    given: argparse.Namespace,
+    options: argparse.Namespace,
     *,
     script: str,
-    has: str,
+    own_option: str,
     rules: Mapping[str, Rule],
     paths: Collection[str],
     config: type = object,
 ) -> argparse.Namespace:
-    """The options of the run in `--resume-dir`, with what may change by the `rules` from the command line.
+    """The options of the run in `--resume-dir`; those of the command line replace what the `rules` let change.
 
     An option that is newer than the run has its default. The directory is locked, and half-written files are removed.
     `refuse_another_size` checks `--hw` once the model is known. The caller compares a path's content with the record.
-    `has`: an option that only runs of this script record. `paths`: the options that are paths. `config`: a dataclass
-    that knows the values that older runs wrote.
+    `own_option`: an option that only records of this script have. `paths`: the options that are paths. `config`: a
+    dataclass that knows the values that older runs wrote.
     """
-    record = given.resume_dir / RECORD
+    record = options.resume_dir / RECORD
     if not record.is_file():
-        raise UserError(f"{given.resume_dir} is no run of {script}: it has no {RECORD}")
+        raise UserError(f"{options.resume_dir} is no run of {script}: it has no {RECORD}")
     saved = read_yaml(record).get("options")
-    if not isinstance(saved, dict) or has not in saved:
-        raise UserError(f"{given.resume_dir} is no run of {script}: its {RECORD} is another command's")
+    if not isinstance(saved, dict) or own_option not in saved:
+        raise UserError(f"{options.resume_dir} is no run of {script}: its {RECORD} is another command's")
     saved = renewed(config, saved)
     check_recorded(saved, script, record)
-    options = {name: saved.get(name, value) for name, value in vars(given).items()}
-    for name in given.typed:
-        value = getattr(given, name)
+    merged = {name: saved.get(name, value) for name, value in vars(options).items()}
+    for name in options.typed:
+        value = getattr(options, name)
         rule = rules[name]
-        if rule.change is Change.FIXED and name != "hw" and not _same(value, options[name]):
-            raise changed(name, options[name], rule)
-        options[name] = value.resolve() if rule.change is Change.MOVED else value
+        if rule.change is Change.FIXED and name != "hw" and not _same(value, merged[name]):
+            raise changed(name, merged[name], rule)
+        merged[name] = value.resolve() if rule.change is Change.MOVED else value
     for name in paths:
-        options[name] = Path(str(options[name])) if options[name] else None
+        merged[name] = Path(str(merged[name])) if merged[name] else None
     if not is_helper_process():
-        lock_directory(given.resume_dir)
-        remove_leftovers(given.resume_dir, alone=True)
-    return argparse.Namespace(**options)
+        lock_directory(options.resume_dir)
+        remove_leftovers(options.resume_dir, alone=True)
+    return argparse.Namespace(**merged)
 
 
 def refuse_another_size(options: argparse.Namespace, height: int, width: int, rules: Mapping[str, Rule]) -> None:
@@ -116,20 +116,20 @@ def is_finished_without_state(directory: Path, iterations: int, new_run: Sequenc
         log.info("%s was stopped before it saved anything to resume from: it starts from its beginning", directory)
         return False
     last, path = max(steps.items())
-    how = Lines()
+    advice = Lines()
     if new_run:
         start = command_line(str(new_run[0]), *new_run[1:], "--ckpt-path", path)
-        how = Lines(["To train on from the weights of its last checkpoint, start a new run:", f"  {start}"])
+        advice = Lines(["To train on from the weights of its last checkpoint, start a new run:", f"  {start}"])
     if last >= iterations:
         log.info(
             "%s is finished: all %d updates are made. Without %s it can't make more. %s",
-            *(directory, last, RESUME_STATE, how),
+            *(directory, last, RESUME_STATE, advice),
         )
         return True
     names = ", ".join(one.name for one in steps.values())
     raise UserError(
         f"{state} is not there, and without it this run can't be resumed: it was deleted, dropped or not copied. Copy "
-        f"it back if it is elsewhere. The run has the checkpoints {names}. {how}".rstrip()
+        f"it back if it is elsewhere. The run has the checkpoints {names}. {advice}".rstrip()
     )
 
 

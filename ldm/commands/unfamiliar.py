@@ -33,7 +33,7 @@ def warn_of_unknown_words(settings: Settings, tokenizer: PromptTokenizer, prompt
         )
 
 
-def warn_of_photos(settings: Settings, what: str, images: Callable[[], Tensor]) -> None:
+def warn_of_photos(settings: Settings, name: str, images: Callable[[], Tensor]) -> None:
     """Warns if `images` (b 3 h w) of one thing, in [-1, 1], are not of the small world that the model knows."""
     world = WORLDS.get(settings.evaluation.encoder)
     if world is None:
@@ -44,7 +44,7 @@ def warn_of_photos(settings: Settings, what: str, images: Callable[[], Tensor]) 
         size = f"{settings.sampling.height} x {settings.sampling.width}"
         log.warning(
             "%s: this does not look like %s, and %s knows nothing else. It makes %s images; %s",
-            *(what, world.images, world.model, size, INSTEAD),
+            *(name, world.images, world.model, size, INSTEAD),
         )
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from ldm.data.images import fit, read_image, to_tensor
+from ldm.data.images import fit_image, read_image, to_tensor
 from ldm.data.latents import moments_at
 from ldm.diffusion.noise import derived_generator
 from ldm.errors import UserError
@@ -45,8 +45,8 @@ def _permutation(order: ShuffledOrder, epoch: int) -> list[int]:
 
 
 @dataclass(frozen=True)
-class Share:
-    """Which part of each step one of several devices computes, from `start_step` on."""
+class DeviceShare:
+    """The part of each training step that one of several devices computes, from `start_step` on."""
 
     seed: int
     batch_size: int
@@ -64,7 +64,7 @@ class StepBatches(IterableDataset[Item], Generic[Item]):
     wrap it in a traceback.
     """
 
-    def __init__(self, share: Share, *sizes: int) -> None:
+    def __init__(self, share: DeviceShare, *sizes: int) -> None:
         self.share = share
         self.orders = [ShuffledOrder(size, share.seed, stream) for stream, size in enumerate(sizes)]
 
@@ -149,7 +149,7 @@ class ImageBatches(StepBatches[ImageBatch]):
     """Images read from files, for the autoencoder."""
 
     def __init__(
-        self, paths: Sequence[Path], size: int, latent_shape: tuple[int, int, int], flip: bool, share: Share
+        self, paths: Sequence[Path], size: int, latent_shape: tuple[int, int, int], flip: bool, share: DeviceShare
     ) -> None:
         super().__init__(share, len(paths))
         self.paths = paths
@@ -159,7 +159,9 @@ class ImageBatches(StepBatches[ImageBatch]):
 
     def batch(self, indices: list[int], generator: torch.Generator) -> ImageBatch:
         size = self.size
-        images = torch.stack([to_tensor(fit(read_image(self.paths[index], size), size, size)) for index in indices])
+        images = torch.stack(
+            [to_tensor(fit_image(read_image(self.paths[index], size), size, size)) for index in indices]
+        )
         mirrored = torch.rand(len(indices), generator=generator) < (0.5 if self.flip else 0.0)
         images = torch.where(mirrored[:, None, None, None], images.flip(-1), images)
         return ImageBatch(images=images, noise=torch.randn(len(indices), *self.latent_shape, generator=generator))
@@ -178,7 +180,7 @@ class LatentBatches(StepBatches[LatentBatch]):
         tokenizer: PromptTokenizer,
         num_timesteps: int,
         caption_dropout: float,
-        share: Share,
+        share: DeviceShare,
     ) -> None:
         super().__init__(share, len(captions))
         self.moments = moments
@@ -205,7 +207,7 @@ class DreamBoothBatches(StepBatches[NoisyLatents]):
     """
 
     def __init__(
-        self, instance_moments: Tensor, class_moments: Tensor | None, num_timesteps: int, share: Share
+        self, instance_moments: Tensor, class_moments: Tensor | None, num_timesteps: int, share: DeviceShare
     ) -> None:
         self.sets = [instance_moments] if class_moments is None else [instance_moments, class_moments]
         super().__init__(share, *map(len, self.sets))

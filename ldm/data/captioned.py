@@ -15,7 +15,7 @@ from ldm.data.photos import named
 from ldm.errors import UserError
 from ldm.files import natural_key
 from ldm.prompts import prompt_fault
-from ldm.user_files import kind_of, read_text
+from ldm.user_files import path_kind, read_text
 
 log = logging.getLogger(__name__)
 
@@ -78,12 +78,12 @@ def _files_below(directory: Path) -> list[Path]:
 
 
 def _is_image(path: Path, unused: dict[str, list[Path]]) -> bool:
-    """By its suffix, or by its first bytes if the suffix is unknown. Adds other files to `unused` by their reason."""
+    """Decides by the suffix, or by the first bytes if it is unknown. Adds other files to `unused` by their reason."""
     suffix = path.suffix.lower()
     if suffix in SIDECARS:
         return False
     try:
-        reason = kind_of(path) if suffix in IMAGE_SUFFIXES else unused_reason(path)
+        reason = path_kind(path) if suffix in IMAGE_SUFFIXES else unused_reason(path)
     except OSError as error:
         reason = f"could not be opened: {error.strerror}"
     if reason is not None:
@@ -113,10 +113,10 @@ def _read_list(path: Path) -> Iterator[CaptionedImage]:
         yield image
 
 
-def _raise_for(captions: Iterable[str], where: str) -> None:
+def _raise_for(captions: Iterable[str], source: str) -> None:
     for caption in captions:
         if fault := prompt_fault(caption):
-            raise UserError(f"{where}: a caption {fault}")
+            raise UserError(f"{source}: a caption {fault}")
 
 
 def _is_file(path: Path) -> bool:

@@ -24,7 +24,7 @@ ZOOM, SHIFT = (0.85, 1.05), 0.06
 GAIN, OFFSET = 0.08, 0.06
 NOISE = (0.0, 0.1)
 REFRAMED = RECOLOURED = NOISY = 0.5
-"""Shares of the images that are changed so."""
+"""Shares of the images that are reframed, that are recoloured, and that get noise."""
 
 Degradation = Callable[[Tensor, torch.Generator], Tensor]
 

@@ -1,4 +1,4 @@
-"""Which files are images, known by their content and not by their names; and what other files are."""
+"""Recognises image files by their content, not their names, and says what other files are."""
 
 import os
 from collections.abc import Callable
@@ -8,7 +8,7 @@ from typing import BinaryIO
 from PIL import Image, ImageFile
 
 from ldm.errors import UserError
-from ldm.user_files import kind_of, open_regular
+from ldm.user_files import open_regular, path_kind
 
 FORMATS = (
     *("JPEG", "PNG", "WEBP", "TIFF", "GIF", "BMP", "AVIF", "HEIF", "JPEG2000"),
@@ -86,7 +86,7 @@ def _open_as(name: str, stream: BinaryIO, path: Path) -> ImageFile.ImageFile:
 def unused_reason(path: Path) -> str | None:
     """None if the first bytes are an image's; else what the file is, such as "text" or "a named pipe"."""
     try:
-        if (kind := kind_of(path)) is not None:
+        if (kind := path_kind(path)) is not None:
             return kind
         with open_regular(path) as stream:
             head = stream.read(HEAD_BYTES)

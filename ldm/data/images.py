@@ -157,12 +157,12 @@ def read_ahead(paths: Iterable[Path], height: int, width: int) -> Iterator[Tenso
     """The images in these files in their order, cropped to (3 height width), in [-1, 1]; threads read ahead."""
 
     def read(path: Path) -> Tensor:
-        return to_tensor(fit(read_image(path, max(height, width)), height, width))
+        return to_tensor(fit_image(read_image(path, max(height, width)), height, width))
 
     return map_ahead(read, paths, READERS, AHEAD - 1)
 
 
-def fit(image: Image.Image, height: int, width: int) -> Image.Image:
+def fit_image(image: Image.Image, height: int, width: int) -> Image.Image:
     """Resizes the image to cover height x width, and crops its centre."""
     return ImageOps.fit(image, (width, height), method=Image.Resampling.LANCZOS)
 

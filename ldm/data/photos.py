@@ -11,11 +11,11 @@ from torch import Tensor
 
 from ldm.checkpoint.saving import hash_file
 from ldm.data.formats import DRAWING, OTHER, READABLE, TEXT, unused_reason
-from ldm.data.images import fit, read_image, to_tensor
+from ldm.data.images import fit_image, read_image, to_tensor
 from ldm.errors import UserError
 from ldm.files import listed, natural_key
 from ldm.terminal import quoted
-from ldm.user_files import kind_of
+from ldm.user_files import path_kind
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ def list_folder(directory: Path) -> Folder:
     """The images of a folder, by their first bytes, and its other content. Raises `UserError` if there is no folder."""
     if not directory.is_dir():
         if directory.exists():
-            kind = kind_of(directory) or "a file"
+            kind = path_kind(directory) or "a file"
             raise UserError(f"{directory} is {kind}, not a folder; name the folder that the photos are in")
         raise UserError(f"there is no directory {directory}")
     try:
@@ -95,7 +95,7 @@ def read_directory(directory: Path, height: int, width: int) -> tuple[list[Path]
             log.warning("left out: %s", error)
             continue
         _warn_of_shape(path, image.size, height, width)
-        images.append(to_tensor(fit(image, height, width)))
+        images.append(to_tensor(fit_image(image, height, width)))
         paths.append(path)
     if not paths:
         raise UserError(f"{directory} holds no readable image ({READABLE})")

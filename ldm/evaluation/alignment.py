@@ -16,13 +16,13 @@ SIDE = 32
 SCALES = (0.8, 0.9, 1.0, 1.1, 1.25)
 """Sizes of the photo relative to the image."""
 LARGEST_SHIFT = 6
-"""Pixels between the two centres, in each direction."""
+"""Pixels between the two centres in each direction, at most."""
 SMALLEST_OVERLAP = 0.6
-"""As a share of the image's area; correlations of smaller regions mean little."""
+"""The overlap as a share of the image's area, at least; correlations of smaller regions mean little."""
 FLAT = 0.02
 """A region whose values in [-1, 1] vary by less, as a standard deviation, agrees with nothing."""
 PERIOD = 48
-"""Of the transforms: an image and a photo at the largest shift span less, so that nothing wraps around."""
+"""The period of the transforms. An image and a photo at the largest shift span less, so nothing wraps around."""
 AT_A_TIME = 32
 
 
@@ -54,13 +54,13 @@ def _best_shift(images: Tensor, photos: Tensor) -> Tensor:
     side = photos.shape[-1]
     # The deviations of a region don't depend on it, but rounding errors grow with the mean.
     p, q = (some - some.mean(dim=(-2, -1), keepdim=True) for some in (images, photos))
-    here, there = (_transform(torch.ones(1, 1, size, size)) for size in (SIDE, side))
+    image_mask, photo_mask = (_transform(torch.ones(1, 1, size, size)) for size in (SIDE, side))
     p_hat, q_hat = _transform(p), _transform(q)
 
-    area = _correlate(here, there, side)[0, 0]
-    p_sum, q_sum = _correlate(p_hat, there, side), _correlate(here, q_hat, side)
-    p_variation = _correlate(_transform(p.square()), there, side) - p_sum.square() / area
-    q_variation = _correlate(here, _transform(q.square()), side) - q_sum.square() / area
+    area = _correlate(image_mask, photo_mask, side)[0, 0]
+    p_sum, q_sum = _correlate(p_hat, photo_mask, side), _correlate(image_mask, q_hat, side)
+    p_variation = _correlate(_transform(p.square()), photo_mask, side) - p_sum.square() / area
+    q_variation = _correlate(image_mask, _transform(q.square()), side) - q_sum.square() / area
     products = _correlate(einsum(p_hat, q_hat.conj(), "b c y x, n c y x -> b n y x"), None, side)
     covariation = products - einsum(p_sum, q_sum / area, "b c y x, n c y x -> b n y x")
 
@@ -76,9 +76,9 @@ def _transform(values: Tensor) -> Tensor:
     return torch.fft.rfft2(values, (PERIOD, PERIOD))
 
 
-def _correlate(here: Tensor, there: Tensor | None, side: int) -> Tensor:
+def _correlate(image_hat: Tensor, photo_hat: Tensor | None, side: int) -> Tensor:
     """Sums of products of transformed images with photos of `side` pixels, by the shift of the centres (... s s)."""
-    product = here if there is None else here * there.conj()
+    product = image_hat if photo_hat is None else image_hat * photo_hat.conj()
     sums = torch.fft.irfft2(product, (PERIOD, PERIOD))
     middle = (SIDE - side) // 2
     offsets = torch.arange(middle - LARGEST_SHIFT, middle + LARGEST_SHIFT + 1) % PERIOD

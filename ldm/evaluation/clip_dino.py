@@ -19,14 +19,14 @@ from torch import Tensor
 from ldm.checkpoint.reading import read_checkpoint
 from ldm.errors import UserError
 from ldm.files import ROOT
-from ldm.nn.memory import in_batches
+from ldm.nn.memory import apply_in_batches
 from ldm.nn.tokenizer import FILES as TOKENIZER_FILES
 from ldm.nn.tokenizer import PromptTokenizer, load_tokenizer
 
 CLIP_DINO = "clip-dino"
 DIRECTORY = ROOT / "weights" / "eval"
 DINO, CLIP = "dino-vits16", "clip-vit-base-patch32"
-"""The folders in it."""
+"""The folders of the two networks in `DIRECTORY`."""
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 """The first that exists is read; the second is read without executing its pickle, too."""
@@ -41,7 +41,7 @@ LARGEST_RESIZE = 4096
 
 
 class ClipDino:
-    """The `Encoder` of real photos: unit vectors of images (b 3 h w) in [-1, 1] of any size; float32, on the CPU."""
+    """An `ImageEncoder` of real photos: float32 unit vectors on the CPU, of images (b 3 h w) in [-1, 1] of any size."""
 
     name = CLIP_DINO
     title = "DINO ViT-S/16 and CLIP ViT-B/32"
@@ -97,7 +97,7 @@ class ClipDino:
 
     @torch.inference_mode()
     def _each(self, inputs: Tensor, embed: Callable[[Tensor], Tensor]) -> Tensor:
-        found = in_batches(inputs, AT_A_TIME, embed)
+        found = apply_in_batches(inputs, AT_A_TIME, embed)
         return F.normalize(found.float(), dim=-1).cpu()
 
 

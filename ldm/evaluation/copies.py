@@ -20,8 +20,9 @@ from ldm.evaluation.alignment import aligned_correlation
 from ldm.evaluation.encoders import ImageFeatures
 
 LEAST_IMAGE, LARGEST_IMAGE = 0.8, 0.95
+"""The range of the bound on the cosine."""
 LEAST_PIXELS, LARGEST_PIXELS = 0.85, 0.9
-"""The limits."""
+"""The range of the bound on the correlation."""
 
 
 @dataclass(frozen=True)
@@ -29,9 +30,9 @@ class CopyBounds:
     """The least values of a copy of each photo: (n) each."""
 
     image: Tensor
-    """Of the cosine of `ImageFeatures.images`."""
+    """The least cosine of `ImageFeatures.images`."""
     pixels: Tensor
-    """Of the aligned correlation."""
+    """The least aligned correlation."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Nearness:
     """How near each image is to the nearest photo: (b) each; NaN where an image is missing."""
 
     photo: Tensor
-    """Its index, from 0, as float."""
+    """The index of the nearest photo, from 0, as float."""
     image: Tensor
     """Cosine of the whole images."""
     pixels: Tensor

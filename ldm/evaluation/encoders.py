@@ -17,7 +17,7 @@ TOYWORLD_JUDGE = "toyworld-judge"
 
 @dataclass(frozen=True)
 class World:
-    """The only images that a model knows, if its encoder knows no others either."""
+    """A small world: the only images that a model can make."""
 
     model: str
     """What the model is called."""
@@ -26,10 +26,10 @@ class World:
 
 
 WORLDS = {TOYWORLD_JUDGE: World("the tiny model", "a rendered world")}
-"""By the encoder that a model's YAML names. Models with another encoder know all kinds of images."""
+"""Small worlds by the encoder that a model's YAML names. Models with another encoder make all kinds of images."""
 
 
-class Encoder(Protocol):
+class ImageEncoder(Protocol):
     """Unit vectors of images (b 3 h w) in [-1, 1] of any size; float32, on the CPU.
 
     An identifier such as "sks" means nothing to any encoder: leave it out of captions (`protocol.without_token`).
@@ -41,7 +41,7 @@ class Encoder(Protocol):
 
     @property
     def title(self) -> str:
-        """For people."""
+        """Its name in messages and reports."""
 
     @property
     def spaces(self) -> Mapping[str, str]:
@@ -64,7 +64,7 @@ class Encoder(Protocol):
 
 
 class JudgeEncoder:
-    """The judge of the rendered toy world as an `Encoder`."""
+    """The judge of the rendered toy world as an `ImageEncoder`."""
 
     name = TOYWORLD_JUDGE
     title = "the rendered world's judge"
@@ -82,16 +82,16 @@ class JudgeEncoder:
         self.is_familiar = judge.is_familiar
 
 
-def load_judge(device: torch.device) -> JudgeEncoder:
+def load_judge_encoder(device: torch.device) -> JudgeEncoder:
     """The embedded judge. Raises `UserError` if its file is missing or damaged."""
     return JudgeEncoder(load_evaluator(device))
 
 
-def load_encoder(name: str, device: torch.device) -> Encoder:
+def load_encoder(name: str, device: torch.device) -> ImageEncoder:
     """Reads the encoder of that name. Raises `UserError` for an unknown name and for missing or damaged files."""
     if name not in ENCODERS:
         raise UserError(f"there is no encoder '{name}'; there are: {', '.join(ENCODERS)}")
-    encoder: Encoder = ENCODERS[name].load()(device)
+    encoder: ImageEncoder = ENCODERS[name].load()(device)
     return encoder
 
 
@@ -100,9 +100,9 @@ class ImageFeatures:
     """What is kept of b images to score them: a few hundred numbers each. All are NaN where an image is missing."""
 
     subjects: Tensor
-    """Unit vectors (b d) of the things in them: `Encoder.embed_subjects`."""
+    """Unit vectors (b d) of the things in them: `ImageEncoder.embed_subjects`."""
     images: Tensor
-    """Unit vectors (b e) of the whole images: `Encoder.embed_images`."""
+    """Unit vectors (b e) of the whole images: `ImageEncoder.embed_images`."""
     thumbnails: Tensor
     """(b 3 SIDE SIDE) in [-1, 1]: `alignment.thumbnails`."""
 
@@ -115,11 +115,11 @@ class ImageFeatures:
         return ~self.subjects.isnan().any(dim=1)
 
     def select(self, chosen: Tensor | slice) -> "ImageFeatures":
-        """Those at indices, a slice or where a mask (b) holds."""
+        """The images at indices, in a slice, or where a mask (b) holds."""
         return ImageFeatures(self.subjects[chosen], self.images[chosen], self.thumbnails[chosen])
 
 
-def extract_features(encoder: Encoder, images: Tensor) -> ImageFeatures:
+def extract_features(encoder: ImageEncoder, images: Tensor) -> ImageFeatures:
     """Features of images (b 3 h w) in [-1, 1]."""
     return ImageFeatures(encoder.embed_subjects(images), encoder.embed_images(images), thumbnails(images))
 

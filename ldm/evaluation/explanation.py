@@ -20,7 +20,7 @@ FEW = 4
 
 @dataclass(frozen=True)
 class Findings:
-    """What is known of the rows. Shares are (rows) in [0, 1], as `recommendation.RULE` defines them."""
+    """What the scores say about the rows. Shares are (rows) in [0, 1], as `recommendation.RULE` defines them."""
 
     names: Sequence[str]
     order: Sequence[int]
@@ -34,11 +34,11 @@ class Findings:
     scores: GroupScores
 
     def mean(self, row: int, name: str) -> float:
-        """Of a score that the row has."""
+        """The mean of a score that the row has."""
         return self.scores.rows[row][name].mean
 
     def subject_words(self, row: int) -> str:
-        """Such as "0.71 of 0.78 possible"."""
+        """The subject score of a row in words: "0.71 of 0.78 possible"."""
         ceiling = self.scores.references["subject"].ceiling
         possible = f" of {ceiling:.2f} possible" if ceiling is not None else ""
         return f"{self.mean(row, 'subject'):.2f}{possible}"
@@ -48,7 +48,7 @@ class Findings:
         return int((~self.scores.cells["copy"][row].isnan()).sum())
 
     def copies(self, row: int) -> int:
-        """The number of copies among them."""
+        """The number of copies among the images of the subject in a row."""
         return int(self.scores.cells["copy"][row].nansum())
 
     def copied_photos(self, row: int) -> str:
@@ -64,7 +64,7 @@ class Findings:
 
 
 def not_learned(found: Findings, rows: Sequence[int]) -> Recommendation:
-    """For `rows` of which none has learned the subject."""
+    """Recommends no checkpoint: none of the `rows` has learned the subject."""
     best = max(rows, key=lambda row: found.subject[row].item())
     verdict = (
         f"No checkpoint has learned the subject yet: the best score is {found.subject_words(best)}, at "
@@ -74,7 +74,7 @@ def not_learned(found: Findings, rows: Sequence[int]) -> Recommendation:
 
 
 def none_useful(found: Findings, learned: Sequence[int], mostly: float) -> Recommendation:
-    """For checkpoints that have learned the subject, but copy photos or ignore prompts."""
+    """Recommends no checkpoint: those that have `learned` the subject copy photos or ignore prompts."""
     best = max(learned, key=lambda row: (1.0 - found.copied[row].item(), found.prompt[row].item()))
     if all(found.copied[row] > mostly for row in learned):
         verdict = (

@@ -37,24 +37,6 @@ class EvaluationConfig:
 LIVE_CLASSES = frozenset(["cat", "dog"])
 """The dataset's classes of living subjects; its other thirteen are objects."""
 
-OBJECT_CLASSES = frozenset(
-    [
-        "backpack",
-        "boot",
-        "bowl",
-        "can",
-        "candle",
-        "cartoon",
-        "clock",
-        "glasses",
-        "sneaker",
-        "stuffed animal",
-        "teapot",
-        "toy",
-        "vase",
-    ]
-)
-
 _PLACES = (
     "a {token} {class} in the jungle",
     "a {token} {class} in the snow",

@@ -50,7 +50,7 @@ class Candidate:
     """A row of the scores: a checkpoint, or the base model, which is never recommended."""
 
     name: str
-    """Such as "step 600"; unique."""
+    """A unique name, such as "step 600"."""
     step: int
     run: str = ""
     is_base: bool = False
@@ -67,13 +67,13 @@ class Shares:
 
     @property
     def utility(self) -> Tensor:
-        """As `RULE` says."""
+        """The utility as `RULE` defines it."""
         both = 2.0 * self.subject * self.prompt / (self.subject + self.prompt).clamp_min(1e-9)
         return both * (1.0 - self.copied) * (1.0 - LEAKAGE_COUNTS * self.leaked)
 
 
 def shares(scores: GroupScores, base: int | None, weights: Tensor) -> Shares:
-    """Of (rows columns) scores under (resamples columns) weights: (rows resamples) each.
+    """The shares for (rows columns) scores under (resamples columns) weights: (rows resamples) each.
 
     Where a reference is unknown, as with one photo or without a base row, the best row replaces it.
     """

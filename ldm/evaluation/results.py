@@ -15,7 +15,7 @@ class PromptSpec:
     kind: str
     """SUBJECT, CLASS or OTHER."""
     prompt: str
-    """With the class filled in."""
+    """The prompt with the class filled in."""
 
 
 @dataclass(frozen=True)

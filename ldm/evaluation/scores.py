@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ldm.evaluation.bootstrap import interval, resample
 from ldm.evaluation.copies import Nearness, copy_bounds, find_copies
-from ldm.evaluation.encoders import Encoder, ImageFeatures, joined, with_gaps
+from ldm.evaluation.encoders import ImageEncoder, ImageFeatures, joined, with_gaps
 from ldm.evaluation.protocol import without_token
 from ldm.evaluation.results import CLASS, OTHER, SUBJECT, Interval, PromptSpec, Reference, Score
 
@@ -33,7 +33,7 @@ class GroupFeatures:
     captions: Tensor
     """Unit vectors (columns e) of the prompts without the identifier token."""
     photos: ImageFeatures
-    """Of the subject; empty if unknown."""
+    """The photos of the subject; empty if unknown."""
     base: ImageFeatures
     """The base model's row; all missing if there is none."""
 
@@ -64,7 +64,7 @@ class Definition:
     kinds: tuple[str, ...]
     """The kinds of prompts whose images it is about."""
     space: str | None = None
-    """The embedding that it is measured in, a key of `Encoder.spaces`."""
+    """The embedding that it is measured in, a key of `ImageEncoder.spaces`."""
     needs_photos: bool = False
     needs_base: bool = False
     ceiling: Callable[[ImageFeatures], Tensor] | None = None
@@ -74,16 +74,16 @@ class Definition:
 
     @property
     def name(self) -> str:
-        """In files."""
+        """Its name in files."""
         return self.score.name
 
     def is_known(self, group: GroupFeatures) -> bool:
-        """Whether a group has what it needs."""
+        """Whether a group has the photos and the base row that the score needs."""
         has_photos, has_base = len(group.photos) > 0, bool(group.base.present.any())
         return (has_photos or not self.needs_photos) and (has_base or not self.needs_base)
 
     def described(self, spaces: Mapping[str, str]) -> Score:
-        """With the embedding that it was measured in, of an encoder's `spaces`."""
+        """The score, explained with the name of its embedding, one of an encoder's `spaces`."""
         if self.space is None:
             return self.score
         return replace(self.score, explanation=f"{self.score.explanation} Measured in {spaces[self.space]}.")
@@ -116,13 +116,13 @@ def diversity_values(group: GroupFeatures) -> list[Tensor]:
     return [torch.where(other, 1.0 - row.images @ row.images.mT, torch.nan).nanmean(dim=1) for row in group.rows]
 
 
-def copy_values(of: Callable[[Nearness], Tensor]) -> Values:
-    """A field of `Nearness`, by row."""
-    return lambda group: list(of(group.nearness).view(len(group.rows), len(group.specs)))
+def copy_values(field: Callable[[Nearness], Tensor]) -> Values:
+    """The values of a field of `Nearness`, by row."""
+    return lambda group: list(field(group.nearness).view(len(group.rows), len(group.specs)))
 
 
 def mean_cosine(vectors: Tensor) -> Tensor:
-    """Of two different ones of (n d)."""
+    """The mean cosine of two different vectors of (n d)."""
     return (vectors @ vectors.mT)[~torch.eye(len(vectors), dtype=torch.bool)].mean()
 
 
@@ -233,10 +233,10 @@ SCORES = (
         is_detail=True,
     ),
 )
-"""In the order in which they are shown."""
+"""All scores, in the order in which they are shown."""
 
 
-def described(names: Collection[str], spaces: Mapping[str, str]) -> list[Score]:
+def described_scores(names: Collection[str], spaces: Mapping[str, str]) -> list[Score]:
     """The scores of these names, in order, each with its embedding, of an encoder's `spaces`."""
     return [one.described(spaces) for one in SCORES if one.name in names]
 
@@ -249,7 +249,7 @@ class GroupScores:
     cells: dict[str, Tensor]
     """By score: (rows columns) float64, NaN where it says nothing about an image."""
     rows: list[dict[str, Interval]]
-    """Of each row, by score; an unknown one is absent."""
+    """The mean and interval of each row, by score; an unknown score is absent."""
     references: dict[str, Reference]
     prompt_floor: float | None
     """The prompt score of the photos themselves: that of a model that shows them whatever the prompt says."""
@@ -261,7 +261,7 @@ class GroupScores:
 
 
 def score_group(
-    encoder: Encoder,
+    encoder: ImageEncoder,
     specs: Sequence[PromptSpec],
     rows: Sequence[ImageFeatures],
     photos: ImageFeatures | None = None,

@@ -29,7 +29,7 @@ class AutoencoderConfig:
     z_channels: int = 4
     embed_dim: int = 4
     num_groups: int = 32
-    """In every group normalisation."""
+    """The groups of every group normalisation."""
 
     def __post_init__(self) -> None:
         check_range(self, 1, LARGEST_WIDTH, "in_channels", "out_ch", "ch", "z_channels", "embed_dim", "num_groups")

@@ -1,4 +1,4 @@
-"""Memory: how much a device has free, how much a computation takes; batches; networks without memory."""
+"""Memory: what a device has free, what a computation takes; computing in batches; building networks without memory."""
 
 import weakref
 from collections.abc import Callable, Iterator
@@ -30,7 +30,7 @@ def total_memory(device: torch.device) -> int | None:
     return int(torch.cuda.get_device_properties(device).total_memory) if device.type == "cuda" else None
 
 
-def in_batches(inputs: Tensor, batch_size: int, function: Callable[[Tensor], Tensor]) -> Tensor:
+def apply_in_batches(inputs: Tensor, batch_size: int, function: Callable[[Tensor], Tensor]) -> Tensor:
     """Applies a function (b ...) -> (b d) to inputs of any number in batches of at most `batch_size`.
 
     The function never gets an empty batch, on which some kernels fail: no inputs give (0 d), found with one zero input.
@@ -107,10 +107,10 @@ class Footprint(TorchDispatchMode):
 def peak_bytes(function: Callable[[], object], *, fake: bool = True) -> int:
     """The most bytes of tensors alive at once while `function` runs.
 
-    By default on fake tensors, which have shapes and no numbers: nothing is computed or allocated, and autograd keeps
-    what it would keep. `function` must create all its tensors. They are the CPU's, where attention is one operation
-    without a matrix of all pairs, as on a GPU. With `fake` off `function` really runs, and earlier tensors count once
-    they are used.
+    By default `function` runs on fake tensors, which have shapes and no numbers: nothing is computed or allocated, and
+    autograd keeps what it would keep. `function` must create all its tensors. They are on the CPU, where attention is
+    one operation without a matrix of all pairs, as on a GPU. With `fake=False` `function` really runs, and tensors made
+    earlier count once they are used.
     """
     footprint = Footprint()
     if fake:

@@ -33,7 +33,7 @@ class UNetConfig:
     transformer_depth: int = 1
     context_dim: int = 768
     num_groups: int = 32
-    """In every group normalisation."""
+    """The groups of every group normalisation."""
 
     def __post_init__(self) -> None:
         check_range(self, 1, LARGEST_WIDTH, "in_channels", "out_channels", "model_channels", "context_dim")

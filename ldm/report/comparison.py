@@ -7,27 +7,10 @@ photos, their base row and their recommendation. File names are relative to the 
 from dataclasses import dataclass, field
 from typing import Any
 
-from ldm.evaluation.results import CLASS, OTHER, SUBJECT, Interval, Recommendation, Reference, Score
-
-__all__ = [
-    "CLASS",
-    "CLASS_PLACEHOLDER",
-    "OTHER",
-    "SUBJECT",
-    "Cell",
-    "Column",
-    "Comparison",
-    "Group",
-    "Interval",
-    "Recommendation",
-    "Reference",
-    "Row",
-    "Run",
-    "Score",
-]
+from ldm.evaluation.results import OTHER, Interval, Recommendation, Reference, Score
 
 CLASS_PLACEHOLDER = "{class}"
-"""In a prompt: the class name of each row's subject."""
+"""Stands in a prompt for the class name of each row's subject."""
 MOST_NAMED = 3
 """Classes that a heading names; where there are more it says "[class]"."""
 
@@ -37,7 +20,7 @@ class Column:
     """A prompt and a seed: all images of a column started from the same noise."""
 
     prompt: str
-    """As given, with "{class}" where each row has its own class."""
+    """The prompt as given, with "{class}" where each row has its own class."""
     prompt_index: int
     seed: int
     kind: str = OTHER
@@ -51,7 +34,7 @@ class Cell:
 
     file: str
     prompt: str
-    """With the class filled in."""
+    """The prompt with the class filled in."""
     scores: dict[str, float] = field(default_factory=dict)
     """By the score's name, without those that don't apply to this image."""
 
@@ -84,7 +67,7 @@ class Group:
 
 
 @dataclass(frozen=True)
-class Run:
+class RunOptions:
     """A run of dreambooth.py and its options."""
 
     name: str
@@ -92,8 +75,8 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """All images of one call."""
+class ComparisonData:
+    """All images of one call, with prompts, scores and recommendations: the contents of `comparison.json`."""
 
     title: str
     command: str
@@ -101,7 +84,7 @@ class Comparison:
     columns: list[Column]
     rows: list[Row]
     groups: list[Group]
-    runs: list[Run] = field(default_factory=list)
+    runs: list[RunOptions] = field(default_factory=list)
     scores: list[Score] = field(default_factory=list)
     scored_by: str = ""
     """The encoder's name for people; empty without scores."""
@@ -117,12 +100,12 @@ class Comparison:
     unfinished: str = ""
     """What is missing, a sentence; empty when all is there."""
     resume_command: str = ""
-    """What continues an unfinished call."""
+    """The command that continues an unfinished call."""
     digest: str = ""
-    """SHA-256 of all that the results were made from; empty when unfinished. While it is the same, they stay."""
+    """SHA-256 of all that the results were made from; empty when unfinished. While it is the same, the results stay."""
 
 
-def shown_prompt(comparison: Comparison, prompt_index: int) -> str:
+def shown_prompt(comparison: ComparisonData, prompt_index: int) -> str:
     """A prompt for headings: as all rows have it, or where they differ or have none yet, with the classes filled in."""
     places = [place for place, column in enumerate(comparison.columns) if column.prompt_index == prompt_index]
     sampled = {cell.prompt for row in comparison.rows for place in places if (cell := row.cells[place])}

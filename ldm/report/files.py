@@ -1,28 +1,33 @@
-"""The files of a comparison: written together, and whether they are still those of a call that is resumed."""
+"""Writes the files of a comparison; reads it back if a resumed call has nothing new to write."""
 
 from collections.abc import Callable
 from pathlib import Path
 
 from ldm.errors import UserError
-from ldm.report.comparison import Cell, Comparison
+from ldm.report.comparison import Cell, ComparisonData
 from ldm.report.page import PAGE_NAME, write_page
 from ldm.report.sheets import sheet_names, write_sheets
 from ldm.report.table import CSV_NAME, JSON_NAME, read_comparison, write_csv, write_json
 
 
-def write_results(directory: Path, comparison: Comparison, *, is_sweep: bool) -> list[str]:
-    """Writes the grid and the table, and of a sweep the page; returns the names of what to look at."""
+def write_results(directory: Path, comparison: ComparisonData, *, of_directory: bool) -> list[str]:
+    """Writes the grid and `pictures.csv`, and for a directory of checkpoints `comparison.json` and the page.
+
+    Returns the names of the files to look at: the grid, and the page if there is one.
+    """
     sheets = write_sheets(directory, comparison)
     written = sheets if len(sheets) == 1 else [f"{sheets[0]} to {sheets[-1]}"]
     write_csv(directory, comparison)
-    if is_sweep:
+    if of_directory:
         write_json(directory, comparison)
         written = [*written, write_page(directory, comparison).name]
     return written
 
 
-def current_results(directory: Path, digest: str, is_there: Callable[[Path, Cell | None], bool]) -> Comparison | None:
-    """The comparison in a directory if it is finished, was made from what `digest` stands for, and all files are there.
+def current_results(
+    directory: Path, digest: str, is_there: Callable[[Path, Cell | None], bool]
+) -> ComparisonData | None:
+    """The comparison in a directory if it is finished, has this `digest`, and all its files are there; else None.
 
     `is_there(directory, cell)`: whether an image is there and valid.
     """

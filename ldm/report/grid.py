@@ -35,7 +35,7 @@ class Span:
 
     @property
     def places(self) -> slice:
-        """As a slice of all rows or columns."""
+        """The span as a slice of all rows or columns."""
         return slice(self.start, self.end)
 
 
@@ -117,7 +117,7 @@ def _split(start: int, end: int, most: int) -> list[Span]:
 
 
 def _scaled(image: Image.Image, width: int, height: int) -> Image.Image:
-    """As large as fits into width x height; enlarged pixels stay squares."""
+    """The image as large as fits into width x height; enlarged pixels stay squares."""
     method = Image.Resampling.NEAREST if image.width < width else Image.Resampling.LANCZOS
     return ImageOps.contain(image, (width, height), method)
 

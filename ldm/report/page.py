@@ -21,7 +21,7 @@ from urllib.parse import quote
 from ldm.data.images import image_size
 from ldm.errors import UserError
 from ldm.files import write_text
-from ldm.report.comparison import Comparison, shown_prompt
+from ldm.report.comparison import ComparisonData, shown_prompt
 
 PAGE_NAME = "index.html"
 
@@ -45,14 +45,14 @@ UNKNOWN_SIZE = (512, 512)
 """Width and height of the cells if no image can be read."""
 
 
-def write_page(directory: Path, comparison: Comparison) -> Path:
+def write_page(directory: Path, comparison: ComparisonData) -> Path:
     """Writes `directory/index.html`; the comparison's files are relative to the directory."""
     path = directory / PAGE_NAME
     write_text(path, page_html(comparison, _image_size(directory, comparison)))
     return path
 
 
-def page_html(comparison: Comparison, image_size: tuple[int, int] = UNKNOWN_SIZE) -> str:
+def page_html(comparison: ComparisonData, image_size: tuple[int, int] = UNKNOWN_SIZE) -> str:
     """The whole page for images of (width, height)."""
     style = (SOURCES / "page.css").read_text(encoding="utf-8")
     script = "\n".join((SOURCES / name).read_text(encoding="utf-8") for name in SCRIPTS)
@@ -66,7 +66,7 @@ def page_html(comparison: Comparison, image_size: tuple[int, int] = UNKNOWN_SIZE
     )
 
 
-def page_data(comparison: Comparison, image_size: tuple[int, int] = UNKNOWN_SIZE) -> dict[str, Any]:
+def page_data(comparison: ComparisonData, image_size: tuple[int, int] = UNKNOWN_SIZE) -> dict[str, Any]:
     """The comparison as the scripts read it: URLs for file names, null for numbers that aren't finite."""
     data = _plain(asdict(comparison))
     for column in data["columns"]:
@@ -115,7 +115,7 @@ def _hash(text: str) -> str:
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
-def _image_size(directory: Path, comparison: Comparison) -> tuple[int, int]:
+def _image_size(directory: Path, comparison: ComparisonData) -> tuple[int, int]:
     """Width and height of the first image that can be read: cells have their size before images load."""
     for row in comparison.rows:
         for cell in filter(None, row.cells):

@@ -7,14 +7,14 @@ from pathlib import Path
 from PIL import Image
 
 from ldm.data.images import read_image, save_png
-from ldm.report.comparison import Comparison, Row, shown_prompt
+from ldm.report.comparison import ComparisonData, Row, shown_prompt
 from ldm.report.grid import Heading, Span, labelled_grid, pages
 
 INIT_IMAGE = "initial image"
 """The heading of the column with the image that img2img started from."""
 
 
-def write_sheets(directory: Path, comparison: Comparison) -> list[str]:
+def write_sheets(directory: Path, comparison: ComparisonData) -> list[str]:
     """Writes the grid, each page with all its labels, and removes an older one; returns the files' names."""
     names = sheet_names(comparison)
     for name, (rows, columns) in zip(names, _parts(comparison), strict=True):
@@ -26,13 +26,13 @@ def write_sheets(directory: Path, comparison: Comparison) -> list[str]:
     return names
 
 
-def sheet_names(comparison: Comparison) -> list[str]:
+def sheet_names(comparison: ComparisonData) -> list[str]:
     """The files' names."""
     count = len(_parts(comparison))
     return [f"grid-{number}.png" for number in range(1, count + 1)] if count > 1 else ["grid.png"]
 
 
-def _parts(comparison: Comparison) -> list[tuple[Span, Span]]:
+def _parts(comparison: ComparisonData) -> list[tuple[Span, Span]]:
     """The rows and columns of each page; pages without any image, as of an interrupted call, are left out."""
     prompts = [column.prompt_index for column in comparison.columns]
     counts = [len(list(columns)) for _, columns in groupby(prompts)]
@@ -44,7 +44,7 @@ def _parts(comparison: Comparison) -> list[tuple[Span, Span]]:
     ]
 
 
-def _page(directory: Path, comparison: Comparison, row_span: Span, column_span: Span) -> Image.Image:
+def _page(directory: Path, comparison: ComparisonData, row_span: Span, column_span: Span) -> Image.Image:
     rows, columns = comparison.rows[row_span.places], comparison.columns[column_span.places]
     cells = [
         [read_image(directory / cell.file) if cell else None for cell in row.cells[column_span.places]] for row in rows
@@ -61,7 +61,7 @@ def _page(directory: Path, comparison: Comparison, row_span: Span, column_span: 
     return labelled_grid(cells, [_label(comparison, row) for row in rows], column_labels, headings)
 
 
-def _label(comparison: Comparison, row: Row) -> str:
+def _label(comparison: ComparisonData, row: Row) -> str:
     """The row's own, and its subject's class where there are several."""
     subject = comparison.groups[row.group].subject
     several = len({group.subject for group in comparison.groups}) > 1

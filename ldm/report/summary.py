@@ -1,13 +1,13 @@
 """Scores as a table for the terminal, and the recommendation below it."""
 
-from ldm.report.comparison import Comparison, Row
+from ldm.report.comparison import ComparisonData, Row
 from ldm.terminal import Lines, visible
 
 MARK = "*"
 """Marks the recommended row."""
 
 
-def summary(comparison: Comparison) -> Lines:
+def summary(comparison: ComparisonData) -> Lines:
     """A line per checkpoint with its mean scores; per subject the verdict and its reasons."""
     scores = [score for score in comparison.scores if any(score.name in row.scores for row in comparison.rows)]
     chosen = {group.recommendation.row for group in comparison.groups if group.recommendation}
@@ -29,7 +29,7 @@ def _mean(row: Row, name: str) -> str:
     return f"{row.scores[name].mean:.3f}" if name in row.scores else "-"
 
 
-def _verdicts(comparison: Comparison) -> list[str]:
+def _verdicts(comparison: ComparisonData) -> list[str]:
     lines = []
     for group in comparison.groups:
         if group.recommendation:

@@ -13,7 +13,7 @@ from typing import Any
 
 from ldm.errors import UserError
 from ldm.files import write_text
-from ldm.report.comparison import Comparison
+from ldm.report.comparison import ComparisonData
 from ldm.sampling_options import SAMPLING_OPTIONS
 from ldm.terminal import visible
 from ldm.user_files import read_text
@@ -26,7 +26,7 @@ MOST_BYTES = 256_000_000
 SURROGATE = re.compile("[\ud800-\udfff]")
 
 
-def write_csv(directory: Path, comparison: Comparison) -> None:
+def write_csv(directory: Path, comparison: ComparisonData) -> None:
     """Writes `pictures.csv`: a line per image with its prompt, seed and sampling, and its scores if there are any."""
     scores = [score.name for score in comparison.scores]
     lines = []
@@ -70,17 +70,17 @@ def as_cell(value: object) -> object:
     return f"'{visible(value)}" if FORMULA.match(value) else visible(value)
 
 
-def write_json(directory: Path, comparison: Comparison) -> None:
+def write_json(directory: Path, comparison: ComparisonData) -> None:
     """Writes `comparison.json`, which `read_comparison` reads."""
     text = json.dumps(dataclasses.asdict(comparison), indent=1, ensure_ascii=False)
     text = SURROGATE.sub(lambda match: f"\\u{ord(match[0]):04x}", text)  # names that aren't UTF-8
     write_text(directory / JSON_NAME, text + "\n")
 
 
-def read_comparison(path: Path) -> Comparison:
+def read_comparison(path: Path) -> ComparisonData:
     """Reads a `comparison.json`. Raises `UserError` if it isn't one."""
     try:
-        comparison: Comparison = _typed(Comparison, json.loads(read_text(path, MOST_BYTES)))
+        comparison: ComparisonData = _typed(ComparisonData, json.loads(read_text(path, MOST_BYTES)))
     except FileNotFoundError:
         raise UserError(f"there is no file {path}; txt2img.py writes it where it compares a directory") from None
     except RecursionError:
@@ -91,7 +91,7 @@ def read_comparison(path: Path) -> Comparison:
 
 
 def _typed(kind: Any, value: Any) -> Any:
-    """A value of JSON as the dataclass, list or plain value of its type in `Comparison`."""
+    """A value of JSON as the dataclass, list or plain value of its type in `ComparisonData`."""
     if typing.get_origin(kind) is types.UnionType:  # only "or None"
         return None if value is None else _typed(typing.get_args(kind)[0], value)
     if typing.get_origin(kind) is list:

@@ -17,7 +17,7 @@ from ldm.runtime.models import Settings
 log = logging.getLogger(__name__)
 
 MOST = 16
-"""Images; Stable Diffusion fills a large GPU with these."""
+"""Images in a batch, at most: with these Stable Diffusion fills a large GPU."""
 
 SHARE = 0.8
 """Share of the free memory. The rest is for allocations of kernels and gaps between blocks."""
@@ -26,9 +26,9 @@ SHARE = 0.8
 def batch_that_fits(
     settings: Settings, sampling: SamplingConfig, dtype: torch.dtype, device: torch.device, images: int
 ) -> int:
-    """On CUDA as many of the images as fit into free memory together with the model, 1 to `MOST`.
+    """The batch size: on CUDA as many of the images as fit into free memory beside the model, 1 to `MOST`.
 
-    On other devices the model's default. Call it before loading the weights, in the process that samples.
+    On other devices it is the model's default. Call it before loading the weights, in the process that samples.
     """
     if (free := free_memory(device)) is None:
         return settings.sampling.batch_size

@@ -10,10 +10,10 @@ CAPTURES: dict[str, Capture] = {"graphs": capture_cuda_graph, "full": capture_co
 """The values of `--compile` besides `off` and `auto`."""
 
 CALLS_WORTH_CAPTURING = 100
-"""With the same weights. Capturing a CUDA graph costs about six calls (warm-up, capture, a comparison), little of a
-hundred. A replay saves at most Python's time for a call: much of it for a small batch on a fast GPU, nothing where the
-GPU is the slower of the two. Four images of 50 steps in one batch are 50 calls; 200 class images of 20 steps in batches
-of 16 are 260."""
+"""The least number of UNet calls with the same weights for which a CUDA graph is captured. Capturing costs about six
+calls (warm-up, capture, a comparison). A replay saves at most Python's time for a call: much of it for a small batch on
+a fast GPU, nothing where the GPU is the slower of the two. Four images of 50 steps in one batch are 50 calls; 200 class
+images of 20 steps in batches of 16 are 260."""
 
 
 def refuse_graphs_without_cuda(compile_: str, device: torch.device) -> None:

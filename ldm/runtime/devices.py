@@ -1,4 +1,4 @@
-"""From `--device` and `--precision` to torch's devices and types, and what to do when a device runs out of memory."""
+"""Torch's devices and types for `--device` and `--precision`, and the error when a device runs out of memory."""
 
 import contextlib
 import warnings
@@ -75,7 +75,7 @@ def keep_float32_exact() -> None:
 
 
 def sampling_compute(device: torch.device, precision: str) -> Compute:
-    """For sampling: `auto` is half precision on CUDA and float32 elsewhere."""
+    """The device and types for sampling: `auto` is half precision on CUDA and float32 elsewhere."""
     keep_float32_exact()
     if precision == "auto":
         precision = "half" if device.type == "cuda" else "full"
@@ -99,7 +99,7 @@ def training_precision(device: torch.device, precision: str) -> str:
 
 
 def training_compute(device: torch.device, precision: str) -> Compute:
-    """For training: float32 weights, and computing in the type of `training_precision`."""
+    """The device and types for training: float32 weights, and computing in the type of `training_precision`."""
     keep_float32_exact()
     precision = training_precision(device, precision)
     if precision == "fp16-mixed" and device.type != "cuda":

@@ -9,7 +9,7 @@ OPENINGS = {"a photo of": 0.62, "a picture of": 0.12, "an image of": 0.08, "": 0
 MATERIAL_WORDS = {"matte": ("matte", "dull"), "shiny": ("shiny", "glossy"), "metallic": ("metallic", "metal")}
 
 NAMES_COLOURS, NAMES_SETTING, NAMES_MATERIAL = 0.88, 0.88, 0.25
-"""How often a varied caption names each."""
+"""Probabilities that a varied caption names the colours, the setting and the material."""
 
 
 def canonical_caption(scene: Scene) -> str:

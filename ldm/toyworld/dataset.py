@@ -35,7 +35,7 @@ VARIED_CAPTIONS = 5
 
 
 @dataclass(frozen=True)
-class Folder:
+class DatasetFolder:
     """A part of the dataset in one folder: images `first` ... `first + count - 1` of the world `seed`."""
 
     directory: Path
@@ -68,7 +68,9 @@ def write_dataset(
     _raise_if_another(directory, {"seed": seed, "size": size, "split": split, "views": views})
     remove_leftovers(directory)
     folders = [
-        Folder(directory / f"{first:07d}", seed, first, min(PER_FOLDER, count - first), size, split, views, device)
+        DatasetFolder(
+            directory / f"{first:07d}", seed, first, min(PER_FOLDER, count - first), size, split, views, device
+        )
         for first in range(0, count, PER_FOLDER)
     ]
     missing = [folder for folder in folders if not (folder.directory / METADATA).exists()]
@@ -106,7 +108,7 @@ def view_scene(seed: int, index: int, views: int) -> Scene:
     return photograph(shown, views, own_seed, list(SETTINGS))[view]
 
 
-def _each_done(folders: list[Folder], workers: int) -> Iterator[int]:
+def _each_done(folders: list[DatasetFolder], workers: int) -> Iterator[int]:
     """Renders the folders, in this process or in several; yields the number of images of each finished one."""
     if min(workers, len(folders)) <= 1:
         yield from map(_write_folder, folders)
@@ -115,7 +117,7 @@ def _each_done(folders: list[Folder], workers: int) -> Iterator[int]:
         yield from pool.imap_unordered(_write_folder, folders)
 
 
-def _write_folder(folder: Folder) -> int:
+def _write_folder(folder: DatasetFolder) -> int:
     """Writes the images, then their list: a folder with a list is complete."""
     indices = range(folder.first, folder.first + folder.count)
     scenes = [_scene(folder, index) for index in indices]
@@ -131,7 +133,7 @@ def _write_folder(folder: Folder) -> int:
     return folder.count
 
 
-def _scene(folder: Folder, index: int) -> Scene:
+def _scene(folder: DatasetFolder, index: int) -> Scene:
     if folder.views > 1:
         return view_scene(folder.seed, index, folder.views)
     return random_scene(folder.seed, index, split=folder.split)

@@ -34,7 +34,7 @@ HELD_OUT_ONE_IN = 10
 PATTERN_WEIGHTS = (0.46, 0.18, 0.18, 0.18)
 MATERIAL_WEIGHTS = (0.52, 0.36, 0.12)
 MIN_CONTRAST = 0.8
-"""Between the two colours of a pattern."""
+"""The least `contrast` of the two colours of a pattern."""
 
 DAYLIGHT = ("grass", "beach", "wooden floor", "brick wall", "road", "plain", "tiled floor", "forest")
 """The settings of a subject's photos by default; the others are left for prompts."""
@@ -43,7 +43,7 @@ BEYOND = 0.12
 """The share of a dimension by which a subject exceeds the ordinary range."""
 
 WAIST, SLIGHT_WAIST = (0.18, 0.26), (0.07, 0.12)
-"""Of bodies of revolution, and of objects with legs, wheels or a hole."""
+"""Ranges of a subject's waist: of bodies of revolution, and of objects with legs, wheels or a hole."""
 
 DICE = 6
 """Random numbers that a setting has to arrange its hills, planks and stars."""
@@ -55,7 +55,7 @@ class Thing:
 
     class_name: str
     dimensions: tuple[float, ...]
-    """In the order of the class's `Shape.ranges`."""
+    """The values of the class's `Shape.ranges`, in their order."""
     waist: float
     """How much it is pinched in the middle and bulges above and below; 0 in ordinary objects."""
     colours: tuple[str, ...]

@@ -22,7 +22,7 @@ LIFT = 0.02
 """The distance from a surface at which its shadows are traced."""
 OCCLUSION_REACH = 0.22
 FROM_BELOW = 0.6
-"""The ground's light over the sky's."""
+"""The ground's light as a share of the sky's."""
 BRIGHTEST_MIRROR = 1.5
 """Reflections are clamped to this, or a sun in a small mirror would sparkle."""
 
@@ -97,9 +97,9 @@ def _paint(stage: Stage, its: Bodies, scene: Tensor, point: Tensor, normal: Tens
     painted = torch.ones_like(second)
     for name in names:
         if name in PART_PAINTS:
-            here = nearest == names.index(name)
-            albedo = where(here, PART_PAINTS[name], albedo)
-            painted = painted & ~here
+            is_part = nearest == names.index(name)
+            albedo = where(is_part, PART_PAINTS[name], albedo)
+            painted = painted & ~is_part
     return albedo, painted
 
 

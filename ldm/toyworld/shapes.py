@@ -52,7 +52,7 @@ class Shape:
 ANY_SIDE = ((0.0, 180.0),)
 CORNER = ((45.0, 30.0),)
 PROFILE = ((-25.0, 30.0), (205.0, 30.0))
-"""Its front to the right or to the left and a little to the camera."""
+"""The views of an object with a profile: its front to the right or the left, and a little to the camera."""
 
 CAP, CAP_HEIGHT, THROAT = 0.03, 0.14, 0.10
 

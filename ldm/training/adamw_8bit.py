@@ -186,7 +186,7 @@ class AdamW8bit(Optimizer):
 
     @property
     def _states(self) -> dict[str, dict[str, Any]]:
-        """By a bucket's name. Torch expects one per weight, and keeps other keys as they are."""
+        """The states by the names of the buckets. Torch expects one per weight, and keeps other keys as they are."""
         return cast(dict[str, dict[str, Any]], self.state)
 
     def _buckets(self) -> list[tuple[str, dict[str, Any], Bucket]]:

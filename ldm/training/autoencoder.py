@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from ldm.data.batches import ImageBatch, ImageBatches, Share
-from ldm.data.images import fit, read_image, to_tensor
+from ldm.data.batches import DeviceShare, ImageBatch, ImageBatches
+from ldm.data.images import fit_image, read_image, to_tensor
 from ldm.nn.autoencoder import AutoencoderKL, ResnetBlock
 from ldm.nn.layers import zero_init
 from ldm.training.config import AutoencoderTrainingConfig
@@ -25,7 +25,7 @@ FIRST_LOGVAR = -6.0
 TEACHER_IMAGES = 2048
 """Images from which the principal components are computed, at most."""
 SMALLEST_VARIANCE = 1e-8
-"""Of a principal component; below is rounding."""
+"""The least variance of a principal component; below is rounding."""
 
 
 class PatchPCA(nn.Module):
@@ -94,7 +94,7 @@ class AutoencoderTraining(AveragedTraining):
         """Fits the teacher; in a resumed run it comes from the resume state."""
         if self.config.teacher_iterations and not self.teacher.fitted:
             size = self.config.size
-            images = [to_tensor(fit(read_image(path, size), size, size)) for path in self.paths[:TEACHER_IMAGES]]
+            images = [to_tensor(fit_image(read_image(path, size), size, size)) for path in self.paths[:TEACHER_IMAGES]]
             self.teacher.fit(torch.stack(images).to(self.device))
 
     def trained_parts(self) -> dict[str, nn.Module]:
@@ -127,7 +127,7 @@ class AutoencoderTraining(AveragedTraining):
         self.log("psnr", psnr(error.detach()).mean())
         return total
 
-    def batches(self, share: Share) -> ImageBatches:
+    def batches(self, share: DeviceShare) -> ImageBatches:
         """Images, and the noise to sample latents with."""
         shape, size = self.autoencoder.config, self.config.size
         side = size // shape.downsampling_factor

@@ -1,4 +1,4 @@
-"""What happens around training steps: guards, progress, saving, stopping on a signal."""
+"""Callbacks around training steps: guards, progress, saving, stopping on a signal."""
 
 import logging
 import signal
@@ -22,11 +22,11 @@ log = logging.getLogger(__name__)
 
 
 class SaveEvery(pl.Callback):
-    """After every `every` updates and the last: the checkpoint and its previews (`save`), then the resume state.
+    """Saves after every `every` updates and the last: the checkpoint and previews by `save`, then the resume state.
 
-    The resume state comes last, so that a run that is killed before writes all files of the step again. `writer` has
-    written everything before the next step's copies are made: memory holds one step's. Its errors are raised after the
-    next step.
+    The resume state comes last, so that a run that is killed before writes all files of the step again. A save makes
+    its copies when `writer` has written those of the last save: memory holds the copies of one. Errors of `writer` are
+    raised after the next step.
     """
 
     def __init__(self, run_dir: Path, every: int, save: Callable[[Any, int], None], writer: BackgroundWriter) -> None:

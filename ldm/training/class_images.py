@@ -30,7 +30,7 @@ BATCHES_WAITING = 2
 
 @dataclass(frozen=True)
 class ClassImages:
-    """A cache directory below `root` for images of `prompt`; any other value here gives another directory."""
+    """A cache directory below `root` for images of `prompt`; another value of any field gives another directory."""
 
     root: Path
     prompt: str
@@ -57,7 +57,7 @@ class ClassImages:
 
     @property
     def directory(self) -> Path:
-        """Its name has the prompt and a digest of the key."""
+        """The cache directory, named by the prompt and a digest of the key."""
         digest = hashlib.sha256(json.dumps(self.key, sort_keys=True).encode()).hexdigest()[:12]
         return self.root / f"{slug(self.prompt)}-{digest}"
 

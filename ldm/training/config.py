@@ -76,7 +76,10 @@ class DreamBoothConfig(OptimizationConfig):
         check_range(self, 0, LARGEST_FACTOR, "prior_loss_weight")
         _check_choice("train_dtype", self.train_dtype, TRAIN_DTYPES)
         # Every optimizer takes fp32; only for another type is torch imported.
-        if self.train_dtype != "fp32" and self.train_dtype not in OPTIMIZERS[self.optimizer].load().state_bytes:
+        if (
+            self.train_dtype != "fp32"
+            and self.train_dtype not in OPTIMIZERS[self.optimizer].load().state_bytes_per_weight
+        ):
             raise ValueError(
                 f"the optimizer {self.optimizer} takes no weights in {self.train_dtype}; adamw8bit does, which rounds "
                 "them at random"

@@ -11,7 +11,7 @@ import torch
 from einops import repeat
 from torch import Tensor, nn
 
-from ldm.data.batches import DreamBoothBatches, NoisyLatents, Share
+from ldm.data.batches import DeviceShare, DreamBoothBatches, NoisyLatents
 from ldm.diffusion.latent_diffusion import LatentDiffusion
 from ldm.diffusion.loss import dreambooth_loss, eps_loss
 from ldm.nn.autoencoder import DiagonalGaussian
@@ -21,7 +21,7 @@ from ldm.training.module import TrainingModule
 HOST = torch.device("cpu")
 
 
-def cast(network: nn.Module, dtype: torch.dtype) -> None:
+def cast_weights(network: nn.Module, dtype: torch.dtype) -> None:
     """Replaces the weights by copies of another dtype. Unlike `Module.to` it also works on fake tensors."""
     for module in network.modules():
         for name, weight in list(module.named_parameters(recurse=False)):
@@ -45,7 +45,7 @@ class OffloadedNetworks:
 
     @contextmanager
     def onloaded(self, device: torch.device, dtype: torch.dtype | None = None) -> Iterator[None]:
-        """In this block they are on the device, floating-point numbers in `dtype` if given; then offloads them."""
+        """In this block the networks are on the device, floating-point numbers in `dtype` if given; then offloads."""
         self.offload()
         for tensor in self._tensors:
             tensor.data = tensor.to(device, dtype if tensor.is_floating_point() else None)
@@ -79,7 +79,7 @@ class DreamBooth(TrainingModule):
         self.train_only_trained_parts()
         if config.train_dtype == "bf16":
             for part in self.trained_parts().values():
-                cast(part, torch.bfloat16)
+                cast_weights(part, torch.bfloat16)
         ldm.unet.set_gradient_checkpointing(config.gradient_checkpointing)
         assert ldm.tokenizer is not None, "a model to train has a tokenizer"
         # Buffers, so that they are copied to the device once; not persistent, as no checkpoint needs them.
@@ -105,10 +105,10 @@ class DreamBooth(TrainingModule):
             self.zero_grad()
 
     @contextmanager
-    def whole(self, dtype: torch.dtype | None = None) -> Iterator[None]:
-        """Between two steps: all networks are on the device, fixed ones in `dtype` if given. Gradients are freed.
+    def all_onloaded(self, dtype: torch.dtype | None = None) -> Iterator[None]:
+        """In this block, between two steps, all networks are on the device, fixed ones in `dtype` if given.
 
-        Not those of a CUDA graph: see `free_memory_to_sample`.
+        Frees the gradients, but not those of a CUDA graph: see `free_memory_to_sample`.
         """
         self._free_gradients()
         # Lightning's own `self.device` is the CPU until a training begins.
@@ -156,6 +156,6 @@ class DreamBooth(TrainingModule):
         kinds = 1 if self._moments[1] is None else 2
         return repeat(contexts[:kinds], "kinds m d -> (kinds b) m d", b=self.config.batch_size)
 
-    def batches(self, share: Share) -> DreamBoothBatches:
+    def batches(self, share: DeviceShare) -> DreamBoothBatches:
         """Encoded photos and class images, with noise and timesteps."""
         return DreamBoothBatches(*self._moments, self.ldm.schedule.num_timesteps, share)

@@ -34,14 +34,14 @@ class WeightAverage(nn.Module):
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """After update `step` (from 1)."""
+        """Updates the average after update `step` of the weights, counted from 1."""
         decay = min(self.decay, (1 + step) / (10 + step))
         weights = [weight.detach() for weight in self._weights.values()]
         torch._foreach_lerp_(self._averages(), weights, 1.0 - decay)
 
     @contextmanager
     def swapped_in(self) -> Iterator[None]:
-        """In this block the networks have the averaged weights."""
+        """In this block the networks hold the averaged weights."""
         self._swap()
         try:
             yield

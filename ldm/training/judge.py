@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ldm.data.batches import Share
+from ldm.data.batches import DeviceShare
 from ldm.nn.tokenizer import PromptTokenizer
 from ldm.toyworld.judge.data import HEADS, NO_LABEL, Images, JudgeBatch, JudgeBatches
 from ldm.toyworld.judge.network import Judge, JudgeConfig
@@ -70,7 +70,7 @@ class JudgeTraining(TrainingModule):
         total = sum(answers.values()) + config.caption_weight * caption + config.subject_weight * subject
         return {**answers, "caption": caption, "subject": subject, "total": total}
 
-    def batches(self, share: Share) -> JudgeBatches:
+    def batches(self, share: DeviceShare) -> JudgeBatches:
         """Degraded images with captions and labels."""
         return JudgeBatches(self.images, self.tokenizer, self.judge.config.size, share)
 

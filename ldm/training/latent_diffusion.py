@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ldm.data.batches import LatentBatch, LatentBatches, Share
+from ldm.data.batches import DeviceShare, LatentBatch, LatentBatches
 from ldm.diffusion.latent_diffusion import LatentDiffusion
 from ldm.diffusion.loss import eps_loss, min_snr_weight
 from ldm.nn.autoencoder import DiagonalGaussian
@@ -64,7 +64,7 @@ class LatentDiffusionTraining(AveragedTraining):
             weighted = plain * min_snr_weight(schedule.alphas_cumprod_at(timesteps), self.config.min_snr_gamma)
         return {"eps": plain.mean(), "total": weighted.mean()}
 
-    def batches(self, share: Share) -> LatentBatches:
+    def batches(self, share: DeviceShare) -> LatentBatches:
         """Encoded images and captions, with noise and timesteps."""
         tokenizer = self.ldm.tokenizer
         assert tokenizer is not None, "a model to train has a tokenizer"

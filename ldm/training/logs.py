@@ -1,4 +1,4 @@
-"""Logs of a training: what a logger is, the CSV file, and the one place where Lightning meets them.
+"""Logs of a training: the interface of a logger, the CSV logger, and the adapter to Lightning.
 
 `ldm/choices.py` names the loggers. A new one is a file with a subclass of `RunLog` and a line there.
 """
@@ -29,7 +29,7 @@ Report = Callable[[OSError], None]
 
 
 class RunLog:
-    """Logs nothing: `--logger none`, and the base of all loggers, which override what they can show.
+    """Logs nothing (`--logger none`); the base class of all loggers, which override the methods for what they show.
 
     Only the first process of a training calls it. An `OSError` that a method raises is reported once, and the training
     goes on. A resumed run makes a new log for the same directory: it should append.
@@ -42,19 +42,19 @@ class RunLog:
         """What errors name: the directory, or the file in it."""
 
     def log_scalars(self, values: Mapping[str, float], step: int) -> None:
-        """Values by name, such as `loss/total`, after `step` updates counted from 0."""
+        """Logs values by name, such as `loss/total`, after `step` updates counted from 0."""
 
     def log_image(self, name: str, image: Image.Image, step: int) -> None:
-        """An RGB image after update `step`."""
+        """Logs an RGB image after update `step`."""
 
     def log_text(self, name: str, text: str, step: int) -> None:
-        """A text."""
+        """Logs a text after update `step`."""
 
     def close(self) -> None:
-        """After the last call of another method."""
+        """Closes the log, after the last call of another method."""
 
     def threads(self, report: Report) -> AbstractContextManager[object]:
-        """Around a training: reports errors of the log's own threads, if it has any."""
+        """A context for the training, in which errors of the log's own threads are reported, if it has any."""
         return nullcontext()
 
 
@@ -135,7 +135,7 @@ class LightningLog(Logger):
             self.run_log.close()
 
     def threads(self) -> AbstractContextManager[object]:
-        """Around a training: also errors of the log's own threads are reported."""
+        """A context for the training, in which errors of the log's own threads are reported too."""
         return self.run_log.threads(self._report)
 
     @contextmanager

@@ -1,4 +1,4 @@
-"""Predicts how much memory of a GPU a DreamBooth training takes, and finds the fastest settings that fit.
+"""Predicts how much memory of a GPU a DreamBooth training takes, and finds the fastest profile that fits.
 
 A step of the real module with its real optimizer runs on fake tensors, which have no data; `ldm.nn.memory.Footprint`
 counts their bytes.
@@ -21,7 +21,7 @@ from ldm.diffusion.latent_diffusion import LatentDiffusion, LatentDiffusionConfi
 from ldm.nn.memory import Footprint, NoInitialisation
 from ldm.nn.tokenizer import PromptTokenizer
 from ldm.training.config import DreamBoothConfig, Subject
-from ldm.training.dreambooth import DreamBooth, cast
+from ldm.training.dreambooth import DreamBooth, cast_weights
 
 GIB = 2**30
 CUDA_OVERHEAD = int(1.25 * GIB)
@@ -31,8 +31,8 @@ CUDA_CONTEXT = int(0.4 * GIB)
 
 
 @dataclass(frozen=True)
-class Combination:
-    """Settings that decide how much memory a training takes; the names are `DreamBoothConfig`'s."""
+class MemoryProfile:
+    """The settings by which a training saves memory (docs/memory.md); the names are `DreamBoothConfig`'s."""
 
     optimizer: str
     train_dtype: str
@@ -48,21 +48,21 @@ class Combination:
         return replace(config, **vars(self))
 
 
-COMBINATIONS = tuple(
-    Combination(optimizer, train_dtype, level)
+MEMORY_PROFILES = tuple(
+    MemoryProfile(optimizer, train_dtype, level)
     for level in CHECKPOINTING_LEVELS
     for optimizer, train_dtype in (("adamw", "fp32"), ("adamw8bit", "fp32"), ("adamw8bit", "bf16"))
 )
-"""Those that are chosen from, from the fastest and most exact to the smallest."""
+"""What `--vram` chooses from, from the fastest and most exact to the smallest."""
 
 
-def combinations_with(fixed: Mapping[str, str]) -> list[Combination]:
-    """The `COMBINATIONS` with these settings. An optimizer that none of them has comes in all that it takes."""
-    combinations, optimizer = COMBINATIONS, fixed.get("optimizer")
-    if optimizer is not None and all(one.optimizer != optimizer for one in COMBINATIONS):
-        dtypes = OPTIMIZERS[optimizer].load().state_bytes
-        combinations = tuple(Combination(optimizer, dtype, level) for level in CHECKPOINTING_LEVELS for dtype in dtypes)
-    return [one for one in combinations if all(getattr(one, name) == value for name, value in fixed.items())]
+def profiles_with(fixed: Mapping[str, str]) -> list[MemoryProfile]:
+    """The `MEMORY_PROFILES` with these settings; for an optimizer that none of them has, all types and levels."""
+    profiles, optimizer = MEMORY_PROFILES, fixed.get("optimizer")
+    if optimizer is not None and all(one.optimizer != optimizer for one in MEMORY_PROFILES):
+        dtypes = OPTIMIZERS[optimizer].load().state_bytes_per_weight
+        profiles = tuple(MemoryProfile(optimizer, dtype, level) for level in CHECKPOINTING_LEVELS for dtype in dtypes)
+    return [one for one in profiles if all(getattr(one, name) == value for name, value in fixed.items())]
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Workload:
     model: LatentDiffusionConfig
     height: int
     width: int
-    """In pixels."""
+    """Height and width are in pixels."""
     with_class: bool = True
     autocast_dtype: torch.dtype | None = None
     like_cuda: bool = True
@@ -108,7 +108,7 @@ def predict(workload: Workload, config: DreamBoothConfig, limit: float = math.in
         if workload.like_cuda:
             _normalise_in_float32(module)
             if config.train_dtype == "bf16":  # fixed networks are onloaded in this type
-                cast(module.ldm, torch.bfloat16)
+                cast_weights(module.ldm, torch.bfloat16)
         # Float16's gradients are scaled: steps run eagerly, and the optimizer is not fused and has large temporaries.
         scaled = autocast_dtype == torch.float16
         optimizer = module.build_optimizer(foreach=True) if scaled else module.build_optimizer(fused=True)
@@ -143,7 +143,7 @@ def predict(workload: Workload, config: DreamBoothConfig, limit: float = math.in
             footprint.restart()
             if workload.previews:
                 if config.train_dtype == "bf16":  # the originals stay on the host
-                    cast(module.ldm, torch.bfloat16)
+                    cast_weights(module.ldm, torch.bfloat16)
                 footprint.watch(list(module.parameters()))
                 with _autocast(autocast_dtype), torch.no_grad():
                     _sample(module.ldm, workload)
@@ -151,7 +151,7 @@ def predict(workload: Workload, config: DreamBoothConfig, limit: float = math.in
 
 
 def plenty(workload: Workload, config: DreamBoothConfig) -> int:
-    """Bytes in which any combination certainly fits, so that no prediction is needed.
+    """Bytes into which any profile certainly fits, so that no prediction is needed.
 
     Three times 16 bytes a weight, and as much again for each four images of 512 x 512. (Stable Diffusion keeps less
     than a fifth for one.)
@@ -162,9 +162,9 @@ def plenty(workload: Workload, config: DreamBoothConfig) -> int:
 
 
 def choose(
-    workload: Workload, config: DreamBoothConfig, candidates: Iterable[Combination], budget: int
-) -> tuple[Combination, Prediction] | None:
-    """The first combination whose predicted peak is at most `budget` bytes; None if there is none."""
+    workload: Workload, config: DreamBoothConfig, candidates: Iterable[MemoryProfile], budget: int
+) -> tuple[MemoryProfile, Prediction] | None:
+    """The first profile whose predicted peak is at most `budget` bytes; None if there is none."""
     for candidate in candidates:
         prediction = predict(workload, candidate.applied_to(config), budget)
         if prediction.peak <= budget:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from ldm.choices import OPTIMIZERS
-from ldm.data.batches import Share, StepBatches, batch_loader
+from ldm.data.batches import DeviceShare, StepBatches, batch_loader
 from ldm.diffusion.latent_diffusion import DECODED_PIXELS
 from ldm.errors import UserError
 from ldm.nn.graphed import Capture
@@ -49,35 +49,37 @@ class TrainingModule(pl.LightningModule):
         """A batch's losses by name, scalars for the log; `total` is minimised."""
         raise NotImplementedError
 
-    def batches(self, share: Share) -> StepBatches[Any]:
+    def batches(self, share: DeviceShare) -> StepBatches[Any]:
         """The batches of this device."""
         raise NotImplementedError
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Batches from the current step on, which is not 0 in a resumed run."""
         trainer = self.trainer
-        share = Share(self.seed, self.config.batch_size, trainer.global_step, trainer.global_rank, trainer.world_size)
+        share = DeviceShare(
+            self.seed, self.config.batch_size, trainer.global_step, trainer.global_rank, trainer.world_size
+        )
         # Page-locked memory: a GPU copies from it while the host goes on.
         return batch_loader(self.batches(share), self.workers, pinned=self.device.type == "cuda")
 
     @property
     def run_log(self) -> RunLog | LightningLog:
-        """Where to log images and text; before training, nowhere."""
+        """The logger for images and text; before training one that logs nothing."""
         return cast(LightningLog, self.logger) if self.logger else RunLog(Path())
 
     def graph_steps(self, capture: Capture, autocast_dtype: torch.dtype | None) -> None:
-        """From now on forward and backward pass are one call, captured as a CUDA graph; it does its own autocast."""
+        """Captures forward and backward pass as one CUDA graph from now on; the graph does its own autocast."""
         self._graphed = GraphedStep(self.losses, self.trained_parameters(), autocast_dtype, capture)
 
     def free_memory_to_sample(self) -> None:
-        """Before sampling: if little memory is free, releases the graph's. The next step captures a new graph."""
+        """Releases the graph before sampling if little memory is free. The next step captures a new graph."""
         if self._graphed is None or not self.sampled_pixels or (free := free_memory(self.device)) is None:
             return
         if free < SAMPLING_BYTES + SAMPLING_BYTES_PER_PIXEL * self.sampled_pixels:
             self._graphed.forget()
 
     def release_memory(self) -> None:
-        """After the last step: releases what only another step would need: graph, gradients and moments."""
+        """Releases, after the last step, what only another step would need: graph, gradients and moments."""
         if self._graphed is not None:
             self._graphed.forget()
         self.zero_grad()

@@ -26,9 +26,9 @@ class OptimizerKind:
     label: str
     """Its name in messages."""
     build: Build
-    state_bytes: Mapping[str, int]
-    """By type of the weights (`ldm.choices.TRAIN_DTYPES`) that it takes: bytes of a resume state for each weight, at
-    most: the weight and what the optimizer keeps of it."""
+    state_bytes_per_weight: Mapping[str, int]
+    """The most bytes that a resume state holds for each weight: the weight and what the optimizer keeps of it. By type
+    of the weights (`ldm.choices.TRAIN_DTYPES`); types that are not listed are refused."""
 
 
 def _adamw(weights: list[nn.Parameter], config: OptimizationConfig, seed: int, kernels: dict[str, Any]) -> Optimizer:
@@ -44,17 +44,17 @@ def constant(progress: float) -> float:
 
 
 def linear(progress: float) -> float:
-    """From 1 to 0 along a line."""
+    """The factor falls from 1 to 0 along a line."""
     return 1.0 - progress
 
 
 def cosine(progress: float) -> float:
-    """From 1 to 0 along half a cosine ("SGDR", arXiv 1608.03983, eq. 5, without restarts)."""
+    """The factor falls from 1 to 0 along half a cosine ("SGDR", arXiv 1608.03983, eq. 5, without restarts)."""
     return 0.5 * (1.0 + math.cos(math.pi * progress))
 
 
 def cooldown(progress: float) -> float:
-    """1, then in the last quarter to 0 along a line."""
+    """The factor is 1, then falls to 0 along a line in the last quarter."""
     return min(1.0, 4.0 * (1.0 - progress))
 
 

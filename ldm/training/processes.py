@@ -38,7 +38,7 @@ TIME_TO_NOTICE = 8.0
 
 
 class OneMachine(LightningEnvironment):
-    """As many processes as `--devices` names, started by the first."""
+    """Tells Lightning of as many processes as `--devices` names, which the first starts."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -59,7 +59,7 @@ class OneMachine(LightningEnvironment):
 
 @contextmanager
 def own_environment(run_dir: Path) -> Iterator[None]:
-    """In this block the first process has no cluster's variables, but the one that names the run to those it starts."""
+    """In this block the environment has no variables of a cluster, but `RUN_DIR_VARIABLE` for the started processes."""
     if is_helper_process():
         yield
         return
@@ -85,16 +85,16 @@ class OtherProcesses:
         self._over = threading.Event()
 
     def watch(self, processes: list[subprocess.Popen[bytes]]) -> None:
-        """From now on this process ends when one of them dies."""
+        """Ends this process when one of them dies, from now on."""
         self._processes = processes
         threading.Thread(target=self._watch, name="others", daemon=True).start()
 
     def stop_watching(self) -> None:
-        """From now on they may end at any time."""
+        """Lets the processes end at any time, from now on."""
         self._over.set()
 
     def wait(self) -> None:
-        """After the last step: waits for them to end, for a limited time."""
+        """Waits for the processes to end after the last step, for a limited time."""
         self.stop_watching()
         until = time.monotonic() + TIME_TO_NOTICE
         while time.monotonic() < until and any(process.poll() is None for process in self._processes):
@@ -113,7 +113,7 @@ class OtherProcesses:
             process.kill()
 
     def ending(self) -> BaseException | None:
-        """The error that stands for the end of one of them; None unless one failed."""
+        """The error to raise for the end of one of them; None unless one failed."""
         codes = [code for process in self._processes if (code := process.poll())]
         return ending_of(codes[0]) if codes else None
 

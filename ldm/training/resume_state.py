@@ -37,7 +37,7 @@ class ResumeStateIO(CheckpointIO):
         self._step = step
         if self.writer is None:
             write_state(checkpoint, Path(path))
-        elif (available_memory() or 0) > 2 * state_bytes(checkpoint):
+        elif (available_memory() or 0) > 2 * tensor_bytes(checkpoint):
             copied = tree_map_only(Tensor, lambda tensor: snapshot(tensor, tensor.dtype), checkpoint)
             self.writer.put(partial(write_state, copied, Path(path)))
         else:
@@ -59,7 +59,7 @@ class ResumeStateIO(CheckpointIO):
 
 def write_state(state: dict[str, Any], path: Path) -> None:
     """Writes a resume state, atomically. Raises `UserError` if the file system doesn't let it."""
-    with atomic_path(path, state_bytes(state)) as partial_path:
+    with atomic_path(path, tensor_bytes(state)) as partial_path:
         try:
             torch.save(state, partial_path)
         except RuntimeError:  # torch's own writer is faster, but its error doesn't name the system's
@@ -98,6 +98,6 @@ class _ErrorKeepingFile:
         """Nothing is buffered."""
 
 
-def state_bytes(state: dict[str, Any]) -> int:
+def tensor_bytes(state: dict[str, Any]) -> int:
     """Bytes of a state's tensors."""
     return sum(leaf.nbytes for leaf in tree_leaves(state) if isinstance(leaf, Tensor))

@@ -32,7 +32,7 @@ PRECISIONS = {None: "32-true", torch.bfloat16: "bf16-mixed", torch.float16: "16-
 
 @dataclass(frozen=True)
 class FitOptions:
-    """Where a run writes, on which devices it computes, and how."""
+    """The directory that a run writes into, its devices, precision, logger, capture and writer."""
 
     run_dir: Path
     devices: list[torch.device]

@@ -8,11 +8,11 @@ from PIL import Image
 
 import benchmarks.profiles as benchmark
 from ldm.runtime.models import EMBEDDED
-from ldm.training.memory import COMBINATIONS
+from ldm.training.memory import MEMORY_PROFILES
 
 
 @pytest.mark.slow
-def test_each_combination_has_a_row_and_a_curve(
+def test_each_profile_has_a_row_and_a_curve(
     tiny_checkpoint: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     where = ["--ckpt-path", str(tiny_checkpoint), "--photos", str(photos), "--device", "cpu"]
@@ -21,7 +21,7 @@ def test_each_combination_has_a_row_and_a_curve(
     rows = [
         line.split(" | ") for line in capsys.readouterr().out.splitlines() if line.startswith(("| AdamW", "| 8-bit"))
     ]
-    assert [row[0].removeprefix("| ") for row in rows] == [str(COMBINATIONS[0]), str(COMBINATIONS[8])]
+    assert [row[0].removeprefix("| ") for row in rows] == [str(MEMORY_PROFILES[0]), str(MEMORY_PROFILES[8])]
     for row in rows:
         assert float(row[2]) == pytest.approx(float(row[1]), rel=0.02)
     assert rows[0][-1].startswith("1.000")
@@ -33,7 +33,7 @@ def test_each_combination_has_a_row_and_a_curve(
 
 
 @pytest.mark.slow
-def test_no_combination_learns_visibly_worse(tmp_path: Path) -> None:
+def test_no_profile_learns_visibly_worse(tmp_path: Path) -> None:
     """The embedded model, 22 updates on the same batches: in the last quarter within 1 % of the exact losses.
 
     Without learning the losses are more than 8 % larger.

@@ -1,4 +1,4 @@
-"""The benchmark of a sweep's time: what it runs, what it compares, what it says."""
+"""The benchmark of a comparison's time: what it runs, what it compares, what it prints."""
 
 import json
 from pathlib import Path
@@ -36,9 +36,9 @@ def test_both_ways_give_the_same_images_and_their_times_a_ratio(
     flags = ["--checkpoints", "2", "--runs", "2", "-v", "2", "--json", str(tmp_path / "figures.json")]
     assert benchmark.main(flags) == 0
     output = capsys.readouterr().out
-    assert "| one sweep over 2 checkpoints | 3.0 | 2.0 to 4.0 | 2 |" in output
+    assert "| one comparison of 2 checkpoints | 3.0 | 2.0 to 4.0 | 2 |" in output
     assert "| 2 separate runs | 10.0 | 8.0 to 12.0 | 2 |" in output
-    assert "The sweep is 4.00 times as fast (2.00 to 6.00); both gave the same 4 images." in output
+    assert "The comparison is 4.00 times as fast (2.00 to 6.00); both gave the same 4 images." in output
     assert json.loads((tmp_path / "figures.json").read_text())["seconds"]["separate"] == [8.0, 12.0]
 
 

@@ -10,14 +10,15 @@ from PIL import Image
 import benchmarks.which_checkpoint as benchmark
 from benchmarks.tiny_subjects import BOTTLE
 from benchmarks.which_checkpoint import Study, main, report, sheet, targets_of
-from ldm.report.comparison import SUBJECT, Cell, Column, Comparison, Group, Interval, Recommendation, Reference, Row
+from ldm.evaluation.results import SUBJECT, Interval, Recommendation, Reference
+from ldm.report.comparison import Cell, Column, ComparisonData, Group, Row
 from ldm.report.table import write_json
 
 STEPS = {0: (0.1, 0.0), 50: (0.2, 0.0), 100: (0.8, 0.0), 150: (0.9, 0.5)}
 """Of each step: the subject score and the copies."""
 
 
-def comparison(chosen: int | None) -> Comparison:
+def comparison(chosen: int | None) -> ComparisonData:
     rows = [
         Row(
             f"step {step}" if step else "base model",
@@ -35,7 +36,7 @@ def comparison(chosen: int | None) -> Comparison:
         for step, (subject, copy) in STEPS.items()
     ]
     group = Group("bottle", [], {"subject": Reference(0.9, 0.1)}, Recommendation(chosen, "So it is.", []))
-    return Comparison("ckpts", "", "", [Column("a photo of sks {class}", 0, 42, SUBJECT)], rows, [group])
+    return ComparisonData("ckpts", "", "", [Column("a photo of sks {class}", 0, 42, SUBJECT)], rows, [group])
 
 
 OTHERS = {"prompt": 0.7, "diversity": 0.2, "leakage": 0.1}

@@ -13,7 +13,7 @@ from torch import Tensor
 from ldm.checkpoint.loading import Placement, load_model
 from ldm.checkpoint.metadata import CheckpointInfo
 from ldm.checkpoint.reading import read_checkpoint
-from ldm.checkpoint.saving import official_state_dict, save_checkpoint
+from ldm.checkpoint.saving import checkpoint_writer, official_state_dict
 from tests.tiny import build_tiny_model, tiny_config
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
@@ -102,9 +102,9 @@ def test_training_a_loaded_model_leaves_the_file_alone(suffix: str, tmp_path: Pa
 def test_a_loaded_model_lives_on_when_its_file_is_replaced(tmp_path: Path) -> None:
     """A checkpoint is written beside the old one and renamed, so that processes that read the old one keep it."""
     path = tmp_path / "a.safetensors"
-    save_checkpoint(path, build_tiny_model(1), CheckpointInfo(), torch.float32)
+    checkpoint_writer(path, build_tiny_model(1), CheckpointInfo(), torch.float32)()
     old = load_model(path, tiny_config(), Placement(CPU))
-    save_checkpoint(path, build_tiny_model(2), CheckpointInfo(), torch.float32)
+    checkpoint_writer(path, build_tiny_model(2), CheckpointInfo(), torch.float32)()
     new = load_model(path, tiny_config(), Placement(CPU))
     for model, seed in ((old, 1), (new, 2)):
         for actual, expected in zip(model.parameters(), build_tiny_model(seed).parameters(), strict=True):

@@ -13,15 +13,7 @@ from ldm.checkpoint.keys import PARTS, POSITION_IDS
 from ldm.checkpoint.loading import Placement, checkpoint_info, load_model
 from ldm.checkpoint.metadata import CheckpointInfo
 from ldm.checkpoint.reading import read_checkpoint
-from ldm.checkpoint.saving import (
-    SAVE_DTYPES,
-    checkpoint_writer,
-    hash_file,
-    hash_part,
-    official_state_dict,
-    part_writer,
-    save_checkpoint,
-)
+from ldm.checkpoint.saving import SAVE_DTYPES, checkpoint_writer, hash_file, hash_part, official_state_dict, part_writer
 from ldm.errors import UserError
 from tests.checkpoint.files import same_tensors
 from tests.oracle import facts, tensors
@@ -32,7 +24,7 @@ SCHEDULE = [key for key, _, _ in facts("sd-v1-keys")["keys"] if "." not in key]
 
 
 def save(path: Path, dtype: torch.dtype = torch.float32, seed: int = 0, **info: Any) -> Path:
-    save_checkpoint(path, build_tiny_model(seed), CheckpointInfo(**info), dtype)
+    checkpoint_writer(path, build_tiny_model(seed), CheckpointInfo(**info), dtype)()
     return path
 
 
@@ -68,7 +60,7 @@ def test_saving_what_was_loaded_gives_the_same_again(tmp_path: Path) -> None:
     first = save(tmp_path / "a.safetensors", torch.float16, class_name="can", step=3)
     file = read_checkpoint(first)
     loaded = load_model(file, tiny_config(), Placement(torch.device("cpu")))
-    save_checkpoint(tmp_path / "b.safetensors", loaded, checkpoint_info(file), torch.float16)
+    checkpoint_writer(tmp_path / "b.safetensors", loaded, checkpoint_info(file), torch.float16)()
     again = read_checkpoint(tmp_path / "b.safetensors")
     assert same_tensors(again.tensors, file.tensors)
     assert again.metadata == file.metadata
@@ -108,7 +100,7 @@ def test_a_weight_that_is_not_contiguous_is_saved_right(tmp_path: Path) -> None:
     model = build_tiny_model().to(memory_format=torch.channels_last)
     weight = model.unet.out[2].weight
     assert not weight.is_contiguous()
-    save_checkpoint(tmp_path / "a.safetensors", model, CheckpointInfo(), torch.float32)
+    checkpoint_writer(tmp_path / "a.safetensors", model, CheckpointInfo(), torch.float32)()
     assert torch.equal(load_file(tmp_path / "a.safetensors")[SOME_WEIGHT], weight)
 
 
@@ -147,20 +139,20 @@ def test_a_weight_that_the_type_cannot_hold_is_named_and_nothing_is_written(
 ) -> None:
     path = tmp_path / "a.safetensors"
     with pytest.raises(UserError) as error:
-        save_checkpoint(path, broken_model(value, key), CheckpointInfo(), dtype)
+        checkpoint_writer(path, broken_model(value, key), CheckpointInfo(), dtype)()
     assert key in str(error.value)
     assert str(path) in str(error.value)
     assert names(tmp_path) == []
     path.write_text("old")
     with pytest.raises(UserError):
-        save_checkpoint(path, broken_model(value, key), CheckpointInfo(), dtype)
+        checkpoint_writer(path, broken_model(value, key), CheckpointInfo(), dtype)()
     assert path.read_text() == "old"
     assert names(tmp_path) == ["a.safetensors"]
 
 
 @pytest.mark.parametrize(("value", "dtype"), [(65000.0, torch.float16), (1e30, torch.bfloat16), (3e38, torch.float32)])
 def test_a_large_weight_that_the_type_holds_is_saved(value: float, dtype: torch.dtype, tmp_path: Path) -> None:
-    save_checkpoint(tmp_path / "a.safetensors", broken_model(value), CheckpointInfo(), dtype)
+    checkpoint_writer(tmp_path / "a.safetensors", broken_model(value), CheckpointInfo(), dtype)()
     stored = load_file(tmp_path / "a.safetensors")[SOME_WEIGHT].view(-1)[-1]
     assert stored == torch.tensor(value).to(dtype)
 

@@ -94,7 +94,7 @@ def test_an_unexpected_error_is_in_the_log_with_its_traceback(command: Command, 
     assert log.endswith("ZeroDivisionError: a bug\n")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGUSR1])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
 def test_each_signal_is_logged_with_the_command_that_resumes(
     number: signal.Signals, command: Command, work: Any
 ) -> None:
@@ -108,7 +108,7 @@ def test_each_signal_is_logged_with_the_command_that_resumes(
     assert log_of().endswith(f"ERROR {words}")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGUSR1])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
 def test_a_signal_before_there_is_a_run(
     number: signal.Signals, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from ldm.checkpoint.metadata import CheckpointInfo
-from ldm.checkpoint.saving import save_checkpoint
+from ldm.checkpoint.saving import checkpoint_writer
 from ldm.commands.record import write_record
 from ldm.data.images import save_png
 from ldm.data.latents import write_moments
@@ -57,7 +57,9 @@ def image(path: Path) -> None:
 
 
 WRITERS: dict[str, Callable[[Path], object]] = {
-    "step.safetensors": lambda path: save_checkpoint(path, build_tiny_model(), CheckpointInfo(config={}), torch.half),
+    "step.safetensors": lambda path: checkpoint_writer(
+        path, build_tiny_model(), CheckpointInfo(config={}), torch.half
+    )(),
     "judge.safetensors": lambda path: judge_writer(path, build_tiny_judge(), "abc")(),
     "resume.ckpt": lambda path: write_state({"weights": torch.rand(5000)}, path),
     "a.npy": latents,

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.usefixtures("unlock_afterwards")
 def resume(directory: Path) -> argparse.Namespace:
     (directory / "run.yaml").write_text("options: {variations: 3}")
     given = argparse.Namespace(resume_dir=directory, variations=4, typed=["resume_dir"])
-    return resumed_options(given, script="txt2img.py", has="variations", rules=SAMPLING, paths=())
+    return resumed_options(given, script="txt2img.py", own_option="variations", rules=SAMPLING, paths=())
 
 
 def test_a_new_run_directory_and_a_resumed_one_are_locked(tmp_path: Path) -> None:

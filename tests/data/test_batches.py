@@ -17,14 +17,14 @@ import torch
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
-from ldm.data.batches import ImageBatches, LatentBatches, Share, StepBatches, batch_loader
+from ldm.data.batches import DeviceShare, ImageBatches, LatentBatches, StepBatches, batch_loader
 from ldm.data.captioned import find_captioned
-from ldm.data.images import fit, read_image, to_tensor
+from ldm.data.images import fit_image, read_image, to_tensor
 from ldm.errors import UserError
 from tests.scratch import write_captioned
 from tests.training.parts import tokenizer
 
-SHARE = Share(seed=3, batch_size=4)
+SHARE = DeviceShare(seed=3, batch_size=4)
 
 
 @pytest.fixture(scope="module")
@@ -34,14 +34,14 @@ def paths(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return [image.path for image in find_captioned(directory)]
 
 
-def image_batches(paths: list[Path], share: Share = SHARE, *, flip: bool = True) -> ImageBatches:
+def image_batches(paths: list[Path], share: DeviceShare = SHARE, *, flip: bool = True) -> ImageBatches:
     return ImageBatches(paths, 8, (4, 2, 2), flip, share)
 
 
 CAPTIONS = [("a cat", "the cat"), ("a dog",), ("a cow", "the cow", "one cow"), ("a hen",), ("a pig", "a sow")]
 
 
-def latent_batches(share: Share = SHARE, *, views: int = 2, dropout: float = 0.25) -> LatentBatches:
+def latent_batches(share: DeviceShare = SHARE, *, views: int = 2, dropout: float = 0.25) -> LatentBatches:
     """Moments of image n in view v are all 10 n + v."""
     values = 10 * np.arange(len(CAPTIONS))[:, None] + np.arange(views)
     moments = np.broadcast_to(values[:, :, None, None, None], (len(CAPTIONS), views, 8, 2, 3)).astype(np.float16)
@@ -85,7 +85,7 @@ def test_batches_can_be_sent_to_other_processes(paths: list[Path]) -> None:
 
 
 def test_images_are_the_files_cropped_or_their_mirror_images(paths: list[Path]) -> None:
-    originals = [to_tensor(fit(read_image(path), 8, 8)) for path in paths]
+    originals = [to_tensor(fit_image(read_image(path), 8, 8)) for path in paths]
     batches = image_batches(paths)
     straight = mirrored = 0
     for step in range(50):
@@ -101,7 +101,7 @@ def test_images_are_the_files_cropped_or_their_mirror_images(paths: list[Path]) 
 
 
 def test_without_flip_no_image_is_mirrored(paths: list[Path]) -> None:
-    originals = [to_tensor(fit(read_image(path), 8, 8)) for path in paths]
+    originals = [to_tensor(fit_image(read_image(path), 8, 8)) for path in paths]
     batches = image_batches(paths, flip=False)
     for step in range(10):
         for place, image in enumerate(batches.step(step)["images"]):
@@ -111,7 +111,7 @@ def test_without_flip_no_image_is_mirrored(paths: list[Path]) -> None:
 @pytest.mark.parametrize("workers", [0, 2])
 def test_an_unreadable_image_is_named_after_the_batches_before_it(workers: int, tmp_path: Path) -> None:
     directory = write_captioned(tmp_path / "pictures", 6)
-    batches = image_batches([image.path for image in find_captioned(directory)], Share(seed=0, batch_size=1))
+    batches = image_batches([image.path for image in find_captioned(directory)], DeviceShare(seed=0, batch_size=1))
     broken = batches.paths[batches.orders[0](4)]
     broken.write_bytes(broken.read_bytes()[:60])
     found: list[Any] = []
@@ -177,7 +177,7 @@ class WorkerIds(StepBatches[int]):
     """Yields the process that prepared the batch, slowly."""
 
     def __init__(self) -> None:
-        super().__init__(Share(0, 1), 1)
+        super().__init__(DeviceShare(0, 1), 1)
 
     def batch(self, indices: list[int], generator: torch.Generator) -> int:
         assert get_worker_info() is not None

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from ldm.data.batches import DreamBoothBatches, NoisyLatents, Share
+from ldm.data.batches import DeviceShare, DreamBoothBatches, NoisyLatents
 
 STEPS = 1000
 
@@ -32,7 +32,9 @@ def batches_of(
 ) -> DreamBoothBatches:
     """Instance images are numbered from 0, class images from 100."""
     class_moments = numbered(classes, views, start=100) if classes else None
-    return DreamBoothBatches(numbered(instances, views), class_moments, num_timesteps, Share(seed, batch_size, **share))
+    return DreamBoothBatches(
+        numbered(instances, views), class_moments, num_timesteps, DeviceShare(seed, batch_size, **share)
+    )
 
 
 def images(batch: NoisyLatents) -> list[float]:
@@ -53,7 +55,7 @@ def test_a_batch_holds_instances_first_and_then_as_many_class_images() -> None:
 
 def test_shapes_and_types() -> None:
     instance, classes = torch.randn(5, 2, 8, 4, 6), torch.randn(3, 2, 8, 4, 6)
-    batch = DreamBoothBatches(instance, classes, STEPS, Share(1, 3)).step(0)
+    batch = DreamBoothBatches(instance, classes, STEPS, DeviceShare(1, 3)).step(0)
     assert {key: tuple(value.shape) for key, value in batch.items()} == {  # type: ignore[attr-defined]
         "moments": (6, 8, 4, 6),
         "posterior_noise": (6, 4, 4, 6),
@@ -164,7 +166,7 @@ def test_timesteps_are_all_of_the_schedules_and_no_others() -> None:
 
 
 def test_noise_is_standard_normal() -> None:
-    batch = DreamBoothBatches(torch.zeros(4, 1, 8, 32, 32), None, STEPS, Share(seed=0, batch_size=4)).step(3)
+    batch = DreamBoothBatches(torch.zeros(4, 1, 8, 32, 32), None, STEPS, DeviceShare(seed=0, batch_size=4)).step(3)
     for noise in (batch["noise"], batch["posterior_noise"]):
         assert abs(noise.mean()) < 0.05
         assert abs(noise.std() - 1.0) < 0.05

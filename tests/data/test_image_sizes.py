@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from ldm.data import images
-from ldm.data.images import fit, image_size, read_image
+from ldm.data.images import fit_image, image_size, read_image
 from ldm.data.photos import read_directory
 from ldm.errors import UserError
 from tests.data.odd_images import BAD, ORIENTATION, png
@@ -32,7 +32,7 @@ def test_a_large_image_is_reduced_to_no_less_than_twice_the_needed_size(
     turned = orientation == 6 and kind != "GIF"
     assert whole.size == ((320, 400) if turned else (400, 320))
     assert 64 <= min(reduced.size) < 130
-    assert np.abs(np.asarray(fit(reduced, 24, 32)).astype(int) - np.asarray(fit(whole, 24, 32))).max() <= 6
+    assert np.abs(np.asarray(fit_image(reduced, 24, 32)).astype(int) - np.asarray(fit_image(whole, 24, 32))).max() <= 6
 
 
 def test_an_image_that_is_not_large_keeps_its_bits_at_any_needed_size(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from ldm.data.images import fit, own_text, read_image, save_png, to_image, to_tensor
+from ldm.data.images import fit_image, own_text, read_image, save_png, to_image, to_tensor
 from ldm.errors import UserError
 from tests.data.scenes import BLUE, GREEN, RED, pixels, scene
 
@@ -26,11 +26,11 @@ def stripes(colours: list[tuple[int, int, int]], side: int = 30) -> Image.Image:
 def test_images_are_cropped_to_their_centre(upright: bool) -> None:
     image = stripes([RED, GREEN, BLUE])
     image = image.transpose(Image.Transpose.ROTATE_90) if upright else image
-    assert np.asarray(fit(image, 30, 30)).reshape(-1, 3).tolist() == [list(GREEN)] * 900
+    assert np.asarray(fit_image(image, 30, 30)).reshape(-1, 3).tolist() == [list(GREEN)] * 900
 
 
 def test_both_sides_lose_the_same() -> None:
-    fitted = np.asarray(fit(stripes([RED, GREEN, GREEN, BLUE]), 30, 90))
+    fitted = np.asarray(fit_image(stripes([RED, GREEN, GREEN, BLUE]), 30, 90))
     assert (fitted[:, :10] == RED).all()
     assert (fitted[:, -10:] == BLUE).all()
     assert np.abs(fitted[:, 20:70].astype(int) - GREEN).max() <= 2
@@ -40,14 +40,14 @@ def test_both_sides_lose_the_same() -> None:
 @given(size=st.tuples(st.integers(1, 90), st.integers(1, 90)), target=st.tuples(st.integers(1, 60), st.integers(1, 60)))
 def test_a_fitted_image_covers_all_of_its_size(size: tuple[int, int], target: tuple[int, int]) -> None:
     height, width = target
-    fitted = fit(Image.new("RGB", size, (10, 200, 60)), height, width)
+    fitted = fit_image(Image.new("RGB", size, (10, 200, 60)), height, width)
     assert fitted.size == (width, height)
     assert (np.asarray(fitted) == (10, 200, 60)).all()
 
 
 def test_nothing_is_cut_off_an_image_of_the_right_shape() -> None:
-    assert pixels(fit(scene(6, 9), 6, 9)) == pixels(scene(6, 9))
-    corners = np.asarray(fit(stripes([RED, BLUE], 40), 20, 40))
+    assert pixels(fit_image(scene(6, 9), 6, 9)) == pixels(scene(6, 9))
+    corners = np.asarray(fit_image(stripes([RED, BLUE], 40), 20, 40))
     assert corners[0, 0].tolist() == list(RED)
     assert corners[-1, -1].tolist() == list(BLUE)
 

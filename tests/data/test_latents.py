@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ldm.data.captioned import find_captioned
-from ldm.data.images import fit, read_image, to_tensor
+from ldm.data.images import fit_image, read_image, to_tensor
 from ldm.data.latents import encode_moments, latents_key, measure_scale_factor, moments_at, open_moments, write_moments
 from ldm.errors import UserError
 from ldm.nn.autoencoder import AutoencoderConfig, AutoencoderKL, DiagonalGaussian
@@ -41,7 +41,7 @@ def test_the_file_holds_each_image_as_encoded_alone(
     assert moments.shape == (19, 1 + flip, 8, 8, 8)
     assert moments.dtype == np.float16
     for index, path in enumerate(paths):
-        image = to_tensor(fit(read_image(path), 16, 16))
+        image = to_tensor(fit_image(read_image(path), 16, 16))
         for view in range(1 + flip):
             shown = image.flip(-1) if view else image
             expected = autoencoder.encode(shown[None]).parameters[0]

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from ldm.data.formats import IMAGE_SUFFIXES
-from ldm.data.images import fit, read_image, to_tensor
+from ldm.data.images import fit_image, read_image, to_tensor
 from ldm.data.photos import MOST_NAMED, read_directory
 from ldm.errors import UserError
 from tests.data.odd_images import GOOD, NO_IMAGES
@@ -27,7 +27,7 @@ def test_all_photos_of_a_directory(photos: Path, caplog: pytest.LogCaptureFixtur
     assert images.shape == (5, 3, 16, 24)
     assert images.dtype == torch.float32
     for path, image in zip(paths, images, strict=True):
-        assert torch.equal(image, to_tensor(fit(read_image(path), 16, 24)))
+        assert torch.equal(image, to_tensor(fit_image(read_image(path), 16, 24)))
     assert not caplog.records
 
 

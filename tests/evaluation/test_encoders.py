@@ -10,7 +10,7 @@ from ldm.choices import ENCODERS
 from ldm.data.photos import read_directory
 from ldm.errors import UserError
 from ldm.evaluation.clip_dino import CLIP_DINO, DIRECTORY
-from ldm.evaluation.encoders import TOYWORLD_JUDGE, Encoder, load_encoder
+from ldm.evaluation.encoders import TOYWORLD_JUDGE, ImageEncoder, load_encoder
 from ldm.evaluation.scores import SCORES
 from ldm.files import ROOT
 from ldm.toyworld.judge.encoder import load_evaluator
@@ -20,13 +20,13 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture(params=ENCODERS)
-def encoder(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Encoder:
+def encoder(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ImageEncoder:
     load = clip_dino.load_clip_dino
     monkeypatch.setattr(clip_dino, "load_clip_dino", lambda device: load(device, write_networks(tmp_path)))
     return load_encoder(request.param, CPU)
 
 
-def test_each_has_its_name_and_gives_unit_vectors(encoder: Encoder) -> None:
+def test_each_has_its_name_and_gives_unit_vectors(encoder: ImageEncoder) -> None:
     assert encoder.name in ENCODERS
     images = torch.rand(2, 3, 50, 70, generator=torch.Generator().manual_seed(0)) * 2 - 1
     captions = encoder.embed_captions(["a photo of a bottle", "a photo of a duck", "a ball"])
@@ -38,7 +38,7 @@ def test_each_has_its_name_and_gives_unit_vectors(encoder: Encoder) -> None:
         assert torch.allclose(vectors.norm(dim=-1), torch.ones(len(vectors)), atol=1e-5)
 
 
-def test_each_names_the_embedding_of_each_score(encoder: Encoder) -> None:
+def test_each_names_the_embedding_of_each_score(encoder: ImageEncoder) -> None:
     assert encoder.spaces.keys() == {one.space for one in SCORES if one.space}
     for one in SCORES:
         explanation = one.described(encoder.spaces).explanation
@@ -47,7 +47,7 @@ def test_each_names_the_embedding_of_each_score(encoder: Encoder) -> None:
         assert not any(name in one.score.explanation for name in ("DINO", "CLIP"))
 
 
-def test_unknown_words_and_unfamiliar_photos(encoder: Encoder) -> None:
+def test_unknown_words_and_unfamiliar_photos(encoder: ImageEncoder) -> None:
     noise = torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
     limited = encoder.name == TOYWORLD_JUDGE
     assert encoder.unknown_words("a red ball and a corgi") == (["corgi"] if limited else [])
@@ -72,7 +72,7 @@ def test_without_the_downloaded_weights_the_error_names_their_script() -> None:
         load_encoder(CLIP_DINO, CPU)
 
 
-def test_no_images_give_no_vectors_of_the_right_width(encoder: Encoder) -> None:
+def test_no_images_give_no_vectors_of_the_right_width(encoder: ImageEncoder) -> None:
     nothing, something = torch.empty(0, 3, 50, 70), torch.zeros(1, 3, 50, 70)
     for embed in (encoder.embed_subjects, encoder.embed_images):
         assert embed(nothing).shape == (0, embed(something).shape[1])

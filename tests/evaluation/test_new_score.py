@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ldm.commands.sampling.scoring import scored
+from ldm.data.images import read_image
 from ldm.evaluation import scores
 from ldm.evaluation.encoders import TOYWORLD_JUDGE, load_encoder
 from ldm.evaluation.results import SUBJECT, Score
@@ -43,8 +44,8 @@ def test_a_new_score_reaches_the_table_the_files_and_the_page(tmp_path: Path, mo
     sampling = {"negative_prompt": "", "height": 64, "width": 64, **{option.field: 1 for option in SAMPLING_OPTIONS}}
     sample = replace(sample, sampling=sampling, columns=[replace(one, kind=SUBJECT) for one in sample.columns])
     write_images(tmp_path, sample)
-    photos = [[tmp_path / photo for photo in sample.groups[0].photos]]
-    found = scored(sample, tmp_path, photos, (64, 64), load_encoder(TOYWORLD_JUDGE, torch.device("cpu")))
+    photos = [[read_image(tmp_path / photo) for photo in sample.groups[0].photos]]
+    found = scored(sample, tmp_path, photos, load_encoder(TOYWORLD_JUDGE, torch.device("cpu")))
 
     write_csv(tmp_path, found)
     write_json(tmp_path, found)

@@ -4,11 +4,28 @@ import re
 
 import pytest
 
-from ldm.evaluation.protocol import LIVE_CLASSES, OBJECT_CLASSES, dreambooth_prompts, is_live, without_token
+from ldm.evaluation.protocol import LIVE_CLASSES, dreambooth_prompts, is_live, without_token
 from ldm.files import ROOT
 
 LIST = ROOT / "data" / "dreambooth" / "prompts_and_classes.txt"
 """The dataset's own, where `download/dreambooth-data.sh` puts it."""
+
+OBJECT_CLASSES = {
+    "backpack",
+    "boot",
+    "bowl",
+    "can",
+    "candle",
+    "cartoon",
+    "clock",
+    "glasses",
+    "sneaker",
+    "stuffed animal",
+    "teapot",
+    "toy",
+    "vase",
+}
+"""The dataset's classes of objects."""
 
 
 def test_there_are_25_of_each_kind_of_subject() -> None:

@@ -14,7 +14,7 @@ from ldm.evaluation.encoders import ImageFeatures, extract_features, with_gaps
 from ldm.evaluation.recommendation import Candidate, recommend
 from ldm.evaluation.results import CLASS, OTHER, SUBJECT, PromptSpec
 from ldm.evaluation.scores import SCORES, score_group
-from ldm.nn.memory import in_batches
+from ldm.nn.memory import apply_in_batches
 
 FEW = st.integers(0, 3)
 
@@ -25,10 +25,10 @@ class Hash:
     name = "hash"
 
     def embed_subjects(self, images: Tensor) -> Tensor:
-        return in_batches(images, 2, lambda part: F.normalize(part[:, 0, :2, :2].flatten(1) + 0.1, dim=-1))
+        return apply_in_batches(images, 2, lambda part: F.normalize(part[:, 0, :2, :2].flatten(1) + 0.1, dim=-1))
 
     def embed_images(self, images: Tensor) -> Tensor:
-        return in_batches(images, 2, lambda part: F.normalize(part[:, 1, :2, :2].flatten(1) + 0.1, dim=-1))
+        return apply_in_batches(images, 2, lambda part: F.normalize(part[:, 1, :2, :2].flatten(1) + 0.1, dim=-1))
 
     def embed_captions(self, captions: list[str]) -> Tensor:
         return F.normalize(torch.tensor([[len(one), 1.0, 2.0, 3.0] for one in captions]).reshape(-1, 4), dim=-1)

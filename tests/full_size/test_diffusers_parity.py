@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ldm.checkpoint.loading import Placement, load_model
 from ldm.checkpoint.metadata import CheckpointInfo
-from ldm.checkpoint.saving import save_checkpoint
+from ldm.checkpoint.saving import checkpoint_writer
 from ldm.diffusion.guidance import classifier_free
 from ldm.diffusion.latent_diffusion import LatentDiffusion, LatentDiffusionConfig
 from ldm.diffusion.noise import draw_noise, image_generators
@@ -136,7 +136,7 @@ def test_a_file_written_by_us_opens_in_diffusers_and_samples_the_same_image(
     from diffusers import StableDiffusionPipeline
 
     path = tmp_path / "step-00200.safetensors"
-    save_checkpoint(path, load_ours(weights_dir / "sd-v1-4.ckpt"), CheckpointInfo(step=200), torch.float16)
+    checkpoint_writer(path, load_ours(weights_dir / "sd-v1-4.ckpt"), CheckpointInfo(step=200), torch.float16)()
     prompt, negative, seed = "a photo of sks can", "blurry", 42
 
     ours = load_ours(path)

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ldm.nn.memory import Footprint, free_memory, in_batches, peak_bytes
+from ldm.nn.memory import Footprint, apply_in_batches, free_memory, peak_bytes
 from ldm.nn.unet import UNet, UNetConfig
 
 SQUARE = 100 * 100 * 4
@@ -190,5 +190,5 @@ def test_inputs_of_any_number_are_computed_in_batches(count: int, sizes: list[in
         given.append(len(batch))
         return 2 * batch
 
-    assert torch.equal(in_batches(inputs, 2, function), 2 * inputs)
+    assert torch.equal(apply_in_batches(inputs, 2, function), 2 * inputs)
     assert given == sizes

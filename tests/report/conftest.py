@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from ldm.report.comparison import Comparison
+from ldm.report.comparison import ComparisonData
 from ldm.report.page import write_page
 from tests.report.browser import Browser
 from tests.report.pages import WritePage, sample_comparison, write_images
@@ -48,7 +48,7 @@ def chromium() -> Iterator[Any]:
 @pytest.fixture(scope="session")
 def page_url(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The sample's page, in a directory whose name a URL can't hold as it is."""
-    directory = tmp_path_factory.mktemp("a sweep #1")
+    directory = tmp_path_factory.mktemp("a comparison #1")
     write_images(directory, sample_comparison())
     return write_page(directory, sample_comparison()).as_uri()
 
@@ -70,7 +70,7 @@ def browser(chromium: Any, page_url: str) -> Iterator[Browser]:
 def written(tmp_path: Path) -> WritePage:
     """Writes a comparison's images and its page, and returns the page's URL."""
 
-    def write(comparison: Comparison) -> str:
+    def write(comparison: ComparisonData) -> str:
         write_images(tmp_path, comparison)
         return write_page(tmp_path, comparison).as_uri()
 

@@ -5,23 +5,10 @@ from pathlib import Path
 
 from PIL import Image
 
-from ldm.report.comparison import (
-    CLASS,
-    OTHER,
-    SUBJECT,
-    Cell,
-    Column,
-    Comparison,
-    Group,
-    Interval,
-    Recommendation,
-    Reference,
-    Row,
-    Run,
-    Score,
-)
+from ldm.evaluation.results import CLASS, OTHER, SUBJECT, Interval, Recommendation, Reference, Score
+from ldm.report.comparison import Cell, Column, ComparisonData, Group, Row, RunOptions
 
-WritePage = Callable[[Comparison], str]
+WritePage = Callable[[ComparisonData], str]
 
 HOSTILE = '</script><script>window.hacked = 1</script><img src=x onerror="window.hacked = 1"> "\'`&amp; $title ${1} 🦆'
 """Text that would do something if any of it became markup or code."""
@@ -85,9 +72,9 @@ def row_of(index: int, run: str, step: int) -> Row:
     )
 
 
-def sample_comparison() -> Comparison:
+def sample_comparison() -> ComparisonData:
     checkpoints = [("", 0), *((run, step) for run in RUNS for step in STEPS)]
-    return Comparison(
+    return ComparisonData(
         title="Tin can, 6 checkpoints",
         command="python txt2img.py --ckpt-path ckpts/",
         created="2026-01-02 03:04",
@@ -104,8 +91,8 @@ def sample_comparison() -> Comparison:
             )
         ],
         runs=[
-            Run("can-1", {"learning_rate": 1e-4, "seed": 42, "ckpt_path": None, "hw": [64, 64]}),
-            Run("can-2", {"learning_rate": 5e-4, "seed": 42, "ckpt_path": None, "hw": [64, 64], "flip": True}),
+            RunOptions("can-1", {"learning_rate": 1e-4, "seed": 42, "ckpt_path": None, "hw": [64, 64]}),
+            RunOptions("can-2", {"learning_rate": 5e-4, "seed": 42, "ckpt_path": None, "hw": [64, 64], "flip": True}),
         ],
         scores=SCORES,
         rule="The earliest of the best.",
@@ -114,7 +101,7 @@ def sample_comparison() -> Comparison:
     )
 
 
-def write_images(directory: Path, comparison: Comparison) -> None:
+def write_images(directory: Path, comparison: ComparisonData) -> None:
     """Writes every file that the comparison names, 64 x 64, each of another colour."""
     cells = [cell for row in comparison.rows for cell in row.cells if cell is not None]
     files = [cell.file for cell in cells] + [photo for group in comparison.groups for photo in group.photos]

@@ -1,4 +1,4 @@
-"""Reading a sweep's files, checkpoints to sweep over, and interrupting it."""
+"""For tests of comparisons: checkpoints to compare, reading the files, interrupting the sampling."""
 
 import csv
 from pathlib import Path
@@ -9,13 +9,13 @@ import pytest
 from ldm.checkpoint.saving import hash_file
 from ldm.commands.sampling import loop
 from ldm.config import to_yaml
-from ldm.report.comparison import Comparison
+from ldm.report.comparison import ComparisonData
 from ldm.report.table import read_comparison
 from tests.commands.calls import Sampled
 from tests.tiny import build_tiny_model, write_tiny_checkpoint
 
 
-def table_of(sampled: Sampled) -> Comparison:
+def table_of(sampled: Sampled) -> ComparisonData:
     """The comparison that a call wrote."""
     return read_comparison(sampled.directory / "comparison.json")
 

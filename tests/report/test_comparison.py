@@ -4,15 +4,15 @@ from dataclasses import replace
 
 import pytest
 
-from ldm.report.comparison import Cell, Column, Comparison, Group, Row, shown_prompt
+from ldm.report.comparison import Cell, Column, ComparisonData, Group, Row, shown_prompt
 
 PROMPT = "a photo of sks {class}"
 
 
-def comparison(*subjects: str, cells: list[Cell | None]) -> Comparison:
+def comparison(*subjects: str, cells: list[Cell | None]) -> ComparisonData:
     """A row for each cell, of one column, and a group for each subject."""
     rows = [Row(f"step {step}", 0, "can-1", step, "can.ckpt", False, [cell]) for step, cell in enumerate(cells)]
-    return Comparison("", "", "", [Column(PROMPT, 0, 42)], rows, [Group(subject) for subject in subjects])
+    return ComparisonData("", "", "", [Column(PROMPT, 0, 42)], rows, [Group(subject) for subject in subjects])
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from ldm.errors import UserError
-from ldm.report.comparison import Cell, Comparison
+from ldm.report.comparison import Cell, ComparisonData
 from ldm.report.grid import labelled_grid
 from ldm.report.summary import summary
 from ldm.report.table import CSV_NAME, JSON_NAME, read_comparison, write_csv, write_json
@@ -28,7 +28,7 @@ FORMULAS = [
 ]
 
 
-def with_prompt(prompt: str) -> Comparison:
+def with_prompt(prompt: str) -> ComparisonData:
     """One image with a score below zero."""
     sample = sample_comparison()
     row = replace(sample.rows[1], label=prompt, run=prompt, cells=[Cell("a.png", prompt, {"subject": -0.5})])

@@ -16,8 +16,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ldm.evaluation.results import Interval
 from ldm.files import ROOT
-from ldm.report.comparison import Cell, Comparison, Interval, Run
+from ldm.report.comparison import Cell, ComparisonData, RunOptions
 from ldm.report.page import SCRIPTS, SOURCES, UNKNOWN_SIZE, page_data, page_html, write_page
 from tests.report.pages import HOSTILE, MISSING, file_of, sample_comparison, write_images
 
@@ -50,7 +51,7 @@ class Page(HTMLParser):
         return json.loads(self.texts["application/json"])
 
 
-def with_prompt(prompt: str) -> Comparison:
+def with_prompt(prompt: str) -> ComparisonData:
     """The sample with another first prompt, in the column and in its cells."""
     sample = sample_comparison()
     rows = [replace(row, cells=[Cell("a.png", prompt), *row.cells[1:]]) for row in sample.rows]
@@ -182,7 +183,7 @@ def test_the_policy_names_exactly_this_script_and_this_style() -> None:
 def test_numbers_that_are_none_are_null() -> None:
     sample = sample_comparison()
     row = replace(sample.rows[1], scores={"subject": Interval(math.nan, -math.inf, 0.5)})
-    run = Run("can-1", {"weights": Path("a/b"), "limit": math.inf, "steps": (1, 2)})
+    run = RunOptions("can-1", {"weights": Path("a/b"), "limit": math.inf, "steps": (1, 2)})
     data = Page(page_html(replace(sample, rows=[sample.rows[0], row, *sample.rows[2:]], runs=[run]))).data
     assert data["rows"][1]["scores"]["subject"] == {"mean": None, "low": None, "high": 0.5}
     assert data["runs"][0]["options"] == {"weights": str(Path("a/b")), "limit": None, "steps": [1, 2]}

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from ldm.report.comparison import Cell, Comparison, Group
+from ldm.report.comparison import Cell, ComparisonData, Group
 from tests.report.browser import Browser, Keys
 from tests.report.pages import COLUMNS, PROMPTS, ROWS, SEEDS, STEPS, WritePage, sample_comparison
 
@@ -48,7 +48,7 @@ def test_a_view_is_opened_from_its_address(browser: Browser) -> None:
     assert browser.count("#row-0 td") == len(SEEDS)
 
 
-def many_prompts() -> Comparison:
+def many_prompts() -> ComparisonData:
     """The sample with twelve prompts of one seed."""
     sample = sample_comparison()
     columns = [replace(COLUMNS[0], prompt=f"a can in place {index}", prompt_index=index) for index in range(12)]

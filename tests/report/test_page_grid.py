@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from ldm.report.comparison import Interval, Score
+from ldm.evaluation.results import Interval, Score
 from tests.report.browser import Browser, Keys, image
 from tests.report.pages import COLUMNS, COPY, MISSING, PROMPTS, ROWS, SEEDS, WritePage, file_of, sample_comparison
 

@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from ldm.report.comparison import Recommendation, Row, Run
+from ldm.evaluation.results import Recommendation
+from ldm.report.comparison import Row, RunOptions
 from tests.report.browser import Browser
 from tests.report.pages import HOSTILE, WritePage, sample_comparison
 
@@ -22,7 +23,7 @@ def test_hostile_text_is_only_text(browser: Browser, written: WritePage) -> None
     url = written(
         replace(
             sample, title=HOSTILE, command=HOSTILE, rows=nasty, groups=groups, scores=scores, rule=HOSTILE,
-            runs=[Run(HOSTILE, {HOSTILE: HOSTILE, "__proto__": HOSTILE})], sampling={HOSTILE: HOSTILE},
+            runs=[RunOptions(HOSTILE, {HOSTILE: HOSTILE, "__proto__": HOSTILE})], sampling={HOSTILE: HOSTILE},
         )
     )  # fmt: skip
     browser.open(url=url)

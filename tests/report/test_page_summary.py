@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from ldm.report.comparison import Group, Recommendation
+from ldm.evaluation.results import Recommendation
+from ldm.report.comparison import Group
 from tests.report.browser import Browser
 from tests.report.pages import ROWS, WritePage, sample_comparison
 

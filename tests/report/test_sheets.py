@@ -1,4 +1,4 @@
-"""The grid of a sweep: its cells and labels, and pages where it is large."""
+"""The grid of a comparison: its cells and labels, and pages where it is large."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,7 @@ from ldm.report import grid, sheets
 from ldm.report.grid import MARGIN, MAX_PAGE, Heading, enlargement, pages
 from tests.commands.calls import call
 from tests.commands.fixtures import Sample, Trained
-from tests.commands.sampling.test_sweep import mug
+from tests.commands.sampling.test_comparing import mug
 from tests.report.tables import stop_after
 
 

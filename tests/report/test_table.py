@@ -1,4 +1,4 @@
-"""The tables of a sweep, and the kinds of its columns."""
+"""The tables of a comparison, and the kinds of its columns."""
 
 import json
 from dataclasses import replace
@@ -7,7 +7,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from ldm.report.comparison import Cell, Column, Comparison, Group, Interval, Recommendation, Reference, Row, Run, Score
+from ldm.evaluation.results import Interval, Recommendation, Reference, Score
+from ldm.report.comparison import Cell, Column, ComparisonData, Group, Row, RunOptions
 from ldm.report.table import read_comparison, write_csv, write_json
 from tests.commands.calls import Sampled, call, difference, refused
 from tests.commands.fixtures import Sample, Trained
@@ -183,7 +184,7 @@ def test_a_comparison_works_without_photos(txt2img: Sample, tmp_path: Path, tiny
 
 # The files themselves
 
-SCORED = Comparison(
+SCORED = ComparisonData(
     title="ckpts",
     command="python txt2img.py",
     created="2024-01-01",
@@ -191,7 +192,7 @@ SCORED = Comparison(
     rows=[Row("step 2", 0, "can-1", 2, "a.ckpt", False, [Cell("a.png", "a can", {"copy": 0.5}), None],
               {"copy": Interval(0.5, 0.25, 0.75)})],
     groups=[Group("can", ["photos/a.png"], {"copy": Reference(0.5, None)}, Recommendation(None, "no", ["why"]))],
-    runs=[Run("can-1", {"flip": True, "lr": 1e-5, "prompts": ["a"]})],
+    runs=[RunOptions("can-1", {"flip": True, "lr": 1e-5, "prompts": ["a"]})],
     scores=[Score("copy", "Copies", False, "How near.")],
     rule="the best",
     sampling={"sampler": "ddim", "num_steps": 3, "guidance_scale": 7.5, "eta": 0.0, "width": 8, "height": 8,

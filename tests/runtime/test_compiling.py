@@ -136,7 +136,7 @@ def test_one_worker_uses_a_graphed_unet(full: SimulatedCapture, monkeypatch: pyt
     assert worker_pool(ldm, sampling) == WorkerPool()
 
 
-def test_a_sweep_captures_each_checkpoint(txt2img: Sample, trained: Trained, full: SimulatedCapture) -> None:
+def test_a_comparison_captures_each_checkpoint(txt2img: Sample, trained: Trained, full: SimulatedCapture) -> None:
     plain = txt2img("-c", trained.root, "-v", 2, "-o", "plain")
     compiled = txt2img("-c", trained.root, "-v", 2, "--compile", "full")
     assert full.captured == 4

@@ -76,7 +76,7 @@ def test_a_damaged_tokenizer_is_read_from_another_place_that_has_it(
     assert (outcome.images[0] == expected).all()
 
 
-def test_clips_vocabulary_is_shipped_with_its_licence() -> None:
+def test_clips_vocabulary_is_embedded_with_its_licence() -> None:
     assert "MIT License, Copyright (c) 2021 OpenAI" in (TOKENIZER / "README.md").read_text()
     assert TOKENIZER.is_relative_to(ROOT / "ldm" / "assets")
 

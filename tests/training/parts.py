@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 
 from ldm.background import BackgroundWriter
-from ldm.data.batches import NoisyLatents, Share
+from ldm.data.batches import DeviceShare, NoisyLatents
 from ldm.errors import UserError
 from ldm.interruption import Stopped, handled_signals
 from ldm.nn.graphed import Capture
@@ -52,7 +52,7 @@ def build_module(
 
 def batch_of(module: DreamBooth, step: int) -> NoisyLatents:
     """The module's batch in this step of a run on one device."""
-    return module.batches(Share(SEED, module.config.batch_size)).step(step)
+    return module.batches(DeviceShare(SEED, module.config.batch_size)).step(step)
 
 
 def train(

@@ -11,8 +11,7 @@ from torch import Tensor
 from ldm.config import build_config
 from ldm.data.batches import ImageBatch
 from ldm.data.captioned import find_captioned
-from ldm.data.images import fit as fit_image
-from ldm.data.images import read_image, to_tensor
+from ldm.data.images import fit_image, read_image, to_tensor
 from ldm.errors import UserError
 from ldm.nn.autoencoder import AutoencoderConfig, AutoencoderKL, ResnetBlock
 from ldm.training import autoencoder as stage

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ldm.data.batches import Share
+from ldm.data.batches import DeviceShare
 from ldm.toyworld.judge.data import NO_LABEL, Images, JudgeBatch, JudgeBatches
 from ldm.toyworld.judge.network import JudgeConfig
 from ldm.training.config import JudgeTrainingConfig
@@ -33,7 +33,7 @@ def build(directory: Path, cls: type[JudgeTraining] = JudgeTraining, **changes: 
 
 
 def batch_of(module: JudgeTraining, step: int = 0) -> JudgeBatch:
-    share = Share(module.seed, module.config.batch_size)
+    share = DeviceShare(module.seed, module.config.batch_size)
     return JudgeBatches(module.images, module.tokenizer, SIZE, share).step(step)
 
 

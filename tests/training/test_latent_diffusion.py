@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from ldm.config import build_config
-from ldm.data.batches import LatentBatch, LatentBatches, Share
+from ldm.data.batches import DeviceShare, LatentBatch, LatentBatches
 from ldm.errors import UserError
 from ldm.nn.autoencoder import DiagonalGaussian
 from ldm.nn.tokenizer import load_tokenizer
@@ -58,7 +58,7 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Build:
 def batch_of(module: LatentDiffusionTraining, size: int = 4) -> LatentBatch:
     tokenizer = module.ldm.tokenizer
     assert tokenizer is not None
-    return LatentBatches(moments(), CAPTIONS, tokenizer, 1000, 0.25, Share(5, size)).step(0)
+    return LatentBatches(moments(), CAPTIONS, tokenizer, 1000, 0.25, DeviceShare(5, size)).step(0)
 
 
 @pytest.mark.parametrize("gamma", [0.0, 5.0])

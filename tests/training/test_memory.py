@@ -15,10 +15,10 @@ from ldm.nn.memory import Footprint
 from ldm.training import memory
 from ldm.training.config import DreamBoothConfig
 from ldm.training.memory import (
-    COMBINATIONS,
     CUDA_OVERHEAD,
     GIB,
-    Combination,
+    MEMORY_PROFILES,
+    MemoryProfile,
     Prediction,
     Workload,
     choose,
@@ -140,7 +140,7 @@ def test_if_weights_alone_are_too_much_nothing_else_is_counted() -> None:
 @pytest.mark.slow
 def test_all_of_stable_diffusions_unet_trains_on_a_card_of_8_gb() -> None:
     workload = Workload(LatentDiffusionConfig(), 512, 512, autocast_dtype=AUTOCAST)
-    smaller = Combination("adamw8bit", "bf16", "attention")
+    smaller = MemoryProfile("adamw8bit", "bf16", "attention")
     assert predict(workload, smaller.applied_to(DreamBoothConfig())).peak + CUDA_OVERHEAD < USABLE * 8 * GIB
 
 
@@ -148,22 +148,23 @@ def test_plenty_is_more_than_enough() -> None:
     assert plenty(TINY, SHORT) > 2 * predicted(TINY, SHORT).peak
 
 
-def test_the_first_combination_that_fits_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
-    needs = dict(zip(COMBINATIONS, (90, 60, 40, 80, 50, 30, 70, 45, 20), strict=True))
+def test_the_first_profile_that_fits_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    needs = dict(zip(MEMORY_PROFILES, (90, 60, 40, 80, 50, 30, 70, 45, 20), strict=True))
 
     def predict(workload: Workload, config: DreamBoothConfig, limit: float) -> Prediction:
-        combination = Combination(config.optimizer, config.train_dtype, config.gradient_checkpointing)
-        return Prediction(needs[combination], needs[combination] // 2)
+        profile = MemoryProfile(config.optimizer, config.train_dtype, config.gradient_checkpointing)
+        return Prediction(needs[profile], needs[profile] // 2)
 
     monkeypatch.setattr(memory, "predict", predict)
     for budget, index in ((100, 0), (90, 0), (89, 1), (45, 2), (39, 5), (20, 8)):
-        chosen = choose(TINY, SHORT, COMBINATIONS, budget)
-        assert chosen == (COMBINATIONS[index], Prediction(needs[COMBINATIONS[index]], needs[COMBINATIONS[index]] // 2))
-    assert choose(TINY, SHORT, COMBINATIONS, 19) is None
+        profile = MEMORY_PROFILES[index]
+        chosen = choose(TINY, SHORT, MEMORY_PROFILES, budget)
+        assert chosen == (profile, Prediction(needs[profile], needs[profile] // 2))
+    assert choose(TINY, SHORT, MEMORY_PROFILES, 19) is None
 
 
-def test_combinations_begin_with_the_exact_and_end_with_the_smallest() -> None:
-    assert COMBINATIONS[0].applied_to(SHORT) == SHORT
-    assert len(set(COMBINATIONS)) == 9
-    assert COMBINATIONS[-1] == Combination("adamw8bit", "bf16", "all")
-    assert str(COMBINATIONS[-1]) == "8-bit AdamW on bfloat16 weights, gradient checkpointing all"
+def test_profiles_begin_with_the_exact_and_end_with_the_smallest() -> None:
+    assert MEMORY_PROFILES[0].applied_to(SHORT) == SHORT
+    assert len(set(MEMORY_PROFILES)) == 9
+    assert MEMORY_PROFILES[-1] == MemoryProfile("adamw8bit", "bf16", "all")
+    assert str(MEMORY_PROFILES[-1]) == "8-bit AdamW on bfloat16 weights, gradient checkpointing all"

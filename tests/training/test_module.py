@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ldm.data.batches import Share, StepBatches
+from ldm.data.batches import DeviceShare, StepBatches
 from ldm.errors import UserError
 from ldm.training.config import OptimizationConfig
 from ldm.training.ema import AveragedTraining
@@ -20,7 +20,7 @@ from tests.training.parts import assert_same, each_update, fit_on_cpu, full_disk
 class Numbers(StepBatches[Tensor]):
     """Step n is the number n; `broken` is a step that can't be read."""
 
-    def __init__(self, share: Share, broken: int = -1) -> None:
+    def __init__(self, share: DeviceShare, broken: int = -1) -> None:
         super().__init__(share, 1)
         self.broken = broken
 
@@ -49,7 +49,7 @@ class Line(AveragedTraining):
     def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
         return (self.line(self.offset(batch)) - 3 * batch).square().mean()
 
-    def batches(self, share: Share) -> Numbers:
+    def batches(self, share: DeviceShare) -> Numbers:
         return Numbers(share, self.broken)
 
 

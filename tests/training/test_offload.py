@@ -84,14 +84,14 @@ def test_a_training_offloads_fixed_networks_and_onloads_them_to_sample(
 
     def save(module: object, step: int) -> None:
         moves.append(f"step {step}")
-        with build.whole():
-            moves.append("whole")
+        with build.all_onloaded():
+            moves.append("sample")
             assert all(parameter.grad is None for parameter in build.trained_parameters())
 
     build = module
     train(module, tmp_path, save)
     assert moves[0] == "offload"
-    assert moves[1:5] == ["step 2", "offload", "whole", "offload"]
+    assert moves[1:5] == ["step 2", "offload", "sample", "offload"]
     tensors = {id(tensor) for tensor in module._offloaded._tensors}
     assert tensors == {id(tensor) for network in fixed for tensor in (*network.parameters(), *network.buffers())}
     after = weights(module)
@@ -106,7 +106,7 @@ def test_before_a_training_they_are_onloaded_to_the_others_device(monkeypatch: p
     monkeypatch.setattr(
         OffloadedNetworks, "onloaded", lambda self, device, dtype: devices.append(device) or onloaded(self, HOST, dtype)
     )
-    with module.whole():
+    with module.all_onloaded():
         assert devices == [torch.device("meta")]
 
 
@@ -130,7 +130,7 @@ def test_a_preview_between_steps_changes_no_bit_of_the_training(tmp_path: Path) 
     train(plain, tmp_path / "plain")
 
     def sample(module: object, step: int) -> None:
-        with sampled.whole(torch.bfloat16):
+        with sampled.all_onloaded(torch.bfloat16):
             assert sampled.ldm.autoencoder.quant_conv.weight.dtype == torch.bfloat16
 
     train(sampled, tmp_path / "sampled", sample)

@@ -13,7 +13,7 @@ from torch import nn
 
 from ldm.choices import LR_SCHEDULES, OPTIMIZERS, Choice
 from ldm.training.config import DreamBoothConfig, OptimizationConfig
-from ldm.training.memory import Combination, combinations_with
+from ldm.training.memory import MemoryProfile, profiles_with
 from ldm.training.optimizers import OptimizerKind, lr_factor
 from tests.training.parts import build_module, each_update, train, weights
 
@@ -24,7 +24,7 @@ def build_sgd(
     return torch.optim.SGD(weights, config.learning_rate, momentum=0.9, weight_decay=config.weight_decay, **kernels)
 
 
-SGD = OptimizerKind("SGD with momentum", build_sgd, state_bytes={"fp32": 8})
+SGD = OptimizerKind("SGD with momentum", build_sgd, state_bytes_per_weight={"fp32": 8})
 
 
 @pytest.fixture
@@ -42,10 +42,10 @@ def test_a_new_optimizer_is_a_kind_and_a_line_in_the_table(sgd: None, tmp_path: 
 
 
 def test_a_new_optimizer_is_known_to_the_memory_flags(sgd: None) -> None:
-    assert combinations_with({"optimizer": "sgd"}) == [
-        Combination("sgd", "fp32", level) for level in ("none", "attention", "all")
+    assert profiles_with({"optimizer": "sgd"}) == [
+        MemoryProfile("sgd", "fp32", level) for level in ("none", "attention", "all")
     ]
-    assert str(Combination("sgd", "fp32", "none")).startswith("SGD with momentum on float32 weights")
+    assert str(MemoryProfile("sgd", "fp32", "none")).startswith("SGD with momentum on float32 weights")
     with pytest.raises(ValueError, match="the optimizer sgd takes no weights in bf16"):
         DreamBoothConfig(optimizer="sgd", train_dtype="bf16")
 

@@ -8,7 +8,7 @@ from ldm.checkpoint.reading import read_checkpoint
 from ldm.checkpoint.saving import SAVE_DTYPES
 from ldm.choices import OPTIMIZERS
 from ldm.commands.disk_space import image_bytes, refuse_unwritable, refuse_without_space
-from ldm.commands.dreambooth.plan import Plan
+from ldm.commands.dreambooth.plan import RunPlan
 from ldm.commands.record import plain, section, write_record
 from ldm.commands.resuming import RECORD, make_run_dir, mark_unsaved, refuse_fewer_updates
 from ldm.config import read_yaml, to_yaml
@@ -20,7 +20,7 @@ from ldm.runtime.tokenizers import NAME
 from ldm.training.class_images import DIRECTORY as CLASS_IMAGES
 
 
-def open_run(plan: Plan) -> Path:
+def open_run(plan: RunPlan) -> Path:
     """The run's directory with its record. The first process writes it; others take its path from the environment."""
     if is_helper_process():
         return Path(os.environ[RUN_DIR_VARIABLE])
@@ -33,7 +33,7 @@ def open_run(plan: Plan) -> Path:
     return directory
 
 
-def _create(plan: Plan) -> Path:
+def _create(plan: RunPlan) -> Path:
     """A new directory. Raises `UserError` if it can't be written, or the run would fill the disk."""
     places = [plan.output_dir]
     class_images = plan.class_images.paths(plan.config.class_img_count)
@@ -47,8 +47,8 @@ def _create(plan: Plan) -> Path:
     return directory
 
 
-def _identity(plan: Plan, directory: Path) -> dict[str, object]:
-    """Of the record: what the run began with, by SHA-256, wherever its files are."""
+def _identity(plan: RunPlan, directory: Path) -> dict[str, object]:
+    """For the record: the SHA-256 of what the run began with, which its files keep when they move."""
     return {
         "directory": str(directory.resolve()),
         "base_sha256": plan.base_sha256,
@@ -57,7 +57,7 @@ def _identity(plan: Plan, directory: Path) -> dict[str, object]:
     }
 
 
-def _resume(plan: Plan, directory: Path) -> None:
+def _resume(plan: RunPlan, directory: Path) -> None:
     """Updates the record. Raises `UserError` unless weights and photos are those that the run began with."""
     record = read_yaml(directory / RECORD)
     if (expected := record.get("base_sha256")) != plan.base_sha256:
@@ -77,7 +77,7 @@ def _resume(plan: Plan, directory: Path) -> None:
     write_text(directory / RECORD, to_yaml({**record, **_identity(plan, directory), "options": options}))
 
 
-def _refuse_without_space(plan: Plan) -> None:
+def _refuse_without_space(plan: RunPlan) -> None:
     """Raises `UserError` if the run would fill the disk."""
     sizes = dict.fromkeys(PARTS, 0)
     for key, tensor in read_checkpoint(plan.base).tensors.items():
@@ -89,7 +89,7 @@ def _refuse_without_space(plan: Plan) -> None:
         plan.output_dir,
         config,
         checkpoint=SAVE_DTYPES[plan.options.save_dtype].itemsize * sum(sizes.values()),
-        state=OPTIMIZERS[config.optimizer].load().state_bytes[config.train_dtype] * trained,
-        more=image_bytes(config.class_img_count, sampling.height, sampling.width),
-        what="class images",
+        state=OPTIMIZERS[config.optimizer].load().state_bytes_per_weight[config.train_dtype] * trained,
+        extra_bytes=image_bytes(config.class_img_count, sampling.height, sampling.width),
+        extra_name="class images",
     )

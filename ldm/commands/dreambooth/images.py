@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ldm.checkpoint.reading import read_checkpoint
-from ldm.commands.dreambooth.plan import Plan
+from ldm.commands.dreambooth.plan import RunPlan
 from ldm.data.latents import encode_moments
 from ldm.leftovers import remove_leftovers
 from ldm.nn.autoencoder import AutoencoderKL
@@ -28,7 +28,7 @@ ENCODED_PIXELS = 2 * 512 * 512
 """Pixels per batch on a GPU: an image of 512 x 512 and its mirror image keep it busy."""
 
 
-def sample_class_images(plan: Plan) -> list[Path]:
+def sample_class_images(plan: RunPlan) -> list[Path]:
     """The class images' files; missing ones are sampled. Each of several devices gets a process of its own."""
     cache, count, devices = plan.class_images, plan.config.class_img_count, plan.devices
     if count == 0:
@@ -49,7 +49,7 @@ def sample_class_images(plan: Plan) -> list[Path]:
     return cache.paths(count)
 
 
-def _sample_share(rank: int, done: Callable[[int], None], plan: Plan, missing: list[int], show_steps: bool) -> None:
+def _sample_share(rank: int, done: Callable[[int], None], plan: RunPlan, missing: list[int], show_steps: bool) -> None:
     """Device `rank` samples every n-th missing image of n devices. Image i has the same seed on each of them."""
     cache, device = plan.class_images, plan.devices[rank]
     indices = missing[rank :: len(plan.devices)]

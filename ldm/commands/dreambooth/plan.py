@@ -46,17 +46,17 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Plan:
+class RunPlan:
     """Everything that is decided before anything is computed or written."""
 
     options: argparse.Namespace
     """Every flag with the value that is used, as the run's record has it."""
     output_dir: Path
-    """Where a new run makes its directory; as given, so that messages name it so."""
+    """The directory for new runs, as the user gave it, for messages."""
     base: Path
     base_sha256: str
     photos: dict[str, str]
-    """Their names, and the SHA-256 of each."""
+    """The SHA-256 of each photo, by its name."""
     yaml: dict[str, Any]
     settings: Settings
     tokenizer: Path
@@ -65,7 +65,7 @@ class Plan:
     subject: Subject
     config: DreamBoothConfig
     sampling: SamplingConfig
-    """Of previews."""
+    """How previews are sampled."""
     instance_images: Tensor
     """(n 3 height width) in [-1, 1]"""
     devices: list[torch.device]
@@ -78,12 +78,12 @@ class Plan:
 
     @property
     def class_precision(self) -> str:
-        """What class images are sampled in."""
+        """The `--precision` in which class images are sampled."""
         return "full" if self.options.precision == "full" else "auto"
 
     @property
     def class_images(self) -> ClassImages:
-        """Where the class images are, or will be: in the folder beside the run or, if they are there, in DIR of -o."""
+        """The cache of class images: beside the resumed run, or below `--output-dir` if only that has them."""
         beside = [self.options.resume_dir.parent] if self.options.resume_dir else []
         roots = [directory / CLASS_IMAGES for directory in (*beside, self.output_dir)]
         return ClassImages(
@@ -98,12 +98,12 @@ class Plan:
         ).found_in(roots)
 
 
-def resumed_run_options(given: argparse.Namespace) -> argparse.Namespace:
+def resumed_run_options(options: argparse.Namespace) -> argparse.Namespace:
     """The options of the run in `--resume-dir`, with the flags that may change."""
     return resumed_options(
-        given,
+        options,
         script="dreambooth.py",
-        has="class_name",
+        own_option="class_name",
         rules=DREAMBOOTH,
         paths=("ckpt_path", "config", "instance_img_dir", "output_dir"),
         config=DreamBoothConfig,
@@ -113,18 +113,20 @@ def resumed_run_options(given: argparse.Namespace) -> argparse.Namespace:
 def find_moved(options: argparse.Namespace) -> argparse.Namespace:
     """A resumed run's options, with the places where base weights and photos are now, unless a flag names them."""
     record = read_yaml(options.resume_dir / RECORD)
-    where = moved(options.resume_dir, record)
+    moved_run = moved(options.resume_dir, record)
     if "ckpt_path" not in options.typed and options.ckpt_path:
-        options.ckpt_path = find_weights(options.ckpt_path, record.get("base_sha256"), where, "--ckpt-path")
+        options.ckpt_path = find_weights(options.ckpt_path, record.get("base_sha256"), moved_run, "--ckpt-path")
     if "instance_img_dir" not in options.typed and options.instance_img_dir:
         photos = record.get("photos") or {}
-        options.instance_img_dir = find_photo_directory(options.instance_img_dir, photos, where, "--instance-img-dir")
+        options.instance_img_dir = find_photo_directory(
+            options.instance_img_dir, photos, moved_run, "--instance-img-dir"
+        )
     if not (options.output_dir and (options.output_dir / CLASS_IMAGES).is_dir()):
-        options.output_dir = where.now.parent
+        options.output_dir = moved_run.now.parent
     return options
 
 
-def plan_run(options: argparse.Namespace) -> Plan:
+def plan_run(options: argparse.Namespace) -> RunPlan:
     """Decides everything and checks what can be checked; writes nothing, except that `-r` repairs a tokenizer."""
     if not options.class_name or not options.instance_img_dir:
         raise UserError('--class-name and --instance-img-dir are needed: -c "water bottle" -i data/bottle')
@@ -151,9 +153,9 @@ def plan_run(options: argparse.Namespace) -> Plan:
     config = config_from(options, settings.dreambooth, sampling)
     workload = workload_of(settings, config, sampling, devices, compute)
     config = fit_into_memory(options, config, workload, devices)
-    what = f"training at {height} x {width} with --batch-size {config.batch_size}"
-    refuse_too_large_training(dreambooth_need(workload, config), devices, what, "A smaller --hw or --batch-size")
-    # Weights in bfloat16 are computed with as they are.
+    training = f"training at {height} x {width} with --batch-size {config.batch_size}"
+    refuse_too_large_training(dreambooth_need(workload, config), devices, training, "A smaller --hw or --batch-size")
+    # Weights in bfloat16 are computed with in bfloat16.
     precision = "bf16-mixed" if config.train_dtype == "bf16" else training_precision(devices[0], options.precision)
 
     paths, instance_images = read_directory(options.instance_img_dir, height, width)
@@ -163,7 +165,7 @@ def plan_run(options: argparse.Namespace) -> Plan:
         previews = [prompt.replace("{class}", options.class_name) for prompt in config.preview_prompts]
         warn_of_unknown_words(settings, tokenizer, [options.class_name, *previews])
         warn_of_photos(settings, f"the photos in {options.instance_img_dir}", lambda: instance_images)
-    return Plan(
+    return RunPlan(
         options=used_options(options, config, sampling, base, precision),
         output_dir=options.output_dir,
         base=base,
@@ -185,21 +187,21 @@ def plan_run(options: argparse.Namespace) -> Plan:
 def config_from(options: argparse.Namespace, defaults: DreamBoothConfig, sampling: SamplingConfig) -> DreamBoothConfig:
     """The flags where they are set, the model's defaults elsewhere.
 
-    `--sampler` and `--ddim-steps` are for class images too, where these have no flags of their own. A type of weights
-    or an optimizer that is set alone brings the other that it needs.
+    `--sampler` and `--ddim-steps` apply to class images too, unless these have flags of their own. `--train-dtype bf16`
+    alone selects adamw8bit, and `--optimizer adamw` alone fp32.
     """
-    given = {field.name: getattr(options, field.name, None) for field in fields(DreamBoothConfig)}
-    given["prior_loss_weight"] = options.lamb
-    given["preview_prompts"] = () if options.no_previews else options.preview_prompts and tuple(options.preview_prompts)
+    flags = {field.name: getattr(options, field.name, None) for field in fields(DreamBoothConfig)}
+    flags["prior_loss_weight"] = options.lamb
+    flags["preview_prompts"] = () if options.no_previews else options.preview_prompts and tuple(options.preview_prompts)
     if options.class_sampler is None and options.sampler is not None:
-        given |= {"class_sampler": sampling.sampler, "class_steps": options.class_steps or sampling.num_steps}
-    given["class_steps"] = given["class_steps"] or options.ddim_steps
+        flags |= {"class_sampler": sampling.sampler, "class_steps": options.class_steps or sampling.num_steps}
+    flags["class_steps"] = flags["class_steps"] or options.ddim_steps
     if options.train_dtype == "bf16" and options.optimizer is None:
-        given["optimizer"] = "adamw8bit"
+        flags["optimizer"] = "adamw8bit"
     elif options.optimizer == "adamw" and options.train_dtype is None:
-        given["train_dtype"] = "fp32"
+        flags["train_dtype"] = "fp32"
     try:
-        config = replace(defaults, **{name: value for name, value in given.items() if value is not None})
+        config = replace(defaults, **{name: value for name, value in flags.items() if value is not None})
     except ValueError as error:
         raise UserError(str(error)) from error
     return replace(config, class_img_count=0) if config.prior_loss_weight == 0 else config
@@ -225,7 +227,7 @@ def used_options(
 
 
 def _tokenizer_directory(options: argparse.Namespace, base: Path, settings: Settings, digest: str) -> Path:
-    """Of the base model's tokenizer, known by its digest, or of a resumed run's own, repaired if it is damaged."""
+    """The directory of the base model's tokenizer; for a resumed run that of its copy, repaired if it is damaged."""
     if not options.resume_dir:
         return find_tokenizer(base, settings.tokenizer, digest)
     own = options.resume_dir / NAME

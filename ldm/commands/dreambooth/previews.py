@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ldm.commands.dreambooth.plan import Plan
+from ldm.commands.dreambooth.plan import RunPlan
 from ldm.data.images import read_image, save_png, to_image
 from ldm.diffusion.guidance import classifier_free
 from ldm.diffusion.latent_diffusion import LatentDiffusion
@@ -21,10 +21,10 @@ from ldm.report.grid import labelled_grid
 from ldm.terminal import visible
 from ldm.training.dreambooth import DreamBooth
 
-SAMPLES, PICTURES, SWEEP = "samples", "pictures", "sweep"
-"""`samples/` holds a sheet per step, `samples/pictures/` the single images, `samples/sweep.png` all of them."""
+SAMPLES, PICTURES, ALL_STEPS = "samples", "pictures", "sweep"
+"""`samples/` holds a sheet per step, `samples/pictures/` the single images, `samples/sweep.png` all steps."""
 MOST_ROWS, MOST_PIXELS = 24, 256
-"""Of the sheet of all steps: of more steps some are shown, and larger images are shrunk."""
+"""Rows, and pixels on a side of an image, in the sheet of all steps: of more steps some are shown."""
 
 MOST_TOGETHER = 4
 """Images per batch on a GPU."""
@@ -40,7 +40,7 @@ def images_together(device: torch.device) -> int:
 class Previews:
     """One image per prompt of the YAML or `--preview-prompt`."""
 
-    def __init__(self, plan: Plan, run_dir: Path) -> None:
+    def __init__(self, plan: RunPlan, run_dir: Path) -> None:
         self.prompts = [prompt.replace("{class}", plan.subject.class_name) for prompt in plan.config.preview_prompts]
         self.sampling, self.seed, self.compute = plan.sampling, plan.options.seed, plan.compute
         self.directory = run_dir / SAMPLES
@@ -56,12 +56,12 @@ class Previews:
         sheet = labelled_grid([self._images(step)], [f"step {step}"], self.prompts)
         save_png(self.directory / f"step-{step:05d}.png", sheet)
         steps = [one for one in self._steps() if one <= step]
-        sweep = self._sweep(steps)
-        save_png(self.directory / f"{SWEEP}.png", sweep)
+        all_steps = self._sheet_of(steps)
+        save_png(self.directory / f"{ALL_STEPS}.png", all_steps)
         for one in steps if steps[:-1] == [0] else [step]:  # there was no log before training
             for prompt, image in zip(self.prompts, self._images(one), strict=True):
                 module.run_log.log_image(visible(prompt), image, one)
-        module.run_log.log_image(SWEEP, sweep, step)
+        module.run_log.log_image(ALL_STEPS, all_steps, step)
 
     def sample_untrained(self, module: DreamBooth) -> None:
         """Step 0, by the base model. Called before training; a resumed run has it already."""
@@ -94,10 +94,10 @@ class Previews:
     def _ready(self, module: DreamBooth) -> Iterator[None]:
         """The whole model on its device, in the type that it is trained in."""
         if module.config.train_dtype == "bf16":
-            with module.whole(torch.bfloat16):
+            with module.all_onloaded(torch.bfloat16):
                 yield
         else:
-            with self.compute.autocast(), module.whole():
+            with self.compute.autocast(), module.all_onloaded():
                 yield
 
     def _path(self, step: int, index: int) -> Path:
@@ -107,12 +107,12 @@ class Previews:
         return [read_image(self._path(step, index)) for index in range(len(self.prompts))]
 
     def _steps(self) -> list[int]:
-        """The steps of which all images are there: those of earlier processes count too."""
+        """The steps whose images all exist, also those that earlier processes wrote."""
         names = [path.stem for path in (self.directory / PICTURES).glob("step-*_00.png")]
         steps = sorted(int(match[1]) for name in names if (match := re.fullmatch(r"step-(\d+)_00", name)))
         return [step for step in steps if all(self._path(step, index).exists() for index in range(len(self.prompts)))]
 
-    def _sweep(self, steps: list[int]) -> Image.Image:
+    def _sheet_of(self, steps: list[int]) -> Image.Image:
         """Rows of steps, columns of prompts."""
         spread = np.linspace(0, len(steps) - 1, min(len(steps), MOST_ROWS)).round().astype(int)
         shown = [steps[index] for index in spread]

@@ -11,11 +11,11 @@ from ldm.background import BackgroundWriter
 from ldm.checkpoint.metadata import CheckpointInfo
 from ldm.checkpoint.reading import read_checkpoint
 from ldm.checkpoint.saving import SAVE_DTYPES, checkpoint_writer
-from ldm.commands.app import begin_run, logged, mistakes_to_continue_after
+from ldm.commands.app import begin_run, logged, resume_hint_on_error
 from ldm.commands.cluster import refuse_copies
 from ldm.commands.dreambooth.directory import open_run
 from ldm.commands.dreambooth.images import encode_images, sample_class_images
-from ldm.commands.dreambooth.plan import Plan, find_moved, plan_run, resumed_run_options
+from ldm.commands.dreambooth.plan import RunPlan, find_moved, plan_run, resumed_run_options
 from ldm.commands.dreambooth.previews import Previews
 from ldm.commands.record import plain, versions
 from ldm.commands.resuming import end_resume_state, is_finished_without_state
@@ -52,7 +52,7 @@ def dreambooth(options: argparse.Namespace) -> Path:
         run_dir = open_run(plan)
         begin_run(run_dir, command_line("dreambooth.py", "-r", run_dir))
     log.info("run: %s", run_dir)
-    with mistakes_to_continue_after():
+    with resume_hint_on_error():
         class_images = sample_class_images(plan)
         with explain_out_of_memory(_needs_less(plan)):
             module = build_module(plan, class_images)
@@ -60,31 +60,31 @@ def dreambooth(options: argparse.Namespace) -> Path:
             if not is_helper_process():
                 previews.sample_untrained(module)
             dtype, capture = plan.training_autocast_dtype, step_capture(plan.devices, plan.options.compile)
-            where = FitOptions(run_dir, plan.devices, dtype, plan.options.logger, capture)
-            fit(module, where, _saver(plan, run_dir, previews, where.writer))
+            fit_options = FitOptions(run_dir, plan.devices, dtype, plan.options.logger, capture)
+            fit(module, fit_options, _saver(plan, run_dir, previews, fit_options.writer))
         if not is_helper_process():
             _report(plan, run_dir, module)
     return run_dir
 
 
-def build_module(plan: Plan, class_images: list[Path]) -> DreamBooth:
+def build_module(plan: RunPlan, class_images: list[Path]) -> DreamBooth:
     """Loads the base model and encodes all images."""
     compute = replace(plan.compute, device=plan.devices[own_rank() % len(plan.devices)])
     ldm = ModelSlot(compute).use(read_checkpoint(plan.base), plan.settings, plan.tokenizer)
 
-    how = (plan.sampling.height, plan.sampling.width), plan.config.flip, compute
-    instance_moments = encode_images(ldm.autoencoder, plan.instance_images, *how)
+    size, flip = (plan.sampling.height, plan.sampling.width), plan.config.flip
+    instance_moments = encode_images(ldm.autoencoder, plan.instance_images, size, flip, compute)
     class_moments = None
     if class_images:
-        files = read_ahead(class_images, *how[0])
+        files = read_ahead(class_images, *size)
         images = each(files, len(class_images), "encoding", "img", silent=is_helper_process())
-        class_moments = encode_images(ldm.autoencoder, images, *how)
+        class_moments = encode_images(ldm.autoencoder, images, size, flip, compute)
     gc.collect()
     return DreamBooth(ldm, plan.subject, instance_moments, class_moments, plan.config, plan.options.seed)
 
 
-def _needs_less(plan: Plan) -> str:
-    """What helps if the memory is too small: a resumed run keeps its numbers."""
+def _needs_less(plan: RunPlan) -> str:
+    """Advice if the memory is too small; for a resumed run only what changes no number."""
     if not plan.options.resume_dir:
         return "a smaller --vram, --hw or --batch-size needs less"
     if plan.config.gradient_checkpointing == "all":
@@ -93,9 +93,9 @@ def _needs_less(plan: Plan) -> str:
 
 
 def _saver(
-    plan: Plan, run_dir: Path, previews: Previews, writer: BackgroundWriter
+    plan: RunPlan, run_dir: Path, previews: Previews, writer: BackgroundWriter
 ) -> Callable[[DreamBooth, int], None]:
-    """What writes a step's checkpoint, and samples its previews meanwhile."""
+    """A function that has a step's checkpoint written in the background, and samples the previews."""
     options = {name: value.name if isinstance(value, Path) else value for name, value in vars(plan.options).items()}
     info = CheckpointInfo(
         config=plan.yaml,
@@ -118,7 +118,7 @@ def _saver(
     return save
 
 
-def _report(plan: Plan, run_dir: Path, module: DreamBooth) -> None:
+def _report(plan: RunPlan, run_dir: Path, module: DreamBooth) -> None:
     """Reports how far each part moved, and how to compare the checkpoints."""
     moved, updates = weight_movement(module.ldm, plan.base), plan.config.iterations
     write_text(run_dir / "report.yaml", to_yaml({"updates": updates, "relative_movement": moved}))

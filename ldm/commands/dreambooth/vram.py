@@ -1,4 +1,4 @@
-"""`--vram`: the fastest way of training that fits into the available memory."""
+"""`--vram`: chooses the fastest memory profile that fits into the available memory."""
 
 import argparse
 import logging
@@ -16,22 +16,22 @@ from ldm.runtime.devices import Compute, half_dtype
 from ldm.runtime.models import Settings
 from ldm.training.config import DreamBoothConfig
 from ldm.training.memory import (
-    COMBINATIONS,
     CUDA_CONTEXT,
     CUDA_OVERHEAD,
     GIB,
-    Combination,
+    MEMORY_PROFILES,
+    MemoryProfile,
     Workload,
     choose,
-    combinations_with,
     plenty,
     predict,
+    profiles_with,
 )
 
 log = logging.getLogger(__name__)
 
-MEMORY_FLAGS = tuple(vars(COMBINATIONS[0]))
-"""What `--vram` sets where the user did not."""
+MEMORY_FLAGS = tuple(vars(MEMORY_PROFILES[0]))
+"""The options that `--vram` sets, unless the user sets them."""
 FLOAT_WEIGHTS = ("full", "fp16-mixed")
 """Values of `--precision` that need float32 weights."""
 USABLE = 0.95
@@ -48,7 +48,7 @@ def workload_of(
     devices: list[torch.device],
     compute: Compute,
 ) -> Workload:
-    """What the memory of a run depends on, beside its config."""
+    """What the memory of a run depends on besides its config."""
     return Workload(
         settings.model,
         sampling.height,
@@ -64,7 +64,7 @@ def workload_of(
 def fit_into_memory(
     options: argparse.Namespace, config: DreamBoothConfig, workload: Workload, devices: list[torch.device]
 ) -> DreamBoothConfig:
-    """The config with the first of the `COMBINATIONS` whose predicted peak fits; flags that are set stay.
+    """The config with the first of the `MEMORY_PROFILES` whose predicted peak fits; flags that are set stay.
 
     `--vram` gives the budget. `auto` is the free memory of a CUDA device, and also keeps what the model's YAML sets; on
     other devices it changes nothing. Raises `UserError` if nothing fits into a budget that was given, or `--precision`
@@ -86,16 +86,16 @@ def fit_into_memory(
     return config
 
 
-def _candidates(fixed: dict[str, str], precision: str, device: torch.device) -> list[Combination]:
-    """The combinations with these fixed values; in bfloat16 only where precision and device allow it."""
-    candidates = combinations_with(fixed)
+def _candidates(fixed: dict[str, str], precision: str, device: torch.device) -> list[MemoryProfile]:
+    """The profiles with these fixed values; in bfloat16 only where precision and device allow it."""
+    candidates = profiles_with(fixed)
     if precision in FLOAT_WEIGHTS or half_dtype(device) != torch.bfloat16:
         return [one for one in candidates if one.train_dtype != "bf16"] or candidates
     return candidates
 
 
 def _first_that_fits(
-    candidates: list[Combination],
+    candidates: list[MemoryProfile],
     config: DreamBoothConfig,
     workload: Workload,
     budget: int,
@@ -114,10 +114,10 @@ def _first_that_fits(
             raise UserError(too_small)
         log.warning("%s. Trying anyway", too_small)
         return candidates[-1].applied_to(config)
-    combination, prediction = chosen
+    profile, prediction = chosen
     peak = human_size(prediction.peak + overhead)
-    log.info("memory: %s\n  predicted peak: %s of %s", combination, peak, human_size(budget))
-    return combination.applied_to(config)
+    log.info("memory profile: %s\n  predicted peak: %s of %s", profile, peak, human_size(budget))
+    return profile.applied_to(config)
 
 
 def _free_on_all(devices: list[torch.device]) -> int | None:
@@ -133,8 +133,8 @@ def _free_on_each(devices: list[torch.device]) -> list[int | None]:
         return list(pool.map(free_memory, devices))
 
 
-def _too_small(last: Combination, workload: Workload, config: DreamBoothConfig, budget: int, overhead: int) -> str:
-    """The error if even the last candidate doesn't fit, with what would."""
+def _too_small(last: MemoryProfile, workload: Workload, config: DreamBoothConfig, budget: int, overhead: int) -> str:
+    """The error if even the last candidate doesn't fit; it names a size or a flag that needs less."""
     config = last.applied_to(config)
     needed = predict(workload, config).peak + overhead
     needs = (

@@ -33,7 +33,7 @@ EXIT_STATUSES = f"""exit status:
 """The end of every command's help."""
 
 MOST_IMAGES = 100_000
-"""In one call: all are planned before the first is sampled."""
+"""Images of one call: all are planned before the first is sampled."""
 
 
 def number(kind: type[int] | type[float], low: float, high: float = math.inf) -> Callable[[str], float]:
@@ -119,7 +119,7 @@ class TypedParser(argparse.ArgumentParser):
         return options
 
     def format_usage(self) -> str:
-        """One line: the flags themselves stand in the help, by groups."""
+        """One line; the help lists the flags by groups."""
         words = [self.prog]
         for action in self._get_positional_actions():
             word = f"{{{','.join(action.choices)}}}" if action.choices else action.dest.upper()
@@ -132,7 +132,7 @@ class TypedParser(argparse.ArgumentParser):
         return super().format_help()
 
     def error(self, message: str) -> NoReturn:
-        """Ends with exit status 2, the usage, what is wrong and where to read more; typed words may hold anything."""
+        """Prints the usage, the error with control characters escaped, and a hint; ends with exit status 2."""
         start = "" if self.prog.startswith("bash ") else "python "
         self.exit(2, f"{self.format_usage()}error: {visible(message)}\nsee {start}{self.prog} --help\n")
 
@@ -144,7 +144,7 @@ def command_parser(description: str, epilog: str) -> TypedParser:
 
 
 def add_sampling(group: argparse._ArgumentGroup) -> None:
-    """How images are sampled."""
+    """Adds the flags for sampling images."""
     group.add_argument(
         "--hw",
         type=SIDE,
@@ -178,7 +178,7 @@ def add_sampling(group: argparse._ArgumentGroup) -> None:
 
 
 def add_compile(group: argparse._ArgumentGroup, more: str = "") -> None:
-    """How the UNet is called faster; `more` is added to the help."""
+    """Adds `--compile`; `more` is the end of its help."""
     group.add_argument(
         "--compile",
         choices=COMPILE_MODES,
@@ -188,7 +188,7 @@ def add_compile(group: argparse._ArgumentGroup, more: str = "") -> None:
 
 
 def add_resuming(group: argparse._ArgumentGroup) -> None:
-    """Which training is resumed."""
+    """Adds `--resume-dir` of a training."""
     group.add_argument(
         "-r",
         "--resume-dir",
@@ -199,7 +199,7 @@ def add_resuming(group: argparse._ArgumentGroup) -> None:
 
 
 def add_training_devices(group: argparse._ArgumentGroup) -> None:
-    """Where a training computes, and in which types."""
+    """Adds the flags for the devices and types in which a training computes."""
     group.add_argument(
         "-d",
         "--devices",
@@ -215,7 +215,7 @@ def add_training_devices(group: argparse._ArgumentGroup) -> None:
 
 
 def add_saving(group: argparse._ArgumentGroup) -> None:
-    """What all trainings write."""
+    """Adds the flags for what all trainings write."""
     group.add_argument(
         "--drop-resume-state",
         action=argparse.BooleanOptionalAction,

@@ -11,11 +11,11 @@ from ldm.files import ROOT
 STABLE_DIFFUSION, TINY = (ROOT / "configs" / name for name in ("sd-v1.yaml", "tiny.yaml"))
 KEYS = re.compile(r"<<([\w.,]+)>>")
 LINE = re.compile(r"( *)(?:(\w+):|-)? ?(.*?)(?: *#.*)?")
-"""Of a YAML file: its indentation, its key if it has one, and its value."""
+"""A line of a YAML file: its indentation, its key if it has one, and its value."""
 
 
 def yaml_value(*keys: str) -> str:
-    """Stands in a flag's help for what the models' YAML has under these keys: "50; tiny model 20"."""
+    """A placeholder in a flag's help for the values of the models' YAML under these keys: "50; tiny model 20"."""
     return f"<<{','.join(keys)}>>"
 
 
@@ -25,14 +25,14 @@ def model_default(*keys: str) -> str:
 
 
 class DefaultsFormatter(argparse.RawDescriptionHelpFormatter):
-    """Keeps the lines of the epilog, and fills in what `yaml_value` stands for."""
+    """Keeps the lines of the epilog, and fills in the placeholders of `yaml_value`."""
 
     def _get_help_string(self, action: argparse.Action) -> str:
         return KEYS.sub(lambda found: both_models(found[1]).replace("%", "%%"), action.help or "")
 
 
 def both_models(keys: str) -> str:
-    """What the YAML of Stable Diffusion and of the tiny model have; one value where they agree or only one has it."""
+    """The values of Stable Diffusion's and the tiny model's YAML; one if they agree or only one model has it."""
     of_sd, of_tiny = (_shown(_sections(path), keys.split(",")) for path in (STABLE_DIFFUSION, TINY))
     return of_sd if of_sd == of_tiny else f"{of_sd}; tiny model {of_tiny}" if of_sd else of_tiny
 

@@ -126,8 +126,9 @@ def _add_memory(group: argparse._ArgumentGroup) -> None:
         "--vram",
         choices=VRAM,
         default="auto",
-        help="fit the training into so many GB: sets whichever of the three flags above you did not set (default: "
-        "auto, into what is free on a CUDA device, keeping what the model's YAML sets; elsewhere it sets nothing)",
+        help="choose the fastest memory profile that fits into so many GB: sets whichever of the three flags above you "
+        "did not set (default: auto, into what is free on a CUDA device, keeping what the model's YAML sets; "
+        "elsewhere it sets nothing)",
     )
 
 

@@ -6,12 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ldm.disk import unwritable
-from ldm.user_files import kind_of
+from ldm.user_files import path_kind
 
 MOST_BYTES, MOST_NAME_BYTES = 4096, 255
-"""Of a whole path and of a name in it, on Linux."""
+"""Bytes of a path and of each name in it, at most, on Linux."""
 ROOM = 512
-"""For the names of what is written below a directory."""
+"""Bytes that are left for the names of files below a directory."""
 
 
 def place(text: str) -> Path:
@@ -55,11 +55,11 @@ def _no_file(path: Path) -> str | None:
 def _no_directory(path: Path) -> str | None:
     if not path.exists() or path.is_dir():
         return None
-    return f"is {kind_of(path) or 'a file'}; a directory is needed"
+    return f"is {path_kind(path) or 'a file'}; a directory is needed"
 
 
 def _not_writable(path: Path) -> str | None:
-    """Of a path to create: the part of it that exists should be a directory that can be written into."""
+    """The fault of a path to create: the part of it that exists should be a directory that can be written into."""
     return f"can't be written: {fault}" if (fault := unwritable(path)) is not None else None
 
 

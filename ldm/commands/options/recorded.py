@@ -1,4 +1,7 @@
-"""The options in a run's record: a stranger's may hold anything, so they are checked as the command line is."""
+"""Checks the options in a run's record as the command line checks flags: a stranger's `run.yaml` may hold anything.
+
+`resumable.py` has the rules for flags that are given beside `-r`.
+"""
 
 import argparse
 import reprlib

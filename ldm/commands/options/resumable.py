@@ -1,4 +1,7 @@
-"""Which flags may change when a run is resumed (`-r`), and why the others may not: one table for all commands."""
+"""The rules of `-r`: which flags may have another value than the resumed run, and why the others may not.
+
+`recorded.py` checks the values themselves that a run's record holds.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,7 +20,7 @@ class Change(Enum):
 
 @dataclass(frozen=True)
 class Rule:
-    """Of one flag."""
+    """Whether one flag may change, and why."""
 
     change: Change
     why: str
@@ -42,7 +45,7 @@ MEMORY = _fixed("it rounds otherwise, and the resume state holds weights and mom
 FILES = _fixed("the checkpoints of one run are compared, and have one type")
 WHICH_IMAGE = _fixed("it decides which images this call samples: sample others in a new call")
 HOW_IMAGE = _fixed("the images so far were sampled with it, and are compared with the others")
-RECORDED_YAML = _fixed("the YAML that the run began with stands in its run.yaml")
+RECORDED_YAML = _fixed("the YAML that the run began with is in its run.yaml")
 PLACE = _fixed("the run is resumed in its own directory, wherever that is now")
 
 _TRAINING = {
@@ -90,7 +93,7 @@ DREAMBOOTH: Mapping[str, Rule] = {
     "preview_prompts": PREVIEWS,
     "no_previews": _free("previews change no weight"),
 }
-"""Of dreambooth.py."""
+"""The flags of dreambooth.py, by the name of the option."""
 
 TRAIN: Mapping[str, Rule] = {
     **_TRAINING,
@@ -100,7 +103,7 @@ TRAIN: Mapping[str, Rule] = {
     "precision": _free("another device may need another one; weights and moments are kept in float32"),
     "workers": _free("it changes how many processes read images, and no weight"),
 }
-"""Of train.py."""
+"""The flags of train.py."""
 
 SAMPLING: Mapping[str, Rule] = {
     "resume_dir": _free("it says which call"),
@@ -126,11 +129,11 @@ SAMPLING: Mapping[str, Rule] = {
     "config": _fixed("it has the shape of the model that sampled the images"),
     "output_dir": PLACE,
 }
-"""Of txt2img.py, img2img.py and evaluate.py."""
+"""The flags of txt2img.py, img2img.py and evaluate.py."""
 
 
 def flag_of(name: str) -> str:
-    """The flag of an option."""
+    """The flag of an option: `--batch-size` of `batch_size`."""
     return {"preview_prompts": "--preview-prompt", "stage": "stage"}.get(name, f"--{name.replace('_', '-')}")
 
 

@@ -21,13 +21,13 @@ OWN_SUBJECT = f'"a photo of sks {{class}}"; of a base model {yaml_value("samplin
 
 
 def _add_sampling_flags(
-    parser: argparse.ArgumentParser, what: str, own_prompts: str = OWN_SUBJECT, weights: Path | None = None
+    parser: argparse.ArgumentParser, command: str, own_prompts: str = OWN_SUBJECT, weights: Path | None = None
 ) -> None:
     """Flags of all commands that sample. `own_prompts`, `weights`: this command's defaults."""
     _add_prompts(parser.add_argument_group("what to sample"), own_prompts)
     _add_checkpoints(parser.add_argument_group("with which weights"), weights)
     add_sampling(parser.add_argument_group("how to sample"))
-    _add_placement(parser.add_argument_group("where and how fast"), what)
+    _add_placement(parser.add_argument_group("where and how fast"), command)
 
 
 def _add_prompts(group: argparse._ArgumentGroup, own_prompts: str) -> None:
@@ -99,14 +99,14 @@ def _add_checkpoints(group: argparse._ArgumentGroup, weights: Path | None) -> No
     )
 
 
-def _add_placement(group: argparse._ArgumentGroup, what: str) -> None:
+def _add_placement(group: argparse._ArgumentGroup, command: str) -> None:
     group.add_argument(
         "-o",
         "--output-dir",
         type=OUTPUT,
         default=Path("outputs"),
         metavar="DIR",
-        help=f"each call makes a new DIR/{what}-<n> (default: outputs)",
+        help=f"each call makes a new DIR/{command}-<n> (default: outputs)",
     )
     group.add_argument(
         "-b",

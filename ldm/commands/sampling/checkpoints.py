@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A whole model: where it is, what belongs to it and what tells its weights from others.
+    """A whole model: its file, its settings and tokenizer, and the digests by which its weights are known.
 
     It holds no tensors: a mapped file that is overwritten during a long call would end the process.
     """
@@ -32,7 +32,7 @@ class Checkpoint:
     digests: Mapping[str, str]
     """SHA-256 of each part's weights, as `part_digests` gives them: equal digests mean equal images."""
     is_base: bool = False
-    """It is the base model of a comparison."""
+    """Whether it is the base model of a comparison."""
 
     def read(self) -> CheckpointFile:
         """The file, mapped. Raises `UserError` if it can't be read or another one has replaced it."""

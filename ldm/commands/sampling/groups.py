@@ -20,7 +20,7 @@ from ldm.errors import UserError
 log = logging.getLogger(__name__)
 
 CheckpointGroup = list[Checkpoint]
-"""Of one subject, in the order of runs and steps; the base model, if there is one, is the first."""
+"""Checkpoints of one subject, in the order of runs and steps; the base model, if there is one, is the first."""
 
 
 class RunRecords:
@@ -91,41 +91,41 @@ def group_checkpoints(checkpoints: Sequence[Checkpoint], records: RunRecords) ->
 
 
 def with_base_models(
-    groups: Sequence[CheckpointGroup], records: RunRecords, given: Path | None
+    groups: Sequence[CheckpointGroup], records: RunRecords, base_file: Path | None
 ) -> list[CheckpointGroup]:
     """Each group with the base model it was trained from, where that is found by its SHA-256 and can be used.
 
-    `given`: the file of `--base`. A base model that lies among the checkpoints has no other row.
+    `base_file`: the file of `--base`. A base model that lies among the checkpoints has no other row.
     """
-    if given is not None:
-        _raise_unless_base(given, sorted({one.info.base_sha256 for group in groups for one in group} - {""}))
+    if base_file is not None:
+        _raise_unless_base(base_file, sorted({one.info.base_sha256 for group in groups for one in group} - {""}))
     checkpoints = [one for group in groups for one in group]
     complete = []
     for group in groups:
-        base = _base_model(group, checkpoints, records, given) if group[0].info.base_sha256 else None
+        base = _base_model(group, checkpoints, records, base_file) if group[0].info.base_sha256 else None
         complete.append([base, *group] if base else group)
     bases = {one.path.resolve() for group in complete for one in group if one.is_base}
     kept = [[one for one in group if one.is_base or one.path.resolve() not in bases] for group in complete]
     return [group for group in kept if tuned_in(group)]
 
 
-def _raise_unless_base(given: Path, wanted: Sequence[str]) -> None:
+def _raise_unless_base(base_file: Path, wanted: Sequence[str]) -> None:
     """Raises `UserError` if no training started from the file of `--base`."""
-    read_checkpoint(given)
-    if (sha256 := sha256_of(given)) not in wanted:
+    read_checkpoint(base_file)
+    if (sha256 := sha256_of(base_file)) not in wanted:
         raise UserError(
-            f"--base {given}: none of the checkpoints began with this file, whose SHA-256 is {sha256}; "
+            f"--base {base_file}: none of the checkpoints began with this file, whose SHA-256 is {sha256}; "
             f"they began with {', '.join(wanted) or 'a file that they do not name'}"
         )
 
 
 def _base_model(
-    group: CheckpointGroup, checkpoints: Sequence[Checkpoint], records: RunRecords, given: Path | None
+    group: CheckpointGroup, checkpoints: Sequence[Checkpoint], records: RunRecords, base_file: Path | None
 ) -> Checkpoint | None:
-    """With the group's settings, tokenizer and subject; None with a warning if it isn't found or can't be used."""
+    """The base model with the group's settings, tokenizer and subject; None, after a warning, if it can't be used."""
     first = group[0]
     try:
-        if (path := _find_base(group, checkpoints, records, given)) is None:
+        if (path := _find_base(group, checkpoints, records, base_file)) is None:
             return None
         file = read_checkpoint(path)
         raise_unless_whole(file, first.settings.model)
@@ -143,7 +143,7 @@ def _base_model(
 
 
 def _find_base(
-    group: CheckpointGroup, checkpoints: Sequence[Checkpoint], records: RunRecords, given: Path | None
+    group: CheckpointGroup, checkpoints: Sequence[Checkpoint], records: RunRecords, base_file: Path | None
 ) -> Path | None:
     """The likely places first: `--base`, the run's record, beside the checkpoints, then the usual directories."""
     sha256, name = group[0].info.base_sha256, group[0].info.base
@@ -151,7 +151,7 @@ def _find_base(
     beside = [one.path for one in checkpoints if one.path.name == name]
     known = known_weights(name) if name else []
     tried = []
-    for path in [*([given] if given else []), *recorded, *beside, *known]:
+    for path in [*([base_file] if base_file else []), *recorded, *beside, *known]:
         if path.is_file() and path.resolve() not in tried:
             tried.append(path.resolve())
             if sha256_of(path) == sha256:

@@ -1,4 +1,4 @@
-"""What all images of a call share: flags and the model's defaults in one description, and the text of image files."""
+"""`Job`: the options that all images of a call share, from flags and the model's defaults; the text in image files."""
 
 import argparse
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from PIL import Image
 
 from ldm.commands.enough_memory import refuse_too_large_images
 from ldm.commands.sampling.checkpoints import Checkpoint
-from ldm.data.images import fit, read_image, to_tensor
+from ldm.data.images import fit_image, read_image, to_tensor
 from ldm.diffusion.samplers import SAMPLERS, img2img_steps
 from ldm.diffusion.sampling import InitImage, SamplingConfig
 from ldm.errors import UserError
@@ -22,7 +22,7 @@ from ldm.sampling_options import SAMPLING_OPTIONS
 from ldm.training.config import Subject
 
 CLASS_PROMPT = Subject(CLASS_PLACEHOLDER).class_prompt
-"""Shows how the class has changed; scores need it."""
+"""The prompt of the class alone, by which scores measure how the class has changed."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def job_from(options: argparse.Namespace, settings: Settings, compute: Compute) 
         sampling=sampling,
         batch_size=options.batch_size or defaults.batch_size,
         compile=options.compile,
-        init=InitImage(to_tensor(fit(init_image, height, width)), options.strength) if init_image else None,
+        init=InitImage(to_tensor(fit_image(init_image, height, width)), options.strength) if init_image else None,
         init_path=init_path,
     )
 
@@ -109,7 +109,7 @@ def sampling_flags(sampling: SamplingConfig) -> dict[str, Any]:
 
 
 def png_text(prompt: str, seed: int, job: Job, checkpoint: Checkpoint) -> dict[str, object]:
-    """The text of an image file: a key each, and `parameters` as other tools write and read it. No directories."""
+    """The text chunks of an image file by key; `parameters` has the form that other tools read. Names no directory."""
     sampling = job.sampling
     size = f"{sampling.width}x{sampling.height}"
     negative = f"Negative prompt: {job.negative_prompt}\n" if job.negative_prompt else ""
@@ -134,19 +134,19 @@ def png_text(prompt: str, seed: int, job: Job, checkpoint: Checkpoint) -> dict[s
 # Prompts for scores
 
 
-def prompts_to_score(given: list[str] | None, protocol: str, checkpoints: Sequence[Checkpoint]) -> list[str]:
+def prompts_to_score(given_prompts: list[str] | None, protocol: str, checkpoints: Sequence[Checkpoint]) -> list[str]:
     """The given prompts or those of the protocol, with "{class}" not filled in, and always the class's own prompt.
 
     Raises `UserError` if there are neither prompts nor a subject.
     """
     classes = {one.info.class_name for one in checkpoints if one.info.class_name}
-    if given is None and not classes:
+    if given_prompts is None and not classes:
         raise UserError(
             f"{checkpoints[0].path} has no subject: give checkpoints of dreambooth.py (--ckpt-path ckpts/), "
             "or your own prompts (-p)"
         )
     short_list = checkpoints[0].settings.evaluation.prompts
-    prompts = given or (_dreambooth_protocol(classes) if protocol == "dreambooth" else short_list)
+    prompts = given_prompts or (_dreambooth_protocol(classes) if protocol == "dreambooth" else short_list)
     has_class_prompt = CLASS_PROMPT in prompts or all(Subject(name).class_prompt in prompts for name in classes)
     return [*prompts] if has_class_prompt else [*prompts, CLASS_PROMPT]
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from ldm.checkpoint.keys import PARTS
 from ldm.checkpoint.reading import CheckpointFile
 from ldm.commands.sampling.job import Job, png_text
-from ldm.commands.sampling.rows import KEY, Plan
+from ldm.commands.sampling.rows import KEY, TablePlan
 from ldm.data.writing import ImageWriter
 from ldm.diffusion.guidance import classifier_free
 from ldm.diffusion.parallel import WorkerPool
@@ -37,10 +37,10 @@ Batch = Sequence[tuple[Cell, int]]
 BATCHES_WAITING = 3
 """At most so many batches wait in memory to be written."""
 ALIGNMENT, PAGE = 64, 4096
-"""In bytes: of torch's own tensors, and of a page of a mapped file."""
+"""Bytes: the alignment of torch's own tensors, and a page of a mapped file."""
 
 
-def sample_rows(plan: Plan, job: Job, compute: Compute, directory: Path) -> None:
+def sample_rows(plan: TablePlan, job: Job, compute: Compute, directory: Path) -> None:
     """Samples every image that is missing in `directory` or no longer valid; only checkpoints that have some are read.
 
     In a comparison a checkpoint that fails is left out with a warning, and the others go on.
@@ -138,7 +138,7 @@ def _sample(slot: ModelSlot, job: Job, compute: Compute, batch: Batch, show_step
 
 
 class Readable(Protocol):
-    """A checkpoint file, and what tells its parts from those of others."""
+    """A checkpoint file, and digests by which its parts are known."""
 
     @property
     def path(self) -> Path: ...

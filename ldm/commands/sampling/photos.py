@@ -1,18 +1,16 @@
 """The photos that a subject was trained with, and small copies of them beside the images."""
 
-import contextlib
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import torch
-from torch import Tensor
+from PIL import Image
 
 from ldm.commands.elsewhere import first, holds_photos
 from ldm.commands.sampling.groups import CheckpointGroup, RunRecords, subject_of, tuned_in
-from ldm.data.images import fit, read_image, save_png, to_tensor
+from ldm.data.images import fit_image, read_image, save_png
 from ldm.data.photos import find_photos
 from ldm.errors import UserError
 from ldm.files import slug
@@ -23,23 +21,26 @@ DIRECTORY = "photos"
 INIT_IMAGE = f"{DIRECTORY}/initial-image.png"
 """img2img's initial image at the size of the samples."""
 MAX_SIDE = 512
+"""Pixels of the longer side of a small copy, at most."""
 
 
-def photos_of_groups(groups: Sequence[CheckpointGroup], records: RunRecords, given: Path | None) -> list[list[Path]]:
+def photos_of_groups(
+    groups: Sequence[CheckpointGroup], records: RunRecords, photo_dir: Path | None
+) -> list[list[Path]]:
     """Each group's photos: the image files of `--instance-img-dir`, else those that its runs were trained with."""
-    if given is None:
+    if photo_dir is None:
         return [_recorded(group, records) for group in groups]
     try:
-        photos = find_photos(given)
+        photos = find_photos(photo_dir)
     except UserError as error:
         raise UserError(f"--instance-img-dir: {error}") from error
     if len(subjects := sorted({subject_of(group) for group in groups} - {""})) > 1:
-        log.warning("the photos in %s are taken for those of %s alike", given, " and ".join(subjects))
+        log.warning("the photos in %s are taken for those of %s alike", photo_dir, " and ".join(subjects))
     return [photos for _ in groups]
 
 
 def _recorded(group: CheckpointGroup, records: RunRecords) -> list[Path]:
-    """Those of the first run whose photos are at their place, or have moved with it."""
+    """The photos of the first run that has them at their recorded place, or where they moved with the run."""
     photos: list[Path] = []
     for one in tuned_in(group):
         places = records.places(one.path, "instance_img_dir")
@@ -55,35 +56,31 @@ def _recorded(group: CheckpointGroup, records: RunRecords) -> list[Path]:
 
 @dataclass(frozen=True)
 class Photo:
-    """A photo that can be read, and its small copy, relative to the output directory."""
+    """A photo of the subject: its file is read once."""
 
-    path: Path
     copy: str
+    """The file of the small copy, relative to the output directory."""
+    image: Image.Image
+    """Cropped to the size of the samples, as for training."""
 
 
-def copy_photos(photos: list[Path], name: str, output_dir: Path) -> list[Photo]:
-    """Writes the photos upright and small into `photos/<name>/`; leaves out unreadable ones with a warning."""
-    copied = []
-    for index, path in enumerate(photos):
+def read_and_copy_photos(paths: Sequence[Path], name: str, output_dir: Path, height: int, width: int) -> list[Photo]:
+    """Reads photos, and writes them upright and small into `photos/<name>/`; warns of those that can't be read.
+
+    `height` and `width` are those of `Photo.image`.
+    """
+    photos = []
+    for index, path in enumerate(paths):
         try:
-            photo = read_image(path, MAX_SIDE)
+            image = read_image(path, cover=max(MAX_SIDE, height, width))
         except UserError as error:
             log.warning("left out: %s", error)
             continue
-        photo.thumbnail((MAX_SIDE, MAX_SIDE))
         copy = output_dir / DIRECTORY / name / f"{index:02d}-{slug(path.stem, 40)}.png"
-        save_png(copy, photo)
-        copied.append(Photo(path, copy.relative_to(output_dir).as_posix()))
-    return copied
-
-
-def readable_photos(paths: Sequence[Path], height: int, width: int) -> Tensor:
-    """Those photos that can be read (n 3 height width) in [-1, 1]; `copy_photos` warns of the others."""
-    images = []
-    for path in paths:
-        with contextlib.suppress(UserError):
-            images.append(to_tensor(fit(read_image(path), height, width)))
-    return torch.stack(images) if images else torch.empty(0, 3, height, width)
+        photos.append(Photo(copy.relative_to(output_dir).as_posix(), fit_image(image, height, width)))
+        image.thumbnail((MAX_SIDE, MAX_SIDE))
+        save_png(copy, image)
+    return photos
 
 
 def _images(directory: Path) -> list[Path]:

@@ -9,6 +9,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from ldm.commands.app import begin_run
 from ldm.commands.disk_space import refuse_without_space_for_images
 from ldm.commands.elsewhere import sha256_of
@@ -26,17 +29,17 @@ from ldm.commands.sampling.groups import (
     with_base_models,
 )
 from ldm.commands.sampling.job import Job, job_from, prompts_to_score, sampling_flags
-from ldm.commands.sampling.photos import INIT_IMAGE, Photo, copy_photos, photos_of_groups, readable_photos
+from ldm.commands.sampling.photos import INIT_IMAGE, Photo, photos_of_groups, read_and_copy_photos
 from ldm.commands.sampling.resume import PATHS, identities, resumed_call_options
-from ldm.commands.sampling.rows import Plan, plan_rows
+from ldm.commands.sampling.rows import TablePlan, plan_rows
 from ldm.commands.unfamiliar import warn_of_photos, warn_of_unknown_words
 from ldm.config import read_yaml, to_yaml
-from ldm.data.images import save_png, to_image
+from ldm.data.images import save_png, to_image, to_tensor
 from ldm.errors import UserError
-from ldm.evaluation.encoders import Encoder, load_encoder
+from ldm.evaluation.encoders import ImageEncoder, load_encoder
 from ldm.files import counted, slug, write_text
 from ldm.interruption import finish_first
-from ldm.report.comparison import Comparison
+from ldm.report.comparison import ComparisonData
 from ldm.report.files import current_results
 from ldm.runtime.batching import batch_that_fits
 from ldm.runtime.compiling import refuse_graphs_without_cuda
@@ -59,18 +62,18 @@ class Call:
     root: Path | None
     """The directory that is compared; None for a single checkpoint that is neither compared nor scored."""
     weights: Path
-    plan: Plan
+    plan: TablePlan
     job: Job
     compute: Compute
     photos: list[list[Photo]]
-    """Of each group."""
-    encoder: Encoder | None
+    """The photos of each group."""
+    encoder: ImageEncoder | None
     """Scores the images; None if they aren't to be scored, or are already."""
     record: dict[str, Any]
     digest: str
     """SHA-256 of all that the results are made from."""
-    results: Comparison | None
-    """Of a resumed call if all images and results are there already."""
+    results: ComparisonData | None
+    """The results of a resumed call that lacks nothing; else None."""
 
     @property
     def resume_command(self) -> str:
@@ -79,7 +82,7 @@ class Call:
 
 
 def plan_call(options: argparse.Namespace, command: str) -> Call:
-    """Decides everything, makes the directory, and writes its record and the copies of photos."""
+    """Decides everything, makes the directory, reads the photos, and writes the record and small copies of photos."""
     options = _checked_options(options, command)
     compute = sampling_compute(parse_device(options.device), options.precision)
     refuse_graphs_without_cuda(options.compile, compute.device)
@@ -89,13 +92,13 @@ def plan_call(options: argparse.Namespace, command: str) -> Call:
     records = RunRecords()
     groups = _groups(checkpoints, records, options) if root else [checkpoints]
     plan = plan_rows(groups, root, job, compute)
-    photos = photos_of_groups(groups, records, options.instance_img_dir) if root else [[]]
+    photo_paths = photos_of_groups(groups, records, options.instance_img_dir) if root else [[]]
     name = (getattr(options, "encoder", None) or checkpoints[0].settings.evaluation.encoder) if scores else ""
-    digest = _digest(plan, photos, name)
+    digest = _digest(plan, photo_paths, name)
     results = current_results(options.resume_dir, digest, plan.is_there) if root and options.resume_dir else None
     encoder = load_encoder(name, compute.device) if scores and not results else None
     if not results:
-        _warn_of_what_the_model_does_not_know(plan, job, photos)
+        _warn_of_what_the_model_does_not_know(plan, job)
         _refuse_without_space(options, plan, job)
     with finish_first():
         directory = options.resume_dir or make_run_dir(options.output_dir, command)
@@ -108,6 +111,7 @@ def plan_call(options: argparse.Namespace, command: str) -> Call:
             root,
             directory,
         )
+    photos = _photos(groups, photo_paths, root, directory, job) if root and not results else [[] for _ in groups]
     if job.init and not results:
         save_png(directory / INIT_IMAGE, to_image(job.init.image))
     return Call(
@@ -118,7 +122,7 @@ def plan_call(options: argparse.Namespace, command: str) -> Call:
         plan=plan,
         job=job,
         compute=compute,
-        photos=_copies(groups, photos, root, directory) if root and not results else [[] for _ in groups],
+        photos=photos,
         encoder=encoder,
         record=record,
         digest=digest,
@@ -180,13 +184,13 @@ def _groups(checkpoints: list[Checkpoint], records: RunRecords, options: argpars
     return groups if options.no_base else with_base_models(groups, records, options.base)
 
 
-def _digest(plan: Plan, photos: list[list[Path]], encoder: str) -> str:
+def _digest(plan: TablePlan, photo_paths: list[list[Path]], encoder: str) -> str:
     """SHA-256 of all that the results of a whole call are made from: images, labels, photos, encoder and this code."""
     content = {
         "columns": [asdict(column) for column in plan.columns],
         "rows": [asdict(row) for row in plan.rows],
         "keys": plan.keys,
-        "photos": [[_photo_digest(path) for path in paths] for paths in photos],
+        "photos": [[_photo_digest(path) for path in paths] for paths in photo_paths],
         "encoder": encoder,
         "versions": versions(),
     }
@@ -200,20 +204,16 @@ def _photo_digest(path: Path) -> str:
         return "unreadable"
 
 
-def _warn_of_what_the_model_does_not_know(plan: Plan, job: Job, photos: list[list[Path]]) -> None:
-    """A model of a small world makes no other images: unknown words, and photos of other things, are named."""
+def _warn_of_what_the_model_does_not_know(plan: TablePlan, job: Job) -> None:
+    """Warns of unknown words, and of an initial image of other things: a model of a small world makes no others."""
     first = plan.checkpoints[0]
     prompts = dict.fromkeys(cell.prompt for row in plan.rows for cell in row.cells if cell)
     warn_of_unknown_words(first.settings, read_tokenizer(first.tokenizer, first.settings), prompts)
-    size = job.sampling.height, job.sampling.width
-    for paths in filter(None, photos):
-        what = f"the photos in {paths[0].parent}"
-        warn_of_photos(first.settings, what, partial(readable_photos, paths, *size))
     if init := job.init:
         warn_of_photos(first.settings, f"the image {job.init_path}", lambda: init.image[None])
 
 
-def _refuse_without_space(options: argparse.Namespace, plan: Plan, job: Job) -> None:
+def _refuse_without_space(options: argparse.Namespace, plan: TablePlan, job: Job) -> None:
     """Raises `UserError` if the images that aren't there yet would fill the disk."""
     directory = options.resume_dir
     missing = sum(not (directory / file).exists() for file in plan.keys) if directory else len(plan.keys)
@@ -221,7 +221,7 @@ def _refuse_without_space(options: argparse.Namespace, plan: Plan, job: Job) -> 
 
 
 def _write_record(
-    directory: Path, options: argparse.Namespace, weights: Path, plan: Plan, job: Job, compute: Compute
+    directory: Path, options: argparse.Namespace, weights: Path, plan: TablePlan, job: Job, compute: Compute
 ) -> dict[str, Any]:
     """Every flag with the value that is used: the call resumes from any directory, and after defaults changed."""
     resolved = {name: value for name, value in vars(options).items() if name not in ("typed", "resume_dir")}
@@ -242,11 +242,22 @@ def _write_record(
     return read_yaml(path)
 
 
-def _copies(groups: list[CheckpointGroup], photos: list[list[Path]], root: Path, directory: Path) -> list[list[Photo]]:
-    """Small copies of each group's photos, in a folder named by its first run."""
+def _photos(
+    groups: list[CheckpointGroup], photo_paths: list[list[Path]], root: Path, directory: Path, job: Job
+) -> list[list[Photo]]:
+    """Each group's photos, with small copies in a folder named by its first run; warns of photos of other worlds."""
     runs = run_names([one.path for group in groups for one in tuned_in(group)], root)
     names = [slug(runs[tuned_in(group)[0].path.parent]) for group in groups]
-    return [
-        copy_photos(paths, name if names.count(name) == 1 else f"{name}-{number}", directory)
-        for number, (name, paths) in enumerate(zip(names, photos, strict=True), start=1)
-    ]
+    found = []
+    for number, (name, paths) in enumerate(zip(names, photo_paths, strict=True), start=1):
+        folder = name if names.count(name) == 1 else f"{name}-{number}"
+        photos = read_and_copy_photos(paths, folder, directory, job.sampling.height, job.sampling.width)
+        if photos:
+            warn_of_photos(groups[0][0].settings, f"the photos in {paths[0].parent}", partial(_stacked, photos))
+        found.append(photos)
+    return found
+
+
+def _stacked(photos: list[Photo]) -> Tensor:
+    """(n 3 h w) in [-1, 1]."""
+    return torch.stack([to_tensor(photo.image) for photo in photos])

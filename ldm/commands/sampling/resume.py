@@ -31,28 +31,28 @@ OWN_FLAGS = {"img2img": "init_img", "evaluate": "protocol"}
 PATHS = ("ckpt_path", "config", "output_dir", "base", "instance_img_dir", "init_img")
 
 
-def resumed_call_options(given: argparse.Namespace, command: str) -> argparse.Namespace:
-    """The options of the call in `--resume-dir`."""
-    given = _with_class_prompt(given)
-    options = resumed_options(
-        given,
+def resumed_call_options(options: argparse.Namespace, command: str) -> argparse.Namespace:
+    """The options of the call in `--resume-dir`; those of the command line replace what may change."""
+    options = _with_class_prompt(options)
+    resumed = resumed_options(
+        options,
         script=f"{command}.py",
-        has="variations",
+        own_option="variations",
         rules=SAMPLING,
-        paths=[name for name in PATHS if hasattr(given, name)],
+        paths=[name for name in PATHS if hasattr(options, name)],
     )
-    if "base" in given.typed:
-        options.no_base = False
-    if "no_base" in given.typed:
-        options.base = None
-    record = read_yaml(given.resume_dir / RECORD)
+    if "base" in options.typed:
+        resumed.no_base = False
+    if "no_base" in options.typed:
+        resumed.base = None
+    record = read_yaml(options.resume_dir / RECORD)
     other = next((name for name, flag in OWN_FLAGS.items() if flag in record["options"]), "txt2img")
     if other != command:
         raise UserError(
-            f"{given.resume_dir} is {other}.py's; continue it with\n  "
-            f"{command_line(f'{other}.py', '-r', given.resume_dir)}"
+            f"{options.resume_dir} is {other}.py's; continue it with\n  "
+            f"{command_line(f'{other}.py', '-r', options.resume_dir)}"
         )
-    return _found_again(options, record)
+    return _found_again(resumed, record)
 
 
 def identities(weights: Path, checkpoints: Iterable[Checkpoint], init_path: Path | None) -> dict[str, Any]:
@@ -64,37 +64,37 @@ def identities(weights: Path, checkpoints: Iterable[Checkpoint], init_path: Path
 
 
 def _found_again(options: argparse.Namespace, record: dict[str, Any]) -> argparse.Namespace:
-    """The options with the paths where everything is now. Raises `UserError` for a missing or another content."""
-    where = moved(options.resume_dir, record)
-    options.output_dir = where.now.parent
+    """The options with current paths. Raises `UserError` if something is missing or its content has changed."""
+    moved_run = moved(options.resume_dir, record)
+    options.output_dir = moved_run.now.parent
     recorded = Path(str(record["options"].get("ckpt_path") or options.ckpt_path))
     if "ckpt_path" in options.typed:
         if options.ckpt_path != recorded and not _holds_checkpoints(options.ckpt_path, record, recorded):
             raise changed("ckpt_path", recorded, SAMPLING["ckpt_path"])
     else:
-        options.ckpt_path = _find_checkpoints(recorded, record, where)
+        options.ckpt_path = _find_checkpoints(recorded, record, moved_run)
     if getattr(options, "init_img", None):
-        _find_init_image(options, record, where)
+        _find_init_image(options, record, moved_run)
     for name in ("base", "instance_img_dir", "config"):
         path: Path | None = getattr(options, name)
         if path is not None and name not in options.typed and not path.exists():
-            setattr(options, name, first(where.places(path), Path.exists) or path)
+            setattr(options, name, first(moved_run.places(path), Path.exists) or path)
     if options.base is not None and "base" not in options.typed and not options.base.exists():
         log.info("%s is no longer there: the base model is searched by its SHA-256", options.base)
         options.base = None
     return options
 
 
-def _find_checkpoints(recorded: Path, record: dict[str, Any], where: Moved) -> Path:
+def _find_checkpoints(recorded: Path, record: dict[str, Any], moved_run: Moved) -> Path:
     if not recorded.exists():
         weights = known_weights(recorded.name)
         if found := first(weights, lambda path: path.is_file() and _holds_checkpoints(path, record, recorded)):
             log.info("%s has moved: %s", recorded, found)
             return found
     names = ", ".join(list(record.get("known") or {})[:3]).replace("./", "")
-    what = f"which this call samples with{f' ({names})' if names not in ('', '.') else ''}"
+    description = f"which this call samples with{f' ({names})' if names not in ('', '.') else ''}"
     holds = partial(_holds_checkpoints, record=record, recorded=recorded)
-    return find_known(recorded, holds, where, what, "--ckpt-path")
+    return find_known(recorded, holds, moved_run, description, "--ckpt-path")
 
 
 def _holds_checkpoints(path: Path, record: dict[str, Any], recorded: Path) -> bool:
@@ -125,13 +125,13 @@ def _read_identity(path: Path) -> str:
 
 
 def _identity(path: Path, info: CheckpointInfo) -> str:
-    """Of a checkpoint, without reading its weights: a digest of its parts' digests, or its size if it has none."""
+    """Identifies a checkpoint without reading its weights: by a digest of its parts' digests, or else by its size."""
     if not all(info.parts.get(part) for part in PARTS):
         return f"{path.stat().st_size} bytes"
     return hashlib.sha256(json.dumps(info.parts, sort_keys=True).encode()).hexdigest()
 
 
-def _find_init_image(options: argparse.Namespace, record: dict[str, Any], where: Moved) -> None:
+def _find_init_image(options: argparse.Namespace, record: dict[str, Any], moved_run: Moved) -> None:
     """Finds the initial image. One that was changed at its path is used as it is, and all images are sampled again."""
     files = record.get("files")
     sha256 = files.get("init_img") if isinstance(files, dict) else None
@@ -140,20 +140,20 @@ def _find_init_image(options: argparse.Namespace, record: dict[str, Any], where:
         if sha256 is not None and options.init_img.is_file() and sha256_of(options.init_img) != sha256:
             raise changed("init_img", recorded, SAMPLING["init_img"])
         return
-    what = f"the image that this call starts from{f', with the SHA-256 {sha256}' if sha256 else ''}"
+    description = f"the image that this call starts from{f', with the SHA-256 {sha256}' if sha256 else ''}"
     options.init_img = find_known(
         options.init_img,
         lambda path: path.is_file() and sha256 in (None, sha256_of(path)),
-        where,
-        what,
+        moved_run,
+        description,
         "--init-img",
     )
 
 
-def _with_class_prompt(given: argparse.Namespace) -> argparse.Namespace:
-    """With the class's own prompt, which scoring had added to the same prompts in the first call."""
-    record = given.resume_dir / RECORD
-    options = read_yaml(record).get("options") if record.is_file() else None
-    if given.prompt and isinstance(options, dict) and options.get("prompt") == [*given.prompt, CLASS_PROMPT]:
-        return argparse.Namespace(**{**vars(given), "prompt": options["prompt"]})
-    return given
+def _with_class_prompt(options: argparse.Namespace) -> argparse.Namespace:
+    """The options with the prompt of the class, if scoring added it to the same prompts in the first call."""
+    record = options.resume_dir / RECORD
+    recorded = read_yaml(record).get("options") if record.is_file() else None
+    if options.prompt and isinstance(recorded, dict) and recorded.get("prompt") == [*options.prompt, CLASS_PROMPT]:
+        return argparse.Namespace(**{**vars(options), "prompt": recorded["prompt"]})
+    return options

@@ -17,9 +17,10 @@ from ldm.data.formats import open_image
 from ldm.data.images import own_text
 from ldm.diffusion.noise import draw_noise, image_generators
 from ldm.errors import UserError
+from ldm.evaluation.results import CLASS, OTHER, SUBJECT
 from ldm.files import slug
 from ldm.prompts import TOKEN
-from ldm.report.comparison import CLASS, CLASS_PLACEHOLDER, OTHER, SUBJECT, Cell, Column, Row
+from ldm.report.comparison import CLASS_PLACEHOLDER, Cell, Column, Row
 from ldm.runtime.devices import Compute
 from ldm.training.config import Subject
 from ldm.user_files import open_regular
@@ -28,12 +29,12 @@ log = logging.getLogger(__name__)
 
 BASE_LABEL = "base model"
 KEY = "key"
-"""Its name in the text of an image file."""
+"""The name of an image's key in the text of its file."""
 PNG_END = b"IEND\xae\x42\x60\x82"
 
 
 @dataclass(frozen=True)
-class Plan:
+class TablePlan:
     """All images of a call."""
 
     columns: list[Column]
@@ -41,7 +42,7 @@ class Plan:
     """A cell is None where the prompt has "{class}" and the checkpoint has no subject."""
     groups: list[CheckpointGroup]
     keys: dict[str, str]
-    """Of each image, by its file."""
+    """The key of each image, by its file."""
 
     @cached_property
     def checkpoints(self) -> list[Checkpoint]:
@@ -49,12 +50,12 @@ class Plan:
         return [one for group in self.groups for one in group]
 
     def is_there(self, directory: Path, cell: Cell | None) -> bool:
-        """Whether an image's file is whole and was made from all that determines it now."""
+        """Whether an image's file is whole and has the current key."""
         return cell is not None and is_valid(directory / cell.file, self.keys[cell.file])
 
 
-def plan_rows(groups: list[CheckpointGroup], root: Path | None, job: Job, compute: Compute) -> Plan:
-    """Names everything. `root`: the directory that is compared; None for a single checkpoint."""
+def plan_rows(groups: list[CheckpointGroup], root: Path | None, job: Job, compute: Compute) -> TablePlan:
+    """The table of all images with labels, files and keys. `root`: the compared directory; None for one checkpoint."""
     templates: Sequence[str | None] = job.prompts or [None]
     noises = {seed: _noise_digest(seed, job, groups[0][0]) for seed in job.seeds}
     columns = [
@@ -65,10 +66,10 @@ def plan_rows(groups: list[CheckpointGroup], root: Path | None, job: Job, comput
     runs = run_names([one.path for group in groups for one in tuned_in(group)], root or groups[0][0].path.parent)
     shared = _shared_key(job, compute)
     rows, keys = [], {}
-    names = _names(groups, runs, is_sweep=root is not None)
+    names = _names(groups, runs, of_directory=root is not None)
     for (index, one), (label, prefix) in zip(_members(groups), names, strict=True):
         prompts = [prompt_for(template, one) for template in templates]
-        _refuse_or_warn_without_subject(templates, prompts, one, is_sweep=root is not None)
+        _refuse_or_warn_without_subject(templates, prompts, one, of_directory=root is not None)
         cells: list[Cell | None] = []
         for column in columns:
             if (prompt := prompts[column.prompt_index]) is None:
@@ -79,7 +80,7 @@ def plan_rows(groups: list[CheckpointGroup], root: Path | None, job: Job, comput
             cells.append(Cell(file, prompt))
         run = "" if one.is_base else runs[one.path.parent]
         rows.append(Row(label, index, run, one.info.step, str(one.path), one.is_base, cells))
-    return Plan(columns, rows, groups, keys)
+    return TablePlan(columns, rows, groups, keys)
 
 
 def _members(groups: Sequence[CheckpointGroup]) -> Iterator[tuple[int, Checkpoint]]:
@@ -102,11 +103,11 @@ def prompt_for(template: str | None, checkpoint: Checkpoint) -> str | None:
 
 
 def _refuse_or_warn_without_subject(
-    templates: Sequence[str | None], prompts: Sequence[str | None], checkpoint: Checkpoint, is_sweep: bool
+    templates: Sequence[str | None], prompts: Sequence[str | None], checkpoint: Checkpoint, of_directory: bool
 ) -> None:
     for template in {template for template, prompt in zip(templates, prompts, strict=True) if prompt is None}:
         message = f"the prompt '{template}' needs a class, and {checkpoint.path} has no subject"
-        if not is_sweep:
+        if not of_directory:
             raise UserError(message)
         log.warning("%s: its cells stay empty", message)
 
@@ -137,7 +138,7 @@ def _kind(template: str | None, groups: Sequence[CheckpointGroup]) -> str:
 # Names
 
 
-def _names(groups: Sequence[CheckpointGroup], runs: dict[Path, str], is_sweep: bool) -> Iterator[tuple[str, str]]:
+def _names(groups: Sequence[CheckpointGroup], runs: dict[Path, str], of_directory: bool) -> Iterator[tuple[str, str]]:
     """Each checkpoint's label for people, and how its files' names begin; a single checkpoint's need no beginning."""
     subjects = [subject_of(group) for group in groups]
     labels, prefixes, paths = [], [], []
@@ -155,7 +156,7 @@ def _names(groups: Sequence[CheckpointGroup], runs: dict[Path, str], is_sweep: b
         paths.append((one.path, first.path if one.is_base else one.path))
     for label, prefix, (path, named_by) in zip(labels, prefixes, paths, strict=True):
         unique = prefix if prefixes.count(prefix) == 1 else f"{prefix}-{_path_digest(named_by)}"
-        yield (label if labels.count(label) == 1 else str(path), f"{unique}_" if is_sweep else "")
+        yield (label if labels.count(label) == 1 else str(path), f"{unique}_" if of_directory else "")
 
 
 def _path_digest(path: Path) -> str:

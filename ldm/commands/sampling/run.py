@@ -5,7 +5,7 @@ import logging
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from ldm.commands.app import logged, mistakes_to_continue_after
+from ldm.commands.app import logged, resume_hint_on_error
 from ldm.commands.record import section
 from ldm.commands.sampling.loop import sample_rows
 from ldm.commands.sampling.photos import INIT_IMAGE
@@ -13,7 +13,7 @@ from ldm.commands.sampling.planning import Call, plan_call
 from ldm.commands.sampling.scoring import scored
 from ldm.files import counted
 from ldm.interruption import Stopped
-from ldm.report.comparison import Comparison, Group, Run
+from ldm.report.comparison import ComparisonData, Group, RunOptions
 from ldm.report.files import write_results
 from ldm.report.summary import summary
 from ldm.runtime.devices import explain_out_of_memory
@@ -47,7 +47,7 @@ def _run(options: argparse.Namespace, command: str) -> Path:
         log.info("nothing is missing: %s and index.html are up to date in %s", _count(call.results), call.directory)
         return call.directory
     try:
-        with mistakes_to_continue_after(), explain_out_of_memory("a smaller --batch-size or --hw needs less"):
+        with resume_hint_on_error(), explain_out_of_memory("a smaller --batch-size or --hw needs less"):
             sample_rows(call.plan, call.job, call.compute, call.directory)
             results = _finish(call, score=call.encoder is not None)
     except (Stopped, KeyboardInterrupt):
@@ -65,15 +65,14 @@ def _finish(call: Call, *, score: bool) -> str:
         return ""
     if score:
         assert call.encoder is not None
-        size = call.job.sampling.height, call.job.sampling.width
-        photos = [[photo.path for photo in group] for group in call.photos]
-        comparison = scored(comparison, call.directory, photos, size, call.encoder)
+        photos = [[photo.image for photo in group] for group in call.photos]
+        comparison = scored(comparison, call.directory, photos, call.encoder)
         log.info("%s", summary(comparison))
-    *others, last = write_results(call.directory, comparison, is_sweep=call.root is not None)
+    *others, last = write_results(call.directory, comparison, of_directory=call.root is not None)
     return f"{', '.join([_count(comparison), *others])} and {last} in {call.directory}"
 
 
-def comparison_of(call: Call, *, score: bool) -> Comparison:
+def comparison_of(call: Call, *, score: bool) -> ComparisonData:
     """The images that are there, without scores; rows without any are left out. `score`: they are scored next."""
     plan = call.plan
     cells = [[cell if plan.is_there(call.directory, cell) else None for cell in row.cells] for row in plan.rows]
@@ -86,7 +85,7 @@ def comparison_of(call: Call, *, score: bool) -> Comparison:
     elif call.encoder and not score:
         unfinished = "The images are not scored yet."
     runs = {row.run: one.info.options for row, one in zip(plan.rows, plan.checkpoints, strict=True) if row.run}
-    return Comparison(
+    return ComparisonData(
         title=(call.root or call.weights).resolve().name,
         command=str(call.record.get("command", "")),
         created=str(call.record.get("started", "")),
@@ -96,7 +95,7 @@ def comparison_of(call: Call, *, score: bool) -> Comparison:
             Group(group[-1].info.class_name, [photo.copy for photo in photos])
             for group, photos in zip(plan.groups, call.photos, strict=True)
         ],
-        runs=[Run(name, options) for name, options in runs.items()],
+        runs=[RunOptions(name, options) for name, options in runs.items()],
         sampling={**asdict(call.job.sampling), "negative_prompt": call.job.negative_prompt},
         versions={name: str(version) for name, version in section(call.record, "versions").items()},
         init_image=INIT_IMAGE if call.job.init else "",
@@ -106,5 +105,5 @@ def comparison_of(call: Call, *, score: bool) -> Comparison:
     )
 
 
-def _count(comparison: Comparison) -> str:
+def _count(comparison: ComparisonData) -> str:
     return counted(sum(cell is not None for row in comparison.rows for cell in row.cells), "image")

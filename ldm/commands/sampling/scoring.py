@@ -6,17 +6,18 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from ldm.commands.unfamiliar import in_quotes
-from ldm.data.images import fit, read_image, to_tensor
-from ldm.evaluation.encoders import Encoder, ImageFeatures, extract_features, joined, with_gaps
+from ldm.data.images import read_image, to_tensor
+from ldm.evaluation.encoders import ImageEncoder, ImageFeatures, extract_features, joined, with_gaps
 from ldm.evaluation.protocol import without_token
 from ldm.evaluation.recommendation import RULE, Candidate, recommend
 from ldm.evaluation.results import PromptSpec, Recommendation
-from ldm.evaluation.scores import GroupScores, described, score_group
+from ldm.evaluation.scores import GroupScores, described_scores, score_group
 from ldm.progress import Progress
-from ldm.report.comparison import Column, Comparison, Group, Row
+from ldm.report.comparison import Column, ComparisonData, Group, Row
 
 log = logging.getLogger(__name__)
 
@@ -24,11 +25,14 @@ AT_A_TIME = 32
 
 
 def scored(
-    comparison: Comparison, directory: Path, photos: Sequence[Sequence[Path]], size: tuple[int, int], encoder: Encoder
-) -> Comparison:
+    comparison: ComparisonData,
+    directory: Path,
+    photos: Sequence[Sequence[Image.Image]],
+    encoder: ImageEncoder,
+) -> ComparisonData:
     """The comparison with the scores of all images in `directory`, and a recommendation for each group.
 
-    `photos`: the image files of each group's subject; they are cropped to `size` (height, width) as for training.
+    `photos`: those of each group's subject, all of one size, cropped as for training.
     """
     rows, groups = list(comparison.rows), list(comparison.groups)
     images = sum(cell is not None for row in rows for cell in row.cells)
@@ -38,7 +42,7 @@ def scored(
             members = [i for i, row in enumerate(rows) if row.group == index]
             if not members:
                 continue
-            photo_features, familiar = _photo_features(encoder, photos[index], size, progress)
+            photo_features, familiar = _photo_features(encoder, photos[index], progress)
             if not familiar:
                 notes.append(_unfamiliar_photos_note(group, encoder))
             row_features = [_row_features(encoder, rows[i], directory, progress) for i in members]
@@ -57,14 +61,14 @@ def scored(
         comparison,
         rows=rows,
         groups=groups,
-        scores=described(found, encoder.spaces),
+        scores=described_scores(found, encoder.spaces),
         scored_by=encoder.title,
         notes=[*comparison.notes, *notes],
         rule=RULE,
     )
 
 
-def _unknown_words_note(comparison: Comparison, encoder: Encoder) -> list[str]:
+def _unknown_words_note(comparison: ComparisonData, encoder: ImageEncoder) -> list[str]:
     """A note on words of prompts that the encoder doesn't know."""
     prompts = dict.fromkeys(cell.prompt for row in comparison.rows for cell in row.cells if cell)
     words = [word for prompt in prompts for word in encoder.unknown_words(without_token(prompt))]
@@ -76,7 +80,7 @@ def _unknown_words_note(comparison: Comparison, encoder: Encoder) -> list[str]:
     ]
 
 
-def _unfamiliar_photos_note(group: Group, encoder: Encoder) -> str:
+def _unfamiliar_photos_note(group: Group, encoder: ImageEncoder) -> str:
     whose = f" of '{group.subject}'" if group.subject else ""
     return (
         f"The photos{whose} do not look like the training images of {encoder.title}: scores by the photos mean little."
@@ -84,17 +88,17 @@ def _unfamiliar_photos_note(group: Group, encoder: Encoder) -> str:
 
 
 def _photo_features(
-    encoder: Encoder, paths: Sequence[Path], size: tuple[int, int], progress: Progress
+    encoder: ImageEncoder, photos: Sequence[Image.Image], progress: Progress
 ) -> tuple[ImageFeatures | None, bool]:
     """The features of the photos, and whether the encoder was trained with images like them."""
-    if not paths:
+    if not photos:
         return None, True
-    photos = torch.stack([to_tensor(fit(read_image(path, max(size)), *size)) for path in paths])
-    progress.update(len(paths))
-    return extract_features(encoder, photos), encoder.is_familiar(photos)
+    images = torch.stack([to_tensor(photo) for photo in photos])
+    progress.update(len(photos))
+    return extract_features(encoder, images), encoder.is_familiar(images)
 
 
-def _row_features(encoder: Encoder, row: Row, directory: Path, progress: Progress) -> ImageFeatures:
+def _row_features(encoder: ImageEncoder, row: Row, directory: Path, progress: Progress) -> ImageFeatures:
     """A few images are in memory at a time; only their features stay."""
     places = [place for place, cell in enumerate(row.cells) if cell is not None]
     parts = []
@@ -126,7 +130,7 @@ def _with_scores(row: Row, scores: GroupScores, place: int) -> Row:
 def _recommendation(
     group: Group, rows: Sequence[Row], members: Sequence[int], scores: GroupScores
 ) -> Recommendation | None:
-    """With the index among all rows; None for a model without a subject."""
+    """The recommendation, with the index among all rows; None for a model without a subject."""
     if not group.subject:
         return None
     candidates = [Candidate(rows[i].label, rows[i].step, rows[i].run, rows[i].is_base) for i in members]

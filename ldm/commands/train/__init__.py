@@ -3,7 +3,7 @@
 import argparse
 import logging
 
-from ldm.commands.app import logged, mistakes_to_continue_after
+from ldm.commands.app import logged, resume_hint_on_error
 from ldm.commands.cluster import refuse_copies
 from ldm.commands.options.train import refuse_flags_without_effect
 from ldm.commands.resuming import end_resume_state
@@ -18,7 +18,7 @@ from ldm.processes import is_helper_process
 log = logging.getLogger(__name__)
 
 WITHOUT_RUN = {"tokenizer": write_tokenizer, "publish": publish}
-"""Done in seconds, without a run directory."""
+"""The stages that take seconds and have no run directory."""
 STAGES = {"autoencoder": train_autoencoder, "diffusion": train_diffusion, "judge": train_judge}
 
 
@@ -36,7 +36,7 @@ def train(options: argparse.Namespace) -> None:
             return
     run = open_run(options)
     log.info("run: %s", run.directory)
-    with mistakes_to_continue_after():
+    with resume_hint_on_error():
         STAGES[options.stage](run)
     if not is_helper_process():
         end_resume_state(run.directory, drop=options.drop_resume_state)

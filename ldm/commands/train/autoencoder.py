@@ -8,8 +8,7 @@ from ldm.checkpoint.loading import load_part
 from ldm.checkpoint.reading import read_checkpoint
 from ldm.checkpoint.saving import SAVE_DTYPES, part_writer
 from ldm.commands.train.run import TrainingRun
-from ldm.data.images import fit as fit_image
-from ldm.data.images import read_image, save_png, to_image, to_tensor
+from ldm.data.images import fit_image, read_image, save_png, to_image, to_tensor
 from ldm.nn.autoencoder import AutoencoderKL
 from ldm.runtime.devices import explain_out_of_memory
 from ldm.terminal import command_line

@@ -79,7 +79,7 @@ def refuse_impossible(
 
 
 def stage_need(settings: Settings, stage: str, size: int, batch_size: int) -> Need:
-    """What a step on images of `size` pixels a side needs."""
+    """The memory that a step on images of `size` pixels a side needs."""
     model, autoencoder, unet = settings.model, settings.model.autoencoder, settings.model.unet
     weights = count_weights(model, PARTS["autoencoder" if stage == "autoencoder" else "unet"])
 
@@ -128,12 +128,12 @@ def _refuse_without_space(
         latents = moments_bytes(model.autoencoder, images, stage.size, stage.flip)
         if any(path.stat().st_size - latents in range(4096) for path in latents_dir(options).glob("*.npy")):
             latents = 0  # a file of this size is probably an earlier run's, of the same images
-    state = OPTIMIZERS[config.optimizer].load().state_bytes["fp32"] + AVERAGE_BYTES
+    state = OPTIMIZERS[config.optimizer].load().state_bytes_per_weight["fp32"] + AVERAGE_BYTES
     refuse_without_space(
         options.output_dir,
         config,
         checkpoint=saved * SAVE_DTYPES[options.save_dtype].itemsize,
         state=trained * state,
-        more=latents,
-        what="the encoded images",
+        extra_bytes=latents,
+        extra_name="the encoded images",
     )

@@ -72,9 +72,9 @@ def _moments(run: TrainingRun, file: CheckpointFile, config: DiffusionTrainingCo
     """The moments of all images (n v 2c h w), from an earlier run's file if there is one."""
     paths = [image.path for image in run.images]
     precision = str(run.compute.autocast_dtype or run.compute.dtype)
-    sha256, how = hash_part(file.tensors, "autoencoder"), (config.size, config.flip, precision)
-    path = latents_dir(run.options) / f"{latents_key(sha256, paths, run.options.image_dir, *how)}.npy"
-    earlier = path.with_stem(earlier_latents_key(sha256, paths, *how))
+    sha256, encoding = hash_part(file.tensors, "autoencoder"), (config.size, config.flip, precision)
+    path = latents_dir(run.options) / f"{latents_key(sha256, paths, run.options.image_dir, *encoding)}.npy"
+    earlier = path.with_stem(earlier_latents_key(sha256, paths, *encoding))
     path = earlier if earlier.exists() and not path.exists() else path
     if not is_helper_process():
         remove_leftovers(path.parent)

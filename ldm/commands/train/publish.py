@@ -9,7 +9,7 @@ import torch
 from ldm.checkpoint.loading import Placement, checkpoint_info, load_model
 from ldm.checkpoint.metadata import CheckpointInfo
 from ldm.checkpoint.reading import read_checkpoint
-from ldm.checkpoint.saving import SAVE_DTYPES, save_checkpoint
+from ldm.checkpoint.saving import SAVE_DTYPES, checkpoint_writer
 from ldm.commands.record import plain, versions
 from ldm.config import build_config, read_yaml
 from ldm.disk import human_size
@@ -38,5 +38,5 @@ def publish(options: argparse.Namespace) -> None:
         config=yaml, seed=info.seed, tokenizer=info.tokenizer, options=plain(trained), versions=versions()
     )
     remove_leftovers(path.parent, deep=False)
-    save_checkpoint(path, model, published, SAVE_DTYPES[options.save_dtype])
+    checkpoint_writer(path, model, published, SAVE_DTYPES[options.save_dtype])()
     log.info("%s: %s, %d updates", path, human_size(path.stat().st_size), info.step)

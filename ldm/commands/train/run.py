@@ -1,4 +1,4 @@
-"""A stage of a training from scratch before it trains: options, run directory and record, new or resumed."""
+"""Prepares a stage of a training from scratch: options, run directory and record, new or resumed."""
 
 import argparse
 import logging
@@ -112,39 +112,39 @@ def _recorded_options(options: argparse.Namespace) -> dict[str, Any]:
     return {name: value for name, value in vars(options).items() if name not in ("typed", "resume_dir")}
 
 
-def resumed_training_options(given: argparse.Namespace) -> argparse.Namespace:
+def resumed_training_options(options: argparse.Namespace) -> argparse.Namespace:
     """The options of the run in `--resume-dir`, with the current places of its images and weights."""
-    typed = [name for name in given.typed if name != "stage"]
-    options = resumed_options(
-        argparse.Namespace(**vars(given) | {"typed": typed}),
+    typed = [name for name in options.typed if name != "stage"]
+    resumed = resumed_options(
+        argparse.Namespace(**vars(options) | {"typed": typed}),
         script="train.py",
-        has="stage",
+        own_option="stage",
         rules=TRAIN,
         paths=PATHS,
     )
-    if options.stage != given.stage:
+    if resumed.stage != options.stage:
         raise UserError(
-            f"{given.resume_dir} is a run of another stage: "
-            f"{command_line('train.py', options.stage, '-r', given.resume_dir)}"
+            f"{options.resume_dir} is a run of another stage: "
+            f"{command_line('train.py', resumed.stage, '-r', options.resume_dir)}"
         )
-    begin_run(options.resume_dir, command_line("train.py", options.stage, "-r", options.resume_dir))
-    return _with_current_places(options)
+    begin_run(resumed.resume_dir, command_line("train.py", resumed.stage, "-r", resumed.resume_dir))
+    return _with_current_places(resumed)
 
 
 def _with_current_places(options: argparse.Namespace) -> argparse.Namespace:
     """Finds images and weights that have moved, unless their flags are set."""
     record = read_yaml(options.resume_dir / RECORD)
-    where = moved(options.resume_dir, record)
+    moved_run = moved(options.resume_dir, record)
     files, data = record.get("files") or {}, record.get("data") or {}
     for name in WEIGHTS:
         if name not in options.typed and (path := getattr(options, name)):
-            setattr(options, name, find_weights(path, files.get(name), where, flag_of(name)))
+            setattr(options, name, find_weights(path, files.get(name), moved_run, flag_of(name)))
     if "image_dir" not in options.typed and options.image_dir:
-        what = f"which held the {data.get('pictures', '')} images that this run is trained on"
+        description = f"which held the {data.get('pictures', '')} images that this run is trained on"
         known = partial(_has_data, stage=options.stage, data=data)
-        options.image_dir = find_known(options.image_dir, known, where, what, "--image-dir")
+        options.image_dir = find_known(options.image_dir, known, moved_run, description, "--image-dir")
     if not (options.output_dir and options.output_dir.is_dir()):
-        options.output_dir = where.now.parent
+        options.output_dir = moved_run.now.parent
     return options
 
 
@@ -153,7 +153,10 @@ def _has_data(directory: Path, stage: str, data: dict[str, Any]) -> bool:
 
 
 def is_done(options: argparse.Namespace) -> bool:
-    """Whether a run to resume is finished and its resume state gone, which is logged; an error if it was lost."""
+    """Whether the run to resume is finished and its resume state removed, which is logged.
+
+    Raises `UserError` if the resume state of an unfinished run is lost.
+    """
     _, settings = recorded_settings(options.resume_dir / RECORD)
     again = ["train.py", options.stage, "-i", options.image_dir]
     again += ["--autoencoder", options.autoencoder] if options.autoencoder else []

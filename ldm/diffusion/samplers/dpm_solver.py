@@ -2,7 +2,7 @@
 
 The paper's symbols and the names here:
 
-    t           t in (0, 1]; timestep n stands at (n + 1) / 1000
+    t           t in (0, 1]; timestep n is at (n + 1) / 1000
     alpha_t     alpha = sqrt(alpha-bar)
     sigma_t     sigma = sqrt(1 - alpha^2)
     lambda_t    log_snr = log(alpha / sigma)
@@ -51,7 +51,7 @@ def time_grid(schedule: NoiseSchedule, num_steps: int) -> list[Point]:
 def dpm_solver_step(
     latents: Tensor, pred_x0: Tensor, previous_x0: Tensor | None, previous: Point, current: Point, target: Point
 ) -> Tensor:
-    """From point `current` to `target` (b c h w): of second order with `previous_x0`, predicted at `previous`."""
+    """The latents (b c h w) at `target`, from those at `current`: second order with `previous_x0`, else first."""
     h = target.log_snr - current.log_snr
     d = pred_x0
     if previous_x0 is not None:

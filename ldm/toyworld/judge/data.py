@@ -9,10 +9,10 @@ from typing import TypedDict, TypeVar
 import torch
 from torch import Tensor
 
-from ldm.data.batches import Share, StepBatches
+from ldm.data.batches import DeviceShare, StepBatches
 from ldm.data.captioned import CaptionedImage, find_captioned
 from ldm.data.degradation import degrade
-from ldm.data.images import fit, read_image, to_tensor
+from ldm.data.images import fit_image, read_image, to_tensor
 from ldm.errors import UserError
 from ldm.nn.tokenizer import PromptTokenizer
 from ldm.toyworld import CLASSES, COLOURS, SETTINGS
@@ -75,7 +75,7 @@ class Images:
 class JudgeBatches(StepBatches[JudgeBatch]):
     """Two images each of `share.batch_size` things, and as many lone images, if there are any."""
 
-    def __init__(self, images: Images, tokenizer: PromptTokenizer, size: int, share: Share) -> None:
+    def __init__(self, images: Images, tokenizer: PromptTokenizer, size: int, share: DeviceShare) -> None:
         super().__init__(share, len(images.things))
         self.images = images
         self.tokenizer = tokenizer
@@ -96,7 +96,7 @@ class JudgeBatches(StepBatches[JudgeBatch]):
 
 def read_images(images: Iterable[CaptionedImage], size: int) -> Tensor:
     """The images (b 3 size size) in [-1, 1]."""
-    return torch.stack([to_tensor(fit(read_image(image.path, size), size, size)) for image in images])
+    return torch.stack([to_tensor(fit_image(read_image(image.path, size), size, size)) for image in images])
 
 
 def label_indices(images: Iterable[CaptionedImage]) -> dict[str, Tensor]:

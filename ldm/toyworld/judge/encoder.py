@@ -14,13 +14,13 @@ from torch import Tensor
 
 from ldm.errors import UserError
 from ldm.files import ROOT
-from ldm.nn.memory import in_batches
+from ldm.nn.memory import apply_in_batches
 from ldm.nn.tokenizer import PromptTokenizer, load_tokenizer
 from ldm.toyworld.judge.file import load_judge
 from ldm.toyworld.judge.network import Judge
 
 ASSETS = ROOT / "ldm" / "assets"
-SHIPPED, SHIPPED_TOKENIZER = ASSETS / "judge.safetensors", ASSETS / "tokenizer"
+EMBEDDED_JUDGE, EMBEDDED_TOKENIZER = ASSETS / "judge.safetensors", ASSETS / "tokenizer"
 AT_A_TIME = 256
 SURE, ALIKE = 0.95, 0.75
 """Least mean probability of the setting of renders, and least mean cosine of embeddings of one rendered thing. The
@@ -91,11 +91,11 @@ class Evaluator:
     def embed_captions(self, captions: list[str]) -> Tensor:
         """Unit vectors (c d)."""
         ids = self.tokenizer(captions)
-        return in_batches(ids, AT_A_TIME, lambda part: self.judge.embed_captions(part.to(self.device)).cpu())
+        return apply_in_batches(ids, AT_A_TIME, lambda part: self.judge.embed_captions(part.to(self.device)).cpu())
 
     @torch.inference_mode()
     def _each(self, images: Tensor, network: Callable[[Tensor], Tensor]) -> Tensor:
-        return in_batches(images, AT_A_TIME, lambda part: network(self._resized(part)).cpu())
+        return apply_in_batches(images, AT_A_TIME, lambda part: network(self._resized(part)).cpu())
 
     def _resized(self, images: Tensor) -> Tensor:
         size = (self.judge.config.size,) * 2
@@ -106,7 +106,7 @@ class Evaluator:
 
 
 def load_evaluator(
-    device: torch.device, path: Path = SHIPPED, tokenizer_directory: Path = SHIPPED_TOKENIZER
+    device: torch.device, path: Path = EMBEDDED_JUDGE, tokenizer_directory: Path = EMBEDDED_TOKENIZER
 ) -> Evaluator:
     """The embedded judge, or another one. Raises `UserError` if its file is bad or the tokenizer is not the judge's."""
     judge, digest = load_judge(path)

@@ -204,5 +204,5 @@ class TextNetwork(nn.Module):
 
 
 def _unit(vectors: Tensor) -> Tensor:
-    """At length 1, in float32."""
+    """The vectors at length 1, in float32."""
     return F.normalize(vectors.float(), dim=-1)

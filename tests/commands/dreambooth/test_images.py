@@ -14,7 +14,7 @@ from ldm.checkpoint.reading import read_checkpoint
 from ldm.commands.dreambooth import images as training_images
 from ldm.commands.dreambooth import run as command
 from ldm.commands.dreambooth.images import encode_images, views_together
-from ldm.commands.dreambooth.plan import Plan as RunPlan
+from ldm.commands.dreambooth.plan import RunPlan
 from ldm.config import build_config, read_yaml, to_yaml
 from ldm.data import images as data_images
 from ldm.data.images import read_ahead

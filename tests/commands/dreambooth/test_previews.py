@@ -30,13 +30,13 @@ def test_step_0_is_sampled_by_the_base_model(uninterrupted: Trained, tiny_checkp
     assert [difference(one, other) for one, other in zip(singles(uninterrupted)[0], sampled, strict=True)] == [0, 0]
 
 
-def test_the_sweep_shows_every_step_and_prompt(uninterrupted: Trained) -> None:
-    sweep = pixels(uninterrupted.directory / "samples" / "sweep.png")
+def test_the_sheet_of_all_steps_shows_every_step_and_prompt(uninterrupted: Trained) -> None:
+    sheet = pixels(uninterrupted.directory / "samples" / "sweep.png")
     images = singles(uninterrupted)
     for row, step in enumerate(images):
         for column, image in enumerate(step):
             bottom, right = ((count - 1 - place) * 168 + 8 for count, place in ((5, row), (2, column)))
-            cell = sweep[-bottom - 160 : -bottom, -right - 160 : -right]
+            cell = sheet[-bottom - 160 : -bottom, -right - 160 : -right]
             assert np.array_equal(cell, image.repeat(5, axis=0).repeat(5, axis=1))
     assert difference(images[0][0], images[-1][0]) > 0
 

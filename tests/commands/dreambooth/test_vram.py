@@ -14,13 +14,13 @@ from ldm.commands.options.dreambooth import dreambooth_parser
 from ldm.config import read_yaml, to_yaml
 from ldm.errors import UserError
 from ldm.training.config import DreamBoothConfig
-from ldm.training.memory import COMBINATIONS, CUDA_OVERHEAD, GIB, Combination, Prediction, Workload
+from ldm.training.memory import CUDA_OVERHEAD, GIB, MEMORY_PROFILES, MemoryProfile, Prediction, Workload
 from tests.commands.calls import call, refused
 from tests.commands.dreambooth.fine_tuning import STOPPED, FineTune, Plan, interrupted
 from tests.tiny import TINY_YAML, tiny_config
 
 CPU, CUDA = [torch.device("cpu")], [torch.device("cuda:0")]
-NEEDS = dict(zip(COMBINATIONS, (14, 9, 7, 13, 8.5, 6, 12, 7.5, 5), strict=True))
+NEEDS = dict(zip(MEMORY_PROFILES, (14, 9, 7, 13, 8.5, 6, 12, 7.5, 5), strict=True))
 """GiB at 512 x 512."""
 
 
@@ -29,8 +29,8 @@ def needs(monkeypatch: pytest.MonkeyPatch) -> None:
     """Predictions that grow with the number of pixels."""
 
     def predict(workload: Workload, config: DreamBoothConfig, limit: float = 0) -> Prediction:
-        combination = Combination(config.optimizer, config.train_dtype, config.gradient_checkpointing)
-        return Prediction(int(NEEDS[combination] * GIB * workload.height * workload.width / 512**2), 0)
+        profile = MemoryProfile(config.optimizer, config.train_dtype, config.gradient_checkpointing)
+        return Prediction(int(NEEDS[profile] * GIB * workload.height * workload.width / 512**2), 0)
 
     monkeypatch.setattr("ldm.training.memory.predict", predict)
     monkeypatch.setattr(command, "predict", predict)
@@ -38,51 +38,51 @@ def needs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(command, "plenty", lambda workload, config: 60 * GIB)
 
 
-def chosen(*words: str, devices: list[torch.device] = CPU, size: int = 512, **config: object) -> Combination:
+def chosen(*words: str, devices: list[torch.device] = CPU, size: int = 512, **config: object) -> MemoryProfile:
     options = dreambooth_parser().parse_args(words)
     own = DreamBoothConfig(**config)  # type: ignore[arg-type]
     given = {name: value for name in command.MEMORY_FLAGS if (value := getattr(options, name)) is not None}
     before = DreamBoothConfig(**{**config, **given})
     after = fit_into_memory(options, before, Workload(tiny_config(), size, size), devices)
     assert own.iterations == after.iterations
-    return Combination(after.optimizer, after.train_dtype, after.gradient_checkpointing)
+    return MemoryProfile(after.optimizer, after.train_dtype, after.gradient_checkpointing)
 
 
 @pytest.mark.parametrize(
     ("gib", "index"), [("24", 0), ("16", 0), ("12", 1), ("10", 1), ("8", 2)], ids=["24", "16", "12", "10", "8"]
 )
 def test_the_first_that_fits_is_chosen(gib: str, index: int) -> None:
-    assert chosen("--vram", gib) == COMBINATIONS[index]
+    assert chosen("--vram", gib) == MEMORY_PROFILES[index]
 
 
 def test_flags_that_are_set_stay() -> None:
-    assert chosen("--vram", "8", "--optimizer", "adamw8bit", "--train-dtype", "fp32") == COMBINATIONS[7]
-    assert chosen("--vram", "24", "--gradient-checkpointing") == COMBINATIONS[6]
+    assert chosen("--vram", "8", "--optimizer", "adamw8bit", "--train-dtype", "fp32") == MEMORY_PROFILES[7]
+    assert chosen("--vram", "24", "--gradient-checkpointing") == MEMORY_PROFILES[6]
 
 
 def test_what_the_yaml_sets_stays_with_auto(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (40 * GIB, 80 * GIB))
     for words in ((), ("--vram", "auto")):
-        assert chosen(*words, devices=CUDA, gradient_checkpointing="attention") == COMBINATIONS[3]
-    assert chosen("--vram", "24", gradient_checkpointing="attention") == COMBINATIONS[0]
+        assert chosen(*words, devices=CUDA, gradient_checkpointing="attention") == MEMORY_PROFILES[3]
+    assert chosen("--vram", "24", gradient_checkpointing="attention") == MEMORY_PROFILES[0]
 
 
 @pytest.mark.parametrize(("free", "index"), [(16, 0), (14, 1), (8.5, 2)])
 def test_on_cuda_the_free_memory_decides(free: float, index: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (int(free * GIB), 80 * GIB))
-    assert chosen(devices=CUDA) == chosen("--vram", "auto", devices=CUDA) == COMBINATIONS[index]
+    assert chosen(devices=CUDA) == chosen("--vram", "auto", devices=CUDA) == MEMORY_PROFILES[index]
 
 
 def test_with_plenty_of_memory_nothing_is_predicted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (61 * GIB, 80 * GIB))
     monkeypatch.setattr(command, "choose", lambda *args: pytest.fail("it was"))
-    assert chosen(devices=CUDA) == chosen("--vram", "auto", devices=CUDA) == COMBINATIONS[0]
-    assert chosen(devices=CUDA, gradient_checkpointing="all") == COMBINATIONS[6]
+    assert chosen(devices=CUDA) == chosen("--vram", "auto", devices=CUDA) == MEMORY_PROFILES[0]
+    assert chosen(devices=CUDA, gradient_checkpointing="all") == MEMORY_PROFILES[6]
 
 
 def test_of_several_devices_the_one_with_the_least_decides(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(command, "_free_on_each", lambda devices: [(40, 12)[one.index] * GIB for one in devices])
-    assert chosen(devices=[torch.device("cuda:0"), torch.device("cuda:1")]) == COMBINATIONS[1]
+    assert chosen(devices=[torch.device("cuda:0"), torch.device("cuda:1")]) == MEMORY_PROFILES[1]
 
 
 def process_id(device: torch.device) -> int:
@@ -102,35 +102,35 @@ def test_no_device_is_queried_if_all_flags_are_set(monkeypatch: pytest.MonkeyPat
     """As in the other processes of several devices, which read the record."""
     monkeypatch.setattr(command, "free_memory", lambda device: pytest.fail("it was"))
     words = ("--optimizer", "adamw8bit", "--train-dtype", "bf16", "--gradient-checkpointing", "attention")
-    assert chosen(*words, devices=CUDA) == COMBINATIONS[5]
+    assert chosen(*words, devices=CUDA) == MEMORY_PROFILES[5]
 
 
 def test_a_process_can_not_have_all_of_a_card(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(NEEDS, COMBINATIONS[2], 8 * USABLE - 0.01)
-    assert chosen("--vram", "8") == COMBINATIONS[2]
-    monkeypatch.setitem(NEEDS, COMBINATIONS[2], 8 * USABLE + 0.01)
-    assert chosen("--vram", "8") == COMBINATIONS[5]
+    monkeypatch.setitem(NEEDS, MEMORY_PROFILES[2], 8 * USABLE - 0.01)
+    assert chosen("--vram", "8") == MEMORY_PROFILES[2]
+    monkeypatch.setitem(NEEDS, MEMORY_PROFILES[2], 8 * USABLE + 0.01)
+    assert chosen("--vram", "8") == MEMORY_PROFILES[5]
     assert 7.3 < 8 * USABLE < 7.75
 
 
 def test_on_cuda_overhead_counts() -> None:
-    exactly = NEEDS[COMBINATIONS[1]] * GIB
+    exactly = NEEDS[MEMORY_PROFILES[1]] * GIB
     assert exactly < USABLE * 10 * GIB < exactly + CUDA_OVERHEAD
-    assert chosen("--vram", "10", devices=CPU) == COMBINATIONS[1]
-    assert chosen("--vram", "10", devices=CUDA) == COMBINATIONS[2]
+    assert chosen("--vram", "10", devices=CPU) == MEMORY_PROFILES[1]
+    assert chosen("--vram", "10", devices=CUDA) == MEMORY_PROFILES[2]
 
 
 def test_on_other_devices_auto_chooses_nothing() -> None:
-    assert chosen() == chosen("--vram", "auto") == COMBINATIONS[0]
-    assert chosen(gradient_checkpointing="all") == COMBINATIONS[6]
+    assert chosen() == chosen("--vram", "auto") == MEMORY_PROFILES[0]
+    assert chosen(gradient_checkpointing="all") == MEMORY_PROFILES[6]
 
 
 def test_weights_stay_float32_where_bfloat16_is_not_for_the_device_or_the_precision(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    assert chosen("--vram", "8", "--precision", "full") == COMBINATIONS[7]
+    assert chosen("--vram", "8", "--precision", "full") == MEMORY_PROFILES[7]
     monkeypatch.setattr(command, "half_dtype", lambda device: torch.float16)
-    assert chosen("--vram", "8") == COMBINATIONS[7]
+    assert chosen("--vram", "8") == MEMORY_PROFILES[7]
 
 
 def test_a_size_that_would_fit_is_named() -> None:
@@ -141,7 +141,7 @@ def test_a_size_that_would_fit_is_named() -> None:
 def test_auto_refuses_nothing(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (2 * GIB, 8 * GIB))
     with caplog.at_level(logging.WARNING):
-        assert chosen(devices=CUDA) == COMBINATIONS[-1]
+        assert chosen(devices=CUDA) == MEMORY_PROFILES[-1]
     assert "Trying anyway" in caplog.text
 
 
@@ -159,13 +159,13 @@ def test_the_error_if_nothing_fits() -> None:
 def test_the_choice_is_logged_recorded_and_kept_by_a_resumed_run(
     fine_tune: FineTune, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setitem(NEEDS, COMBINATIONS[0], 1e6)
-    monkeypatch.setitem(NEEDS, COMBINATIONS[1], 1e6)
+    monkeypatch.setitem(NEEDS, MEMORY_PROFILES[0], 1e6)
+    monkeypatch.setitem(NEEDS, MEMORY_PROFILES[1], 1e6)
     run = interrupted(fine_tune, monkeypatch, 2, *STOPPED, "--vram", "8")
-    assert "memory: 8-bit AdamW on bfloat16 weights, gradient checkpointing none" in caplog.text
+    assert "memory profile: 8-bit AdamW on bfloat16 weights, gradient checkpointing none" in caplog.text
     options = read_yaml(run / "run.yaml")["options"]
     assert [options[name] for name in command.MEMORY_FLAGS] == ["adamw8bit", "bf16", "none"]
-    monkeypatch.setitem(NEEDS, COMBINATIONS[0], 0.1)
+    monkeypatch.setitem(NEEDS, MEMORY_PROFILES[0], 0.1)
     assert call("dreambooth", "-r", run).status == 0
     assert [read_yaml(run / "run.yaml")["options"][name] for name in command.MEMORY_FLAGS] == [
         "adamw8bit",

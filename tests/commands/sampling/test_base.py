@@ -118,7 +118,7 @@ def test_a_missing_base_model_gives_a_warning_that_names_the_flag(txt2img: Sampl
         assert words in warning
 
 
-def test_base_adds_its_row_to_a_resumed_sweep(txt2img: Sample, ckpts: Path, base: Path) -> None:
+def test_base_adds_its_row_to_a_resumed_comparison(txt2img: Sample, ckpts: Path, base: Path) -> None:
     sampled = txt2img("-c", ckpts, "-v", 1)
     before = {path: path.stat().st_mtime_ns for path in sampled.paths}
     outcome = call("txt2img", "-r", sampled.directory, "--base", base)
@@ -139,7 +139,7 @@ def test_a_base_that_no_run_began_with_is_refused(ckpts: Path, tiny_checkpoint: 
     refused(call("txt2img", "-c", ckpts, "--base", "nowhere.ckpt"), "no checkpoint nowhere.ckpt")
 
 
-def test_base_and_no_base_exclude_each_other_and_the_later_counts_in_a_resumed_sweep(
+def test_base_and_no_base_exclude_each_other_and_the_later_counts_in_a_resumed_comparison(
     txt2img: Sample, ckpts: Path, base: Path
 ) -> None:
     refused(call("txt2img", "-c", ckpts, "--base", base, "--no-base"), "--no-base: not allowed with argument --base")

@@ -28,7 +28,7 @@ def project(tmp_path: Path, tiny_checkpoint: Path) -> Path:
     return root
 
 
-def test_a_sweep_that_moved_with_its_checkpoints_resumes_and_samples_nothing_again(
+def test_a_comparison_that_moved_with_its_checkpoints_resumes_and_samples_nothing_again(
     txt2img: Sample, project: Path, tmp_path: Path, unet_calls: list[UNetCall]
 ) -> None:
     """Its base model and photos, which have moved with them, are found as well."""

@@ -36,14 +36,14 @@ def test_the_image_is_changed_once_per_seed(img2img: Sample, sketch: Path) -> No
     assert difference(sampled.images[0], img2img("-i", inverted, "-v", 1, "--seed", 3, "-p", "a can").images[0]) > 1
 
 
-@pytest.mark.parametrize("sweep", [False, True], ids=["one checkpoint", "compared"])
+@pytest.mark.parametrize("compared", [False, True], ids=["one checkpoint", "compared"])
 def test_the_grid_and_the_page_begin_with_the_initial_image(
-    sweep: bool, img2img: Sample, sketch: Path, trained: Trained, monkeypatch: pytest.MonkeyPatch
+    compared: bool, img2img: Sample, sketch: Path, trained: Trained, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     grids: list[Any] = []
     labelled_grid = sheets.labelled_grid
     monkeypatch.setattr(sheets, "labelled_grid", lambda *given: grids.append(given) or labelled_grid(*given))
-    sampled = img2img("-i", sketch, "-v", 2, "-p", "a can", *(["-c", trained.root, "--no-base"] if sweep else []))
+    sampled = img2img("-i", sketch, "-v", 2, "-p", "a can", *(["-c", trained.root, "--no-base"] if compared else []))
     ((cells, _, columns, headings),) = grids
     assert columns == ["", "seed 42", "seed 43"]
     assert headings == [Heading("initial image", 1), Heading("a can", 2)]
@@ -51,7 +51,7 @@ def test_the_grid_and_the_page_begin_with_the_initial_image(
     with Image.open(sketch) as given:
         fitted = np.asarray(given.resize((32, 32), Image.Resampling.LANCZOS)).astype(int)
     assert abs(np.asarray(cells[0][0]).astype(int) - fitted).mean() < 4
-    if sweep:
+    if compared:
         page = (sampled.directory / "index.html").read_text(encoding="utf-8")
         assert f'"init_image":"{table_of(sampled).init_image}"' in page
         assert (sampled.directory / table_of(sampled).init_image).is_file()

@@ -19,7 +19,7 @@ from tests.commands.processes import wait_until
 from tests.report.tables import lines_of, stop_after, table_of, tuned
 from tests.tiny import TINY_YAML, build_tiny_model, write_tiny_checkpoint, write_tokenizer
 
-SWEEP = ("-v", 2, "-p", "a photo of sks {class}", "a {class}", "--ddim-eta", 1.0, "--seed", 5)
+COMPARISON = ("-v", 2, "-p", "a photo of sks {class}", "a {class}", "--ddim-eta", 1.0, "--seed", 5)
 """2 prompts x 2 seeds, with noise in every step."""
 
 
@@ -67,7 +67,7 @@ def test_a_finished_call_reads_and_samples_nothing(
 
 
 def test_what_is_missing_damaged_or_of_another_image_is_sampled_again_the_same(txt2img: Sample, ckpts: Path) -> None:
-    sampled = txt2img("-c", ckpts, "--no-base", *SWEEP)
+    sampled = txt2img("-c", ckpts, "--no-base", *COMPARISON)
     before, written = times(sampled), files(sampled.directory)
     gone, cut, like, other, bare = (sampled.paths[index] for index in (0, 3, 4, 5, 6))
     gone.unlink()
@@ -160,7 +160,7 @@ def test_a_missing_image_is_sampled_in_the_same_batch_as_before(
 ) -> None:
     """As on a GPU, where rounding may depend on the batch."""
     monkeypatch.setattr(loop, "images_at_a_time", lambda job, compute: job.batch_size)
-    sampled = txt2img("-c", ckpts, "--no-base", *SWEEP, "-b", 3)
+    sampled = txt2img("-c", ckpts, "--no-base", *COMPARISON, "-b", 3)
     before, written = times(sampled), files(sampled.directory)
     sampled.paths[1].unlink()
     unet_calls.clear()
@@ -192,10 +192,10 @@ def test_a_batch_size_that_was_chosen_stays(txt2img: Sample, monkeypatch: pytest
 def test_ctrl_c_keeps_the_images_and_prints_how_to_continue(
     txt2img: Sample, ckpts: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = txt2img("-c", ckpts, "--no-base", *SWEEP)
+    whole = txt2img("-c", ckpts, "--no-base", *COMPARISON)
     with monkeypatch.context() as patch:
         stop_after(patch, 5)
-        outcome = call("txt2img", "-c", ckpts, "--no-base", *SWEEP)
+        outcome = call("txt2img", "-c", ckpts, "--no-base", *COMPARISON)
     assert outcome.status == 75
     directory = Path(re.findall(r"continue with\n  python txt2img.py -r (.*)", outcome.said)[0])
     sampled = Sampled(directory, outcome.said)
@@ -221,11 +221,11 @@ def test_ctrl_c_before_the_first_image(txt2img: Sample, ckpts: Path, monkeypatch
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=["killed", "terminated"])
-def test_a_sweep_that_was_stopped_and_continued_is_the_same_as_one_that_was_not(
+def test_a_comparison_that_was_stopped_and_continued_is_the_same_as_one_that_was_not(
     number: signal.Signals, txt2img: Sample, uninterrupted: Trained, tmp_path: Path
 ) -> None:
     """Also with another batch size: images, grid and table, bit for bit."""
-    words = ("-c", uninterrupted.root, *SWEEP, "-o", tmp_path / "out")
+    words = ("-c", uninterrupted.root, *COMPARISON, "-o", tmp_path / "out")
     process = start("txt2img", *words, "-b", 1, cwd=tmp_path)
     directory = tmp_path / "out" / "txt2img-1"
     wait_until("the third image", lambda: len(list(directory.glob("*.png"))) > 2, process)
@@ -250,7 +250,7 @@ def test_it_continues_from_any_directory_with_its_own_options(
     txt2img: Sample, ckpts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    sampled = txt2img("-c", Path("ckpts"), "--no-base", "-o", "out", *SWEEP)
+    sampled = txt2img("-c", Path("ckpts"), "--no-base", "-o", "out", *COMPARISON)
     directory, before = sampled.directory.resolve(), files(sampled.directory)
     for path in sampled.paths[::2]:
         path.unlink()

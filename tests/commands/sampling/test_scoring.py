@@ -8,9 +8,11 @@ from unittest.mock import Mock
 import pytest
 
 from ldm.commands.sampling import job, loop, planning, run
+from ldm.data import images
 from ldm.evaluation.protocol import dreambooth_prompts
 from ldm.evaluation.recommendation import RULE
-from ldm.report.comparison import CLASS, OTHER, SUBJECT, Comparison
+from ldm.evaluation.results import CLASS, OTHER, SUBJECT
+from ldm.report.comparison import ComparisonData
 from ldm.report.table import read_comparison
 from tests.commands.calls import Outcome, Sampled, call, refused
 from tests.commands.fixtures import Trained, write_photos
@@ -29,7 +31,7 @@ def in_an_empty_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.chdir(tmp_path / "here")
 
 
-Scored = tuple[Comparison, Outcome, Sampled]
+Scored = tuple[ComparisonData, Outcome, Sampled]
 
 
 def evaluated(*arguments: object, number: int = 1, command: str = "evaluate") -> Scored:
@@ -166,7 +168,7 @@ def test_another_encoder_may_score_the_images_of_a_resumed_call(trained: Trained
     refused(call("evaluate", "-r", "outputs/evaluate-1", "--encoder", "clip-dino"), "download/eval-weights.sh")
 
 
-def test_a_sweep_is_scored_afterwards_without_sampling_again(
+def test_a_comparison_is_scored_afterwards_without_sampling_again(
     trained: Trained, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     evaluated("-c", trained.root, *JUDGE, *PROMPTS, "-v", 1)
@@ -180,8 +182,12 @@ def test_a_sweep_is_scored_afterwards_without_sampling_again(
     assert comparison.groups[0].recommendation.verdict in outcome.said
     assert set(comparison.rows[1].scores) == (SUBJECT_SCORES | CLASS_SCORES) - {"diversity"}
     photos = write_photos(tmp_path / "others", count=2)
+    opened: list[Path] = []
+    open_image = images.open_image
+    monkeypatch.setattr(images, "open_image", lambda file, path: opened.append(path) or open_image(file, path))
     other, _, _ = evaluated("-r", "outputs/evaluate-1", "-i", photos)
     assert len(other.groups[0].photos) == 2
+    assert sorted(path.name for path in opened if path.parent.name == "others") == ["0.png", "1.png"]  # once each
     assert other.rows[1].scores["subject"] != comparison.rows[1].scores["subject"]
     assert other.rows[1].scores["prompt"] == comparison.rows[1].scores["prompt"]
     refused(call("txt2img", "-r", "outputs/evaluate-1"), "evaluate.py")

@@ -92,9 +92,9 @@ def test_the_sheets_show_images(first: Path, second: Path) -> None:
 
 
 def test_the_originals_are_above_the_reconstructions(first: Path, finished: Scratch) -> None:
-    from ldm.data.images import fit, read_image
+    from ldm.data.images import fit_image, read_image
 
-    original = np.asarray(fit(read_image(finished.images / "0.png"), 16, 16)).astype(int)
+    original = np.asarray(fit_image(read_image(finished.images / "0.png"), 16, 16)).astype(int)
     assert np.abs(pixels(first / "samples" / "step-000006.png")[:16, :16] - original).max() <= 1
 
 

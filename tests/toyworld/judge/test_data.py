@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ldm.data.batches import Share
+from ldm.data.batches import DeviceShare
 from ldm.data.captioned import CaptionedImage, find_captioned
 from ldm.errors import UserError
 from ldm.toyworld import CLASSES, SETTINGS
@@ -21,7 +21,7 @@ def things(tmp_path: Path) -> Path:
 
 def batches(*directories: Path, things: int = 3) -> JudgeBatches:
     tokenizer = judge_tokenizer(directories[0].parent / "tokenizer")
-    return JudgeBatches(Images(directories), tokenizer, SIZE, Share(0, things))
+    return JudgeBatches(Images(directories), tokenizer, SIZE, DeviceShare(0, things))
 
 
 def test_images_are_sorted_into_things_and_lone_ones(things: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The judge at work: the tiny one for what is computed, the shipped one for whether it is right."""
+"""The judge at work: the tiny one for what is computed, the embedded one for whether it is right."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +13,7 @@ from ldm.errors import UserError
 from ldm.files import ROOT
 from ldm.toyworld import SETTINGS, canonical_caption, photograph, random_scene, render, unusual_subject
 from ldm.toyworld.judge.data import HALF_AND_HALF
-from ldm.toyworld.judge.encoder import SHIPPED, Evaluator, load_evaluator
+from ldm.toyworld.judge.encoder import EMBEDDED_JUDGE, Evaluator, load_evaluator
 from ldm.toyworld.judge.file import judge_writer
 from tests.judges import SIZE, build_tiny_judge, judge_tokenizer
 from tests.tiny import write_tokenizer
@@ -27,7 +27,7 @@ def tiny(tmp_path: Path) -> Evaluator:
 
 
 @pytest.fixture(scope="module")
-def shipped() -> Evaluator:
+def embedded() -> Evaluator:
     return load_evaluator(CPU)
 
 
@@ -86,11 +86,11 @@ def test_another_tokenizer_is_refused(tmp_path: Path) -> None:
     assert load_evaluator(CPU, tmp_path / "judge.safetensors", tokenizer).judge.config.size == SIZE
 
 
-def test_the_shipped_judge_is_small() -> None:
-    assert SHIPPED.stat().st_size < 4e6
+def test_the_embedded_judge_is_small() -> None:
+    assert EMBEDDED_JUDGE.stat().st_size < 4e6
 
 
-def test_the_shipped_judge_is_right_about_new_renders(shipped: Evaluator) -> None:
+def test_the_embedded_judge_is_right_about_new_renders(embedded: Evaluator) -> None:
     scenes = [random_scene(91, index, split="all") for index in range(40)]
     things = [scene.thing for scene in scenes]
     truth = {
@@ -101,16 +101,16 @@ def test_the_shipped_judge_is_right_about_new_renders(shipped: Evaluator) -> Non
         "pattern": [{thing.pattern} for thing in things],
     }
     images = render(scenes, 64)
-    found = shipped.name(images)
+    found = embedded.name(images)
     for head, right in truth.items():
         assert sum(one[head].label in answers for one, answers in zip(found, right, strict=True)) >= 37, head
     captions = [canonical_caption(scene) for scene in scenes]
-    nearest = shipped.caption_similarity(images, captions).argmax(dim=1)
+    nearest = embedded.caption_similarity(images, captions).argmax(dim=1)
     words = [sorted(captions[i].split()) for i in nearest.tolist()]  # "red and white" or "white and red"
     assert sum(one == sorted(caption.split()) for one, caption in zip(words, captions, strict=True)) >= 37
 
 
-def test_the_shipped_judge_uses_each_word(shipped: Evaluator) -> None:
+def test_the_embedded_judge_uses_each_word(embedded: Evaluator) -> None:
     scene = random_scene(92, 0, class_name="duck", colour="red", setting="snow", split="all")
     scene = replace(scene, thing=replace(scene.thing, colours=("red", "white"), pattern="striped"))
     image = render([scene], 64)
@@ -121,14 +121,14 @@ def test_the_shipped_judge_uses_each_word(shipped: Evaluator) -> None:
         "a photo of a blue and white striped duck in the snow",
         "a photo of a red and white checkered duck in the snow",
     ]
-    similarity = shipped.caption_similarity(image, [right, *wrong])[0]
+    similarity = embedded.caption_similarity(image, [right, *wrong])[0]
     assert similarity.argmax() == 0
 
 
-def test_the_shipped_judge_recognises_a_thing_in_any_setting(shipped: Evaluator) -> None:
+def test_the_embedded_judge_recognises_a_thing_in_any_setting(embedded: Evaluator) -> None:
     _, photos = read_directory(ROOT / "data" / "bottle", 64, 64)
     elsewhere = photograph(unusual_subject(15, "bottle"), 4, 1, ["snow", "night", "water", "sunset"])
     others = [random_scene(93, index, class_name="bottle", setting=setting) for index, setting in enumerate(SETTINGS)]
-    same = shipped.subject_similarity(render(elsewhere, 64), photos).mean(dim=1)
-    different = shipped.subject_similarity(render(others, 64), photos).mean(dim=1)
+    same = embedded.subject_similarity(render(elsewhere, 64), photos).mean(dim=1)
+    different = embedded.subject_similarity(render(others, 64), photos).mean(dim=1)
     assert same.min() > different.max()

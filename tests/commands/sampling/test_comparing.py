@@ -99,9 +99,9 @@ def test_every_image_is_the_one_its_checkpoint_samples_alone(
     txt2img: Sample, uninterrupted: Trained, contexts: list[tuple[str, Tensor]]
 ) -> None:
     """These were trained with their text encoder: each prompt is encoded by each checkpoint's own."""
-    swept = txt2img("-c", uninterrupted.root, "-v", 2, "--no-base")
-    assert len(swept.paths) == 8
-    by_step = {step: swept.images[2 * index : 2 * index + 2] for index, step in enumerate((3, 6, 9, 12))}
+    compared = txt2img("-c", uninterrupted.root, "-v", 2, "--no-base")
+    assert len(compared.paths) == 8
+    by_step = {step: compared.images[2 * index : 2 * index + 2] for index, step in enumerate((3, 6, 9, 12))}
     subject = [context for prompt, context in contexts if prompt == "a photo of sks can"]
     assert len({context.sum().item() for context in subject}) == 4
     for step, images in by_step.items():
