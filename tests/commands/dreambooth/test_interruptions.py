@@ -1,4 +1,4 @@
-"""Processes that are killed or stopped by Ctrl-C lose nothing."""
+"""A process that is killed loses nothing."""
 
 import shutil
 import signal
@@ -9,13 +9,6 @@ import pytest
 from tests.commands.calls import call, difference, equal, pixels, start
 from tests.commands.fixtures import EXACT, Trained
 from tests.commands.processes import wait_for
-
-
-@pytest.fixture
-def exact_words(tmp_path: Path, subject_dir: Path, tiny_checkpoint: Path, uninterrupted: Trained) -> tuple[object, ...]:
-    """The command line of the uninterrupted run, in a directory that has its class images already."""
-    shutil.copytree(uninterrupted.root / "class-images", tmp_path / "class-images")
-    return ("-c", "can", "-i", subject_dir, "--ckpt-path", tiny_checkpoint, "-o", tmp_path, *EXACT)
 
 
 def assert_equal_runs(one: Path, other: Path) -> None:
@@ -33,9 +26,11 @@ def assert_equal_runs(one: Path, other: Path) -> None:
 
 @pytest.mark.slow  # test_leftovers.py kills a shorter run in every default call of the tests
 def test_a_killed_run_continues_to_bit_identical_weights(
-    exact_words: tuple[object, ...], uninterrupted: Trained, tmp_path: Path
+    subject_dir: Path, tiny_checkpoint: Path, uninterrupted: Trained, tmp_path: Path
 ) -> None:
-    process = start("dreambooth", *exact_words, cwd=tmp_path)
+    shutil.copytree(uninterrupted.root / "class-images", tmp_path / "class-images")
+    words = ("-c", "can", "-i", subject_dir, "--ckpt-path", tiny_checkpoint, "-o", tmp_path, *EXACT)
+    process = start("dreambooth", *words, cwd=tmp_path)
     wait_for(tmp_path / "can-1" / "step-00006.safetensors", process)
     process.kill()
     process.communicate()
