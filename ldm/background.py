@@ -1,6 +1,7 @@
 """Work in threads: files are written while the caller goes on, and results are computed before they are needed."""
 
 import logging
+import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -72,6 +73,43 @@ class BackgroundWriter:
             raise
 
 
+class Cancelled(BaseException):
+    """Nobody needs the result that this thread computes. Not an `Exception`, so that it isn't handled as an error."""
+
+
+class CancellingPool(ThreadPoolExecutor):
+    """Threads for one block. When it ends, no further call begins, and running ones end at `raise_if_cancelled`."""
+
+    def __init__(self, threads: int, name: str, initializer: Callable[[], object] | None = None) -> None:
+        self._cancelled = threading.Event()
+
+        def begin() -> None:
+            _this_thread.cancelled = self._cancelled
+            if initializer is not None:
+                initializer()
+
+        super().__init__(threads, thread_name_prefix=name, initializer=begin)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._cancelled.set()  # first: a second interrupt may end the waiting
+        self.shutdown(wait=True, cancel_futures=True)
+
+
+_this_thread = threading.local()
+
+
+def raise_if_cancelled() -> None:
+    """Raises `Cancelled` in a thread of a `CancellingPool` whose block has ended; call it before each long computation.
+
+    In other threads it does nothing: there an interrupt raises its own exception.
+    """
+    cancelled: threading.Event | None = getattr(_this_thread, "cancelled", None)
+    if cancelled is not None and cancelled.is_set():
+        raise Cancelled
+
+
 def map_ahead(
     function: Callable[[Item], Result],
     items: Iterable[Item],
@@ -82,16 +120,14 @@ def map_ahead(
     """Yields `function(item)` for each item, in order; threads compute up to `ahead` results before they are needed.
 
     An error is raised in place of its item's result. After an error, and when the iterator is closed, no further call
-    starts, and the iterator waits for the running ones. `initializer` is called first in each thread.
+    starts, and running ones are cancelled (`raise_if_cancelled`). Close the iterator (`contextlib.closing`) if not all
+    results are taken: an interrupt may come between two of them. `initializer` is called first in each thread.
     """
     begun: deque[Future[Result]] = deque()
-    pool = ThreadPoolExecutor(threads, thread_name_prefix="ahead", initializer=initializer)
-    try:
+    with CancellingPool(threads, "ahead", initializer) as pool:
         for item in items:
             begun.append(pool.submit(function, item))
             if len(begun) > ahead:
                 yield begun.popleft().result()
         while begun:
             yield begun.popleft().result()
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)

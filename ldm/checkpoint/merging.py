@@ -55,7 +55,8 @@ def merged(file: CheckpointFile, adapter: Adapter, strength: float = 1.0) -> Che
         for part, digest in part_digests(file.path, info).items()
     }
     metadata = {**file.metadata, **dataclasses.replace(info, parts=digests).to_metadata()}
-    return _MergedFile(file.path, _MergedTensors(file.tensors, adapter, strength), metadata, base=file)
+    tensors = _MergedTensors(file.tensors, adapter, strength)
+    return _MergedFile(file.path, tensors, metadata, base=file, adapter=adapter, strength=strength)
 
 
 def _digest(digest: str, adapter: Adapter, strength: float) -> str:
@@ -87,7 +88,14 @@ class _MergedTensors(Mapping[str, Tensor]):
 @dataclass(frozen=True, kw_only=True)
 class _MergedFile(CheckpointFile):
     base: CheckpointFile
+    adapter: Adapter
+    strength: float
 
     @property
     def index(self) -> Mapping[str, Tensor]:
         return self.base.index
+
+    def in_memory(self, prefixes: tuple[str, ...]) -> CheckpointFile:
+        """The tensors of the base file are in memory; a merged one is still computed when it is looked up."""
+        base = self.base.in_memory(prefixes)
+        return dataclasses.replace(self, tensors=_MergedTensors(base.tensors, self.adapter, self.strength), base=base)

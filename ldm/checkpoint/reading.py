@@ -5,13 +5,15 @@ Tensors are mapped from the file: reading costs nothing until they are used, and
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import BinaryIO
 
+import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from ldm.background import raise_if_cancelled
 from ldm.checkpoint.foreign import HEAD_BYTES, describe_foreign
 from ldm.checkpoint.keys import in_official_layout
 from ldm.checkpoint.torch_zip import LARGEST_PICKLE, MOST_TENSORS, read_torch_zip, refusal
@@ -22,6 +24,9 @@ from ldm.user_files import open_file
 
 LARGEST_HEADER = 16 * 2**20
 """Bytes of a safetensors file's header. The official file's has 130,000; a trainer may add notes to it."""
+
+ALIGNMENT, PAGE = 64, 4096
+"""Bytes: the alignment of torch's own tensors, and a page of a mapped file."""
 
 Content = tuple[Mapping[str, Tensor], dict[str, str]]
 """The tensors of a file by name, and its metadata."""
@@ -40,6 +45,26 @@ class CheckpointFile:
     def index(self) -> Mapping[str, Tensor]:
         """Names, shapes and types of `tensors` without computing any: the numbers may be those before merging."""
         return self.tensors
+
+    def in_memory(self, prefixes: tuple[str, ...]) -> "CheckpointFile":
+        """The same with the stored tensors in memory whose names have one of these prefixes; the others stay mapped."""
+        tensors = {}
+        for key, tensor in self.tensors.items():
+            raise_if_cancelled()
+            tensors[key] = _in_memory(tensor) if key.startswith(prefixes) else tensor
+        return replace(self, tensors=tensors)
+
+
+def _in_memory(tensor: Tensor) -> Tensor:
+    """A tensor mapped from a file, with its pages read; a copy if it isn't aligned there.
+
+    On some processors the alignment decides in which order numbers are added: an image would depend on what else its
+    file holds. The official `.ckpt` is aligned, so it is in memory once.
+    """
+    if tensor.data_ptr() % ALIGNMENT:
+        return tensor.clone()
+    tensor.reshape(-1).view(torch.uint8)[::PAGE].sum()
+    return tensor
 
 
 def read_checkpoint(path: Path) -> CheckpointFile:

@@ -5,7 +5,7 @@ than `ImageOps.fit`, and importing it would slow the start of every command.
 """
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -153,7 +153,7 @@ def _bytes_per_pixel(file: ImageFile.ImageFile, reduced: bool) -> int:
     return decoded + (0 if reduced else copies)
 
 
-def read_ahead(paths: Iterable[Path], height: int, width: int) -> Iterator[Tensor]:
+def read_ahead(paths: Iterable[Path], height: int, width: int) -> Generator[Tensor, None, None]:
     """The images in these files in their order, cropped to (3 height width), in [-1, 1]; threads read ahead."""
 
     def read(path: Path) -> Tensor:

@@ -5,6 +5,7 @@ import json
 import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
 from itertools import islice
 from pathlib import Path
 
@@ -81,12 +82,13 @@ def write_moments(path: Path, autoencoder: AutoencoderKL, paths: Sequence[Path],
     Raises `UserError` for a file that is no readable image, latents that overflow, and a full disk.
     """
     shape = _shape(autoencoder.config, len(paths), size, flip)
-    images = each(read_ahead(paths, size, size), len(paths), "encoding", "img")
     # Written piece by piece: with a mapped file, a full disk would kill the process by a signal.
     with (
         atomic_path(path, moments_bytes(autoencoder.config, len(paths), size, flip)) as partial,
         partial.open("wb") as file,
+        closing(read_ahead(paths, size, size)) as read,
     ):
+        images = each(read, len(paths), "encoding", "img")
         header = {"descr": np.dtype(np.float16).str, "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(file, header)
         for number, parameters in enumerate(_encoded(autoencoder, images, flip, BATCH_SIZE * (1 + flip))):

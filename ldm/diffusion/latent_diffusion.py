@@ -12,6 +12,7 @@ from types import MappingProxyType
 import torch
 from torch import Tensor, nn
 
+from ldm.background import raise_if_cancelled
 from ldm.bounds import check_range
 from ldm.diffusion.guidance import Conditioning, EpsFn
 from ldm.diffusion.schedule import NoiseSchedule, ScheduleConfig
@@ -73,7 +74,10 @@ class LatentDiffusionConfig:
 
 
 class LatentDiffusion(nn.Module):
-    """The three networks and the schedule. Latents (b 4 h/8 w/8) are scaled by `scale_factor` wherever they appear."""
+    """The three networks and the schedule. Latents (b 4 h/8 w/8) are scaled by `scale_factor` wherever they appear.
+
+    In a worker thread, a call of a network first ends the work if nobody needs it any more (`raise_if_cancelled`).
+    """
 
     def __init__(self, config: LatentDiffusionConfig, tokenizer: PromptTokenizer | None = None) -> None:
         super().__init__()
@@ -110,10 +114,12 @@ class LatentDiffusion(nn.Module):
         """Prompts -> context (b 77 d)."""
         if self.tokenizer is None:
             raise ValueError("this model was built without a tokenizer")
+        raise_if_cancelled()
         return self.text_encoder(self.tokenizer(prompts).to(self.device))
 
     def encode_posterior(self, images: Tensor) -> DiagonalGaussian:
         """The autoencoder's posterior q(z|x) of images (b 3 h w) in [-1, 1]."""
+        raise_if_cancelled()
         return self.autoencoder.encode(images.to(self.autoencoder.quant_conv.weight))
 
     def sample_posterior(self, posterior: DiagonalGaussian, noise: Tensor) -> Tensor:
@@ -124,8 +130,11 @@ class LatentDiffusion(nn.Module):
         """Latents (b 4 h/8 w/8) -> images (b 3 h w), nominally in [-1, 1]; `DECODED_PIXELS` at a time."""
         unscaled = latents.to(self.autoencoder.quant_conv.weight) / self.config.scale_factor
         pixels = latents.shape[2] * latents.shape[3] * self.config.autoencoder.downsampling_factor**2
-        batches = unscaled.split(max(1, DECODED_PIXELS // pixels))
-        return torch.cat([self.autoencoder.decode(batch) for batch in batches])
+        images = []
+        for batch in unscaled.split(max(1, DECODED_PIXELS // pixels)):
+            raise_if_cancelled()
+            images.append(self.autoencoder.decode(batch))
+        return torch.cat(images)
 
     def predictor(self, conditioning: Conditioning) -> EpsFn:
         """`predict_eps` with this conditioning; the keys and values of its context are computed once for all calls."""
@@ -139,6 +148,7 @@ class LatentDiffusion(nn.Module):
 
         `concat` (b c h w): further input channels, for models that take some. Raises `UserError` for a wrong number.
         """
+        raise_if_cancelled()
         if (given := 0 if concat is None else concat.shape[1]) != self.config.concat_channels:
             raise UserError(
                 f"the UNet takes {self.config.concat_channels} channels besides the latents, and {given} were given: "

@@ -1,6 +1,6 @@
 """Sample images in parallel on CPU cores: one image of a small network doesn't fill them."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -34,10 +34,13 @@ class WorkerPool:
     threads: int | None = None
     """None: torch's default."""
 
-    def map(self, items: Sequence[Item], function: Callable[[Item], Result]) -> Iterator[tuple[Item, Result]]:
+    def map(
+        self, items: Sequence[Item], function: Callable[[Item], Result]
+    ) -> Generator[tuple[Item, Result], None, None]:
         """Each item with `function(item)`, in order. An error is raised at its item's turn; no other item is begun.
 
-        Works on as many items ahead of the next result as there are workers.
+        Works on as many items ahead of the next result as there are workers. After an error, an interrupt or `close`
+        the workers end before their next network call.
         """
         if self.workers == 1:
             for item in items:

@@ -3,7 +3,8 @@
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
+from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -102,7 +103,7 @@ class ClassImages:
         batch_size: int,
         on_step: Callable[[], object] | None = None,
         workers: WorkerPool = WorkerPool(),
-    ) -> Iterator[Path]:
+    ) -> Generator[Path, None, None]:
         """Samples the images of these indices in batches; yields each path when its image is sampled.
 
         Threads write them while the next batch is sampled. When the iterator ends or is closed, all are written.
@@ -118,8 +119,11 @@ class ClassImages:
             return sample_images(ldm, guidance, seeds, self.sampling, on_step=on_step)
 
         batches = [indices[start : start + batch_size] for start in range(0, len(indices), batch_size)]
-        with ImageWriter(BATCHES_WAITING * batch_size) as writer:
-            for batch, images in workers.map(batches, sample_batch):
+        with (
+            ImageWriter(BATCHES_WAITING * batch_size) as writer,
+            closing(workers.map(batches, sample_batch)) as results,
+        ):
+            for batch, images in results:
                 for index, image in zip(batch, images, strict=True):
                     writer.put(self.path(index), image, {"prompt": self.prompt, "seed": self.seed + index})
                     yield self.path(index)

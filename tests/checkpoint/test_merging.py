@@ -12,7 +12,7 @@ from torch import Tensor
 from ldm.checkpoint.keys import PARTS
 from ldm.checkpoint.loading import Placement, checkpoint_info, load_model, load_part, part_digests, raise_unless_whole
 from ldm.checkpoint.merging import merged
-from ldm.checkpoint.reading import CheckpointFile, read_checkpoint
+from ldm.checkpoint.reading import ALIGNMENT, CheckpointFile, read_checkpoint
 from ldm.errors import UserError
 from ldm.runtime.devices import Compute
 from ldm.runtime.models import ModelSlot, settings_of
@@ -135,6 +135,27 @@ def test_shapes_are_compared_without_computing_a_weight_and_each_part_is_merged(
     load_part(model.text_encoder, "text_encoder", both)
     assert computed == [TEXT]
     assert torch.equal(model.state_dict()[TEXT], both.tensors[TEXT].float())
+
+
+def test_reading_into_memory_computes_no_merged_weight_before_it_is_looked_up(
+    file: CheckpointFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also of several adapters, one over the other; the numbers stay the same."""
+    both = merged(merged(file, low_rank(QUERY, TEXT, seed=1)), low_rank(QUERY, seed=2), 0.5)
+    expected = {key: both.tensors[key] for key in (QUERY, TEXT)}
+    computed: list[str] = []
+    delta = LowRank.delta
+    monkeypatch.setattr(LowRank, "delta", lambda self, key, weight: computed.append(key) or delta(self, key, weight))
+    read = both.in_memory((PARTS["unet"],))
+    assert not computed
+    assert {key for key in file.tensors if read.tensors[key].data_ptr() % ALIGNMENT} <= {
+        key for key in file.tensors if not key.startswith(PARTS["unet"])
+    }
+    computed.clear()
+    assert torch.equal(read.tensors[TEXT], expected[TEXT])
+    assert computed == [TEXT]
+    assert torch.equal(read.tensors[QUERY], expected[QUERY])
+    assert computed == [TEXT, QUERY, QUERY]
 
 
 @pytest.mark.parametrize(

@@ -80,7 +80,7 @@ def _resume(plan: RunPlan, directory: Path) -> None:
 def _refuse_without_space(plan: RunPlan) -> None:
     """Raises `UserError` if the run would fill the disk."""
     sizes = dict.fromkeys(PARTS, 0)
-    for key, tensor in read_checkpoint(plan.base).tensors.items():
+    for key, tensor in read_checkpoint(plan.base).index.items():
         for part, prefix in PARTS.items():
             sizes[part] += tensor.numel() if key.startswith(prefix) else 0
     config, sampling = plan.config, plan.class_images.sampling

@@ -62,8 +62,11 @@ def _sample_share(rank: int, done: Callable[[int], None], plan: RunPlan, missing
         compile_unet(ldm, plan.options.compile, -(-len(indices) // batch_size) * cache.sampling.num_steps)
         pool = worker_pool(ldm, cache.sampling)
         alone = show_steps and pool.workers == 1
-        with Progress(cache.sampling.num_steps, "denoising", "step", inner=True, silent=not alone) as steps:
-            for sampled, _ in enumerate(cache.sample(ldm, indices, batch_size, on_step=steps.update, workers=pool), 1):
+        with (
+            Progress(cache.sampling.num_steps, "denoising", "step", inner=True, silent=not alone) as steps,
+            contextlib.closing(cache.sample(ldm, indices, batch_size, on_step=steps.update, workers=pool)) as paths,
+        ):
+            for sampled, _ in enumerate(paths, 1):
                 done(1)
                 if sampled % batch_size == 0:
                     steps.restart()

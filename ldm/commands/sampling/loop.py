@@ -1,9 +1,9 @@
 """The sampling loop: each checkpoint in turn samples the images that its row lacks."""
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import nullcontext
+from collections.abc import Callable, Generator, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import closing, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from ldm.background import CancellingPool
 from ldm.checkpoint.keys import PARTS
 from ldm.checkpoint.reading import CheckpointFile
 from ldm.commands.sampling.job import Job, png_text
@@ -36,8 +37,6 @@ Batch = Sequence[tuple[Cell, int]]
 
 BATCHES_WAITING = 3
 """At most so many batches wait in memory to be written."""
-ALIGNMENT, PAGE = 64, 4096
-"""Bytes: the alignment of torch's own tensors, and a page of a mapped file."""
 
 
 def sample_rows(plan: TablePlan, job: Job, compute: Compute, directory: Path) -> None:
@@ -68,11 +67,12 @@ def sample_rows(plan: TablePlan, job: Job, compute: Compute, directory: Path) ->
                     raise
                 log.warning("left out %s: %s", checkpoint.path, error)
                 continue
-            for (cell, seed), image in _sampled(slot, batches, job, compute, checkpoint.path, alone):
-                if cell.file in missing:
-                    text = png_text(cell.prompt, seed, job, checkpoint) | {KEY: plan.keys[cell.file]}
-                    writer.put(directory / cell.file, image, text)
-                    progress.update()
+            with closing(_sampled(slot, batches, job, compute, checkpoint.path, alone)) as sampled:
+                for (cell, seed), image in sampled:
+                    if cell.file in missing:
+                        text = png_text(cell.prompt, seed, job, checkpoint) | {KEY: plan.keys[cell.file]}
+                        writer.put(directory / cell.file, image, text)
+                        progress.update()
 
 
 def images_at_a_time(job: Job, compute: Compute) -> int:
@@ -96,7 +96,7 @@ def _batches(images: Batch, missing: set[str], size: int) -> list[Batch]:
 
 def _sampled(
     slot: ModelSlot, batches: Sequence[Batch], job: Job, compute: Compute, path: Path, alone: bool
-) -> Iterator[tuple[tuple[Cell, int], Tensor]]:
+) -> Generator[tuple[tuple[Cell, int], Tensor], None, None]:
     """Each image (3 h w) with its cell and seed, until one fails; in a comparison that is only a warning."""
     assert slot.ldm is not None
     compile_unet(slot.ldm, job.compile, len(batches) * job.steps_run)
@@ -106,8 +106,11 @@ def _sampled(
     pool: WorkerPool = worker_pool(slot.ldm, job.sampling)
     sample: Callable[[Batch], Tensor] = partial(_sample, slot, job, compute, show_steps=pool.workers == 1)
     try:
-        with nullcontext() if alone else named_in_errors(path, torch.OutOfMemoryError):
-            for batch, images in pool.map(batches, sample):
+        with (
+            nullcontext() if alone else named_in_errors(path, torch.OutOfMemoryError),
+            closing(pool.map(batches, sample)) as results,
+        ):
+            for batch, images in results:
                 yield from zip(batch, images, strict=True)
     except UserError as error:
         if alone:
@@ -158,7 +161,7 @@ class ReadAhead:
     def __init__(self, files: Sequence[Readable]) -> None:
         self._left = list(files)
         self._before: Mapping[str, str] = {}
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="read")
+        self._pool = CancellingPool(1, "read")
         self._next: Future[CheckpointFile] | None = None
         self._start()
 
@@ -187,29 +190,10 @@ class ReadAhead:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        self._pool.__exit__(kind, error, traceback)
 
 
 def _read(one: Readable, parts: set[str]) -> CheckpointFile:
     """The file with these parts in memory; the others stay mapped."""
     with named_in_errors(one.path):
-        file = one.read()
-        prefixes = tuple(PARTS[part] for part in parts)
-        return replace(
-            file,
-            tensors={
-                key: _in_memory(tensor) if key.startswith(prefixes) else tensor for key, tensor in file.tensors.items()
-            },
-        )
-
-
-def _in_memory(tensor: Tensor) -> Tensor:
-    """A tensor mapped from a file, with its pages read; a copy if it isn't aligned there.
-
-    On some processors the alignment decides in which order numbers are added: an image would depend on what else its
-    file holds. The official `.ckpt` is aligned, so it is in memory once.
-    """
-    if tensor.data_ptr() % ALIGNMENT:
-        return tensor.clone()
-    tensor.reshape(-1).view(torch.uint8)[::PAGE].sum()
-    return tensor
+        return one.read().in_memory(tuple(PARTS[part] for part in parts))

@@ -13,6 +13,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ldm.checkpoint import reading
 from ldm.checkpoint.reading import CheckpointFile
 from ldm.commands.sampling import checkpoints, loop
 from ldm.config import to_yaml
@@ -158,7 +159,7 @@ def stray_files(root: Path, tiny_checkpoint: Path) -> dict[str, str]:
 
 MOMENTS = {
     "comparing": (checkpoints, "raise_unless_whole"),
-    "reading ahead": (loop, "_in_memory"),
+    "reading ahead": (reading, "_in_memory"),
     "loading": (models.ModelSlot, "use"),
     "drawing": (loop, "sample_images"),
 }

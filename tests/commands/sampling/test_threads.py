@@ -12,9 +12,9 @@ import torch
 from safetensors.torch import save_file
 
 from ldm.checkpoint.keys import PARTS
-from ldm.checkpoint.reading import CheckpointFile, read_checkpoint
+from ldm.checkpoint.reading import ALIGNMENT, CheckpointFile, read_checkpoint
 from ldm.commands.sampling import loop, run
-from ldm.commands.sampling.loop import ALIGNMENT, ReadAhead
+from ldm.commands.sampling.loop import ReadAhead
 from ldm.errors import UserError
 from tests.commands.calls import difference, tensors_of
 from tests.commands.fixtures import Sample, Trained
