@@ -31,6 +31,8 @@ class Findings:
     prompt: Tensor
     copied: Tensor
     leaked: Tensor
+    prompt_scale: tuple[float, float]
+    """The prompt scores that are the prompt shares 0 and 1."""
     scores: GroupScores
 
     def mean(self, row: int, name: str) -> float:
@@ -42,6 +44,15 @@ class Findings:
         ceiling = self.scores.references["subject"].ceiling
         possible = f" of {ceiling:.2f} possible" if ceiling is not None else ""
         return f"{self.mean(row, 'subject'):.2f}{possible}"
+
+    def prompt_words(self, row: int) -> str:
+        """Such as "0.33; on a scale from 0.10 (the photos, which ignore prompts) to 0.35 (the base model): 92%"."""
+        low, high = self.prompt_scale
+        whose = "the base model" if self.base is not None else "the best checkpoint"
+        photos = self.scores.prompt_floor is not None and abs(low - self.scores.prompt_floor) < 1e-6
+        least = "the photos, which ignore prompts" if photos else "counted as 0%"
+        scale = f"on a scale from {low:.2f} ({least}) to {high:.2f} ({whose})"
+        return f"{self.mean(row, 'prompt'):.2f}; {scale}: {self.prompt[row]:.0%}"
 
     def images(self, row: int) -> int:
         """The number of images of the subject in a row."""
@@ -70,7 +81,7 @@ def not_learned(found: Findings, rows: Sequence[int]) -> Recommendation:
         f"No checkpoint has learned the subject yet: the best score is {found.subject_words(best)}, at "
         f"{found.names[best]}. Train longer, or with a higher learning rate."
     )
-    return Recommendation(None, verdict, _reasons(found, best))
+    return Recommendation(None, verdict, _reasons(found, best, learned=False))
 
 
 def none_useful(found: Findings, learned: Sequence[int], mostly: float) -> Recommendation:
@@ -134,18 +145,17 @@ def explain(found: Findings, alike: Sequence[int]) -> Recommendation:
     return Recommendation(chosen, verdict, reasons)
 
 
-def _reasons(found: Findings, row: int) -> list[str]:
-    """The scores of a row, and what they were compared with."""
+def _reasons(found: Findings, row: int, *, learned: bool = True) -> list[str]:
+    """The scores of a row, and what they were compared with. `learned`: it has learned the subject."""
     references, reasons = found.scores.references, []
     before = references["subject"].base
     way = f" ({found.subject[row]:.0%} of the way from the base model's {before:.2f})" if before is not None else ""
     reasons.append(f"Subject: {found.subject_words(row)}{way}.")
-    base_prompt = references["prompt"].base
-    compared = f", the base model's {base_prompt:.2f}" if base_prompt is not None else ""
-    reasons.append(f"Prompts: {found.mean(row, 'prompt'):.2f}{compared} ({found.prompt[row]:.0%} kept).")
+    reasons.append(f"Prompts: {found.prompt_words(row)}.")
     reasons.append(f"Copies: {found.copies(row) or 'none'} of {found.images(row)} images of the subject.")
     if "leakage" in found.scores.rows[row] and found.base is not None:
-        reasons.append(f"Class: images of the plain class show {found.leaked[row]:.0%} of what was learned.")
+        shown = f"images of the plain class show {found.leaked[row]:.0%} of what was learned"
+        reasons.append(f"Class: {shown if learned else 'not judged before the subject is learned'}.")
     if references["subject"].ceiling is None:
         reasons.append("With one photo no upper bound is known; the best checkpoint counts as 100 %.")
     if found.base is None:

@@ -64,6 +64,8 @@ class Shares:
     prompt: Tensor
     copied: Tensor
     leaked: Tensor
+    prompt_scale: tuple[Tensor, Tensor]
+    """The prompt scores that are the prompt shares 0 and 1, (resamples) each."""
 
     @property
     def utility(self) -> Tensor:
@@ -89,7 +91,13 @@ def shares(scores: GroupScores, base: int | None, weights: Tensor) -> Shares:
         # Relative to what was learned: otherwise a checkpoint that has learned less seems to keep the class better.
         gained, leaking = subject - before, means["leakage"] - means["leakage"][base]
         leaked = torch.where(gained > 1e-6, leaking / gained, 0.0).clamp(0.0, 1.0).nan_to_num(0.0)
-    return Shares(_share(subject, before, top), _share(prompt, floor, base_prompt), means["copy"], leaked)
+    return Shares(
+        subject=_share(subject, before, top),
+        prompt=_share(prompt, floor, base_prompt),
+        copied=means["copy"],
+        leaked=leaked,
+        prompt_scale=(floor, base_prompt),
+    )
 
 
 def _best(means: Tensor) -> Tensor:
@@ -125,6 +133,7 @@ def recommend(candidates: Sequence[Candidate], scores: GroupScores) -> Recommend
         prompt=mean.prompt[:, 0],
         copied=mean.copied[:, 0],
         leaked=mean.leaked[:, 0],
+        prompt_scale=(mean.prompt_scale[0].item(), mean.prompt_scale[1].item()),
         scores=scores,
     )
     learned = [row for row in found.order if row in rows and found.subject[row] >= LEARNED]

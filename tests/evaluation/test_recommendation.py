@@ -51,6 +51,8 @@ def test_without_learning_there_is_no_leakage() -> None:
 def test_the_prompt_range_is_at_least_a_fifth_of_the_base_models_score() -> None:
     scores = replace(made_up(SPECS, [BASE_ROW, {"subject": 0.6, "prompt": 0.315}]), prompt_floor=0.34)
     assert shares(scores, 0, one_weight(scores)).prompt[:, 0].tolist() == pytest.approx([1.0, 0.5])
+    scale = "on a scale from 0.28 (counted as 0%) to 0.35 (the base model): 50%"
+    assert f"Prompts: 0.32; {scale}." in recommend(steps(1), scores).reasons
 
 
 def test_the_best_row_replaces_an_unknown_reference() -> None:
@@ -92,7 +94,9 @@ def test_the_step_between_too_short_and_too_long_is_recommended_in_words() -> No
         "from step 600 on, images copy photo 3."
     )
     assert "Subject: 0.71 of 0.80 possible (82% of the way from the base model's 0.30)." in found.reasons
-    assert "Prompts: 0.33, the base model's 0.35 (92% kept)." in found.reasons
+    scale = "on a scale from 0.10 (the photos, which ignore prompts) to 0.35 (the base model): 92%"
+    assert f"Prompts: 0.33; {scale}." in found.reasons
+    assert "Class: images of the plain class show 0% of what was learned." in found.reasons
     assert "Copies: none of 12 images of the subject." in found.reasons
     assert "At step 600, 3 of 12 images of the subject are copies." in found.reasons
 
@@ -103,6 +107,8 @@ def test_nothing_is_recommended_before_the_subject_is_learned() -> None:
     assert found.verdict.startswith(
         "No checkpoint has learned the subject yet: the best score is 0.45 of 0.80 possible, at step 400. Train longer"
     )
+    assert "Class: not judged before the subject is learned." in found.reasons
+    assert not any("of what was learned" in reason for reason in found.reasons)
 
 
 def test_a_partly_learned_subject_suggests_longer_training() -> None:
