@@ -102,16 +102,36 @@ def step_files(directory: Path) -> dict[int, Path]:
     return dict(sorted(found.items()))
 
 
-def is_finished_without_state(directory: Path, iterations: int, new_run: Sequence[Any]) -> bool:
-    """Whether all updates of a run are made and its resume state was removed; logs that it is finished.
+def is_finished(
+    directory: Path, iterations: int, again: Sequence[Any], new_run: Sequence[Any], *, drop: bool, is_complete: bool
+) -> bool:
+    """Whether all updates of a run are made and nothing is left to do, which is logged.
 
     Raises `UserError` if the run isn't finished and its resume state is lost: it would silently start again. A run that
-    stopped before its first save does start again, which is logged. `new_run`: the script and its flags, but for
-    `--ckpt-path`, of a new run from the weights of the last checkpoint; empty if none can start from them.
+    stopped before its first save does start again, which is logged. `again`: the script and its flags that resume the
+    run. `new_run`: those, but for `--ckpt-path`, of a new run from the weights of the last checkpoint; empty if none
+    can start from them. `drop`: the resume state of a finished run is removed. `is_complete`: what a run writes after
+    its last update is there.
     """
-    state, unsaved, steps = directory / RESUME_STATE, directory / BEFORE_FIRST_SAVE, step_files(directory)
-    if state.exists():
+    state = directory / RESUME_STATE
+    if not state.exists():
+        return _is_finished_without_state(directory, iterations, new_run)
+    from ldm.training.resume_state import updates_made  # imports Lightning, which sampling does without
+
+    if not is_complete or updates_made(state) != iterations:
         return False
+    more = ["For more updates:", f"  {command_line(str(again[0]), *again[1:], '--iterations', 2 * iterations)}"]
+    log.info(
+        "%s is finished: all %d updates are made, and there is nothing to do. %s",
+        *(directory, iterations, Lines([] if drop else more)),
+    )
+    if drop:
+        end_resume_state(directory, drop=True)
+    return True
+
+
+def _is_finished_without_state(directory: Path, iterations: int, new_run: Sequence[Any]) -> bool:
+    state, unsaved, steps = directory / RESUME_STATE, directory / BEFORE_FIRST_SAVE, step_files(directory)
     if not steps or unsaved.exists():
         log.info("%s was stopped before it saved anything to resume from: it starts from its beginning", directory)
         return False

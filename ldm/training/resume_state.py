@@ -57,6 +57,11 @@ class ResumeStateIO(CheckpointIO):
         Path(path).unlink(missing_ok=True)
 
 
+def updates_made(path: Path) -> int:
+    """The updates of a run that a resume state was saved after; reads no weight."""
+    return int(ResumeStateIO().load_checkpoint(path)["global_step"])
+
+
 def write_state(state: dict[str, Any], path: Path) -> None:
     """Writes a resume state, atomically. Raises `UserError` if the file system doesn't let it."""
     with atomic_path(path, tensor_bytes(state)) as partial_path:

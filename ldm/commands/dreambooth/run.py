@@ -4,6 +4,7 @@ import argparse
 import gc
 import logging
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,8 +19,8 @@ from ldm.commands.dreambooth.images import encode_images, sample_class_images
 from ldm.commands.dreambooth.plan import RunPlan, find_moved, plan_run, resumed_run_options
 from ldm.commands.dreambooth.previews import Previews
 from ldm.commands.record import plain, versions
-from ldm.commands.resuming import end_resume_state, is_finished_without_state
-from ldm.config import to_yaml
+from ldm.commands.resuming import end_resume_state, is_finished
+from ldm.config import read_yaml, to_yaml
 from ldm.data.images import read_ahead
 from ldm.files import write_text
 from ldm.interruption import finish_first
@@ -35,6 +36,9 @@ from ldm.training.trainer import FitOptions, fit
 
 log = logging.getLogger(__name__)
 
+REPORT = "report.yaml"
+"""Written after the last update: how many there were, and how far each part's weights moved."""
+
 
 @logged
 def dreambooth(options: argparse.Namespace) -> Path:
@@ -43,8 +47,7 @@ def dreambooth(options: argparse.Namespace) -> Path:
     if options.resume_dir:
         options = resumed_run_options(options)
         begin_run(options.resume_dir, command_line("dreambooth.py", "-r", options.resume_dir))
-        new_run = ["dreambooth.py", "-c", options.class_name, "-i", options.instance_img_dir]
-        if is_finished_without_state(options.resume_dir, options.iterations, new_run):
+        if _is_finished(options):
             return Path(options.resume_dir)
         options = find_moved(options)
     plan = plan_run(options)
@@ -67,6 +70,21 @@ def dreambooth(options: argparse.Namespace) -> Path:
     return run_dir
 
 
+def _is_finished(options: argparse.Namespace) -> bool:
+    """Whether a run to resume is finished, which is logged. Raises `UserError` if its resume state was lost."""
+    directory: Path = options.resume_dir
+    new_run = ["dreambooth.py", "-c", options.class_name, "-i", options.instance_img_dir]
+    again = ["dreambooth.py", "-r", directory]
+    report = directory / REPORT
+    is_reported = report.is_file() and read_yaml(report).get("updates") == options.iterations
+    is_done = is_finished(
+        directory, options.iterations, again, new_run, drop=options.drop_resume_state, is_complete=is_reported
+    )
+    if is_done:
+        _log_next_command(directory)
+    return is_done
+
+
 def build_module(plan: RunPlan, class_images: list[Path]) -> DreamBooth:
     """Loads the base model and encodes all images."""
     compute = replace(plan.compute, device=plan.devices[own_rank() % len(plan.devices)])
@@ -76,9 +94,9 @@ def build_module(plan: RunPlan, class_images: list[Path]) -> DreamBooth:
     instance_moments = encode_images(ldm.autoencoder, plan.instance_images, size, flip, compute)
     class_moments = None
     if class_images:
-        files = read_ahead(class_images, *size)
-        images = each(files, len(class_images), "encoding", "img", silent=is_helper_process())
-        class_moments = encode_images(ldm.autoencoder, images, size, flip, compute)
+        with closing(read_ahead(class_images, *size)) as files:
+            images = each(files, len(class_images), "encoding", "img", silent=is_helper_process())
+            class_moments = encode_images(ldm.autoencoder, images, size, flip, compute)
     gc.collect()
     return DreamBooth(ldm, plan.subject, instance_moments, class_moments, plan.config, plan.options.seed)
 
@@ -121,8 +139,12 @@ def _saver(
 def _report(plan: RunPlan, run_dir: Path, module: DreamBooth) -> None:
     """Reports how far each part moved, and how to compare the checkpoints."""
     moved, updates = weight_movement(module.ldm, plan.base), plan.config.iterations
-    write_text(run_dir / "report.yaml", to_yaml({"updates": updates, "relative_movement": moved}))
+    write_text(run_dir / REPORT, to_yaml({"updates": updates, "relative_movement": moved}))
     lines = Lines(f"  {group:24s} {100 * share:8.4f} %" for group, share in moved.items())
     log.info("%d updates made. The weights moved by\n%s", updates, lines)
     end_resume_state(run_dir, drop=plan.options.drop_resume_state)
+    _log_next_command(run_dir)
+
+
+def _log_next_command(run_dir: Path) -> None:
     log.info("compare the checkpoints with\n  %s", command_line("txt2img.py", "--ckpt-path", run_dir))

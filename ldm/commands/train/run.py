@@ -20,7 +20,7 @@ from ldm.commands.options.train import STAGE_FLAGS
 from ldm.commands.record import plain, section, versions, write_record
 from ldm.commands.resuming import (
     RECORD,
-    is_finished_without_state,
+    is_finished,
     make_run_dir,
     mark_unsaved,
     refuse_fewer_updates,
@@ -153,16 +153,19 @@ def _has_data(directory: Path, stage: str, data: dict[str, Any]) -> bool:
 
 
 def is_done(options: argparse.Namespace) -> bool:
-    """Whether the run to resume is finished and its resume state removed, which is logged.
-
-    Raises `UserError` if the resume state of an unfinished run is lost.
-    """
+    """Whether a run to resume is finished, which is logged. Raises `UserError` if its resume state was lost."""
     _, settings = recorded_settings(options.resume_dir / RECORD)
-    again = ["train.py", options.stage, "-i", options.image_dir]
-    again += ["--autoencoder", options.autoencoder] if options.autoencoder else []
+    new_run = ["train.py", options.stage, "-i", options.image_dir]
+    new_run += ["--autoencoder", options.autoencoder] if options.autoencoder else []
     takes_weights = "ckpt_path" in STAGE_FLAGS[options.stage]
-    iterations = _stage_config(settings, options).iterations
-    return is_finished_without_state(options.resume_dir, iterations, again if takes_weights else [])
+    return is_finished(
+        options.resume_dir,
+        _stage_config(settings, options).iterations,
+        ["train.py", options.stage, "-r", options.resume_dir],
+        new_run if takes_weights else [],
+        drop=options.drop_resume_state,
+        is_complete=True,
+    )
 
 
 def open_run(options: argparse.Namespace) -> TrainingRun:

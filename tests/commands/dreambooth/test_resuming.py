@@ -118,9 +118,23 @@ def test_an_older_record_of_gradient_checkpointing(tmp_path: Path, written: obje
     assert resumed_run_options(given).gradient_checkpointing == level
 
 
-def test_a_finished_run_stays_as_it_is(trained: Trained, fine_tune: FineTune) -> None:
+def test_a_finished_run_stays_as_it_is_and_what_to_do_next_is_said(
+    trained: Trained, fine_tune: FineTune, monkeypatch: pytest.MonkeyPatch
+) -> None:
     directory = copied(trained.directory, fine_tune.root)
+    report = (directory / "report.yaml").read_text()
     before = {path.name: path.read_bytes() for path in directory.glob("step-*")}
-    outcome = call("dreambooth", "-r", directory)
+    with monkeypatch.context() as patch:
+        patch.setattr(command, "build_module", lambda *arguments: pytest.fail("a model was loaded"))
+        outcome = call("dreambooth", "-r", directory)
     assert outcome.status == 0, outcome.said
+    assert f"{directory} is finished: all 7 updates are made, and there is nothing to do." in outcome.said
+    assert f"  python dreambooth.py -r {directory} --iterations 14\n" in outcome.said
+    assert f"compare the checkpoints with\n  python txt2img.py --ckpt-path {directory}\n" in outcome.said
+    assert "The weights moved" not in outcome.said
+    refused(call("dreambooth", "-r", directory, "--iterations", 3), "--iterations 3 is less than the 7 updates")
+    (directory / "report.yaml").unlink()  # killed between its resume state and its report
+    outcome = call("dreambooth", "-r", directory)
+    assert outcome.status == 0 and "7 updates made. The weights moved" in outcome.said
+    assert (directory / "report.yaml").read_text() == report
     assert {path.name: path.read_bytes() for path in directory.glob("step-*")} == before

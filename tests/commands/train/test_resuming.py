@@ -5,10 +5,22 @@ from pathlib import Path
 
 import pytest
 
+from ldm.commands.train import STAGES
 from ldm.config import read_yaml, to_yaml
 from tests.commands.calls import call, info_of, refused
 from tests.commands.fixtures import Trained
 from tests.commands.train.stages import LAST, Scratch, copied
+
+
+def test_a_finished_run_stays_as_it_is(second: Path, scratch: Scratch, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = copied(second, scratch)
+    before = {path.name: path.read_bytes() for path in run.glob("step-*")}
+    monkeypatch.setitem(STAGES, "diffusion", lambda run: pytest.fail("the stage began"))
+    outcome = call("train", "diffusion", "-r", run)
+    assert outcome.status == 0, outcome.said
+    assert "is finished: all 6 updates are made, and there is nothing to do." in outcome.said
+    assert f"  python train.py diffusion -r {run} --iterations 12\n" in outcome.said
+    assert {path.name: path.read_bytes() for path in run.glob("step-*")} == before
 
 
 def test_a_run_can_be_given_more_iterations_and_other_devices(second: Path, scratch: Scratch) -> None:
