@@ -1,6 +1,7 @@
 """Runs one of the downloads with the environment's Python; `bash download/<name>.sh` calls it."""
 
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import NoReturn
 
@@ -18,11 +19,19 @@ if sys.version_info < (3, 11):  # noqa: UP036 (an older one may be first on the 
     refuse(f"{sys.executable} is Python {sys.version.split()[0]}, and 3.11 is needed")
 try:
     from ldm.commands.app import launch
-    from ldm.commands.download import dreambooth_data, eval_weights, sd_weights
 except ModuleNotFoundError as error:
     refuse(f"the package {error.name} is not installed in {sys.executable}")
 
-COMMANDS = {"sd-weights": sd_weights.main, "eval-weights": eval_weights.main, "dreambooth-data": dreambooth_data.main}
+
+def main() -> None:
+    """Runs the download that the first argument names."""
+    name = sys.argv.pop(1).replace("-", "_")
+    try:  # here: `launch` has checked the environment variables that the import reads
+        download = import_module(f"ldm.commands.download.{name}")
+    except ModuleNotFoundError as error:
+        refuse(f"the package {error.name} is not installed in {sys.executable}")
+    download.main()
+
 
 if __name__ == "__main__":
-    launch(COMMANDS[sys.argv.pop(1)])
+    launch(main)

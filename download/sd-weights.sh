@@ -2,4 +2,5 @@
 # Stable Diffusion v1's weights. See --help.
 set -euo pipefail
 command -v python >/dev/null || { echo "error: there is no python here; activate the environment: conda activate ldm" >&2; exit 2; }
-exec python "$(dirname "${BASH_SOURCE[0]}")/fetch.py" sd-weights "$@"
+script=$(python -c 'import os, sys; print(os.path.realpath(sys.argv[1]))' "${BASH_SOURCE[0]}")  # it may be called by a link
+exec python "$(dirname "$script")/fetch.py" sd-weights "$@"

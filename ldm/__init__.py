@@ -10,6 +10,7 @@ Importing this package imports nothing heavy: torch comes with the first name of
 
 from typing import TYPE_CHECKING, Any
 
+from ldm.environment import refuse_wrong_numbers
 from ldm.errors import UserError
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'ldm' has no attribute {name!r}")
+    refuse_wrong_numbers()  # before a library is imported that reads them
     from ldm import api
 
     return getattr(api, name)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NoReturn, TextIO, TypeVar
 
 from ldm.disk import write_error
+from ldm.environment import refuse_wrong_numbers
 from ldm.errors import UserError
 from ldm.interruption import (
     STATUS,
@@ -70,6 +71,7 @@ def run(command: Callable[[], None]) -> int:
 def _status_of(command: Callable[[], None]) -> int:
     """Runs a command, logs the error that ends it, and returns its exit status. A signal's exceptions come through."""
     try:
+        refuse_wrong_numbers()  # before a library is imported that reads them
         command()
     except UserError as error:
         log.error("error: %s", error)

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from ldm.commands.download import dreambooth_data, sd_weights
+from ldm.commands.download.hub import VARIABLES
 from ldm.files import ROOT
 from tests.download.conftest import refused
 from tests.download.hub_server import DATASET, Hub
@@ -30,9 +31,9 @@ def shell(hub: Hub, tmp_path: Path) -> dict[str, str]:
     return {"PATH": path, "HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path), "DREAMBOOTH_DATA_DIR": "my photos"}
 
 
-def start(environment: dict[str, str], directory: Path, *words: str) -> subprocess.Popen[str]:
+def start(environment: dict[str, str], directory: Path, script: str | Path, *words: str) -> subprocess.Popen[str]:
     """Start a script from a directory that is not the project's."""
-    command = ["bash", str(ROOT / "download" / words[0]), *words[1:]]
+    command = ["bash", str(ROOT / "download" / script), *words]
     said = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
     return subprocess.Popen(command, cwd=directory, env=environment, text=True, **said)
 
@@ -89,14 +90,23 @@ def test_only_the_true_checkpoint_is_accepted(
 @pytest.mark.parametrize(
     ("script", "words"),
     [
-        ("sd-weights.sh", ["v1-5", "SD_WEIGHTS_DIR", "HF_TOKEN", "HF_ENDPOINT", "HF_HOME", "copy it there"]),
-        ("eval-weights.sh", ["DINO", "CLIP", "EVAL_WEIGHTS_DIR", "HF_TOKEN", "HF_ENDPOINT"]),
-        ("dreambooth-data.sh", ["--list", "DREAMBOOTH_DATA_DIR", "HF_ENDPOINT", "python dreambooth.py -c dog"]),
+        ("sd-weights.sh", ["v1-5", "SD_WEIGHTS_DIR", "copy it there"]),
+        ("eval-weights.sh", ["DINO", "CLIP", "EVAL_WEIGHTS_DIR"]),
+        ("dreambooth-data.sh", ["--list", "DREAMBOOTH_DATA_DIR", "python dreambooth.py -c dog"]),
     ],
 )
 def test_help_explains(shell: dict[str, str], tmp_path: Path, script: str, words: list[str]) -> None:
-    said = finish(start(shell, tmp_path, script, "--help"), 0)
-    assert [word for word in words if word not in said] == []
+    """Also if the script is called by a link to a link."""
+    (tmp_path / "link").symlink_to(os.path.relpath(ROOT / "download" / script, tmp_path.resolve()))
+    (tmp_path / "far away").mkdir()
+    (tmp_path / "far away" / "get weights").symlink_to(Path("..") / "link")
+    said = finish(start(shell, tmp_path, tmp_path / "far away" / "get weights", "--help"), 0)
+    assert [word for word in [*words, *VARIABLES] if word not in said] == []
+
+
+def test_a_variable_that_is_no_number_is_named(shell: dict[str, str], tmp_path: Path) -> None:
+    said = finish(start(shell | {"HF_HUB_DOWNLOAD_TIMEOUT": "abc"}, tmp_path, "sd-weights.sh"), 2)
+    assert said.startswith("error: HF_HUB_DOWNLOAD_TIMEOUT should be a whole number of seconds")
 
 
 def test_without_the_environment_the_user_is_told_what_to_do(shell: dict[str, str], tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from huggingface_hub import constants
 
 from ldm.commands.download import hub as hub_files
 from ldm.commands.download import sd_weights
@@ -273,3 +274,22 @@ def test_a_place_that_is_no_good_is_told(hub: Hub, ckpt: Path, monkeypatch: pyte
     monkeypatch.setenv("SD_WEIGHTS_DIR", str(ckpt / "file" / "weights"))
     refused(main, f"{ckpt / 'file'} is not a directory. Set SD_WEIGHTS_DIR")
     assert not hub.requests
+    monkeypatch.setenv("SD_WEIGHTS_DIR", "/proc/weights")
+    refused(main, "/proc/weights can't be created: ", "Set SD_WEIGHTS_DIR to a directory that you may write in")
+
+
+@pytest.mark.parametrize("what", ["offline", "no network", "no store", "wrong bytes"])
+def test_what_brings_nothing_leaves_no_directory(
+    what: str, remote: Remote, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SD_WEIGHTS_DIR", str(tmp_path / "new" / "weights"))
+    if what == "offline":
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    elif what == "no network":
+        ask(f"http://localhost:{free_port()}", monkeypatch)
+    elif what == "no store":
+        remote.store = f"http://localhost:{free_port()}"
+    else:
+        remote.content = WRONG
+    refused(main, "again")
+    assert not (tmp_path / "new").exists()

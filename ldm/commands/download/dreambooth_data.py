@@ -9,7 +9,7 @@ from huggingface_hub import HfApi, constants
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
-from ldm.commands.download.hub import HubFile, Place, ensure, patiently
+from ldm.commands.download.hub import HubFile, Place, ensure, environment_help, patiently
 from ldm.commands.download.refusals import Attempt, check_environment
 from ldm.commands.options.common import command_parser
 from ldm.errors import UserError
@@ -76,14 +76,7 @@ Run it again at any time: every file is compared with the hash that the Hub list
 wrong is downloaded.
 """
 
-EPILOG = """\
-environment variables:
-  DREAMBOOTH_DATA_DIR   another place than data/dreambooth/
-  HF_TOKEN              your Hugging Face token, if the Hub asks for a login; `hf auth login` does as well
-  HF_ENDPOINT           a mirror of https://huggingface.co
-  HF_HOME               where the Hub's cache and login are, by default ~/.cache/huggingface
-  https_proxy           a proxy
-"""
+EPILOG = environment_help(VARIABLE, "another place than data/dreambooth/")
 
 
 def main() -> None:

@@ -2,7 +2,7 @@
 
 import logging
 
-from ldm.commands.download.hub import HubFile, Place, ensure
+from ldm.commands.download.hub import HubFile, Place, ensure, environment_help
 from ldm.commands.download.refusals import check_environment
 from ldm.commands.options.common import command_parser
 from ldm.files import ROOT
@@ -39,14 +39,9 @@ Run it again at any time: every file is compared with the hash that the Hub name
 what broke off is continued. The weights are pickles; they are read without executing what is in them.
 """
 
-EPILOG = """\
-environment variables:
-  EVAL_WEIGHTS_DIR  another place than weights/eval/; scores look in weights/eval/, so link to it from there
-  HF_TOKEN          your Hugging Face token, if the Hub asks for a login; `hf auth login` does as well
-  HF_ENDPOINT       a mirror of https://huggingface.co
-  HF_HOME           where the Hub's cache and login are, by default ~/.cache/huggingface
-  https_proxy       a proxy
-"""
+EPILOG = environment_help(
+    VARIABLE, "another place than weights/eval/; scores look in weights/eval/, so link to it from there"
+)
 
 
 def main() -> None:

@@ -10,7 +10,8 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
@@ -20,10 +21,10 @@ from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.file_download import http_get
 from huggingface_hub.utils import build_hf_headers
 
-from ldm.commands.download.refusals import CAUGHT, Attempt, explained, http_status, may_pass
+from ldm.commands.download.refusals import CAUGHT, HUB, Attempt, explained, http_status, may_pass
 from ldm.disk import free_bytes, human_size, unwritable, write_error
 from ldm.errors import UserError
-from ldm.locking import lock_directory
+from ldm.locking import LOCK_NAME, lock_directory, release
 
 log = logging.getLogger(__name__)
 
@@ -71,12 +72,58 @@ class Place:
         """What to do if this directory can't be used."""
         return f"Free some space, or set {self.variable} to a directory on another disk, and run this again"
 
-    def prepare(self) -> None:
-        """Makes the directory and locks it: two processes would write into the same `.part`."""
+    def refuse_unwritable(self) -> None:
+        """Raises `UserError` if no file can be created in the directory."""
         if reason := unwritable(self.directory):
-            raise UserError(f"{reason}. Set {self.variable} to a directory that you may write in, and run this again")
-        self.directory.mkdir(parents=True, exist_ok=True)
+            raise self._unusable(reason)
+
+    @contextmanager
+    def prepared(self, folder: Path) -> Iterator[None]:
+        """Makes the directory, and a folder in it, and locks it: two processes would write into the same `.part`.
+
+        After an error, directories that it made and that are still empty are removed.
+        """
+        new = [one for one in (folder, *folder.parents) if not one.exists()]
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise self._unusable(f"{folder} can't be created: {error.strerror}") from error
         lock_directory(self.directory)
+        try:
+            yield
+        except BaseException:
+            for directory in new:
+                _remove_if_empty(directory)
+            raise
+
+    def _unusable(self, reason: str) -> UserError:
+        return UserError(f"{reason}. Set {self.variable} to a directory that you may write in, and run this again")
+
+
+def _remove_if_empty(directory: Path) -> None:
+    """Removes a directory that holds nothing but its lock, which is released."""
+    with suppress(OSError):
+        if {path.name for path in directory.iterdir()} <= {LOCK_NAME}:
+            (directory / LOCK_NAME).unlink(missing_ok=True)
+            release(directory)
+            directory.rmdir()
+
+
+VARIABLES = {
+    "HF_TOKEN": "your Hugging Face token, if the Hub asks for a login; `hf auth login` does as well",
+    "HF_ENDPOINT": f"a mirror of {HUB}",
+    "HF_HOME": "where the Hub's cache and login are, by default ~/.cache/huggingface",
+    "HF_HUB_DOWNLOAD_TIMEOUT": f"seconds to wait for the server, by default {constants.DEFAULT_DOWNLOAD_TIMEOUT}",
+    "https_proxy": "a proxy",
+}
+"""The environment variables that all downloads read, for their help."""
+
+
+def environment_help(variable: str, about: str) -> str:
+    """The variables with what each is, for a script's help: first its own."""
+    lines = {variable: about, **VARIABLES}
+    width = max(map(len, lines))
+    return "environment variables:\n" + "".join(f"  {name:{width}}  {what}\n" for name, what in lines.items())
 
 
 def ensure(file: HubFile, target: Path, place: Place) -> bool:
@@ -93,14 +140,20 @@ def ensure(file: HubFile, target: Path, place: Place) -> bool:
         if has_hash(target, file.hash):
             return False
         log.warning("%s is not the right file. It stays until the right one has arrived", target)
+    place.refuse_unwritable()
     try:
-        place.prepare()
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if not _copy_from_cache(file, part, place):
-            _download(file, part, place)
-        with part.open("rb") as written:
-            os.fsync(written.fileno())
-        part.replace(target)
+        cached = _in_cache(file)
+        if cached is None and file.size is None:
+            file = _described(file, part)  # without a network nothing is created
+        with place.prepared(target.parent):
+            if cached is not None:
+                _raise_without_room(cached.stat().st_size, part, place)
+                shutil.copyfile(cached, part)
+            else:
+                _download(file, part, place)
+            with part.open("rb") as written:
+                os.fsync(written.fileno())
+            part.replace(target)
     except OSError as error:
         raise UserError(f"{write_error(target, error, file.size)}. {place.advice}") from error
     return True
@@ -153,26 +206,22 @@ def _described(file: HubFile, part: Path) -> HubFile:
     return described
 
 
-def _copy_from_cache(file: HubFile, part: Path, place: Place) -> bool:
-    """Whether the right file was in the Hub's cache, where other programs have put it. `part` is its copy then."""
+def _in_cache(file: HubFile) -> Path | None:
+    """The right file in the Hub's cache, where other programs may have put it."""
     try:
         cached = try_to_load_from_cache(file.repo, file.path, revision=file.revision, repo_type=file.repo_type)
         if not isinstance(cached, str) or not has_hash(Path(cached), file.hash):
-            return False
-        size = Path(cached).stat().st_size
+            return None
     except OSError as error:
         log.warning("the Hub's cache can't be read: %s", error)
-        return False
+        return None
     log.info("  copied from the Hub's cache, %s", cached)
-    _raise_without_room(size, part, place)
-    shutil.copyfile(cached, part)
-    return True
+    return Path(cached)
 
 
 def _download(file: HubFile, part: Path, place: Place) -> None:
-    """Makes `part` the right file. Raises `UserError` if it can't; a part that can be continued is kept then."""
-    attempt = file.attempt(part)
-    size = file.size if file.size is not None else _described(file, part).size
+    """Makes `part` the right file. Raises `UserError` if it can't; what has arrived and can be continued is kept."""
+    attempt, size = file.attempt(part), file.size
     if attempt.arrived > 0 and (size is None or attempt.arrived <= size):
         log.info("  continuing after %s", human_size(attempt.arrived))
     _raise_without_room((size or 0) - attempt.arrived, part, place)
@@ -193,7 +242,12 @@ def _download(file: HubFile, part: Path, place: Place) -> None:
             if http_status(error) != NOTHING_FOLLOWS or not here:
                 raise
 
-    patiently(attempt, fetch)
+    try:
+        patiently(attempt, fetch)
+    except BaseException:
+        if not attempt.arrived:
+            part.unlink(missing_ok=True)
+        raise
     if not has_hash(part, file.hash):
         part.unlink()  # to continue it would not mend it
         raise UserError(

@@ -2,7 +2,7 @@
 
 import logging
 
-from ldm.commands.download.hub import HubFile, Place, ensure
+from ldm.commands.download.hub import HubFile, Place, ensure, environment_help
 from ldm.commands.download.refusals import check_environment
 from ldm.commands.options.common import command_parser
 from ldm.files import ROOT
@@ -39,14 +39,8 @@ you accept the licence of the weights, CreativeML OpenRAIL-M:
 https://huggingface.co/spaces/CompVis/stable-diffusion-license
 """
 
-EPILOG = """\
-environment variables:
-  SD_WEIGHTS_DIR   another place than weights/sd-v1/; give the file to commands with --ckpt-path
-  HF_TOKEN         your Hugging Face token, if the repository asks for a login; `hf auth login` does as well
-  HF_ENDPOINT      a mirror of https://huggingface.co
-  HF_HOME          where the Hub's cache and login are, by default ~/.cache/huggingface
-  https_proxy      a proxy
-
+EPILOG = f"""\
+{environment_help(VARIABLE, "another place than weights/sd-v1/; give the file to commands with --ckpt-path")}
 No network on this machine? Download the file elsewhere, copy it there under this name, and run this to verify it.
 """
 
