@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TextIO
 
+from ldm.api.flags import with_keywords
 from ldm.errors import UserError
 from ldm.interruption import Stopped, handled_signals, resume_hint, set_resume_command
 from ldm.progress import without_bars
@@ -66,6 +67,9 @@ def shown_messages() -> Iterator[None]:
 
 class _WarningHandler(logging.StreamHandler[TextIO]):
     """Prints warnings, on lines of their own beside progress bars. Errors are raised and need no line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return with_keywords(super().format(record))
 
     def emit(self, record: logging.LogRecord) -> None:
         if record.levelno == logging.WARNING:

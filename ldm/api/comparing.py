@@ -3,6 +3,7 @@
 import base64
 import html
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 from PIL import Image
 
 from ldm.api.calls import command_call
-from ldm.api.flags import parse_keywords
+from ldm.api.flags import as_path, parsed_keywords
 from ldm.api.samples import png_bytes
 from ldm.commands.options.sampling import evaluate_parser, txt2img_parser
 from ldm.commands.resuming import RECORD
@@ -48,7 +49,7 @@ class Comparison(os.PathLike[str]):
     directory: Path
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "directory", Path(self.directory))
+        object.__setattr__(self, "directory", as_path("directory", self.directory))
         object.__setattr__(self, "_table", read_comparison(self.directory / JSON_NAME))
 
     def __fspath__(self) -> str:
@@ -129,7 +130,7 @@ def compare(ckpt_path: str | os.PathLike[str] = "ckpts", *, score: bool = False,
     txt2img.py, such as `prompts=["a photo of sks {class}"]`, `variations=2`, `seed=0`, `steps=20`,
     `instance_img_dir="data/bottle"`; `python txt2img.py --help` explains each.
     """
-    if "resume_dir" not in flags and not Path(ckpt_path).is_dir():
+    if "resume_dir" not in flags and not as_path("ckpt_path", ckpt_path).is_dir():
         raise UserError(f"{os.fspath(ckpt_path)} is no directory: compare takes one with checkpoints below it")
     source = {} if flags.get("resume_dir") else {"ckpt_path": ckpt_path}
     return _sampled("txt2img", {**source, "score": score, **flags})
@@ -142,21 +143,20 @@ def score(path: str | os.PathLike[str] = "ckpts", **flags: Any) -> Comparison:
     which is scored and completed. `flags`: those of evaluate.py, such as `protocol="dreambooth"`,
     `variations=4`, `instance_img_dir="data/bottle"`; `python evaluate.py --help` explains each.
     """
-    directory = Path(path)
+    directory = as_path("path", path)
     if not (directory / JSON_NAME).is_file():
-        return _sampled("evaluate", {"ckpt_path": path, **flags})
+        return _sampled("evaluate", {"path": path, **flags}, {"path": "ckpt_path"})
     options = read_yaml(directory / RECORD).get("options")
     if isinstance(options, dict) and "protocol" in options:
         return _sampled("evaluate", {"resume_dir": directory, **flags})
     return _sampled("txt2img", {"resume_dir": directory, "score": True, **flags})
 
 
-def _sampled(command: str, given: dict[str, Any]) -> Comparison:
-    """Calls txt2img.py or evaluate.py with these keyword arguments."""
+def _sampled(command: str, given: dict[str, Any], called: Mapping[str, str] | None = None) -> Comparison:
+    """Calls txt2img.py or evaluate.py with these keyword arguments; `called` as in `parsed_keywords`."""
     parser = {"txt2img": txt2img_parser, "evaluate": evaluate_parser}[command]()
-    options, words = parse_keywords(parser, given)
     run = {"txt2img": txt2img, "evaluate": evaluate}[command]
-    with command_call(f"{command}.py", words):
+    with parsed_keywords(parser, given, called) as (options, words), command_call(f"{command}.py", words):
         return Comparison(run(options))
 
 

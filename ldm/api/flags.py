@@ -1,7 +1,8 @@
 """Keyword arguments as flags: they are parsed, checked and given defaults by the parser of the command itself.
 
 A flag `--save-every` is the keyword `save_every`; a list stands for several values, True or False for a switch. So a
-new flag of a command is a new keyword argument without a change here.
+new flag of a command is a new keyword argument without a change here. Messages of the commands name flags; they reach
+the caller with keywords in their place, by the same parser.
 """
 
 import argparse
@@ -10,7 +11,10 @@ import numbers
 import os
 import re
 import reprlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
 from typing import Any, NoReturn
 
 from ldm.errors import UserError
@@ -18,30 +22,125 @@ from ldm.errors import UserError
 SHORTER = {"steps": "ddim_steps", "eta": "ddim_eta", "prompts": "prompt"}
 """Keywords that are not called as their flags are."""
 
-NAMED_ARGUMENT = re.compile(r"argument (\S+): ")
+NAMED_ARGUMENT = re.compile(r"argument (?:-\w/)?(--[\w-]+)\S*: ")
 """How argparse begins a message about one flag."""
 
+FLAG = re.compile(
+    r"`[^`\n]*`|\b(?:python|bash) \S+[^\n]*"  # a command to copy: it keeps its flags
+    r"|(?<![\w/.'\"-])(?P<flag>--[a-z][\w-]*|-[a-zA-Z](?![\w-]))"
+    r"(?:[ =](?P<value>\"[^\"\n]*\"|\d[\d.e-]*(?: \d+)*|[\w~.-]*/[\w/~.-]*|\w+))?"
+)
+"""A flag in a message, and the word behind it, which may be its value."""
 
-def parse_keywords(parser: argparse.ArgumentParser, given: Mapping[str, Any]) -> tuple[argparse.Namespace, list[str]]:
+
+@contextmanager
+def parsed_keywords(
+    parser: argparse.ArgumentParser, given: Mapping[str, Any], called: Mapping[str, str] | None = None
+) -> Iterator[tuple[argparse.Namespace, list[str]]]:
     """The options that these keyword arguments mean, and the flags that mean the same on a command line.
 
-    None stands for the default. Raises `UserError` for an unknown name or a value that the flag would not take.
+    None stands for the default. `called`: options of keywords that only this function calls otherwise. Raises
+    `UserError` for an unknown name or a value that the flag would not take. In the block, errors and printed warnings
+    name keywords instead of flags.
     """
-    known = _actions_by_name(parser)
-    words: list[str] = []
-    used: dict[argparse.Action, str] = {}
-    for name, value in given.items():
-        if value is None:
-            continue
-        action = known.get(SHORTER.get(name, name))
+    keywords = _Keywords(parser, given, {**SHORTER, **(called or {})})
+    token = _current.set(keywords)
+    try:
+        yield keywords.parse()
+    except UserError as error:
+        error.args = (keywords.in_place_of_flags(str(error)),)
+        raise
+    finally:
+        _current.reset(token)
+
+
+def as_path(name: str, value: object) -> Path:
+    """The value of an argument that is a path. Raises `UserError` for anything else."""
+    if not isinstance(value, str | os.PathLike):
+        raise UserError(f"{name} should be a path, not {reprlib.repr(value)}")
+    return Path(value)
+
+
+def with_keywords(message: str) -> str:
+    """A message with the keywords of the call that is running, if there is one, in place of flags."""
+    keywords = _current.get()
+    return message if keywords is None else keywords.in_place_of_flags(message)
+
+
+class _Keywords:
+    """The keyword arguments of one call. `called`: the options of those that are not called as their flags are."""
+
+    def __init__(self, parser: argparse.ArgumentParser, given: Mapping[str, Any], called: Mapping[str, str]) -> None:
+        self.parser, self.called = parser, called
+        self.given = {name: value for name, value in given.items() if value is not None}
+        self.known = _actions_by_name(parser)
+
+    def parse(self) -> tuple[argparse.Namespace, list[str]]:
+        """The options, and the flags."""
+        words: list[str] = []
+        used: dict[argparse.Action, str] = {}
+        for name, value in self.given.items():
+            action = self._action(name)
+            if action is None:
+                raise UserError(_unknown(name, [*self.known, *self.called]))
+            if action in used:
+                raise UserError(f"{used[action]} and {name} are the same option: leave one out")
+            used[action] = name
+            words += _flag(name, action, value)
+        self.parser.error = self._refuse  # type: ignore[method-assign]
+        return self.parser.parse_args(words), words
+
+    def in_place_of_flags(self, message: str) -> str:
+        """The message with `hw=(64, 64)` where it says `--hw 64 64`."""
+        return FLAG.sub(self._keyword, message)
+
+    def _action(self, name: str) -> argparse.Action | None:
+        return self.known.get(self.called.get(name, name))
+
+    def _keyword(self, match: re.Match[str]) -> str:
+        flag, value = match["flag"], match["value"]
+        action = self.parser._option_string_actions.get(flag or "")
         if action is None:
-            raise UserError(_unknown(name, known))
-        if action in used:
-            raise UserError(f"{used[action]} and {name} are the same option: leave one out")
-        used[action] = name
-        words += _flag(name, action, value)
-    parser.error = _refuse(used)  # type: ignore[method-assign]
-    return parser.parse_args(words), words
+            return match[0]
+        name, behind = self._name(action), match[0].removeprefix(flag)
+        if isinstance(action, argparse.BooleanOptionalAction) and flag.startswith("--no-"):
+            return f"{name}=False{behind}"
+        literal, rest = _literal(action, value) if value else ("", "")
+        return f"{name}={literal}{rest}" if literal else f"{name}{behind}"
+
+    def _name(self, action: argparse.Action) -> str:
+        """As it was given, else the shortest that is not just an abbreviation."""
+        names = [name for name in (*self.given, *self.called) if self._action(name) is action]
+        long = next(option for option in action.option_strings if option.startswith("--"))
+        given = [name for name in names if name in self.given]
+        return given[0] if given else min([_as_keyword(long), *names], key=len)
+
+    def _refuse(self, message: str) -> NoReturn:
+        """In place of `parser.error`, which would end Python."""
+        raise UserError(NAMED_ARGUMENT.sub(r"\1 ", message, count=1))
+
+
+_current: ContextVar[_Keywords | None] = ContextVar("_current", default=None)
+
+
+def _as_keyword(option: str) -> str:
+    return option.removeprefix("--").replace("-", "_")
+
+
+def _literal(action: argparse.Action, value: str) -> tuple[str, str]:
+    """The value behind a flag as Python writes it, empty if the words there are none; and what is left of them."""
+    if action.nargs == 0:
+        return "", value
+    if value[0].isdigit():
+        found, *more = value.split(" ")
+        if action.nargs is None or not more:
+            return found, "".join(f" {word}" for word in more)
+        return f"({', '.join([found, *more])})", ""
+    if value[0] == '"' or value == action.metavar:
+        return value, ""
+    if "/" in value or value in (action.choices or ()):
+        return f'"{value}"', ""
+    return "", value
 
 
 def _actions_by_name(parser: argparse.ArgumentParser) -> dict[str, argparse.Action]:
@@ -50,7 +149,7 @@ def _actions_by_name(parser: argparse.ArgumentParser) -> dict[str, argparse.Acti
     for action in parser._actions:
         if isinstance(action, argparse._HelpAction):
             continue
-        longs = [option[2:].replace("-", "_") for option in action.option_strings if option.startswith("--")]
+        longs = [_as_keyword(option) for option in action.option_strings if option.startswith("--")]
         if isinstance(action, argparse.BooleanOptionalAction):
             longs = [name for name in longs if not name.startswith("no_")]
         known |= dict.fromkeys([*longs, action.dest], action)
@@ -88,17 +187,6 @@ def _text(name: str, value: Any) -> str:
     return str(value)
 
 
-def _unknown(name: str, known: Mapping[str, argparse.Action]) -> str:
-    names = [*known, *SHORTER]
+def _unknown(name: str, names: Sequence[str]) -> str:
     near = difflib.get_close_matches(name, names, 1)
     return f"there is no option {name!r}" + (f"; did you mean {near[0]!r}?" if near else "")
-
-
-def _refuse(used: Mapping[argparse.Action, str]) -> Any:
-    """In place of `parser.error`, which would end Python: names the keyword argument instead of the flag."""
-    names = {"/".join(action.option_strings): name for action, name in used.items()}
-
-    def refuse(message: str) -> NoReturn:
-        raise UserError(NAMED_ARGUMENT.sub(lambda match: f"{names.get(match[1], match[1])} ", message, count=1))
-
-    return refuse

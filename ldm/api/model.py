@@ -1,6 +1,8 @@
 """A model in memory: sampling, encoding, decoding, and what a researcher looks at."""
 
+import reprlib
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
@@ -10,10 +12,11 @@ from PIL import Image
 from torch import Tensor
 
 from ldm.api.calls import shown_messages
-from ldm.api.flags import parse_keywords
+from ldm.api.flags import as_path, parsed_keywords
 from ldm.api.images import ImageLike, PathOrText, file_of, image_tensor
 from ldm.api.samples import Samples
 from ldm.checkpoint.metadata import CheckpointInfo
+from ldm.commands.enough_memory import refuse_too_large_images
 from ldm.commands.options.sampling import img2img_parser, txt2img_parser
 from ldm.commands.sampling.checkpoints import Checkpoint, checkpoints_to_sample
 from ldm.commands.sampling.job import Job, job_from
@@ -52,9 +55,11 @@ def load(
     bf16, fp16. `config`: the model's YAML, for a checkpoint that doesn't carry its own. Raises `UserError` for a file
     that is no whole model.
     """
-    given = {"ckpt_path": path, "device": None if device is None else str(device), "precision": precision}
-    with shown_messages():
-        options, _ = parse_keywords(txt2img_parser(), {**given, "config": config})
+    device = None if device is None else str(device)
+    if path is not None:
+        as_path("path", path)
+    given = {"path": path, "device": device, "precision": precision, "config": config}
+    with shown_messages(), parsed_keywords(txt2img_parser(), given, {"path": "ckpt_path"}) as (options, _):
         compute = sampling_compute(parse_device(options.device), options.precision)
         weights = base_weights(options.ckpt_path)
         if weights.is_dir():
@@ -163,16 +168,14 @@ class Model:
             "hw": hw,
             "batch_size": batch_size,
             "compile": compile,
+            "strength": strength,
         }
         with (
             shown_messages(),
-            explain_out_of_memory("a smaller batch_size or hw needs less"),
             file_of(init_img) as path,
+            parsed_keywords(img2img_parser(), {**given, "init_img": path}) as (options, _),
+            explain_out_of_memory("a smaller batch_size or hw needs less"),
         ):
-            if path is None:
-                options, _ = parse_keywords(txt2img_parser(), given)
-            else:
-                options, _ = parse_keywords(img2img_parser(), {**given, "init_img": path, "strength": strength})
             job = job_from(options, self.settings, self._compute)
             templates: Sequence[str | None] = job.prompts or [None]
             prompts = [self._own(template) for template in templates]
@@ -210,10 +213,11 @@ class Model:
             def sample_batch(batch: Sequence[_Planned]) -> _Sampled:
                 return self._sample_batch(batch, job, keep_steps, on_step)
 
-            for batch, sampled in pool.map(batches, sample_batch):
-                done.append(sampled)
-                if not by_step:
-                    progress.update(len(batch))
+            with closing(pool.map(batches, sample_batch)) as results:
+                for batch, sampled in results:
+                    done.append(sampled)
+                    if not by_step:
+                        progress.update(len(batch))
         return Samples(
             [to_image(image) for sampled in done for image in sampled.images],
             [one.prompt for one in images],
@@ -256,23 +260,22 @@ class Model:
         Files and images are resized and cropped at the centre to `hw`, by default the model's own size. Tensors (3 h w)
         or (b 3 h w) in [-1, 1] are encoded as they are.
         """
-        if not isinstance(seed, int | None) or (seed is not None and not 0 <= seed < 2**63):
-            raise UserError(f"seed should be a whole number from 0 on, not {seed!r}")
-        tensors = self._tensors(images, hw)
-        generators = image_generators([seed + i for i in range(len(tensors))]) if seed is not None else None
-        shape = self.config.latent_shape(*tensors.shape[2:])
-        noise = torch.zeros(len(tensors), *shape)
-        if generators is not None:
-            noise = draw_noise(noise.shape, generators)
+        if seed is not None:
+            _raise_unless_seed(seed)
+        with shown_messages(), parsed_keywords(txt2img_parser(), {"hw": hw}) as (options, _):
+            tensors = self._tensors(images, options.hw)
+            noise = torch.zeros(len(tensors), *self.config.latent_shape(*tensors.shape[2:]))
+            if seed is not None:
+                noise = draw_noise(noise.shape, image_generators([seed + i for i in range(len(tensors))]))
 
-        def encode_one(index: int) -> Tensor:
-            with torch.no_grad(), self._compute.autocast():
-                posterior = self.latent_diffusion.encode_posterior(tensors[index : index + 1])
-                return self.latent_diffusion.sample_posterior(posterior, noise[index : index + 1]).float().cpu()
+            def encode_one(index: int) -> Tensor:
+                with torch.no_grad(), self._compute.autocast():
+                    posterior = self.latent_diffusion.encode_posterior(tensors[index : index + 1])
+                    return self.latent_diffusion.sample_posterior(posterior, noise[index : index + 1]).float().cpu()
 
-        return torch.cat(self._each(len(tensors), encode_one, *tensors.shape[2:]))
+            return torch.cat(self._each(len(tensors), encode_one, *tensors.shape[2:]))
 
-    def _tensors(self, images: ImageLike | Sequence[ImageLike], hw: int | Sequence[int] | None) -> Tensor:
+    def _tensors(self, images: ImageLike | Sequence[ImageLike], hw: list[int] | None) -> Tensor:
         """Images (b 3 h w) in [-1, 1]."""
         if isinstance(images, Tensor) and images.ndim == 4:
             images = list(images)
@@ -280,9 +283,10 @@ class Model:
         listed: Sequence[ImageLike] = images if several else [images]  # type: ignore[assignment, list-item]
         if not listed:
             raise UserError("there is no image to encode")
-        options, _ = parse_keywords(txt2img_parser(), {"hw": hw})
         defaults = self.settings.sampling
-        size = snapped_size(self.config, options.hw, (defaults.height, defaults.width))
+        size = snapped_size(self.config, hw, (defaults.height, defaults.width))
+        dtype, device = self._compute.dtype, self._compute.device
+        refuse_too_large_images(self.config, SamplingConfig(*size), 1, dtype, device)  # encoding takes about as much
         tensors = [image_tensor(one, *size, self.config.autoencoder.downsampling_factor) for one in listed]
         if len({tensor.shape for tensor in tensors}) > 1:
             raise UserError(f"images of different sizes can't be encoded together: {[(*t.shape,) for t in tensors]}")
@@ -304,17 +308,20 @@ class Model:
                 latent = several[index : index + 1].to(self.device)
                 return to_image(decode_images(self.latent_diffusion, latent)[0])
 
-        return self._each(len(several), decode_one, several.shape[2] * factor, several.shape[3] * factor)
+        with shown_messages(), parsed_keywords(txt2img_parser(), {}):
+            return self._each(len(several), decode_one, several.shape[2] * factor, several.shape[3] * factor)
 
     def _each(self, count: int, compute: Callable[[int], Result], height: int, width: int) -> list[Result]:
         """What is computed of each image, one image at a time: so the bits are those of sampling."""
-        sampling = SamplingConfig(height, width)
-        with explain_out_of_memory("smaller images need less"):
-            return [result for _, result in worker_pool(self.latent_diffusion, sampling).map(range(count), compute)]
+        pool = worker_pool(self.latent_diffusion, SamplingConfig(height, width))
+        with explain_out_of_memory("smaller images need less"), closing(pool.map(range(count), compute)) as results:
+            return [result for _, result in results]
 
     def encode_prompts(self, prompts: str | Sequence[str]) -> Tensor:
         """Prompts -> context (b 77 d), what the UNet attends to; the tiny model's is (b 32 d)."""
-        listed = [prompts] if isinstance(prompts, str) else list(prompts)
+        listed = [prompts] if isinstance(prompts, str) else prompts
+        if not (isinstance(listed, Sequence) and listed and all(isinstance(one, str) for one in listed)):
+            raise UserError(f"prompts should be a text or a list of texts, not {reprlib.repr(prompts)}")
         with self._compute.autocast():
             return torch.cat([self._slot.context(prompt) for prompt in listed])
 
@@ -327,13 +334,20 @@ class Model:
         `timesteps`: one for all, one for each, or several for the latents (1 4 h/8 w/8) of one image. `noise`: of the
         shape of `latents`, by default that of the seeds `seed`, `seed` + 1, ...: what `sample` begins with.
         """
-        steps = torch.as_tensor(timesteps, dtype=torch.int64, device=latents.device).reshape(-1)
+        if not isinstance(latents, Tensor) or latents.ndim != 4:
+            found = (*latents.shape,) if isinstance(latents, Tensor) else type(latents).__name__
+            raise UserError(f"latents should be a tensor (b {self.config.autoencoder.embed_dim} h w), not {found}")
+        steps = _whole_numbers(timesteps).to(latents.device)
         if len(steps) != len(latents) and 1 not in (len(steps), len(latents)):
             raise UserError(f"there are {len(steps)} timesteps for the latents of {len(latents)} images")
         last = self.schedule.num_timesteps - 1
         if not ((steps >= 0) & (steps <= last)).all():
             raise UserError(f"timesteps should be from 0 to {last}, not {steps.tolist()}")
+        if noise is not None and not (isinstance(noise, Tensor) and noise.shape == latents.shape):
+            found = (*noise.shape,) if isinstance(noise, Tensor) else type(noise).__name__
+            raise UserError(f"noise should be a tensor of the shape of the latents, {(*latents.shape,)}, not {found}")
         if noise is None:
+            _raise_unless_seed(seed)
             generators = image_generators([seed + i for i in range(len(latents))])
             noise = draw_noise(latents.shape, generators, latents.device)
         return self.schedule.add_noise(latents, noise, steps)
@@ -354,6 +368,23 @@ class _Sampled:
     images: Tensor
     latents: Tensor
     pred_x0: Tensor
+
+
+def _raise_unless_seed(seed: object) -> None:
+    if not isinstance(seed, int) or not 0 <= seed < 2**63:
+        raise UserError(f"seed should be a whole number from 0 on, not {reprlib.repr(seed)}")
+
+
+def _whole_numbers(timesteps: object) -> Tensor:
+    """One or several timesteps as int64 (n)."""
+    try:
+        steps = torch.as_tensor(timesteps).reshape(-1)
+        is_whole = len(steps) > 0 and not (steps.is_floating_point() or steps.is_complex() or steps.dtype == torch.bool)
+    except (TypeError, ValueError, RuntimeError):
+        is_whole = False
+    if not is_whole:
+        raise UserError(f"timesteps should be a whole number or several, not {reprlib.repr(timesteps)}")
+    return steps.to(torch.int64)
 
 
 def _nothing() -> None:

@@ -1,6 +1,7 @@
 """Sampled images as a notebook shows them."""
 
 import io
+import reprlib
 from collections.abc import Sequence
 from typing import overload
 
@@ -18,19 +19,45 @@ def image_grid(
 ) -> Image.Image:
     """One image of rows of images, with labels beside the rows and above the columns. A cell may be None.
 
-    Small images are enlarged. Raises `UserError` if a row or label is missing.
+    Small images are enlarged. Raises `UserError` if a row or label is missing, or is of another kind.
     """
+    _raise_unless_images(rows)
     row_labels = [""] * len(rows) if row_labels is None else row_labels
-    columns = len(rows[0]) if rows else 0
+    columns = len(rows[0])
     column_labels = [""] * columns if column_labels is None else column_labels
-    if not any(cell for row in rows for cell in row):
-        raise UserError("a grid needs at least one image")
+    for name, labels in (("row_labels", row_labels), ("column_labels", column_labels)):
+        is_list = isinstance(labels, Sequence) and not isinstance(labels, str)
+        if not (is_list and all(isinstance(label, str) for label in labels)):
+            raise UserError(f"{name} should be a list of texts, not {reprlib.repr(labels)}")
     if any(len(row) != columns for row in rows) or len(row_labels) != len(rows) or len(column_labels) != columns:
         raise UserError(
             f"a grid needs rows of equal length and a label for each: here are rows of {[len(row) for row in rows]} "
             f"images, {len(row_labels)} row labels and {len(column_labels)} column labels"
         )
     return labelled_grid(rows, row_labels, column_labels)
+
+
+def _raise_unless_images(rows: object) -> None:
+    """Raises `UserError` unless these are rows of images, of which at least one is there."""
+    if not isinstance(rows, Sequence) or isinstance(rows, str | bytes):
+        raise UserError(f"a grid is made of rows of images, [[image, image], [image, image]], not {_kind(rows)}")
+    for number, row in enumerate(rows, 1):
+        if not isinstance(row, Sequence) or isinstance(row, str | bytes):
+            raise UserError(
+                f"row {number} of a grid should be a list of images, not {_kind(row)}; a single row is [[image, image]]"
+            )
+        for cell in row:
+            if not isinstance(cell, Image.Image | None):
+                raise UserError(
+                    f"row {number} of a grid should hold PIL images or None, not {_kind(cell)}; Model.decode makes "
+                    "images of latents"
+                )
+    if not any(cell for row in rows for cell in row):
+        raise UserError("a grid needs at least one image")
+
+
+def _kind(value: object) -> str:
+    return type(value).__name__
 
 
 def png_bytes(image: Image.Image) -> bytes:

@@ -8,7 +8,7 @@ from typing import Any
 from PIL import Image
 
 from ldm.api.calls import command_call
-from ldm.api.flags import parse_keywords
+from ldm.api.flags import as_path, parsed_keywords
 from ldm.api.samples import png_bytes
 from ldm.commands.options.dreambooth import dreambooth_parser
 from ldm.commands.resuming import RECORD, step_files
@@ -34,7 +34,7 @@ class Run(os.PathLike[str]):
     directory: Path
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "directory", Path(self.directory))
+        object.__setattr__(self, "directory", as_path("directory", self.directory))
         if not (self.directory / RECORD).is_file():
             raise UserError(f"{self.directory} is no run of dreambooth.py: it has no {RECORD}")
 
@@ -70,10 +70,10 @@ def fine_tune(instance_img_dir: str | os.PathLike[str] | None = None, **flags: A
     Ctrl-C, or a notebook's interrupt, lets the current update end, saves the resume state and raises
     `KeyboardInterrupt`. Raises `UserError` for mistakes, before anything is written where possible.
     """
-    options, words = parse_keywords(dreambooth_parser(), {"instance_img_dir": instance_img_dir, **flags})
-    if "," in options.devices:
-        raise UserError("devices: from Python a training uses one device; for several run dreambooth.py")
-    from ldm.commands.dreambooth import dreambooth  # the trainer and its loggers
+    with parsed_keywords(dreambooth_parser(), {"instance_img_dir": instance_img_dir, **flags}) as (options, words):
+        if "," in options.devices:
+            raise UserError("devices: from Python a training uses one device; for several run dreambooth.py")
+        from ldm.commands.dreambooth import dreambooth  # the trainer and its loggers
 
-    with command_call("dreambooth.py", words):
-        return Run(dreambooth(options))
+        with command_call("dreambooth.py", words):
+            return Run(dreambooth(options))

@@ -10,6 +10,7 @@ import mmap
 import os
 import sys
 import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -17,9 +18,10 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
+from ldm.checkpoint.keys import PARTS
 from ldm.checkpoint.unpickling import STORAGE_TYPES, UNTYPED_STORAGE, Storage, View, read_pickle, refused_among
 from ldm.errors import UserError
-from ldm.files import listed
+from ldm.files import listed, natural_key
 
 LARGEST_INDEX = 4 * 2**20
 """Bytes of the zip file's list of records. With Adam's moments and averaged weights it takes half a megabyte."""
@@ -30,6 +32,9 @@ MOST_TENSORS = 10_000
 MOST_DIMENSIONS = 16
 
 LOCAL_HEADER_BYTES = 30
+
+RESUME_STATE_KEYS = {"pytorch-lightning_version", "optimizer_states", "state_dict"}
+"""What Lightning's file of a whole training holds, among others."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +75,7 @@ def read_torch_zip(file: BinaryIO, path: Path) -> tuple[dict[str, Tensor], dict[
         raise UserError(f"{path} is damaged or cut off: {error}") from error
     content = read_index(pickle, path)
     if isinstance(content, dict):
+        _refuse_resume_state(content, path)
         content = content.get("state_dict", content)
     named = content if isinstance(content, dict) else {}
     views = {str(key): view for key, view in named.items() if isinstance(view, View)}
@@ -79,6 +85,18 @@ def read_torch_zip(file: BinaryIO, path: Path) -> tuple[dict[str, Tensor], dict[
         return _Mapped(file, root, records).tensors(views), {}
     except (ValueError, KeyError, RuntimeError, OSError, OverflowError) as error:
         raise UserError(f"{path} is damaged or was made to mislead: {str(error)[:200]}") from error
+
+
+def _refuse_resume_state(content: Mapping[object, object], path: Path) -> None:
+    """Raises `UserError` for what Lightning saved to resume a training; official files are Lightning's, too."""
+    weights = content.get("state_dict")
+    if not (content.keys() >= RESUME_STATE_KEYS and isinstance(weights, Mapping)):
+        return
+    if any(str(key).startswith(tuple(PARTS.values())) for key in weights):
+        return
+    saved = sorted(path.parent.glob("step-*.safetensors"), key=natural_key)
+    instead = f"use a checkpoint of the run, such as {saved[-1]}" if saved else "the run has saved no checkpoint yet"
+    raise UserError(f"{path} is the resume state of a training, not a checkpoint: it only resumes its run; {instead}")
 
 
 def read_index(pickle: bytes, path: Path) -> Any:

@@ -79,7 +79,7 @@ def refuse_too_large_images(
         )
         what = f"{batch_size} images" if batch_size > 1 else "an image"
         raise UserError(
-            f"{what} of {sampling.height} x {sampling.width} would take {human_size(needed)} of memory to sample, and "
+            f"{what} of {sampling.height} x {sampling.width} would take {human_size(needed)} of memory, and "
             f"{human_size(limit)} are available. {fits or 'A smaller --hw or --batch-size'} would fit"
         )
 
@@ -137,7 +137,8 @@ def _sampling_need(
     called *= ceil(len(unet.channel_mult) * (unet.num_res_blocks + 1) / 4)  # skips that wait for the way up
     size = dtype.itemsize
     return Need(
-        least=size * (pixels * autoencoder.ch + batch_size * latents * unet.model_channels),
+        # The autoencoder's attention has two matrices of all pairs of pixels.
+        least=size * (max(pixels * autoencoder.ch, 2 * latents**2) + batch_size * latents * unet.model_channels),
         most=size * (2 * weights + workers * (decoded + called)),
         counted=lambda: _counted_bytes(model, sampling, batch_size, dtype, workers),
     )

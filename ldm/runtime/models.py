@@ -160,12 +160,13 @@ def read_tokenizer(directory: Path, settings: Settings) -> PromptTokenizer:
 
 
 def snapped_size(config: LatentDiffusionConfig, hw: list[int] | None, default: tuple[int, int]) -> tuple[int, int]:
-    """(height, width) in pixels, rounded to the multiple that the networks need; logs a change."""
+    """(height, width) in pixels, rounded to the multiple that the networks need; warns if it is not the `hw` given."""
     if hw is not None and len(hw) > 2:
         raise UserError(f"--hw takes a height and a width, or one number for both; not {len(hw)} numbers")
     multiple = config.size_multiple
     given = (hw[0], hw[-1]) if hw else default
     size = tuple(max(multiple, round(side / multiple) * multiple) for side in given)
     if size != given:
-        log.info("size: %d x %d instead of %d x %d: the UNet needs multiples of %d", *size, *given, multiple)
+        level = logging.INFO if hw is None else logging.WARNING
+        log.log(level, "size: %d x %d instead of %d x %d: the UNet needs multiples of %d", *size, *given, multiple)
     return size[0], size[1]

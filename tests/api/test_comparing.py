@@ -94,3 +94,8 @@ def test_mistakes_are_the_users_errors(tmp_path: Path, trained: Trained) -> None
         ldm.compare(trained.directory, varations=1)
     with pytest.raises(ldm.UserError, match="there is no file"):
         ldm.Comparison(tmp_path)
+    with pytest.raises(ldm.UserError, match=r"there is no .*none: path takes a run of dreambooth"):
+        ldm.score(tmp_path / "none")
+    for wrong in (lambda: ldm.compare(5), lambda: ldm.score(5), lambda: ldm.Comparison(5)):  # type: ignore[arg-type]
+        with pytest.raises(ldm.UserError, match="should be a path, not 5"):
+            wrong()

@@ -1,14 +1,18 @@
 """Keyword arguments mean what the flags of the same name mean, and mistakes name the keyword."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ldm.api.flags import parse_keywords
+from ldm.api.calls import shown_messages
+from ldm.api.flags import parsed_keywords
 from ldm.commands.options.dreambooth import dreambooth_parser
 from ldm.commands.options.sampling import txt2img_parser
 from ldm.errors import UserError
+from ldm.terminal import Lines
+from tests.api.test_calls import forget_logging
 
 
 @pytest.mark.parametrize(
@@ -25,8 +29,8 @@ from ldm.errors import UserError
     ],
 )
 def test_a_keyword_is_its_flag(given: dict[str, Any], words: list[str]) -> None:
-    options, flags = parse_keywords(txt2img_parser(), given)
-    assert options == txt2img_parser().parse_args(words) == txt2img_parser().parse_args(flags)
+    with parsed_keywords(txt2img_parser(), given) as (options, flags):
+        assert options == txt2img_parser().parse_args(words) == txt2img_parser().parse_args(flags)
 
 
 @pytest.mark.parametrize(
@@ -40,7 +44,8 @@ def test_a_keyword_is_its_flag(given: dict[str, Any], words: list[str]) -> None:
     ],
 )
 def test_switches_levels_and_every_name_of_a_flag(given: dict[str, Any], words: list[str]) -> None:
-    assert parse_keywords(dreambooth_parser(), given)[0] == dreambooth_parser().parse_args(words)
+    with parsed_keywords(dreambooth_parser(), given) as (options, _):
+        assert options == dreambooth_parser().parse_args(words)
 
 
 @pytest.mark.parametrize(
@@ -55,10 +60,55 @@ def test_switches_levels_and_every_name_of_a_flag(given: dict[str, Any], words: 
         ({"negative_prompt": ["a"]}, "negative_prompt should be text, a number or a path, not ['a']"),
         ({"prompts": []}, "prompts is empty: give at least one value, or leave it out"),
         ({"score": "yes"}, "score should be True or False, not 'yes'"),
-        ({"base": "a.safetensors", "no_base": True}, "no_base not allowed with argument --base"),
+        ({"base": "a.safetensors", "no_base": True}, "no_base not allowed with argument base"),
     ],
 )
 def test_a_mistake_is_the_users_error_and_names_the_keyword(given: dict[str, Any], message: str) -> None:
-    with pytest.raises(UserError) as error:
-        parse_keywords(txt2img_parser(), given)
+    with pytest.raises(UserError) as error, parsed_keywords(txt2img_parser(), given):
+        pass
     assert str(error.value).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("message", "keywords"),
+    [
+        ('such as -c "water bottle"', 'such as class_name="water bottle"'),
+        ("--no-flip, --vram 10 or --gradient-checkpointing", "flip=False, vram=10 or gradient_checkpointing"),
+        ("--generation-batch-size, --preview-prompt", "gb, preview_prompt"),
+    ],
+)
+def test_switches_and_texts_in_messages(message: str, keywords: str) -> None:
+    with pytest.raises(UserError) as error, parsed_keywords(dreambooth_parser(), {"gb": 2}):
+        raise UserError(message)
+    assert str(error.value) == keywords
+
+
+@pytest.mark.parametrize(
+    ("message", "keywords"),
+    [
+        ("try --precision full", 'try precision="full"'),
+        ("--hw 448 320 would fit, or --hw 64", "hw=(448, 320) would fit, or hw=64"),
+        ("a smaller --batch-size or --hw needs less", "a smaller batch_size or hw needs less"),
+        ("--ddim-eta and --ddim-steps; -p, -b 4", "eta and steps; prompt, batch_size=4"),
+        ("(--ckpt-path ckpts/), or --base FILE", '(checkpoint="ckpts/"), or base=FILE'),
+        ("--ckpt-path is needed, --seed 5 does", "checkpoint is needed, seed=5 does"),
+        ("leave out --no-base", "leave out no_base"),
+        ("another call's --vram 10, -q, a-b, /x/-p", "another call's --vram 10, -q, a-b, /x/-p"),
+        ("continue with\n  python txt2img.py -r a/b --hw 64", "continue with\n  python txt2img.py -r a/b --hw 64"),
+        ("`python txt2img.py -p x`; --seed", "`python txt2img.py -p x`; seed"),
+    ],
+)
+def test_messages_name_keywords_instead_of_flags(
+    message: str, keywords: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Errors and warnings; a command to copy keeps its flags."""
+    forget_logging(monkeypatch)
+    with (
+        pytest.raises(UserError) as error,
+        shown_messages(),
+        parsed_keywords(txt2img_parser(), {"checkpoint": "ckpts"}, {"checkpoint": "ckpt_path"}),
+    ):
+        logging.getLogger("ldm.somewhere").warning("%s", Lines(message.split("\n")))
+        raise UserError(message)
+    assert str(error.value) == keywords
+    assert capsys.readouterr().err == f"warning: {keywords}\n"

@@ -1,6 +1,9 @@
 """A model in a notebook: the commands' images, and everything between prompt and pixels."""
 
 import io
+import signal
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +13,13 @@ import torch
 from PIL import Image
 
 import ldm
+from ldm.commands import enough_memory
 from ldm.data.images import to_tensor
+from ldm.diffusion.parallel import WorkerPool
 from ldm.files import ROOT
+from ldm.progress import Progress
 from ldm.runtime import models
+from tests.api.test_calls import forget_logging
 from tests.commands.fixtures import Sample, Trained
 
 
@@ -155,14 +162,33 @@ def test_a_notebook_shows_samples_as_one_image(model: ldm.Model) -> None:
     assert repr(samples) == "Samples(4 of 32 x 32 pixels, prompts=['a cat', 'a dog'], seeds=[42, 43])"
 
 
-def test_rows_of_images_become_a_grid_and_ragged_ones_are_refused() -> None:
-    image = Image.new("RGB", (160, 160), "red")
-    grid = ldm.image_grid([[image, None], [image, image]], ["one", "two"], ["left", "right"])
+IMAGE = Image.new("RGB", (160, 160), "red")
+
+
+def test_rows_of_images_become_a_grid() -> None:
+    grid = ldm.image_grid([[IMAGE, None], [IMAGE, IMAGE]], ["one", "two"], ["left", "right"])
     assert grid.width > 320 and grid.height > 320
-    with pytest.raises(ldm.UserError, match=r"rows of \[2, 1\] images"):
-        ldm.image_grid([[image, image], [image]])
-    with pytest.raises(ldm.UserError, match="at least one image"):
-        ldm.image_grid([])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (([[IMAGE, IMAGE], [IMAGE]],), r"rows of \[2, 1\] images"),
+        (([],), "at least one image"),
+        (([[]],), "at least one image"),
+        (([[None]],), "at least one image"),
+        ((IMAGE,), r"rows of images, \[\[image, image\], \[image, image\]\], not Image"),
+        ((None,), r"rows of images, .*, not NoneType"),
+        (([IMAGE, IMAGE],), r"row 1 of a grid should be a list of images, not Image; a single row is \[\[image"),
+        (([[IMAGE], "ab"],), "row 2 of a grid should be a list of images, not str"),
+        (([[IMAGE, torch.zeros(4, 8, 8)]],), r"row 1 .* PIL images or None, not Tensor; Model\.decode makes"),
+        (([[IMAGE]], "one"), "row_labels should be a list of texts, not 'one'"),
+        (([[IMAGE]], ["one"], [200]), r"column_labels should be a list of texts, not \[200\]"),
+    ],
+)
+def test_what_is_no_grid_is_the_users_error(arguments: tuple[Any, ...], words: str) -> None:
+    with pytest.raises(ldm.UserError, match=words):
+        ldm.image_grid(*arguments)
 
 
 def test_without_a_path_the_weights_are_those_of_the_commands(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -221,7 +247,103 @@ def test_mistakes_are_the_users_errors(model: ldm.Model, tiny_checkpoint: Path, 
         model.decode([])  # type: ignore[arg-type]
     with pytest.raises(ldm.UserError, match="no image to encode"):
         model.encode([])
-    with pytest.raises(ldm.UserError, match=r"timesteps should be from 0 to 999, not \[1000\]"):
-        model.add_noise(torch.zeros(1, 4, 4, 4), 1000)
-    with pytest.raises(ldm.UserError, match="3 timesteps for the latents of 2 images"):
-        model.add_noise(torch.zeros(2, 4, 4, 4), [1, 2, 3])
+    with pytest.raises(ldm.UserError, match="path should be a path, not 5"):
+        ldm.load(5)  # type: ignore[arg-type]
+    for prompts in ([], 5, ["a", 5]):
+        with pytest.raises(ldm.UserError, match="prompts should be a text or a list of texts"):
+            model.encode_prompts(prompts)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"timesteps": 1000}, r"timesteps should be from 0 to 999, not \[1000\]"),
+        ({"timesteps": [1, 2, 3]}, "3 timesteps for the latents of 2 images"),
+        ({"timesteps": 1.5}, r"timesteps should be a whole number or several, not 1\.5"),
+        ({"timesteps": []}, "timesteps should be a whole number or several"),
+        ({"timesteps": "5"}, "timesteps should be a whole number or several, not '5'"),
+        ({"noise": 5}, r"noise should be a tensor of the shape of the latents, \(2, 4, 4, 4\), not int"),
+        ({"noise": torch.zeros(1, 4, 4, 5)}, r"noise should be .* not \(1, 4, 4, 5\)"),
+        ({"seed": -1}, "seed should be a whole number from 0 on, not -1"),
+        ({"latents": [1]}, r"latents should be a tensor \(b 4 h w\), not list"),
+        ({"latents": torch.zeros(4, 4, 4)}, r"latents should be a tensor \(b 4 h w\), not \(4, 4, 4\)"),
+    ],
+)
+def test_what_no_noise_can_be_added_to_is_the_users_error(
+    arguments: dict[str, Any], words: str, model: ldm.Model
+) -> None:
+    with pytest.raises(ldm.UserError, match=words):
+        model.add_noise(**{"latents": torch.zeros(2, 4, 4, 4), "timesteps": 5, **arguments})
+
+
+def test_a_resume_state_is_named_and_the_checkpoint_beside_it(trained: Trained, tmp_path: Path) -> None:
+    """Wherever a checkpoint is expected, also under another name."""
+    state, other = trained.directory / "resume.ckpt", tmp_path / "best.ckpt"
+    with pytest.raises(ldm.UserError) as error:
+        ldm.load(state)
+    assert str(error.value).startswith(f"{state} is the resume state of a training, not a checkpoint: ")
+    assert str(error.value).endswith(f"use a checkpoint of the run, such as {trained.step(7)}")
+    other.write_bytes(state.read_bytes())
+    with pytest.raises(ldm.UserError, match=r"best\.ckpt is the resume state .*; the run has saved no checkpoint yet"):
+        ldm.fine_tune(tmp_path, class_name="can", ckpt_path=other, devices="cpu", output_dir=tmp_path / "runs")
+
+
+def test_a_size_that_is_rounded_is_a_warning_in_the_words_of_the_command(
+    model: ldm.Model, sketch: Path, txt2img: Sample, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = "warning: size: 32 x 48 instead of 33 x 47: the UNet needs multiples of 16\n"
+    assert said in txt2img("--hw", 33, 47, "-v", 1).said
+    forget_logging(monkeypatch)
+    assert model.sample("a cat", hw=(33, 47))[0].size == (48, 32)
+    assert capsys.readouterr().err == said
+    model.encode(sketch, hw=(33, 47))
+    assert capsys.readouterr().err == said
+
+
+@pytest.mark.parametrize("hw", [(100_000, 64), (100_000, 100_000)])
+def test_a_size_that_can_not_fit_is_refused_before_anything_is_counted_or_read(
+    hw: tuple[int, int], model: ldm.Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(enough_memory, "memory_of", lambda device: 40 * 10**9)
+    monkeypatch.setattr(enough_memory, "sampling_bytes", lambda *arguments: pytest.fail("counted, which takes seconds"))
+    nowhere = Path("nowhere.png")
+    for call in (
+        lambda: model.sample("a cat", hw=hw),
+        lambda: model.sample("a cat", hw=hw, init_img=nowhere),
+        lambda: model.encode(nowhere, hw=hw),
+    ):
+        with pytest.raises(ldm.UserError, match=r"would take .* and 40 GB are available\. .*hw.* would fit"):
+            call()
+
+
+@pytest.mark.parametrize("moment", ["while images are sampled", "when one is taken"])
+def test_an_interrupt_ends_all_workers_before_their_next_network_call(
+    moment: str, model: ldm.Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ldm.api.model.worker_pool", lambda *arguments: WorkerPool(2, threads=1))
+    steps, calls, main = 100, [0], threading.main_thread().ident
+    assert main is not None
+
+    def count(*arguments: object) -> None:
+        calls[0] += 1
+        if calls[0] == 10 and moment == "while images are sampled":
+            signal.pthread_kill(main, signal.SIGINT)
+
+    def interrupted(self: Progress, count: int = 1) -> None:
+        raise KeyboardInterrupt
+
+    if moment == "when one is taken":
+        monkeypatch.setattr(Progress, "update", interrupted)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    hook = model.latent_diffusion.unet.register_forward_pre_hook(count)
+    try:
+        with pytest.raises(KeyboardInterrupt) as error:  # a notebook keeps its traceback, and so all local variables
+            model.sample("a cat", variations=6, steps=steps)
+        ended = calls[0]
+        assert ended < (steps if moment == "while images are sampled" else 3 * steps)
+        time.sleep(0.3)
+        assert calls[0] == ended
+        assert error.traceback
+    finally:
+        hook.remove()
+        signal.signal(signal.SIGINT, before)

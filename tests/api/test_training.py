@@ -61,8 +61,13 @@ def test_a_run_that_is_there_shows_its_checkpoints_and_previews(trained: Trained
 
 
 def test_mistakes_are_found_before_anything_is_written(subject_dir: Path, tmp_path: Path) -> None:
-    with pytest.raises(ldm.UserError, match="--class-name and --instance-img-dir are needed"):
+    with pytest.raises(ldm.UserError) as error:
         ldm.fine_tune(subject_dir, output_dir=tmp_path / "ckpts")
+    assert str(error.value) == 'class_name is needed: what the subject is, such as class_name="water bottle"'
+    with pytest.raises(ldm.UserError, match=r'class_name="water bottle"; .* photos .* instance_img_dir="data/bottle"'):
+        ldm.fine_tune(output_dir=tmp_path / "ckpts")
+    with pytest.raises(ldm.UserError, match="directory should be a path, not 5"):
+        ldm.Run(5)  # type: ignore[arg-type]
     with pytest.raises(ldm.UserError, match="there is no option 'save_evry'; did you mean 'save_every'"):
         ldm.fine_tune(subject_dir, class_name="can", output_dir=tmp_path / "ckpts", save_evry=3)
     with pytest.raises(ldm.UserError, match=r"for several run dreambooth\.py"):

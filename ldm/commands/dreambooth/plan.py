@@ -128,8 +128,7 @@ def find_moved(options: argparse.Namespace) -> argparse.Namespace:
 
 def plan_run(options: argparse.Namespace) -> RunPlan:
     """Decides everything and checks what can be checked; writes nothing, except that `-r` repairs a tokenizer."""
-    if not options.class_name or not options.instance_img_dir:
-        raise UserError('--class-name and --instance-img-dir are needed: -c "water bottle" -i data/bottle')
+    _refuse_without_subject(options)
     if is_helper_process():  # the first process has chosen these
         chosen = read_yaml(Path(os.environ[RUN_DIR_VARIABLE]) / RECORD)["options"]
         options = argparse.Namespace(**{**vars(options), **{name: chosen[name] for name in (*MEMORY_FLAGS, "seed")}})
@@ -182,6 +181,17 @@ def plan_run(options: argparse.Namespace) -> RunPlan:
         devices=devices,
         compute=training_compute(devices[0], precision),  # as the run computes when it is resumed
     )
+
+
+def _refuse_without_subject(options: argparse.Namespace) -> None:
+    """Raises `UserError` if the class or the photos are missing."""
+    missing = []
+    if not options.class_name:
+        missing.append('--class-name is needed: what the subject is, such as -c "water bottle"')
+    if not options.instance_img_dir:
+        missing.append("--instance-img-dir is needed: a folder of photos of the subject, such as -i data/bottle")
+    if missing:
+        raise UserError("; ".join(missing))
 
 
 def config_from(options: argparse.Namespace, defaults: DreamBoothConfig, sampling: SamplingConfig) -> DreamBoothConfig:

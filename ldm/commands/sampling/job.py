@@ -52,14 +52,16 @@ def job_from(options: argparse.Namespace, settings: Settings, compute: Compute) 
     Raises `UserError` if images of that size don't fit into the memory of the device.
     """
     defaults = settings.sampling
-    init_path = getattr(options, "init_img", None)
-    longest = max(options.hw or (defaults.height, defaults.width))
-    init_image = read_image(init_path, longest) if init_path else None
-    default_size = (defaults.height, defaults.width) if init_image is None else _size_like(init_image, defaults)
+    init_path, init_image, default_size = getattr(options, "init_img", None), None, (defaults.height, defaults.width)
+    if init_path and not options.hw:
+        init_image = read_image(init_path, max(default_size))
+        default_size = _size_like(init_image, defaults)
     height, width = snapped_size(settings.model, options.hw, default_size)
     sampling = sampling_from(options, defaults, height, width)
     together = 1 if compute.device.type == "cpu" else options.batch_size or 1
     refuse_too_large_images(settings.model, sampling, together, compute.dtype, compute.device)
+    if init_path and init_image is None:
+        init_image = read_image(init_path, max(options.hw))
     return Job(
         prompts=options.prompt or [],
         negative_prompt=options.negative_prompt,
