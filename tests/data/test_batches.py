@@ -143,6 +143,12 @@ def test_shapes_and_types_of_a_batch_of_latents() -> None:
     }
 
 
+def test_each_image_of_a_batch_has_its_own_noise(paths: list[Path]) -> None:
+    latents = latent_batches().step(0)
+    for noise in (image_batches(paths).step(0)["noise"], latents["noise"], latents["posterior_noise"]):
+        assert len(noise.unique()) == noise.numel()
+
+
 def test_captions_are_the_images_own_each_about_as_often() -> None:
     batches, counts = latent_batches(dropout=0.0), Counter[tuple[int, str]]()
     for step in range(250):

@@ -127,6 +127,3 @@ def test_fine_tuned_checkpoints_are_compared(img2img: Sample, sketch: Path, trai
     assert difference(sampled.images[0], sampled.images[2]) > 0
     alone = img2img("-i", sketch, "-v", 1, "-c", trained.step(6)).images[0]
     assert difference(alone, sampled.images[1]) <= 1
-
-
-# Mistakes

@@ -264,10 +264,12 @@ def test_it_continues_from_any_directory_with_its_own_options(
     assert not list((tmp_path / "elsewhere").iterdir())
 
 
-def test_the_given_size_matches_the_rounded_one(txt2img: Sample) -> None:
+def test_the_given_size_matches_the_rounded_one_and_another_is_refused(txt2img: Sample) -> None:
     sampled = txt2img("-v", 1, "--hw", 33, 47)
     resume(sampled.directory, "--hw", 33, 47)
     assert sampled.record["options"]["hw"] == [32, 48]
+    another = call("txt2img", "-r", sampled.directory, "--hw", 48)
+    refused(another, "--hw can't change in a resumed run: it is [32, 48] there")
 
 
 def test_batch_size_and_device_may_change(txt2img: Sample) -> None:

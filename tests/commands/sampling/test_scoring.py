@@ -191,7 +191,8 @@ def test_a_comparison_is_scored_afterwards_without_sampling_again(
     assert other.rows[1].scores["subject"] != comparison.rows[1].scores["subject"]
     assert other.rows[1].scores["prompt"] == comparison.rows[1].scores["prompt"]
     refused(call("txt2img", "-r", "outputs/evaluate-1"), "evaluate.py")
-    refused(call("evaluate", "-r", "outputs/evaluate-1", "-p", "a cat"), "--prompt can't change")
+    for flag, value in (("--prompt", "a cat"), ("--hw", 48)):
+        refused(call("evaluate", "-r", "outputs/evaluate-1", flag, value), f"{flag} can't change")
 
 
 def test_missing_weights_of_clip_and_dino_are_an_error_before_sampling(trained: Trained) -> None:

@@ -41,6 +41,11 @@ def test_the_judge_needs_objects_with_two_images_and_a_tokenizer(refuses: Refuse
     refuses(("judge",), "merges.txt is missing")
 
 
+def test_an_unreadable_image_is_named_when_it_is_encoded(scratch: Scratch, first: Path) -> None:
+    (scratch.images / "7.png").write_bytes(b"no image")
+    refused(scratch.call("diffusion", "--autoencoder", first / LAST), "7.png is not a readable image")
+
+
 def test_an_autoencoder_of_another_shape_is_refused(refuses: Refuses, scratch: Scratch, first: Path) -> None:
     wider = scratch.with_yaml({"model.autoencoder": {"ch": 16}})
     words = ("does not hold the weights of this model", "of another shape: first_stage_model.")
@@ -64,6 +69,13 @@ def test_a_tokenizer_that_is_there_is_not_replaced(scratch: Scratch) -> None:
     assert (scratch.tokenizer / "vocab.json").read_bytes() == before
     (scratch.tokenizer / "vocab.json").unlink()
     refused(scratch.call("tokenizer"), "merges.txt")
+
+
+def test_a_vocabulary_that_the_captions_do_not_give_leaves_no_tokenizer(scratch: Scratch) -> None:
+    shutil.rmtree(scratch.tokenizer)
+    large = scratch.with_yaml({"model.text_encoder": {"vocab_size": 5000}})
+    refused(large.call("tokenizer"), "not 5000", "text_encoder.vocab_size")
+    assert not scratch.tokenizer.exists()
 
 
 def test_a_tokenizer_of_another_size_is_refused(refuses: Refuses, scratch: Scratch, first: Path) -> None:
