@@ -1,4 +1,4 @@
-"""Redraws an image after a prompt: python img2img.py --help."""
+"""Samples from an image and a prompt: python img2img.py --help."""
 
 from ldm.commands.app import launch
 from ldm.commands.options.sampling import img2img_parser

@@ -120,9 +120,9 @@ def is_finished(
 
     if not is_complete or updates_made(state) != iterations:
         return False
-    more = ["For more updates:", f"  {command_line(str(again[0]), *again[1:], '--iterations', 2 * iterations)}"]
+    more = [" For more updates:", f"  {command_line(str(again[0]), *again[1:], '--iterations', 2 * iterations)}"]
     log.info(
-        "%s is finished: all %d updates are made, and there is nothing to do. %s",
+        "%s is finished: all %d updates are made, and there is nothing to do.%s",
         *(directory, iterations, Lines([] if drop else more)),
     )
     if drop:
@@ -139,17 +139,17 @@ def _is_finished_without_state(directory: Path, iterations: int, new_run: Sequen
     advice = Lines()
     if new_run:
         start = command_line(str(new_run[0]), *new_run[1:], "--ckpt-path", path)
-        advice = Lines(["To train on from the weights of its last checkpoint, start a new run:", f"  {start}"])
+        advice = Lines([" To train on from the weights of its last checkpoint, start a new run:", f"  {start}"])
     if last >= iterations:
         log.info(
-            "%s is finished: all %d updates are made. Without %s it can't make more. %s",
+            "%s is finished: all %d updates are made. Without %s it can't make more.%s",
             *(directory, last, RESUME_STATE, advice),
         )
         return True
     names = ", ".join(one.name for one in steps.values())
     raise UserError(
         f"{state} is not there, and without it this run can't be resumed: it was deleted, dropped or not copied. Copy "
-        f"it back if it is elsewhere. The run has the checkpoints {names}. {advice}".rstrip()
+        f"it back if it is elsewhere. The run has the checkpoints {names}.{advice}"
     )
 
 

@@ -17,7 +17,7 @@ from ldm.nn.memory import free_memory
 from ldm.training.config import OptimizationConfig
 from ldm.training.graphed_step import GraphedStep
 from ldm.training.logs import LightningLog, RunLog
-from ldm.training.optimizers import OptimizerKind, lr_factor
+from ldm.training.optimizers import OptimizerKind, lr_factors
 
 SAMPLING_BYTES, SAMPLING_BYTES_PER_PIXEL = 2 * 2**30, 16 * 2**10
 """Bytes that sampling takes at most: for offloaded networks and the libraries' workspaces, and for each pixel, of which
@@ -136,7 +136,7 @@ class TrainingModule(pl.LightningModule):
         fused = self.device.type in ("cpu", "cuda") and self.trainer.precision != "16-mixed"
         optimizer = self.build_optimizer(**({"fused": True} if fused else {}))
         scheduler = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: lr_factor(step, config.lr_schedule, config.warmup_steps, config.iterations)
+            optimizer, lr_factors(config.lr_schedule, config.warmup_steps, config.iterations)
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 

@@ -58,9 +58,13 @@ def cooldown(progress: float) -> float:
     return min(1.0, 4.0 * (1.0 - progress))
 
 
-def lr_factor(step: int, schedule: str, warmup_steps: int, iterations: int) -> float:
-    """The factor, in (0, 1], of the learning rate in update `step` (from 0): linear warm-up, then the schedule."""
-    if step < warmup_steps:
-        return (step + 1) / (warmup_steps + 1)
-    factor: float = LR_SCHEDULES[schedule].load()((step - warmup_steps) / max(1, iterations - warmup_steps))
+def lr_factors(schedule: str, warmup_steps: int, iterations: int) -> Callable[[int], float]:
+    """Returns a function from an update (from 0) to its rate's factor, in (0, 1]: linear warm-up, then the schedule."""
+    after_warmup: Callable[[float], float] = LR_SCHEDULES[schedule].load()
+
+    def factor(step: int) -> float:
+        if step < warmup_steps:
+            return (step + 1) / (warmup_steps + 1)
+        return after_warmup((step - warmup_steps) / max(1, iterations - warmup_steps))
+
     return factor

@@ -3,7 +3,8 @@
 import logging
 import textwrap
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -21,9 +22,6 @@ from ldm.training.logs import LightningLog, build_logger
 from ldm.training.module import TrainingModule
 from ldm.training.processes import OneMachine, OneMachineDDP, OtherProcesses, explain_workers, own_environment
 from ldm.training.resume_state import ResumeStateIO
-
-for package in ("pytorch_lightning", "lightning_fabric"):
-    logging.getLogger(package).setLevel(logging.ERROR)  # its messages are for its developers
 
 Module = TypeVar("Module", bound=TrainingModule)
 
@@ -51,10 +49,7 @@ def fit(module: Module, options: FitOptions, save: Callable[[Module, int], None]
     `save` may leave writing to `options.writer`, with a copy of the weights; all is written when this function returns.
     After a signal the step ends, the resume state is saved and `Stopped` is raised.
     """
-    with finish_first() as request, own_environment(options.run_dir), warnings.catch_warnings():
-        # Lightning advises worker processes, though latents are in memory, and `srun`, which would start several runs.
-        for package in ("pytorch_lightning", "lightning_fabric"):
-            warnings.filterwarnings("ignore", module=package)
+    with finish_first() as request, own_environment(options.run_dir), _quiet_lightning():
         others = OtherProcesses()
         finite = FiniteGuard(_log_every(module), module.config.save_every)
         stop = StopOnSignal(options.run_dir, request, others, finite, _log_every(module))
@@ -75,6 +70,25 @@ def fit(module: Module, options: FitOptions, save: Callable[[Module, int], None]
                 raise why from None
             finally:
                 others.end()
+
+
+@contextmanager
+def _quiet_lightning() -> Iterator[None]:
+    """Lightning logs and warns of errors only: the rest is for its developers, or wrong here.
+
+    It advises worker processes, though latents are in memory, and `srun`, which would start several runs.
+    """
+    packages = ("pytorch_lightning", "lightning_fabric")
+    levels = {package: logging.getLogger(package).level for package in packages}
+    with warnings.catch_warnings():
+        try:
+            for package in packages:
+                warnings.filterwarnings("ignore", module=package)
+                logging.getLogger(package).setLevel(logging.ERROR)
+            yield
+        finally:
+            for package, level in levels.items():
+                logging.getLogger(package).setLevel(level)
 
 
 def _log_every(module: TrainingModule) -> int:

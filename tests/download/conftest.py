@@ -31,11 +31,12 @@ def call(main: Callable[[], None], *arguments: str, terminal: type[io.StringIO] 
     return said
 
 
-def refused(main: Callable[[], None], *words: str, arguments: tuple[str, ...] = ()) -> None:
-    """Run a command, which tells the user in these words what is wrong."""
+def refused(main: Callable[[], None], *words: str, arguments: tuple[str, ...] = ()) -> str:
+    """Run a command, which tells the user in these words what is wrong; return all that it wrote."""
     status, said = _run(main, arguments, io.StringIO())
     assert status == 2, said
     assert [word for word in words if word not in said] == [], said
+    return said
 
 
 def _run(main: Callable[[], None], arguments: tuple[str, ...], said: io.StringIO) -> tuple[int, str]:

@@ -242,6 +242,13 @@ def test_what_is_in_the_hubs_cache_is_copied(hub: Hub, ckpt: Path, cached: Path)
     assert not hub.requests
 
 
+def test_a_copy_without_room_is_not_reported(cached: Path, part: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cached.write_bytes(WEIGHTS)
+    monkeypatch.setattr(hub_files, "free_bytes", lambda path: 100_000)
+    assert "copied" not in refused(main, "not enough room for sd-v1-4.ckpt: 300 kB")
+    assert not part.exists()
+
+
 def test_a_damaged_file_in_the_cache_is_not_taken(ckpt: Path, cached: Path) -> None:
     cached.write_bytes(WRONG)
     call(main)

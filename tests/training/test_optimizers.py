@@ -14,7 +14,7 @@ from torch import nn
 from ldm.choices import LR_SCHEDULES, OPTIMIZERS, Choice
 from ldm.training.config import DreamBoothConfig, OptimizationConfig
 from ldm.training.memory import MemoryProfile, profiles_with
-from ldm.training.optimizers import OptimizerKind, lr_factor
+from ldm.training.optimizers import OptimizerKind, lr_factors
 from tests.training.parts import build_module, each_update, train, weights
 
 
@@ -72,13 +72,14 @@ def test_an_unknown_schedule_is_refused() -> None:
     ],
 )
 def test_schedules_by_hand(schedule: str, expected: dict[int, float]) -> None:
-    found = {step: lr_factor(step, schedule, 0, 100) for step in expected}
+    factor = lr_factors(schedule, 0, 100)
+    found = {step: factor(step) for step in expected}
     assert found == pytest.approx(expected, abs=1e-9)
 
 
 @given(st.sampled_from(list(LR_SCHEDULES)), st.integers(1, 200), st.integers(1, 200))
 def test_the_factor_rises_in_the_warm_up_and_never_after_it(schedule: str, warmup: int, rest: int) -> None:
-    factors = [lr_factor(step, schedule, warmup, warmup + rest) for step in range(warmup + rest + 1)]
+    factors = [*map(lr_factors(schedule, warmup, warmup + rest), range(warmup + rest + 1))]
     rising, falling = factors[: warmup + 1], factors[warmup:]
     assert rising[:-1] == pytest.approx([(step + 1) / (warmup + 1) for step in range(warmup)])
     assert factors[warmup] == 1.0
@@ -88,4 +89,5 @@ def test_the_factor_rises_in_the_warm_up_and_never_after_it(schedule: str, warmu
 
 
 def test_a_warm_up_longer_than_the_run_only_rises() -> None:
-    assert [lr_factor(step, "cosine", 7, 4) for step in range(4)] == pytest.approx([1 / 8, 2 / 8, 3 / 8, 4 / 8])
+    factors = [*map(lr_factors("cosine", 7, 4), range(4))]
+    assert factors == pytest.approx([1 / 8, 2 / 8, 3 / 8, 4 / 8])

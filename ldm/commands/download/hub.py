@@ -149,6 +149,7 @@ def ensure(file: HubFile, target: Path, place: Place) -> bool:
             if cached is not None:
                 _raise_without_room(cached.stat().st_size, part, place)
                 shutil.copyfile(cached, part)
+                log.info("  copied from the Hub's cache, %s", cached)
             else:
                 _download(file, part, place)
             with part.open("rb") as written:
@@ -215,7 +216,6 @@ def _in_cache(file: HubFile) -> Path | None:
     except OSError as error:
         log.warning("the Hub's cache can't be read: %s", error)
         return None
-    log.info("  copied from the Hub's cache, %s", cached)
     return Path(cached)
 
 

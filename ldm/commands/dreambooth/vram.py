@@ -82,7 +82,7 @@ def fit_into_memory(
         candidates = _candidates(fixed, options.precision, devices[0])
         config = _first_that_fits(candidates, config, workload, budget, devices[0], refuse=not auto)
     if config.train_dtype == "bf16" and options.precision in FLOAT_WEIGHTS:
-        raise UserError(f"--train-dtype bf16 is computed with as it is, not in --precision {options.precision}")
+        raise UserError(f"--precision {options.precision} needs --train-dtype fp32, not bf16: leave out one of the two")
     return config
 
 
@@ -126,7 +126,11 @@ def _free_on_all(devices: list[torch.device]) -> int | None:
 
 
 def _free_on_each(devices: list[torch.device]) -> list[int | None]:
-    """Free memory of each device; a process that ends queries several, as this one will compute on the first only."""
+    """Free memory of each device in bytes; None if unknown.
+
+    Querying a device makes a CUDA context there. This process trains on the first device only, so a short-lived process
+    queries several.
+    """
     if len(devices) == 1:
         return [free_memory(devices[0])]
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:

@@ -11,7 +11,6 @@ from ldm.commands.train.run import TrainingRun
 from ldm.data.images import fit_image, read_image, save_png, to_image, to_tensor
 from ldm.nn.autoencoder import AutoencoderKL
 from ldm.runtime.devices import explain_out_of_memory
-from ldm.terminal import command_line
 from ldm.training.autoencoder import AutoencoderTraining, initialise, psnr
 from ldm.training.trainer import FitOptions, fit
 
@@ -46,9 +45,6 @@ def train_autoencoder(run: TrainingRun) -> None:
 
     with explain_out_of_memory("a smaller --batch-size needs less"):
         fit(module, fit_options, save)
-    last = run.checkpoint_path(config.iterations)
-    again = command_line("train.py", "diffusion", "--autoencoder", last, "-i", run.options.image_dir)
-    log.info("the next stage:\n  %s", again)
 
 
 @torch.no_grad()

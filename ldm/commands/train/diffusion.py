@@ -28,7 +28,6 @@ from ldm.runtime.compiling import step_capture
 from ldm.runtime.devices import explain_out_of_memory
 from ldm.runtime.models import Settings, snapped_size
 from ldm.runtime.tokenizers import NAME
-from ldm.terminal import command_line
 from ldm.training.config import DiffusionTrainingConfig
 from ldm.training.latent_diffusion import LatentDiffusionTraining, initialise
 from ldm.training.trainer import FitOptions, fit
@@ -65,7 +64,6 @@ def train_diffusion(run: TrainingRun) -> None:
 
     with explain_out_of_memory("a smaller --batch-size needs less"):
         fit(module, fit_options, save)
-    log.info("try it:\n  %s", command_line("txt2img.py", "--ckpt-path", run.checkpoint_path(config.iterations)))
 
 
 def _moments(run: TrainingRun, file: CheckpointFile, config: DiffusionTrainingConfig) -> np.ndarray:

@@ -1,19 +1,14 @@
 """Trains the judge of the toy world on its renders."""
 
-import logging
-
 from ldm.commands.train.checks import tokenizer_source
 from ldm.commands.train.run import TrainingRun
 from ldm.nn.tokenizer import load_tokenizer
 from ldm.runtime.devices import explain_out_of_memory
-from ldm.terminal import command_line
 from ldm.toyworld.judge.data import HEADS
 from ldm.toyworld.judge.file import judge_writer
 from ldm.toyworld.judge.network import JudgeConfig
 from ldm.training.judge import JudgeTraining, build_judge_training
 from ldm.training.trainer import FitOptions, fit
-
-log = logging.getLogger(__name__)
 
 
 def train_judge(run: TrainingRun) -> None:
@@ -30,5 +25,3 @@ def train_judge(run: TrainingRun) -> None:
 
     with explain_out_of_memory("a smaller --batch-size needs less"):
         fit(module, fit_options, save)
-    last = run.checkpoint_path(config.iterations)
-    log.info("measure how good it is:\n  %s", command_line("benchmarks/judge.py", "--judge", last))

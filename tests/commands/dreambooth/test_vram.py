@@ -176,7 +176,7 @@ def test_the_choice_is_logged_recorded_and_kept_by_a_resumed_run(
 
 def test_bfloat16_weights_need_8_bit_adamw_and_mixed_precision(fine_tune: FineTune) -> None:
     refused(fine_tune.call("--train-dtype", "bf16", "--optimizer", "adamw"), "adamw8bit")
-    refused(fine_tune.call("--train-dtype", "bf16", "--precision", "full"), "full")
+    refused(fine_tune.call("--train-dtype", "bf16", "--precision", "full"), "--precision full needs --train-dtype fp32")
 
 
 def test_a_flag_sets_the_other_that_it_needs(plan: Plan, fine_tune: FineTune, tmp_path: Path) -> None:

@@ -23,6 +23,37 @@ def test_a_finished_run_stays_as_it_is(second: Path, scratch: Scratch, monkeypat
     assert {path.name: path.read_bytes() for path in run.glob("step-*")} == before
 
 
+@pytest.mark.parametrize(
+    ("stage", "hint"),
+    [
+        ("autoencoder", "the next stage:\n  python train.py diffusion --autoencoder {last} -i {images}\n"),
+        ("diffusion", "try it:\n  python txt2img.py --ckpt-path {last}\n"),
+        ("judge", "measure how good it is:\n  python benchmarks/judge.py --judge {last}\n"),
+    ],
+)
+def test_what_to_do_next_is_logged_after_training_and_when_it_is_finished(
+    stage: str, hint: str, second: Path, scratch: Scratch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = copied(second, scratch)
+    record = read_yaml(run / "run.yaml")
+    record["options"] |= {"stage": stage, "iterations": 6, "image_dir": str(scratch.images)}
+    (run / "run.yaml").write_text(to_yaml(record))
+    monkeypatch.setitem(STAGES, stage, lambda run: (run.directory / "step-000007.safetensors").touch())
+    for name, flags in ((LAST, ()), ("step-000007.safetensors", ("--iterations", 7))):
+        outcome = call("train", stage, "-r", run, *flags)
+        assert outcome.status == 0, outcome.said
+        assert hint.format(last=run / name, images=scratch.images) in outcome.said
+
+
+def test_a_finished_run_can_drop_its_resume_state(second: Path, scratch: Scratch) -> None:
+    run = copied(second, scratch)
+    outcome = call("train", "diffusion", "-r", run, "--drop-resume-state")
+    assert outcome.status == 0, outcome.said
+    assert "6 updates are made, and there is nothing to do.\n" in outcome.said
+    assert not (run / "resume.ckpt").exists()
+    assert "Without resume.ckpt it can't make more. To train on" in call("train", "diffusion", "-r", run).said
+
+
 def test_a_run_can_be_given_more_iterations_and_other_devices(second: Path, scratch: Scratch) -> None:
     run = copied(second, scratch)
     flags = ("--iterations", 7, "-s", 7, "--logger", "none", "--workers", 1, "--precision", "full", "-d", "cpu")
