@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from ldm.checkpoint import keys, reading
 from ldm.checkpoint.loading import checkpoint_info
 from ldm.checkpoint.metadata import CheckpointInfo
-from ldm.checkpoint.reading import Content, Format, read_checkpoint
+from ldm.checkpoint.reading import Format, read_checkpoint
 from ldm.errors import UserError
 from tests.checkpoint.files import few_tensors, lightning_content, pretend_lightning, replace_pickle, same_tensors
 
@@ -152,7 +152,7 @@ def test_a_torch_file_under_the_name_of_the_other_kind(tmp_path: Path) -> None:
         assert ".ckpt" in str(error)
 
 
-def read_npz(file: BinaryIO, path: Path) -> Content:
+def read_npz(file: BinaryIO, path: Path) -> tuple[Mapping[str, torch.Tensor], dict[str, str]]:
     """A format of one's own: NumPy's archives."""
     with np.load(file, allow_pickle=False) as arrays:
         return {name: torch.from_numpy(arrays[name]) for name in arrays.files}, {}

@@ -15,7 +15,6 @@ from ldm.runtime.batching import sampling_bytes
 from tests.tiny import build_tiny_model, tiny_config
 
 CONFIG = SamplingConfig(height=32, width=32, num_steps=3)
-IMAGE_SCALE, TEXT_SCALE = 1.5, 7.5
 
 
 def noise(*shape: int, seed: int) -> Tensor:
@@ -30,6 +29,9 @@ def ldm() -> LatentDiffusion:
     model = LatentDiffusion(config)
     nn.init.normal_(model.unet.out[2].weight, std=0.02)
     return model.eval().requires_grad_(False)
+
+
+IMAGE_SCALE, TEXT_SCALE = 1.5, 7.5
 
 
 def edit(ldm: LatentDiffusion, image: Tensor, context: Tensor, uncond_context: Tensor) -> Guidance:
