@@ -224,9 +224,12 @@ def test_img2img_needs_an_image() -> None:
     refused(call("img2img"), "--init-img")
 
 
-@pytest.mark.parametrize("arguments", [[], ["-c", "can"], ["-i", "photos"]])
-def test_dreambooth_needs_a_class_and_photos(arguments: list[str]) -> None:
-    refused(call("dreambooth", *arguments), "--class-name", "--instance-img-dir")
+@pytest.mark.parametrize(
+    ("arguments", "missing"),
+    [([], "--class-name"), (["-c", "can"], "--instance-img-dir"), (["-i", "x"], "--class-name")],
+)
+def test_dreambooth_needs_a_class_and_photos(arguments: list[str], missing: str) -> None:
+    refused(call("dreambooth", *arguments), f"{missing} is needed")
 
 
 @pytest.mark.parametrize("stage", STAGE_FLAGS)
