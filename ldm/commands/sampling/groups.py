@@ -137,7 +137,8 @@ def _base_model(
             class_prompt=first.info.class_prompt,
             parts=own.parts,
         )
-        return replace(first, path=path, info=info, digests=part_digests(path, own), is_base=True)
+        digests = part_digests(path, own)
+        return replace(first, path=path, info=info, digests=digests, open=file.opener(), is_base=True)
     except (UserError, OSError) as error:
         log.warning("the base model of %s is not compared: %s", first.path, error)
         return None
