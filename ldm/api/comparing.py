@@ -131,11 +131,12 @@ def compare(ckpt_path: str | os.PathLike[str] = "ckpts", *, score: bool = False,
     txt2img.py, such as `prompts=["a photo of sks {class}"]`, `variations=2`, `seed=0`, `steps=20`,
     `instance_img_dir="data/bottle"`; `python txt2img.py --help` explains each.
     """
-    if flags.get("resume_dir") is None:
-        flags["ckpt_path"] = as_path("ckpt_path", ckpt_path)
-        if not flags["ckpt_path"].is_dir():
-            raise UserError(f"{flags['ckpt_path']} is no directory: compare takes one with checkpoints below it")
-    return _sampled("txt2img", {"score": score, **flags})
+    if flags.get("resume_dir") is not None:
+        return _sampled("txt2img", {"score": score, **flags})
+    directory = as_path("ckpt_path", ckpt_path)
+    if not directory.is_dir():
+        raise UserError(f"{directory} is no directory: compare takes one with checkpoints below it")
+    return _sampled("txt2img", {"ckpt_path": directory, "score": score, **flags})
 
 
 def score(path: str | os.PathLike[str] = "ckpts", **flags: Any) -> Comparison:
@@ -143,7 +144,7 @@ def score(path: str | os.PathLike[str] = "ckpts", **flags: Any) -> Comparison:
 
     `path`: a directory of checkpoints or a `Run`, for which the images are sampled first; or an existing comparison,
     which is scored and completed, unless it is img2img.py's. `flags`: those of evaluate.py, such as
-    `protocol="dreambooth"`, `variations=4`, `instance_img_dir="data/bottle"`; `python evaluate.py --help` explains them.
+    `protocol="dreambooth"`, `variations=4`, `instance_img_dir="data/bottle"`; see `python evaluate.py --help`.
     """
     directory = as_path("path", path)
     if not (directory / JSON_NAME).is_file():

@@ -291,7 +291,7 @@ class Model:
         return self.config.autoencoder.downsampling_factor
 
     def _refuse_too_large(self, height: int, width: int) -> None:
-        """Raises `UserError` for images too large for the memory; encoding and decoding take about as much as sampling."""
+        """Raises `UserError` for images too large for the memory. Encoding takes about as much as sampling."""
         if max(height, width) > LARGEST_SIDE:
             raise UserError(f"the sides of an image should be at most {LARGEST_SIDE:,} pixels, not {height} x {width}")
         size = SamplingConfig(height, width)

@@ -1,4 +1,4 @@
-"""How many images are sampled at a time: as many as fit on a GPU; on a CPU one per worker, as many as fill its cores."""
+"""How many images are sampled at a time: as many as fit on a GPU; on a CPU one per worker, to fill its cores."""
 
 import logging
 

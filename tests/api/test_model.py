@@ -324,7 +324,7 @@ def test_the_size_of_a_tensor_is_checked_and_not_the_models_default(
     monkeypatch.setattr(enough_memory, "sampling_bytes", lambda config, sampling, *how: 10**4 * sampling.height)
     model.encode(torch.zeros(3, 64, 64))
     for call in (lambda: model.encode(torch.zeros(3, 2048, 64)), lambda: model.decode(torch.zeros(4, 256, 8))):
-        with pytest.raises(ldm.UserError, match="an image of 2048 x 64 would take .* and 10 MB are available"):
+        with pytest.raises(ldm.UserError, match=r"an image of 2048 x 64 would take .* and 10 MB are available"):
             call()
     with pytest.raises(ldm.UserError, match="sides of an image should be at most 100,000 pixels, not 8 x 100008"):
         model.encode(torch.zeros(3, 8, 100_008))
