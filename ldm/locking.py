@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import IO
 
 from ldm.errors import UserError
+from ldm.user_files import resolved
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +43,7 @@ def lock_directory(directory: Path) -> None:
     Locking it again does nothing. Raises `TakenError` if another process has it. A file system without locks, as some
     network file systems are, triggers a warning.
     """
-    key = directory.resolve()
+    key = resolved(directory)
     if key in _held:
         return
     try:
@@ -72,7 +73,7 @@ def hold(directory: Path) -> bool:
 
     Raises `OSError` if its lock file can't be opened or is removed meanwhile, and `NoLocksError`.
     """
-    key = directory.resolve()
+    key = resolved(directory)
     with _one_thread:  # file locks don't exclude threads of one process
         if key in _held:  # opening and closing its file again would release the lock
             return False
@@ -97,6 +98,6 @@ def hold(directory: Path) -> bool:
 def release(directory: Path) -> None:
     """Releases a lock of `hold`, also if the directory was removed."""
     with _one_thread:
-        if file := _held.pop(directory.resolve(), None):
+        if file := _held.pop(resolved(directory), None):
             with contextlib.suppress(OSError):
                 file.close()

@@ -20,6 +20,11 @@ KINDS = {
 UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
+def resolved(path: Path) -> Path:
+    """The absolute path with its links followed. A link that leads to itself stays, where `Path.resolve` may raise."""
+    return Path(os.path.realpath(path))
+
+
 def path_kind(path: Path) -> str | None:
     """None for a regular file, else what the path is: "a named pipe". Follows links. Raises `OSError`."""
     return _kind(path.stat())

@@ -16,6 +16,7 @@ from ldm.errors import UserError
 from ldm.files import counted
 from ldm.nn.memory import weightless
 from ldm.terminal import warn_once
+from ldm.user_files import resolved
 
 log = logging.getLogger(__name__)
 
@@ -129,5 +130,5 @@ def checkpoint_info(file: CheckpointFile) -> CheckpointInfo:
 def part_digests(path: Path, info: CheckpointInfo) -> dict[str, str]:
     """Identifies the weights of each part: their SHA-256, or the file's path, size and time if its metadata lack it."""
     stat = path.stat()
-    whole = f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns}"
+    whole = f"{resolved(path)} {stat.st_size} {stat.st_mtime_ns}"
     return {part: info.parts.get(part) or f"{part} of {whole}" for part in PARTS}

@@ -6,7 +6,7 @@ checkpoints needs to know nothing of adapters.
 
 import dataclasses
 import hashlib
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -94,6 +94,11 @@ class _MergedFile(CheckpointFile):
     @property
     def index(self) -> Mapping[str, Tensor]:
         return self.base.index
+
+    def opener(self) -> Callable[[], CheckpointFile]:
+        """Reads the base file again, and merges the same adapter into it."""
+        open_base, adapter, strength = self.base.opener(), self.adapter, self.strength
+        return lambda: merged(open_base(), adapter, strength)
 
     def in_memory(self, prefixes: tuple[str, ...]) -> CheckpointFile:
         """The tensors of the base file are in memory; a merged one is still computed when it is looked up."""

@@ -6,6 +6,7 @@ Tensors are mapped from the file: reading costs nothing until they are used, and
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
@@ -45,6 +46,10 @@ class CheckpointFile:
     def index(self) -> Mapping[str, Tensor]:
         """Names, shapes and types of `tensors` without computing any: the numbers may be those before merging."""
         return self.tensors
+
+    def opener(self) -> Callable[[], "CheckpointFile"]:
+        """A function that reads the same file again, with its adapters; it holds no tensors of the file."""
+        return partial(read_checkpoint, self.path)
 
     def in_memory(self, prefixes: tuple[str, ...]) -> "CheckpointFile":
         """The same with the stored tensors in memory whose names have one of these prefixes; the others stay mapped."""

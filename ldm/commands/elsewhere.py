@@ -17,6 +17,7 @@ from ldm.checkpoint.saving import hash_file
 from ldm.errors import UserError
 from ldm.files import listed
 from ldm.runtime import models
+from ldm.user_files import resolved
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +45,7 @@ def moved(directory: Path, record: Mapping[str, Any]) -> Moved:
     """Where a run's directory was, by its record; older records have only its parent, as --output-dir."""
     options = record.get("options")
     parent = options.get("output_dir") if isinstance(options, dict) else None
-    now = directory.resolve()
+    now = resolved(directory)
     was = record.get("directory") or (Path(str(parent)) / now.name if parent else now)
     return Moved(Path(str(was)), now)
 
@@ -107,7 +108,7 @@ def first(places: Iterable[Path], matches: Callable[[Path], bool]) -> Path | Non
 def sha256_of(path: Path) -> str:
     """A file's SHA-256; it is read once as long as its size and time stay."""
     stat = path.stat()
-    return _hashed(path.resolve(), stat.st_size, stat.st_mtime_ns)
+    return _hashed(resolved(path), stat.st_size, stat.st_mtime_ns)
 
 
 def holds_photos(directory: Path, photos: Mapping[str, str]) -> bool:

@@ -18,6 +18,7 @@ from ldm.leftovers import remove_dead_runs, remove_leftovers
 from ldm.locking import TakenError, lock_directory
 from ldm.processes import is_helper_process
 from ldm.terminal import Lines, command_line, quoted
+from ldm.user_files import resolved
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +73,7 @@ def resumed_options(
         rule = rules[name]
         if rule.change is Change.FIXED and name != "hw" and not _same(value, merged[name]):
             raise changed(name, merged[name], rule)
-        merged[name] = value.resolve() if rule.change is Change.MOVED else value
+        merged[name] = resolved(value) if rule.change is Change.MOVED else value
     for name in paths:
         merged[name] = Path(str(merged[name])) if merged[name] else None
     if not is_helper_process():
@@ -187,5 +188,5 @@ def changed(name: str, own: Any, rule: Rule) -> UserError:
 def _same(typed: Any, saved: Any) -> bool:
     """Whether a flag as typed has the recorded value."""
     if isinstance(typed, Path):
-        typed = typed.resolve()
+        typed = resolved(typed)
     return str(typed) == str(saved)

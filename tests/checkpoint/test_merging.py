@@ -13,6 +13,8 @@ from ldm.checkpoint.keys import PARTS
 from ldm.checkpoint.loading import Placement, checkpoint_info, load_model, load_part, part_digests, raise_unless_whole
 from ldm.checkpoint.merging import merged
 from ldm.checkpoint.reading import ALIGNMENT, CheckpointFile, read_checkpoint
+from ldm.commands.sampling.checkpoints import checkpoint_of
+from ldm.commands.sampling.loop import ReadAhead
 from ldm.errors import UserError
 from ldm.runtime.devices import Compute
 from ldm.runtime.models import ModelSlot, settings_of
@@ -74,6 +76,19 @@ def test_a_model_is_loaded_with_the_merged_weights_and_no_other_changes(file: Ch
     expected = (file.tensors[QUERY].float() + 0.5 * (up @ down)).to(file.tensors[QUERY].dtype)
     assert torch.equal(changed[QUERY], expected.float())
     assert [key for key in plain if not torch.equal(plain[key], changed[key])] == [QUERY]
+
+
+def test_a_comparison_samples_with_the_adapter_that_a_checkpoint_was_found_with(file: CheckpointFile) -> None:
+    """The checkpoint of a plan holds no tensors; its file is read, and merged, when its turn comes."""
+    first, second = low_rank(QUERY, seed=1), low_rank(TEXT, seed=2)
+    changed = merged(merged(file, first, 0.5), second)
+    checkpoint = checkpoint_of(changed, None, set())
+    with ReadAhead([checkpoint]) as reader:
+        taken = reader.take()
+    assert checkpoint.digests != checkpoint_of(file, None, set()).digests
+    for key in (QUERY, TEXT):
+        assert torch.equal(taken.tensors[key], changed.tensors[key])
+        assert not torch.equal(taken.tensors[key], file.tensors[key])
 
 
 def test_several_adapters_add_up(file: CheckpointFile) -> None:

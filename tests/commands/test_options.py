@@ -10,6 +10,7 @@ import pytest
 from ldm.commands.options.recorded import PARSERS
 from ldm.commands.options.train import STAGE_FLAGS, train_parser
 from tests.commands.calls import call, refused
+from tests.scratch import write_captioned
 
 SAMPLING: dict[str, tuple[list[str], str, Any]] = {
     "--hw": (["32", "48"], "hw", [32, 48]),
@@ -224,9 +225,39 @@ def test_img2img_needs_an_image() -> None:
     refused(call("img2img"), "--init-img")
 
 
-@pytest.mark.parametrize("arguments", [[], ["-c", "can"], ["-i", "photos"]])
-def test_dreambooth_needs_a_class_and_photos(arguments: list[str]) -> None:
-    refused(call("dreambooth", *arguments), "--class-name", "--instance-img-dir")
+@pytest.mark.parametrize(
+    ("arguments", "missing"),
+    [([], "--class-name"), (["-c", "can"], "--instance-img-dir"), (["-i", "x"], "--class-name")],
+)
+def test_dreambooth_needs_a_class_and_photos(arguments: list[str], missing: str) -> None:
+    refused(call("dreambooth", *arguments), f"{missing} is needed")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["train", "autoencoder", "-i", "loop"],
+        ["train", "autoencoder", "-i", "photos", "--config", "loop"],
+        ["train", "autoencoder", "-i", "photos", "-o", "loop"],
+        ["train", "diffusion", "-i", "captioned", "--autoencoder", "loop"],
+        ["train", "publish", "--ckpt-path", "loop"],
+        ["dreambooth", "-c", "can", "-i", "loop"],
+        ["dreambooth", "-c", "can", "-i", "photos", "-o", "loop", "--ckpt-path", "model"],
+        ["dreambooth", "-r", "loop"],
+        ["txt2img", "-o", "loop", "--ckpt-path", "model"],
+        ["img2img", "-i", "loop", "--ckpt-path", "model"],
+        ["evaluate", "--ckpt-path", "loop"],
+    ],
+    ids=" ".join,
+)
+def test_a_link_to_itself_is_named(
+    arguments: list[str], tiny_checkpoint: Path, subject_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("loop").symlink_to("loop")
+    write_captioned(Path("captioned"), 2)
+    places = {"photos": subject_dir, "model": tiny_checkpoint}
+    refused(call(*(str(places.get(one, one)) for one in arguments)), "loop")
 
 
 @pytest.mark.parametrize("stage", STAGE_FLAGS)

@@ -18,6 +18,7 @@ from ldm.nn.tokenizer import copy_tokenizer
 from ldm.processes import RUN_DIR_VARIABLE, is_helper_process
 from ldm.runtime.tokenizers import NAME
 from ldm.training.class_images import DIRECTORY as CLASS_IMAGES
+from ldm.user_files import resolved
 
 
 def open_run(plan: RunPlan) -> Path:
@@ -50,7 +51,7 @@ def _create(plan: RunPlan) -> Path:
 def _identity(plan: RunPlan, directory: Path) -> dict[str, object]:
     """For the record: the SHA-256 of what the run began with, which its files keep when they move."""
     return {
-        "directory": str(directory.resolve()),
+        "directory": str(resolved(directory)),
         "base_sha256": plan.base_sha256,
         "photos": plan.photos,
         "tokenizer": plan.tokenizer_digest,

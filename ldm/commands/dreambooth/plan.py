@@ -41,6 +41,7 @@ from ldm.runtime.tokenizers import NAME, find_tokenizer, has_tokenizer, repair_t
 from ldm.training.class_images import DIRECTORY as CLASS_IMAGES
 from ldm.training.class_images import ClassImages
 from ldm.training.config import DreamBoothConfig, Subject
+from ldm.user_files import resolved
 
 log = logging.getLogger(__name__)
 
@@ -227,10 +228,10 @@ def used_options(
         | sampling_flags(sampling)
         | {
             "lamb": config.prior_loss_weight,
-            "ckpt_path": base.resolve(),
-            "config": options.config and options.config.resolve(),
-            "instance_img_dir": options.instance_img_dir.resolve(),
-            "output_dir": options.output_dir.resolve(),
+            "ckpt_path": resolved(base),
+            "config": options.config and resolved(options.config),
+            "instance_img_dir": resolved(options.instance_img_dir),
+            "output_dir": resolved(options.output_dir),
             "precision": precision,
         }
     )

@@ -2,7 +2,7 @@
 
 import logging
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,12 +31,14 @@ class Checkpoint:
     tokenizer_digest: str
     digests: Mapping[str, str]
     """SHA-256 of each part's weights, as `part_digests` gives them: equal digests mean equal images."""
+    open: Callable[[], CheckpointFile]
+    """Reads the file, and merges the adapters with which it was found."""
     is_base: bool = False
     """Whether it is the base model of a comparison."""
 
     def read(self) -> CheckpointFile:
         """The file, mapped. Raises `UserError` if it can't be read or another one has replaced it."""
-        file = read_checkpoint(self.path)
+        file = self.open()
         if part_digests(self.path, checkpoint_info(file)) != self.digests:
             raise UserError("another checkpoint has replaced it since this call began")
         return file
@@ -52,8 +54,8 @@ def checkpoints_to_sample(path: Path, config: Path | None) -> list[Checkpoint]:
     if not path.is_dir():
         file = read_checkpoint(path)
         with named_in_errors(path):
-            return [_whole(file, config, known)]
-    found, skipped = find_checkpoints(path, lambda file: _whole(file, config, known))
+            return [checkpoint_of(file, config, known)]
+    found, skipped = find_checkpoints(path, lambda file: checkpoint_of(file, config, known))
     left_out = [(one.path, one.reason) for one in skipped]
     if found:
         (shape, _), *_ = Counter(one.settings.model for one in found).most_common(1)
@@ -67,8 +69,8 @@ def checkpoints_to_sample(path: Path, config: Path | None) -> list[Checkpoint]:
     return found
 
 
-def _whole(file: CheckpointFile, config: Path | None, known: set[object]) -> Checkpoint:
-    """Raises `UserError` if the file is no whole model. `known`: contents that were checked, a shortcut."""
+def checkpoint_of(file: CheckpointFile, config: Path | None, known: set[object]) -> Checkpoint:
+    """A file's checkpoint. Raises `UserError` if it is no whole model. `known`: contents that were checked."""
     info = checkpoint_info(file)
     _, settings = settings_of(file, config)
     content = (settings.model, frozenset((key, tensor.shape) for key, tensor in file.index.items()))
@@ -77,4 +79,4 @@ def _whole(file: CheckpointFile, config: Path | None, known: set[object]) -> Che
         known.add(content)
     tokenizer = find_tokenizer(file.path, settings.tokenizer, info.tokenizer)
     digest = read_tokenizer(tokenizer, settings).digest
-    return Checkpoint(file.path, info, settings, tokenizer, digest, part_digests(file.path, info))
+    return Checkpoint(file.path, info, settings, tokenizer, digest, part_digests(file.path, info), file.opener())

@@ -16,6 +16,7 @@ from ldm.commands.resuming import RECORD
 from ldm.commands.sampling.checkpoints import Checkpoint
 from ldm.config import read_yaml
 from ldm.errors import UserError
+from ldm.user_files import resolved
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +65,7 @@ def _read_record(path: Path) -> dict[str, Any]:
 def run_names(checkpoints: Iterable[Path], root: Path) -> dict[Path, str]:
     """The name of each checkpoint's directory; its path below `root` where two share a name. `root` keeps its own."""
     directories = list(dict.fromkeys(path.parent for path in checkpoints))
-    names = [directory.resolve().name for directory in directories]
+    names = [resolved(directory).name for directory in directories]
     return {
         directory: name if names.count(name) == 1 or directory == root else directory.relative_to(root).as_posix()
         for directory, name in zip(directories, names, strict=True)
@@ -104,8 +105,8 @@ def with_base_models(
     for group in groups:
         base = _base_model(group, checkpoints, records, base_file) if group[0].info.base_sha256 else None
         complete.append([base, *group] if base else group)
-    bases = {one.path.resolve() for group in complete for one in group if one.is_base}
-    kept = [[one for one in group if one.is_base or one.path.resolve() not in bases] for group in complete]
+    bases = {resolved(one.path) for group in complete for one in group if one.is_base}
+    kept = [[one for one in group if one.is_base or resolved(one.path) not in bases] for group in complete]
     return [group for group in kept if tuned_in(group)]
 
 
@@ -136,7 +137,8 @@ def _base_model(
             class_prompt=first.info.class_prompt,
             parts=own.parts,
         )
-        return replace(first, path=path, info=info, digests=part_digests(path, own), is_base=True)
+        digests = part_digests(path, own)
+        return replace(first, path=path, info=info, digests=digests, open=file.opener(), is_base=True)
     except (UserError, OSError) as error:
         log.warning("the base model of %s is not compared: %s", first.path, error)
         return None
@@ -152,8 +154,8 @@ def _find_base(
     known = known_weights(name) if name else []
     tried = []
     for path in [*([base_file] if base_file else []), *recorded, *beside, *known]:
-        if path.is_file() and path.resolve() not in tried:
-            tried.append(path.resolve())
+        if path.is_file() and resolved(path) not in tried:
+            tried.append(resolved(path))
             if sha256_of(path) == sha256:
                 return path
     log.warning(

@@ -45,6 +45,7 @@ from ldm.runtime.compiling import refuse_graphs_without_cuda
 from ldm.runtime.devices import Compute, parse_device, sampling_compute
 from ldm.runtime.models import base_weights, read_tokenizer
 from ldm.terminal import command_line
+from ldm.user_files import resolved
 
 log = logging.getLogger(__name__)
 
@@ -219,21 +220,21 @@ def _write_record(
     directory: Path, options: argparse.Namespace, weights: Path, plan: TablePlan, job: Job, compute: Compute
 ) -> dict[str, Any]:
     """Every flag with the value that is used: the call resumes from any directory, and after defaults changed."""
-    resolved = {name: value for name, value in vars(options).items() if name not in ("typed", "resume_dir")}
-    resolved |= sampling_flags(job.sampling)
-    resolved |= {"batch_size": job.batch_size, "device": str(compute.device), "ckpt_path": weights}
-    resolved |= {name: resolved[name].resolve() for name in PATHS if resolved.get(name)}
+    recorded = {name: value for name, value in vars(options).items() if name not in ("typed", "resume_dir")}
+    recorded |= sampling_flags(job.sampling)
+    recorded |= {"batch_size": job.batch_size, "device": str(compute.device), "ckpt_path": weights}
+    recorded |= {name: resolved(recorded[name]) for name in PATHS if recorded.get(name)}
     tuned = [one for one in plan.checkpoints if not one.is_base]
     more = {
-        "directory": str(directory.resolve()),
+        "directory": str(resolved(directory)),
         "checkpoints": [str(one.path) for one in plan.checkpoints],
         **identities(weights, tuned, job.init_path),
     }
     path = directory / RECORD
     if options.resume_dir:
-        write_text(path, to_yaml({**read_yaml(path), "options": plain(resolved), **more}))
+        write_text(path, to_yaml({**read_yaml(path), "options": plain(recorded), **more}))
     else:
-        write_record(path, resolved, seeds=job.seeds, **more)
+        write_record(path, recorded, seeds=job.seeds, **more)
     return read_yaml(path)
 
 

@@ -23,7 +23,7 @@ from ldm.prompts import TOKEN
 from ldm.report.comparison import CLASS_PLACEHOLDER, Cell, Column, Row
 from ldm.runtime.devices import Compute
 from ldm.training.config import Subject
-from ldm.user_files import open_regular
+from ldm.user_files import open_regular, resolved
 
 log = logging.getLogger(__name__)
 
@@ -161,7 +161,7 @@ def _names(groups: Sequence[CheckpointGroup], runs: dict[Path, str], of_director
 
 def _path_digest(path: Path) -> str:
     """Tells files of the same name apart; it stays when others come."""
-    return hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:6]
+    return hashlib.sha256(str(resolved(path)).encode()).hexdigest()[:6]
 
 
 # Keys

@@ -17,6 +17,7 @@ from ldm.report.comparison import ComparisonData, Group, RunOptions
 from ldm.report.files import write_results
 from ldm.report.summary import summary
 from ldm.runtime.devices import explain_out_of_memory
+from ldm.user_files import resolved
 
 log = logging.getLogger(__name__)
 
@@ -86,7 +87,7 @@ def comparison_of(call: Call, *, score: bool) -> ComparisonData:
         unfinished = "The images are not scored yet."
     runs = {row.run: one.info.options for row, one in zip(plan.rows, plan.checkpoints, strict=True) if row.run}
     return ComparisonData(
-        title=(call.root or call.weights).resolve().name,
+        title=resolved(call.root or call.weights).name,
         command=str(call.record.get("command", "")),
         created=str(call.record.get("started", "")),
         columns=plan.columns,

@@ -45,6 +45,7 @@ from ldm.runtime.models import Settings, recorded_settings, settings_of
 from ldm.runtime.tokenizers import NAME, repair_tokenizer
 from ldm.terminal import command_line
 from ldm.training.config import OptimizationConfig
+from ldm.user_files import resolved
 
 log = logging.getLogger(__name__)
 
@@ -178,7 +179,7 @@ def open_run(options: argparse.Namespace) -> TrainingRun:
     compute = training_compute(devices[0], options.precision)
     for name in PATHS:
         if (path := getattr(options, name)) is not None:
-            setattr(options, name, path.resolve())
+            setattr(options, name, resolved(path))
     yaml, settings = _model_yaml(options)
     config = _stage_config(settings, options)
     images = find_captioned(options.image_dir, need_captions=options.stage != "autoencoder")
@@ -198,7 +199,7 @@ def open_run(options: argparse.Namespace) -> TrainingRun:
         refuse_unwritable(options.output_dir, *([latents_dir(options)] if options.stage == "diffusion" else []))
         with finish_first():  # a run that has begun can be resumed
             directory = make_run_dir(options.output_dir, options.stage)
-            known = {"directory": str(directory.resolve()), "data": data, "files": files}
+            known = {"directory": str(resolved(directory)), "data": data, "files": files}
             if options.stage == "diffusion":
                 copy_tokenizer(source := tokenizer_source(options, settings), directory / NAME)
                 known["tokenizer"] = tokenizer_digest(source)
@@ -237,7 +238,7 @@ def _update_record(options: argparse.Namespace, settings: Settings) -> None:
     """Repairs a resumed run's tokenizer, and records the current places of everything."""
     directory = options.resume_dir
     record = read_yaml(directory / RECORD)
-    known: dict[str, Any] = {"directory": str(directory.resolve()), "options": plain(_recorded_options(options))}
+    known: dict[str, Any] = {"directory": str(resolved(directory)), "options": plain(_recorded_options(options))}
     if options.stage == "diffusion":
         source = first_tokenizer(options, settings)
         sha256 = str(record.get("tokenizer") or "") or tokenizer_digest(own_tokenizer(directory) or source)
