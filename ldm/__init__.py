@@ -14,7 +14,7 @@ from ldm.environment import refuse_wrong_numbers
 from ldm.errors import UserError
 
 if TYPE_CHECKING:
-    from ldm.api import Comparison, Model, Run, Samples, compare, fine_tune, image_grid, load, score
+    from ldm.api import *
 
 __version__ = "0.1.0"
 
@@ -23,7 +23,9 @@ __all__ = [
     "Model",
     "Run",
     "Samples",
+    "SavedCheckpoint",
     "UserError",
+    "Verdict",
     "compare",
     "fine_tune",
     "image_grid",

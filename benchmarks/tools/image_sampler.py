@@ -39,9 +39,8 @@ class ImageSampler:
             for start in range(0, len(prompts), self.sampling.batch_size):
                 some = prompts[start : start + self.sampling.batch_size]
                 context = torch.cat([self.slot.context(prompt) for prompt in some])
-                unconditional = self.slot.context("").expand(len(some), -1, -1)
                 chosen = seeds[start : start + len(some)]
-                guidance = classifier_free(context, unconditional, self.sampling.guidance_scale)
+                guidance = classifier_free(context, self.slot.context(""), self.sampling.guidance_scale)
                 parts.append(sample_images(self.ldm, guidance, chosen, self.sampling))
                 bar.update(len(some))
         return torch.cat(parts)

@@ -1,20 +1,16 @@
-"""Floor 9: the Python API: what `import ldm` offers a notebook or another program. The commands do the work."""
+"""Floor 9: the Python API: what `import ldm` offers a notebook or another program. The commands do the work.
 
-from ldm.api.comparing import Comparison, Verdict, compare, score
-from ldm.api.model import Model, load
-from ldm.api.samples import Samples, image_grid
-from ldm.api.training import Run, SavedCheckpoint, fine_tune
+`ldm.__all__` lists these names.
+"""
 
-__all__ = [
-    "Comparison",
-    "Model",
-    "Run",
-    "Samples",
-    "SavedCheckpoint",
-    "Verdict",
-    "compare",
-    "fine_tune",
-    "image_grid",
-    "load",
-    "score",
-]
+from ldm.api.comparing import Comparison as Comparison
+from ldm.api.comparing import Verdict as Verdict
+from ldm.api.comparing import compare as compare
+from ldm.api.comparing import score as score
+from ldm.api.model import Model as Model
+from ldm.api.model import load as load
+from ldm.api.samples import Samples as Samples
+from ldm.api.samples import image_grid as image_grid
+from ldm.api.training import Run as Run
+from ldm.api.training import SavedCheckpoint as SavedCheckpoint
+from ldm.api.training import fine_tune as fine_tune

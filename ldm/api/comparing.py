@@ -5,6 +5,7 @@ import html
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from ldm.api.samples import png_bytes
 from ldm.commands.options.sampling import evaluate_parser, txt2img_parser
 from ldm.commands.resuming import RECORD
 from ldm.commands.sampling import evaluate, txt2img
+from ldm.commands.sampling.resume import recorded_command
 from ldm.config import read_yaml
 from ldm.errors import UserError
 from ldm.files import natural_key
@@ -50,19 +52,18 @@ class Comparison(os.PathLike[str]):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "directory", as_path("directory", self.directory))
-        object.__setattr__(self, "_table", read_comparison(self.directory / JSON_NAME))
+        _ = self.table  # read at once, so that a directory without a comparison is refused here
 
     def __fspath__(self) -> str:
         return str(self.directory)
 
-    @property
+    @cached_property
     def table(self) -> ComparisonData:
         """Everything: `columns` (prompt, seed), `rows`, `groups`, `sampling` and more.
 
         A row has `cells` with a file and scores each, and `scores` with a mean and a 95 % interval each.
         """
-        table: ComparisonData = self._table  # type: ignore[attr-defined]
-        return table
+        return read_comparison(self.directory / JSON_NAME)
 
     @property
     def rows(self) -> list[Row]:
@@ -130,33 +131,41 @@ def compare(ckpt_path: str | os.PathLike[str] = "ckpts", *, score: bool = False,
     txt2img.py, such as `prompts=["a photo of sks {class}"]`, `variations=2`, `seed=0`, `steps=20`,
     `instance_img_dir="data/bottle"`; `python txt2img.py --help` explains each.
     """
-    if "resume_dir" not in flags and not as_path("ckpt_path", ckpt_path).is_dir():
-        raise UserError(f"{os.fspath(ckpt_path)} is no directory: compare takes one with checkpoints below it")
-    source = {} if flags.get("resume_dir") else {"ckpt_path": ckpt_path}
-    return _sampled("txt2img", {**source, "score": score, **flags})
+    if flags.get("resume_dir") is not None:
+        return _sampled("txt2img", {"score": score, **flags})
+    directory = as_path("ckpt_path", ckpt_path)
+    if not directory.is_dir():
+        raise UserError(f"{directory} is no directory: compare takes one with checkpoints below it")
+    return _sampled("txt2img", {"ckpt_path": directory, "score": score, **flags})
 
 
 def score(path: str | os.PathLike[str] = "ckpts", **flags: Any) -> Comparison:
     """Scores checkpoints and recommends one, as evaluate.py does with these flags.
 
     `path`: a directory of checkpoints or a `Run`, for which the images are sampled first; or an existing comparison,
-    which is scored and completed. `flags`: those of evaluate.py, such as `protocol="dreambooth"`,
-    `variations=4`, `instance_img_dir="data/bottle"`; `python evaluate.py --help` explains each.
+    which is scored and completed, unless it is img2img.py's. `flags`: those of evaluate.py, such as
+    `protocol="dreambooth"`, `variations=4`, `instance_img_dir="data/bottle"`; see `python evaluate.py --help`.
     """
     directory = as_path("path", path)
     if not (directory / JSON_NAME).is_file():
         return _sampled("evaluate", {"path": path, **flags}, {"path": "ckpt_path"})
     options = read_yaml(directory / RECORD).get("options")
-    if isinstance(options, dict) and "protocol" in options:
+    command = recorded_command(options) if isinstance(options, dict) else "txt2img"
+    if command == "img2img":
+        raise UserError(
+            f"{directory} is img2img.py's, whose images start from another image and are not scored: score takes a "
+            "comparison of compare, txt2img.py or evaluate.py, a run, or a directory of checkpoints"
+        )
+    if command == "evaluate":
         return _sampled("evaluate", {"resume_dir": directory, **flags})
     return _sampled("txt2img", {"resume_dir": directory, "score": True, **flags})
 
 
-def _sampled(command: str, given: dict[str, Any], called: Mapping[str, str] | None = None) -> Comparison:
-    """Calls txt2img.py or evaluate.py with these keyword arguments; `called` as in `parsed_keywords`."""
+def _sampled(command: str, given: dict[str, Any], aliases: Mapping[str, str] | None = None) -> Comparison:
+    """Calls txt2img.py or evaluate.py with these keyword arguments; `aliases` as in `parsed_keywords`."""
     parser = {"txt2img": txt2img_parser, "evaluate": evaluate_parser}[command]()
     run = {"txt2img": txt2img, "evaluate": evaluate}[command]
-    with parsed_keywords(parser, given, called) as (options, words), command_call(f"{command}.py", words):
+    with parsed_keywords(parser, given, aliases) as (options, words), command_call(f"{command}.py", words):
         return Comparison(run(options))
 
 

@@ -20,7 +20,7 @@ from typing import Any, NoReturn
 from ldm.errors import UserError
 
 SHORTER = {"steps": "ddim_steps", "eta": "ddim_eta", "prompts": "prompt"}
-"""Keywords that are not called as their flags are."""
+"""Keywords of all functions that are not named like their option, with that option."""
 
 NAMED_ARGUMENT = re.compile(r"argument (?:-\w/)?(--[\w-]+)\S*: ")
 """How argparse begins a message about one flag."""
@@ -35,15 +35,15 @@ FLAG = re.compile(
 
 @contextmanager
 def parsed_keywords(
-    parser: argparse.ArgumentParser, given: Mapping[str, Any], called: Mapping[str, str] | None = None
+    parser: argparse.ArgumentParser, given: Mapping[str, Any], aliases: Mapping[str, str] | None = None
 ) -> Iterator[tuple[argparse.Namespace, list[str]]]:
     """The options that these keyword arguments mean, and the flags that mean the same on a command line.
 
-    None stands for the default. `called`: options of keywords that only this function calls otherwise. Raises
-    `UserError` for an unknown name or a value that the flag would not take. In the block, errors and printed warnings
-    name keywords instead of flags.
+    None stands for the default. `aliases`: further keywords of the calling function, each with its option, such as
+    {"path": "ckpt_path"}. Raises `UserError` for an unknown name or a value that the flag would not take. In the block,
+    errors and printed warnings name keywords instead of flags.
     """
-    keywords = _Keywords(parser, given, {**SHORTER, **(called or {})})
+    keywords = _Keywords(parser, given, {**SHORTER, **(aliases or {})})
     token = _current.set(keywords)
     try:
         yield keywords.parse()
@@ -68,10 +68,10 @@ def with_keywords(message: str) -> str:
 
 
 class _Keywords:
-    """The keyword arguments of one call. `called`: the options of those that are not called as their flags are."""
+    """The keyword arguments of one call. `aliases`: keywords that are not named like their option, with that option."""
 
-    def __init__(self, parser: argparse.ArgumentParser, given: Mapping[str, Any], called: Mapping[str, str]) -> None:
-        self.parser, self.called = parser, called
+    def __init__(self, parser: argparse.ArgumentParser, given: Mapping[str, Any], aliases: Mapping[str, str]) -> None:
+        self.parser, self.aliases = parser, aliases
         self.given = {name: value for name, value in given.items() if value is not None}
         self.known = _actions_by_name(parser)
 
@@ -82,7 +82,7 @@ class _Keywords:
         for name, value in self.given.items():
             action = self._action(name)
             if action is None:
-                raise UserError(_unknown(name, [*self.known, *self.called]))
+                raise UserError(_unknown(name, [*self.known, *self.aliases]))
             if action in used:
                 raise UserError(f"{used[action]} and {name} are the same option: leave one out")
             used[action] = name
@@ -92,25 +92,26 @@ class _Keywords:
 
     def in_place_of_flags(self, message: str) -> str:
         """The message with `hw=(64, 64)` where it says `--hw 64 64`."""
-        return FLAG.sub(self._keyword, message)
+        return FLAG.sub(self._in_place_of_flag, message)
 
     def _action(self, name: str) -> argparse.Action | None:
-        return self.known.get(self.called.get(name, name))
+        return self.known.get(self.aliases.get(name, name))
 
-    def _keyword(self, match: re.Match[str]) -> str:
+    def _in_place_of_flag(self, match: re.Match[str]) -> str:
+        """`hw=(64, 64)` for the match `--hw 64 64`; what is no flag of this command stays as it is."""
         flag, value = match["flag"], match["value"]
         action = self.parser._option_string_actions.get(flag or "")
         if action is None:
             return match[0]
-        name, behind = self._name(action), match[0].removeprefix(flag)
+        name, behind = self._keyword_of(action), match[0].removeprefix(flag)
         if isinstance(action, argparse.BooleanOptionalAction) and flag.startswith("--no-"):
             return f"{name}=False{behind}"
-        literal, rest = _literal(action, value) if value else ("", "")
+        literal, rest = _as_literal(action, value) if value else ("", "")
         return f"{name}={literal}{rest}" if literal else f"{name}{behind}"
 
-    def _name(self, action: argparse.Action) -> str:
-        """As it was given, else the shortest that is not just an abbreviation."""
-        names = [name for name in (*self.given, *self.called) if self._action(name) is action]
+    def _keyword_of(self, action: argparse.Action) -> str:
+        """The keyword of an option: the one in this call, else the shorter of its first long flag and its aliases."""
+        names = [name for name in (*self.given, *self.aliases) if self._action(name) is action]
         long = next(option for option in action.option_strings if option.startswith("--"))
         given = [name for name in names if name in self.given]
         return given[0] if given else min([_as_keyword(long), *names], key=len)
@@ -127,8 +128,11 @@ def _as_keyword(option: str) -> str:
     return option.removeprefix("--").replace("-", "_")
 
 
-def _literal(action: argparse.Action, value: str) -> tuple[str, str]:
-    """The value behind a flag as Python writes it, empty if the words there are none; and what is left of them."""
+def _as_literal(action: argparse.Action, value: str) -> tuple[str, str]:
+    """Splits the words behind a flag in a message: the flag's value as a Python literal, and the rest of the message.
+
+    `64 64` behind `--hw` gives `(64, 64)` and nothing; a word that is no value of the flag gives nothing and itself.
+    """
     if action.nargs == 0:
         return "", value
     if value[0].isdigit():

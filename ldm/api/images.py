@@ -17,11 +17,22 @@ ImageLike = PathOrText | Image.Image | Tensor
 """A file, an image, or a tensor (3 h w) in [-1, 1]."""
 
 
-def image_tensor(image: ImageLike, height: int, width: int, factor: int) -> Tensor:
-    """The image (3 height width) in [-1, 1]; a tensor keeps its size, whose sides are multiples of `factor`."""
+def encoded_size(image: ImageLike, size: tuple[int, int], factor: int) -> tuple[int, int]:
+    """(height, width) at which an image is encoded: a tensor's own, whose sides are multiples of `factor`; else `size`.
+
+    Raises `UserError` for a tensor that is no image.
+    """
+    if not isinstance(image, Tensor):
+        return size
+    height, width = _checked(image).shape[1:]
+    if height % factor or width % factor:
+        raise UserError(f"the sides of an image should be multiples of {factor}, not {(*image.shape,)}")
+    return height, width
+
+
+def image_tensor(image: ImageLike, height: int, width: int) -> Tensor:
+    """The image (3 height width) in [-1, 1]; a tensor is of this size already."""
     if isinstance(image, Tensor):
-        if any(side % factor or not side for side in _checked(image).shape[1:]):
-            raise UserError(f"the sides of an image should be multiples of {factor}, not {(*image.shape,)}")
         return image.float()
     if isinstance(image, Image.Image):
         return to_tensor(fit_image(to_rgb(image), height, width))

@@ -3,7 +3,6 @@
 import reprlib
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -13,26 +12,27 @@ from torch import Tensor
 
 from ldm.api.calls import shown_messages
 from ldm.api.flags import as_path, parsed_keywords
-from ldm.api.images import ImageLike, PathOrText, file_of, image_tensor
+from ldm.api.images import ImageLike, PathOrText, encoded_size, file_of, image_tensor
 from ldm.api.samples import Samples
+from ldm.bounds import LARGEST_SIDE
 from ldm.checkpoint.metadata import CheckpointInfo
 from ldm.commands.enough_memory import refuse_too_large_images
 from ldm.commands.options.sampling import img2img_parser, txt2img_parser
+from ldm.commands.sampling.batches import Batch, sample_batches
 from ldm.commands.sampling.checkpoints import Checkpoint, checkpoints_to_sample
 from ldm.commands.sampling.job import Job, job_from
 from ldm.commands.sampling.loop import ReadAhead
 from ldm.commands.sampling.rows import prompt_for
 from ldm.commands.unfamiliar import warn_of_unknown_words
 from ldm.data.images import to_image
-from ldm.diffusion.guidance import classifier_free
 from ldm.diffusion.latent_diffusion import LatentDiffusion, LatentDiffusionConfig
 from ldm.diffusion.noise import draw_noise, image_generators
-from ldm.diffusion.sampling import SamplingConfig, decode_images, sample_latents
+from ldm.diffusion.sampling import SamplingConfig, decode_images
 from ldm.diffusion.schedule import NoiseSchedule
 from ldm.errors import UserError
 from ldm.nn.tokenizer import PromptTokenizer
 from ldm.progress import Progress
-from ldm.runtime.batching import batch_that_fits, worker_pool
+from ldm.runtime.batching import images_at_a_time, worker_pool
 from ldm.runtime.compiling import compile_unet
 from ldm.runtime.devices import Compute, explain_out_of_memory, parse_device, sampling_compute
 from ldm.runtime.models import ModelSlot, Settings, base_weights, snapped_size
@@ -56,8 +56,7 @@ def load(
     that is no whole model.
     """
     device = None if device is None else str(device)
-    if path is not None:
-        as_path("path", path)
+    path = None if path is None else as_path("path", path)
     given = {"path": path, "device": device, "precision": precision, "config": config}
     with shown_messages(), parsed_keywords(txt2img_parser(), given, {"path": "ckpt_path"}) as (options, _):
         compute = sampling_compute(parse_device(options.device), options.precision)
@@ -176,12 +175,11 @@ class Model:
             parsed_keywords(img2img_parser(), {**given, "init_img": path}) as (options, _),
             explain_out_of_memory("a smaller batch_size or hw needs less"),
         ):
-            job = job_from(options, self.settings, self._compute)
+            job = job_from(options, self.settings, self._compute, self._loaded_bytes())
             templates: Sequence[str | None] = job.prompts or [None]
             prompts = [self._own(template) for template in templates]
             warn_of_unknown_words(self.settings, self.tokenizer, prompts)
-            images = [_Planned(one, seed) for one in prompts for seed in job.seeds]
-            return self._sample(images, job, self._batch_size(options.batch_size, job, len(images)), keep_steps)
+            return self._sample([(one, seed) for one in prompts for seed in job.seeds], job, keep_steps)
 
     def _own(self, template: str | None) -> str:
         prompt = prompt_for(template, self._checkpoint)
@@ -189,63 +187,37 @@ class Model:
             raise UserError(f"the prompt '{template}' asks for a class, and {self.path} was fine-tuned on none")
         return prompt
 
-    def _batch_size(self, given: int | None, job: Job, images: int) -> int:
-        """How many images go through the networks together; on a CPU each goes alone, as in the commands."""
-        if self.device.type == "cpu":
-            return 1
-        fitting = batch_that_fits(self.settings, job.sampling, self._compute.dtype, self.device, images)
-        return given or fitting
+    def _loaded_bytes(self) -> int:
+        """Bytes of the weights in memory."""
+        return sum(weight.nbytes for weight in self.latent_diffusion.parameters())
 
-    def _sample(self, images: Sequence["_Planned"], job: Job, batch_size: int, keep_steps: bool) -> Samples:
-        ldm = self.latent_diffusion
+    def _sample(self, images: Batch, job: Job, keep_steps: bool) -> Samples:
+        ldm, batch_size = self.latent_diffusion, images_at_a_time(self.device, job.batch_size)
         batches = [images[start : start + batch_size] for start in range(0, len(images), batch_size)]
         compile_unet(ldm, job.compile, len(batches) * job.steps_run)
-        pool = worker_pool(ldm, job.sampling)
-        if job.init is not None:
-            with self._compute.autocast():
-                job = replace(job, init=job.init.encoded(ldm))
-        by_step = pool.workers == 1  # else several images are sampled at the same time, and their steps mix
+        workers = worker_pool(ldm, job.sampling)
+        by_step = workers.workers == 1  # else several images are sampled at the same time, and their steps mix
         total, unit = (len(batches) * job.steps_run, "step") if by_step else (len(images), "img")
-        done: list[_Sampled] = []
+        sampled = []
         with Progress(total, "sampling", unit) as progress:
             on_step = progress.update if by_step else _nothing
-
-            def sample_batch(batch: Sequence[_Planned]) -> _Sampled:
-                return self._sample_batch(batch, job, keep_steps, on_step)
-
-            with closing(pool.map(batches, sample_batch)) as results:
-                for batch, sampled in results:
-                    done.append(sampled)
+            results = sample_batches(
+                self._slot, batches, job, self._compute, workers, on_step=on_step, keep_steps=keep_steps
+            )
+            with closing(results):
+                for batch in results:
+                    sampled.append(batch)
                     if not by_step:
-                        progress.update(len(batch))
+                        progress.update(len(batch.images))
+        latents = torch.cat([batch.latents for batch in sampled]).cpu()
+        pred_x0 = [torch.stack(batch.pred_x0) for batch in sampled if batch.pred_x0]
         return Samples(
-            [to_image(image) for sampled in done for image in sampled.images],
-            [one.prompt for one in images],
-            [one.seed for one in images],
-            torch.cat([sampled.latents for sampled in done]),
-            torch.cat([sampled.pred_x0 for sampled in done], dim=1) if keep_steps else None,
+            [to_image(image) for batch in sampled for image in batch.images],
+            [prompt for prompt, _ in images],
+            [seed for _, seed in images],
+            latents,
+            (torch.cat(pred_x0, dim=1) if pred_x0 else latents.new_empty(0, *latents.shape)) if keep_steps else None,
         )
-
-    def _sample_batch(
-        self, batch: Sequence["_Planned"], job: Job, keep_steps: bool, on_step: Callable[[], object]
-    ) -> "_Sampled":
-        kept: list[Tensor] = []
-
-        def after_step(step: int, latents: Tensor, pred_x0: Tensor) -> None:
-            if keep_steps:
-                kept.append(pred_x0.float().cpu())
-            on_step()
-
-        with self._compute.autocast():
-            context = torch.cat([self._slot.context(one.prompt) for one in batch])
-            uncond_context = self._slot.context(job.negative_prompt).expand(len(batch), -1, -1)
-            guidance = classifier_free(context, uncond_context, job.sampling.guidance_scale)
-            seeds = [one.seed for one in batch]
-            latents = sample_latents(self.latent_diffusion, guidance, seeds, job.sampling, job.init, after_step)
-            images = decode_images(self.latent_diffusion, latents)
-        latents = latents.float().cpu()
-        pred_x0 = torch.stack(kept) if kept else latents.new_empty(0, *latents.shape)
-        return _Sampled(images, latents.clone(), pred_x0.clone())  # copies made here can be trained on
 
     @torch.no_grad()
     def encode(
@@ -284,10 +256,11 @@ class Model:
         if not listed:
             raise UserError("there is no image to encode")
         defaults = self.settings.sampling
-        size = snapped_size(self.config, hw, (defaults.height, defaults.width))
-        dtype, device = self._compute.dtype, self._compute.device
-        refuse_too_large_images(self.config, SamplingConfig(*size), 1, dtype, device)  # encoding takes about as much
-        tensors = [image_tensor(one, *size, self.config.autoencoder.downsampling_factor) for one in listed]
+        size, factor = snapped_size(self.config, hw, (defaults.height, defaults.width)), self._factor
+        sizes = [encoded_size(one, size, factor) for one in listed]
+        for height, width in dict.fromkeys(sizes):  # before files of that size are read
+            self._refuse_too_large(height, width)
+        tensors = [image_tensor(one, *size) for one, size in zip(listed, sizes, strict=True)]
         if len({tensor.shape for tensor in tensors}) > 1:
             raise UserError(f"images of different sizes can't be encoded together: {[(*t.shape,) for t in tensors]}")
         return torch.stack(tensors)
@@ -301,7 +274,7 @@ class Model:
         if several.ndim != 4 or several.shape[1] != self.config.autoencoder.embed_dim or not several.numel():
             channels = self.config.autoencoder.embed_dim
             raise UserError(f"latents should be (b {channels} h w) or ({channels} h w), not {(*latents.shape,)}")
-        factor = self.config.autoencoder.downsampling_factor
+        height, width = several.shape[2] * self._factor, several.shape[3] * self._factor
 
         def decode_one(index: int) -> Image.Image:
             with self._compute.autocast():
@@ -309,7 +282,20 @@ class Model:
                 return to_image(decode_images(self.latent_diffusion, latent)[0])
 
         with shown_messages(), parsed_keywords(txt2img_parser(), {}):
-            return self._each(len(several), decode_one, several.shape[2] * factor, several.shape[3] * factor)
+            self._refuse_too_large(height, width)
+            return self._each(len(several), decode_one, height, width)
+
+    @property
+    def _factor(self) -> int:
+        """Pixels of an image per latent, on a side."""
+        return self.config.autoencoder.downsampling_factor
+
+    def _refuse_too_large(self, height: int, width: int) -> None:
+        """Raises `UserError` for images too large for the memory. Encoding takes about as much as sampling."""
+        if max(height, width) > LARGEST_SIDE:
+            raise UserError(f"the sides of an image should be at most {LARGEST_SIDE:,} pixels, not {height} x {width}")
+        size = SamplingConfig(height, width)
+        refuse_too_large_images(self.config, size, 1, self._compute.dtype, self._compute.device)
 
     def _each(self, count: int, compute: Callable[[int], Result], height: int, width: int) -> list[Result]:
         """What is computed of each image, one image at a time: so the bits are those of sampling."""
@@ -351,23 +337,6 @@ class Model:
             generators = image_generators([seed + i for i in range(len(latents))])
             noise = draw_noise(latents.shape, generators, latents.device)
         return self.schedule.add_noise(latents, noise, steps)
-
-
-@dataclass(frozen=True)
-class _Planned:
-    """One image to sample."""
-
-    prompt: str
-    seed: int
-
-
-@dataclass(frozen=True)
-class _Sampled:
-    """One batch: images (b 3 h w) in [-1, 1], latents (b 4 h/8 w/8), pred_x0 (steps b 4 h/8 w/8)."""
-
-    images: Tensor
-    latents: Tensor
-    pred_x0: Tensor
 
 
 def _raise_unless_seed(seed: object) -> None:

@@ -30,7 +30,11 @@ Guidance = Sequence[tuple[float, Conditioning]]
 
 
 def classifier_free(context: Tensor, uncond_context: Tensor, guidance_scale: float) -> Guidance:
-    """Guidance towards `context` (b m d) and away from `uncond_context` (b m d); a scale of 1 means no guidance."""
+    """Guidance towards `context` (b m d) and away from `uncond_context`; a scale of 1 means no guidance.
+
+    `uncond_context` is (b m d), or (1 m d) for all images.
+    """
+    uncond_context = uncond_context.expand_as(context)
     # eq. 6, with scale = 1 + w
     return [(1.0 - guidance_scale, Conditioning(uncond_context)), (guidance_scale, Conditioning(context))]
 

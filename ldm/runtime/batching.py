@@ -1,4 +1,4 @@
-"""The default number of images sampled at a time: as many as fit on a GPU, or fill a CPU's cores."""
+"""How many images are sampled at a time: as many as fit on a GPU; on a CPU one per worker, to fill its cores."""
 
 import logging
 
@@ -23,19 +23,35 @@ SHARE = 0.8
 """Share of the free memory. The rest is for allocations of kernels and gaps between blocks."""
 
 
+def images_at_a_time(device: torch.device, batch_size: int) -> int:
+    """How many images go through a network together: `batch_size` on a GPU, one on a CPU.
+
+    On a CPU libraries choose their kernels by the size of a batch and round differently, so pixels would depend on the
+    other images of the batch. In a comparison they must not.
+    """
+    return 1 if device.type == "cpu" else batch_size
+
+
 def batch_that_fits(
-    settings: Settings, sampling: SamplingConfig, dtype: torch.dtype, device: torch.device, images: int
+    settings: Settings,
+    sampling: SamplingConfig,
+    dtype: torch.dtype,
+    device: torch.device,
+    images: int,
+    loaded_bytes: int = 0,
 ) -> int:
     """The batch size: on CUDA as many of the images as fit into free memory beside the model, 1 to `MOST`.
 
-    On other devices it is the model's default. Call it before loading the weights, in the process that samples.
+    On other devices it is the model's default. `loaded_bytes`: of the model's weights that are on the device already.
+    They are not free, and count once. Call it in the process that samples.
     """
     if (free := free_memory(device)) is None:
         return settings.sampling.batch_size
     if images <= 1:
         return 1
     one, two = (sampling_bytes(settings.model, sampling, count, dtype) for count in (1, 2))
-    fitting = max(1, min(MOST, images, 1 + (int(SHARE * free) - one) // (two - one)))
+    usable = int(SHARE * (free + loaded_bytes))
+    fitting = max(1, min(MOST, images, 1 + (usable - one) // (two - one)))
     log.info("batch size: %d, with %s free on %s", fitting, human_size(free), device)
     return fitting
 

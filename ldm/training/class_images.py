@@ -114,8 +114,7 @@ class ClassImages:
 
         def sample_batch(batch: list[int]) -> Tensor:
             size, seeds = len(batch), [self.seed + index for index in batch]
-            contexts = context.expand(size, -1, -1), uncond_context.expand(size, -1, -1)
-            guidance = classifier_free(*contexts, self.sampling.guidance_scale)
+            guidance = classifier_free(context.expand(size, -1, -1), uncond_context, self.sampling.guidance_scale)
             return sample_images(ldm, guidance, seeds, self.sampling, on_step=on_step)
 
         batches = [indices[start : start + batch_size] for start in range(0, len(indices), batch_size)]

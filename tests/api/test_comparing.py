@@ -5,13 +5,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import ldm
 from ldm.config import read_yaml
 from ldm.evaluation import clip_dino
 from ldm.report.table import JSON_NAME, read_comparison
 from tests.commands.calls import pixels
-from tests.commands.fixtures import Trained
+from tests.commands.fixtures import Sample, Trained
 from tests.evaluation.networks import write_networks
 
 PROMPTS = ["a photo of sks {class}", "a <b>cat</b>"]
@@ -79,6 +80,25 @@ def test_a_comparison_that_is_there_is_scored_without_sampling_again(
     assert scored.directory == compared.directory
     assert all("subject" in line for line in scored.scores)
     assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_a_resume_dir_of_none_is_none(trained: Trained) -> None:
+    with pytest.raises(ldm.UserError, match="is no directory: compare takes one with checkpoints below it"):
+        ldm.compare(trained.step(3), resume_dir=None)
+
+
+def test_a_comparison_of_img2img_is_refused_and_what_can_be_scored_is_named(
+    trained: Trained, img2img: Sample, tmp_path: Path
+) -> None:
+    Image.new("RGB", (32, 32), "red").save(tmp_path / "red.png")
+    directory = img2img("-c", trained.root, "--no-base", "-i", tmp_path / "red.png", "-p", "a cat", "-v", 1).directory
+    comparison = ldm.Comparison(directory)
+    with pytest.raises(ldm.UserError) as error:
+        ldm.score(comparison)
+    assert str(error.value) == (
+        f"{directory} is img2img.py's, whose images start from another image and are not scored: score takes a "
+        "comparison of compare, txt2img.py or evaluate.py, a run, or a directory of checkpoints"
+    )
 
 
 def test_an_evaluation_that_is_there_is_scored_again(scored: ldm.Comparison) -> None:

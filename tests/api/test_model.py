@@ -14,6 +14,7 @@ from PIL import Image
 
 import ldm
 from ldm.commands import enough_memory
+from ldm.commands.sampling import job
 from ldm.data.images import to_tensor
 from ldm.diffusion.parallel import WorkerPool
 from ldm.files import ROOT
@@ -314,6 +315,37 @@ def test_a_size_that_can_not_fit_is_refused_before_anything_is_counted_or_read(
     ):
         with pytest.raises(ldm.UserError, match=r"would take .* and 40 GB are available\. .*hw.* would fit"):
             call()
+
+
+def test_the_size_of_a_tensor_is_checked_and_not_the_models_default(
+    model: ldm.Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(enough_memory, "memory_of", lambda device: 10**7)
+    monkeypatch.setattr(enough_memory, "sampling_bytes", lambda config, sampling, *how: 10**4 * sampling.height)
+    model.encode(torch.zeros(3, 64, 64))
+    for call in (lambda: model.encode(torch.zeros(3, 2048, 64)), lambda: model.decode(torch.zeros(4, 256, 8))):
+        with pytest.raises(ldm.UserError, match=r"an image of 2048 x 64 would take .* and 10 MB are available"):
+            call()
+    with pytest.raises(ldm.UserError, match="sides of an image should be at most 100,000 pixels, not 8 x 100008"):
+        model.encode(torch.zeros(3, 8, 100_008))
+
+
+def test_the_batch_size_is_chosen_beside_the_loaded_weights_unless_it_is_given(
+    model: ldm.Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(job, "batch_that_fits", lambda *how: chosen.append(how) or 2)
+    monkeypatch.setattr("ldm.api.model.images_at_a_time", lambda device, batch_size: batch_size)
+    batches: list[int] = []
+    watch = model.latent_diffusion.unet.register_forward_pre_hook(lambda unet, inputs: batches.append(len(inputs[0])))
+    try:
+        model.sample("a cat", variations=3, steps=1, scale=1, sampler="ddim")
+        model.sample("a cat", variations=3, steps=1, scale=1, sampler="ddim", batch_size=3)
+    finally:
+        watch.remove()
+    assert batches == [2, 1, 3]
+    weights = sum(weight.numel() for weight in model.latent_diffusion.parameters()) * 4
+    assert [how[-2:] for how in chosen] == [(3, weights)]
 
 
 @pytest.mark.parametrize("moment", ["while images are sampled", "when one is taken"])

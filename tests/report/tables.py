@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from ldm.checkpoint.saving import hash_file
-from ldm.commands.sampling import loop
+from ldm.commands.sampling import batches as sampling_batches
 from ldm.config import to_yaml
 from ldm.report.comparison import ComparisonData
 from ldm.report.table import read_comparison
@@ -51,7 +51,7 @@ def record(directory: Path, base: Path, photos: Path | None = None) -> None:
 
 def stop_after(monkeypatch: pytest.MonkeyPatch, batches: int) -> None:
     """Ctrl-C instead of the batch after these."""
-    sample, done = loop._sample, []
+    sample, done = sampling_batches._sample, []
 
     def watched(*arguments: Any, **options: Any) -> Any:
         if len(done) == batches:
@@ -59,4 +59,4 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, batches: int) -> None:
         done.append(arguments)
         return sample(*arguments, **options)
 
-    monkeypatch.setattr(loop, "_sample", watched)
+    monkeypatch.setattr(sampling_batches, "_sample", watched)

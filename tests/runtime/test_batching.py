@@ -10,7 +10,7 @@ from ldm.diffusion.latent_diffusion import LatentDiffusion, LatentDiffusionConfi
 from ldm.diffusion.parallel import WorkerPool
 from ldm.diffusion.sampling import SamplingConfig
 from ldm.runtime import batching
-from ldm.runtime.batching import MOST, SHARE, batch_that_fits, sampling_bytes, worker_pool
+from ldm.runtime.batching import MOST, SHARE, batch_that_fits, images_at_a_time, sampling_bytes, worker_pool
 from ldm.runtime.models import SamplingDefaults, Settings
 from tests.tiny import build_tiny_model, tiny_config
 
@@ -24,10 +24,16 @@ def needed(images: int, dtype: torch.dtype = torch.float32, guidance_scale: floa
     return sampling_bytes(tiny_config(), replace(SAMPLING, guidance_scale=guidance_scale), images, dtype)
 
 
-def fitting(monkeypatch: pytest.MonkeyPatch, free: float, dtype: torch.dtype = torch.float32, images: int = 100) -> int:
+def fitting(
+    monkeypatch: pytest.MonkeyPatch,
+    free: float,
+    dtype: torch.dtype = torch.float32,
+    images: int = 100,
+    loaded_bytes: int = 0,
+) -> int:
     """The batch size on a device with so many free bytes."""
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (int(free), 80 * 2**30))
-    return batch_that_fits(SETTINGS, SAMPLING, dtype, torch.device("cuda", 1), images)
+    return batch_that_fits(SETTINGS, SAMPLING, dtype, torch.device("cuda", 1), images, loaded_bytes)
 
 
 def test_images_add_up_and_half_precision_and_no_guidance_need_half() -> None:
@@ -53,6 +59,20 @@ def test_as_many_as_fit_into_the_free_memory(monkeypatch: pytest.MonkeyPatch) ->
     assert fitting(monkeypatch, three, dtype=torch.bfloat16) > 6
     assert fitting(monkeypatch, 1e12) == MOST
     assert fitting(monkeypatch, 0) == 1
+
+
+def test_weights_that_are_loaded_already_count_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The batch is as large as it would have been before they were loaded."""
+    monkeypatch.setattr(batching, "sampling_bytes", lambda model, sampling, images, dtype: needed(images, dtype))
+    weights = sum(weight.numel() for weight in _weights()) * 4
+    free = (needed(1) + 2.1 * (needed(2) - needed(1))) / SHARE
+    assert fitting(monkeypatch, free - weights, loaded_bytes=weights) == fitting(monkeypatch, free) == 3
+    assert fitting(monkeypatch, free - weights) < 3
+
+
+@pytest.mark.parametrize(("device", "together"), [("cpu", 1), ("cuda:1", 4), ("mps", 4)])
+def test_only_on_a_cpu_each_image_goes_alone(device: str, together: int) -> None:
+    assert images_at_a_time(torch.device(device), 4) == together
 
 
 def test_not_more_than_there_are_and_one_needs_no_prediction(monkeypatch: pytest.MonkeyPatch) -> None:

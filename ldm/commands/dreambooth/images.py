@@ -16,7 +16,7 @@ from ldm.leftovers import remove_leftovers
 from ldm.nn.autoencoder import AutoencoderKL
 from ldm.processes import is_helper_process, run_together
 from ldm.progress import Progress
-from ldm.runtime.batching import batch_that_fits, worker_pool
+from ldm.runtime.batching import batch_that_fits, images_at_a_time, worker_pool
 from ldm.runtime.compiling import compile_unet
 from ldm.runtime.devices import Compute, explain_out_of_memory, sampling_compute
 from ldm.runtime.models import ModelSlot
@@ -85,5 +85,5 @@ def encode_images(
 
 
 def views_together(device: torch.device, height: int, width: int) -> int:
-    """How many images or mirror images are encoded in a batch: on a CPU one, so that no bit depends on the others."""
-    return max(1, ENCODED_PIXELS // (height * width)) if device.type == "cuda" else 1
+    """How many images or mirror images are encoded in a batch."""
+    return images_at_a_time(device, max(1, ENCODED_PIXELS // (height * width)))

@@ -18,6 +18,7 @@ from ldm.diffusion.latent_diffusion import LatentDiffusion
 from ldm.diffusion.sampling import sample_images
 from ldm.progress import Progress
 from ldm.report.grid import labelled_grid
+from ldm.runtime.batching import images_at_a_time
 from ldm.terminal import visible
 from ldm.training.dreambooth import DreamBooth
 
@@ -30,11 +31,6 @@ MOST_TOGETHER = 4
 """Images per batch on a GPU."""
 
 log = logging.getLogger(__name__)
-
-
-def images_together(device: torch.device) -> int:
-    """The batch size: on a CPU one, so that no bit depends on the other images."""
-    return MOST_TOGETHER if device.type == "cuda" else 1
 
 
 class Previews:
@@ -78,12 +74,12 @@ class Previews:
             images = []
             with Progress(len(contexts), "previews", "img") as progress:
                 for batch in contexts.split(batch_size):
-                    guidance = classifier_free(batch, uncond_context.expand_as(batch), self.sampling.guidance_scale)
+                    guidance = classifier_free(batch, uncond_context, self.sampling.guidance_scale)
                     images.append(sample_images(ldm, guidance, [self.seed] * len(batch), self.sampling))
                     progress.update(len(batch))
             return torch.cat(images)
 
-        if (batch_size := images_together(ldm.device)) > 1:
+        if (batch_size := images_at_a_time(ldm.device, MOST_TOGETHER)) > 1:
             try:
                 return sample(batch_size)
             except torch.OutOfMemoryError:

@@ -16,6 +16,7 @@ from ldm.diffusion.sampling import InitImage, SamplingConfig
 from ldm.errors import UserError
 from ldm.evaluation.protocol import dreambooth_prompts, is_live
 from ldm.report.comparison import CLASS_PLACEHOLDER
+from ldm.runtime.batching import batch_that_fits, images_at_a_time
 from ldm.runtime.devices import Compute
 from ldm.runtime.models import SamplingDefaults, Settings, snapped_size
 from ldm.sampling_options import SAMPLING_OPTIONS
@@ -35,6 +36,7 @@ class Job:
     seeds: list[int]
     sampling: SamplingConfig
     batch_size: int
+    """Recorded, so that a resumed call has the same batches."""
     compile: str = "auto"
     init: InitImage | None = None
     init_path: Path | None = None
@@ -46,10 +48,11 @@ class Job:
         return num_steps if self.init is None else img2img_steps(num_steps, self.init.strength)
 
 
-def job_from(options: argparse.Namespace, settings: Settings, compute: Compute) -> Job:
+def job_from(options: argparse.Namespace, settings: Settings, compute: Compute, loaded_bytes: int = 0) -> Job:
     """The job of the given flags, with the model's defaults for the others.
 
-    Raises `UserError` if images of that size don't fit into the memory of the device.
+    `loaded_bytes`: as in `batch_that_fits`. Raises `UserError` if images of that size don't fit into the memory of the
+    device.
     """
     defaults = settings.sampling
     init_path, init_image, default_size = getattr(options, "init_img", None), None, (defaults.height, defaults.width)
@@ -58,16 +61,21 @@ def job_from(options: argparse.Namespace, settings: Settings, compute: Compute) 
         default_size = _size_like(init_image, defaults)
     height, width = snapped_size(settings.model, options.hw, default_size)
     sampling = sampling_from(options, defaults, height, width)
-    together = 1 if compute.device.type == "cpu" else options.batch_size or 1
+    together = images_at_a_time(compute.device, options.batch_size or 1)
     refuse_too_large_images(settings.model, sampling, together, compute.dtype, compute.device)
     if init_path and init_image is None:
         init_image = read_image(init_path, max(options.hw))
+    prompts = options.prompt or []
+    images = max(1, len(prompts)) * options.variations
+    batch_size = options.batch_size or batch_that_fits(
+        settings, sampling, compute.dtype, compute.device, images, loaded_bytes
+    )
     return Job(
-        prompts=options.prompt or [],
+        prompts=prompts,
         negative_prompt=options.negative_prompt,
         seeds=[options.seed + i for i in range(options.variations)],
         sampling=sampling,
-        batch_size=options.batch_size or defaults.batch_size,
+        batch_size=batch_size,
         compile=options.compile,
         init=InitImage(to_tensor(fit_image(init_image, height, width)), options.strength) if init_image else None,
         init_path=init_path,

@@ -1,14 +1,11 @@
 """The sampling loop: each checkpoint in turn samples the images that its row lacks."""
 
 import logging
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import closing, nullcontext
-from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -16,16 +13,15 @@ from torch import Tensor
 from ldm.background import CancellingPool
 from ldm.checkpoint.keys import PARTS
 from ldm.checkpoint.reading import CheckpointFile
+from ldm.commands.sampling.batches import sample_batches
+from ldm.commands.sampling.checkpoints import Checkpoint
 from ldm.commands.sampling.job import Job, png_text
 from ldm.commands.sampling.rows import KEY, TablePlan
 from ldm.data.writing import ImageWriter
-from ldm.diffusion.guidance import classifier_free
-from ldm.diffusion.parallel import WorkerPool
-from ldm.diffusion.sampling import sample_images
 from ldm.errors import UserError, named_in_errors
 from ldm.progress import Progress
 from ldm.report.comparison import Cell
-from ldm.runtime.batching import worker_pool
+from ldm.runtime.batching import images_at_a_time, worker_pool
 from ldm.runtime.compiling import compile_unet
 from ldm.runtime.devices import Compute
 from ldm.runtime.models import ModelSlot
@@ -44,7 +40,7 @@ def sample_rows(plan: TablePlan, job: Job, compute: Compute, directory: Path) ->
 
     In a comparison a checkpoint that fails is left out with a warning, and the others go on.
     """
-    alone, batch_size = len(plan.rows) == 1, images_at_a_time(job, compute)
+    alone, batch_size = len(plan.rows) == 1, images_at_a_time(compute.device, job.batch_size)
     work = []
     for row, checkpoint in zip(plan.rows, plan.checkpoints, strict=True):
         missing = {cell.file for cell in row.cells if cell and not plan.is_there(directory, cell)}
@@ -68,20 +64,11 @@ def sample_rows(plan: TablePlan, job: Job, compute: Compute, directory: Path) ->
                 log.warning("left out %s: %s", checkpoint.path, error)
                 continue
             with closing(_sampled(slot, batches, job, compute, checkpoint.path, alone)) as sampled:
-                for (cell, seed), image in sampled:
+                for cell, seed, image in sampled:
                     if cell.file in missing:
                         text = png_text(cell.prompt, seed, job, checkpoint) | {KEY: plan.keys[cell.file]}
                         writer.put(directory / cell.file, image, text)
                         progress.update()
-
-
-def images_at_a_time(job: Job, compute: Compute) -> int:
-    """How many images go through the networks together.
-
-    On the CPU each goes alone: libraries choose their kernels by the size of a batch and round differently, so pixels
-    would depend on the batch. In a comparison they must not.
-    """
-    return 1 if compute.device.type == "cpu" else job.batch_size
 
 
 def _batches(images: Batch, missing: set[str], size: int) -> list[Batch]:
@@ -96,60 +83,29 @@ def _batches(images: Batch, missing: set[str], size: int) -> list[Batch]:
 
 def _sampled(
     slot: ModelSlot, batches: Sequence[Batch], job: Job, compute: Compute, path: Path, alone: bool
-) -> Generator[tuple[tuple[Cell, int], Tensor], None, None]:
-    """Each image (3 h w) with its cell and seed, until one fails; in a comparison that is only a warning."""
+) -> Generator[tuple[Cell, int, Tensor], None, None]:
+    """Each cell with its seed and its image (3 h w), until one fails; in a comparison that is only a warning."""
     assert slot.ldm is not None
     compile_unet(slot.ldm, job.compile, len(batches) * job.steps_run)
-    if job.init is not None:
-        with compute.autocast():  # encoded once for all images
-            job = replace(job, init=job.init.encoded(slot.ldm))
-    pool: WorkerPool = worker_pool(slot.ldm, job.sampling)
-    sample: Callable[[Batch], Tensor] = partial(_sample, slot, job, compute, show_steps=pool.workers == 1)
+    workers = worker_pool(slot.ldm, job.sampling)
+    prompts = [[(cell.prompt, seed) for cell, seed in batch] for batch in batches]
     try:
         with (
             nullcontext() if alone else named_in_errors(path, torch.OutOfMemoryError),
-            closing(pool.map(batches, sample)) as results,
+            Progress(job.steps_run, "denoising", "step", inner=True, silent=workers.workers > 1) as steps,
+            closing(sample_batches(slot, prompts, job, compute, workers, on_step=steps.update)) as results,
         ):
-            for batch, images in results:
-                yield from zip(batch, images, strict=True)
+            for batch, sampled in zip(batches, results, strict=True):
+                for (cell, seed), image in zip(batch, sampled.images, strict=True):
+                    yield cell, seed, image
+                steps.restart()
     except UserError as error:
         if alone:
             raise
         log.warning("left out the rest of %s: %s", path, error)
 
 
-def _sample(slot: ModelSlot, job: Job, compute: Compute, batch: Batch, show_steps: bool) -> Tensor:
-    """The images (b 3 h w) of a batch."""
-    assert slot.ldm is not None
-    with (
-        compute.autocast(),
-        Progress(job.steps_run, "denoising", "step", inner=True, silent=not show_steps) as steps,
-    ):
-        context = torch.cat([slot.context(cell.prompt) for cell, _ in batch])
-        uncond_context = slot.context(job.negative_prompt).expand(len(batch), -1, -1)
-        return sample_images(
-            slot.ldm,
-            classifier_free(context, uncond_context, job.sampling.guidance_scale),
-            [seed for _, seed in batch],
-            job.sampling,
-            job.init,
-            on_step=steps.update,
-        )
-
-
 # Reading
-
-
-class Readable(Protocol):
-    """A checkpoint file, and digests by which its parts are known."""
-
-    @property
-    def path(self) -> Path: ...
-
-    @property
-    def digests(self) -> Mapping[str, str]: ...
-
-    def read(self) -> CheckpointFile: ...
 
 
 class ReadAhead:
@@ -158,7 +114,7 @@ class ReadAhead:
     Of each file, the parts that differ from the file before are read into memory. At most one file is read ahead.
     """
 
-    def __init__(self, files: Sequence[Readable]) -> None:
+    def __init__(self, files: Sequence[Checkpoint]) -> None:
         self._left = list(files)
         self._before: Mapping[str, str] = {}
         self._pool = CancellingPool(1, "read")
@@ -193,7 +149,7 @@ class ReadAhead:
         self._pool.__exit__(kind, error, traceback)
 
 
-def _read(one: Readable, parts: set[str]) -> CheckpointFile:
+def _read(one: Checkpoint, parts: set[str]) -> CheckpointFile:
     """The file with these parts in memory; the others stay mapped."""
     with named_in_errors(one.path):
         return one.read().in_memory(tuple(PARTS[part] for part in parts))

@@ -4,7 +4,7 @@ import argparse
 import hashlib
 import json
 import logging
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,6 @@ from ldm.files import counted, slug, write_text
 from ldm.interruption import finish_first
 from ldm.report.comparison import ComparisonData
 from ldm.report.files import current_results
-from ldm.runtime.batching import batch_that_fits
 from ldm.runtime.compiling import refuse_graphs_without_cuda
 from ldm.runtime.devices import Compute, parse_device, sampling_compute
 from ldm.runtime.models import base_weights, read_tokenizer
@@ -159,19 +158,15 @@ def _job(options: argparse.Namespace, checkpoints: list[Checkpoint], compute: Co
     settings = checkpoints[0].settings
     if scores:
         options.prompt = prompts_to_score(options.prompt, getattr(options, "protocol", "default"), checkpoints)
+    _refuse_too_many_images(len(checkpoints), options)
     job = job_from(options, settings, compute)
-    _refuse_too_many_images(len(checkpoints), job)
     refuse_another_size(options, job.sampling.height, job.sampling.width, SAMPLING)
-    if options.batch_size is None:  # recorded, so that a resumed call has the same batches
-        images = max(1, len(job.prompts)) * len(job.seeds)
-        fitting = batch_that_fits(settings, job.sampling, compute.dtype, compute.device, images)
-        job = replace(job, batch_size=fitting)
     return job
 
 
-def _refuse_too_many_images(checkpoints: int, job: Job) -> None:
+def _refuse_too_many_images(checkpoints: int, options: argparse.Namespace) -> None:
     """Each image is planned, with its file and its key, before the first is sampled."""
-    prompts, seeds = max(1, len(job.prompts)), len(job.seeds)
+    prompts, seeds = max(1, len(options.prompt or [])), options.variations
     if (count := checkpoints * prompts * seeds) > MOST_IMAGES:
         each = f"{checkpoints:,} checkpoints x {prompts:,} prompts x {seeds:,} seeds"
         raise UserError(

@@ -5,7 +5,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,11 @@ OWN_FLAGS = {"img2img": "init_img", "evaluate": "protocol"}
 PATHS = ("ckpt_path", "config", "output_dir", "base", "instance_img_dir", "init_img")
 
 
+def recorded_command(options: Mapping[str, Any]) -> str:
+    """The command that recorded these options: txt2img, img2img or evaluate."""
+    return next((command for command, own in OWN_FLAGS.items() if own in options), "txt2img")
+
+
 def resumed_call_options(options: argparse.Namespace, command: str) -> argparse.Namespace:
     """The options of the call in `--resume-dir`; those of the command line replace what may change."""
     options = _with_class_prompt(options)
@@ -46,7 +51,7 @@ def resumed_call_options(options: argparse.Namespace, command: str) -> argparse.
     if "no_base" in options.typed:
         resumed.base = None
     record = read_yaml(options.resume_dir / RECORD)
-    other = next((name for name, flag in OWN_FLAGS.items() if flag in record["options"]), "txt2img")
+    other = recorded_command(record["options"])
     if other != command:
         raise UserError(
             f"{options.resume_dir} is {other}.py's; continue it with\n  "

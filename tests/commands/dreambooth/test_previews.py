@@ -61,7 +61,7 @@ def test_previews_are_batched_and_if_memory_is_too_small_sampled_one_by_one(
     assert {one.batch for one in unet_calls} == {2}
 
     unet_calls.clear()
-    monkeypatch.setattr(previews, "images_together", lambda device: 2)
+    monkeypatch.setattr(previews, "images_at_a_time", lambda *how: 2)
     together = sampled_untrained(plan, tmp_path / "together")
     assert [one.batch for one in unet_calls] == [4, 4, 4, 2, 2, 2]
     assert max(difference(one, other) for one, other in zip(singly, together, strict=True)) <= 1
@@ -79,10 +79,6 @@ def test_previews_are_batched_and_if_memory_is_too_small_sampled_one_by_one(
     again = sampled_untrained(plan, tmp_path / "again")
     assert "too little memory to sample previews in a batch" in caplog.text
     assert [difference(one, other) for one, other in zip(singly, again, strict=True)] == [0, 0, 0]
-
-
-def test_only_a_gpu_has_batches_of_previews() -> None:
-    assert [previews.images_together(torch.device(name)) for name in ("cpu", "cuda:1", "mps")] == [1, 4, 1]
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from safetensors.torch import save_file
 
-from ldm.commands.sampling import loop, planning
+from ldm.commands.sampling import job, loop
 from ldm.config import read_yaml, to_yaml
 from tests.commands.calls import Outcome, Sampled, call, pixels, refused, start, tensors_of
 from tests.commands.fixtures import Sample, Trained, UNetCall
@@ -159,7 +159,7 @@ def test_a_missing_image_is_sampled_in_the_same_batch_as_before(
     txt2img: Sample, ckpts: Path, unet_calls: list[UNetCall], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As on a GPU, where rounding may depend on the batch."""
-    monkeypatch.setattr(loop, "images_at_a_time", lambda job, compute: job.batch_size)
+    monkeypatch.setattr(loop, "images_at_a_time", lambda device, batch_size: batch_size)
     sampled = txt2img("-c", ckpts, "--no-base", *COMPARISON, "-b", 3)
     before, written = times(sampled), files(sampled.directory)
     sampled.paths[1].unlink()
@@ -176,10 +176,10 @@ def test_a_batch_size_that_was_chosen_stays(txt2img: Sample, monkeypatch: pytest
     asked: list[int] = []
 
     def choose(*how: Any) -> int:
-        asked.append(how[-1])
+        asked.append(how[4])
         return 3
 
-    monkeypatch.setattr(planning, "batch_that_fits", choose)
+    monkeypatch.setattr(job, "batch_that_fits", choose)
     sampled = txt2img("-v", 2, "-p", "a cat", "a dog")
     resume(sampled.directory)
     assert read_yaml(sampled.directory / "run.yaml")["options"]["batch_size"] == 3

@@ -3,7 +3,6 @@
 import shutil
 import threading
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,25 +11,28 @@ import torch
 from safetensors.torch import save_file
 
 from ldm.checkpoint.keys import PARTS
+from ldm.checkpoint.metadata import CheckpointInfo
 from ldm.checkpoint.reading import ALIGNMENT, CheckpointFile, read_checkpoint
 from ldm.commands.sampling import loop, run
+from ldm.commands.sampling.checkpoints import Checkpoint
 from ldm.commands.sampling.loop import ReadAhead
 from ldm.errors import UserError
+from ldm.runtime.models import Settings
 from tests.commands.calls import difference, tensors_of
 from tests.commands.fixtures import Sample, Trained
 from tests.report.tables import table_of, tuned
-from tests.tiny import build_tiny_model, write_tiny_checkpoint
+from tests.tiny import build_tiny_model, tiny_config, write_tiny_checkpoint
 
 
-@dataclass(frozen=True)
-class One:
-    """A file to read."""
-
-    path: Path
-    digests: dict[str, str]
+class Unchecked(Checkpoint):
+    """A checkpoint that may have any digests."""
 
     def read(self) -> CheckpointFile:
         return read_checkpoint(self.path)
+
+
+def one(path: Path, digests: dict[str, str]) -> Unchecked:
+    return Unchecked(path, CheckpointInfo(), Settings("", tiny_config()), path, "", digests)
 
 
 def parts(unet: str) -> dict[str, str]:
@@ -63,7 +65,7 @@ def aligned(file: CheckpointFile) -> set[str]:
 
 
 def test_only_parts_that_differ_from_the_file_before_are_read_into_memory(unaligned: Path) -> None:
-    files = [One(unaligned, parts(unet)) for unet in ("a", "b", "b")]
+    files = [one(unaligned, parts(unet)) for unet in ("a", "b", "b")]
     with ReadAhead(files) as reader:
         assert [aligned(reader.take()) for _ in files] == [set(PARTS), {"unet"}, set()]
 
@@ -71,16 +73,16 @@ def test_only_parts_that_differ_from_the_file_before_are_read_into_memory(unalig
 def test_what_is_read_into_memory_is_what_the_file_holds(unaligned: Path, tmp_path: Path) -> None:
     torch.save(tensors_of(unaligned), tmp_path / "aligned.ckpt")
     for path in (unaligned, tmp_path / "aligned.ckpt"):
-        with ReadAhead([One(path, parts("a"))]) as reader:
+        with ReadAhead([one(path, parts("a"))]) as reader:
             taken = weights(reader.take())
         for key, tensor in weights(read_checkpoint(path)).items():
             assert torch.equal(taken[key], tensor)
 
 
 def test_one_file_at_most_is_read_ahead(tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    read: list[One] = []
-    monkeypatch.setattr(loop, "_read", lambda one, differing: read.append(one))
-    files = [One(Path(str(number)), parts(str(number))) for number in range(4)]
+    read: list[Checkpoint] = []
+    monkeypatch.setattr(loop, "_read", lambda checkpoint, differing: read.append(checkpoint))
+    files = [one(Path(str(number)), parts(str(number))) for number in range(4)]
     with ReadAhead(files) as reader:
         for number in range(4):
             reader.take()
@@ -109,7 +111,7 @@ def test_the_next_checkpoint_is_read_while_one_samples(
 
 
 def test_an_error_of_the_reading_thread_is_raised_when_the_file_is_taken(tiny_checkpoint: Path) -> None:
-    files = [One(tiny_checkpoint, parts("a")), One(Path("nowhere.safetensors"), parts("b"))]
+    files = [one(tiny_checkpoint, parts("a")), one(Path("nowhere.safetensors"), parts("b"))]
     with ReadAhead(files) as reader:
         reader.take()
         with pytest.raises(UserError, match="no checkpoint nowhere"):

@@ -81,7 +81,7 @@ def test_more_cores_sample_more_images_at_a_time_and_change_no_bit(
 def test_elsewhere_batch_size_is_how_many_are_sampled_together(
     txt2img: Sample, unet_calls: list[UNetCall], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loop, "images_at_a_time", lambda job, compute: job.batch_size)
+    monkeypatch.setattr(loop, "images_at_a_time", lambda device, batch_size: batch_size)
     sampled, batches = [], []
     for size in (1, 3, 8):
         unet_calls.clear()

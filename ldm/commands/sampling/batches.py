@@ -1,0 +1,74 @@
+"""Sampling batches of images with the model in a slot: the loop that the commands and the Python API share."""
+
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from ldm.commands.sampling.job import Job
+from ldm.diffusion.guidance import classifier_free
+from ldm.diffusion.parallel import WorkerPool
+from ldm.diffusion.sampling import decode_images, sample_latents
+from ldm.runtime.devices import Compute
+from ldm.runtime.models import ModelSlot
+
+Batch = Sequence[tuple[str, int]]
+"""The prompt and the seed of each image."""
+
+
+@dataclass(frozen=True)
+class SampledBatch:
+    """The b images of one batch."""
+
+    images: Tensor
+    """(b 3 h w) float32 in [-1, 1], on the CPU."""
+    latents: Tensor
+    """(b 4 h/8 w/8) float32, scaled, on the model's device."""
+    pred_x0: list[Tensor]
+    """(b 4 h/8 w/8) float32 on the CPU, for each step; empty unless they are kept."""
+
+
+def sample_batches(
+    slot: ModelSlot,
+    batches: Sequence[Batch],
+    job: Job,
+    compute: Compute,
+    workers: WorkerPool,
+    *,
+    on_step: Callable[[], object],
+    keep_steps: bool = False,
+) -> Generator[SampledBatch, None, None]:
+    """Samples the batches and yields them in order; `on_step` is called after each step, by the workers' threads.
+
+    After an error, an interrupt or `close` the workers end before their next network call.
+    """
+    assert slot.ldm is not None, "use() comes first"
+    if job.init is not None:
+        with compute.autocast():  # encoded once for all images
+            job = replace(job, init=job.init.encoded(slot.ldm))
+    sample = partial(_sample, slot, job, compute, on_step, keep_steps)
+    with closing(workers.map(batches, sample)) as results:
+        for _, sampled in results:
+            yield sampled
+
+
+def _sample(
+    slot: ModelSlot, job: Job, compute: Compute, on_step: Callable[[], object], keep_steps: bool, batch: Batch
+) -> SampledBatch:
+    assert slot.ldm is not None
+    kept: list[Tensor] = []
+
+    def after_step(step: int, latents: Tensor, pred_x0: Tensor) -> None:
+        if keep_steps:
+            kept.append(pred_x0.float().cpu())
+        on_step()
+
+    with compute.autocast():
+        context = torch.cat([slot.context(prompt) for prompt, _ in batch])
+        guidance = classifier_free(context, slot.context(job.negative_prompt), job.sampling.guidance_scale)
+        seeds = [seed for _, seed in batch]
+        latents = sample_latents(slot.ldm, guidance, seeds, job.sampling, job.init, after_step)
+        return SampledBatch(decode_images(slot.ldm, latents), latents, kept)
