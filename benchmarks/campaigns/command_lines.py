@@ -1,6 +1,8 @@
 """Random command lines: whatever they say, there is an answer, and a mistake leaves nothing behind."""
 
 import random
+import signal
+import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -8,12 +10,14 @@ from pathlib import Path
 from benchmarks.campaigns.cases import Case, Outcome, Part, told
 from benchmarks.campaigns.chains import last_lines, untold
 from benchmarks.campaigns.place import Place
-from benchmarks.campaigns.running import Work, run
+from benchmarks.campaigns.running import Running, Work
 from ldm.interruption import STATUS
 from tests.commands.random_commands import Files, random_command_line
 
 STATUSES = {0, 2, STATUS}
 """Those that are documented."""
+LONG = 60.0
+"""Seconds after which a command that has much to do is asked to stop."""
 BEGUN = ("run: ", "continue with")
 """Logged once a run has begun: from then on its files stay."""
 
@@ -31,7 +35,13 @@ def typed(seed: str, place: Place) -> Outcome:
     command, *given = random_command_line(random.Random(seed), Files(fixtures.tiny, fixtures.photos, *sources))
     with place.case(f"commands-{seed}") as root:
         patches = {"ldm.commands.train.publish:ROOT": root, "ldm.commands.train.tokenizer:ROOT": root}
-        ended = run(Work(command, tuple(given), patches if command == "train" else {}), root, timeout=120)
+        running = Running(Work(command, tuple(given), patches if command == "train" else {}), root)
+        since = time.monotonic()
+        running.wait_until(lambda: time.monotonic() > since + LONG)
+        if running.poll() is None:  # such as 20,000 images, or all checkpoints below /
+            running.send(signal.SIGTERM)
+            outcome.counts["stopped after a minute"] += 1
+        ended = running.end()
         outcome.failures += untold(ended)
         if ended.status not in STATUSES:
             outcome.failures.append(f"status {ended.status}: {last_lines(ended)}")
