@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ldm.checkpoint import reading
 from ldm.checkpoint.reading import CheckpointFile
-from ldm.commands.sampling import checkpoints, loop
+from ldm.commands.sampling import batches, checkpoints
 from ldm.config import to_yaml
 from ldm.runtime import models
 from tests.commands.calls import call, difference, metadata_of, refused, tensors_of
@@ -161,7 +161,7 @@ MOMENTS = {
     "comparing": (checkpoints, "raise_unless_whole"),
     "reading ahead": (reading, "_in_memory"),
     "loading": (models.ModelSlot, "use"),
-    "drawing": (loop, "sample_images"),
+    "drawing": (batches, "sample_latents"),
 }
 """Where a bad file may first be noticed."""
 

@@ -7,7 +7,7 @@ from unittest.mock import Mock
 
 import pytest
 
-from ldm.commands.sampling import job, loop, planning, run
+from ldm.commands.sampling import batches, job, planning, run
 from ldm.data import images
 from ldm.evaluation.protocol import dreambooth_prompts
 from ldm.evaluation.recommendation import RULE
@@ -172,7 +172,7 @@ def test_a_comparison_is_scored_afterwards_without_sampling_again(
     trained: Trained, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     evaluated("-c", trained.root, *JUDGE, *PROMPTS, "-v", 1)
-    monkeypatch.setattr(loop, "sample_images", None)
+    monkeypatch.setattr(batches, "sample_latents", None)
     with monkeypatch.context() as patch:  # nor scored again, while nothing has changed
         patch.setattr(planning, "load_encoder", None)
         comparison, outcome, _ = evaluated("-r", "outputs/evaluate-1")

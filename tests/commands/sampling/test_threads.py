@@ -3,6 +3,7 @@
 import shutil
 import threading
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +29,12 @@ class Unchecked(Checkpoint):
     """A checkpoint that may have any digests."""
 
     def read(self) -> CheckpointFile:
-        return read_checkpoint(self.path)
+        return self.open()
 
 
 def one(path: Path, digests: dict[str, str]) -> Unchecked:
-    return Unchecked(path, CheckpointInfo(), Settings("", tiny_config()), path, "", digests)
+    settings = Settings("", tiny_config())
+    return Unchecked(path, CheckpointInfo(), settings, path, "", digests, partial(read_checkpoint, path))
 
 
 def parts(unet: str) -> dict[str, str]:
