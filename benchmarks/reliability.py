@@ -1,6 +1,6 @@
 """Is what docs/reliability.md promises kept, when it is tried hard?
 
-    python benchmarks/reliability.py --all                       # everything, about 45 minutes on two cores
+    python benchmarks/reliability.py --all                       # everything, 2:15 hours on two busy cores
     python benchmarks/reliability.py --quick                     # a few cases of each part
     python benchmarks/reliability.py kills --count 50 --seed 3   # one part
     python benchmarks/reliability.py --all --report              # and writes the counts into docs/reliability.md

@@ -122,10 +122,8 @@ def is_finished(
     if not is_complete or updates_made(state) != iterations:
         return False
     more = [" For more updates:", f"  {command_line(str(again[0]), *again[1:], '--iterations', 2 * iterations)}"]
-    log.info(
-        "%s is finished: all %d updates are made, and there is nothing to do.%s",
-        *(directory, iterations, Lines([] if drop else more)),
-    )
+    hint = Lines([] if drop else more)
+    log.info("%s is finished: all %d updates are made, and there is nothing to do.%s", directory, iterations, hint)
     if drop:
         end_resume_state(directory, drop=True)
     return True
