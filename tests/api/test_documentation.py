@@ -17,6 +17,7 @@ SHORTER = {
 """What takes minutes in the document."""
 
 
+@pytest.mark.slow
 def test_every_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = (ROOT / "docs" / "python.md").read_text("utf-8")
     for ours, shorter in SHORTER.items():

@@ -39,6 +39,7 @@ def measure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
     return run
 
 
+@pytest.mark.slow
 def test_the_forward_pass(measure: Measure) -> None:
     lines, output = measure(unet_forward, "--batch-sizes", "1", "2")
     names = [unet_forward.OURS, unet_forward.PLAIN, unet_forward.TUNED]
@@ -49,6 +50,7 @@ def test_the_forward_pass(measure: Measure) -> None:
     assert output.count("| diffusers |") == 2 and "difference of the networks" in output
 
 
+@pytest.mark.slow
 def test_class_images(measure: Measure) -> None:
     lines, output = measure(sampling, "--batch-sizes", "2", "--batches", "2", "--steps", "5", "--compile", "off")
     assert {line["contender"]: line["steps"] for line in lines} == {
@@ -60,6 +62,7 @@ def test_class_images(measure: Measure) -> None:
     assert "both sample the same image" in output and "Targets:" in output
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flags", [[], ["--train-text-encoder"]])
 def test_a_training_step(measure: Measure, flags: list[str]) -> None:
     lines, output = measure(training_step, "--steps", "2", "--first-steps", "1", *flags)

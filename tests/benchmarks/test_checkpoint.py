@@ -9,6 +9,7 @@ import benchmarks.checkpoint as checkpoint
 from benchmarks.checkpoint import OURS, REFERENCE, Clock, Saved, on_disk
 
 
+@pytest.mark.slow
 def test_waits_and_sizes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "figures.jsonl"
     flags = ["--size", "tiny", "--device", "cpu", "--runs", "1", "--warmup", "0", "--json", str(path)]

@@ -13,6 +13,7 @@ from benchmarks.fast_path import Difference, Sampled, difference
 from tests.simulated_capture import SimulatedCapture
 
 
+@pytest.mark.slow
 def test_each_way_has_a_row_and_images(
     tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -15,6 +15,7 @@ from ldm.errors import UserError
 FIGURES = {"seconds": 1.0, "read_seconds": 2.0, "own_gib": 0.5, "peak_gib": 3.0}
 
 
+@pytest.mark.slow
 def test_every_loader_reads_the_same_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pairs = loading.write_files(tmp_path, SIZES["tiny"])
     assert [name for name, _ in pairs] == [*loading.LOADERS]

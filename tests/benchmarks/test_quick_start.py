@@ -59,6 +59,7 @@ def losses(tiny_checkpoint: Path, photos: Path) -> Losses:
     return of
 
 
+@pytest.mark.slow
 def test_optimizations_change_no_loss(losses: Losses) -> None:
     expected = losses(TrainingOptimizations())
     slow = TrainingOptimizations(latents_kept=False, prompts_encoded_once=False, fused_optimizer=False)

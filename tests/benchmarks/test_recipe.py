@@ -44,6 +44,7 @@ def test_both_sides_get_the_same_options_and_their_times_are_compared(
     assert calls[2][calls[2].index("--compile") + 1] == "default" and "--compile" not in calls[1]
 
 
+@pytest.mark.slow
 def test_the_reference_does_all_of_it(tmp_path: Path) -> None:
     files = recipe.write_files(tmp_path, place_from(contest_parser(None, peaks=False).parse_args(QUICK)))
     place = place_from(contest_parser(None, peaks=False).parse_args(QUICK))

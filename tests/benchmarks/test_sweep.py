@@ -20,6 +20,7 @@ def tiny_base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(benchmark, "EMBEDDED", write_tiny_checkpoint(tmp_path / "base"))
 
 
+@pytest.mark.slow
 def test_both_ways_give_the_same_images_and_their_times_a_ratio(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -50,7 +50,7 @@ def words(subject_dir: Path, tiny_checkpoint: Path, tmp_path: Path, monkeypatch:
 @pytest.mark.parametrize(
     "variables",
     [
-        pytest.param(variables, id=name, marks=[] if name in ("more tasks", "torchrun") else pytest.mark.slow)
+        pytest.param(variables, id=name, marks=[] if name == "more tasks" else pytest.mark.slow)
         for name, variables in OTHERS.items()
     ],
 )

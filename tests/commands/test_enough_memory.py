@@ -41,6 +41,7 @@ def test_the_count_of_sampling_lies_between_the_bounds(side: int, batch_size: in
     assert in_order(needs[0])
 
 
+@pytest.mark.slow
 def test_the_count_of_training_lies_between_the_bounds() -> None:
     assert in_order(dreambooth_need(Workload(tiny_config(), 256, 256, like_cuda=False), DreamBoothConfig(batch_size=2)))
 

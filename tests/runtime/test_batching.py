@@ -36,6 +36,7 @@ def fitting(
     return batch_that_fits(SETTINGS, SAMPLING, dtype, torch.device("cuda", 1), images, loaded_bytes)
 
 
+@pytest.mark.slow
 def test_images_add_up_and_half_precision_and_no_guidance_need_half() -> None:
     model = sum(weight.numel() for weight in _weights()) * 4
     each = needed(2) - needed(1)

@@ -54,7 +54,8 @@ def saved(value: Any) -> Any:
     return torch.load(buffer, weights_only=True)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, pytest.param(torch.bfloat16, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_training_lowers_the_error_as_torchs_adamw_does(dtype: torch.dtype) -> None:
     reference = network()
     expected = train(reference, torch.optim.AdamW(reference.parameters(), lr=2e-3), 200)

@@ -53,6 +53,7 @@ def test_graphed_steps_train_as_eager_ones_do(
     assert len(losses(tmp_path / "eager")) == 6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", [{"max_grad_norm": 0.0}, {"gradient_checkpointing": "all"}])
 def test_so_they_do_without_clipping_and_with_checkpointing(change: dict[str, Any], tmp_path: Path) -> None:
     eager, graphed = build_module(**change), build_module(**change)
@@ -61,6 +62,7 @@ def test_so_they_do_without_clipping_and_with_checkpointing(change: dict[str, An
     assert_same(graphed, eager)
 
 
+@pytest.mark.slow
 def test_a_graphed_run_resumes_exactly(tmp_path: Path) -> None:
     eager, stopped, resumed = (build_module(**LONGER) for _ in range(3))
     train(eager, tmp_path / "eager")

@@ -64,6 +64,7 @@ def test_images_without_an_answer_cost_nothing() -> None:
     assert nothing.item() == 0 and logits.grad is not None and not logits.grad.any()
 
 
+@pytest.mark.slow
 def test_training_lowers_the_error_what_it_is_shown(tmp_path: Path) -> None:
     module = build(tmp_path / "data", iterations=60)
     batch = batch_of(module)

@@ -132,6 +132,7 @@ def test_graphed_steps_train_as_eager_ones_do(build: Build, tmp_path: Path) -> N
     assert_same(graphed, eager)
 
 
+@pytest.mark.slow
 def test_training_lowers_the_error(build: Build, tmp_path: Path) -> None:
     """The averaged weights predict a fixed batch's noise with less than 0.6 of the error that they began with."""
     module = build(iterations=60, save_every=60, learning_rate=1e-2, batch_size=8, min_snr_gamma=0.0, ema_decay=0.8)

@@ -93,11 +93,13 @@ def test_more_images_and_the_text_encoder_need_more(changes: dict[str, Any]) -> 
     assert step_bytes(large, **changes) > step_bytes(large)
 
 
+@pytest.mark.slow
 def test_several_devices_send_each_other_gradients() -> None:
     weights = sum(p.numel() for p in build_module().trained_parameters())
     assert step_bytes(replace(TINY, devices=2)) - step_bytes() == 4 * weights
 
 
+@pytest.mark.slow
 def test_on_cuda_fixed_networks_are_offloaded() -> None:
     assert step_bytes(replace(TINY, like_cuda=True)) < step_bytes()
 

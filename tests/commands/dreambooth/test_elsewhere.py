@@ -181,7 +181,14 @@ def test_the_tokenizer_is_written_before_the_record(fine_tune: FineTune, monkeyp
     assert digests == [tokenizer_digest(fine_tune.checkpoint.parent / "tokenizer")]
 
 
-@pytest.mark.parametrize(("damage", "older"), [("cut", False), ("gone", True), ("half", False)])
+@pytest.mark.parametrize(
+    ("damage", "older"),
+    [
+        ("cut", False),
+        pytest.param("gone", True, marks=pytest.mark.slow),
+        pytest.param("half", False, marks=pytest.mark.slow),
+    ],
+)
 def test_a_damaged_tokenizer_is_repaired(damage: str, older: bool, stopped: Path, tiny_checkpoint: Path) -> None:
     record = read_yaml(stopped / "run.yaml")
     digest = tokenizer_digest(tiny_checkpoint.parent / "tokenizer")

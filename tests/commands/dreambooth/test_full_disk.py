@@ -50,14 +50,8 @@ def full_while(monkeypatch: pytest.MonkeyPatch, owner: object, name: str, size: 
     monkeypatch.setattr(owner, name, limited)
 
 
-@pytest.mark.parametrize(
-    "what",
-    [
-        RESUME_STATE,
-        pytest.param("step-00002.safetensors", marks=pytest.mark.slow),
-        pytest.param(PREVIEW, marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("what", [RESUME_STATE, "step-00002.safetensors", PREVIEW])
 def test_a_run_that_could_not_write_can_be_resumed(
     what: str, fine_tune: FineTune, whole: Trained, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -26,7 +26,7 @@ def assert_equal_runs(one: Path, other: Path) -> None:
         assert difference(pixels(one / image), pixels(other / image)) == 0, image
 
 
-@pytest.mark.slow  # test_leftovers.py kills a shorter run in every default call of the tests
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT], ids=["killed", "Ctrl-C"])
 def test_an_interrupted_run_resumes_to_bit_identical_weights(
     number: signal.Signals, subject_dir: Path, tiny_checkpoint: Path, uninterrupted: Trained, tmp_path: Path

@@ -55,10 +55,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory, subject_dir: Path, tiny_chec
     return FineTune(tmp_path_factory.mktemp("whole") / "ckpts", subject_dir, tiny_checkpoint)(*OPTIONS)
 
 
-@pytest.mark.parametrize(
-    "what",
-    [pytest.param(what, marks=[] if what == RESUME_STATE else pytest.mark.slow) for what in WRITERS],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("what", WRITERS)
 def test_half_written_files_are_gone_after_the_next_start(
     what: str, fine_tune: FineTune, whole: Trained, tmp_path: Path
 ) -> None:
