@@ -61,7 +61,12 @@ FOREIGN = (
 )
 """Beginnings of keys by which another kind of file is recognised, and the kind."""
 
-LORA = re.compile(r"lora_(unet|te\d?)_.+|.+\.(lora_[AB]|lora\.(up|down)|lora_(up|down)|lokr_w\d|hada_w\d_[ab])\b.*")
+LORA = re.compile(
+    r"lora_(unet|te\d?|transformer)_.+"
+    r"|.+(\.(lora_[AB]|lora_(up|down)|lokr_w\d|hada_w\d_[ab]|lora_magnitude_vector|dora_scale|alpha)"
+    r"|[._]lora\.(up|down)|\.lora_linear_layer\.(up|down))\b.*"
+)
+"""Keys of adapters."""
 SCALED = re.compile(r"(.+\.)?(scaled_fp8|scale_weight|weight_scale(_2)?|input_scale|absmax|quant_map|quant_state\..+)")
 """Scales that a quantized file's weights are multiplied with."""
 SHARD = re.compile(r"-(\d{5})-of-(\d{5})\.")
