@@ -18,6 +18,8 @@ MOST_UPDATES = 10**9
 """Optimizer steps of a training."""
 MOST_STEPS = 1000
 """Steps of a sampler."""
+HIGHEST_RANK = 1024
+"""Of an adapter."""
 LARGEST_SCALE = 1000
 """The guidance scale, positive or negative."""
 LARGEST_FACTOR = 10**6

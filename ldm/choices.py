@@ -76,6 +76,15 @@ TRAINING_PRECISIONS = {
     "bf16-mixed": "float32 weights, bfloat16 arithmetic",
     "fp16-mixed": "float32 weights, float16 arithmetic with loss scaling",
 }
+LORA_TARGETS = {
+    "attention": "the attention layers",
+    "attention+ff": "also the feed-forward layers",
+    "all": "also the 1x1 convolutions around the transformers: kohya's targets",
+    "all+conv": "also the UNet's 3x3 convolutions (LoCon)",
+}
+"""Layers that a LoRA training adapts."""
+LORA_LEARNING_RATE = 20
+"""How much larger the learning rate of adapters is, unless the model's YAML has one."""
 SAVE_DTYPES = {"fp16": "float16", "bf16": "bfloat16", "fp32": "float32"}
 """Types of saved weights, by their names in torch."""
 COMPILE_MODES = {

@@ -18,6 +18,7 @@ from ldm.bounds import LARGEST_SIDE
 from ldm.checkpoint.metadata import CheckpointInfo
 from ldm.commands.enough_memory import refuse_too_large_images
 from ldm.commands.options.sampling import img2img_parser, txt2img_parser
+from ldm.commands.sampling.adapters import loras_of
 from ldm.commands.sampling.batches import Batch, sample_batches
 from ldm.commands.sampling.checkpoints import Checkpoint, checkpoints_to_sample
 from ldm.commands.sampling.job import Job, job_from
@@ -46,25 +47,28 @@ def load(
     device: str | torch.device | None = None,
     precision: str = "auto",
     config: PathOrText | None = None,
+    lora: PathOrText | Sequence[PathOrText] | None = None,
+    base: PathOrText | None = None,
 ) -> "Model":
-    """Loads a checkpoint, any that `txt2img.py --ckpt-path` takes.
+    """Loads a checkpoint, any that `txt2img.py --ckpt-path` takes, also a LoRA file.
 
     Without a path: the downloaded Stable Diffusion, else the embedded tiny model.
 
     `device`: auto, cpu, mps, cuda, cuda:1. `precision`: auto (half precision on CUDA, else float32), full, autocast,
-    bf16, fp16. `config`: the model's YAML, for a checkpoint that doesn't carry its own. Raises `UserError` for a file
-    that is no whole model.
+    bf16, fp16. `config`: the model's YAML, for a checkpoint that doesn't carry its own. `lora`: LoRA files to
+    merge into it, "my.safetensors" or with a weight, "my.safetensors:0.8". `base`: the base model of a LoRA file at
+    `path` that doesn't name its own. Raises `UserError` for a file that is no whole model.
     """
     device = None if device is None else str(device)
     path = None if path is None else as_path("path", path)
-    given = {"path": path, "device": device, "precision": precision, "config": config}
+    given = {"path": path, "device": device, "precision": precision, "config": config, "lora": lora, "base": base}
     with shown_messages(), parsed_keywords(txt2img_parser(), given, {"path": "ckpt_path"}) as (options, _):
         compute = sampling_compute(parse_device(options.device), options.precision)
         weights = base_weights(options.ckpt_path)
         if weights.is_dir():
             raise UserError(f"{weights} is a directory: name one of its checkpoints; ldm.compare compares all of them")
         with explain_out_of_memory("another device or precision='bf16' needs less"):
-            return Model(checkpoints_to_sample(weights, options.config)[0], compute)
+            return Model(checkpoints_to_sample(weights, options.config, loras_of(options), options.base)[0], compute)
 
 
 class Model:

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from ldm.checkpoint.foreign import HEAD_BYTES
 from ldm.checkpoint.keys import PARTS, foreign_kind
 from ldm.checkpoint.loading import checkpoint_info
+from ldm.checkpoint.lora import is_lora
 from ldm.checkpoint.reading import FORMATS, SUFFIXES, CheckpointFile, read_checkpoint
 from ldm.errors import UserError, named_in_errors
 from ldm.files import natural_key
@@ -44,7 +45,7 @@ def find_checkpoints(directory: Path, keep: Callable[[CheckpointFile], Kept]) ->
     for path in paths:
         try:
             with named_in_errors(path):
-                file = _read_with_unet(path)
+                file = _read_usable(path)
                 found.append(((natural_key(path.parent), checkpoint_info(file).step), keep(file)))
         except UserError as error:
             skipped.append(Skipped(path, str(error)))
@@ -53,10 +54,10 @@ def find_checkpoints(directory: Path, keep: Callable[[CheckpointFile], Kept]) ->
     return [kept for _, kept in found], skipped
 
 
-def _read_with_unet(path: Path) -> CheckpointFile:
-    """Raises `UserError` if this is no checkpoint."""
+def _read_usable(path: Path) -> CheckpointFile:
+    """Raises `UserError` if this is neither a checkpoint nor a LoRA file."""
     file = read_checkpoint(path)
-    if not any(key.startswith(PARTS["unet"]) for key in file.index):
+    if not is_lora(file) and not any(key.startswith(PARTS["unet"]) for key in file.index):
         kind = foreign_kind({key: tensor.shape for key, tensor in file.index.items()})
         raise UserError(f"{path} holds no UNet in the official layout{f'; it looks like {kind}' if kind else ''}")
     return file

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ldm.checkpoint.keys import LORA, UNET_INPUT, first_of
+from ldm.checkpoint.keys import LORA, UNET_INPUT, first_of, foreign_kind
 from ldm.checkpoint.lora_names import Layer, layers_of
 from ldm.checkpoint.reading import CheckpointFile
 from ldm.errors import UserError
@@ -55,6 +55,7 @@ FOREIGN_METADATA = (
     (r"(sd3|stable-diffusion-3).*", "Stable Diffusion 3"),
 )
 """What `ss_base_model_version` or `modelspec.architecture` says of other models."""
+CONTEXT_DOWN = re.compile(r"attn2[._](processor\.)?to_[kv]([._]lora)?[._](lora_down|lora_A|down)\b")
 WIDTHS = {1024: "Stable Diffusion 2", 2048: "Stable Diffusion XL"}
 """Models by the width of their context."""
 
@@ -127,9 +128,20 @@ class Lora:
         return self.changes[key].fits(weight)
 
     def delta(self, key: str, weight: Tensor) -> Tensor:
-        """What is added to a float32 `weight` at strength 1, in its shape. (With DoRA less is not a smaller LoRA, but
-        a mean of the two weights.)"""
+        """What is added to a float32 `weight` at strength 1, in its shape.
+
+        A smaller strength of DoRA is a mean of the two weights, as in ComfyUI, not a smaller low-rank matrix.
+        """
         return self.changes[key].delta(weight)
+
+
+def data_hash(path: Path) -> str:
+    """SHA-256 of a safetensors file without its header, by which other programs know a LoRA; empty for other files."""
+    if path.suffix.lower() != ".safetensors":
+        return ""
+    with open_file(path, "LoRA") as file:
+        file.seek(8 + int.from_bytes(file.read(8), "little"))
+        return hashlib.sha256(file.read()).hexdigest()
 
 
 def is_lora(file: CheckpointFile) -> bool:
@@ -142,8 +154,10 @@ def read_lora(file: CheckpointFile, base: CheckpointFile) -> Lora:
 
     Raises `UserError` if a tensor has no place in the base model or no partner, which names it, and what the file is.
     """
-    layers = layers_of(base.index)
-    by_name = {name: layer for layer in layers for name in layer.names()}
+    if not is_lora(file):
+        kind = foreign_kind({key: tensor.shape for key, tensor in file.index.items()})
+        raise UserError(f"{file.path} is no LoRA{f'; it looks like {kind}' if kind else ''}")
+    by_name = {name: layer for layer in layers_of(base.index) for name in layer.names()}
     found: dict[Layer, dict[str, Tensor]] = {}
     homeless = []
     for key, tensor in file.index.items():
@@ -184,16 +198,8 @@ def foreign_lora(file: CheckpointFile) -> str:
     for pattern, kind in FOREIGN_KEYS:
         if any(re.match(pattern, key) for key in file.index):
             return f"a LoRA of {kind}"
-    for key, tensor in file.index.items():
-        ending = ENDING.search(key)
-        if (
-            ending
-            and ending.lastgroup == "down"
-            and re.search(r"attn2[._](processor\.)?to_[kv]$", key[: ending.start()])
-        ):
-            if tensor.ndim > 1 and (kind := WIDTHS.get(tensor.shape[1], "")):
-                return f"a LoRA of {kind}"
-    return ""
+    widths = {tensor.shape[1] for key, tensor in file.index.items() if CONTEXT_DOWN.search(key) and tensor.ndim > 1}
+    return next((f"a LoRA of {kind}" for width, kind in WIDTHS.items() if width in widths), "")
 
 
 def _no_place(file: CheckpointFile, base: CheckpointFile, homeless: list[str]) -> str:

@@ -55,12 +55,17 @@ def part_writer(
     return partial(_save, path, tensors, info, dtype)
 
 
-def _save(path: Path, tensors: dict[str, Tensor], info: CheckpointInfo, dtype: torch.dtype) -> None:
+def raise_unless_finite(path: Path, tensors: Mapping[str, Tensor], dtype: torch.dtype) -> None:
+    """Raises `UserError` for a weight that is not finite in the type in which it is saved."""
     for key, tensor in tensors.items():
         if not tensor.isfinite().all():
             raise UserError(
                 f"{path} was not written: {key} is not finite as {dtype}; save as bf16 or fp32, or train slower"
             )
+
+
+def _save(path: Path, tensors: dict[str, Tensor], info: CheckpointInfo, dtype: torch.dtype) -> None:
+    raise_unless_finite(path, tensors, dtype)
     present = [part for part, prefix in PARTS.items() if any(key.startswith(prefix) for key in tensors)]
     info = dataclasses.replace(info, parts={part: hash_part(tensors, part) for part in present})
     write_safetensors(path, tensors, info.to_metadata())

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from ldm.bounds import (
+    HIGHEST_RANK,
     LARGEST_FACTOR,
     LARGEST_SIDE,
     MOST_CLASS_IMAGES,
@@ -13,7 +14,7 @@ from ldm.bounds import (
     MOST_UPDATES,
     check_range,
 )
-from ldm.choices import CHECKPOINTING_LEVELS, LR_SCHEDULES, OPTIMIZERS, SAMPLERS, TRAIN_DTYPES
+from ldm.choices import CHECKPOINTING_LEVELS, LORA_TARGETS, LR_SCHEDULES, OPTIMIZERS, SAMPLERS, TRAIN_DTYPES
 from ldm.prompts import TOKEN, raise_for_prompts
 
 
@@ -62,6 +63,18 @@ class DreamBoothConfig(OptimizationConfig):
     """Type of the trained weights; bf16 halves them and their gradients, and needs an optimizer that takes it."""
     gradient_checkpointing: str = "none"
     """Activations that the backward pass recomputes: none, the transformers' (attention), or those of all blocks."""
+    lora: int = 0
+    """Rank of the adapters (LoRA, arXiv 2106.09685); 0: all weights are trained."""
+    lora_alpha: float = 0.0
+    """The adapters are scaled by alpha / rank; 0: alpha is the rank."""
+    lora_targets: str = "attention"
+    """A name of `ldm.choices.LORA_TARGETS`."""
+    lora_dropout: float = 0.0
+    """Share of each adapter's ranks that a step leaves out."""
+    lora_learning_rate: float = 0.0
+    """`learning_rate` of a LoRA training; 0: twenty times as much as without."""
+    text_encoder_learning_rate: float = 0.0
+    """0: `learning_rate`."""
     preview_prompts: tuple[str, ...] = ("a photo of sks {class}",)
 
     EARLIER: ClassVar[Mapping[str, Mapping[Any, Any]]] = {"gradient_checkpointing": {False: "none", True: "all"}}
@@ -84,6 +97,12 @@ class DreamBoothConfig(OptimizationConfig):
                 f"the optimizer {self.optimizer} takes no weights in {self.train_dtype}; adamw8bit does, which rounds "
                 "them at random"
             )
+        _check_choice("lora_targets", self.lora_targets, LORA_TARGETS)
+        check_range(self, 0, HIGHEST_RANK, "lora")
+        check_range(self, 0, LARGEST_FACTOR, "lora_alpha", "lora_learning_rate", "text_encoder_learning_rate")
+        check_range(self, 0, 0.9, "lora_dropout")
+        if self.lora and self.train_dtype != "fp32":
+            raise ValueError(f"train_dtype should be fp32 with lora, not {self.train_dtype}: its weights are few")
         raise_for_prompts("preview_prompts", self.preview_prompts)
 
 

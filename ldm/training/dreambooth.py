@@ -6,6 +6,7 @@ the model from forgetting what else the class looks like (prior preservation).
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from einops import repeat
@@ -14,11 +15,16 @@ from torch import Tensor, nn
 from ldm.data.batches import DeviceShare, DreamBoothBatches, NoisyLatents
 from ldm.diffusion.latent_diffusion import LatentDiffusion
 from ldm.diffusion.loss import dreambooth_loss, eps_loss
+from ldm.diffusion.noise import derived_generator
 from ldm.nn.autoencoder import DiagonalGaussian
+from ldm.nn.lora import drop_ranks, keep_ranks
 from ldm.training.config import DreamBoothConfig, Subject
+from ldm.training.lora import add_adapters
 from ldm.training.module import TrainingModule
 
 HOST = torch.device("cpu")
+DROPOUT = 0xD40
+"""Tells the generators of dropout from those of the batches."""
 
 
 def cast_weights(network: nn.Module, dtype: torch.dtype) -> None:
@@ -74,6 +80,7 @@ class DreamBooth(TrainingModule):
     ) -> None:
         super().__init__(config, seed)
         self.ldm = ldm
+        self.adapters = add_adapters(ldm, config, seed) if config.lora else []
         self.subject = subject
         self._moments = (instance_moments, class_moments)
         self.train_only_trained_parts()
@@ -96,6 +103,11 @@ class DreamBooth(TrainingModule):
         """Offloads the networks that no step needs."""
         self._offloaded.offload()
 
+    def on_train_batch_start(self, *args: object) -> None:
+        """Drops ranks at random: a function of (seed, step), so that a resumed run drops the same."""
+        if share := self.config.lora_dropout:
+            drop_ranks(self.adapters, share, derived_generator(self.seed, DROPOUT, self.trainer.global_step))
+
     def on_train_batch_end(self, *args: object) -> None:
         """Frees the gradients, which Lightning would keep until the next forward pass has ended."""
         self._free_gradients()
@@ -111,6 +123,7 @@ class DreamBooth(TrainingModule):
         Frees the gradients, but not those of a CUDA graph: see `free_memory_to_sample`.
         """
         self._free_gradients()
+        keep_ranks(self.adapters)
         # Lightning's own `self.device` is the CPU until a training begins.
         with self._offloaded.onloaded(self.ldm.device, dtype):
             yield
@@ -121,6 +134,24 @@ class DreamBooth(TrainingModule):
         if self.config.train_text_encoder:
             parts["text_encoder"] = self.ldm.text_encoder
         return parts
+
+    def train_only_trained_parts(self) -> None:
+        """Fixes all weights but those of the `trained_parts`, or of their adapters if there are any."""
+        if not self.adapters:
+            super().train_only_trained_parts()
+            return
+        self.requires_grad_(False)
+        for layer in self.adapters:
+            layer.lora_down.requires_grad_(True)
+            layer.lora_up.requires_grad_(True)
+
+    def parameter_groups(self) -> list[Any]:
+        """The text encoder's weights are a group of their own if it has a learning rate of its own."""
+        rate, parts = self.config.text_encoder_learning_rate, self.trained_parts()
+        if not rate or len(parts) == 1:
+            return super().parameter_groups()
+        unet, text = ([one for one in part.parameters() if one.requires_grad] for part in parts.values())
+        return [{"params": unet}, {"params": text, "lr": rate}]
 
     @property
     def sampled_pixels(self) -> int:

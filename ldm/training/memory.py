@@ -22,6 +22,7 @@ from ldm.nn.memory import Footprint, NoInitialisation
 from ldm.nn.tokenizer import PromptTokenizer
 from ldm.training.config import DreamBoothConfig, Subject
 from ldm.training.dreambooth import DreamBooth, cast_weights
+from ldm.training.lora import store_frozen_in
 
 GIB = 2**30
 CUDA_OVERHEAD = int(1.25 * GIB)
@@ -105,6 +106,8 @@ def predict(workload: Workload, config: DreamBoothConfig, limit: float = math.in
     with FakeTensorMode():
         with NoInitialisation():
             module = _Module.of(workload, config)
+        if config.lora and autocast_dtype:
+            store_frozen_in(module.ldm, config, autocast_dtype)
         if workload.like_cuda:
             _normalise_in_float32(module)
             if config.train_dtype == "bf16":  # fixed networks are onloaded in this type
@@ -115,7 +118,9 @@ def predict(workload: Workload, config: DreamBoothConfig, limit: float = math.in
         weights = module.trained_parameters()
         with Footprint() as footprint:
             # On CUDA fixed networks are offloaded.
-            footprint.watch(list(module.buffers()), weights if workload.like_cuda else list(module.parameters()))
+            parts = module.trained_parts().values()
+            resident = [weight for part in parts for weight in part.parameters()]
+            footprint.watch(list(module.buffers()), resident if workload.like_cuda else list(module.parameters()))
             for weight in weights:
                 weight.grad = torch.zeros_like(weight)
             optimizer.step()  # creates its state

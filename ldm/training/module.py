@@ -126,7 +126,11 @@ class TrainingModule(pl.LightningModule):
     def build_optimizer(self, **kernels: bool) -> torch.optim.Optimizer:
         """The config's optimizer. `kernels` are for torch's own, such as fused=True; by default torch chooses them."""
         kind: OptimizerKind = OPTIMIZERS[self.config.optimizer].load()
-        return kind.build(self.trained_parameters(), self.config, self.seed, kernels)
+        return kind.build(self.parameter_groups(), self.config, self.seed, kernels)
+
+    def parameter_groups(self) -> list[Any]:
+        """All trained weights, or groups of them with their own options, as optimizers take them."""
+        return list(self.trained_parameters())
 
     def configure_optimizers(self) -> Any:
         """The optimizer and its learning-rate schedule, stepped once per update."""

@@ -8,6 +8,7 @@ import torch
 
 from ldm.checkpoint.reading import read_checkpoint
 from ldm.diffusion.latent_diffusion import LatentDiffusion
+from ldm.nn.lora import adapted_layers
 
 GROUPS = {
     "unet cross-attention": r"model\.diffusion_model\..*\.(attn2|norm2)\.",
@@ -26,9 +27,15 @@ def weight_movement(ldm: LatentDiffusion, base: Path) -> dict[str, float]:
     start = read_checkpoint(base).tensors
     moved: dict[str, float] = defaultdict(float)
     size: dict[str, float] = defaultdict(float)
+    adapted = {f"{name}.weight": layer for name, layer in adapted_layers(ldm)}
     for key, weight in ldm.state_dict().items():
+        if key not in start:  # an adapter's
+            continue
         group = next(group for group, pattern in GROUPS.items() if re.match(pattern, key))
         w0 = start[key].to(weight.device, torch.float32)
-        moved[group] += (weight.float() - w0).square().sum().item()
+        if adapted:  # the weights themselves are fixed, perhaps in half precision
+            moved[group] += adapted[key].delta().square().sum().item() if key in adapted else 0.0
+        else:
+            moved[group] += (weight.float() - w0).square().sum().item()
         size[group] += w0.square().sum().item()
     return {group: (moved[group] / size[group]) ** 0.5 if size[group] else 0.0 for group in GROUPS if group in moved}

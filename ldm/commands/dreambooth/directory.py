@@ -18,6 +18,7 @@ from ldm.nn.tokenizer import copy_tokenizer
 from ldm.processes import RUN_DIR_VARIABLE, is_helper_process
 from ldm.runtime.tokenizers import NAME
 from ldm.training.class_images import DIRECTORY as CLASS_IMAGES
+from ldm.training.lora import count_adapter_weights
 from ldm.user_files import resolved
 
 
@@ -85,11 +86,13 @@ def _refuse_without_space(plan: RunPlan) -> None:
         for part, prefix in PARTS.items():
             sizes[part] += tensor.numel() if key.startswith(prefix) else 0
     config, sampling = plan.config, plan.class_images.sampling
-    trained = sizes["unet"] + sizes["text_encoder"] * config.train_text_encoder
+    saved, trained = sum(sizes.values()), sizes["unet"] + sizes["text_encoder"] * config.train_text_encoder
+    if config.lora:
+        saved = trained = count_adapter_weights(plan.settings.model, config)
     refuse_without_space(
         plan.output_dir,
         config,
-        checkpoint=SAVE_DTYPES[plan.options.save_dtype].itemsize * sum(sizes.values()),
+        checkpoint=SAVE_DTYPES[plan.options.save_dtype].itemsize * saved,
         state=OPTIMIZERS[config.optimizer].load().state_bytes_per_weight[config.train_dtype] * trained,
         extra_bytes=image_bytes(config.class_img_count, sampling.height, sampling.width),
         extra_name="class images",

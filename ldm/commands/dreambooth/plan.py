@@ -13,10 +13,11 @@ from torch import Tensor
 from ldm.checkpoint.loading import checkpoint_info, raise_unless_whole
 from ldm.checkpoint.reading import read_checkpoint
 from ldm.checkpoint.saving import hash_file
+from ldm.choices import LORA_LEARNING_RATE
 from ldm.commands.dreambooth.vram import MEMORY_FLAGS, fit_into_memory, workload_of
 from ldm.commands.elsewhere import find_photo_directory, find_weights, moved, sha256_of
 from ldm.commands.enough_memory import dreambooth_need, refuse_too_large_images, refuse_too_large_training
-from ldm.commands.options.resumable import DREAMBOOTH
+from ldm.commands.options.resumable import DREAMBOOTH, flag_of
 from ldm.commands.resuming import RECORD, refuse_another_size, resumed_options
 from ldm.commands.sampling.job import sampling_flags, sampling_from, with_sampler
 from ldm.commands.unfamiliar import warn_of_photos, warn_of_unknown_words
@@ -211,11 +212,25 @@ def config_from(options: argparse.Namespace, defaults: DreamBoothConfig, samplin
         flags["optimizer"] = "adamw8bit"
     elif options.optimizer == "adamw" and options.train_dtype is None:
         flags["train_dtype"] = "fp32"
+    flags |= _lora_flags(options, defaults)
     try:
         config = replace(defaults, **{name: value for name, value in flags.items() if value is not None})
     except ValueError as error:
         raise UserError(str(error)) from error
+    if config.text_encoder_learning_rate and not config.train_text_encoder:
+        raise UserError("--text-encoder-learning-rate is for a text encoder that is trained: add -t")
     return replace(config, class_img_count=0) if config.prior_loss_weight == 0 else config
+
+
+def _lora_flags(options: argparse.Namespace, defaults: DreamBoothConfig) -> dict[str, Any]:
+    """What `--lora` changes: another learning rate. Raises `UserError` for its flags without it."""
+    if options.lora or (options.lora is None and defaults.lora):
+        own = defaults.lora_learning_rate or LORA_LEARNING_RATE * defaults.learning_rate
+        return {"learning_rate": own} if options.learning_rate is None else {}
+    for name in ("lora_alpha", "lora_targets", "lora_dropout"):
+        if name in options.typed:
+            raise UserError(f"{flag_of(name)} is for adapters: add --lora RANK")
+    return {}
 
 
 def used_options(

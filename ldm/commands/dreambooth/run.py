@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ldm.background import BackgroundWriter
+from ldm.checkpoint.lora_saving import lora_writer
 from ldm.checkpoint.metadata import CheckpointInfo
 from ldm.checkpoint.reading import read_checkpoint
 from ldm.checkpoint.saving import SAVE_DTYPES, checkpoint_writer
@@ -16,6 +17,7 @@ from ldm.commands.app import begin_run, logged, resume_hint_on_error
 from ldm.commands.cluster import refuse_copies
 from ldm.commands.dreambooth.directory import open_run
 from ldm.commands.dreambooth.images import encode_images, sample_class_images
+from ldm.commands.dreambooth.lora import lora_notes
 from ldm.commands.dreambooth.plan import RunPlan, find_moved, plan_run, resumed_run_options
 from ldm.commands.dreambooth.previews import Previews
 from ldm.commands.record import plain, versions
@@ -30,7 +32,8 @@ from ldm.runtime.compiling import step_capture
 from ldm.runtime.devices import explain_out_of_memory
 from ldm.runtime.models import ModelSlot
 from ldm.terminal import Lines, command_line
-from ldm.training.dreambooth import DreamBooth
+from ldm.training.dreambooth import HOST, DreamBooth
+from ldm.training.lora import store_frozen_in
 from ldm.training.movement import weight_movement
 from ldm.training.trainer import FitOptions, fit
 
@@ -74,6 +77,8 @@ def _is_finished(options: argparse.Namespace) -> bool:
     """Whether a run to resume is finished, which is logged. Raises `UserError` if its resume state was lost."""
     directory: Path = options.resume_dir
     new_run = ["dreambooth.py", "-c", options.class_name, "-i", options.instance_img_dir]
+    if options.lora:  # none can begin with adapters
+        new_run = []
     again = ["dreambooth.py", "-r", directory]
     report = directory / REPORT
     is_reported = report.is_file() and read_yaml(report).get("updates") == options.iterations
@@ -88,7 +93,13 @@ def _is_finished(options: argparse.Namespace) -> bool:
 def build_module(plan: RunPlan, class_images: list[Path]) -> DreamBooth:
     """Loads the base model and encodes all images."""
     compute = replace(plan.compute, device=plan.devices[own_rank() % len(plan.devices)])
-    ldm = ModelSlot(compute).use(read_checkpoint(plan.base), plan.settings, plan.tokenizer)
+    in_half = plan.training_autocast_dtype if plan.config.lora else None
+    # On the host first: the card may be too small for weights in float32.
+    slot = ModelSlot(replace(compute, device=HOST) if in_half else compute)
+    ldm = slot.use(read_checkpoint(plan.base), plan.settings, plan.tokenizer)
+    if in_half:
+        store_frozen_in(ldm, plan.config, in_half)
+        ldm.to(compute.device)
 
     size, flip = (plan.sampling.height, plan.sampling.width), plan.config.flip
     instance_moments = encode_images(ldm.autoencoder, plan.instance_images, size, flip, compute)
@@ -127,10 +138,15 @@ def _saver(
         options=plain(options),  # a checkpoint that is shared shows no directory of this machine
         versions=versions(),
     )
+    notes = lora_notes(plan, run_dir.name) if plan.config.lora else {}
 
     def save(module: DreamBooth, step: int) -> None:
-        path = run_dir / f"step-{step:05d}.safetensors"
-        writer.put(checkpoint_writer(path, module.ldm, replace(info, step=step), SAVE_DTYPES[plan.options.save_dtype]))
+        path, now = run_dir / f"step-{step:05d}.safetensors", replace(info, step=step)
+        dtype = SAVE_DTYPES[plan.options.save_dtype]
+        if plan.config.lora:
+            writer.put(lora_writer(path, module.ldm, now, dtype, notes))
+        else:
+            writer.put(checkpoint_writer(path, module.ldm, now, dtype))
         previews.sample(module, step)
 
     return save

@@ -71,6 +71,8 @@ def fit_into_memory(
     needs float32 weights that `--train-dtype` excludes.
     """
     fixed = {name: getattr(options, name) for name in MEMORY_FLAGS if getattr(options, name) is not None}
+    if config.lora:  # its few weights take no memory
+        fixed |= {"optimizer": config.optimizer, "train_dtype": config.train_dtype}
     auto = options.vram == "auto"
     budget: int | None = None
     if len(fixed) < len(MEMORY_FLAGS):

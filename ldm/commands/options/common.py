@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from ldm.bounds import (
+    HIGHEST_RANK,
     LARGEST_FACTOR,
     LARGEST_SCALE,
     LARGEST_SIDE,
@@ -64,6 +65,8 @@ SIDE = number(int, 1, LARGEST_SIDE)
 WORKERS = number(int, 0, 256)
 STEPS = number(int, 1, MOST_STEPS)
 SHARE = number(float, 0, 1)
+RANK = number(int, 0, HIGHEST_RANK)
+DROPOUT = number(float, 0, 0.9)
 NON_NEGATIVE = number(float, 0, LARGEST_FACTOR)
 
 RANDOM_SEED = -1

@@ -3,11 +3,23 @@
 import argparse
 from pathlib import Path
 
-from ldm.choices import CHECKPOINTING_LEVELS, LR_SCHEDULES, OPTIMIZERS, SAMPLERS, TRAIN_DTYPES, VRAM, described
+from ldm.choices import (
+    CHECKPOINTING_LEVELS,
+    LORA_LEARNING_RATE,
+    LORA_TARGETS,
+    LR_SCHEDULES,
+    OPTIMIZERS,
+    SAMPLERS,
+    TRAIN_DTYPES,
+    VRAM,
+    described,
+)
 from ldm.commands.options.common import (
     BATCH,
     CLASS_IMAGES,
+    DROPOUT,
     NON_NEGATIVE,
+    RANK,
     STEPS,
     UPDATES,
     WARMUP,
@@ -36,6 +48,7 @@ def dreambooth_parser() -> argparse.ArgumentParser:
     )
     _add_subject(parser.add_argument_group("the subject"))
     _add_training(parser.add_argument_group("training"))
+    _add_lora(parser.add_argument_group("LoRA (docs/lora.md)"))
     _add_memory(parser.add_argument_group("how much memory training takes"))
     _add_prior_preservation(parser.add_argument_group("prior preservation"))
     _add_images(parser.add_argument_group("class images and previews"))
@@ -66,7 +79,18 @@ def _add_training(group: argparse._ArgumentGroup) -> None:
         metavar="N",
         help=f"write a checkpoint and previews every N updates; {_default('save_every')}",
     )
-    group.add_argument("--learning-rate", type=NON_NEGATIVE, metavar="LR", help=_default("learning_rate"))
+    group.add_argument(
+        "--learning-rate",
+        type=NON_NEGATIVE,
+        metavar="LR",
+        help=f"{_default('learning_rate')}; of LoRA {LORA_LEARNING_RATE} times as much",
+    )
+    group.add_argument(
+        "--text-encoder-learning-rate",
+        type=NON_NEGATIVE,
+        metavar="LR",
+        help="of the text encoder, with -t; 0: that of the UNet; " + _default("text_encoder_learning_rate"),
+    )
     group.add_argument(
         "--lr-schedule", choices=LR_SCHEDULES, help=f"{described(LR_SCHEDULES)}; {_default('lr_schedule')}"
     )
@@ -101,6 +125,33 @@ def _add_training(group: argparse._ArgumentGroup) -> None:
         help=f"also train on mirrored images; turn it off for lettering and faces; {_default('flip')}",
     )
     group.add_argument("--seed", type=seed, default=42, help="of everything random; -1: a random one (default: 42)")
+
+
+def _add_lora(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--lora",
+        type=RANK,
+        metavar="RANK",
+        help="train adapters of this rank instead of all weights, at a higher learning rate, and save them as a LoRA "
+        f"file of a few MB; 0: train all weights; {_default('lora')}",
+    )
+    group.add_argument(
+        "--lora-alpha",
+        type=NON_NEGATIVE,
+        metavar="A",
+        help="scale the adapters by A / RANK; 0: A is the rank; " + _default("lora_alpha"),
+    )
+    group.add_argument(
+        "--lora-targets",
+        choices=LORA_TARGETS,
+        help=f"layers that get one. {described(LORA_TARGETS)}; {_default('lora_targets')}",
+    )
+    group.add_argument(
+        "--lora-dropout",
+        type=DROPOUT,
+        metavar="P",
+        help=f"share of each adapter's ranks that an update leaves out, to 0.9; {_default('lora_dropout')}",
+    )
 
 
 def _add_memory(group: argparse._ArgumentGroup) -> None:

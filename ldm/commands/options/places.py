@@ -63,6 +63,32 @@ def _not_writable(path: Path) -> str | None:
     return f"can't be written: {fault}" if (fault := unwritable(path)) is not None else None
 
 
+HEAVIEST = 100.0
+"""The largest weight of a LoRA file."""
+
+
+def split_lora(text: str) -> tuple[Path, float]:
+    """FILE[:WEIGHT] as a path and a weight, which is 1 if it isn't given."""
+    name, colon, tail = text.rpartition(":")
+    try:
+        weight = float(tail)
+    except ValueError:
+        return place(text), 1.0
+    if not colon or Path(text).is_file():
+        return place(text), 1.0
+    if not abs(weight) <= HEAVIEST:
+        raise argparse.ArgumentTypeError(f"should have a weight from -{HEAVIEST:g} to {HEAVIEST:g}, not {tail[:40]}")
+    return place(name), weight
+
+
+def _lora(text: str) -> str:
+    path, _ = split_lora(text)
+    FILE(str(path))
+    return text
+
+
 FILE = _checked(_no_file)
 DIRECTORY = _checked(_no_directory)
 OUTPUT = _checked(_not_writable)
+LORA = _lora
+"""A parser of FILE[:WEIGHT], which stays text."""

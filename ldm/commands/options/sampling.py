@@ -10,12 +10,13 @@ from ldm.commands.options.common import (
     SHARE,
     add_compile,
     add_sampling,
+    class_name,
     command_parser,
     seed,
     words,
 )
 from ldm.commands.options.defaults import model_default, yaml_value
-from ldm.commands.options.places import DIRECTORY, FILE, OUTPUT, place
+from ldm.commands.options.places import DIRECTORY, FILE, LORA, OUTPUT, place
 
 OWN_SUBJECT = f'"a photo of sks {{class}}"; of a base model {yaml_value("sampling.prompt")}'
 
@@ -65,7 +66,7 @@ def _add_checkpoints(group: argparse._ArgumentGroup, weights: Path | None) -> No
         type=place,
         default=weights,
         metavar="PATH",
-        help="a checkpoint, or a directory: all checkpoints below it are compared "
+        help="a checkpoint or a LoRA file, or a directory: all of them below it are compared "
         f"(default: {f'{weights}/' if weights else 'the downloaded weights, else the embedded tiny model'})",
     )
     group.add_argument(
@@ -76,12 +77,21 @@ def _add_checkpoints(group: argparse._ArgumentGroup, weights: Path | None) -> No
         help="resume the call of this directory with its own options: samples what is missing or no longer valid, "
         "and with checkpoints that are new",
     )
+    group.add_argument(
+        "--lora",
+        type=LORA,
+        action="extend",
+        nargs="+",
+        metavar="FILE[:WEIGHT]",
+        help="LoRA files of any program, merged into every checkpoint; WEIGHT is 1 unless it is given (docs/lora.md)",
+    )
     either = group.add_mutually_exclusive_group()
     either.add_argument(
         "--base",
         type=FILE,
         metavar="FILE",
-        help="the base model of compared checkpoints, their first row (default: the one that their run names)",
+        help="the base model of compared checkpoints, their first row, and of LoRA files (default: the one that their "
+        "run or their metadata name)",
     )
     either.add_argument("--no-base", action="store_true", help="compare without the base model")
     group.add_argument(
@@ -90,6 +100,12 @@ def _add_checkpoints(group: argparse._ArgumentGroup, weights: Path | None) -> No
         type=DIRECTORY,
         metavar="DIR",
         help="photos of the subject, shown beside the images and compared with them (default: those of its training)",
+    )
+    group.add_argument(
+        "--subject",
+        type=class_name,
+        metavar="WORDS",
+        help="the class of the subject of checkpoints that don't name it, such as LoRA files of other programs",
     )
     group.add_argument(
         "--config",

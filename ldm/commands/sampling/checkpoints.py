@@ -1,15 +1,19 @@
-"""The checkpoints to sample: those at `--ckpt-path` that hold a whole model of one shape."""
+"""The checkpoints to sample: those at `--ckpt-path` that hold a whole model of one shape, or a LoRA of one."""
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from ldm.checkpoint.discovery import find_checkpoints
 from ldm.checkpoint.loading import checkpoint_info, part_digests, raise_unless_whole
+from ldm.checkpoint.lora import is_lora
 from ldm.checkpoint.metadata import CheckpointInfo
 from ldm.checkpoint.reading import CheckpointFile, read_checkpoint
+from ldm.commands.sampling.adapters import LoraFile, adapter_info, find_base, read_with_loras, with_loras
+from ldm.commands.sampling.records import RunRecords
 from ldm.errors import UserError, named_in_errors
 from ldm.runtime.models import Settings, read_tokenizer, settings_of
 from ldm.runtime.tokenizers import find_tokenizer
@@ -35,6 +39,8 @@ class Checkpoint:
     """Reads the file, and merges the adapters with which it was found."""
     is_base: bool = False
     """Whether it is the base model of a comparison."""
+    base_file: Path | None = None
+    """The whole model into which it is merged, if `path` is a LoRA file."""
 
     def read(self) -> CheckpointFile:
         """The file, mapped. Raises `UserError` if it can't be read or another one has replaced it."""
@@ -44,18 +50,22 @@ class Checkpoint:
         return file
 
 
-def checkpoints_to_sample(path: Path, config: Path | None) -> list[Checkpoint]:
+def checkpoints_to_sample(
+    path: Path, config: Path | None, loras: Sequence[LoraFile] = (), base: Path | None = None, subject: str = ""
+) -> list[Checkpoint]:
     """The checkpoint at `path`, or those below a directory, in the order of runs and steps.
 
-    Of a directory, files that aren't whole models, or of another shape than most, are left out with a warning.
-    Raises `UserError` if none is left. `config`: the YAML of `--config`.
+    Of a directory, files that aren't whole models or LoRA files, or of another shape than most, are left out with a
+    warning. Raises `UserError` if none is left. `config`: the YAML of `--config`. `loras`: merged into each of them.
+    `base`: the whole model into which LoRA files at `path` are merged; by default the one that they name. `subject`:
+    the class name of those that name none.
     """
-    known: set[object] = set()
+    reader = _Reader(config, tuple(loras), base, subject)
     if not path.is_dir():
         file = read_checkpoint(path)
         with named_in_errors(path):
-            return [checkpoint_of(file, config, known)]
-    found, skipped = find_checkpoints(path, lambda file: checkpoint_of(file, config, known))
+            return [reader.checkpoint(file)]
+    found, skipped = find_checkpoints(path, reader.checkpoint)
     left_out = [(one.path, one.reason) for one in skipped]
     if found:
         (shape, _), *_ = Counter(one.settings.model for one in found).most_common(1)
@@ -67,6 +77,28 @@ def checkpoints_to_sample(path: Path, config: Path | None) -> list[Checkpoint]:
     if not found:
         raise UserError(f"there is no checkpoint below {path} that can be used; dreambooth.py writes some")
     return found
+
+
+class _Reader:
+    """Makes checkpoints of files, all with the same options."""
+
+    def __init__(self, config: Path | None, loras: tuple[LoraFile, ...], base: Path | None, subject: str) -> None:
+        self.config, self.loras, self.base, self.subject = config, loras, base, subject
+        self.known: set[object] = set()
+        self.records = RunRecords()
+
+    def checkpoint(self, file: CheckpointFile) -> Checkpoint:
+        """A whole model, or a LoRA file with its base model, each with the LoRA files of `--lora`."""
+        base = find_base(file, self.base, self.records) if is_lora(file) else None
+        loras = self.loras if base is None else (LoraFile(file.path), *self.loras)
+        whole = file if base is None else read_checkpoint(base)
+        one = checkpoint_of(with_loras(whole, loras), self.config, self.known)
+        info = checkpoint_info(file) if base is None else adapter_info(file, base)
+        info = info if info.class_name else replace(info, class_name=self.subject)
+        if not loras:
+            return replace(one, info=info)
+        opener = partial(read_with_loras, whole.path, loras)
+        return replace(one, path=file.path, info=info, open=opener, base_file=base)
 
 
 def checkpoint_of(file: CheckpointFile, config: Path | None, known: set[object]) -> Checkpoint:

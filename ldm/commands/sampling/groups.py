@@ -1,20 +1,18 @@
 """Checkpoints that can be compared: those of one subject on one base model, with that base model before them."""
 
 import logging
-from argparse import ArgumentTypeError
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from ldm.checkpoint.loading import checkpoint_info, part_digests, raise_unless_whole
 from ldm.checkpoint.metadata import CheckpointInfo
 from ldm.checkpoint.reading import read_checkpoint
-from ldm.commands.elsewhere import known_weights, moved, sha256_of
-from ldm.commands.options.places import place
-from ldm.commands.resuming import RECORD
+from ldm.commands.elsewhere import known_weights, sha256_of
+from ldm.commands.sampling.adapters import LoraFile, read_with_loras, with_loras
 from ldm.commands.sampling.checkpoints import Checkpoint
-from ldm.config import read_yaml
+from ldm.commands.sampling.records import RunRecords
 from ldm.errors import UserError
 from ldm.user_files import resolved
 
@@ -22,44 +20,6 @@ log = logging.getLogger(__name__)
 
 CheckpointGroup = list[Checkpoint]
 """Checkpoints of one subject, in the order of runs and steps; the base model, if there is one, is the first."""
-
-
-class RunRecords:
-    """The `run.yaml` beside each checkpoint of dreambooth.py; each is read once."""
-
-    def __init__(self) -> None:
-        self._records: dict[Path, dict[str, Any]] = {}
-
-    def of(self, checkpoint: Path) -> dict[str, Any]:
-        """The record of a checkpoint's run; empty where there is none."""
-        directory = checkpoint.parent
-        if directory not in self._records:
-            self._records[directory] = _read_record(directory / RECORD)
-        return self._records[directory]
-
-    def places(self, checkpoint: Path, option: str) -> list[Path]:
-        """Where a path among the run's options may lead now, its recorded place first."""
-        value = self.of(checkpoint).get("options", {}).get(option)
-        try:
-            recorded = place(str(value)) if value else None
-        except ArgumentTypeError:  # the record may be anyone's
-            return []
-        return moved(checkpoint.parent, self.of(checkpoint)).places(recorded) if recorded else []
-
-    def photo_digests(self, checkpoint: Path) -> dict[str, str]:
-        """The names of the photos that the run was trained with, and the SHA-256 of each."""
-        return {str(name): str(sha256) for name, sha256 in self.of(checkpoint).get("photos", {}).items()}
-
-
-def _read_record(path: Path) -> dict[str, Any]:
-    try:
-        record = read_yaml(path) if path.is_file() else {}
-    except UserError as error:
-        log.warning("%s", error)
-        return {}
-    options, photos = record.get("options"), record.get("photos")
-    is_dreambooth = isinstance(options, dict) and "class_name" in options and isinstance(photos, dict)
-    return record if is_dreambooth else {}
 
 
 def run_names(checkpoints: Iterable[Path], root: Path) -> dict[Path, str]:
@@ -92,18 +52,19 @@ def group_checkpoints(checkpoints: Sequence[Checkpoint], records: RunRecords) ->
 
 
 def with_base_models(
-    groups: Sequence[CheckpointGroup], records: RunRecords, base_file: Path | None
+    groups: Sequence[CheckpointGroup], records: RunRecords, base_file: Path | None, loras: Sequence[LoraFile] = ()
 ) -> list[CheckpointGroup]:
     """Each group with the base model it was trained from, where that is found by its SHA-256 and can be used.
 
-    `base_file`: the file of `--base`. A base model that lies among the checkpoints has no other row.
+    `base_file`: the file of `--base`. A base model that lies among the checkpoints has no other row. `loras`: the files
+    of `--lora`, merged into base models, too.
     """
     if base_file is not None:
         _raise_unless_base(base_file, sorted({one.info.base_sha256 for group in groups for one in group} - {""}))
     checkpoints = [one for group in groups for one in group]
     complete = []
     for group in groups:
-        base = _base_model(group, checkpoints, records, base_file) if group[0].info.base_sha256 else None
+        base = _base_model(group, checkpoints, records, base_file, loras) if group[0].info.base_sha256 else None
         complete.append([base, *group] if base else group)
     bases = {resolved(one.path) for group in complete for one in group if one.is_base}
     kept = [[one for one in group if one.is_base or resolved(one.path) not in bases] for group in complete]
@@ -121,7 +82,11 @@ def _raise_unless_base(base_file: Path, wanted: Sequence[str]) -> None:
 
 
 def _base_model(
-    group: CheckpointGroup, checkpoints: Sequence[Checkpoint], records: RunRecords, base_file: Path | None
+    group: CheckpointGroup,
+    checkpoints: Sequence[Checkpoint],
+    records: RunRecords,
+    base_file: Path | None,
+    loras: Sequence[LoraFile],
 ) -> Checkpoint | None:
     """The base model with the group's settings, tokenizer and subject; None, after a warning, if it can't be used."""
     first = group[0]
@@ -137,8 +102,9 @@ def _base_model(
             class_prompt=first.info.class_prompt,
             parts=own.parts,
         )
-        digests = part_digests(path, own)
-        return replace(first, path=path, info=info, digests=digests, open=file.opener(), is_base=True)
+        digests = part_digests(path, checkpoint_info(with_loras(file, loras)))
+        opener = partial(read_with_loras, path, tuple(loras))
+        return replace(first, path=path, info=info, digests=digests, open=opener, is_base=True, base_file=None)
     except (UserError, OSError) as error:
         log.warning("the base model of %s is not compared: %s", first.path, error)
         return None
@@ -152,8 +118,9 @@ def _find_base(
     recorded = [path for one in group for path in records.places(one.path, "ckpt_path")]
     beside = [one.path for one in checkpoints if one.path.name == name]
     known = known_weights(name) if name else []
+    merged_into = [one.base_file for one in group if one.base_file]
     tried = []
-    for path in [*([base_file] if base_file else []), *recorded, *beside, *known]:
+    for path in [*([base_file] if base_file else []), *merged_into, *recorded, *beside, *known]:
         if path.is_file() and resolved(path) not in tried:
             tried.append(resolved(path))
             if sha256_of(path) == sha256:

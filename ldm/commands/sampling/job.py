@@ -9,6 +9,7 @@ from typing import Any
 from PIL import Image
 
 from ldm.commands.enough_memory import refuse_too_large_images
+from ldm.commands.sampling.adapters import LoraFile, loras_of
 from ldm.commands.sampling.checkpoints import Checkpoint
 from ldm.data.images import fit_image, read_image, to_tensor
 from ldm.diffusion.samplers import SAMPLERS, img2img_steps
@@ -40,6 +41,8 @@ class Job:
     compile: str = "auto"
     init: InitImage | None = None
     init_path: Path | None = None
+    loras: tuple[LoraFile, ...] = ()
+    """The files of `--lora`."""
 
     @property
     def steps_run(self) -> int:
@@ -79,6 +82,7 @@ def job_from(options: argparse.Namespace, settings: Settings, compute: Compute, 
         compile=options.compile,
         init=InitImage(to_tensor(fit_image(init_image, height, width)), options.strength) if init_image else None,
         init_path=init_path,
+        loras=loras_of(options),
     )
 
 
@@ -134,9 +138,17 @@ def png_text(prompt: str, seed: int, job: Job, checkpoint: Checkpoint) -> dict[s
     }
     if job.init is not None:
         text |= {"init_img": job.init_path and job.init_path.name, "strength": job.init.strength}
+    if checkpoint.base_file:
+        text["base"] = checkpoint.base_file.name
+    if job.loras:
+        text["lora"] = ", ".join(map(str, job.loras))
+    loras = [*([LoraFile(checkpoint.path)] if checkpoint.base_file else []), *job.loras]
+    hashes = ", ".join(f"{one.path.stem}: {one.short_hash}" for one in loras if one.short_hash)
     parameters = (
-        f"{prompt}\n{negative}Steps: {sampling.num_steps}, Sampler: {sampling.sampler}, "
-        f"CFG scale: {sampling.guidance_scale}, Seed: {seed}, Size: {size}, Model: {checkpoint.path.stem}"
+        f"{' '.join([prompt, *(one.tag for one in loras)])}\n{negative}"
+        f"Steps: {sampling.num_steps}, Sampler: {sampling.sampler}, CFG scale: {sampling.guidance_scale}, "
+        f"Seed: {seed}, Size: {size}, Model: {(checkpoint.base_file or checkpoint.path).stem}"
+        + (f', Lora hashes: "{hashes}"' if hashes else "")
     )
     return {**text, "parameters": parameters}
 

@@ -9,7 +9,8 @@ from pathlib import Path
 from PIL import Image
 
 from ldm.commands.elsewhere import first, holds_photos
-from ldm.commands.sampling.groups import CheckpointGroup, RunRecords, subject_of, tuned_in
+from ldm.commands.sampling.groups import CheckpointGroup, subject_of, tuned_in
+from ldm.commands.sampling.records import RunRecords
 from ldm.data.images import fit_image, read_image, save_png
 from ldm.data.photos import find_photos
 from ldm.errors import UserError

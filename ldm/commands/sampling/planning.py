@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ldm.checkpoint.lora import is_lora
+from ldm.checkpoint.reading import read_checkpoint
 from ldm.commands.app import begin_run
 from ldm.commands.disk_space import refuse_without_space_for_images
 from ldm.commands.elsewhere import sha256_of
@@ -19,10 +21,10 @@ from ldm.commands.options.common import MOST_IMAGES
 from ldm.commands.options.resumable import SAMPLING, flag_of
 from ldm.commands.record import plain, versions, write_record
 from ldm.commands.resuming import RECORD, make_run_dir, refuse_another_size
+from ldm.commands.sampling.adapters import loras_of
 from ldm.commands.sampling.checkpoints import Checkpoint, checkpoints_to_sample
 from ldm.commands.sampling.groups import (
     CheckpointGroup,
-    RunRecords,
     group_checkpoints,
     run_names,
     tuned_in,
@@ -30,6 +32,7 @@ from ldm.commands.sampling.groups import (
 )
 from ldm.commands.sampling.job import Job, job_from, prompts_to_score, sampling_flags
 from ldm.commands.sampling.photos import INIT_IMAGE, Photo, photos_of_groups, read_and_copy_photos
+from ldm.commands.sampling.records import RunRecords
 from ldm.commands.sampling.resume import PATHS, identities, resumed_call_options
 from ldm.commands.sampling.rows import TablePlan, plan_rows
 from ldm.commands.unfamiliar import warn_of_photos, warn_of_unknown_words
@@ -50,7 +53,7 @@ from ldm.user_files import resolved
 log = logging.getLogger(__name__)
 
 COMPARING = ("base", "no_base", "instance_img_dir")
-"""Flags that need a directory of checkpoints."""
+"""Flags that need a directory of checkpoints; a LoRA file takes the first of them."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +90,7 @@ def plan_call(options: argparse.Namespace, command: str) -> Call:
     compute = sampling_compute(parse_device(options.device), options.precision)
     refuse_graphs_without_cuda(options.compile, compute.device)
     weights, root, scores = _weights(options, command)
-    checkpoints = checkpoints_to_sample(weights, options.config)
+    checkpoints = checkpoints_to_sample(weights, options.config, loras_of(options), options.base, options.subject or "")
     job = _job(options, checkpoints, compute, scores)
     records = RunRecords()
     groups = _groups(checkpoints, records, options) if root else [checkpoints]
@@ -149,7 +152,8 @@ def _weights(options: argparse.Namespace, command: str) -> tuple[Path, Path | No
         raise UserError(f"there is no {weights}: --ckpt-path takes a run of dreambooth.py, or a directory of runs")
     scores = command == "evaluate" or getattr(options, "score", False)
     root = weights if weights.is_dir() else weights.parent if scores else None
-    if root is None and (given := [name for name in COMPARING if getattr(options, name)]):
+    alone = () if root else COMPARING if weights.is_file() and not is_lora(read_checkpoint(weights)) else COMPARING[1:]
+    if given := [name for name in alone if getattr(options, name)]:
         raise UserError(f"{flag_of(given[0])} is for comparing a directory, and {weights} is a file")
     return weights, root, scores
 
@@ -177,7 +181,7 @@ def _refuse_too_many_images(checkpoints: int, options: argparse.Namespace) -> No
 
 def _groups(checkpoints: list[Checkpoint], records: RunRecords, options: argparse.Namespace) -> list[CheckpointGroup]:
     groups = group_checkpoints(checkpoints, records)
-    return groups if options.no_base else with_base_models(groups, records, options.base)
+    return groups if options.no_base else with_base_models(groups, records, options.base, loras_of(options))
 
 
 def _digest(plan: TablePlan, photo_paths: list[list[Path]], encoder: str) -> str:
@@ -224,6 +228,7 @@ def _write_record(
     recorded |= sampling_flags(job.sampling)
     recorded |= {"batch_size": job.batch_size, "device": str(compute.device), "ckpt_path": weights}
     recorded |= {name: resolved(recorded[name]) for name in PATHS if recorded.get(name)}
+    recorded["lora"] = [f"{resolved(one.path)}:{one.weight!r}" for one in job.loras] or None
     tuned = [one for one in plan.checkpoints if not one.is_base]
     more = {
         "directory": str(resolved(directory)),

@@ -12,11 +12,13 @@ from typing import Any
 
 from ldm.checkpoint.keys import PARTS
 from ldm.checkpoint.loading import checkpoint_info
+from ldm.checkpoint.lora import is_lora
 from ldm.checkpoint.metadata import CheckpointInfo
 from ldm.checkpoint.reading import read_checkpoint
 from ldm.commands.elsewhere import Moved, find_known, first, known_weights, moved, sha256_of
 from ldm.commands.options.resumable import SAMPLING
 from ldm.commands.resuming import RECORD, changed, resumed_options
+from ldm.commands.sampling.adapters import loras_of
 from ldm.commands.sampling.checkpoints import Checkpoint
 from ldm.commands.sampling.job import CLASS_PROMPT
 from ldm.config import read_yaml
@@ -63,7 +65,10 @@ def resumed_call_options(options: argparse.Namespace, command: str) -> argparse.
 def identities(weights: Path, checkpoints: Iterable[Checkpoint], init_path: Path | None) -> dict[str, Any]:
     """For the record: what identifies the checkpoints and the initial image if their paths change."""
     return {
-        "known": {os.path.relpath(one.path, weights): _identity(one.path, one.info) for one in checkpoints},
+        "known": {
+            os.path.relpath(one.path, weights): sha256_of(one.path) if one.base_file else _identity(one.path, one.info)
+            for one in checkpoints
+        },
         "files": {"init_img": sha256_of(init_path)} if init_path else {},
     }
 
@@ -84,6 +89,9 @@ def _found_again(options: argparse.Namespace, record: dict[str, Any]) -> argpars
         path: Path | None = getattr(options, name)
         if path is not None and name not in options.typed and not path.exists():
             setattr(options, name, first(moved_run.places(path), Path.exists) or path)
+    if options.lora and "lora" not in options.typed:
+        places = [(moved_run.places(one.path), one) for one in loras_of(options)]
+        options.lora = [f"{first(paths, Path.is_file) or one.path}:{one.weight!r}" for paths, one in places]
     if options.base is not None and "base" not in options.typed and not options.base.exists():
         log.info("%s is no longer there: the base model is searched by its SHA-256", options.base)
         options.base = None
@@ -124,7 +132,8 @@ def _below(recorded: Path, one: Path) -> str:
 
 def _read_identity(path: Path) -> str:
     try:
-        return _identity(path, checkpoint_info(read_checkpoint(path)))
+        file = read_checkpoint(path)
+        return sha256_of(path) if is_lora(file) else _identity(path, checkpoint_info(file))
     except UserError:
         return ""
 

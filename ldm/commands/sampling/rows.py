@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from ldm.commands.resuming import STEP_FILE
 from ldm.commands.sampling.checkpoints import Checkpoint
 from ldm.commands.sampling.groups import CheckpointGroup, run_names, subject_of, tuned_in
 from ldm.commands.sampling.job import Job
@@ -150,6 +151,8 @@ def _names(groups: Sequence[CheckpointGroup], runs: dict[Path, str], of_director
             labels.append(f"{BASE_LABEL}, {whose}" if len(groups) > 1 else BASE_LABEL)
             prefixes.append(slug(f"base {subjects[index]}"))
         else:
+            if one.base_file and not STEP_FILE.fullmatch(one.path.name):  # a LoRA file that has been given a name
+                step = 0
             in_run = f"{run} step {step}" if step else one.path.stem
             labels.append(f"step {step}" if step and len(runs) == 1 else in_run)
             prefixes.append(slug(in_run))

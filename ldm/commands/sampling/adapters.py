@@ -1,0 +1,98 @@
+"""LoRA files: those of `--lora`, merged into every checkpoint, and those that are sampled as checkpoints themselves."""
+
+import argparse
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+
+from ldm.checkpoint.loading import checkpoint_info
+from ldm.checkpoint.lora import data_hash, read_lora
+from ldm.checkpoint.merging import merged
+from ldm.checkpoint.metadata import CheckpointInfo
+from ldm.checkpoint.reading import CheckpointFile, read_checkpoint
+from ldm.commands.elsewhere import known_weights, sha256_of
+from ldm.commands.options.places import split_lora
+from ldm.commands.sampling.records import RunRecords
+from ldm.errors import UserError
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class LoraFile:
+    """A LoRA file and its weight."""
+
+    path: Path
+    weight: float = 1.0
+
+    def __str__(self) -> str:
+        return f"{self.path.name}:{self.weight:g}"
+
+    @property
+    def tag(self) -> str:
+        """What other programs write into a prompt."""
+        return f"<lora:{self.path.stem}:{self.weight:g}>"
+
+    @property
+    def short_hash(self) -> str:
+        """By which other programs find the file again; empty for files that have none."""
+        return _short_hash(self.path, self.path.stat().st_mtime_ns)
+
+
+@cache
+def _short_hash(path: Path, mtime_ns: int) -> str:
+    return data_hash(path)[:12]
+
+
+def loras_of(options: argparse.Namespace) -> tuple[LoraFile, ...]:
+    """The files of `--lora`."""
+    return tuple(LoraFile(*split_lora(text)) for text in getattr(options, "lora", None) or ())
+
+
+def with_loras(file: CheckpointFile, loras: Sequence[LoraFile]) -> CheckpointFile:
+    """A whole model with LoRA files merged into it, one by one. Raises `UserError` for one that doesn't fit."""
+    for one in loras:
+        file = merged(file, read_lora(read_checkpoint(one.path), file), one.weight)
+    return file
+
+
+def read_with_loras(path: Path, loras: Sequence[LoraFile]) -> CheckpointFile:
+    """Reads a whole model and merges LoRA files into it."""
+    return with_loras(read_checkpoint(path), loras)
+
+
+def adapter_info(file: CheckpointFile, base: Path) -> CheckpointInfo:
+    """What a LoRA file says of itself, with the base model that is used."""
+    info = checkpoint_info(file)
+    steps = file.metadata.get("ss_steps", "")
+    step = info.step or (int(steps) if steps.isdecimal() and len(steps) < 10 else 0)
+    return replace(info, step=step, base=base.name, base_sha256=sha256_of(base))
+
+
+def find_base(file: CheckpointFile, given: Path | None, records: RunRecords) -> Path:
+    """The base model of a LoRA file: that of `--base`, else the one with the SHA-256 that its metadata name.
+
+    Raises `UserError` if it names none, or that isn't found.
+    """
+    if given is not None:
+        return given
+    info = checkpoint_info(file)
+    sha256 = info.base_sha256 or file.metadata.get("ss_new_sd_model_hash", "")
+    name = Path(info.base or file.metadata.get("ss_sd_model_name", "")).name
+    recorded = records.places(file.path, "ckpt_path")
+    beside = [directory / name for directory in (file.path.parent, file.path.parent.parent)] if name else []
+    tried = []
+    for path in [*recorded, *beside, *(known_weights(name) if name else [])] if sha256 else []:
+        if path.is_file() and path not in tried:
+            tried.append(path)
+            if sha256_of(path) == sha256:
+                return path
+    if not sha256:
+        raise UserError(f"{file.path} is a LoRA that doesn't name its base model: --base FILE gives it")
+    looked_at = f" (looked at {', '.join(map(str, tried))})" if tried else ""
+    raise UserError(
+        f"{file.path} is a LoRA, and its base model {name or 'file'} with the SHA-256 {sha256[:12]}... was not "
+        f"found{looked_at}: --base FILE gives it"
+    )

@@ -1,0 +1,116 @@
+"""LoRA files: merged into a checkpoint by `--lora`, and compared as checkpoints."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors.torch import save_file
+
+import ldm
+from ldm.checkpoint.lora import data_hash, read_lora
+from ldm.checkpoint.merging import merged
+from ldm.checkpoint.metadata import CheckpointInfo
+from ldm.checkpoint.reading import read_checkpoint
+from ldm.checkpoint.saving import hash_file
+from ldm.data.images import own_text
+from tests.commands.calls import call, refused
+from tests.commands.fixtures import Sample
+from tests.loras import write_lora
+from tests.report.tables import table_of
+from tests.tiny import write_tiny_checkpoint
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    return write_tiny_checkpoint(tmp_path / "base")
+
+
+def test_they_are_merged_into_the_weights_with_their_own_weights_and_the_image_says_so(
+    txt2img: Sample, base: Path, tmp_path: Path
+) -> None:
+    one, other = write_lora(tmp_path / "one.safetensors", base), write_lora(tmp_path / "b.safetensors", base, seed=1)
+    file = read_checkpoint(base)
+    whole = merged(merged(file, read_lora(read_checkpoint(one), file), 0.5), read_lora(read_checkpoint(other), file))
+    save_file({key: whole.tensors[key] for key in whole.tensors}, base.parent / "whole.safetensors", file.metadata)
+    words = ("-p", "a cat", "-v", 1)
+    sampled = txt2img("-c", base, *words, "--lora", f"{one}:0.5", other)
+    assert np.array_equal(sampled.images[0], txt2img("-c", base.parent / "whole.safetensors", *words).images[0])
+    assert not np.array_equal(sampled.images[0], txt2img("-c", base, *words).images[0])
+    image = Image.open(sampled.paths[0])
+    assert own_text(image, "lora") == "one.safetensors:0.5, b.safetensors:1"
+    text = image.text
+    assert text["parameters"].startswith("a cat <lora:one:0.5> <lora:b:1>\nSteps: 3")
+    assert f'Lora hashes: "one: {data_hash(one)[:12]}, b: {data_hash(other)[:12]}"' in text["parameters"]
+    again = txt2img("-c", base, *words, "-r", sampled.directory)
+    assert "nothing is missing" in again.said or np.array_equal(again.images[0], sampled.images[0])
+    assert np.array_equal(
+        np.asarray(ldm.load(base, device="cpu", lora=[f"{one}:0.5", other]).sample("a cat").images[0]),
+        sampled.images[0],
+    )
+
+
+def test_a_folder_of_them_is_compared_with_their_base_model_first(txt2img: Sample, base: Path, tmp_path: Path) -> None:
+    """Steps of two runs: ours with metadata, kohya's with theirs, one without any; and one of another model."""
+    info = CheckpointInfo(class_name="mug", instance_prompt="a photo of sks mug", base=base.name,
+                          base_sha256=hash_file(base))  # fmt: skip
+    folder = tmp_path / "loras"
+    for step in (5, 10):
+        write_lora(folder / f"mug-{step:06d}.safetensors", base, step, **{**info.to_metadata(), "ldm.step": f"{step}"})
+    write_lora(folder / "kohya.safetensors", base, 3, ss_new_sd_model_hash=hash_file(base), ss_sd_model_name=base.name)
+    write_lora(folder / "nameless.safetensors", base, 4)
+    save_file({"lora_te2_x.alpha": read_checkpoint(base).tensors["betas"]}, folder / "xl.safetensors")
+    sampled = txt2img("-c", folder, "-v", 1, "--base", base, "--subject", "mug")
+    comparison = table_of(sampled)
+    assert [row.label for row in comparison.rows] == [
+        "base model", "kohya", "nameless", "mug-000005", "mug-000010",
+    ]  # fmt: skip
+    assert [group.subject for group in comparison.groups] == ["mug"]
+    assert len({image.tobytes() for image in sampled.images}) == 5
+    assert "xl.safetensors is a LoRA of Stable Diffusion XL" in sampled.said
+    row = next(row for row in comparison.rows if row.label == "nameless")
+    assert row.cells[0] is not None
+    image = Image.open(sampled.directory / row.cells[0].file)
+    assert (own_text(image, "checkpoint"), own_text(image, "base")) == ("nameless.safetensors", base.name)
+    parameters = image.text["parameters"]
+    assert "<lora:nameless:1>" in parameters and f"Model: {base.stem}," in parameters
+    resumed = call("txt2img", "-r", sampled.directory)
+    assert resumed.status == 0 and "nothing is missing" in resumed.said
+
+
+def test_one_alone_finds_the_base_model_beside_it_or_names_the_flag(txt2img: Sample, base: Path) -> None:
+    metadata = {"ss_new_sd_model_hash": hash_file(base), "ss_sd_model_name": base.name}
+    alone = txt2img("-c", write_lora(base.parent / "a.safetensors", base, **metadata), "-v", 1, "-p", "a cat")
+    nameless = write_lora(base.parent / "b.safetensors", base)
+    assert np.array_equal(txt2img("-c", nameless, "--base", base, "-v", 1, "-p", "a cat").images[0], alone.images[0])
+    refused(call("txt2img", "-c", nameless), "b.safetensors is a LoRA that doesn't name its base model", "--base FILE")
+    moved = write_lora(base.parent / "c.safetensors", base, **{**metadata, "ss_new_sd_model_hash": "0" * 64})
+    refused(call("txt2img", "-c", moved), "with the SHA-256 000000000000... was not found", "--base FILE gives it")
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--lora", "{base}"], "tiny.safetensors is no LoRA"),
+        (["--lora", "{base}:1000"], "should have a weight from -100 to 100"),
+        (["--lora", "nowhere.safetensors:0.5"], "there is no checkpoint nowhere.safetensors"),
+    ],
+)
+def test_mistakes_are_named_before_anything_is_made(
+    flags: list[str], words: str, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    refused(call("txt2img", "-c", base, "-v", 1, *(flag.replace("{base}", str(base)) for flag in flags)), words)
+    assert not (tmp_path / "outputs").exists()
+
+
+@pytest.mark.slow
+def test_a_folder_of_them_is_scored(base: Path, tmp_path: Path, subject_dir: Path) -> None:
+    for step in (1, 2):
+        write_lora(tmp_path / "loras" / f"{step}.safetensors", base, step)
+    outcome = call("evaluate", "-c", tmp_path / "loras", "--base", base, "--subject", "can", "-i", subject_dir, "-v", 2,
+                   "-o", tmp_path / "outputs", "--encoder", "toyworld-judge")  # fmt: skip
+    assert outcome.status == 0, outcome.said
+    table = json.loads((tmp_path / "outputs" / "evaluate-1" / "comparison.json").read_text())
+    assert [len(row["scores"]) > 0 for row in table["rows"]] == [True, True, True]
