@@ -19,11 +19,15 @@ from benchmarks.diffusers_peer.networks import Networks, build_peer
 from benchmarks.tools.sizes import SIZES, build_random
 from ldm.checkpoint.loading import Placement, load_model
 from ldm.checkpoint.lora import is_lora, read_lora
+from ldm.checkpoint.lora_saving import lora_writer
 from ldm.checkpoint.merging import merged
 from ldm.checkpoint.metadata import CheckpointInfo
 from ldm.checkpoint.reading import CheckpointFile, read_checkpoint
 from ldm.checkpoint.saving import checkpoint_writer
 from ldm.errors import UserError
+from ldm.nn.lora import adapted_layers
+from ldm.training.config import DreamBoothConfig
+from ldm.training.lora import add_adapters
 
 TINY = SIZES["tiny"]
 ATTENTION = ["to_q", "to_k", "to_v", "to_out.0"]
@@ -198,8 +202,9 @@ def test_what_diffusers_saves_with_its_description(
 ) -> None:
     """An alpha that only the metadata have, also scaled by the root of the rank; DoRA's magnitudes."""
     one = theirs("convolutions", **options)
+    networks = {"unet": one.networks.unet, "text_encoder": one.networks.text_encoder}
     configs = {f"{name}_lora_adapter_metadata": network.peft_config["default"].to_dict()
-               for name, network in (("unet", one.networks.unet), ("text_encoder", one.networks.text_encoder))}  # fmt: skip
+               for name, network in networks.items()}  # fmt: skip
     StableDiffusionPipeline.save_lora_weights(
         str(tmp_path), unet_lora_layers=one.unet, text_encoder_lora_layers=one.text, **configs
     )
@@ -214,6 +219,32 @@ def test_a_directory_of_peft_has_its_alpha_beside_it(base: CheckpointFile, tmp_p
     one.networks.unet.peft_config["default"].save_pretrained(tmp_path)
     changes = read_lora(file, base).changes
     assert {change.scale for change in changes.values()} == {9 / 4}
+
+
+@torch.no_grad()
+def test_diffusers_reads_what_we_write(base: CheckpointFile, tmp_path: Path) -> None:
+    """Into the UNet, of which our file changes every kind of layer; of the text encoder it converts every name."""
+    ldm = build_random(TINY)
+    config = DreamBoothConfig(lora=3, lora_alpha=5.0, lora_targets="all+conv", train_text_encoder=True)
+    add_adapters(ldm, config, 0)
+    generator = torch.Generator().manual_seed(1)
+    for _, layer in adapted_layers(ldm):
+        layer.lora_up.copy_(torch.randn(layer.lora_up.shape, generator=generator) * 0.1)
+    path = tmp_path / "ours.safetensors"
+    lora_writer(path, ldm, CheckpointInfo(), torch.float32, {"ss_output_name": "ours"})()
+    state, alphas = StableDiffusionPipeline.lora_state_dict(str(tmp_path), weight_name=path.name)
+    text = {key for key in state if key.startswith("text_encoder.")}
+    assert len(text) == 2 * 2 * 6 and len(alphas) == len(state) // 2
+    peer = build_peer(build_random(TINY), TINY)
+    unet = {key: tensor for key, tensor in state.items() if key not in text}
+    StableDiffusionPipeline.load_lora_into_unet(
+        unet, {key: alpha for key, alpha in alphas.items() if key.startswith("unet.")}, peer.unet
+    )
+    noisy, timesteps, ids = latents()
+    context = build_random(TINY).text_encoder(ids)
+    theirs = peer.unet(noisy, timesteps, context).sample
+    torch.testing.assert_close(ldm.unet(noisy, timesteps, context), theirs, rtol=2e-5, atol=2e-5)
+    assert not torch.allclose(build_random(TINY).unet(noisy, timesteps, context), theirs, atol=1e-2)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -270,10 +301,7 @@ def test_lengths_of_dora_are_those_of_outputs_or_of_inputs(
     torch.testing.assert_close(lengths, state[f"{name}.dora_scale"], rtol=1e-4, atol=1e-4)
 
 
-def without(state: State, part: str) -> State:
-    return {key: tensor for key, tensor in state.items() if part not in key}
-
-
+ONE = torch.ones(1)
 TAKES_1024 = {f"{QUERY.replace('to_q', 'to_k')}.lora_{role}.weight": torch.zeros(shape)
               for role, shape in (("down", (4, 1024)), ("up", (64, 4)))}  # fmt: skip
 
@@ -281,15 +309,15 @@ TAKES_1024 = {f"{QUERY.replace('to_q', 'to_k')}.lora_{role}.weight": torch.zeros
 @pytest.mark.parametrize(
     ("state", "metadata", "words"),
     [
-        ({"lora_unet_nothing.lora_up.weight": torch.zeros(2, 2)}, {}, "1 of its .* no place .*lora_unet_nothing.lora_up"),
+        ({"lora_unet_none.lora_up.weight": torch.zeros(2, 2)}, {}, "1 of its .* no place .*lora_unet_none.lora_up"),
         ({f"{QUERY}.lora_up.bias": torch.zeros(64)}, {}, "is a LoRA with biases.* no place in this model: .*bias"),
         ({f"{QUERY}.hada_w1_a": torch.zeros(2, 2)}, {}, "a LoHa, which can't be merged"),
         ({f"{QUERY}.lora_down.weight": torch.zeros(4, 64)}, {}, f"of {QUERY} it has down and no up"),
         (TAKES_1024, {}, "is a LoRA of Stable Diffusion 2: .* shape"),
-        ({"lora_te2_text_model_encoder_layers_0_mlp_fc1.alpha": torch.zeros(1)}, {}, "is a LoRA of Stable Diffusion XL"),
-        ({"lora_unet_double_blocks_0_img_attn_qkv.alpha": torch.zeros(1)}, {}, "is a LoRA of Flux"),
-        ({"lora_unet_nothing.alpha": torch.zeros(1)}, {"ss_base_model_version": "sdxl_base_v1-0"}, "Stable Diffusion XL"),
-        ({"lora_unet_nothing.alpha": torch.zeros(1)}, {"modelspec.architecture": "stable-diffusion-v2-768-v/lora"}, "2"),
+        ({"lora_te2_text_model_encoder_layers_0_mlp_fc1.alpha": ONE}, {}, "is a LoRA of Stable Diffusion XL"),
+        ({"lora_unet_double_blocks_0_img_attn_qkv.alpha": ONE}, {}, "is a LoRA of Flux"),
+        ({"lora_unet_none.alpha": ONE}, {"ss_base_model_version": "sdxl_base_v1-0"}, "Stable Diffusion XL"),
+        ({"lora_unet_none.alpha": ONE}, {"modelspec.architecture": "stable-diffusion-v2-768-v/lora"}, "2"),
     ],
 )  # fmt: skip
 def test_a_tensor_without_a_place_is_an_error_that_names_it_and_the_kind(

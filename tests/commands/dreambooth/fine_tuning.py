@@ -5,6 +5,7 @@ import re
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -74,16 +75,16 @@ STOPPED = ("--iterations", 4, "-s", 2, "--class-img-count", 2, "--no-previews", 
 
 def interrupted(fine_tune: FineTune, monkeypatch: pytest.MonkeyPatch, at: int, *arguments: object) -> Path:
     """A run whose disk is full at the save of this step."""
-    writer_of = command.checkpoint_writer
 
     def fail() -> None:
         raise UserError("the disk is full")
 
-    def full(path: Path, *args: Any) -> Callable[[], None]:
+    def full(writer_of: Callable[..., Callable[[], None]], path: Path, *args: Any) -> Callable[[], None]:
         return fail if path.name == f"step-{at:05d}.safetensors" else writer_of(path, *args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(command, "checkpoint_writer", full)
+        for name in ("checkpoint_writer", "lora_writer"):
+            patch.setattr(command, name, partial(full, getattr(command, name)))
         refused(fine_tune.call(*arguments), "the disk is full")
     return fine_tune.root / "can-1"
 
