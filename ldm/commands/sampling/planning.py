@@ -53,7 +53,7 @@ from ldm.user_files import resolved
 log = logging.getLogger(__name__)
 
 COMPARING = ("base", "no_base", "instance_img_dir")
-"""Flags that need a directory of checkpoints; a LoRA file takes the first of them."""
+"""Flags that need a directory of checkpoints."""
 
 
 @dataclass(frozen=True)
@@ -152,8 +152,8 @@ def _weights(options: argparse.Namespace, command: str) -> tuple[Path, Path | No
         raise UserError(f"there is no {weights}: --ckpt-path takes a run of dreambooth.py, or a directory of runs")
     scores = command == "evaluate" or getattr(options, "score", False)
     root = weights if weights.is_dir() else weights.parent if scores else None
-    alone = () if root else COMPARING if weights.is_file() and not is_lora(read_checkpoint(weights)) else COMPARING[1:]
-    if given := [name for name in alone if getattr(options, name)]:
+    given = [name for name in COMPARING if getattr(options, name)] if root is None else []
+    if given and (given != ["base"] or not is_lora(read_checkpoint(weights))):  # a LoRA file has a base model, too
         raise UserError(f"{flag_of(given[0])} is for comparing a directory, and {weights} is a file")
     return weights, root, scores
 
