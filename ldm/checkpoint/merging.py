@@ -22,10 +22,13 @@ from ldm.errors import UserError
 class Adapter(Protocol):
     """A change of some weights."""
 
-    path: Path
-    """The file it was read from, for messages."""
-    digest: str
-    """SHA-256 of the file, or of whatever determines the change."""
+    @property
+    def path(self) -> Path:
+        """The file it was read from, for messages."""
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the file, or of whatever determines the change."""
 
     @property
     def keys(self) -> Collection[str]:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 class Adapted(nn.Module):
     """What both kinds of layers share."""
 
-    weight: nn.Parameter
+    weight: Tensor
     lora_down: nn.Parameter
     """(rank in) or (rank in k k), float32."""
     lora_up: nn.Parameter

@@ -33,9 +33,8 @@ TINY = SIZES["tiny"]
 ATTENTION = ["to_q", "to_k", "to_v", "to_out.0"]
 TARGETS = {
     "attention": ATTENTION,
-    "transformers": [*ATTENTION, "ff.net.0.proj", "ff.net.2", "proj_in", "proj_out"],
-    "convolutions": [*ATTENTION, "conv1", "conv2", "conv_shortcut", "time_emb_proj", "downsamplers.0.conv",
-                     "upsamplers.0.conv", "conv_in", "conv_out"],
+    "everything": [*ATTENTION, "ff.net.0.proj", "ff.net.2", "proj_in", "proj_out", "conv1", "conv2", "conv_shortcut",
+                   "time_emb_proj", "downsamplers.0.conv", "upsamplers.0.conv", "conv_in", "conv_out"],
 }  # fmt: skip
 TEXT = ["q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"]
 QUERY = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn2_to_q"
@@ -186,9 +185,12 @@ DIALECTS = {
 
 @pytest.mark.parametrize(
     ("name", "dialect", "targets"),
-    [*((name, dialect, targets) for name, dialect in DIALECTS.items() for targets in TARGETS),
-     ("old.bin", processor_names, "attention")],
-)  # fmt: skip
+    [
+        *((name, dialect, "everything") for name, dialect in DIALECTS.items()),
+        ("kohya.safetensors", kohya_names, "attention"),
+        ("old.bin", processor_names, "attention"),
+    ],
+)
 def test_every_dialect_changes_our_networks_as_theirs(
     name: str, dialect: Callable[[Theirs], State], targets: str, base: CheckpointFile, tmp_path: Path
 ) -> None:
@@ -201,7 +203,7 @@ def test_what_diffusers_saves_with_its_description(
     options: dict[str, Any], base: CheckpointFile, tmp_path: Path
 ) -> None:
     """An alpha that only the metadata have, also scaled by the root of the rank; DoRA's magnitudes."""
-    one = theirs("convolutions", **options)
+    one = theirs("everything", **options)
     networks = {"unet": one.networks.unet, "text_encoder": one.networks.text_encoder}
     configs = {f"{name}_lora_adapter_metadata": network.peft_config["default"].to_dict()
                for name, network in networks.items()}  # fmt: skip
@@ -212,7 +214,7 @@ def test_what_diffusers_saves_with_its_description(
 
 
 def test_a_directory_of_peft_has_its_alpha_beside_it(base: CheckpointFile, tmp_path: Path) -> None:
-    one = theirs("transformers", alpha=9)
+    one = theirs("everything", alpha=9)
     file = written(tmp_path / "adapter_model.safetensors", prefixed(one.unet, "base_model.model."))
     with pytest.raises(UserError, match=r"its alpha is in adapter_config\.json, which should lie beside it"):
         read_lora(file, base)

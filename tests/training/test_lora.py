@@ -116,6 +116,7 @@ def test_frozen_layers_in_half_precision_compute_what_autocast_computes() -> Non
     assert {layer.lora_down.dtype for _, layer in adapted_layers(half)} == {torch.float32}
 
 
+@pytest.mark.slow
 def test_the_predicted_memory_has_the_frozen_weights_in_half_precision_and_no_moments_of_them() -> None:
     workload = Workload(tiny_config(), 32, 32, autocast_dtype=torch.bfloat16, previews=False)
     whole, lora, exact = (
