@@ -83,7 +83,7 @@ def _add_training(group: argparse._ArgumentGroup) -> None:
         "--learning-rate",
         type=NON_NEGATIVE,
         metavar="LR",
-        help=f"{_default('learning_rate')}; of LoRA {LORA_LEARNING_RATE} times as much",
+        help=f"of LoRA {LORA_LEARNING_RATE} times the default; {_default('learning_rate')}",
     )
     group.add_argument(
         "--text-encoder-learning-rate",
