@@ -1,6 +1,7 @@
 """LoRA files: those of `--lora`, merged into every checkpoint, and those that are sampled as checkpoints themselves."""
 
 import argparse
+import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -10,12 +11,13 @@ from pathlib import Path
 from ldm.checkpoint.loading import checkpoint_info
 from ldm.checkpoint.lora import data_hash, read_lora
 from ldm.checkpoint.merging import merged
-from ldm.checkpoint.metadata import CheckpointInfo
+from ldm.checkpoint.metadata import PREFIX, CheckpointInfo
 from ldm.checkpoint.reading import CheckpointFile, read_checkpoint
 from ldm.commands.elsewhere import known_weights, sha256_of
 from ldm.commands.options.places import split_lora
 from ldm.commands.sampling.records import RunRecords
 from ldm.errors import UserError
+from ldm.user_files import resolved
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +53,11 @@ def loras_of(options: argparse.Namespace) -> tuple[LoraFile, ...]:
     return tuple(LoraFile(*split_lora(text)) for text in getattr(options, "lora", None) or ())
 
 
+def recorded_loras(loras: Sequence[LoraFile]) -> list[str] | None:
+    """The same as a run's record has them."""
+    return [f"{resolved(one.path)}:{one.weight!r}" for one in loras] or None
+
+
 def with_loras(file: CheckpointFile, loras: Sequence[LoraFile]) -> CheckpointFile:
     """A whole model with LoRA files merged into it, one by one. Raises `UserError` for one that doesn't fit."""
     for one in loras:
@@ -61,6 +68,14 @@ def with_loras(file: CheckpointFile, loras: Sequence[LoraFile]) -> CheckpointFil
 def read_with_loras(path: Path, loras: Sequence[LoraFile]) -> CheckpointFile:
     """Reads a whole model and merges LoRA files into it."""
     return with_loras(read_checkpoint(path), loras)
+
+
+def with_yaml_of(file: CheckpointFile, base: CheckpointFile) -> CheckpointFile:
+    """The base model of a LoRA file, with the YAML that it was trained with if the base model doesn't carry its own."""
+    own = checkpoint_info(file).config
+    if not own or checkpoint_info(base).config:
+        return base
+    return replace(base, metadata={**base.metadata, f"{PREFIX}config": json.dumps(own)})
 
 
 def adapter_info(file: CheckpointFile, base: Path) -> CheckpointInfo:

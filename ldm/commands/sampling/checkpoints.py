@@ -12,7 +12,14 @@ from ldm.checkpoint.loading import checkpoint_info, part_digests, raise_unless_w
 from ldm.checkpoint.lora import is_lora
 from ldm.checkpoint.metadata import CheckpointInfo
 from ldm.checkpoint.reading import CheckpointFile, read_checkpoint
-from ldm.commands.sampling.adapters import LoraFile, adapter_info, find_base, read_with_loras, with_loras
+from ldm.commands.sampling.adapters import (
+    LoraFile,
+    adapter_info,
+    find_base,
+    read_with_loras,
+    with_loras,
+    with_yaml_of,
+)
 from ldm.commands.sampling.records import RunRecords
 from ldm.errors import UserError, named_in_errors
 from ldm.runtime.models import Settings, read_tokenizer, settings_of
@@ -91,7 +98,7 @@ class _Reader:
         """A whole model, or a LoRA file with its base model, each with the LoRA files of `--lora`."""
         base = find_base(file, self.base, self.records) if is_lora(file) else None
         loras = self.loras if base is None else (LoraFile(file.path), *self.loras)
-        whole = file if base is None else read_checkpoint(base)
+        whole = file if base is None else with_yaml_of(file, read_checkpoint(base))
         one = checkpoint_of(with_loras(whole, loras), self.config, self.known)
         info = checkpoint_info(file) if base is None else adapter_info(file, base)
         info = info if info.class_name else replace(info, class_name=self.subject)

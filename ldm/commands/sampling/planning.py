@@ -21,7 +21,7 @@ from ldm.commands.options.common import MOST_IMAGES
 from ldm.commands.options.resumable import SAMPLING, flag_of
 from ldm.commands.record import plain, versions, write_record
 from ldm.commands.resuming import RECORD, make_run_dir, refuse_another_size
-from ldm.commands.sampling.adapters import loras_of
+from ldm.commands.sampling.adapters import loras_of, recorded_loras
 from ldm.commands.sampling.checkpoints import Checkpoint, checkpoints_to_sample
 from ldm.commands.sampling.groups import (
     CheckpointGroup,
@@ -228,7 +228,7 @@ def _write_record(
     recorded |= sampling_flags(job.sampling)
     recorded |= {"batch_size": job.batch_size, "device": str(compute.device), "ckpt_path": weights}
     recorded |= {name: resolved(recorded[name]) for name in PATHS if recorded.get(name)}
-    recorded["lora"] = [f"{resolved(one.path)}:{one.weight!r}" for one in job.loras] or None
+    recorded["lora"] = recorded_loras(job.loras)
     tuned = [one for one in plan.checkpoints if not one.is_base]
     more = {
         "directory": str(resolved(directory)),

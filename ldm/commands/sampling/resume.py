@@ -6,6 +6,7 @@ import json
 import logging
 import os
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from ldm.checkpoint.reading import read_checkpoint
 from ldm.commands.elsewhere import Moved, find_known, first, known_weights, moved, sha256_of
 from ldm.commands.options.resumable import SAMPLING
 from ldm.commands.resuming import RECORD, changed, resumed_options
-from ldm.commands.sampling.adapters import loras_of
+from ldm.commands.sampling.adapters import loras_of, recorded_loras
 from ldm.commands.sampling.checkpoints import Checkpoint
 from ldm.commands.sampling.job import CLASS_PROMPT
 from ldm.config import read_yaml
@@ -41,6 +42,7 @@ def recorded_command(options: Mapping[str, Any]) -> str:
 def resumed_call_options(options: argparse.Namespace, command: str) -> argparse.Namespace:
     """The options of the call in `--resume-dir`; those of the command line replace what may change."""
     options = _with_class_prompt(options)
+    options = argparse.Namespace(**{**vars(options), "lora": recorded_loras(loras_of(options))})
     resumed = resumed_options(
         options,
         script=f"{command}.py",
@@ -91,7 +93,7 @@ def _found_again(options: argparse.Namespace, record: dict[str, Any]) -> argpars
             setattr(options, name, first(moved_run.places(path), Path.exists) or path)
     if options.lora and "lora" not in options.typed:
         places = [(moved_run.places(one.path), one) for one in loras_of(options)]
-        options.lora = [f"{first(paths, Path.is_file) or one.path}:{one.weight!r}" for paths, one in places]
+        options.lora = recorded_loras([replace(one, path=first(at, Path.is_file) or one.path) for at, one in places])
     if options.base is not None and "base" not in options.typed and not options.base.exists():
         log.info("%s is no longer there: the base model is searched by its SHA-256", options.base)
         options.base = None

@@ -19,7 +19,7 @@ from tests.commands.calls import call, refused
 from tests.commands.fixtures import Sample
 from tests.loras import write_lora
 from tests.report.tables import table_of
-from tests.tiny import write_tiny_checkpoint
+from tests.tiny import TINY_YAML, write_tiny_checkpoint
 
 
 @pytest.fixture
@@ -43,8 +43,14 @@ def test_they_are_merged_into_the_weights_with_their_own_weights_and_the_image_s
     text = image.text
     assert text["parameters"].startswith("a cat <lora:one:0.5> <lora:b:1>\nSteps: 3")
     assert f'Lora hashes: "one: {data_hash(one)[:12]}, b: {data_hash(other)[:12]}"' in text["parameters"]
-    again = txt2img("-c", base, *words, "-r", sampled.directory)
-    assert "nothing is missing" in again.said or np.array_equal(again.images[0], sampled.images[0])
+    kept = sampled.images[0]
+    sampled.paths[0].unlink()
+    other.rename(base.parent / other.name)  # a resumed call looks for it near its old place
+    assert call("txt2img", "-r", sampled.directory).status == 2  # it isn't near
+    (base.parent / other.name).rename(sampled.directory / other.name)
+    again = txt2img("-c", base, "-r", sampled.directory)
+    assert np.array_equal(again.images[0], kept)
+    (sampled.directory / other.name).rename(other)
     assert np.array_equal(
         np.asarray(ldm.load(base, device="cpu", lora=[f"{one}:0.5", other]).sample("a cat").images[0]),
         sampled.images[0],
@@ -77,6 +83,14 @@ def test_a_folder_of_them_is_compared_with_their_base_model_first(txt2img: Sampl
     assert "<lora:nameless:1>" in parameters and f"Model: {base.stem}," in parameters
     resumed = call("txt2img", "-r", sampled.directory)
     assert resumed.status == 0 and "nothing is missing" in resumed.said
+
+
+def test_the_yaml_of_its_training_serves_a_base_model_without_one(txt2img: Sample, base: Path, tmp_path: Path) -> None:
+    bare = tmp_path / "base" / "bare.safetensors"
+    save_file(dict(read_checkpoint(base).tensors), bare)
+    ours = write_lora(base.parent / "a.safetensors", base, **CheckpointInfo(config=TINY_YAML).to_metadata())
+    images = [txt2img("-c", ours, "--base", one, "-v", 1, "-p", "a cat").images[0] for one in (base, bare)]
+    assert np.array_equal(*images)
 
 
 def test_one_alone_finds_the_base_model_beside_it_or_names_the_flag(txt2img: Sample, base: Path) -> None:
