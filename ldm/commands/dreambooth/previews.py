@@ -93,7 +93,9 @@ class Previews:
             with module.all_onloaded(torch.bfloat16):
                 yield
         else:
-            with self.compute.autocast(), module.all_onloaded():
+            # With adapters the card may be too small for the others in float32; in float16 some autoencoders overflow.
+            in_bf16 = module.adapters and self.compute.autocast_dtype == torch.bfloat16
+            with self.compute.autocast(), module.all_onloaded(torch.bfloat16 if in_bf16 else None):
                 yield
 
     def _path(self, step: int, index: int) -> Path:
