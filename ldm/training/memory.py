@@ -147,8 +147,7 @@ def predict(workload: Workload, config: DreamBoothConfig, limit: float = math.in
 
             footprint.restart()
             if workload.previews:
-                in_bf16 = config.lora and autocast_dtype == torch.bfloat16
-                if config.train_dtype == "bf16" or in_bf16:  # the originals stay on the host
+                if config.train_dtype == "bf16":  # the originals stay on the host
                     cast_weights(module.ldm, torch.bfloat16)
                 footprint.watch(list(module.parameters()))
                 with _autocast(autocast_dtype), torch.no_grad():

@@ -93,9 +93,7 @@ class Previews:
             with module.all_onloaded(torch.bfloat16):
                 yield
         else:
-            # With adapters the card may be too small for the others in float32; in float16 some autoencoders overflow.
-            in_bf16 = module.adapters and self.compute.autocast_dtype == torch.bfloat16
-            with self.compute.autocast(), module.all_onloaded(torch.bfloat16 if in_bf16 else None):
+            with self.compute.autocast(), module.all_onloaded():
                 yield
 
     def _path(self, step: int, index: int) -> Path:
