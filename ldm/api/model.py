@@ -36,6 +36,7 @@ from ldm.runtime.batching import images_at_a_time, worker_pool
 from ldm.runtime.compiling import compile_unet
 from ldm.runtime.devices import Compute, explain_out_of_memory, parse_device, sampling_compute
 from ldm.runtime.models import ModelSlot, Settings, base_weights, snapped_size
+from ldm.user_files import is_diffusers_directory
 
 Result = TypeVar("Result")
 
@@ -61,7 +62,7 @@ def load(
     with shown_messages(), parsed_keywords(txt2img_parser(), given, {"path": "ckpt_path"}) as (options, _):
         compute = sampling_compute(parse_device(options.device), options.precision)
         weights = base_weights(options.ckpt_path)
-        if weights.is_dir():
+        if weights.is_dir() and not is_diffusers_directory(weights):
             raise UserError(f"{weights} is a directory: name one of its checkpoints; ldm.compare compares all of them")
         with explain_out_of_memory("another device or precision='bf16' needs less"):
             return Model(checkpoints_to_sample(weights, options.config)[0], compute)

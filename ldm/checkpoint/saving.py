@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ldm import choices
+from ldm.checkpoint.diffusers_directory import files_of
 from ldm.checkpoint.keys import PARTS, POSITION_IDS
 from ldm.checkpoint.metadata import CheckpointInfo
 from ldm.diffusion.latent_diffusion import LatentDiffusion
@@ -84,6 +85,15 @@ def hash_part(tensors: Mapping[str, Tensor], part: str) -> str:
         digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def hash_weights(path: Path) -> str:
+    """SHA-256 of a checkpoint: of its file, or of the names and the SHA-256 of a diffusers directory's files."""
+    files = files_of(path)
+    if files == [path]:
+        return hash_file(path)
+    lines = [f"{file.relative_to(path)} {hash_file(file)}\n" for file in files]
+    return hashlib.sha256("".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def hash_file(path: Path) -> str:

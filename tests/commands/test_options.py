@@ -26,6 +26,7 @@ ALL_SAMPLING: dict[str, tuple[list[str], str, Any]] = {
     "--seed": (["9"], "seed", 9),
     "-c --ckpt-path": (["runs"], "ckpt_path", Path("runs")),
     "--config": (["a.yaml"], "config", Path("a.yaml")),
+    "--vae": (["vae.pt"], "vae", Path("vae.pt")),
     "-r --resume-dir": (["outputs/txt2img-1"], "resume_dir", Path("outputs/txt2img-1")),
     "--base": (["a.ckpt"], "base", Path("a.ckpt")),
     "--no-base": ([], "no_base", True),

@@ -127,6 +127,7 @@ SAMPLING: Mapping[str, Rule] = {
     **{option.flag: HOW_IMAGE for option in SAMPLING_OPTIONS},
     "precision": HOW_IMAGE,
     "config": _fixed("it has the shape of the model that sampled the images"),
+    "vae": HOW_IMAGE,
     "output_dir": PLACE,
 }
 """The flags of txt2img.py, img2img.py and evaluate.py."""

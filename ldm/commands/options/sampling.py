@@ -15,7 +15,7 @@ from ldm.commands.options.common import (
     words,
 )
 from ldm.commands.options.defaults import model_default, yaml_value
-from ldm.commands.options.places import DIRECTORY, FILE, OUTPUT, place
+from ldm.commands.options.places import CHECKPOINT, DIRECTORY, FILE, OUTPUT, place
 
 OWN_SUBJECT = f'"a photo of sks {{class}}"; of a base model {yaml_value("sampling.prompt")}'
 
@@ -65,7 +65,7 @@ def _add_checkpoints(group: argparse._ArgumentGroup, weights: Path | None) -> No
         type=place,
         default=weights,
         metavar="PATH",
-        help="a checkpoint, or a directory: all checkpoints below it are compared "
+        help="a checkpoint (a file or a diffusers directory), or a directory: all checkpoints below it are compared "
         f"(default: {f'{weights}/' if weights else 'the downloaded weights, else the embedded tiny model'})",
     )
     group.add_argument(
@@ -76,11 +76,18 @@ def _add_checkpoints(group: argparse._ArgumentGroup, weights: Path | None) -> No
         help="resume the call of this directory with its own options: samples what is missing or no longer valid, "
         "and with checkpoints that are new",
     )
+    group.add_argument(
+        "--vae",
+        type=place,
+        metavar="PATH",
+        help="another autoencoder for all checkpoints: a file, diffusers' directory of one, or a whole checkpoint "
+        "(default: the checkpoint's own)",
+    )
     either = group.add_mutually_exclusive_group()
     either.add_argument(
         "--base",
-        type=FILE,
-        metavar="FILE",
+        type=CHECKPOINT,
+        metavar="PATH",
         help="the base model of compared checkpoints, their first row (default: the one that their run names)",
     )
     either.add_argument("--no-base", action="store_true", help="compare without the base model")

@@ -10,9 +10,11 @@ from ldm.checkpoint.discovery import find_checkpoints
 from ldm.checkpoint.loading import checkpoint_info, part_digests, raise_unless_whole
 from ldm.checkpoint.metadata import CheckpointInfo
 from ldm.checkpoint.reading import CheckpointFile, read_checkpoint
+from ldm.checkpoint.replacing import Autoencoder, find_autoencoder, with_autoencoder
 from ldm.errors import UserError, named_in_errors
 from ldm.runtime.models import Settings, read_tokenizer, settings_of
 from ldm.runtime.tokenizers import find_tokenizer
+from ldm.user_files import is_diffusers_directory
 
 log = logging.getLogger(__name__)
 
@@ -44,18 +46,19 @@ class Checkpoint:
         return file
 
 
-def checkpoints_to_sample(path: Path, config: Path | None) -> list[Checkpoint]:
+def checkpoints_to_sample(path: Path, config: Path | None, vae: Path | None = None) -> list[Checkpoint]:
     """The checkpoint at `path`, or those below a directory, in the order of runs and steps.
 
     Of a directory, files that aren't whole models, or of another shape than most, are left out with a warning.
-    Raises `UserError` if none is left. `config`: the YAML of `--config`.
+    Raises `UserError` if none is left. `config`: the YAML of `--config`. `vae`: the autoencoder of `--vae`.
     """
     known: set[object] = set()
-    if not path.is_dir():
+    autoencoder = find_autoencoder(vae) if vae else None
+    if not path.is_dir() or is_diffusers_directory(path):
         file = read_checkpoint(path)
         with named_in_errors(path):
-            return [checkpoint_of(file, config, known)]
-    found, skipped = find_checkpoints(path, lambda file: checkpoint_of(file, config, known))
+            return [checkpoint_of(file, config, known, autoencoder)]
+    found, skipped = find_checkpoints(path, lambda file: checkpoint_of(file, config, known, autoencoder))
     left_out = [(one.path, one.reason) for one in skipped]
     if found:
         (shape, _), *_ = Counter(one.settings.model for one in found).most_common(1)
@@ -69,10 +72,13 @@ def checkpoints_to_sample(path: Path, config: Path | None) -> list[Checkpoint]:
     return found
 
 
-def checkpoint_of(file: CheckpointFile, config: Path | None, known: set[object]) -> Checkpoint:
+def checkpoint_of(
+    file: CheckpointFile, config: Path | None, known: set[object], autoencoder: Autoencoder | None = None
+) -> Checkpoint:
     """A file's checkpoint. Raises `UserError` if it is no whole model. `known`: contents that were checked."""
-    info = checkpoint_info(file)
     _, settings = settings_of(file, config)
+    file = with_autoencoder(file, autoencoder, settings.model)
+    info = checkpoint_info(file)
     content = (settings.model, frozenset((key, tensor.shape) for key, tensor in file.index.items()))
     if content not in known:
         raise_unless_whole(file, settings.model)

@@ -10,13 +10,14 @@ from typing import Any
 from ldm.checkpoint.loading import checkpoint_info, part_digests, raise_unless_whole
 from ldm.checkpoint.metadata import CheckpointInfo
 from ldm.checkpoint.reading import read_checkpoint
+from ldm.checkpoint.replacing import find_autoencoder, with_autoencoder
 from ldm.commands.elsewhere import known_weights, moved, sha256_of
 from ldm.commands.options.places import place
 from ldm.commands.resuming import RECORD
 from ldm.commands.sampling.checkpoints import Checkpoint
 from ldm.config import read_yaml
 from ldm.errors import UserError
-from ldm.user_files import resolved
+from ldm.user_files import is_checkpoint, resolved
 
 log = logging.getLogger(__name__)
 
@@ -92,18 +93,19 @@ def group_checkpoints(checkpoints: Sequence[Checkpoint], records: RunRecords) ->
 
 
 def with_base_models(
-    groups: Sequence[CheckpointGroup], records: RunRecords, base_file: Path | None
+    groups: Sequence[CheckpointGroup], records: RunRecords, base_file: Path | None, vae: Path | None = None
 ) -> list[CheckpointGroup]:
     """Each group with the base model it was trained from, where that is found by its SHA-256 and can be used.
 
-    `base_file`: the file of `--base`. A base model that lies among the checkpoints has no other row.
+    `base_file`: the file of `--base`; `vae`: the autoencoder of `--vae`. A base model that lies among the checkpoints
+    has no other row.
     """
     if base_file is not None:
         _raise_unless_base(base_file, sorted({one.info.base_sha256 for group in groups for one in group} - {""}))
     checkpoints = [one for group in groups for one in group]
     complete = []
     for group in groups:
-        base = _base_model(group, checkpoints, records, base_file) if group[0].info.base_sha256 else None
+        base = _base_model(group, checkpoints, records, base_file, vae) if group[0].info.base_sha256 else None
         complete.append([base, *group] if base else group)
     bases = {resolved(one.path) for group in complete for one in group if one.is_base}
     kept = [[one for one in group if one.is_base or resolved(one.path) not in bases] for group in complete]
@@ -121,14 +123,19 @@ def _raise_unless_base(base_file: Path, wanted: Sequence[str]) -> None:
 
 
 def _base_model(
-    group: CheckpointGroup, checkpoints: Sequence[Checkpoint], records: RunRecords, base_file: Path | None
+    group: CheckpointGroup,
+    checkpoints: Sequence[Checkpoint],
+    records: RunRecords,
+    base_file: Path | None,
+    vae: Path | None,
 ) -> Checkpoint | None:
     """The base model with the group's settings, tokenizer and subject; None, after a warning, if it can't be used."""
     first = group[0]
     try:
         if (path := _find_base(group, checkpoints, records, base_file)) is None:
             return None
-        file = read_checkpoint(path)
+        autoencoder = find_autoencoder(vae) if vae else None
+        file = with_autoencoder(read_checkpoint(path), autoencoder, first.settings.model)
         raise_unless_whole(file, first.settings.model)
         own = checkpoint_info(file)
         info = CheckpointInfo(
@@ -154,7 +161,7 @@ def _find_base(
     known = known_weights(name) if name else []
     tried = []
     for path in [*([base_file] if base_file else []), *recorded, *beside, *known]:
-        if path.is_file() and resolved(path) not in tried:
+        if is_checkpoint(path) and resolved(path) not in tried:
             tried.append(resolved(path))
             if sha256_of(path) == sha256:
                 return path

@@ -45,7 +45,7 @@ from ldm.runtime.compiling import refuse_graphs_without_cuda
 from ldm.runtime.devices import Compute, parse_device, sampling_compute
 from ldm.runtime.models import base_weights, read_tokenizer
 from ldm.terminal import command_line
-from ldm.user_files import resolved
+from ldm.user_files import is_diffusers_directory, resolved
 
 log = logging.getLogger(__name__)
 
@@ -87,7 +87,7 @@ def plan_call(options: argparse.Namespace, command: str) -> Call:
     compute = sampling_compute(parse_device(options.device), options.precision)
     refuse_graphs_without_cuda(options.compile, compute.device)
     weights, root, scores = _weights(options, command)
-    checkpoints = checkpoints_to_sample(weights, options.config)
+    checkpoints = checkpoints_to_sample(weights, options.config, options.vae)
     job = _job(options, checkpoints, compute, scores)
     records = RunRecords()
     groups = _groups(checkpoints, records, options) if root else [checkpoints]
@@ -148,9 +148,10 @@ def _weights(options: argparse.Namespace, command: str) -> tuple[Path, Path | No
     if command == "evaluate" and not weights.exists():
         raise UserError(f"there is no {weights}: --ckpt-path takes a run of dreambooth.py, or a directory of runs")
     scores = command == "evaluate" or getattr(options, "score", False)
-    root = weights if weights.is_dir() else weights.parent if scores else None
+    several = weights.is_dir() and not is_diffusers_directory(weights)
+    root = weights if several else weights.parent if scores else None
     if root is None and (given := [name for name in COMPARING if getattr(options, name)]):
-        raise UserError(f"{flag_of(given[0])} is for comparing a directory, and {weights} is a file")
+        raise UserError(f"{flag_of(given[0])} is for comparing a directory, and {weights} is one checkpoint")
     return weights, root, scores
 
 
@@ -177,7 +178,7 @@ def _refuse_too_many_images(checkpoints: int, options: argparse.Namespace) -> No
 
 def _groups(checkpoints: list[Checkpoint], records: RunRecords, options: argparse.Namespace) -> list[CheckpointGroup]:
     groups = group_checkpoints(checkpoints, records)
-    return groups if options.no_base else with_base_models(groups, records, options.base)
+    return groups if options.no_base else with_base_models(groups, records, options.base, options.vae)
 
 
 def _digest(plan: TablePlan, photo_paths: list[list[Path]], encoder: str) -> str:
