@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,7 @@ def read_diffusers_directory(directory: Path, read: ReadContent) -> Content:
             tensors |= {f"{folder}/{key}": tensor for key, tensor in found.items()}
             metadata |= own if part == "unet" else {}
         parts[part] = f"{part} of {' '.join(map(_identity, files))}"
-    config = {**described, **_own_config(metadata), "model": described["model"]}
+    config = _own_config(metadata, described)
     metadata |= {PREFIX + "config": json.dumps(config), PREFIX + "parts": json.dumps(parts)}
     return to_official(tensors, names), metadata
 
@@ -96,13 +97,25 @@ def _shards(index: Path) -> list[Path]:
     return sorted(files, key=natural_key)
 
 
-def _own_config(metadata: Mapping[str, str]) -> dict[str, Any]:
-    """The YAML that this project wrote into the UNet's file, for its defaults; the shape is that of the JSON files."""
+def _own_config(metadata: Mapping[str, str], described: dict[str, Any]) -> dict[str, Any]:
+    """What the JSON files describe, with the YAML that this project wrote into the UNet's file, if it did.
+
+    The JSON files decide on the shape of the model; the YAML may only spell it otherwise.
+    """
     try:
-        config = json.loads(metadata.get(PREFIX + "config", "{}"))
-    except (ValueError, RecursionError):
-        return {}
-    return config if isinstance(config, dict) else {}
+        own = json.loads(metadata.get(PREFIX + "config", "{}"))
+        model = own.get("model", {}) if isinstance(own, dict) else None
+        same = model and _normalized(model) == _normalized(described["model"])
+    except (ValueError, RecursionError, UserError):
+        return described
+    return {**described, **own, "model": model if same else described["model"]} if model else described
+
+
+def _normalized(model: Mapping[str, Any]) -> LatentDiffusionConfig:
+    """A model's shape, with its lists of attention resolutions in one order."""
+    config = build_config(LatentDiffusionConfig, model, "the UNet's file")
+    resolutions = tuple(sorted(config.unet.attention_resolutions))
+    return replace(config, unet=replace(config.unet, attention_resolutions=resolutions))
 
 
 def _identity(file: Path) -> str:

@@ -58,14 +58,14 @@ FOREIGN = (
     (r"control_model\.|controlnet_", "a ControlNet, not a whole model"),
     (
         r"down_blocks\.",
-        "a UNet in diffusers' layout, a single network; save the whole pipeline as one file in the original layout",
+        "a UNet in diffusers' layout, a single network; name the whole directory, in which model_index.json is",
     ),
     (
         r"(encoder|decoder)\.(down_blocks|up_blocks|mid_block)\.",
-        "an autoencoder (VAE) in diffusers' layout, a single network; save the whole pipeline as one file in the "
-        "original layout",
+        "an autoencoder (VAE) in diffusers' layout, a single network; name the whole directory, in which "
+        "model_index.json is; --vae takes an autoencoder alone",
     ),
-    (r"(encoder|decoder)\.(down|up|mid)\.", "an autoencoder (VAE) alone, not a whole model"),
+    (r"(encoder|decoder)\.(down|up|mid)\.", "an autoencoder (VAE) alone, not a whole model; --vae takes it"),
     (r"(text_model|vision_model)\.", "a CLIP encoder alone, not a whole model"),
     (r"(string_to_param|emb_params)", "a textual inversion's embedding, not a whole model"),
 )

@@ -112,6 +112,14 @@ BY_COMMAND: dict[str, dict[str, tuple[list[str], str, Any]]] = {
         "--no-drop-resume-state": ([], "drop_resume_state", False),
         "--logger": (["csv"], "logger", "csv"),
     },
+    "convert": {
+        "--to": (["diffusers"], "to", "diffusers"),
+        "--half": ([], "half", True),
+        "--variant": (["fp16"], "variant", "fp16"),
+        "--ema": ([], "ema", True),
+        "--vae": (["vae.pt"], "vae", Path("vae.pt")),
+        "--config": (["a.yaml"], "config", Path("a.yaml")),
+    },
 }
 """Every flag with its short form, words that it takes, its option, and the value."""
 FLAGS = {
@@ -133,7 +141,7 @@ EACH_FLAG = [(command, flag) for command, flags in FLAGS.items() for flag in fla
 
 
 def parse(command: str, *arguments: str) -> argparse.Namespace:
-    required = {"img2img": ["-i", "a.png"], "train": ["diffusion"]}.get(command, [])
+    required = {"img2img": ["-i", "a.png"], "train": ["diffusion"], "convert": ["IN", "OUT"]}.get(command, [])
     return PARSERS[f"{command}.py"]().parse_args([*required, *arguments])
 
 
@@ -248,6 +256,9 @@ def test_dreambooth_needs_a_class_and_photos(arguments: list[str], missing: str)
         ["txt2img", "-o", "loop", "--ckpt-path", "model"],
         ["img2img", "-i", "loop", "--ckpt-path", "model"],
         ["evaluate", "--ckpt-path", "loop"],
+        ["convert", "loop", "out"],
+        ["convert", "model", "loop"],
+        ["convert", "model", "out", "--vae", "loop"],
     ],
     ids=" ".join,
 )
