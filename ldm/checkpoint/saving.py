@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ldm import choices
+from ldm.background import raise_if_cancelled
 from ldm.checkpoint.diffusers_directory import files_of
 from ldm.checkpoint.keys import PARTS, POSITION_IDS
 from ldm.checkpoint.metadata import CheckpointInfo
@@ -118,5 +119,6 @@ def hash_file(path: Path) -> str:
     with open_regular(path) as file:
         digest = hashlib.sha256()
         while block := file.read(1 << 24):
+            raise_if_cancelled()
             digest.update(block)
     return digest.hexdigest()

@@ -39,7 +39,11 @@ ALL_SAMPLING: dict[str, tuple[list[str], str, Any]] = {
     "--compile": (["graphs"], "compile", "graphs"),
 }
 BY_COMMAND: dict[str, dict[str, tuple[list[str], str, Any]]] = {
-    "txt2img": {**ALL_SAMPLING, "--score": ([], "score", True)},
+    "txt2img": {
+        **ALL_SAMPLING,
+        "--score": ([], "score", True),
+        "--from-image": (["a.png"], "from_image", Path("a.png")),
+    },
     "evaluate": {
         **ALL_SAMPLING,
         "-i": (["photos"], "instance_img_dir", Path("photos")),
@@ -161,9 +165,9 @@ def test_every_flag_of_the_original_is_there(command: str) -> None:
 
 
 def test_img2img_has_everything_that_txt2img_has() -> None:
-    assert set(FLAGS["txt2img"]) - {"--score"} <= set(FLAGS["img2img"])
+    assert set(FLAGS["txt2img"]) - {"--score", "--from-image"} <= set(FLAGS["img2img"])
     txt2img, img2img = vars(parse("txt2img")), vars(parse("img2img"))
-    del txt2img["typed"], txt2img["score"]
+    del txt2img["typed"], txt2img["score"], txt2img["from_image"]
     assert {name: img2img[name] for name in txt2img} == txt2img
 
 

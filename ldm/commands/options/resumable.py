@@ -118,6 +118,7 @@ SAMPLING: Mapping[str, Rule] = {
     "ckpt_path": _moved("checkpoints are known by the SHA-256 of their parts, and others may have come since"),
     "init_img": _moved("it is known by its SHA-256"),
     "prompt": WHICH_IMAGE,
+    "from_image": WHICH_IMAGE,
     "negative_prompt": WHICH_IMAGE,
     "variations": WHICH_IMAGE,
     "seed": WHICH_IMAGE,

@@ -144,6 +144,13 @@ def txt2img_parser() -> argparse.ArgumentParser:
         "  python txt2img.py -r outputs/txt2img-3                   # resume an interrupted call\n",
     )
     _add_sampling_flags(parser, "txt2img")
+    parser.add_argument_group("again").add_argument(
+        "--from-image",
+        type=FILE,
+        metavar="FILE",
+        help="prompt, seed, size and sampling from the text in an image of this project or of A1111; other flags go "
+        "first",
+    )
     parser.add_argument_group("scores").add_argument(
         "--score",
         action="store_true",

@@ -35,6 +35,8 @@ class Checkpoint:
     """SHA-256 of each part's weights, as `part_digests` gives them: equal digests mean equal images."""
     open: Callable[[], CheckpointFile]
     """Reads the file, and merges the adapters with which it was found."""
+    vae: str = ""
+    """The name of the file or directory of its autoencoder, if that isn't its own."""
     is_base: bool = False
     """Whether it is the base model of a comparison."""
 
@@ -85,4 +87,5 @@ def checkpoint_of(
         known.add(content)
     tokenizer = find_tokenizer(file.path, settings.tokenizer, info.tokenizer)
     digest = read_tokenizer(tokenizer, settings).digest
-    return Checkpoint(file.path, info, settings, tokenizer, digest, part_digests(file.path, info), file.opener())
+    parts, vae = part_digests(file.path, info), autoencoder.path.name if autoencoder else ""
+    return Checkpoint(file.path, info, settings, tokenizer, digest, parts, file.opener(), vae)

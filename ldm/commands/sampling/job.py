@@ -8,8 +8,10 @@ from typing import Any
 
 from PIL import Image
 
+import ldm
 from ldm.commands.enough_memory import refuse_too_large_images
 from ldm.commands.sampling.checkpoints import Checkpoint
+from ldm.commands.sampling.parameters import ETA_NAMES, SAMPLER_NAMES, Parameters
 from ldm.data.images import fit_image, read_image, to_tensor
 from ldm.diffusion.samplers import SAMPLERS, img2img_steps
 from ldm.diffusion.sampling import InitImage, SamplingConfig
@@ -118,11 +120,13 @@ def sampling_flags(sampling: SamplingConfig) -> dict[str, Any]:
     return {"hw": [sampling.height, sampling.width], **flags}
 
 
-def png_text(prompt: str, seed: int, job: Job, checkpoint: Checkpoint) -> dict[str, object]:
-    """The text chunks of an image file by key; `parameters` has the form that other tools read. Names no directory."""
+def png_text(prompt: str, seed: int, job: Job, checkpoint: Checkpoint, sha256: str = "") -> dict[str, object]:
+    """The text chunks of an image file by key; `parameters` has the form that other tools read. Names no directory.
+
+    `sha256`: that of the checkpoint's file, if known.
+    """
     sampling = job.sampling
     size = f"{sampling.width}x{sampling.height}"
-    negative = f"Negative prompt: {job.negative_prompt}\n" if job.negative_prompt else ""
     text: dict[str, object] = {
         "prompt": prompt,
         "negative_prompt": job.negative_prompt,
@@ -134,11 +138,22 @@ def png_text(prompt: str, seed: int, job: Job, checkpoint: Checkpoint) -> dict[s
     }
     if job.init is not None:
         text |= {"init_img": job.init_path and job.init_path.name, "strength": job.init.strength}
-    parameters = (
-        f"{prompt}\n{negative}Steps: {sampling.num_steps}, Sampler: {sampling.sampler}, "
-        f"CFG scale: {sampling.guidance_scale}, Seed: {seed}, Size: {size}, Model: {checkpoint.path.stem}"
-    )
-    return {**text, "parameters": parameters}
+    default_eta = SAMPLERS[sampling.sampler].default_eta
+    eta = f"{sampling.eta:g}" if default_eta is not None and sampling.eta != default_eta else ""
+    values = {
+        "Steps": str(sampling.num_steps),
+        "Sampler": SAMPLER_NAMES.get(sampling.sampler, sampling.sampler),
+        "CFG scale": f"{sampling.guidance_scale:g}",
+        "Seed": str(seed),
+        "Size": size,
+        "Model hash": sha256[:10],
+        "Model": checkpoint.path.stem,
+        "VAE": checkpoint.vae,
+        "Denoising strength": f"{job.init.strength:g}" if job.init else "",
+        ETA_NAMES.get(sampling.sampler, "Eta"): eta,
+        "Version": f"ldm {ldm.__version__}",
+    }
+    return {**text, "parameters": Parameters(prompt, job.negative_prompt, values).to_text()}
 
 
 # Prompts for scores

@@ -20,6 +20,7 @@ from ldm.commands.options.resumable import SAMPLING, flag_of
 from ldm.commands.record import plain, versions, write_record
 from ldm.commands.resuming import RECORD, make_run_dir, refuse_another_size
 from ldm.commands.sampling.checkpoints import Checkpoint, checkpoints_to_sample
+from ldm.commands.sampling.from_image import warn_of_another_model, with_image_options
 from ldm.commands.sampling.groups import (
     CheckpointGroup,
     RunRecords,
@@ -87,6 +88,8 @@ def plan_call(options: argparse.Namespace, command: str) -> Call:
     compute = sampling_compute(parse_device(options.device), options.precision)
     refuse_graphs_without_cuda(options.compile, compute.device)
     weights, root, scores = _weights(options, command)
+    if getattr(options, "from_image", None) and not options.resume_dir:
+        warn_of_another_model(options.from_image, weights)
     checkpoints = checkpoints_to_sample(weights, options.config, options.vae)
     job = _job(options, checkpoints, compute, scores)
     records = RunRecords()
@@ -137,6 +140,8 @@ def _checked_options(options: argparse.Namespace, command: str) -> argparse.Name
     if options.resume_dir:
         options = resumed_call_options(options, command)
         begin_run(options.resume_dir, command_line(f"{command}.py", "-r", options.resume_dir))
+    elif getattr(options, "from_image", None):
+        options = with_image_options(options)
     elif command == "img2img" and not options.init_img:
         raise UserError("--init-img is needed: the image to start from")
     return options

@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 OWN_FLAGS = {"img2img": "init_img", "evaluate": "protocol"}
 """Options that only the record of this command has."""
 
-PATHS = ("ckpt_path", "config", "output_dir", "base", "instance_img_dir", "init_img", "vae")
+PATHS = ("ckpt_path", "config", "output_dir", "base", "instance_img_dir", "init_img", "vae", "from_image")
 
 
 def recorded_command(options: Mapping[str, Any]) -> str:
