@@ -47,25 +47,27 @@ def load(
     device: str | torch.device | None = None,
     precision: str = "auto",
     config: PathOrText | None = None,
+    vae: PathOrText | None = None,
 ) -> "Model":
     """Loads a checkpoint, any that `txt2img.py --ckpt-path` takes.
 
     Without a path: the downloaded Stable Diffusion, else the embedded tiny model.
 
     `device`: auto, cpu, mps, cuda, cuda:1. `precision`: auto (half precision on CUDA, else float32), full, autocast,
-    bf16, fp16. `config`: the model's YAML, for a checkpoint that doesn't carry its own. Raises `UserError` for a file
-    that is no whole model.
+    bf16, fp16. `config`: the model's YAML, for a checkpoint that doesn't carry its own. `vae`: another autoencoder.
+
+    Raises `UserError` for a file that is no whole model.
     """
     device = None if device is None else str(device)
     path = None if path is None else as_path("path", path)
-    given = {"path": path, "device": device, "precision": precision, "config": config}
+    given = {"path": path, "device": device, "precision": precision, "config": config, "vae": vae}
     with shown_messages(), parsed_keywords(txt2img_parser(), given, {"path": "ckpt_path"}) as (options, _):
         compute = sampling_compute(parse_device(options.device), options.precision)
         weights = base_weights(options.ckpt_path)
         if weights.is_dir() and not is_diffusers_directory(weights):
             raise UserError(f"{weights} is a directory: name one of its checkpoints; ldm.compare compares all of them")
         with explain_out_of_memory("another device or precision='bf16' needs less"):
-            return Model(checkpoints_to_sample(weights, options.config)[0], compute)
+            return Model(checkpoints_to_sample(weights, options.config, options.vae)[0], compute)
 
 
 class Model:

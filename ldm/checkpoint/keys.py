@@ -186,7 +186,11 @@ def _without_autoencoder(found: Mapping[str, torch.Size], needed: Mapping[str, t
     unet, autoencoder = PARTS["unet"], PARTS["autoencoder"]
     lacking = not any(key.startswith(autoencoder) for key in found) and any(key.startswith(unet) for key in found)
     whole = any(key.startswith(unet) for key in needed) and any(key.startswith(autoencoder) for key in needed)
-    return "a model without its autoencoder; --vae FILE gives it one" if lacking and whole else ""
+    return (
+        "a model without its autoencoder (VAE): --vae of txt2img.py and convert.py adds one"
+        if lacking and whole
+        else ""
+    )
 
 
 def foreign_kind(found: Mapping[str, torch.Size], needed: Mapping[str, torch.Size] | None = None) -> str:

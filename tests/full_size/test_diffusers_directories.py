@@ -8,9 +8,11 @@ import torch
 from torch import Tensor
 
 from benchmarks.diffusers_peer.configs import scheduler_config, text_config, unet_config, vae_config
+from ldm.checkpoint.diffusers_names import diffusers_names, from_official
 from ldm.checkpoint.loading import Placement
 from ldm.checkpoint.reading import read_checkpoint
 from ldm.diffusion.guidance import classifier_free
+from ldm.diffusion.latent_diffusion import LatentDiffusionConfig, shapes_of
 from ldm.diffusion.noise import draw_noise, image_generators
 from ldm.diffusion.sampling import SamplingConfig, sample_images
 from ldm.runtime.models import ModelSlot, settings_of
@@ -78,6 +80,26 @@ SAVED: dict[str, dict[str, Any]] = {
     "sharded variant": {"max_shard_size": "300KB", "variant": "fp16"},
     "pickles": {"safe_serialization": False},
 }
+
+
+def test_the_names_and_shapes_at_full_size_are_diffusers_own() -> None:
+    from accelerate import init_empty_weights
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+
+    config = LatentDiffusionConfig()
+    with init_empty_weights():
+        networks = {
+            "unet": UNet2DConditionModel(**unet_config(config, 512)),
+            "vae": AutoencoderKL(**vae_config(config, 512)),
+        }
+    theirs = {
+        f"{folder}/{name}": weight.shape
+        for folder, network in networks.items()
+        for name, weight in network.state_dict().items()
+    }
+    meta = {key: torch.empty(shape, device="meta") for key, shape in shapes_of(config).items()}
+    ours = from_official(meta, diffusers_names(config))
+    assert {name: tensor.shape for name, tensor in ours.items() if not name.startswith("text")} == theirs
 
 
 @pytest.mark.parametrize("saved", SAVED)

@@ -8,20 +8,26 @@ from typing import Any
 
 from PIL import Image
 
-from ldm.bounds import LARGEST_SCALE
 from ldm.checkpoint.saving import hash_file
 from ldm.choices import SAMPLERS
-from ldm.commands.options.common import LARGEST_SEED, SHARE, SIDE, STEPS, number, words
+from ldm.commands.options.sampling import txt2img_parser
 from ldm.commands.sampling.parameters import ETA_NAMES, SAMPLER_NAMES, Parameters
 from ldm.data.formats import open_image
 from ldm.data.images import own_text
 from ldm.errors import UserError
+from ldm.sampling_options import SAMPLING_OPTIONS
 from ldm.user_files import open_file
 
 log = logging.getLogger(__name__)
 
-OWN = ("prompt", "negative_prompt", "seed", "sampler", "steps", "scale", "eta", "size")
-"""The keys of our own text, all of which every image has."""
+REQUIRED = ("prompt", "negative_prompt", "seed", "sampler", "steps", "scale", "eta", "size")
+"""Keys of our own text that images of every version have."""
+FLAGS = {
+    **{name: name for name in ("prompt", "negative_prompt", "seed")},
+    "size": "hw",
+    **{option.column: option.flag for option in SAMPLING_OPTIONS},
+}
+"""The flag of each key."""
 SCHEDULES = ("Karras", "Exponential")
 """Older texts have the schedule behind the sampler's name."""
 USED = (
@@ -50,10 +56,10 @@ def with_image_options(options: argparse.Namespace) -> argparse.Namespace:
 def _texts(path: Path) -> tuple[Mapping[str, str], Parameters]:
     """Our own text by key, empty if it isn't ours, and A1111's."""
     with open_file(path, "image") as file, open_image(file, path) as image:
-        own = {key: text for key in (*OWN, "checkpoint", "strength") if (text := own_text(image, key)) is not None}
+        own = {key: text for key in (*FLAGS, "checkpoint", "strength") if (text := own_text(image, key)) is not None}
         text = image.info.get("parameters") or _user_comment(image)
         by_comfy = "workflow" in image.info
-    if own.keys() >= {*OWN}:
+    if own.keys() >= {*REQUIRED}:
         if "strength" in own:
             raise UserError(f"{path} was made by img2img.py from another image: repeat it with img2img.py -i and -s")
         return own, Parameters("")
@@ -73,8 +79,7 @@ def _user_comment(image: Image.Image) -> str:
 
 
 def _from_own(own: Mapping[str, str]) -> dict[str, str]:
-    names = {"steps": "ddim_steps", "eta": "ddim_eta", "size": "hw"}
-    return {names.get(key, key): own[key] for key in OWN}
+    return {flag: own[key] for key, flag in FLAGS.items() if key in own}
 
 
 def _from_parameters(text: Parameters, path: Path, sampler_typed: bool) -> dict[str, str]:
@@ -109,26 +114,18 @@ def _from_parameters(text: Parameters, path: Path, sampler_typed: bool) -> dict[
     }
 
 
-_PARSERS: dict[str, Callable[[str], Any]] = {
-    "prompt": words,
-    "negative_prompt": words,
-    "seed": number(int, 0, LARGEST_SEED),
-    "sampler": str,
-    "ddim_steps": STEPS,
-    "scale": number(float, -LARGEST_SCALE, LARGEST_SCALE),
-    "ddim_eta": SHARE,
-    "hw": lambda text: [SIDE(side) for side in reversed(text.split("x", 1))],
-}
-
-
 def _checked(name: str, value: str, path: Path) -> Any:
     """A value as its flag would give it: the text may be anyone's."""
+    action = next(action for action in txt2img_parser()._actions if action.dest == name)
+    parse: Callable[[str], Any] = action.type if callable(action.type) else str
     try:
-        checked = _PARSERS[name](value)
+        if name == "hw":
+            return [parse(side) for side in reversed(value.split("x", 1))]
+        checked = parse(value)
     except argparse.ArgumentTypeError as error:
         raise UserError(f"{path}: its text can't be used: {name} {error}") from error
-    if name == "sampler" and checked not in SAMPLERS:
-        raise UserError(f"{path}: its text names the sampler {value[:60]!r}, which is not here")
+    if action.choices is not None and checked not in action.choices:
+        raise UserError(f"{path}: its text can't be used: {name} is {value[:60]!r}, which is not here")
     return checked
 
 
