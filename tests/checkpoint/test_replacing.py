@@ -49,7 +49,7 @@ def test_the_autoencoder_is_replaced_and_nothing_else(source: Callable[[Path], P
 def test_a_checkpoint_without_an_autoencoder_gets_one(tmp_path: Path) -> None:
     tensors = {key: t for key, t in build_tiny_model().state_dict().items() if not key.startswith(PREFIX)}
     file = CheckpointFile(write_tiny_checkpoint(tmp_path), tensors)
-    with pytest.raises(UserError, match="a model without its autoencoder .* adds one"):
+    with pytest.raises(UserError, match=r"a model without its autoencoder .* adds one"):
         load_model(file, tiny_config(), Placement(torch.device("cpu")))
     whole = with_autoencoder(file, find_autoencoder(alone(tmp_path / "vae.pt")), tiny_config())
     assert load_model(whole, tiny_config(), Placement(torch.device("cpu"))).autoencoder is not None

@@ -54,7 +54,8 @@ def test_it_says_what_the_checkpoint_is(tmp_path: Path) -> None:
     assert "one file in the official layout, another shape than Stable Diffusion v1" in said
     assert "  UNet: 1.06 million float16\n" in said
     assert "fine-tuned on 'can', step 7, prompt 'sks can'" in said
-    assert f"wrote {tmp_path / 'model'}: diffusers, 2.92 MB" in said
+    assert f"wrote {tmp_path / 'model'}: a diffusers directory, 2.92 MB" in said
+    assert "further" not in said
     assert "a diffusers directory, another shape" in convert(tmp_path / "model", tmp_path / "b.safetensors")
 
 
@@ -67,6 +68,20 @@ def test_all_three_sample_the_same_image(txt2img: Sample, tmp_path: Path, tiny_c
         for path in (tiny_checkpoint, tmp_path / "model", tmp_path / "again.safetensors")
     ]
     assert (images[0] == images[1]).all() and (images[0] == images[2]).all()
+
+
+def test_tensors_that_share_memory_or_lie_across_it_come_apart(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    tensors = load_file(tiny_checkpoint)
+    whole = torch.cat([tensor.reshape(-1) for tensor in tensors.values() if tensor.is_floating_point()])
+    parts = iter(whole.split([tensor.numel() for tensor in tensors.values() if tensor.is_floating_point()]))
+    shared = {k: next(parts).view(t.shape) if t.is_floating_point() else t for k, t in tensors.items()}
+    across = {k: t.mT.contiguous().mT if t.ndim == 2 and "attn" in k else t for k, t in shared.items()}
+    torch.save({"state_dict": across}, tmp_path / "a.ckpt")
+    config = read_checkpoint(tiny_checkpoint).metadata["ldm.config"]
+    (tmp_path / "tiny.yaml").write_text(config)  # JSON is YAML
+    shutil.copytree(tiny_checkpoint.parent / "tokenizer", tmp_path / "tokenizer")
+    convert(tmp_path / "a.ckpt", tmp_path / "a.safetensors", "--config", tmp_path / "tiny.yaml")
+    assert same_weights(tiny_checkpoint, tmp_path / "a.safetensors")
 
 
 def test_half_precision_on_request(tmp_path: Path, tiny_checkpoint: Path) -> None:

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator
 
-from ldm.checkpoint.keys import EMA, PARTS
+from ldm.checkpoint.keys import EMA, PARTS, POSITION_IDS
 from ldm.checkpoint.loading import checkpoint_info
 from ldm.checkpoint.reading import CheckpointFile
 from ldm.diffusion.latent_diffusion import LatentDiffusionConfig, shapes_of
@@ -25,7 +25,8 @@ def describe(file: CheckpointFile, config: LatentDiffusionConfig) -> Iterator[st
     if info.class_name:
         yield f"  fine-tuned on '{info.class_name}', step {info.step}, prompt '{info.instance_prompt}'"
     needed = shapes_of(config)
-    others = [key for key in file.index if key not in needed and not key.startswith(EMA) and "." in key]
+    known = {*needed, POSITION_IDS}
+    others = [key for key in file.index if key not in known and not key.startswith(EMA) and "." in key]
     if others:
         yield f"  {counted(len(others), 'further tensor')}"
 
@@ -34,6 +35,6 @@ def _weights(file: CheckpointFile, prefix: str) -> str:
     """How many numbers begin with a prefix, by their type: "860 million fp16"."""
     counts: Counter[str] = Counter()
     for key, tensor in file.index.items():
-        if key.startswith(prefix):
+        if key.startswith(prefix) and key != POSITION_IDS:
             counts[str(tensor.dtype).removeprefix("torch.")] += tensor.numel()
     return ", ".join(f"{count / 1e6:.3g} million {dtype}" for dtype, count in counts.most_common()) or "none"

@@ -95,7 +95,8 @@ def convert(options: argparse.Namespace) -> None:
         _write_file(conversion)
     else:
         _write_directory(conversion)
-    log.info("wrote %s: %s, %s", options.target, "one file" if layout == "official" else layout, human_size(size))
+    written = "one file" if layout == "official" else "a diffusers directory"
+    log.info("wrote %s: %s, %s", options.target, written, human_size(size))
     log.info("%s", Lines(["to sample with it:", f"  {command_line('txt2img.py', '--ckpt-path', options.target)}"]))
 
 
