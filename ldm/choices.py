@@ -87,6 +87,12 @@ LORA_LEARNING_RATE = 20
 """How much larger the learning rate of adapters is, unless the model's YAML has one."""
 SAVE_DTYPES = {"fp16": "float16", "bf16": "bfloat16", "fp32": "float32"}
 """Types of saved weights, by their names in torch."""
+LAYOUTS = {
+    "official": "one file with the names of the published Stable Diffusion v1",
+    "diffusers": "a directory for from_pretrained",
+}
+"""What convert.py writes."""
+VARIANTS = ("fp16",)
 COMPILE_MODES = {
     "auto": "graphs for long jobs on CUDA, else off",
     "off": "call the UNet eagerly",

@@ -36,7 +36,7 @@ def atomic_path(path: Path, size: int | None = None) -> Iterator[Path]:
 
 @contextmanager
 def atomic_directory(path: Path) -> Iterator[Path]:
-    """Yields an empty directory; with the files written to it, it becomes `path` when the block ends without an error.
+    """Yields an empty directory; with what is written to it, it becomes `path` when the block ends without an error.
 
     Raises `UserError` if `path` exists and isn't an empty directory.
     """
@@ -46,8 +46,9 @@ def atomic_directory(path: Path) -> Iterator[Path]:
             partial = directory / path.name
             partial.mkdir()
             yield partial
-            for file in partial.iterdir():
-                _flush(file)
+            for file in partial.rglob("*"):
+                if not file.is_dir():
+                    _flush(file)
             partial.replace(path)
     except OSError as error:
         raise write_error(path, error) from error

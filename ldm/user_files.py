@@ -17,6 +17,8 @@ KINDS = {
     stat.S_IFBLK: "a device",
 }
 """Kinds of paths that are not regular files, by the type in `st_mode`."""
+DIFFUSERS_INDEX = "model_index.json"
+"""The file by which a diffusers directory is known: neither a run nor a directory of checkpoints has one."""
 UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
@@ -28,6 +30,16 @@ def resolved(path: Path) -> Path:
 def path_kind(path: Path) -> str | None:
     """None for a regular file, else what the path is: "a named pipe". Follows links. Raises `OSError`."""
     return _kind(path.stat())
+
+
+def is_diffusers_directory(path: Path) -> bool:
+    """Whether a path is one model in diffusers' layout."""
+    return (path / DIFFUSERS_INDEX).is_file()
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Whether a path is a single checkpoint, by its kind alone: a file, or a diffusers directory."""
+    return path.is_file() or is_diffusers_directory(path)
 
 
 def open_regular(path: Path) -> BinaryIO:

@@ -18,7 +18,7 @@ from ldm.bounds import LARGEST_SIDE
 from ldm.checkpoint.metadata import CheckpointInfo
 from ldm.commands.enough_memory import refuse_too_large_images
 from ldm.commands.options.sampling import img2img_parser, txt2img_parser
-from ldm.commands.sampling.adapters import loras_of
+from ldm.commands.sampling.adapters import changes_of
 from ldm.commands.sampling.batches import Batch, sample_batches
 from ldm.commands.sampling.checkpoints import Checkpoint, checkpoints_to_sample
 from ldm.commands.sampling.job import Job, job_from
@@ -37,6 +37,7 @@ from ldm.runtime.batching import images_at_a_time, worker_pool
 from ldm.runtime.compiling import compile_unet
 from ldm.runtime.devices import Compute, explain_out_of_memory, parse_device, sampling_compute
 from ldm.runtime.models import ModelSlot, Settings, base_weights, snapped_size
+from ldm.user_files import is_diffusers_directory
 
 Result = TypeVar("Result")
 
@@ -49,6 +50,7 @@ def load(
     config: PathOrText | None = None,
     lora: PathOrText | Sequence[PathOrText] | None = None,
     base: PathOrText | None = None,
+    vae: PathOrText | None = None,
 ) -> "Model":
     """Loads a checkpoint, any that `txt2img.py --ckpt-path` takes, also a LoRA file.
 
@@ -57,18 +59,26 @@ def load(
     `device`: auto, cpu, mps, cuda, cuda:1. `precision`: auto (half precision on CUDA, else float32), full, autocast,
     bf16, fp16. `config`: the model's YAML, for a checkpoint that doesn't carry its own. `lora`: LoRA files to
     merge into it, "my.safetensors" or with a weight, "my.safetensors:0.8". `base`: the base model of a LoRA file at
-    `path` that doesn't name its own. Raises `UserError` for a file that is no whole model.
+    `path` that doesn't name its own. `vae`: another autoencoder. Raises `UserError` for a file that is no whole model.
     """
     device = None if device is None else str(device)
     path = None if path is None else as_path("path", path)
-    given = {"path": path, "device": device, "precision": precision, "config": config, "lora": lora, "base": base}
+    given = {
+        "path": path,
+        "device": device,
+        "precision": precision,
+        "config": config,
+        "lora": lora,
+        "base": base,
+        "vae": vae,
+    }
     with shown_messages(), parsed_keywords(txt2img_parser(), given, {"path": "ckpt_path"}) as (options, _):
         compute = sampling_compute(parse_device(options.device), options.precision)
         weights = base_weights(options.ckpt_path)
-        if weights.is_dir():
+        if weights.is_dir() and not is_diffusers_directory(weights):
             raise UserError(f"{weights} is a directory: name one of its checkpoints; ldm.compare compares all of them")
         with explain_out_of_memory("another device or precision='bf16' needs less"):
-            return Model(checkpoints_to_sample(weights, options.config, loras_of(options), options.base)[0], compute)
+            return Model(checkpoints_to_sample(weights, options.config, changes_of(options), options.base)[0], compute)
 
 
 class Model:

@@ -14,6 +14,7 @@ from ldm.checkpoint.lora import is_lora
 from ldm.checkpoint.reading import FORMATS, SUFFIXES, CheckpointFile, read_checkpoint
 from ldm.errors import UserError, named_in_errors
 from ldm.files import natural_key
+from ldm.user_files import is_diffusers_directory
 
 Kept = TypeVar("Kept")
 
@@ -35,7 +36,9 @@ class Skipped:
 
 
 def find_checkpoints(directory: Path, keep: Callable[[CheckpointFile], Kept]) -> tuple[list[Kept], list[Skipped]]:
-    """Reads the index of every file below `directory` with a checkpoint's suffix, in the order of runs and steps.
+    """Reads the index of every checkpoint below `directory`, in the order of runs and steps.
+
+    Those are files with a checkpoint's suffix, and diffusers directories.
 
     `keep(file)` becomes an entry of the first list; the file is unmapped afterwards. If it raises, the file is skipped.
     Links are followed, and each file is read once. Resume states are skipped without a warning.
@@ -78,7 +81,7 @@ def _candidates(directory: Path) -> tuple[list[Path], list[Skipped]]:
 
 
 def _walk(directory: Path, note: Callable[[OSError], None]) -> Iterator[Path]:
-    """All visible entries that are not directories; linked directories last, and none twice."""
+    """All visible entries that are not directories, and diffusers directories; linked ones last, and none twice."""
     waiting, entered = [directory], set()
     while waiting:
         for folder, subfolders, names in os.walk(waiting.pop(0), onerror=note):
@@ -87,12 +90,18 @@ def _walk(directory: Path, note: Callable[[OSError], None]) -> Iterator[Path]:
                 subfolders.clear()
                 continue
             entered.add(real)
+            if is_diffusers_directory(Path(folder)):
+                subfolders.clear()
+                yield Path(folder)
+                continue
             subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
             waiting += [Path(folder, name) for name in subfolders if Path(folder, name).is_symlink()]
             yield from (Path(folder, name) for name in names if not name.startswith("."))
 
 
 def _is_candidate(path: Path) -> bool:
+    if path.is_dir():
+        return True
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES or path.name == RESUME_STATE:
         return False

@@ -31,6 +31,15 @@ TOLERATED = re.compile(
 )
 """Keys in official files for which the model has no weight. Other unused keys trigger a warning."""
 
+EMA = "model_ema."
+"""The prefix of averaged weights, and of their counters."""
+_EMA_WORDS = re.compile(
+    r"(?:input|output)_blocks|middle_block|time_embed|transformer_blocks|skip_connection|(?:in|out|emb)_layers"
+    r"|to_[qkv]|to_out|proj_in|proj_out|proj|attn[12]|norm[123]?|ff|net|conv|op|out|weight|bias"
+    r"|(?<=put_blocks)\d+(?=\d)|\d"
+)
+"""The words of a UNet's keys. Of two numbers in a row the last has one digit: the layer within a block."""
+
 UNET_INPUT = "model.diffusion_model.input_blocks.0.0.weight"
 INPUT_CHANNELS = {
     5: "a depth-to-image checkpoint",
@@ -45,17 +54,18 @@ FOREIGN = (
     (r"cond_stage_model\.model\.", "Stable Diffusion 2"),
     (r"(model\.diffusion_model\.)?double_blocks\.|transformer\.single_transformer_blocks\.", "Flux"),
     (r"(model\.diffusion_model\.)?joint_blocks\.|text_encoders\.", "Stable Diffusion 3"),
+    (r"(model\.diffusion_model\.)?(clip_txt_mapper|clip_txt_pooled_mapper|effnet_mapper)\.", "Stable Cascade"),
     (r"control_model\.|controlnet_", "a ControlNet, not a whole model"),
     (
         r"down_blocks\.",
-        "a UNet in diffusers' layout, a single network; save the whole pipeline as one file in the original layout",
+        "a UNet in diffusers' layout, a single network; name the whole directory, in which model_index.json is",
     ),
     (
         r"(encoder|decoder)\.(down_blocks|up_blocks|mid_block)\.",
-        "an autoencoder (VAE) in diffusers' layout, a single network; save the whole pipeline as one file in the "
-        "original layout",
+        "an autoencoder (VAE) in diffusers' layout, a single network; name the whole directory, in which "
+        "model_index.json is; --vae takes an autoencoder alone",
     ),
-    (r"(encoder|decoder)\.(down|up|mid)\.", "an autoencoder (VAE) alone, not a whole model"),
+    (r"(encoder|decoder)\.(down|up|mid)\.", "an autoencoder (VAE) alone, not a whole model; --vae takes it"),
     (r"(text_model|vision_model)\.", "a CLIP encoder alone, not a whole model"),
     (r"(string_to_param|emb_params)", "a textual inversion's embedding, not a whole model"),
 )
@@ -82,10 +92,41 @@ def insert_text_model(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {missing.sub(TEXT_TRANSFORMER + "text_model.", key, count=1): tensor for key, tensor in tensors.items()}
 
 
+def without_module(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Removes `module.`, which torch's data parallelism puts before all keys."""
+    parallel = all(key.startswith("module.") for key in tensors)
+    return {key.removeprefix("module.") if parallel else key: tensor for key, tensor in tensors.items()}
+
+
+def averaged_as_unet(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The averaged (EMA) UNet as the UNet, in a file that has no other."""
+    if any(key.startswith(PARTS["unet"]) for key in tensors):
+        return dict(tensors)
+    return {official_ema_key(key) or key: tensor for key, tensor in tensors.items()}
+
+
+def averaged(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors in the official layout with the averaged (EMA) UNet instead of the other; empty if there is none."""
+    found = {official: tensor for key, tensor in tensors.items() if (official := official_ema_key(key))}
+    rest = {key: tensor for key, tensor in tensors.items() if not key.startswith(EMA)}
+    return {**rest, **found} if found else {}
+
+
+def official_ema_key(key: str) -> str:
+    """The official key of an averaged weight, whose name has lost its dots; empty for another one.
+
+    `model_ema.diffusion_modelinput_blocks11norm1weight` averages `model.diffusion_model.input_blocks.1.1.norm1.weight`.
+    """
+    if not key.startswith(EMA + "diffusion_model"):
+        return ""
+    words = _EMA_WORDS.findall(run_together := key.removeprefix(EMA + "diffusion_model"))
+    return PARTS["unet"] + ".".join(words) if "".join(words) == run_together else ""
+
+
 Dialect = Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
 """Turns the tensors of a file into the official layout; tensors of other dialects keep their names and shapes."""
 
-DIALECTS: tuple[Dialect, ...] = (insert_text_model,)
+DIALECTS: tuple[Dialect, ...] = (without_module, insert_text_model, averaged_as_unet)
 """Applied to every file, in this order. A new dialect is a function here or in a module of its own, and its name."""
 
 
@@ -141,7 +182,19 @@ def compare_keys(needed: Mapping[str, torch.Size], found: Mapping[str, torch.Siz
             for key, shape in needed.items()
             if key in found and found[key] != shape
         ],
-        kind=foreign_kind(found, needed),
+        kind=foreign_kind(found, needed) or _without_autoencoder(found, needed),
+    )
+
+
+def _without_autoencoder(found: Mapping[str, torch.Size], needed: Mapping[str, torch.Size]) -> str:
+    """What a file is that holds a UNet and nothing of an autoencoder, which is published apart at times."""
+    unet, autoencoder = PARTS["unet"], PARTS["autoencoder"]
+    lacking = not any(key.startswith(autoencoder) for key in found) and any(key.startswith(unet) for key in found)
+    whole = any(key.startswith(unet) for key in needed) and any(key.startswith(autoencoder) for key in needed)
+    return (
+        "a model without its autoencoder (VAE): --vae of txt2img.py and convert.py adds one"
+        if lacking and whole
+        else ""
     )
 
 

@@ -45,7 +45,7 @@ def lora_writer(
 def _save(
     path: Path, tensors: dict[str, Tensor], info: CheckpointInfo, dtype: torch.dtype, notes: Mapping[str, str]
 ) -> None:
-    raise_unless_finite(path, tensors, dtype)
+    raise_unless_finite(path, tensors)
     notes = {**notes, "ss_steps": str(info.step), "ss_output_name": f"{notes['ss_output_name']}-{info.step:05d}"}
     kohya = {name: text for name, text in notes.items() if name.startswith("ss_")}
     content = save(tensors, metadata=kohya)  # kohya's hashes are those of a file with its own metadata only

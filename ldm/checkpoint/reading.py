@@ -1,4 +1,4 @@
-"""Reading checkpoint files: safetensors, and torch's zipped pickles without executing anything in them.
+"""Reading checkpoints: safetensors, torch's zipped pickles without executing anything in them, diffusers directories.
 
 Tensors are mapped from the file: reading costs nothing until they are used, and memory holds them once.
 """
@@ -15,22 +15,20 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ldm.background import raise_if_cancelled
+from ldm.checkpoint.diffusers_directory import Content, read_diffusers_directory
 from ldm.checkpoint.foreign import HEAD_BYTES, describe_foreign
 from ldm.checkpoint.keys import in_official_layout
 from ldm.checkpoint.torch_zip import LARGEST_PICKLE, MOST_TENSORS, read_torch_zip, refusal
 from ldm.checkpoint.unpickling import refused_names
 from ldm.errors import UserError
 from ldm.files import openable
-from ldm.user_files import open_file
+from ldm.user_files import is_diffusers_directory, open_file
 
 LARGEST_HEADER = 16 * 2**20
 """Bytes of a safetensors file's header. The official file's has 130,000; a trainer may add notes to it."""
 
 ALIGNMENT, PAGE = 64, 4096
 """Bytes: the alignment of torch's own tensors, and a page of a mapped file."""
-
-Content = tuple[Mapping[str, Tensor], dict[str, str]]
-"""The tensors of a file by name, and its metadata."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +71,18 @@ def _in_memory(tensor: Tensor) -> Tensor:
 
 
 def read_checkpoint(path: Path) -> CheckpointFile:
-    """Reads a file by its content, not its name. Raises `UserError` for a missing, truncated, foreign or unsafe one."""
+    """Reads a file by its content, not its name, or a diffusers directory.
+
+    Raises `UserError` for a missing, truncated, foreign or unsafe one.
+    """
+    if is_diffusers_directory(path):
+        return CheckpointFile(path, *read_diffusers_directory(path, read_content))
+    tensors, metadata = read_content(path)
+    return CheckpointFile(path, in_official_layout(tensors), metadata)
+
+
+def read_content(path: Path) -> Content:
+    """The tensors of a file under the names in it, and its metadata. Raises `UserError` as `read_checkpoint` does."""
     with open_file(path, "checkpoint") as file:
         try:
             tensors, metadata = _read(file, path)
@@ -81,7 +90,7 @@ def read_checkpoint(path: Path) -> CheckpointFile:
             raise UserError(f"could not read {path}: {error.strerror or error}") from error
     if not tensors:
         raise UserError(f"{path} holds no tensors")
-    return CheckpointFile(path, in_official_layout(tensors), metadata)
+    return tensors, metadata
 
 
 def _read(file: BinaryIO, path: Path) -> Content:

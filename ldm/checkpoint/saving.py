@@ -12,9 +12,12 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ldm import choices
+from ldm.background import raise_if_cancelled
+from ldm.checkpoint.diffusers_directory import files_of
 from ldm.checkpoint.keys import PARTS, POSITION_IDS
 from ldm.checkpoint.metadata import CheckpointInfo
-from ldm.diffusion.latent_diffusion import LatentDiffusion
+from ldm.checkpoint.modelspec import modelspec
+from ldm.diffusion.latent_diffusion import LatentDiffusion, LatentDiffusionConfig
 from ldm.disk import write_error
 from ldm.errors import UserError
 from ldm.files import atomic_path, openable
@@ -44,7 +47,7 @@ def checkpoint_writer(
 
     The file has the official layout. The function raises `UserError` if a weight is not finite in `dtype`.
     """
-    return partial(_save, path, official_state_dict(model, dtype), info, dtype)
+    return partial(save_checkpoint, path, official_state_dict(model, dtype), info, model.config)
 
 
 def part_writer(
@@ -52,23 +55,34 @@ def part_writer(
 ) -> Callable[[], None]:
     """As `checkpoint_writer`, for one of the `PARTS` alone, under its official keys."""
     tensors = {PARTS[part] + name: snapshot(tensor, dtype) for name, tensor in network.state_dict().items()}
-    return partial(_save, path, tensors, info, dtype)
+    return partial(save_checkpoint, path, tensors, info)
 
 
-def raise_unless_finite(path: Path, tensors: Mapping[str, Tensor], dtype: torch.dtype) -> None:
-    """Raises `UserError` for a weight that is not finite in the type in which it is saved."""
+def save_checkpoint(
+    path: Path, tensors: Mapping[str, Tensor], info: CheckpointInfo, config: LatentDiffusionConfig | None = None
+) -> None:
+    """Writes contiguous tensors under official names, atomically, with metadata that have the digest of each part.
+
+    `config`: the shape of a whole model. Raises `UserError` if a weight is not finite.
+    """
+    raise_unless_finite(path, tensors)
+    present = [part for part, prefix in PARTS.items() if any(key.startswith(prefix) for key in tensors)]
+    info = dataclasses.replace(info, parts={part: hash_part(tensors, part) for part in present})
+    spec = modelspec(info, config, path.stem) if config else {}
+    write_safetensors(path, tensors, {**info.to_metadata(), **spec})
+
+
+def raise_unless_finite(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Raises `UserError` for infinities and NaN, which no image survives."""
     for key, tensor in tensors.items():
-        if not tensor.isfinite().all():
+        if not _is_finite(tensor):
             raise UserError(
-                f"{path} was not written: {key} is not finite as {dtype}; save as bf16 or fp32, or train slower"
+                f"{path} was not written: {key} is not finite as {tensor.dtype}; save as bf16 or fp32, or train slower"
             )
 
 
-def _save(path: Path, tensors: dict[str, Tensor], info: CheckpointInfo, dtype: torch.dtype) -> None:
-    raise_unless_finite(path, tensors, dtype)
-    present = [part for part, prefix in PARTS.items() if any(key.startswith(prefix) for key in tensors)]
-    info = dataclasses.replace(info, parts={part: hash_part(tensors, part) for part in present})
-    write_safetensors(path, tensors, info.to_metadata())
+def _is_finite(tensor: Tensor) -> bool:
+    return bool((tensor.float() if tensor.dtype.itemsize == 1 else tensor).isfinite().all())
 
 
 def write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
@@ -91,10 +105,20 @@ def hash_part(tensors: Mapping[str, Tensor], part: str) -> str:
     return digest.hexdigest()
 
 
+def hash_weights(path: Path) -> str:
+    """SHA-256 of a checkpoint: of its file, or of the names and the SHA-256 of a diffusers directory's files."""
+    files = files_of(path)
+    if files == [path]:
+        return hash_file(path)
+    lines = [f"{file.relative_to(path)} {hash_file(file)}\n" for file in files]
+    return hashlib.sha256("".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
+
+
 def hash_file(path: Path) -> str:
     """SHA-256 of a file. Raises `UserError` for a named pipe, and `OSError`."""
     with open_regular(path) as file:
         digest = hashlib.sha256()
         while block := file.read(1 << 24):
+            raise_if_cancelled()
             digest.update(block)
     return digest.hexdigest()

@@ -49,6 +49,11 @@ def refuse_without_space_for_images(output_dir: Path, count: int, height: int, w
     )
 
 
+def refuse_without_space_for_weights(target: Path, size: int) -> None:
+    """Raises `UserError` unless a checkpoint of `size` bytes fits on the disk of `target`."""
+    _refuse(target.parent, size, f"{target} takes", "Name a place on another disk")
+
+
 def image_bytes(count: int, height: int, width: int) -> int:
     """About the bytes of so many images on the disk."""
     return round(count * height * width * PNG_BYTES)

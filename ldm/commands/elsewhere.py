@@ -13,11 +13,12 @@ from typing import Any
 
 from huggingface_hub.constants import HF_HUB_CACHE
 
-from ldm.checkpoint.saving import hash_file
+from ldm.checkpoint.diffusers_directory import files_of
+from ldm.checkpoint.saving import hash_file, hash_weights
 from ldm.errors import UserError
 from ldm.files import listed
 from ldm.runtime import models
-from ldm.user_files import resolved
+from ldm.user_files import is_checkpoint, resolved
 
 log = logging.getLogger(__name__)
 
@@ -57,8 +58,8 @@ def find_weights(recorded: Path, sha256: object, moved_run: Moved, flag: str) ->
     place.
     """
     places = [*moved_run.places(recorded), *known_weights(recorded.name)]
-    found = first(places, lambda path: path.is_file() and sha256_of(path) == sha256)
-    if found is None and recorded.is_file():
+    found = first(places, lambda path: is_checkpoint(path) and sha256_of(path) == sha256)
+    if found is None and is_checkpoint(recorded):
         return recorded
     return _found(
         found, recorded, f"there is no checkpoint {recorded} any more, with the SHA-256 {sha256}", flag, places
@@ -106,9 +107,9 @@ def first(places: Iterable[Path], matches: Callable[[Path], bool]) -> Path | Non
 
 
 def sha256_of(path: Path) -> str:
-    """A file's SHA-256; it is read once as long as its size and time stay."""
-    stat = path.stat()
-    return _hashed(resolved(path), stat.st_size, stat.st_mtime_ns)
+    """A file's or a diffusers directory's SHA-256; it is read once as long as sizes and times stay."""
+    stats = [file.stat() for file in files_of(path)]
+    return _hashed(resolved(path), tuple((stat.st_size, stat.st_mtime_ns) for stat in stats))
 
 
 def holds_photos(directory: Path, photos: Mapping[str, str]) -> bool:
@@ -117,10 +118,10 @@ def holds_photos(directory: Path, photos: Mapping[str, str]) -> bool:
 
 
 @cache
-def _hashed(path: Path, size: int, mtime_ns: int) -> str:
-    if size > LARGE:
+def _hashed(path: Path, stats: tuple[tuple[int, int], ...]) -> str:
+    if sum(size for size, _ in stats) > LARGE:
         log.info("reading %s for its SHA-256", path)
-    return hash_file(path)
+    return hash_weights(path)
 
 
 def _found(found: Path | None, recorded: Path, missing: str, flag: str, places: Sequence[Path]) -> Path:

@@ -6,6 +6,7 @@ import logging
 import re
 import reprlib
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from torch import Tensor
@@ -18,6 +19,8 @@ from ldm.user_files import read_text
 
 log = logging.getLogger(__name__)
 
+TOGETHER = "tokenizer.json"
+"""What newer versions of transformers save instead of the two files: both in one."""
 FILES = VOCABULARY, MERGES = "vocab.json", "merges.txt"
 BEGIN, END = "<|startoftext|>", "<|endoftext|>"
 MOST_BYTES, MOST_TOKENS = 32_000_000, 1_000_000
@@ -63,7 +66,9 @@ class PromptTokenizer:
 
 
 def load_tokenizer(directory: Path, max_length: int = 77) -> PromptTokenizer:
-    """Reads `vocab.json` and `merges.txt` from a directory."""
+    """Reads `vocab.json` and `merges.txt` from a directory, or `tokenizer.json`, which holds both."""
+    if _is_together(directory):
+        return _load_separated(directory, max_length)
     _raise_if_missing(directory)
     merges = raise_unless_vocabulary(directory)
     try:
@@ -77,18 +82,49 @@ def load_tokenizer(directory: Path, max_length: int = 77) -> PromptTokenizer:
 
 
 def tokenizer_digest(directory: Path) -> str:
-    """SHA-256 of a tokenizer's files."""
-    _raise_if_missing(directory)
-    return hashlib.sha256(b"".join((directory / name).read_bytes() for name in FILES)).hexdigest()
+    """SHA-256 of a tokenizer's files; of `tokenizer.json` as if it were these files."""
+    return hashlib.sha256(b"".join(tokenizer_files(directory).values())).hexdigest()
 
 
 def copy_tokenizer(source: Path, target: Path) -> None:
     """Copies the tokenizer's files into the directory `target`, each atomically; replaces existing ones."""
-    _raise_if_missing(source)
-    contents = {name: (source / name).read_bytes() for name in FILES}
-    for name, content in contents.items():
+    for name, content in tokenizer_files(source).items():
         with atomic_path(target / name) as partial:
             partial.write_bytes(content)
+
+
+def tokenizer_files(directory: Path) -> dict[str, bytes]:
+    """The content of `vocab.json` and `merges.txt`; those of CLIP have the published bytes also if they are together.
+
+    Raises `UserError` if one is missing or `tokenizer.json` is damaged.
+    """
+    if not _is_together(directory):
+        _raise_if_missing(directory)
+        return {name: (directory / name).read_bytes() for name in FILES}
+    path = directory / TOGETHER
+    try:
+        model = json.loads(read_text(path, MOST_BYTES))["model"]
+        vocabulary = dict(sorted(model["vocab"].items(), key=lambda item: item[1]))
+        merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
+        contents = json.dumps(vocabulary, separators=(",", ":")), "\n".join(["#version: 0.2", *merges, ""])
+        return dict(zip(FILES, (content.encode() for content in contents), strict=True))
+    except UserError:
+        raise
+    except Exception as error:  # whatever a stranger's JSON makes of this
+        raise UserError(f"{path} is not a CLIP tokenizer: {type(error).__name__}: {str(error)[:200]}") from error
+
+
+def _is_together(directory: Path) -> bool:
+    return (directory / TOGETHER).is_file() and not any((directory / name).exists() for name in FILES)
+
+
+def _load_separated(directory: Path, max_length: int) -> PromptTokenizer:
+    with TemporaryDirectory() as name:
+        copy_tokenizer(directory, Path(name))
+        try:
+            return load_tokenizer(Path(name), max_length)
+        except UserError as error:
+            raise UserError(str(error).replace(name, str(directory / TOGETHER))) from error
 
 
 def _raise_if_missing(directory: Path) -> None:

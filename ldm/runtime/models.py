@@ -99,6 +99,9 @@ def settings_of(file: CheckpointFile, config_path: Path | None) -> tuple[dict[st
     """
     own = checkpoint_info(file).config
     if config_path is None and own:
+        if "tokenizer" not in own:  # a shape alone, of a diffusers directory
+            defaults = read_yaml(DEFAULT_CONFIG)
+            own = {**defaults, **own, "sampling": {**defaults["sampling"], **own.get("sampling", {})}}
         settings = build_config(Settings, own, f"{file.path}: metadata")
         return own, settings if is_confined(settings.tokenizer) else replace(settings, tokenizer="")
     path = config_path or DEFAULT_CONFIG

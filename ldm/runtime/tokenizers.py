@@ -32,10 +32,12 @@ def is_confined(path: str) -> bool:
 def find_tokenizer(checkpoint: Path, named: str, digest: str = "") -> Path:
     """The directory of a checkpoint's tokenizer: `tokenizer/` beside it, else `named` in the repository.
 
+    A diffusers directory has it inside.
+
     With a `digest`, the SHA-256 in the checkpoint, the tokenizer with this digest, from another place if necessary.
     Raises `UserError` if it is not found. Without a digest, files may be missing.
     """
-    beside = checkpoint.parent / NAME
+    beside = tokenizer_beside(checkpoint)
     own = beside if beside.is_dir() else ROOT / named if named else None
     if digest:
         found = with_digest([*([own] if own else []), *ELSEWHERE], digest)
@@ -53,6 +55,11 @@ def find_tokenizer(checkpoint: Path, named: str, digest: str = "") -> Path:
             f"vocab.json and merges.txt into {beside}, or name the tokenizer in a YAML of your own (--config)"
         )
     return own
+
+
+def tokenizer_beside(checkpoint: Path) -> Path:
+    """Where a checkpoint's own tokenizer is, if it has one: beside the file, or in the diffusers directory."""
+    return (checkpoint if checkpoint.is_dir() else checkpoint.parent) / NAME
 
 
 def with_digest(places: Iterable[Path], digest: str) -> Path | None:

@@ -7,9 +7,22 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ldm.checkpoint.keys import PARTS, POSITION_IDS, TOLERATED, UNET_INPUT, KeyReport, compare_keys, in_official_layout
+from ldm.checkpoint.keys import (
+    EMA,
+    PARTS,
+    POSITION_IDS,
+    TOLERATED,
+    UNET_INPUT,
+    KeyReport,
+    averaged,
+    compare_keys,
+    in_official_layout,
+    official_ema_key,
+)
+from ldm.diffusion.latent_diffusion import LatentDiffusionConfig, shapes_of
 from ldm.errors import UserError
 from tests.oracle import facts
+from tests.tiny import tiny_config
 
 TEXT = "cond_stage_model.transformer."
 OFFICIAL = [key for key, _, _ in facts("sd-v1-keys")["keys"]]
@@ -150,6 +163,7 @@ def test_what_may_be_passed_over_is_compared_where_it_is_needed() -> None:
         ("double_blocks.0.img_attn.norm.key_norm.scale", "Flux"),
         ("model.diffusion_model.double_blocks.0.img_attn.norm.key_norm.scale", "Flux"),
         ("model.diffusion_model.joint_blocks.0.context_block.attn.proj.bias", "Stable Diffusion 3"),
+        ("clip_txt_pooled_mapper.weight", "Stable Cascade"),
         ("control_model.input_blocks.0.0.bias", "ControlNet"),
         ("down_blocks.0.attentions.0.norm.bias", "UNet in diffusers' layout"),
         ("encoder.down_blocks.0.resnets.0.norm1.bias", "VAE\\) in diffusers' layout"),
@@ -193,3 +207,29 @@ def test_an_unknown_kind_of_file_is_not_guessed_at() -> None:
     with pytest.raises(UserError) as error:
         compare_keys(sizes("a"), sizes("other")).raise_if_any(Path("x.ckpt"))
     assert "looks like" not in str(error.value)
+
+
+@pytest.mark.parametrize("config", [LatentDiffusionConfig(), tiny_config()], ids=["sd-v1", "tiny"])
+def test_every_averaged_weight_is_found_under_the_name_without_dots(config: LatentDiffusionConfig) -> None:
+    for key in shapes_of(config):
+        if key.startswith(PARTS["unet"]):
+            assert official_ema_key(EMA + key.removeprefix("model.").replace(".", "")) == key
+
+
+@pytest.mark.parametrize("key", ["model_ema.decay", "model_ema.num_updates", "model_ema.diffusion_modelbox0weight"])
+def test_other_averaged_names_are_not_guessed(key: str) -> None:
+    assert official_ema_key(key) == ""
+
+
+def test_averaged_weights_alone_are_the_unet_and_beside_others_only_on_request() -> None:
+    weight, one, two = UNET_INPUT, torch.ones(1), torch.zeros(1)
+    ema = EMA + weight.removeprefix("model.").replace(".", "")
+    assert in_official_layout({ema: one}) == {weight: one}
+    assert in_official_layout({ema: one, weight: two}) == {ema: one, weight: two}
+    assert averaged({ema: one, weight: two}) == {weight: one}
+    assert averaged({weight: two}) == {}
+
+
+def test_the_prefix_of_data_parallelism_is_removed_if_all_keys_have_it() -> None:
+    assert [*in_official_layout({"module.a": torch.ones(1), "module.b": torch.ones(1)})] == ["a", "b"]
+    assert [*in_official_layout({"module.a": torch.ones(1), "b": torch.ones(1)})] == ["module.a", "b"]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ldm.commands.options.common import class_name, words
-from ldm.commands.options.places import DIRECTORY, FILE, OUTPUT, place
+from ldm.commands.options.places import CHECKPOINT, DIRECTORY, FILE, OUTPUT, place
 from ldm.commands.options.recorded import PARSERS
 from ldm.commands.options.train import STAGE_FLAGS
 
@@ -43,6 +43,7 @@ SMALL = {
     "evaluate": ("-v", "1", "--ddim-steps", "1", "-p", "a photo of sks can"),
     "dreambooth": ("--iterations", "1", "--class-img-count", "1", "--no-previews"),
     "train": ("--iterations", "1"),
+    "convert": (),
 }
 """Keeps valid command lines quick. Random flags come after these and override them."""
 WITHOUT_RUN = (["tokenizer"], ["publish"])
@@ -69,7 +70,7 @@ def random_command_line(chance: random.Random, files: Files) -> list[str]:
     line = [command, *([chance.choice([*STAGE_FLAGS])] if command == "train" else [])]
     if chance.random() < 0.9:
         line += _needed(command, files)
-    runs = line[1:2] not in WITHOUT_RUN
+    runs = command != "convert" and line[1:2] not in WITHOUT_RUN
     line += SMALL[command] if runs else []
     actions = [one for one in PARSERS[script]()._actions if one.option_strings and one.dest != "help"]
     for action in chance.sample(actions, chance.choice((0, 1, 1, 2, 3))):
@@ -97,6 +98,7 @@ def _needed(command: str, files: Files) -> list[str]:
         "evaluate": ("-c", files.ckpts, "--encoder", "toyworld-judge"),
         "dreambooth": ("-c", "can", "-i", files.photos, "--ckpt-path", files.tiny),
         "train": ("-i", files.images, "--config", files.config),
+        "convert": (files.tiny, "converted"),
     }
     return [*map(str, flags[command])]
 
@@ -118,7 +120,7 @@ def _values(action: argparse.Action, files: Files) -> tuple[list[str], tuple[str
     """Values of a flag that are valid, or nearly, and odd ones of its kind."""
     if action.choices:
         return [*map(str, action.choices)], NAMES
-    if action.type in (place, FILE, DIRECTORY, OUTPUT):
+    if action.type in (place, FILE, CHECKPOINT, DIRECTORY, OUTPUT):
         return [*map(str, vars(files).values()), str(files.photos / "0.png"), "out", "."], PLACES
     if action.type in (words, class_name):
         return ["can", "water bottle", "a photo of sks {class}"], WORDS

@@ -109,8 +109,8 @@ def test_help_names_exactly_these_flags_and_imports_no_torch(script: str, tmp_pa
         check=False,
     )
     assert process.returncode == 0
-    stages = f"{{{','.join(STAGE_FLAGS)}}} " if script == "train.py" else ""
-    assert process.stdout.startswith(f"usage: {script} {stages}[options]\n\n")
+    positional = {"train.py": f"{{{','.join(STAGE_FLAGS)}}} ", "convert.py": "IN OUT "}.get(script, "")
+    assert process.stdout.startswith(f"usage: {script} {positional}[options]\n\n")
     described = re.split(r"\nexamples?:|\nthe stages", process.stdout.partition("\noptions:")[2])[0]
     flags = set(re.findall(r"(?<![\w-])--?[a-z][a-z-]*", described))
     assert flags - {"-h", "--help"} == set(FLAGS[script.removesuffix(".py")])

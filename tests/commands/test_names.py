@@ -20,6 +20,8 @@ def test_files_and_directories_may_have_any_name(tiny_checkpoint: Path, subject_
         call("txt2img", *sampling),
         call("img2img", *sampling, "-i", photo),
         call("txt2img", "-r", home / "out" / "txt2img-1"),
+        call("convert", checkpoint, home / f"{name} diffusers"),
+        call("convert", home / f"{name} diffusers", home / f"{name} again.safetensors"),
     ]
     training = ("--ckpt-path", checkpoint, "-c", "can", "-i", home / "photos", "-o", home / "ckpts", "-s", 1)
     outcomes += [

@@ -26,6 +26,7 @@ ALL_SAMPLING: dict[str, tuple[list[str], str, Any]] = {
     "--seed": (["9"], "seed", 9),
     "-c --ckpt-path": (["runs"], "ckpt_path", Path("runs")),
     "--config": (["a.yaml"], "config", Path("a.yaml")),
+    "--vae": (["vae.pt"], "vae", Path("vae.pt")),
     "-r --resume-dir": (["outputs/txt2img-1"], "resume_dir", Path("outputs/txt2img-1")),
     "--base": (["a.ckpt"], "base", Path("a.ckpt")),
     "--no-base": ([], "no_base", True),
@@ -40,7 +41,11 @@ ALL_SAMPLING: dict[str, tuple[list[str], str, Any]] = {
     "--compile": (["graphs"], "compile", "graphs"),
 }
 BY_COMMAND: dict[str, dict[str, tuple[list[str], str, Any]]] = {
-    "txt2img": {**ALL_SAMPLING, "--score": ([], "score", True)},
+    "txt2img": {
+        **ALL_SAMPLING,
+        "--score": ([], "score", True),
+        "--from-image": (["a.png"], "from_image", Path("a.png")),
+    },
     "evaluate": {
         **ALL_SAMPLING,
         "-i": (["photos"], "instance_img_dir", Path("photos")),
@@ -118,6 +123,14 @@ BY_COMMAND: dict[str, dict[str, tuple[list[str], str, Any]]] = {
         "--no-drop-resume-state": ([], "drop_resume_state", False),
         "--logger": (["csv"], "logger", "csv"),
     },
+    "convert": {
+        "--to": (["diffusers"], "to", "diffusers"),
+        "--half": ([], "half", True),
+        "--variant": (["fp16"], "variant", "fp16"),
+        "--ema": ([], "ema", True),
+        "--vae": (["vae.pt"], "vae", Path("vae.pt")),
+        "--config": (["a.yaml"], "config", Path("a.yaml")),
+    },
 }
 """Every flag with its short form, words that it takes, its option, and the value."""
 FLAGS = {
@@ -139,7 +152,7 @@ EACH_FLAG = [(command, flag) for command, flags in FLAGS.items() for flag in fla
 
 
 def parse(command: str, *arguments: str) -> argparse.Namespace:
-    required = {"img2img": ["-i", "a.png"], "train": ["diffusion"]}.get(command, [])
+    required = {"img2img": ["-i", "a.png"], "train": ["diffusion"], "convert": ["IN", "OUT"]}.get(command, [])
     return PARSERS[f"{command}.py"]().parse_args([*required, *arguments])
 
 
@@ -159,9 +172,9 @@ def test_every_flag_of_the_original_is_there(command: str) -> None:
 
 
 def test_img2img_has_everything_that_txt2img_has() -> None:
-    assert set(FLAGS["txt2img"]) - {"--score"} <= set(FLAGS["img2img"])
+    assert set(FLAGS["txt2img"]) - {"--score", "--from-image"} <= set(FLAGS["img2img"])
     txt2img, img2img = vars(parse("txt2img")), vars(parse("img2img"))
-    del txt2img["typed"], txt2img["score"]
+    del txt2img["typed"], txt2img["score"], txt2img["from_image"]
     assert {name: img2img[name] for name in txt2img} == txt2img
 
 
@@ -254,6 +267,9 @@ def test_dreambooth_needs_a_class_and_photos(arguments: list[str], missing: str)
         ["txt2img", "-o", "loop", "--ckpt-path", "model"],
         ["img2img", "-i", "loop", "--ckpt-path", "model"],
         ["evaluate", "--ckpt-path", "loop"],
+        ["convert", "loop", "out"],
+        ["convert", "model", "loop"],
+        ["convert", "model", "out", "--vae", "loop"],
     ],
     ids=" ".join,
 )

@@ -58,7 +58,7 @@ def test_an_invalid_recorded_option_is_named_with_its_file(name: str, value: Any
 
 @pytest.mark.parametrize("script", PARSERS)
 def test_a_record_may_hold_what_a_command_line_gives(script: str) -> None:
-    words = ["diffusion"] if script == "train.py" else []
+    words = {"train.py": ["diffusion"], "convert.py": ["IN", "OUT"]}.get(script, [])
     options = vars(PARSERS[script]().parse_args(words))
     if script == "dreambooth.py":
         options["class_name"] = "a can"  # as it was before articles were left out

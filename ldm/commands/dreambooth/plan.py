@@ -38,11 +38,11 @@ from ldm.runtime.models import (
     settings_of,
     snapped_size,
 )
-from ldm.runtime.tokenizers import NAME, find_tokenizer, has_tokenizer, repair_tokenizer
+from ldm.runtime.tokenizers import NAME, find_tokenizer, has_tokenizer, repair_tokenizer, tokenizer_beside
 from ldm.training.class_images import DIRECTORY as CLASS_IMAGES
 from ldm.training.class_images import ClassImages
 from ldm.training.config import DreamBoothConfig, Subject
-from ldm.user_files import resolved
+from ldm.user_files import is_diffusers_directory, resolved
 
 log = logging.getLogger(__name__)
 
@@ -139,7 +139,7 @@ def plan_run(options: argparse.Namespace) -> RunPlan:
     compute = training_compute(devices[0], options.precision)
 
     base = base_weights(options.ckpt_path)
-    if base.is_dir():
+    if base.is_dir() and not is_diffusers_directory(base):
         raise UserError(f"--ckpt-path takes one checkpoint to start from, and {base} is a directory")
     file = read_checkpoint(base)
     resumed = options.resume_dir
@@ -258,7 +258,7 @@ def _tokenizer_directory(options: argparse.Namespace, base: Path, settings: Sett
         return find_tokenizer(base, settings.tokenizer, digest)
     own = options.resume_dir / NAME
     expected = str(read_yaml(options.resume_dir / RECORD).get("tokenizer") or "")
-    sources = [base.parent / NAME, *([ROOT / settings.tokenizer] if settings.tokenizer else [])]
+    sources = [tokenizer_beside(base), *([ROOT / settings.tokenizer] if settings.tokenizer else [])]
     if not expected:  # an older run: its tokenizer is a copy of the base model's
         source = find_tokenizer(base, settings.tokenizer, digest)
         expected = tokenizer_digest(source if has_tokenizer(source) else own)

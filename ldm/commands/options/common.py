@@ -125,7 +125,7 @@ class TypedParser(argparse.ArgumentParser):
         """One line; the help lists the flags by groups."""
         words = [self.prog]
         for action in self._get_positional_actions():
-            word = f"{{{','.join(action.choices)}}}" if action.choices else action.dest.upper()
+            word = f"{{{','.join(action.choices)}}}" if action.choices else str(action.metavar or action.dest.upper())
             words.append(f"[{word}]" if action.nargs == "?" else word)
         return f"usage: {' '.join(words)} [options]\n"
 

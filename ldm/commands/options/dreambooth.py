@@ -34,7 +34,7 @@ from ldm.commands.options.common import (
     words,
 )
 from ldm.commands.options.defaults import model_default, yaml_value
-from ldm.commands.options.places import DIRECTORY, FILE, OUTPUT
+from ldm.commands.options.places import CHECKPOINT, DIRECTORY, FILE, OUTPUT
 
 
 def dreambooth_parser() -> argparse.ArgumentParser:
@@ -237,9 +237,9 @@ def _add_images(group: argparse._ArgumentGroup) -> None:
 def _add_placement(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--ckpt-path",
-        type=FILE,
-        metavar="FILE",
-        help="the base model's weights (default: the downloaded ones, else the tiny model)",
+        type=CHECKPOINT,
+        metavar="PATH",
+        help="the base model: a file or a diffusers directory (default: the downloaded one, else the tiny model)",
     )
     group.add_argument(
         "--config",

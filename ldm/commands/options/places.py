@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ldm.disk import unwritable
-from ldm.user_files import path_kind
+from ldm.user_files import is_diffusers_directory, path_kind
 
 MOST_BYTES, MOST_NAME_BYTES = 4096, 255
 """Bytes of a path and of each name in it, at most, on Linux."""
@@ -52,6 +52,11 @@ def _no_file(path: Path) -> str | None:
     return "is a directory; a file is needed" if path.is_dir() else None
 
 
+def _no_checkpoint(path: Path) -> str | None:
+    several = path.is_dir() and not is_diffusers_directory(path)
+    return "is a directory; a file or a diffusers directory is needed" if several else None
+
+
 def _no_directory(path: Path) -> str | None:
     if not path.exists() or path.is_dir():
         return None
@@ -88,6 +93,7 @@ def _lora(text: str) -> str:
 
 
 FILE = _checked(_no_file)
+CHECKPOINT = _checked(_no_checkpoint)
 DIRECTORY = _checked(_no_directory)
 OUTPUT = _checked(_not_writable)
 LORA = _lora

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from ldm.commands.options.common import class_name, words
+from ldm.commands.options.convert import convert_parser
 from ldm.commands.options.dreambooth import dreambooth_parser
-from ldm.commands.options.places import DIRECTORY, FILE, LORA, OUTPUT, place, split_lora
+from ldm.commands.options.places import CHECKPOINT, DIRECTORY, FILE, LORA, OUTPUT, place, split_lora
 from ldm.commands.options.sampling import evaluate_parser, img2img_parser, txt2img_parser
 from ldm.commands.options.train import train_parser
 from ldm.errors import UserError
@@ -22,6 +23,7 @@ PARSERS: dict[str, Callable[[], argparse.ArgumentParser]] = {
     "evaluate.py": evaluate_parser,
     "dreambooth.py": dreambooth_parser,
     "train.py": train_parser,
+    "convert.py": convert_parser,
 }
 
 
@@ -51,6 +53,7 @@ def _fault_of_one(action: argparse.Action, value: Any) -> str | None:
     # A path may have moved since, and an older run's class name may have an article.
     kinds: dict[Any, Any] = {
         FILE: place,
+        CHECKPOINT: place,
         DIRECTORY: place,
         OUTPUT: place,
         class_name: words,

@@ -123,6 +123,7 @@ SAMPLING: Mapping[str, Rule] = {
     "ckpt_path": _moved("checkpoints are known by the SHA-256 of their parts, and others may have come since"),
     "init_img": _moved("it is known by its SHA-256"),
     "prompt": WHICH_IMAGE,
+    "from_image": WHICH_IMAGE,
     "negative_prompt": WHICH_IMAGE,
     "variations": WHICH_IMAGE,
     "seed": WHICH_IMAGE,
@@ -134,6 +135,7 @@ SAMPLING: Mapping[str, Rule] = {
     **{option.flag: HOW_IMAGE for option in SAMPLING_OPTIONS},
     "precision": HOW_IMAGE,
     "config": _fixed("it has the shape of the model that sampled the images"),
+    "vae": HOW_IMAGE,
     "output_dir": PLACE,
 }
 """The flags of txt2img.py, img2img.py and evaluate.py."""

@@ -16,7 +16,7 @@ from ldm.commands.options.common import (
     words,
 )
 from ldm.commands.options.defaults import model_default, yaml_value
-from ldm.commands.options.places import DIRECTORY, FILE, LORA, OUTPUT, place
+from ldm.commands.options.places import CHECKPOINT, DIRECTORY, FILE, LORA, OUTPUT, place
 
 OWN_SUBJECT = f'"a photo of sks {{class}}"; of a base model {yaml_value("sampling.prompt")}'
 
@@ -66,7 +66,8 @@ def _add_checkpoints(group: argparse._ArgumentGroup, weights: Path | None) -> No
         type=place,
         default=weights,
         metavar="PATH",
-        help="a checkpoint or a LoRA file, or a directory: all of them below it are compared "
+        help="a checkpoint (a file or a diffusers directory) or a LoRA file, or a directory: all of them below it are "
+        "compared "
         f"(default: {f'{weights}/' if weights else 'the downloaded weights, else the embedded tiny model'})",
     )
     group.add_argument(
@@ -85,11 +86,18 @@ def _add_checkpoints(group: argparse._ArgumentGroup, weights: Path | None) -> No
         metavar="FILE[:WEIGHT]",
         help="LoRA files of any program, merged into every checkpoint; WEIGHT is 1 unless it is given (docs/lora.md)",
     )
+    group.add_argument(
+        "--vae",
+        type=place,
+        metavar="PATH",
+        help="another autoencoder for all checkpoints: a file, diffusers' directory of one, or a whole checkpoint "
+        "(default: the checkpoint's own)",
+    )
     either = group.add_mutually_exclusive_group()
     either.add_argument(
         "--base",
-        type=FILE,
-        metavar="FILE",
+        type=CHECKPOINT,
+        metavar="PATH",
         help="the base model of compared checkpoints, their first row, and of LoRA files (default: the one that their "
         "run or their metadata name)",
     )
@@ -153,6 +161,13 @@ def txt2img_parser() -> argparse.ArgumentParser:
         "  python txt2img.py -r outputs/txt2img-3                   # resume an interrupted call\n",
     )
     _add_sampling_flags(parser, "txt2img")
+    parser.add_argument_group("again").add_argument(
+        "--from-image",
+        type=FILE,
+        metavar="FILE",
+        help="prompt, seed, size and sampling from the text in an image of this project or of A1111; other flags go "
+        "first",
+    )
     parser.add_argument_group("scores").add_argument(
         "--score",
         action="store_true",

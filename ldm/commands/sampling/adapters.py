@@ -13,9 +13,11 @@ from ldm.checkpoint.lora import data_hash, read_lora
 from ldm.checkpoint.merging import merged
 from ldm.checkpoint.metadata import PREFIX, CheckpointInfo
 from ldm.checkpoint.reading import CheckpointFile, read_checkpoint
+from ldm.checkpoint.replacing import Autoencoder, find_autoencoder, with_autoencoder
 from ldm.commands.elsewhere import known_weights, sha256_of
 from ldm.commands.options.places import split_lora
 from ldm.commands.sampling.records import RunRecords
+from ldm.diffusion.latent_diffusion import LatentDiffusionConfig
 from ldm.errors import UserError
 from ldm.user_files import resolved
 
@@ -58,16 +60,35 @@ def recorded_loras(loras: Sequence[LoraFile]) -> list[str] | None:
     return [f"{resolved(one.path)}:{one.weight!r}" for one in loras] or None
 
 
-def with_loras(file: CheckpointFile, loras: Sequence[LoraFile]) -> CheckpointFile:
-    """A whole model with LoRA files merged into it, one by one. Raises `UserError` for one that doesn't fit."""
-    for one in loras:
-        file = merged(file, read_lora(read_checkpoint(one.path), file), one.weight)
-    return file
+@dataclass(frozen=True)
+class Changes:
+    """What a call changes in every checkpoint: another autoencoder, then LoRA files merged. It holds no tensors."""
+
+    autoencoder: Autoencoder | None = None
+    loras: tuple[LoraFile, ...] = ()
+
+    @property
+    def vae(self) -> str:
+        """The name of the autoencoder's file or directory; empty if it is the checkpoint's own."""
+        return self.autoencoder.path.name if self.autoencoder else ""
+
+    def applied_to(self, file: CheckpointFile, model: LatentDiffusionConfig) -> CheckpointFile:
+        """A whole model with these changes. Raises `UserError` for one that doesn't fit."""
+        file = with_autoencoder(file, self.autoencoder, model)
+        for one in self.loras:
+            file = merged(file, read_lora(read_checkpoint(one.path), file), one.weight)
+        return file
 
 
-def read_with_loras(path: Path, loras: Sequence[LoraFile]) -> CheckpointFile:
-    """Reads a whole model and merges LoRA files into it."""
-    return with_loras(read_checkpoint(path), loras)
+def changes_of(options: argparse.Namespace) -> Changes:
+    """The changes of `--vae` and `--lora`."""
+    vae = getattr(options, "vae", None)
+    return Changes(find_autoencoder(vae) if vae else None, loras_of(options))
+
+
+def read_changed(path: Path, changes: Changes, model: LatentDiffusionConfig) -> CheckpointFile:
+    """Reads a whole model of this shape, and everything that changes it."""
+    return changes.applied_to(read_checkpoint(path), model)
 
 
 def with_yaml_of(file: CheckpointFile, base: CheckpointFile) -> CheckpointFile:

@@ -2,7 +2,7 @@
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -12,18 +12,12 @@ from ldm.checkpoint.loading import checkpoint_info, part_digests, raise_unless_w
 from ldm.checkpoint.lora import is_lora
 from ldm.checkpoint.metadata import CheckpointInfo
 from ldm.checkpoint.reading import CheckpointFile, read_checkpoint
-from ldm.commands.sampling.adapters import (
-    LoraFile,
-    adapter_info,
-    find_base,
-    read_with_loras,
-    with_loras,
-    with_yaml_of,
-)
+from ldm.commands.sampling.adapters import Changes, LoraFile, adapter_info, find_base, read_changed, with_yaml_of
 from ldm.commands.sampling.records import RunRecords
 from ldm.errors import UserError, named_in_errors
 from ldm.runtime.models import Settings, read_tokenizer, settings_of
 from ldm.runtime.tokenizers import find_tokenizer
+from ldm.user_files import is_diffusers_directory
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +37,9 @@ class Checkpoint:
     digests: Mapping[str, str]
     """SHA-256 of each part's weights, as `part_digests` gives them: equal digests mean equal images."""
     open: Callable[[], CheckpointFile]
-    """Reads the file, and merges the adapters with which it was found."""
+    """Reads the file, with the changes with which it was found."""
+    vae: str = ""
+    """The name of the file or directory of its autoencoder, if that isn't its own."""
     is_base: bool = False
     """Whether it is the base model of a comparison."""
     base_file: Path | None = None
@@ -58,17 +54,17 @@ class Checkpoint:
 
 
 def checkpoints_to_sample(
-    path: Path, config: Path | None, loras: Sequence[LoraFile] = (), base: Path | None = None, subject: str = ""
+    path: Path, config: Path | None, changes: Changes = Changes(), base: Path | None = None, subject: str = ""
 ) -> list[Checkpoint]:
     """The checkpoint at `path`, or those below a directory, in the order of runs and steps.
 
     Of a directory, files that aren't whole models or LoRA files, or of another shape than most, are left out with a
-    warning. Raises `UserError` if none is left. `config`: the YAML of `--config`. `loras`: merged into each of them.
+    warning. Raises `UserError` if none is left. `config`: the YAML of `--config`. `changes`: made in each of them.
     `base`: the whole model into which LoRA files at `path` are merged; by default the one that they name. `subject`:
     the class name of those that name none.
     """
-    reader = _Reader(config, tuple(loras), base, subject)
-    if not path.is_dir():
+    reader = _Reader(config, changes, base, subject)
+    if not path.is_dir() or is_diffusers_directory(path):
         file = read_checkpoint(path)
         with named_in_errors(path):
             return [reader.checkpoint(file)]
@@ -89,33 +85,39 @@ def checkpoints_to_sample(
 class _Reader:
     """Makes checkpoints of files, all with the same options."""
 
-    def __init__(self, config: Path | None, loras: tuple[LoraFile, ...], base: Path | None, subject: str) -> None:
-        self.config, self.loras, self.base, self.subject = config, loras, base, subject
+    def __init__(self, config: Path | None, changes: Changes, base: Path | None, subject: str) -> None:
+        self.config, self.changes, self.base, self.subject = config, changes, base, subject
         self.known: set[object] = set()
         self.records = RunRecords()
 
     def checkpoint(self, file: CheckpointFile) -> Checkpoint:
-        """A whole model, or a LoRA file with its base model, each with the LoRA files of `--lora`."""
-        base = find_base(file, self.base, self.records) if is_lora(file) else None
-        loras = self.loras if base is None else (LoraFile(file.path), *self.loras)
-        whole = file if base is None else with_yaml_of(file, read_checkpoint(base))
-        one = checkpoint_of(with_loras(whole, loras), self.config, self.known)
-        info = checkpoint_info(file) if base is None else adapter_info(file, base)
-        info = info if info.class_name else replace(info, class_name=self.subject)
-        if not loras:
-            return replace(one, info=info)
-        opener = partial(read_with_loras, whole.path, loras)
-        return replace(one, path=file.path, info=info, open=opener, base_file=base)
+        """A whole model, or a LoRA file with its base model, each with the call's changes."""
+        if not is_lora(file):
+            one = checkpoint_of(file, self.config, self.known, self.changes)
+            return replace(one, info=self._named(one.info))
+        base = find_base(file, self.base, self.records)
+        whole = with_yaml_of(file, read_checkpoint(base))
+        changes = replace(self.changes, loras=(LoraFile(file.path), *self.changes.loras))
+        one = checkpoint_of(whole, self.config, self.known, changes)
+        return replace(one, path=file.path, info=self._named(adapter_info(file, base)), base_file=base)
+
+    def _named(self, info: CheckpointInfo) -> CheckpointInfo:
+        return info if info.class_name else replace(info, class_name=self.subject)
 
 
-def checkpoint_of(file: CheckpointFile, config: Path | None, known: set[object]) -> Checkpoint:
+def checkpoint_of(
+    file: CheckpointFile, config: Path | None, known: set[object], changes: Changes = Changes()
+) -> Checkpoint:
     """A file's checkpoint. Raises `UserError` if it is no whole model. `known`: contents that were checked."""
-    info = checkpoint_info(file)
     _, settings = settings_of(file, config)
+    file = changes.applied_to(file, settings.model)
+    info = checkpoint_info(file)
     content = (settings.model, frozenset((key, tensor.shape) for key, tensor in file.index.items()))
     if content not in known:
         raise_unless_whole(file, settings.model)
         known.add(content)
     tokenizer = find_tokenizer(file.path, settings.tokenizer, info.tokenizer)
     digest = read_tokenizer(tokenizer, settings).digest
-    return Checkpoint(file.path, info, settings, tokenizer, digest, part_digests(file.path, info), file.opener())
+    opener = partial(read_changed, file.path, changes, settings.model)
+    parts = part_digests(file.path, info)
+    return Checkpoint(file.path, info, settings, tokenizer, digest, parts, opener, changes.vae)

@@ -10,11 +10,11 @@ from ldm.checkpoint.loading import checkpoint_info, part_digests, raise_unless_w
 from ldm.checkpoint.metadata import CheckpointInfo
 from ldm.checkpoint.reading import read_checkpoint
 from ldm.commands.elsewhere import known_weights, sha256_of
-from ldm.commands.sampling.adapters import LoraFile, read_with_loras, with_loras
+from ldm.commands.sampling.adapters import Changes, read_changed
 from ldm.commands.sampling.checkpoints import Checkpoint
 from ldm.commands.sampling.records import RunRecords
 from ldm.errors import UserError
-from ldm.user_files import resolved
+from ldm.user_files import is_checkpoint, resolved
 
 log = logging.getLogger(__name__)
 
@@ -52,19 +52,19 @@ def group_checkpoints(checkpoints: Sequence[Checkpoint], records: RunRecords) ->
 
 
 def with_base_models(
-    groups: Sequence[CheckpointGroup], records: RunRecords, base_file: Path | None, loras: Sequence[LoraFile] = ()
+    groups: Sequence[CheckpointGroup], records: RunRecords, base_file: Path | None, changes: Changes = Changes()
 ) -> list[CheckpointGroup]:
     """Each group with the base model it was trained from, where that is found by its SHA-256 and can be used.
 
-    `base_file`: the file of `--base`. A base model that lies among the checkpoints has no other row. `loras`: the files
-    of `--lora`, merged into base models, too.
+    `base_file`: the file of `--base`; `changes`: the call's, made in base models, too. A base model that lies among the
+    checkpoints has no other row.
     """
     if base_file is not None:
         _raise_unless_base(base_file, sorted({one.info.base_sha256 for group in groups for one in group} - {""}))
     checkpoints = [one for group in groups for one in group]
     complete = []
     for group in groups:
-        base = _base_model(group, checkpoints, records, base_file, loras) if group[0].info.base_sha256 else None
+        base = _base_model(group, checkpoints, records, base_file, changes) if group[0].info.base_sha256 else None
         complete.append([base, *group] if base else group)
     bases = {resolved(one.path) for group in complete for one in group if one.is_base}
     kept = [[one for one in group if one.is_base or resolved(one.path) not in bases] for group in complete]
@@ -86,15 +86,17 @@ def _base_model(
     checkpoints: Sequence[Checkpoint],
     records: RunRecords,
     base_file: Path | None,
-    loras: Sequence[LoraFile],
+    changes: Changes,
 ) -> Checkpoint | None:
     """The base model with the group's settings, tokenizer and subject; None, after a warning, if it can't be used."""
     first = group[0]
     try:
         if (path := _find_base(group, checkpoints, records, base_file)) is None:
             return None
+        model = first.settings.model
         file = read_checkpoint(path)
-        raise_unless_whole(file, first.settings.model)
+        changed = changes.applied_to(file, model)
+        raise_unless_whole(changed, model)
         own = checkpoint_info(file)
         info = CheckpointInfo(
             class_name=first.info.class_name,
@@ -102,8 +104,7 @@ def _base_model(
             class_prompt=first.info.class_prompt,
             parts=own.parts,
         )
-        digests = part_digests(path, checkpoint_info(with_loras(file, loras)))
-        opener = partial(read_with_loras, path, tuple(loras))
+        digests, opener = part_digests(path, checkpoint_info(changed)), partial(read_changed, path, changes, model)
         return replace(first, path=path, info=info, digests=digests, open=opener, is_base=True, base_file=None)
     except (UserError, OSError) as error:
         log.warning("the base model of %s is not compared: %s", first.path, error)
@@ -121,7 +122,7 @@ def _find_base(
     merged_into = [one.base_file for one in group if one.base_file]
     tried = []
     for path in [*([base_file] if base_file else []), *merged_into, *recorded, *beside, *known]:
-        if path.is_file() and resolved(path) not in tried:
+        if is_checkpoint(path) and resolved(path) not in tried:
             tried.append(resolved(path))
             if sha256_of(path) == sha256:
                 return path

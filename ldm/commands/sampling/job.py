@@ -8,9 +8,11 @@ from typing import Any
 
 from PIL import Image
 
+import ldm
 from ldm.commands.enough_memory import refuse_too_large_images
 from ldm.commands.sampling.adapters import LoraFile, loras_of
 from ldm.commands.sampling.checkpoints import Checkpoint
+from ldm.commands.sampling.parameters import ETA_NAMES, SAMPLER_NAMES, Parameters
 from ldm.data.images import fit_image, read_image, to_tensor
 from ldm.diffusion.samplers import SAMPLERS, img2img_steps
 from ldm.diffusion.sampling import InitImage, SamplingConfig
@@ -122,11 +124,13 @@ def sampling_flags(sampling: SamplingConfig) -> dict[str, Any]:
     return {"hw": [sampling.height, sampling.width], **flags}
 
 
-def png_text(prompt: str, seed: int, job: Job, checkpoint: Checkpoint) -> dict[str, object]:
-    """The text chunks of an image file by key; `parameters` has the form that other tools read. Names no directory."""
+def png_text(prompt: str, seed: int, job: Job, checkpoint: Checkpoint, sha256: str = "") -> dict[str, object]:
+    """The text chunks of an image file by key; `parameters` has the form that other tools read. Names no directory.
+
+    `sha256`: that of the checkpoint's file, if known.
+    """
     sampling = job.sampling
     size = f"{sampling.width}x{sampling.height}"
-    negative = f"Negative prompt: {job.negative_prompt}\n" if job.negative_prompt else ""
     text: dict[str, object] = {
         "prompt": prompt,
         "negative_prompt": job.negative_prompt,
@@ -143,14 +147,24 @@ def png_text(prompt: str, seed: int, job: Job, checkpoint: Checkpoint) -> dict[s
     if job.loras:
         text["lora"] = ", ".join(map(str, job.loras))
     loras = [*([LoraFile(checkpoint.path)] if checkpoint.base_file else []), *job.loras]
-    hashes = ", ".join(f"{one.path.stem}: {one.short_hash}" for one in loras if one.short_hash)
-    parameters = (
-        f"{' '.join([prompt, *(one.tag for one in loras)])}\n{negative}"
-        f"Steps: {sampling.num_steps}, Sampler: {sampling.sampler}, CFG scale: {sampling.guidance_scale}, "
-        f"Seed: {seed}, Size: {size}, Model: {(checkpoint.base_file or checkpoint.path).stem}"
-        + (f', Lora hashes: "{hashes}"' if hashes else "")
-    )
-    return {**text, "parameters": parameters}
+    default_eta = SAMPLERS[sampling.sampler].default_eta
+    eta = f"{sampling.eta:g}" if default_eta is not None and sampling.eta != default_eta else ""
+    values = {
+        "Steps": str(sampling.num_steps),
+        "Sampler": SAMPLER_NAMES.get(sampling.sampler, sampling.sampler),
+        "CFG scale": f"{sampling.guidance_scale:g}",
+        "Seed": str(seed),
+        "Size": size,
+        "Model hash": sha256[:10],
+        "Model": (checkpoint.base_file or checkpoint.path).stem,
+        "VAE": checkpoint.vae,
+        "Denoising strength": f"{job.init.strength:g}" if job.init else "",
+        ETA_NAMES.get(sampling.sampler, "Eta"): eta,
+        "Lora hashes": ", ".join(f"{one.path.stem}: {one.short_hash}" for one in loras if one.short_hash),
+        "Version": f"ldm {ldm.__version__}",
+    }
+    tagged = " ".join([prompt, *(one.tag for one in loras)])
+    return {**text, "parameters": Parameters(tagged, job.negative_prompt, values).to_text()}
 
 
 # Prompts for scores

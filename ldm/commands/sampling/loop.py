@@ -13,6 +13,7 @@ from torch import Tensor
 from ldm.background import CancellingPool
 from ldm.checkpoint.keys import PARTS
 from ldm.checkpoint.reading import CheckpointFile
+from ldm.checkpoint.saving import hash_file
 from ldm.commands.sampling.batches import sample_batches
 from ldm.commands.sampling.checkpoints import Checkpoint
 from ldm.commands.sampling.job import Job, png_text
@@ -49,10 +50,12 @@ def sample_rows(plan: TablePlan, job: Job, compute: Compute, directory: Path) ->
             work.append((checkpoint, missing, _batches(images, missing, batch_size)))
     slot = ModelSlot(compute)
     with (
+        CancellingPool(1, "hash") as pool,
         Progress(sum(len(missing) for _, missing, _ in work), "sampling", "img") as progress,
         ImageWriter(BATCHES_WAITING * batch_size) as writer,
         ReadAhead([checkpoint for checkpoint, _, _ in work]) as reader,
     ):
+        hashed = pool.submit(_file_hash, work[0][0].path) if alone and work else None
         for checkpoint, missing, batches in work:
             try:
                 file = reader.take()
@@ -66,9 +69,18 @@ def sample_rows(plan: TablePlan, job: Job, compute: Compute, directory: Path) ->
             with closing(_sampled(slot, batches, job, compute, checkpoint.path, alone)) as sampled:
                 for cell, seed, image in sampled:
                     if cell.file in missing:
-                        text = png_text(cell.prompt, seed, job, checkpoint) | {KEY: plan.keys[cell.file]}
+                        sha256 = hashed.result() if hashed else ""
+                        text = png_text(cell.prompt, seed, job, checkpoint, sha256) | {KEY: plan.keys[cell.file]}
                         writer.put(directory / cell.file, image, text)
                         progress.update()
+
+
+def _file_hash(path: Path) -> str:
+    """SHA-256 of a single checkpoint's file, read while the first image is sampled; empty if there is none to read."""
+    try:
+        return hash_file(path) if path.is_file() else ""
+    except (OSError, UserError):
+        return ""
 
 
 def _batches(images: Batch, missing: set[str], size: int) -> list[Batch]:

@@ -21,8 +21,9 @@ from ldm.commands.options.common import MOST_IMAGES
 from ldm.commands.options.resumable import SAMPLING, flag_of
 from ldm.commands.record import plain, versions, write_record
 from ldm.commands.resuming import RECORD, make_run_dir, refuse_another_size
-from ldm.commands.sampling.adapters import loras_of, recorded_loras
+from ldm.commands.sampling.adapters import changes_of, recorded_loras
 from ldm.commands.sampling.checkpoints import Checkpoint, checkpoints_to_sample
+from ldm.commands.sampling.from_image import warn_of_another_model, with_image_options
 from ldm.commands.sampling.groups import (
     CheckpointGroup,
     group_checkpoints,
@@ -48,7 +49,7 @@ from ldm.runtime.compiling import refuse_graphs_without_cuda
 from ldm.runtime.devices import Compute, parse_device, sampling_compute
 from ldm.runtime.models import base_weights, read_tokenizer
 from ldm.terminal import command_line
-from ldm.user_files import resolved
+from ldm.user_files import is_diffusers_directory, resolved
 
 log = logging.getLogger(__name__)
 
@@ -90,7 +91,10 @@ def plan_call(options: argparse.Namespace, command: str) -> Call:
     compute = sampling_compute(parse_device(options.device), options.precision)
     refuse_graphs_without_cuda(options.compile, compute.device)
     weights, root, scores = _weights(options, command)
-    checkpoints = checkpoints_to_sample(weights, options.config, loras_of(options), options.base, options.subject or "")
+    if getattr(options, "from_image", None) and not options.resume_dir:
+        warn_of_another_model(options.from_image, weights)
+    changes = changes_of(options)
+    checkpoints = checkpoints_to_sample(weights, options.config, changes, options.base, options.subject or "")
     job = _job(options, checkpoints, compute, scores)
     records = RunRecords()
     groups = _groups(checkpoints, records, options) if root else [checkpoints]
@@ -140,6 +144,8 @@ def _checked_options(options: argparse.Namespace, command: str) -> argparse.Name
     if options.resume_dir:
         options = resumed_call_options(options, command)
         begin_run(options.resume_dir, command_line(f"{command}.py", "-r", options.resume_dir))
+    elif getattr(options, "from_image", None):
+        options = with_image_options(options)
     elif command == "img2img" and not options.init_img:
         raise UserError("--init-img is needed: the image to start from")
     return options
@@ -151,10 +157,11 @@ def _weights(options: argparse.Namespace, command: str) -> tuple[Path, Path | No
     if command == "evaluate" and not weights.exists():
         raise UserError(f"there is no {weights}: --ckpt-path takes a run of dreambooth.py, or a directory of runs")
     scores = command == "evaluate" or getattr(options, "score", False)
-    root = weights if weights.is_dir() else weights.parent if scores else None
+    several = weights.is_dir() and not is_diffusers_directory(weights)
+    root = weights if several else weights.parent if scores else None
     given = [name for name in COMPARING if getattr(options, name)] if root is None else []
     if given and (given != ["base"] or not is_lora(read_checkpoint(weights))):  # a LoRA file has a base model, too
-        raise UserError(f"{flag_of(given[0])} is for comparing a directory, and {weights} is a file")
+        raise UserError(f"{flag_of(given[0])} is for comparing a directory, and {weights} is one checkpoint")
     return weights, root, scores
 
 
@@ -181,7 +188,7 @@ def _refuse_too_many_images(checkpoints: int, options: argparse.Namespace) -> No
 
 def _groups(checkpoints: list[Checkpoint], records: RunRecords, options: argparse.Namespace) -> list[CheckpointGroup]:
     groups = group_checkpoints(checkpoints, records)
-    return groups if options.no_base else with_base_models(groups, records, options.base, loras_of(options))
+    return groups if options.no_base else with_base_models(groups, records, options.base, changes_of(options))
 
 
 def _digest(plan: TablePlan, photo_paths: list[list[Path]], encoder: str) -> str:

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ldm.checkpoint.diffusers_directory import files_of
 from ldm.checkpoint.keys import PARTS
 from ldm.checkpoint.loading import checkpoint_info
 from ldm.checkpoint.lora import is_lora
@@ -25,13 +26,14 @@ from ldm.commands.sampling.job import CLASS_PROMPT
 from ldm.config import read_yaml
 from ldm.errors import UserError
 from ldm.terminal import command_line
+from ldm.user_files import is_checkpoint
 
 log = logging.getLogger(__name__)
 
 OWN_FLAGS = {"img2img": "init_img", "evaluate": "protocol"}
 """Options that only the record of this command has."""
 
-PATHS = ("ckpt_path", "config", "output_dir", "base", "instance_img_dir", "init_img")
+PATHS = ("ckpt_path", "config", "output_dir", "base", "instance_img_dir", "init_img", "vae", "from_image")
 
 
 def recorded_command(options: Mapping[str, Any]) -> str:
@@ -87,7 +89,7 @@ def _found_again(options: argparse.Namespace, record: dict[str, Any]) -> argpars
         options.ckpt_path = _find_checkpoints(recorded, record, moved_run)
     if getattr(options, "init_img", None):
         _find_init_image(options, record, moved_run)
-    for name in ("base", "instance_img_dir", "config"):
+    for name in ("base", "instance_img_dir", "config", "vae"):
         path: Path | None = getattr(options, name)
         if path is not None and name not in options.typed and not path.exists():
             setattr(options, name, first(moved_run.places(path), Path.exists) or path)
@@ -103,7 +105,7 @@ def _found_again(options: argparse.Namespace, record: dict[str, Any]) -> argpars
 def _find_checkpoints(recorded: Path, record: dict[str, Any], moved_run: Moved) -> Path:
     if not recorded.exists():
         weights = known_weights(recorded.name)
-        if found := first(weights, lambda path: path.is_file() and _holds_checkpoints(path, record, recorded)):
+        if found := first(weights, lambda path: is_checkpoint(path) and _holds_checkpoints(path, record, recorded)):
             log.info("%s has moved: %s", recorded, found)
             return found
     names = ", ".join(list(record.get("known") or {})[:3]).replace("./", "")
@@ -119,7 +121,7 @@ def _holds_checkpoints(path: Path, record: dict[str, Any], recorded: Path) -> bo
         listed = [_below(recorded, Path(str(one))) for one in record.get("checkpoints") or ()]
         return any((path / relative).is_file() for relative in listed if not relative.startswith(".."))
     files = [(path / relative, identity) for relative, identity in known.items()]
-    return any(file.is_file() and _read_identity(file) == identity for file, identity in files)
+    return any(is_checkpoint(file) and _read_identity(file) == identity for file, identity in files)
 
 
 def _below(recorded: Path, one: Path) -> str:
@@ -142,8 +144,8 @@ def _read_identity(path: Path) -> str:
 
 def _identity(path: Path, info: CheckpointInfo) -> str:
     """Identifies a checkpoint without reading its weights: by a digest of its parts' digests, or else by its size."""
-    if not all(info.parts.get(part) for part in PARTS):
-        return f"{path.stat().st_size} bytes"
+    if path.is_dir() or not all(info.parts.get(part) for part in PARTS):
+        return f"{sum(file.stat().st_size for file in files_of(path))} bytes"
     return hashlib.sha256(json.dumps(info.parts, sort_keys=True).encode()).hexdigest()
 
 

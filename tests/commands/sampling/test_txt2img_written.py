@@ -6,6 +6,8 @@ from pathlib import Path
 
 from PIL import Image
 
+import ldm
+from ldm.checkpoint.saving import hash_file
 from ldm.files import ROOT
 from tests.commands.calls import difference
 from tests.commands.fixtures import Sample
@@ -31,7 +33,8 @@ def test_an_images_text_has_all_to_sample_it_again(txt2img: Sample, tiny_checkpo
     assert info["parameters"].splitlines() == [
         "ein Bär",
         "Negative prompt: blurry — grau",
-        "Steps: 4, Sampler: ddim, CFG scale: 2.5, Seed: 10, Size: 48x32, Model: tiny",
+        "Steps: 4, Sampler: DDIM, CFG scale: 2.5, Seed: 10, Size: 48x32, "
+        f"Model hash: {hash_file(tiny_checkpoint)[:10]}, Model: tiny, Eta DDIM: 0.5, Version: ldm {ldm.__version__}",
     ]
     assert str(tiny_checkpoint.parent).encode() not in sampled.paths[3].read_bytes()
     again = txt2img("-p", info["ldm.prompt"], "--seed", info["ldm.seed"], "-v", 1, *options)
