@@ -39,12 +39,10 @@ def lora_writer(
 
     `notes`: kohya's metadata and modelspec's. The function raises `UserError` if a weight is not finite in `dtype`.
     """
-    return partial(_save, path, lora_state_dict(ldm, dtype), info, dtype, notes)
+    return partial(_save, path, lora_state_dict(ldm, dtype), info, notes)
 
 
-def _save(
-    path: Path, tensors: dict[str, Tensor], info: CheckpointInfo, dtype: torch.dtype, notes: Mapping[str, str]
-) -> None:
+def _save(path: Path, tensors: dict[str, Tensor], info: CheckpointInfo, notes: Mapping[str, str]) -> None:
     raise_unless_finite(path, tensors)
     notes = {**notes, "ss_steps": str(info.step), "ss_output_name": f"{notes['ss_output_name']}-{info.step:05d}"}
     kohya = {name: text for name, text in notes.items() if name.startswith("ss_")}
