@@ -73,11 +73,12 @@ class DreamBooth(TrainingModule):
         seed: int,
     ) -> None:
         super().__init__(config, seed)
+        self.can_be_graphed = not config.fused_backward  # a graph would repeat the update of one step
         self.ldm = ldm
         self.subject = subject
         self._moments = (instance_moments, class_moments)
         self.train_only_trained_parts()
-        if config.train_dtype == "bf16":
+        if config.train_dtype != "fp32":
             for part in self.trained_parts().values():
                 cast_weights(part, torch.bfloat16)
         ldm.unet.set_gradient_checkpointing(config.gradient_checkpointing)

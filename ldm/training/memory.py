@@ -22,12 +22,20 @@ from ldm.nn.memory import Footprint, NoInitialisation
 from ldm.nn.tokenizer import PromptTokenizer
 from ldm.training.config import DreamBoothConfig, Subject
 from ldm.training.dreambooth import DreamBooth, cast_weights
+from ldm.training.optimizers import OptimizerKind
 
 GIB = 2**30
 CUDA_OVERHEAD = int(1.25 * GIB)
 """Memory outside of tensors: CUDA's context, the libraries' workspaces, fragmentation."""
 CUDA_CONTEXT = int(0.4 * GIB)
 """The context's share of `CUDA_OVERHEAD`."""
+
+
+WEIGHTS = {
+    "fp32": "float32 weights",
+    "bf16": "bfloat16 weights",
+    "bf16-rounded": "bfloat16 weights without further bits",
+}
 
 
 @dataclass(frozen=True)
@@ -37,11 +45,13 @@ class MemoryProfile:
     optimizer: str
     train_dtype: str
     gradient_checkpointing: str
+    fused_backward: bool = False
 
     def __str__(self) -> str:
         optimizer = OPTIMIZERS[self.optimizer].load().label
-        weights = {"fp32": "float32", "bf16": "bfloat16"}[self.train_dtype]
-        return f"{optimizer} on {weights} weights, gradient checkpointing {self.gradient_checkpointing}"
+        weights = WEIGHTS[self.train_dtype]
+        when = ", updates in the backward pass" if self.fused_backward else ""
+        return f"{optimizer} on {weights}{when}, gradient checkpointing {self.gradient_checkpointing}"
 
     def applied_to(self, config: DreamBoothConfig) -> DreamBoothConfig:
         """The config with these settings."""
@@ -52,17 +62,33 @@ MEMORY_PROFILES = tuple(
     MemoryProfile(optimizer, train_dtype, level)
     for level in CHECKPOINTING_LEVELS
     for optimizer, train_dtype in (("adamw", "fp32"), ("adamw8bit", "fp32"), ("adamw8bit", "bf16"))
+) + tuple(
+    MemoryProfile(optimizer, train_dtype, level, fused_backward=True)
+    for optimizer, train_dtype in (("adamw8bit", "bf16"), ("adafactor", "bf16"), ("adafactor", "bf16-rounded"))
+    for level in CHECKPOINTING_LEVELS
 )
 """What `--vram` chooses from, from the fastest and most exact to the smallest."""
 
 
-def profiles_with(fixed: Mapping[str, str]) -> list[MemoryProfile]:
-    """The `MEMORY_PROFILES` with these settings; for an optimizer that none of them has, all types and levels."""
-    profiles, optimizer = MEMORY_PROFILES, fixed.get("optimizer")
-    if optimizer is not None and all(one.optimizer != optimizer for one in MEMORY_PROFILES):
-        dtypes = OPTIMIZERS[optimizer].load().state_bytes_per_weight
-        profiles = tuple(MemoryProfile(optimizer, dtype, level) for level in CHECKPOINTING_LEVELS for dtype in dtypes)
-    return [one for one in profiles if all(getattr(one, name) == value for name, value in fixed.items())]
+def profiles_with(fixed: Mapping[str, Any]) -> list[MemoryProfile]:
+    """The `MEMORY_PROFILES` with these settings; if there is none, all types and levels of the optimizer.
+
+    An optimizer that is fixed is also combined with updates in the backward pass, if it can make them.
+    """
+
+    def fitting(profiles: Iterable[MemoryProfile]) -> list[MemoryProfile]:
+        return [one for one in profiles if all(getattr(one, name) == value for name, value in fixed.items())]
+
+    if found := fitting(MEMORY_PROFILES):
+        return found
+    optimizer = fixed.get("optimizer", "adamw8bit")
+    kind: OptimizerKind = OPTIMIZERS[optimizer].load()
+    return fitting(
+        MemoryProfile(optimizer, dtype, level, fused)
+        for fused in ((False, True) if kind.weightwise else (False,))
+        for level in CHECKPOINTING_LEVELS
+        for dtype in kind.state_bytes_per_weight
+    )
 
 
 @dataclass(frozen=True)
@@ -107,7 +133,7 @@ def predict(workload: Workload, config: DreamBoothConfig, limit: float = math.in
             module = _Module.of(workload, config)
         if workload.like_cuda:
             _normalise_in_float32(module)
-            if config.train_dtype == "bf16":  # fixed networks are onloaded in this type
+            if config.train_dtype != "fp32":  # fixed networks are onloaded in this type
                 cast_weights(module.ldm, torch.bfloat16)
         # Float16's gradients are scaled: steps run eagerly, and the optimizer is not fused and has large temporaries.
         scaled = autocast_dtype == torch.float16
@@ -116,12 +142,14 @@ def predict(workload: Workload, config: DreamBoothConfig, limit: float = math.in
         with Footprint() as footprint:
             # On CUDA fixed networks are offloaded.
             footprint.watch(list(module.buffers()), weights if workload.like_cuda else list(module.parameters()))
-            for weight in weights:
-                weight.grad = torch.zeros_like(weight)
-            optimizer.step()  # creates its state
+            if not config.fused_backward:
+                for weight in weights:
+                    weight.grad = torch.zeros_like(weight)
+            _create_state(optimizer, weights)
             if footprint.live > limit:
                 return Prediction(footprint.live, 0)
             optimizer.zero_grad()
+            module.update_in_backward(optimizer)
 
             footprint.restart()
             with _autocast(autocast_dtype):
@@ -131,10 +159,11 @@ def predict(workload: Workload, config: DreamBoothConfig, limit: float = math.in
             step = footprint.peak
             footprint.restart()
             updating = footprint.live
-            torch.nn.utils.clip_grad_norm_(weights, 1.0)
-            optimizer.step()
+            if not config.fused_backward:
+                torch.nn.utils.clip_grad_norm_(weights, 1.0)
+                optimizer.step()
             # A CUDA graph keeps the memory of its activations.
-            graphed = workload.like_cuda and not scaled
+            graphed = workload.like_cuda and not scaled and module.can_be_graphed
             step = step + footprint.peak - updating if graphed else max(step, footprint.peak)
             if workload.devices > 1:
                 step += sum(weight.nbytes for weight in weights)  # buffers of the gradients' exchange
@@ -142,7 +171,7 @@ def predict(workload: Workload, config: DreamBoothConfig, limit: float = math.in
 
             footprint.restart()
             if workload.previews:
-                if config.train_dtype == "bf16":  # the originals stay on the host
+                if config.train_dtype != "fp32":  # the originals stay on the host
                     cast_weights(module.ldm, torch.bfloat16)
                 footprint.watch(list(module.parameters()))
                 with _autocast(autocast_dtype), torch.no_grad():
@@ -170,6 +199,20 @@ def choose(
         if prediction.peak <= budget:
             return candidate, prediction
     return None
+
+
+def _create_state(optimizer: torch.optim.Optimizer, weights: list[nn.Parameter]) -> None:
+    """Has the optimizer create what it keeps of the weights."""
+    create = getattr(optimizer, "create_state", None)
+    if create is not None:
+        create()
+        return
+    missing = [weight for weight in weights if weight.grad is None]
+    for weight in missing:
+        weight.grad = torch.zeros_like(weight)
+    optimizer.step()
+    for weight in missing:
+        weight.grad = None
 
 
 def _normalise_in_float32(network: nn.Module) -> None:

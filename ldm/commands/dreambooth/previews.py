@@ -89,7 +89,7 @@ class Previews:
     @contextmanager
     def _ready(self, module: DreamBooth) -> Iterator[None]:
         """The whole model on its device, in the type that it is trained in."""
-        if module.config.train_dtype == "bf16":
+        if module.config.train_dtype != "fp32":
             with module.all_onloaded(torch.bfloat16):
                 yield
         else:

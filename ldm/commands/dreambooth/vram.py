@@ -3,8 +3,9 @@
 import argparse
 import logging
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import replace
+from dataclasses import fields, replace
 from multiprocessing import get_context
+from typing import Any
 
 import torch
 
@@ -30,7 +31,7 @@ from ldm.training.memory import (
 
 log = logging.getLogger(__name__)
 
-MEMORY_FLAGS = tuple(vars(MEMORY_PROFILES[0]))
+MEMORY_FLAGS = tuple(field.name for field in fields(MemoryProfile))
 """The options that `--vram` sets, unless the user sets them."""
 FLOAT_WEIGHTS = ("full", "fp16-mixed")
 """Values of `--precision` that need float32 weights."""
@@ -67,31 +68,51 @@ def fit_into_memory(
     """The config with the first of the `MEMORY_PROFILES` whose predicted peak fits; flags that are set stay.
 
     `--vram` gives the budget. `auto` is the free memory of a CUDA device, and also keeps what the model's YAML sets; on
-    other devices it changes nothing. Raises `UserError` if nothing fits into a budget that was given, or `--precision`
+    other devices it changes nothing, and a run that is resumed stays as it is. Raises `UserError` if nothing fits into a budget that was given, or `--precision`
     needs float32 weights that `--train-dtype` excludes.
     """
     fixed = {name: getattr(options, name) for name in MEMORY_FLAGS if getattr(options, name) is not None}
     auto = options.vram == "auto"
     budget: int | None = None
-    if len(fixed) < len(MEMORY_FLAGS):
+    if len(fixed) < len(MEMORY_FLAGS) and not options.resume_dir:
         budget = _free_on_all(devices) if auto else int(USABLE * float(options.vram) * GIB)
     if budget is not None and not (auto and budget > plenty(workload, config)):
         if auto:
             own, default = vars(config), vars(DreamBoothConfig())
             fixed = {name: own[name] for name in MEMORY_FLAGS if own[name] != default[name]} | fixed
-        candidates = _candidates(fixed, options.precision, devices[0])
+        candidates = _candidates(fixed, options.precision, workload, devices[0])
         config = _first_that_fits(candidates, config, workload, budget, devices[0], refuse=not auto)
-    if config.train_dtype == "bf16" and options.precision in FLOAT_WEIGHTS:
-        raise UserError(f"--precision {options.precision} needs --train-dtype fp32, not bf16: leave out one of the two")
+    if config.train_dtype != "fp32" and options.precision in FLOAT_WEIGHTS:
+        raise UserError(
+            f"--precision {options.precision} needs --train-dtype fp32, not {config.train_dtype}: "
+            "leave out one of the two"
+        )
+    if config.fused_backward and (why := _no_fused_backward(workload, config)):
+        raise UserError(f"--fused-backward is not for {why}")
     return config
 
 
-def _candidates(fixed: dict[str, str], precision: str, device: torch.device) -> list[MemoryProfile]:
-    """The profiles with these fixed values; in bfloat16 only where precision and device allow it."""
+def _no_fused_backward(workload: Workload, config: DreamBoothConfig) -> str:
+    """Why weights can't be updated within the backward pass; empty if they can."""
+    if workload.devices > 1:
+        return "several devices, which exchange their gradients after the backward pass"
+    if workload.autocast_dtype == torch.float16 and config.train_dtype == "fp32":
+        return "fp16-mixed, whose gradients are scaled until the backward pass has ended"
+    return ""
+
+
+def _candidates(
+    fixed: dict[str, Any], precision: str, workload: Workload, device: torch.device
+) -> list[MemoryProfile]:
+    """The profiles with these fixed values that precision and devices allow; all of them if there is no such."""
     candidates = profiles_with(fixed)
-    if precision in FLOAT_WEIGHTS or half_dtype(device) != torch.bfloat16:
-        return [one for one in candidates if one.train_dtype != "bf16"] or candidates
-    return candidates
+    in_float32 = precision in FLOAT_WEIGHTS or half_dtype(device) != torch.bfloat16
+    allowed = [
+        one
+        for one in candidates
+        if not (in_float32 and one.train_dtype != "fp32") and not (one.fused_backward and workload.devices > 1)
+    ]
+    return allowed or candidates
 
 
 def _first_that_fits(

@@ -80,6 +80,8 @@ DREAMBOOTH: Mapping[str, Rule] = {
     "gradient_checkpointing": _free("it changes memory and speed, and no number"),
     "optimizer": MEMORY,
     "train_dtype": MEMORY,
+    "fused_backward": MEMORY,
+    "clip": RECIPE,
     "vram": _fixed("the run's record has what it chose; --gradient-checkpointing alone can still save memory"),
     "class_img_count": RECIPE,
     "generation_batch_size": CLASS_IMAGES,

@@ -61,6 +61,8 @@ def test_the_record_holds_every_option_resolved(trained: Trained, tiny_checkpoin
         "gradient_checkpointing": "none",
         "optimizer": "adamw",
         "train_dtype": "fp32",
+        "fused_backward": False,
+        "clip": "auto",
         "vram": "auto",
         "seed": 42,
         "lamb": 1.0,

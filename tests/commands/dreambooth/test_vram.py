@@ -4,6 +4,7 @@ import logging
 import multiprocessing
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -20,8 +21,12 @@ from tests.commands.dreambooth.fine_tuning import STOPPED, FineTune, Plan, inter
 from tests.tiny import TINY_YAML, tiny_config
 
 CPU, CUDA = [torch.device("cpu")], [torch.device("cuda:0")]
-NEEDS = dict(zip(MEMORY_PROFILES, (14, 9, 7, 13, 8.5, 6, 12, 7.5, 5), strict=True))
+NEEDS = dict(zip(MEMORY_PROFILES, (14, 9, 7, 13, 8.5, 6, 12, 7.5, 5, 5, 4.5, 4.2, 4, 3.5, 3.2, 3.1, 3, 2.5), strict=True))
 """GiB at 512 x 512."""
+
+
+def profile_of(config: DreamBoothConfig) -> MemoryProfile:
+    return MemoryProfile(**{name: getattr(config, name) for name in command.MEMORY_FLAGS})
 
 
 @pytest.fixture(autouse=True)
@@ -29,8 +34,7 @@ def needs(monkeypatch: pytest.MonkeyPatch) -> None:
     """Predictions that grow with the number of pixels."""
 
     def predict(workload: Workload, config: DreamBoothConfig, limit: float = 0) -> Prediction:
-        profile = MemoryProfile(config.optimizer, config.train_dtype, config.gradient_checkpointing)
-        return Prediction(int(NEEDS[profile] * GIB * workload.height * workload.width / 512**2), 0)
+        return Prediction(int(NEEDS[profile_of(config)] * GIB * workload.height * workload.width / 512**2), 0)
 
     monkeypatch.setattr("ldm.training.memory.predict", predict)
     monkeypatch.setattr(command, "predict", predict)
@@ -45,11 +49,13 @@ def chosen(*words: str, devices: list[torch.device] = CPU, size: int = 512, **co
     before = DreamBoothConfig(**{**config, **given})
     after = fit_into_memory(options, before, Workload(tiny_config(), size, size), devices)
     assert own.iterations == after.iterations
-    return MemoryProfile(after.optimizer, after.train_dtype, after.gradient_checkpointing)
+    return profile_of(after)
 
 
 @pytest.mark.parametrize(
-    ("gib", "index"), [("24", 0), ("16", 0), ("12", 1), ("10", 1), ("8", 2)], ids=["24", "16", "12", "10", "8"]
+    ("gib", "index"),
+    [("24", 0), ("16", 0), ("12", 1), ("10", 1), ("8", 2), ("6", 8), ("4", 13)],
+    ids=["24", "16", "12", "10", "8", "6", "4"],
 )
 def test_the_first_that_fits_is_chosen(gib: str, index: int) -> None:
     assert chosen("--vram", gib) == MEMORY_PROFILES[index]
@@ -102,6 +108,7 @@ def test_no_device_is_queried_if_all_flags_are_set(monkeypatch: pytest.MonkeyPat
     """As in the other processes of several devices, which read the record."""
     monkeypatch.setattr(command, "free_memory", lambda device: pytest.fail("it was"))
     words = ("--optimizer", "adamw8bit", "--train-dtype", "bf16", "--gradient-checkpointing", "attention")
+    words += ("--no-fused-backward",)
     assert chosen(*words, devices=CUDA) == MEMORY_PROFILES[5]
 
 
@@ -135,7 +142,7 @@ def test_weights_stay_float32_where_bfloat16_is_not_for_the_device_or_the_precis
 
 def test_a_size_that_would_fit_is_named() -> None:
     with pytest.raises(UserError, match=r"1024 x 1024 needs 21.5 GB even with 8-bit AdamW .* --hw 512 512 would fit"):
-        chosen("--vram", "8", size=1024)
+        chosen("--vram", "8", "--no-fused-backward", size=1024)
 
 
 def test_auto_refuses_nothing(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
@@ -148,6 +155,21 @@ def test_auto_refuses_nothing(monkeypatch: pytest.MonkeyPatch, caplog: pytest.Lo
 def test_the_error_suggests_not_to_train_the_text_encoder() -> None:
     with pytest.raises(UserError, match="--no-train-text-encoder needs less"):
         chosen("--vram", "8", "--optimizer", "adamw", size=4096, train_text_encoder=True)
+
+
+@pytest.mark.parametrize(
+    ("workload", "kind"),
+    [({"devices": 2}, "several devices"), ({"autocast_dtype": torch.float16}, "fp16-mixed")],
+)
+def test_updates_in_the_backward_pass_need_one_device_and_no_scaled_gradients(workload: Any, kind: str) -> None:
+    options = dreambooth_parser().parse_args(["--fused-backward"])
+    config = DreamBoothConfig(fused_backward=True)
+    with pytest.raises(UserError, match=f"--fused-backward is not for {kind}"):
+        fit_into_memory(options, config, Workload(tiny_config(), 32, 32, **workload), CPU)
+    options = dreambooth_parser().parse_args(["--vram", "4"])
+    if "devices" in workload:
+        with pytest.raises(UserError, match="8-bit AdamW on bfloat16 weights, gradient checkpointing all"):
+            fit_into_memory(options, DreamBoothConfig(), Workload(tiny_config(), 512, 512, **workload), CPU)
 
 
 def test_the_error_if_nothing_fits() -> None:
@@ -164,13 +186,14 @@ def test_the_choice_is_logged_recorded_and_kept_by_a_resumed_run(
     run = interrupted(fine_tune, monkeypatch, 2, *STOPPED, "--vram", "8")
     assert "memory profile: 8-bit AdamW on bfloat16 weights, gradient checkpointing none" in caplog.text
     options = read_yaml(run / "run.yaml")["options"]
-    assert [options[name] for name in command.MEMORY_FLAGS] == ["adamw8bit", "bf16", "none"]
+    assert [options[name] for name in command.MEMORY_FLAGS] == ["adamw8bit", "bf16", "none", False]
     monkeypatch.setitem(NEEDS, MEMORY_PROFILES[0], 0.1)
     assert call("dreambooth", "-r", run).status == 0
     assert [read_yaml(run / "run.yaml")["options"][name] for name in command.MEMORY_FLAGS] == [
         "adamw8bit",
         "bf16",
         "none",
+        False,
     ]
 
 
