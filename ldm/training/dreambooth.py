@@ -55,6 +55,20 @@ class OffloadedNetworks:
             self.offload()
 
 
+@contextmanager
+def on_host(networks: Sequence[nn.Module]) -> Iterator[None]:
+    """In this block the networks wait in the host's memory, trained ones too. Where that is the device, none moves."""
+    tensors = [tensor for network in networks for tensor in (*network.parameters(), *network.buffers())]
+    devices = [tensor.device for tensor in tensors]
+    for tensor in tensors:
+        tensor.data = tensor.detach().to(HOST)
+    try:
+        yield
+    finally:
+        for tensor, device in zip(tensors, devices, strict=True):
+            tensor.data = tensor.detach().to(device)
+
+
 class DreamBooth(TrainingModule):
     """Fine-tunes `ldm` on encoded images: instance_moments (n v 2c h w), class_moments (m v 2c h w) or None."""
 
@@ -114,6 +128,16 @@ class DreamBooth(TrainingModule):
         self._free_gradients()
         # Lightning's own `self.device` is the CPU until a training begins.
         with self._offloaded.onloaded(self.ldm.device, dtype):
+            yield
+
+    @contextmanager
+    def alone(self, network: nn.Module) -> Iterator[None]:
+        """In this block, within `all_onloaded`, the other networks are on the host, if memory is that scarce.
+
+        It is where weights are updated in the backward pass.
+        """
+        all_networks = (self.ldm.unet, self.ldm.autoencoder, self.ldm.text_encoder)
+        with on_host([one for one in all_networks if one is not network] if self.config.fused_backward else []):
             yield
 
     def trained_parts(self) -> dict[str, nn.Module]:

@@ -6,7 +6,7 @@ counts their bytes.
 
 import contextlib
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -38,6 +38,17 @@ WEIGHTS = {
 }
 
 
+COSTS = {
+    "adamw8bit": "moments have 8 bits",
+    "adafactor": "there is no first moment, and the second is a row times a column",
+    "bf16": "weights have 24 bits, and activations 16",
+    "bf16-rounded": "weights and activations have 16 bits: rounding weights at random adds noise to each update",
+    "attention": "the transformers' part of the forward pass is computed twice",
+    "all": "the forward pass is computed twice: about a third more time",
+}
+"""What the settings of a profile cost."""
+
+
 @dataclass(frozen=True)
 class MemoryProfile:
     """The settings by which a training saves memory (docs/memory.md); the names are `DreamBoothConfig`'s."""
@@ -52,6 +63,22 @@ class MemoryProfile:
         weights = WEIGHTS[self.train_dtype]
         when = ", updates in the backward pass" if self.fused_backward else ""
         return f"{optimizer} on {weights}{when}, gradient checkpointing {self.gradient_checkpointing}"
+
+    @property
+    def without_checkpointing(self) -> "MemoryProfile":
+        """The profile that differs only in gradient checkpointing, and has none."""
+        return replace(self, gradient_checkpointing="none")
+
+    @property
+    def costs(self) -> list[str]:
+        """What it costs in time and fidelity, compared with float32 AdamW; a line for each reason."""
+        found = [COSTS[setting] for setting in (self.optimizer, self.train_dtype) if setting in COSTS]
+        if self.fused_backward:
+            found.append(
+                "each gradient is clipped alone (--clip global: all together, in twice the time), and steps are not "
+                "captured as a CUDA graph"
+            )
+        return found + [COSTS[level] for level in (self.gradient_checkpointing,) if level in COSTS]
 
     def applied_to(self, config: DreamBoothConfig) -> DreamBoothConfig:
         """The config with these settings."""
@@ -114,6 +141,8 @@ class Prediction:
 
     step: int
     preview: int
+    is_whole: bool = True
+    """Whether a step was counted; if not, only weights, gradients and the optimizer's state were."""
 
     @property
     def peak(self) -> int:
@@ -147,7 +176,7 @@ def predict(workload: Workload, config: DreamBoothConfig, limit: float = math.in
                     weight.grad = torch.zeros_like(weight)
             _create_state(optimizer, weights)
             if footprint.live > limit:
-                return Prediction(footprint.live, 0)
+                return Prediction(footprint.live, 0, is_whole=False)
             optimizer.zero_grad()
             module.update_in_backward(optimizer)
 
@@ -173,10 +202,11 @@ def predict(workload: Workload, config: DreamBoothConfig, limit: float = math.in
             if workload.previews:
                 if config.train_dtype != "fp32":  # the originals stay on the host
                     cast_weights(module.ldm, torch.bfloat16)
-                footprint.watch(list(module.parameters()))
                 with _autocast(autocast_dtype), torch.no_grad():
-                    _sample(module.ldm, workload)
-            return Prediction(step, footprint.peak)
+                    preview = _preview(module, workload, footprint)
+            else:
+                preview = footprint.peak
+            return Prediction(step, preview)
 
 
 def plenty(workload: Workload, config: DreamBoothConfig) -> int:
@@ -190,15 +220,41 @@ def plenty(workload: Workload, config: DreamBoothConfig) -> int:
     return int(3 * 16 * weights * (1 + max(images, 1) / 4))
 
 
-def choose(
-    workload: Workload, config: DreamBoothConfig, candidates: Iterable[MemoryProfile], budget: int
-) -> tuple[MemoryProfile, Prediction] | None:
-    """The first profile whose predicted peak is at most `budget` bytes; None if there is none."""
-    for candidate in candidates:
-        prediction = predict(workload, candidate.applied_to(config), budget)
-        if prediction.peak <= budget:
-            return candidate, prediction
-    return None
+class Chooser:
+    """Finds the profile of a training that fits. A prediction takes seconds, so it makes few, and each once."""
+
+    def __init__(self, workload: Workload, config: DreamBoothConfig) -> None:
+        self._workload = workload
+        self._config = config
+        self._known: dict[MemoryProfile, Prediction] = {}
+
+    def first_that_fits(
+        self, candidates: Sequence[MemoryProfile], budget: int
+    ) -> tuple[MemoryProfile, Prediction] | None:
+        """The first of the candidates whose predicted peak is at most `budget` bytes; None if there is none.
+
+        Candidates that differ only in gradient checkpointing stand in the order of its levels.
+        """
+        smallest = {candidate.without_checkpointing: candidate for candidate in candidates}
+        failed: set[MemoryProfile] = set()
+        hopeless: set[MemoryProfile] = set()
+        for candidate in candidates:
+            kind = candidate.without_checkpointing
+            if kind in failed and self._predict(smallest[kind], budget).peak > budget:
+                hopeless.add(kind)
+            if kind in hopeless:
+                continue
+            prediction = self._predict(candidate, budget)
+            if prediction.peak <= budget:
+                return candidate, prediction
+            (failed if prediction.is_whole else hopeless).add(kind)
+        return None
+
+    def _predict(self, profile: MemoryProfile, budget: int) -> Prediction:
+        known = self._known.get(profile)
+        if known is None or not (known.is_whole or known.peak > budget):
+            known = self._known[profile] = predict(self._workload, profile.applied_to(self._config), budget)
+        return known
 
 
 def _create_state(optimizer: torch.optim.Optimizer, weights: list[nn.Parameter]) -> None:
@@ -265,10 +321,24 @@ def _batch(workload: Workload, count: int) -> NoisyLatents:
     )
 
 
-def _sample(ldm: LatentDiffusion, workload: Workload) -> None:
-    """A denoising step with guidance, then decoding."""
+def _preview(module: DreamBooth, workload: Workload, footprint: Footprint) -> int:
+    """The peak of a denoising step with guidance, then of decoding, with all networks or each alone in memory."""
+    ldm, encoder = module.ldm, workload.model.text_encoder
+    footprint.watch(list(module.parameters()))
+    peak = footprint.peak
     latents = torch.zeros(2, *workload.model.latent_shape(workload.height, workload.width))
-    encoder = workload.model.text_encoder
     context = torch.zeros(2, encoder.max_position_embeddings, encoder.hidden_size)
+
+    def beside(network: nn.Module) -> int:
+        """Bytes of networks that wait on the host."""
+        if not (workload.like_cuda and module.config.fused_backward):
+            return 0
+        others = (one for one in (ldm.unet, ldm.autoencoder, ldm.text_encoder) if one is not network)
+        return sum(weight.nbytes for other in others for weight in other.parameters())
+
+    footprint.restart()
     ldm.predict_eps(latents, torch.zeros(2, dtype=torch.int64), context)
+    peak = max(peak, footprint.peak - beside(ldm.unet))
+    footprint.restart()
     ldm.decode_latents(latents[:1])
+    return max(peak, footprint.peak - beside(ldm.autoencoder))

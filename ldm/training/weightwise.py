@@ -125,7 +125,7 @@ class WeightwiseOptimizer(Optimizer):
 
     @property
     def _states(self) -> dict[str, dict[str, Any]]:
-        """The states by the weights' numbers, as text. Torch would cast what it keeps by weight to the weight's type."""
+        """The states by the weights' numbers, as text. Torch would cast a state kept by weight to the weight's type."""
         return cast(dict[str, dict[str, Any]], self.state)
 
     def _index(self) -> None:

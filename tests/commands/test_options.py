@@ -87,6 +87,7 @@ BY_COMMAND: dict[str, dict[str, tuple[list[str], str, Any]]] = {
         "--no-fused-backward": ([], "fused_backward", False),
         "--clip": (["tensor"], "clip", "tensor"),
         "--vram": (["8"], "vram", "8"),
+        "--memory-table": ([], "memory_table", True),
         "--preview-prompt": (["sks {class}", "a {class}"], "preview_prompts", ["sks {class}", "a {class}"]),
         "--no-previews": ([], "no_previews", True),
         "--save-dtype": (["bf16"], "save_dtype", "bf16"),

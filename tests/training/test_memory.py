@@ -18,10 +18,10 @@ from ldm.training.memory import (
     CUDA_OVERHEAD,
     GIB,
     MEMORY_PROFILES,
+    Chooser,
     MemoryProfile,
     Prediction,
     Workload,
-    choose,
     plenty,
     predict,
 )
@@ -146,10 +146,23 @@ def test_if_weights_alone_are_too_much_nothing_else_is_counted() -> None:
 
 
 @pytest.mark.slow
-def test_all_of_stable_diffusions_unet_trains_on_a_card_of_8_gb() -> None:
+@pytest.mark.parametrize(
+    ("profile", "train_text_encoder", "most"),
+    [
+        (MemoryProfile("adamw8bit", "bf16", "attention"), False, 8 * USABLE),
+        (MemoryProfile("adamw8bit", "bf16", "all", True), False, 5.7),
+        (MemoryProfile("adamw8bit", "bf16-rounded", "all", True), False, 4.9),
+        (MemoryProfile("adafactor", "bf16-rounded", "all", True), False, 3.3),
+        (MemoryProfile("adafactor", "bf16-rounded", "all", True), True, 3.5),
+    ],
+)
+def test_all_of_stable_diffusions_unet_trains_on_small_cards(
+    profile: MemoryProfile, train_text_encoder: bool, most: float
+) -> None:
+    """In GiB, with `CUDA_OVERHEAD` and previews."""
     workload = Workload(LatentDiffusionConfig(), 512, 512, autocast_dtype=AUTOCAST)
-    smaller = MemoryProfile("adamw8bit", "bf16", "attention")
-    assert predict(workload, smaller.applied_to(DreamBoothConfig())).peak + CUDA_OVERHEAD < USABLE * 8 * GIB
+    config = replace(profile.applied_to(DreamBoothConfig()), train_text_encoder=train_text_encoder)
+    assert predict(workload, config).peak + CUDA_OVERHEAD < most * GIB
 
 
 def test_plenty_is_more_than_enough() -> None:
@@ -167,13 +180,15 @@ def test_the_first_profile_that_fits_is_chosen(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(memory, "predict", predict)
     for budget, index in ((100, 0), (90, 0), (89, 1), (45, 2), (39, 5), (20, 8), (11, 17)):
         profile = MEMORY_PROFILES[index]
-        chosen = choose(TINY, SHORT, MEMORY_PROFILES, budget)
+        chosen = Chooser(TINY, SHORT).first_that_fits(MEMORY_PROFILES, budget)
         assert chosen == (profile, Prediction(needs[profile], needs[profile] // 2))
-    assert choose(TINY, SHORT, MEMORY_PROFILES, 10) is None
+    assert Chooser(TINY, SHORT).first_that_fits(MEMORY_PROFILES, 10) is None
 
 
 def test_profiles_begin_with_the_exact_and_end_with_the_smallest() -> None:
     assert MEMORY_PROFILES[0].applied_to(SHORT) == SHORT
     assert len(set(MEMORY_PROFILES)) == 18
     assert MEMORY_PROFILES[-1] == MemoryProfile("adafactor", "bf16-rounded", "all", fused_backward=True)
-    assert str(MEMORY_PROFILES[9]).endswith("bfloat16 weights, updates in the backward pass, gradient checkpointing none")
+    assert str(MEMORY_PROFILES[9]).endswith(
+        "bfloat16 weights, updates in the backward pass, gradient checkpointing none"
+    )

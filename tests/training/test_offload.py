@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ldm.training.dreambooth import HOST, DreamBooth, OffloadedNetworks
+from ldm.training.dreambooth import HOST, DreamBooth, OffloadedNetworks, on_host
 from tests.training.parts import assert_same, build_module, train, weights
 
 HALF = torch.bfloat16
@@ -135,3 +135,29 @@ def test_a_preview_between_steps_changes_no_bit_of_the_training(tmp_path: Path) 
 
     train(sampled, tmp_path / "sampled", sample)
     assert_same(sampled, plain)
+
+
+@pytest.mark.parametrize("fused_backward", [True, False])
+def test_where_memory_is_scarce_a_preview_has_one_network_on_the_device_at_a_time(
+    fused_backward: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = build_module(fused_backward=fused_backward)
+    waiting: list[list[Any]] = []
+    real = on_host
+    monkeypatch.setattr("ldm.training.dreambooth.on_host", lambda some: waiting.append(some) or real(some))
+    before = weights(module)
+    with module.all_onloaded(), module.alone(module.ldm.autoencoder):
+        pass
+    assert waiting == [[module.ldm.unet, module.ldm.text_encoder] if fused_backward else []]
+    assert all(torch.equal(one, before[name]) for name, one in weights(module).items())
+
+
+def test_on_the_host_networks_wait_and_then_are_back_with_their_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    layers = nn.Linear(4, 4)
+    moved: list[torch.device] = []
+    to = Tensor.to
+    monkeypatch.setattr(Tensor, "to", lambda self, *how: moved.append(how[0]) or to(self, *how))
+    before = layers.weight.detach().clone()
+    with on_host([layers]):
+        assert moved == [HOST, HOST]
+    assert moved[2:] == [layers.weight.device] * 2 and torch.equal(layers.weight, before)

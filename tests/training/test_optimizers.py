@@ -43,9 +43,7 @@ def test_a_new_optimizer_is_a_kind_and_a_line_in_the_table(sgd: None, tmp_path: 
 
 def test_a_new_optimizer_is_known_to_the_memory_flags(sgd: None) -> None:
     assert profiles_with({"optimizer": "sgd"}) == [
-        MemoryProfile("sgd", "fp32", level, fused)
-        for fused in (False, True)
-        for level in ("none", "attention", "all")
+        MemoryProfile("sgd", "fp32", level, fused) for fused in (False, True) for level in ("none", "attention", "all")
     ]
     assert str(MemoryProfile("sgd", "fp32", "none")).startswith("SGD with momentum on float32 weights")
     with pytest.raises(ValueError, match="the optimizer sgd takes no weights in bf16"):

@@ -45,7 +45,9 @@ def adafactor_by_hand(weight: Tensor, gradients: list[Tensor], lr: float, decay:
 def test_adafactor_is_the_papers(shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(weightwise, "CHUNK", 2 * torch.Size(shape[1:]).numel())  # two rows
     weight = weight_of(*shape)
-    gradients = [torch.randn(shape, generator=torch.Generator().manual_seed(100 + step)).flatten(1) for step in range(3)]
+    gradients = [
+        torch.randn(shape, generator=torch.Generator().manual_seed(100 + step)).flatten(1) for step in range(3)
+    ]
     expected = adafactor_by_hand(weight.detach().clone().flatten(1), gradients, 0.1, 0.2)
     found = steps(Adafactor([weight], lr=0.1, weight_decay=0.2), weight, 3)
     torch.testing.assert_close(found.flatten(1), expected)
@@ -80,7 +82,7 @@ def test_weights_in_bfloat16_follow_those_in_float32(kind: Any, keep_low_bits: b
 
 @pytest.mark.parametrize("kind", OURS)
 def test_saved_and_continued_it_is_the_uninterrupted_run_bit_for_bit(kind: Any) -> None:
-    assert 64 * 80 > SMALL
+    assert SMALL < 64 * 80
     whole = weight_of(64, 80, dtype=torch.bfloat16)
     expected = steps(kind([whole], seed=3, lr=0.01), whole, 4)
     weight = weight_of(64, 80, dtype=torch.bfloat16)

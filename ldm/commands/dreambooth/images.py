@@ -59,7 +59,9 @@ def _sample_share(rank: int, done: Callable[[int], None], plan: RunPlan, missing
             plan.settings, cache.sampling, compute.dtype, device, len(indices)
         )
         ldm = ModelSlot(compute).use(read_checkpoint(plan.base), plan.settings, plan.tokenizer)
-        compile_unet(ldm, plan.options.compile, -(-len(indices) // batch_size) * cache.sampling.num_steps)
+        # A captured UNet keeps its memory while images are decoded.
+        mode = "off" if plan.config.fused_backward and plan.options.compile == "auto" else plan.options.compile
+        compile_unet(ldm, mode, -(-len(indices) // batch_size) * cache.sampling.num_steps)
         pool = worker_pool(ldm, cache.sampling)
         alone = show_steps and pool.workers == 1
         with (

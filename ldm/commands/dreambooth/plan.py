@@ -208,13 +208,12 @@ def config_from(options: argparse.Namespace, defaults: DreamBoothConfig, samplin
     if options.class_sampler is None and options.sampler is not None:
         flags |= {"class_sampler": sampling.sampler, "class_steps": options.class_steps or sampling.num_steps}
     flags["class_steps"] = flags["class_steps"] or options.ddim_steps
-    if options.train_dtype not in (None, "fp32") and options.optimizer is None:
-        if options.train_dtype not in OPTIMIZERS[defaults.optimizer].load().state_bytes_per_weight:
+    kind = OPTIMIZERS[options.optimizer or defaults.optimizer].load()
+    if (options.train_dtype or defaults.train_dtype) not in kind.state_bytes_per_weight:
+        if options.optimizer is None:
             flags["optimizer"] = "adamw8bit"
-    elif options.optimizer and options.train_dtype is None:
-        if defaults.train_dtype not in OPTIMIZERS[options.optimizer].load().state_bytes_per_weight:
+        elif options.train_dtype is None:
             flags["train_dtype"] = "fp32"
-    kind = OPTIMIZERS[flags["optimizer"] or defaults.optimizer].load()
     kind.raise_if_missing()
     if flags["learning_rate"] is None:
         flags["learning_rate"] = kind.learning_rate

@@ -30,7 +30,7 @@ from ldm.runtime.compiling import step_capture
 from ldm.runtime.devices import explain_out_of_memory
 from ldm.runtime.models import ModelSlot
 from ldm.terminal import Lines, command_line
-from ldm.training.dreambooth import DreamBooth
+from ldm.training.dreambooth import HOST, DreamBooth
 from ldm.training.movement import weight_movement
 from ldm.training.trainer import FitOptions, fit
 
@@ -88,7 +88,10 @@ def _is_finished(options: argparse.Namespace) -> bool:
 def build_module(plan: RunPlan, class_images: list[Path]) -> DreamBooth:
     """Loads the base model and encodes all images."""
     compute = replace(plan.compute, device=plan.devices[own_rank() % len(plan.devices)])
-    ldm = ModelSlot(compute).use(read_checkpoint(plan.base), plan.settings, plan.tokenizer)
+    # On the host first, if the device may be too small for all weights in float32.
+    first = compute if plan.config.train_dtype == "fp32" else replace(compute, device=HOST)
+    ldm = ModelSlot(first).use(read_checkpoint(plan.base), plan.settings, plan.tokenizer)
+    ldm.autoencoder.to(compute.device)
 
     size, flip = (plan.sampling.height, plan.sampling.width), plan.config.flip
     instance_moments = encode_images(ldm.autoencoder, plan.instance_images, size, flip, compute)
@@ -97,8 +100,12 @@ def build_module(plan: RunPlan, class_images: list[Path]) -> DreamBooth:
         with closing(read_ahead(class_images, *size)) as files:
             images = each(files, len(class_images), "encoding", "img", silent=is_helper_process())
             class_moments = encode_images(ldm.autoencoder, images, size, flip, compute)
+    ldm.autoencoder.to(first.device)
     gc.collect()
-    return DreamBooth(ldm, plan.subject, instance_moments, class_moments, plan.config, plan.options.seed)
+    module = DreamBooth(ldm, plan.subject, instance_moments, class_moments, plan.config, plan.options.seed)
+    for part in module.trained_parts().values():
+        part.to(compute.device)
+    return module
 
 
 def _needs_less(plan: RunPlan) -> str:

@@ -15,15 +15,15 @@ from ldm.errors import UserError
 from ldm.nn.memory import free_memory
 from ldm.runtime.devices import Compute, half_dtype
 from ldm.runtime.models import Settings
+from ldm.terminal import Lines
 from ldm.training.config import DreamBoothConfig
 from ldm.training.memory import (
     CUDA_CONTEXT,
     CUDA_OVERHEAD,
     GIB,
-    MEMORY_PROFILES,
+    Chooser,
     MemoryProfile,
     Workload,
-    choose,
     plenty,
     predict,
     profiles_with,
@@ -68,8 +68,9 @@ def fit_into_memory(
     """The config with the first of the `MEMORY_PROFILES` whose predicted peak fits; flags that are set stay.
 
     `--vram` gives the budget. `auto` is the free memory of a CUDA device, and also keeps what the model's YAML sets; on
-    other devices it changes nothing, and a run that is resumed stays as it is. Raises `UserError` if nothing fits into a budget that was given, or `--precision`
-    needs float32 weights that `--train-dtype` excludes.
+    other devices it changes nothing, and a run that is resumed stays as it is. Raises `UserError` if nothing fits into
+    a budget that was given, if `--precision` needs float32 weights that `--train-dtype` excludes, or if the devices or
+    the precision exclude updates in the backward pass.
     """
     fixed = {name: getattr(options, name) for name in MEMORY_FLAGS if getattr(options, name) is not None}
     auto = options.vram == "auto"
@@ -101,9 +102,7 @@ def _no_fused_backward(workload: Workload, config: DreamBoothConfig) -> str:
     return ""
 
 
-def _candidates(
-    fixed: dict[str, Any], precision: str, workload: Workload, device: torch.device
-) -> list[MemoryProfile]:
+def _candidates(fixed: dict[str, Any], precision: str, workload: Workload, device: torch.device) -> list[MemoryProfile]:
     """The profiles with these fixed values that precision and devices allow; all of them if there is no such."""
     candidates = profiles_with(fixed)
     in_float32 = precision in FLOAT_WEIGHTS or half_dtype(device) != torch.bfloat16
@@ -128,7 +127,7 @@ def _first_that_fits(
     overhead = CUDA_OVERHEAD if device.type == "cuda" else 0
     if not refuse:  # free memory was queried from within a context
         overhead = max(0, overhead - CUDA_CONTEXT)
-    chosen = choose(workload, config, candidates, budget - overhead)
+    chosen = Chooser(workload, config).first_that_fits(candidates, budget - overhead)
     if chosen is None:
         too_small = _too_small(candidates[-1], workload, config, budget, overhead)
         if refuse:
@@ -137,7 +136,8 @@ def _first_that_fits(
         return candidates[-1].applied_to(config)
     profile, prediction = chosen
     peak = human_size(prediction.peak + overhead)
-    log.info("memory profile: %s\n  predicted peak: %s of %s", profile, peak, human_size(budget))
+    lines = [f"  predicted peak: {peak} of {human_size(budget)}", *(f"  cost: {cost}" for cost in profile.costs)]
+    log.info("memory profile: %s\n%s", profile, Lines(lines))
     return profile.applied_to(config)
 
 

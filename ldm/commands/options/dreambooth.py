@@ -3,7 +3,16 @@
 import argparse
 from pathlib import Path
 
-from ldm.choices import CHECKPOINTING_LEVELS, CLIPPING, LR_SCHEDULES, OPTIMIZERS, SAMPLERS, TRAIN_DTYPES, VRAM, described
+from ldm.choices import (
+    CHECKPOINTING_LEVELS,
+    CLIPPING,
+    LR_SCHEDULES,
+    OPTIMIZERS,
+    SAMPLERS,
+    TRAIN_DTYPES,
+    VRAM,
+    described,
+)
 from ldm.commands.options.common import (
     BATCH,
     CLASS_IMAGES,
@@ -131,7 +140,7 @@ def _add_memory(group: argparse._ArgumentGroup) -> None:
         "--fused-backward",
         action=argparse.BooleanOptionalAction,
         help="update each weight in the backward pass, as soon as its gradient is complete, and free the gradient: "
-        "2 or 4 bytes less per weight; on one device, not in fp16-mixed. --vram sets it where it needs to; default: off",
+        "2 or 4 bytes less per weight; on one device, not in fp16-mixed. --vram sets it if it has to; default: off",
     )
     group.add_argument(
         "--vram",
@@ -140,6 +149,12 @@ def _add_memory(group: argparse._ArgumentGroup) -> None:
         help="choose the fastest memory profile that fits into so many GB: sets whichever of the four flags above you "
         "did not set (default: auto, into what is free on a CUDA device, keeping what the model's YAML sets; "
         "elsewhere it sets nothing)",
+    )
+    group.add_argument(
+        "--memory-table",
+        action="store_true",
+        help="only print which profile --vram would choose for each size, what it is predicted to take, and end; needs "
+        "no weights or photos. Takes minutes; --config, --hw, --batch-size and the flags above count",
     )
 
 

@@ -3,6 +3,7 @@
 import logging
 import multiprocessing
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,9 @@ from tests.commands.dreambooth.fine_tuning import STOPPED, FineTune, Plan, inter
 from tests.tiny import TINY_YAML, tiny_config
 
 CPU, CUDA = [torch.device("cpu")], [torch.device("cuda:0")]
-NEEDS = dict(zip(MEMORY_PROFILES, (14, 9, 7, 13, 8.5, 6, 12, 7.5, 5, 5, 4.5, 4.2, 4, 3.5, 3.2, 3.1, 3, 2.5), strict=True))
+NEEDS = dict(
+    zip(MEMORY_PROFILES, (14, 9, 7, 13, 8.5, 6, 12, 7.5, 5, 5, 4.5, 4.2, 4, 3.5, 3.2, 3.1, 3, 2.5), strict=True)
+)
 """GiB at 512 x 512."""
 
 
@@ -81,7 +84,7 @@ def test_on_cuda_the_free_memory_decides(free: float, index: int, monkeypatch: p
 
 def test_with_plenty_of_memory_nothing_is_predicted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (61 * GIB, 80 * GIB))
-    monkeypatch.setattr(command, "choose", lambda *args: pytest.fail("it was"))
+    monkeypatch.setattr(command, "Chooser", lambda *args: pytest.fail("it was"))
     assert chosen(devices=CUDA) == chosen("--vram", "auto", devices=CUDA) == MEMORY_PROFILES[0]
     assert chosen(devices=CUDA, gradient_checkpointing="all") == MEMORY_PROFILES[6]
 
@@ -215,3 +218,26 @@ def test_the_choice_reaches_the_training(plan: Plan, tmp_path: Path) -> None:
     module = plan("--train-dtype", "bf16").module
     assert {weight.dtype for weight in module.trained_parameters()} == {torch.bfloat16}
     assert {weight.dtype for weight in module.ldm.autoencoder.parameters()} == {torch.float32}
+
+
+def test_the_memory_table_has_a_row_for_each_card_and_needs_no_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts: list[Workload] = []
+    needs = command.predict
+
+    def counted(workload: Workload, config: DreamBoothConfig, limit: float = 0) -> Prediction:
+        counts.append(workload)
+        prediction = needs(workload, config, limit)
+        return replace(prediction, step=prediction.step + config.train_text_encoder * GIB // 2)
+
+    monkeypatch.setattr("ldm.training.memory.predict", counted)
+    (tmp_path / "model.yaml").write_text(to_yaml(TINY_YAML))
+    done = call("dreambooth", "--memory-table", "--config", tmp_path / "model.yaml", "--hw", 512, "--batch-size", 2)
+    assert done.status == 0
+    rows = [line.split(" | ") for line in done.said.splitlines() if line.startswith("| ") and "--vram" not in line]
+    assert [row[0].removeprefix("| ") for row in rows] == 2 * ["24", "16", "12", "10", "8", "6", "4"]
+    assert rows[2][1:3] == ["fixed", "10.25"] and rows[9][1:3] == ["trained", "10.75"]
+    assert rows[6][2] == "3.75" and rows[13][3].startswith("none fits")
+    assert counts[0].like_cuda and (counts[0].height, counts[0].width) == (512, 512)
+    assert not [path for path in tmp_path.iterdir() if path.is_dir()]
