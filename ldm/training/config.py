@@ -69,6 +69,8 @@ class DreamBoothConfig(OptimizationConfig):
     flip: bool = True
     train_dtype: str = "fp32"
     """Type of the trained weights; bf16 halves them and their gradients, and needs an optimizer that takes it."""
+    gradient_accumulation: int = 1
+    """Batches whose mean gradient an update uses; they are computed one after the other."""
     fused_backward: bool = False
     clip: str = "auto"
     """A name of `ldm.choices.CLIPPING`."""
@@ -84,6 +86,7 @@ class DreamBoothConfig(OptimizationConfig):
         _check_choice("gradient_checkpointing", self.gradient_checkpointing, CHECKPOINTING_LEVELS)
         _check_choice("class_sampler", self.class_sampler, SAMPLERS)
         check_range(self, 1, MOST_STEPS, "class_steps")
+        check_range(self, 1, MOST_TOGETHER, "gradient_accumulation")
         check_range(self, 0, MOST_CLASS_IMAGES, "class_img_count")
         check_range(self, 0, LARGEST_FACTOR, "prior_loss_weight")
         _check_choice("train_dtype", self.train_dtype, TRAIN_DTYPES)
@@ -100,6 +103,10 @@ class DreamBoothConfig(OptimizationConfig):
         if self.fused_backward and not OPTIMIZERS[self.optimizer].load().weightwise:
             raise ValueError(
                 f"the optimizer {self.optimizer} needs all gradients at once: fused_backward is not for it"
+            )
+        if self.fused_backward and self.gradient_accumulation > 1:
+            raise ValueError(
+                "fused_backward frees the gradients that gradient_accumulation adds up: use one of the two"
             )
         raise_for_prompts("preview_prompts", self.preview_prompts)
 

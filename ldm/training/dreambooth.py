@@ -6,6 +6,8 @@ the model from forgetting what else the class looks like (prior preservation).
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any, cast
 
 import torch
 from einops import repeat
@@ -87,7 +89,8 @@ class DreamBooth(TrainingModule):
         seed: int,
     ) -> None:
         super().__init__(config, seed)
-        self.can_be_graphed = not config.fused_backward  # a graph would repeat the update of one step
+        # A graph would repeat the update of one step, and begin with new gradients.
+        self.can_be_graphed = not config.fused_backward and config.gradient_accumulation == 1
         self.ldm = ldm
         self.subject = subject
         self._moments = (instance_moments, class_moments)
@@ -158,7 +161,42 @@ class DreamBooth(TrainingModule):
     @property
     def images_per_step(self) -> int:
         """Photos, and as many class images."""
-        return self.config.batch_size * (1 if self._moments[1] is None else 2)
+        return self.config.gradient_accumulation * self.config.batch_size * (1 if self._moments[1] is None else 2)
+
+    def training_step(self, batch: NoisyLatents, batch_idx: int) -> Tensor:
+        """The mean loss of the step's batches; the gradients of all but the last have been computed."""
+        if self.config.gradient_accumulation == 1:
+            return super().training_step(batch, batch_idx)
+        means: dict[str, Tensor] = {}
+        *others, last = self._split(batch)
+        for part in others:
+            self.backward_at_once(self._share_of_losses(part, means))
+        share = self._share_of_losses(last, means)
+        for name, loss in means.items():
+            self.log(f"loss/{name}", loss)
+        return share + (means["total"] - share.detach())
+
+    def _share_of_losses(self, part: NoisyLatents, means: dict[str, Tensor]) -> Tensor:
+        """One batch's share of the step's total loss; adds its shares of all losses to `means`."""
+        losses = {name: loss / self.config.gradient_accumulation for name, loss in self.losses(part).items()}
+        for name, loss in losses.items():
+            means[name] = means[name] + loss.detach() if name in means else loss.detach()
+        return losses["total"]
+
+    def _split(self, batch: NoisyLatents) -> list[NoisyLatents]:
+        """The step's batches, each of photos and then class images, of photos and class images of the whole step."""
+        count, size = self.config.gradient_accumulation, self.config.batch_size
+        kinds = {name: value.split(count * size) for name, value in batch.items()}  # type: ignore[attr-defined]
+        parts = [
+            {name: torch.cat([kind[n * size : (n + 1) * size] for kind in values]) for name, values in kinds.items()}
+            for n in range(count)
+        ]
+        return cast(list[NoisyLatents], parts)
+
+    def optimizer_zero_grad(self, *args: Any, **kwargs: Any) -> None:
+        """Keeps the gradients that `training_step` has computed; they are freed after the step."""
+        if self.config.gradient_accumulation == 1:
+            super().optimizer_zero_grad(*args, **kwargs)
 
     def losses(self, batch: NoisyLatents) -> dict[str, Tensor]:
         """DreamBooth, eq. 2: one forward pass of instance and class samples; `total` is their weighted loss."""
@@ -182,5 +220,6 @@ class DreamBooth(TrainingModule):
         return repeat(contexts[:kinds], "kinds m d -> (kinds b) m d", b=self.config.batch_size)
 
     def batches(self, share: DeviceShare) -> DreamBoothBatches:
-        """Encoded photos and class images, with noise and timesteps."""
+        """Encoded photos and class images, with noise and timesteps, of all batches of a step."""
+        share = replace(share, batch_size=share.batch_size * self.config.gradient_accumulation)
         return DreamBoothBatches(*self._moments, self.ldm.schedule.num_timesteps, share)

@@ -97,11 +97,14 @@ MEMORY_PROFILES = tuple(
 """What `--vram` chooses from, from the fastest and most exact to the smallest."""
 
 
-def profiles_with(fixed: Mapping[str, Any]) -> list[MemoryProfile]:
+def profiles_with(fixed: Mapping[str, Any], *, keep_gradients: bool = False) -> list[MemoryProfile]:
     """The `MEMORY_PROFILES` with these settings; if there is none, all types and levels of the optimizer.
 
-    An optimizer that is fixed is also combined with updates in the backward pass, if it can make them.
+    An optimizer that is fixed is also combined with updates in the backward pass, if it can make them. With
+    `keep_gradients` there are none of these, unless they are fixed.
     """
+    if keep_gradients:
+        fixed = {"fused_backward": False, **fixed}
 
     def fitting(profiles: Iterable[MemoryProfile]) -> list[MemoryProfile]:
         return [one for one in profiles if all(getattr(one, name) == value for name, value in fixed.items())]
@@ -157,6 +160,8 @@ def predict(workload: Workload, config: DreamBoothConfig, limit: float = math.in
     """
     # Weights in bfloat16 are computed with in bfloat16 without autocast.
     autocast_dtype = workload.autocast_dtype if config.train_dtype == "fp32" else None
+    # After two batches all have the same peak.
+    config = replace(config, gradient_accumulation=min(2, config.gradient_accumulation))
     with FakeTensorMode():
         with NoInitialisation():
             module = _Module.of(workload, config)

@@ -102,10 +102,14 @@ class TrainingModule(pl.LightningModule):
     def _measure_gradients(self, batch: Any, in_backward: UpdateInBackward) -> None:
         """Finds the norm of all gradients together: forward and backward pass of a batch without updates."""
         total = self.losses(batch)["total"]
+        with in_backward.measuring():
+            self.backward_at_once(total)
+
+    def backward_at_once(self, loss: Tensor) -> None:
+        """A backward pass within `training_step`, which runs with autocast: Lightning's, after it, runs without."""
         torch.clear_autocast_cache()  # it belongs to this graph
-        # Like Lightning's, this backward pass runs without autocast; unlike it, within the context of the forward pass.
-        with torch.autocast(total.device.type, enabled=False), in_backward.measuring():
-            total.backward()
+        with torch.autocast(loss.device.type, enabled=False):
+            loss.backward()
 
     def optimizer_zero_grad(self, *args: Any, **kwargs: Any) -> None:
         """Lightning calls it between forward and backward pass, where a graphed step has its gradients already."""

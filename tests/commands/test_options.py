@@ -86,6 +86,7 @@ BY_COMMAND: dict[str, dict[str, tuple[list[str], str, Any]]] = {
         "--fused-backward": ([], "fused_backward", True),
         "--no-fused-backward": ([], "fused_backward", False),
         "--clip": (["tensor"], "clip", "tensor"),
+        "--gradient-accumulation": (["2"], "gradient_accumulation", 2),
         "--vram": (["8"], "vram", "8"),
         "--memory-table": ([], "memory_table", True),
         "--preview-prompt": (["sks {class}", "a {class}"], "preview_prompts", ["sks {class}", "a {class}"]),

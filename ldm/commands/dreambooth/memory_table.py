@@ -35,9 +35,10 @@ def memory_table(options: argparse.Namespace) -> None:
     workload = Workload(
         settings.model, height, width, config.class_img_count > 0, torch.bfloat16, previews=bool(config.preview_prompts)
     )
-    candidates = profiles_with({name: value for name in MEMORY_FLAGS if (value := getattr(options, name)) is not None})
+    fixed = {name: value for name in MEMORY_FLAGS if (value := getattr(options, name)) is not None}
+    candidates = profiles_with(fixed, keep_gradients=config.gradient_accumulation > 1)
     kinds = "a photo and a class image" if workload.with_class else "a photo"
-    log.info("on one CUDA card, %d x %d pixels, %d times %s per step", height, width, config.batch_size, kinds)
+    log.info("on one CUDA card, %d x %d pixels, %d times %s at a time", height, width, config.batch_size, kinds)
     for line in HEADER:
         log.info("%s", line)
     for trained in (False, True):

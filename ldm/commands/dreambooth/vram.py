@@ -81,13 +81,14 @@ def fit_into_memory(
         if auto:
             own, default = vars(config), vars(DreamBoothConfig())
             fixed = {name: own[name] for name in MEMORY_FLAGS if own[name] != default[name]} | fixed
-        candidates = _candidates(fixed, options.precision, workload, devices[0])
+        candidates = _candidates(fixed, options.precision, workload, config, devices[0])
         config = _first_that_fits(candidates, config, workload, budget, devices[0], refuse=not auto)
     if config.train_dtype != "fp32" and options.precision in FLOAT_WEIGHTS:
         raise UserError(
             f"--precision {options.precision} needs --train-dtype fp32, not {config.train_dtype}: "
             "leave out one of the two"
         )
+    _refuse_accumulation(workload, config)
     if config.fused_backward and (why := _no_fused_backward(workload, config)):
         raise UserError(f"--fused-backward is not for {why}")
     return config
@@ -102,16 +103,25 @@ def _no_fused_backward(workload: Workload, config: DreamBoothConfig) -> str:
     return ""
 
 
-def _candidates(fixed: dict[str, Any], precision: str, workload: Workload, device: torch.device) -> list[MemoryProfile]:
-    """The profiles with these fixed values that precision and devices allow; all of them if there is no such."""
-    candidates = profiles_with(fixed)
-    in_float32 = precision in FLOAT_WEIGHTS or half_dtype(device) != torch.bfloat16
-    allowed = [
-        one
-        for one in candidates
-        if not (in_float32 and one.train_dtype != "fp32") and not (one.fused_backward and workload.devices > 1)
-    ]
-    return allowed or candidates
+def _refuse_accumulation(workload: Workload, config: DreamBoothConfig) -> None:
+    """Raises `UserError` where gradients of several batches can't be added up."""
+    if config.gradient_accumulation == 1:
+        return
+    if workload.devices > 1:
+        raise UserError("--gradient-accumulation is for one device: several compute several batches at a time anyway")
+    if workload.autocast_dtype == torch.float16 and config.train_dtype == "fp32":
+        raise UserError("--gradient-accumulation is not for fp16-mixed; use --precision full or bf16-mixed")
+
+
+def _candidates(
+    fixed: dict[str, Any], precision: str, workload: Workload, config: DreamBoothConfig, device: torch.device
+) -> list[MemoryProfile]:
+    """The profiles with these fixed values that training and device allow; in bfloat16 only if the precision does."""
+    keep_gradients = workload.devices > 1 or config.gradient_accumulation > 1
+    candidates = profiles_with(fixed, keep_gradients=keep_gradients)
+    if precision in FLOAT_WEIGHTS or half_dtype(device) != torch.bfloat16:
+        return [one for one in candidates if one.train_dtype == "fp32"] or candidates
+    return candidates
 
 
 def _first_that_fits(

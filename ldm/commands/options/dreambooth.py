@@ -104,6 +104,13 @@ def _add_training(group: argparse._ArgumentGroup) -> None:
         help=f"photos, and as many class images, per update and device; {_default('batch_size')}",
     )
     group.add_argument(
+        "--gradient-accumulation",
+        type=BATCH,
+        metavar="N",
+        help="compute N batches one after the other for each update: as a batch N times as large, nearly in the memory "
+        "of one; default: 1",
+    )
+    group.add_argument(
         "-t",
         "--train-text-encoder",
         action=argparse.BooleanOptionalAction,

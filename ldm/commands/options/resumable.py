@@ -82,6 +82,7 @@ DREAMBOOTH: Mapping[str, Rule] = {
     "train_dtype": MEMORY,
     "fused_backward": MEMORY,
     "clip": RECIPE,
+    "gradient_accumulation": RECIPE,
     "memory_table": _fixed("it is another command, which trains nothing"),
     "vram": _fixed("the run's record has what it chose; --gradient-checkpointing alone can still save memory"),
     "class_img_count": RECIPE,

@@ -63,6 +63,7 @@ def test_the_record_holds_every_option_resolved(trained: Trained, tiny_checkpoin
         "train_dtype": "fp32",
         "fused_backward": False,
         "clip": "auto",
+        "gradient_accumulation": 1,
         "memory_table": False,
         "vram": "auto",
         "seed": 42,

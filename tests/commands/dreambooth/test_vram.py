@@ -162,17 +162,25 @@ def test_the_error_suggests_not_to_train_the_text_encoder() -> None:
 
 @pytest.mark.parametrize(
     ("workload", "kind"),
-    [({"devices": 2}, "several devices"), ({"autocast_dtype": torch.float16}, "fp16-mixed")],
+    [({"devices": 2}, "several devices|several compute"), ({"autocast_dtype": torch.float16}, "fp16-mixed")],
 )
-def test_updates_in_the_backward_pass_need_one_device_and_no_scaled_gradients(workload: Any, kind: str) -> None:
-    options = dreambooth_parser().parse_args(["--fused-backward"])
-    config = DreamBoothConfig(fused_backward=True)
-    with pytest.raises(UserError, match=f"--fused-backward is not for {kind}"):
-        fit_into_memory(options, config, Workload(tiny_config(), 32, 32, **workload), CPU)
+@pytest.mark.parametrize("setting", [{"fused_backward": True}, {"gradient_accumulation": 2}])
+def test_some_settings_need_one_device_and_no_scaled_gradients(
+    workload: Any, kind: str, setting: dict[str, Any]
+) -> None:
+    options = dreambooth_parser().parse_args([])
+    with pytest.raises(UserError, match=f"--{next(iter(setting)).replace('_', '-')} is .*({kind})"):
+        fit_into_memory(options, DreamBoothConfig(**setting), Workload(tiny_config(), 32, 32, **workload), CPU)
+
+
+@pytest.mark.parametrize(("devices", "accumulation"), [(2, 1), (1, 2)])
+def test_where_gradients_are_kept_no_profile_updates_weights_in_the_backward_pass(
+    devices: int, accumulation: int
+) -> None:
     options = dreambooth_parser().parse_args(["--vram", "4"])
-    if "devices" in workload:
-        with pytest.raises(UserError, match="8-bit AdamW on bfloat16 weights, gradient checkpointing all"):
-            fit_into_memory(options, DreamBoothConfig(), Workload(tiny_config(), 512, 512, **workload), CPU)
+    config = DreamBoothConfig(gradient_accumulation=accumulation)
+    with pytest.raises(UserError, match="even with 8-bit AdamW on bfloat16 weights, gradient checkpointing all"):
+        fit_into_memory(options, config, Workload(tiny_config(), 512, 512, devices=devices), CPU)
 
 
 def test_the_error_if_nothing_fits() -> None:
