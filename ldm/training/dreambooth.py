@@ -4,6 +4,7 @@ A few photos bind the subject to the rare word "sks". Images of its class, sampl
 the model from forgetting what else the class looks like (prior preservation).
 """
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -55,20 +56,6 @@ class OffloadedNetworks:
             yield
         finally:
             self.offload()
-
-
-@contextmanager
-def on_host(networks: Sequence[nn.Module]) -> Iterator[None]:
-    """In this block the networks wait in the host's memory, trained ones too. Where that is the device, none moves."""
-    tensors = [tensor for network in networks for tensor in (*network.parameters(), *network.buffers())]
-    devices = [tensor.device for tensor in tensors]
-    for tensor in tensors:
-        tensor.data = tensor.detach().to(HOST)
-    try:
-        yield
-    finally:
-        for tensor, device in zip(tensors, devices, strict=True):
-            tensor.data = tensor.detach().to(device)
 
 
 class DreamBooth(TrainingModule):
@@ -139,8 +126,7 @@ class DreamBooth(TrainingModule):
 
         It is where weights are updated in the backward pass.
         """
-        all_networks = (self.ldm.unet, self.ldm.autoencoder, self.ldm.text_encoder)
-        with on_host([one for one in all_networks if one is not network] if self.config.fused_backward else []):
+        with self.ldm.alone(network) if self.config.fused_backward else contextlib.nullcontext():
             yield
 
     def trained_parts(self) -> dict[str, nn.Module]:

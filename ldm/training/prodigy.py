@@ -20,7 +20,7 @@ def prodigy_class() -> Callable[..., Optimizer]:
         from prodigyopt import Prodigy
     except ImportError as error:
         raise UserError("the optimizer prodigy is another package's: pip install prodigyopt") from error
-    return Prodigy  # type: ignore[no-any-return]
+    return Prodigy
 
 
 def _build(weights: list[nn.Parameter], config: OptimizationConfig, seed: int, kernels: dict[str, Any]) -> Optimizer:

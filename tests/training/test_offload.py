@@ -8,7 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ldm.training.dreambooth import HOST, DreamBooth, OffloadedNetworks, on_host
+from ldm.diffusion import latent_diffusion
+from ldm.nn.memory import on_host
+from ldm.training.dreambooth import HOST, DreamBooth, OffloadedNetworks
 from tests.training.parts import assert_same, build_module, train, weights
 
 HALF = torch.bfloat16
@@ -143,21 +145,9 @@ def test_where_memory_is_scarce_a_preview_has_one_network_on_the_device_at_a_tim
 ) -> None:
     module = build_module(fused_backward=fused_backward)
     waiting: list[list[Any]] = []
-    real = on_host
-    monkeypatch.setattr("ldm.training.dreambooth.on_host", lambda some: waiting.append(some) or real(some))
+    monkeypatch.setattr(latent_diffusion, "on_host", lambda some: waiting.append(some) or on_host(some))
     before = weights(module)
     with module.all_onloaded(), module.alone(module.ldm.autoencoder):
         pass
-    assert waiting == [[module.ldm.unet, module.ldm.text_encoder] if fused_backward else []]
+    assert waiting == ([[module.ldm.unet, module.ldm.text_encoder]] if fused_backward else [])
     assert all(torch.equal(one, before[name]) for name, one in weights(module).items())
-
-
-def test_on_the_host_networks_wait_and_then_are_back_with_their_weights(monkeypatch: pytest.MonkeyPatch) -> None:
-    layers = nn.Linear(4, 4)
-    moved: list[torch.device] = []
-    to = Tensor.to
-    monkeypatch.setattr(Tensor, "to", lambda self, *how: moved.append(how[0]) or to(self, *how))
-    before = layers.weight.detach().clone()
-    with on_host([layers]):
-        assert moved == [HOST, HOST]
-    assert moved[2:] == [layers.weight.device] * 2 and torch.equal(layers.weight, before)

@@ -3,17 +3,21 @@
 import logging
 import multiprocessing
 import os
+import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
 from ldm.commands.dreambooth import vram as command
+from ldm.commands.dreambooth.plan import config_from
 from ldm.commands.dreambooth.vram import USABLE, fit_into_memory
 from ldm.commands.options.dreambooth import dreambooth_parser
 from ldm.config import read_yaml, to_yaml
+from ldm.diffusion.sampling import SamplingConfig
 from ldm.errors import UserError
 from ldm.training.config import DreamBoothConfig
 from ldm.training.memory import CUDA_OVERHEAD, GIB, MEMORY_PROFILES, MemoryProfile, Prediction, Workload
@@ -249,3 +253,10 @@ def test_the_memory_table_has_a_row_for_each_card_and_needs_no_weights(
     assert rows[6][2] == "3.75" and rows[13][3].startswith("none fits")
     assert counts[0].like_cuda and (counts[0].height, counts[0].width) == (512, 512)
     assert not [path for path in tmp_path.iterdir() if path.is_dir()]
+
+
+def test_prodigy_has_a_learning_rate_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "prodigyopt", SimpleNamespace(Prodigy=None))
+    for words, rate in (([], 1.0), (["--learning-rate", "0.5"], 0.5)):
+        options = dreambooth_parser().parse_args(["--optimizer", "prodigy", *words])
+        assert config_from(options, DreamBoothConfig(), SamplingConfig()).learning_rate == rate
