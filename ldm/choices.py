@@ -44,6 +44,7 @@ OPTIMIZERS = {
     "adamw8bit": Choice("ldm.training.adamw_8bit:ADAMW_8BIT", "moments of 8 bits, 2 bytes a weight"),
     "adafactor": Choice("ldm.training.adafactor:ADAFACTOR", "a factored second moment and no first, nearly 0 bytes"),
     "lion": Choice("ldm.training.lion:LION", "one moment of 8 bits, 1 byte; give it a 3 to 10 times smaller rate"),
+    "came": Choice("ldm.training.came:CAME_KIND", "adafactor with a first moment, 1 byte; give it a warm-up"),
     "prodigy": Choice(
         "ldm.training.prodigy:PRODIGY", "finds its own rate, 16 bytes; needs pip install prodigyopt; default rate: 1"
     ),

@@ -9,11 +9,11 @@ of its numbers, and round weights in bfloat16 to the nearest.
 from collections.abc import Iterable
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ldm.training.config import OptimizationConfig
+from ldm.training.factored import clipped_by, factored_state, in_float32, update_factored
 from ldm.training.optimizers import OptimizerKind
 from ldm.training.weightwise import RoundedMatrix, WeightwiseOptimizer
 
@@ -39,38 +39,19 @@ class Adafactor(WeightwiseOptimizer):
         super().__init__(parameters, {"lr": lr, "weight_decay": weight_decay}, seed, keep_low_bits)
 
     def new_state(self, matrix: Tensor) -> dict[str, Any]:
-        rows, columns = matrix.shape
-
-        def zeros(*size: int) -> Tensor:
-            return torch.zeros(size, dtype=torch.float32, device=matrix.device)
-
-        return {"columns": zeros(columns), **({"rows": zeros(rows, 1)} if rows > 1 else {})}
+        return factored_state(matrix)
 
     def update_matrix(
         self, weight: RoundedMatrix, gradient: Tensor, state: dict[str, Any], group: dict[str, Any]
     ) -> None:
-        chunks, change = list(weight.chunks()), state["step"] ** DECAY
-        row_means = torch.empty(len(gradient), 1, device=gradient.device)
-        column_means = torch.zeros_like(state["columns"])
-        for rows in chunks:
-            squares = gradient[rows].float().square().add_(TINY)
-            row_means[rows] = squares.mean(dim=1, keepdim=True)
-            column_means.add_(squares.sum(dim=0), alpha=1 / len(gradient))
-            del squares
-        columns = state["columns"].lerp_(column_means, change).rsqrt()
-        rows_of = torch.ones_like(row_means)
-        if "rows" in state:
-            moments = state["rows"].lerp_(row_means, change)
-            rows_of = (moments / moments.mean()).rsqrt_()
-
-        def step(rows: slice) -> Tensor:
-            return gradient[rows].float().mul(rows_of[rows]).mul_(columns)
-
-        total = torch.stack([step(rows).square_().sum() for rows in chunks]).sum()
-        factor = -group["lr"] / ((total / gradient.numel()).sqrt() / CLIP).clamp(min=1.0)
+        chunks = list(weight.chunks())
+        root = update_factored(
+            state, lambda rows: in_float32(gradient[rows]).square_().add_(TINY), chunks, state["step"] ** DECAY
+        )
+        factor = -group["lr"] / clipped_by(root, gradient, chunks, CLIP)
         for rows in chunks:
             values = weight.read(rows).mul_(1 - group["lr"] * group["weight_decay"])
-            weight.write(rows, values.add_(step(rows).mul_(factor)))
+            weight.write(rows, values.add_(root.normalise_(in_float32(gradient[rows]), rows).mul_(factor)))
 
 
 def _build(weights: list[nn.Parameter], config: OptimizationConfig, seed: int, kernels: dict[str, Any]) -> Optimizer:

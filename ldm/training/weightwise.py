@@ -8,14 +8,17 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ldm.diffusion.noise import derived_seed
-from ldm.training.rounding import join_float32, round_to_bfloat16, split_float32
+from ldm.training.rounding import BLOCK, decode, encode, join_float32, round_to_bfloat16, split_float32
 
 CHUNK = 1 << 21
 """Numbers that are updated at a time, at most; at least one row."""
+SMALL = 4096
+"""Weights of fewer numbers have their first moment in float32, as in `ldm.training.adamw_8bit`."""
 
 
 class RoundedMatrix:
@@ -47,11 +50,67 @@ class RoundedMatrix:
         """Random numbers in [0, 1), as many as there are values; other ones at each call."""
         return torch.rand(values.shape, generator=self._generator, device=values.device)
 
-    def chunks(self) -> Iterator[slice]:
-        """Ranges of rows of about `CHUNK` numbers that together are the matrix."""
-        rows, columns = self._weight.shape
-        size = max(1, CHUNK // columns)
-        return (slice(start, min(start + size, rows)) for start in range(0, rows, size))
+    def chunks(self) -> list[slice]:
+        """The matrix's `row_ranges`."""
+        return row_ranges(*self._weight.shape)
+
+
+class FirstMoment:
+    """A moment of a matrix (r c), stored in 8 bits, or in float32 if it is small; read and written by ranges of rows.
+
+    Each range that `RoundedMatrix.chunks` returns has whole blocks of its own.
+    """
+
+    def __init__(self, state: dict[str, Any]) -> None:
+        self._codes: Tensor = state["first"]
+        self._scales: Tensor | None = state.get("first_scales")
+        self._rows, self._columns = state["first_shape"]
+
+    @staticmethod
+    def new_state(matrix: Tensor) -> dict[str, Any]:
+        """A moment of zeros."""
+        shape = tuple(matrix.shape)
+        if matrix.numel() < SMALL:
+            return {"first": torch.zeros(matrix.numel(), device=matrix.device), "first_shape": shape}
+        blocks = sum(_blocks((rows.stop - rows.start) * shape[1]) for rows in row_ranges(*shape))
+        codes = torch.zeros(blocks * BLOCK, dtype=torch.int8, device=matrix.device)
+        return {"first": codes, "first_scales": torch.zeros(blocks, 1, device=matrix.device), "first_shape": shape}
+
+    def read(self, rows: slice) -> Tensor:
+        """The moment of these rows; where it is stored in float32 a view."""
+        count = (rows.stop - rows.start) * self._columns
+        if self._scales is None:
+            return self._codes[rows.start * self._columns :][:count].view(-1, self._columns)
+        blocks = self._blocks_of(rows)
+        values = decode(self._codes[blocks.start * BLOCK : blocks.stop * BLOCK], self._scales[blocks])
+        return values[:count].view(-1, self._columns)
+
+    def write(self, rows: slice, values: Tensor, uniform: Callable[[Tensor], Tensor]) -> None:
+        """Stores the moment of these rows, rounded at random with the numbers that `uniform(values)` returns."""
+        if self._scales is None:
+            self.read(rows).copy_(values)
+            return
+        blocks = self._blocks_of(rows)
+        padded = F.pad(values.flatten(), (0, (blocks.stop - blocks.start) * BLOCK - values.numel()))
+        codes, scales = encode(padded, uniform(padded), signed=True)
+        self._codes[blocks.start * BLOCK : blocks.stop * BLOCK].copy_(codes)
+        self._scales[blocks].copy_(scales)
+
+    def _blocks_of(self, rows: slice) -> slice:
+        """All ranges but the last have the same size, so its blocks follow from where it starts."""
+        whole = row_ranges(self._rows, self._columns)[0].stop
+        start = rows.start // whole * _blocks(whole * self._columns)
+        return slice(start, start + _blocks((rows.stop - rows.start) * self._columns))
+
+
+def _blocks(count: int) -> int:
+    return -(-count // BLOCK)
+
+
+def row_ranges(rows: int, columns: int) -> list[slice]:
+    """Ranges of rows of about `CHUNK` numbers that together are a matrix."""
+    size = max(1, CHUNK // columns)
+    return [slice(start, min(start + size, rows)) for start in range(0, rows, size)]
 
 
 class WeightwiseOptimizer(Optimizer):

@@ -9,10 +9,11 @@ from torch import Tensor, nn
 from ldm.training import weightwise
 from ldm.training.adafactor import Adafactor
 from ldm.training.adamw_8bit import AdamW8bit
-from ldm.training.lion import SMALL, Lion
-from ldm.training.weightwise import WeightwiseOptimizer
+from ldm.training.came import CAME
+from ldm.training.lion import Lion
+from ldm.training.weightwise import SMALL, FirstMoment, WeightwiseOptimizer, row_ranges
 
-OURS: list[type[WeightwiseOptimizer]] = [Adafactor, Lion]
+OURS: list[type[WeightwiseOptimizer]] = [Adafactor, Lion, CAME]
 
 
 def weight_of(*shape: int, dtype: torch.dtype = torch.float32) -> nn.Parameter:
@@ -64,7 +65,42 @@ def test_lion_is_the_papers(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.testing.assert_close(steps(Lion([weight], lr=0.1, weight_decay=0.2), weight, 4), expected)
 
 
-@pytest.mark.parametrize("kind", OURS)
+def test_came_is_its_authors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `CAME` of came-pytorch 0.1.3."""
+    monkeypatch.setattr(weightwise, "CHUNK", 2 * 10)
+    weight = weight_of(6, 10)
+    expected, moment = weight.detach().clone(), torch.zeros(6, 10)
+    factors = {name: [torch.zeros(6), torch.zeros(10)] for name in ("second", "instability")}
+
+    def root(name: str, squares: Tensor, beta: float) -> Tensor:
+        rows, columns = factors[name] = [
+            beta * old + (1 - beta) * squares.mean(dim) for old, dim in zip(factors[name], (1, 0), strict=True)
+        ]
+        return torch.sqrt(torch.outer(rows, columns) / rows.mean())
+
+    for step in range(3):
+        gradient = torch.randn(6, 10, generator=torch.Generator().manual_seed(100 + step))
+        update = gradient / root("second", gradient**2 + 1e-30, 0.999)
+        update = update / max(1.0, update.square().mean().sqrt().item())
+        moment = 0.9 * moment + 0.1 * update
+        stable = moment / root("instability", (update - moment) ** 2 + 1e-16, 0.9999)
+        expected = expected * (1 - 1e-3 * 0.2) - 1e-3 * stable
+    torch.testing.assert_close(steps(CAME([weight], lr=1e-3, weight_decay=0.2), weight, 3), expected)
+
+
+def test_a_first_moment_of_8_bits_is_stored_by_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(weightwise, "CHUNK", 1000)
+    values = torch.randn(70, 90, generator=torch.Generator().manual_seed(0))
+    moment = FirstMoment(FirstMoment.new_state(values))
+    ranges = row_ranges(70, 90)
+    assert len(ranges) == 7
+    for rows in ranges:
+        moment.write(rows, values[rows], lambda some: torch.full_like(some, 0.5))
+    found = torch.cat([moment.read(rows) for rows in ranges])
+    assert (found - values).abs().max() < 0.02 * values.abs().max()
+
+
+@pytest.mark.parametrize("kind", [Adafactor, Lion])
 @pytest.mark.parametrize("keep_low_bits", [True, False])
 def test_weights_in_bfloat16_follow_those_in_float32(kind: Any, keep_low_bits: bool) -> None:
     """Each step is less than half the distance of two numbers: rounding to the nearest would change nothing."""
@@ -101,6 +137,7 @@ def test_saved_and_continued_it_is_the_uninterrupted_run_bit_for_bit(kind: Any) 
         (Adafactor, {"keep_low_bits": False}, 4 * (64 + 576)),
         (Adafactor, {}, 4 * (64 + 576) + 64 * 576),
         (Lion, {"keep_low_bits": False}, 64 * 576 * (1 + 4 / 256)),
+        (CAME, {"keep_low_bits": False}, 64 * 576 * (1 + 4 / 256) + 2 * 4 * (64 + 576)),
         (AdamW8bit, {"keep_low_bits": False, "apart": True}, 64 * 576 * (2 + 8 / 256)),
     ],
 )
