@@ -115,11 +115,15 @@ class ClassImages:
         with alone(ldm.text_encoder), torch.inference_mode():
             context, uncond_context = ldm.encode_prompts([self.prompt]), ldm.encode_prompts([""])
 
+        def after_step(step: int, latents: Tensor, pred_x0: Tensor) -> None:
+            if on_step:
+                on_step()
+
         def sample_batch(batch: list[int]) -> Tensor:
             size, seeds = len(batch), [self.seed + index for index in batch]
             guidance = classifier_free(context.expand(size, -1, -1), uncond_context, self.sampling.guidance_scale)
             with alone(ldm.unet):
-                latents = sample_latents(ldm, guidance, seeds, self.sampling, callback=lambda *_: on_step and on_step())
+                latents = sample_latents(ldm, guidance, seeds, self.sampling, callback=after_step)
             with alone(ldm.autoencoder):
                 return decode_images(ldm, latents)
 
