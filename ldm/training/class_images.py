@@ -108,11 +108,12 @@ class ClassImages:
         """Samples the images of these indices in batches; yields each path when its image is sampled.
 
         Threads write them while the next batch is sampled. When the iterator ends or is closed, all are written.
-        `one_network_at_a_time`: the others wait on the host, for a device with little memory; with one worker.
+        `one_network_at_a_time`: UNet and autoencoder each run while the others wait on the host, for a device with
+        little memory; with one worker.
         """
         alone = ldm.alone if one_network_at_a_time else nullcontext
         write_text(self.directory / "settings.json", json.dumps(self.key, indent=2) + "\n")
-        with alone(ldm.text_encoder), torch.inference_mode():
+        with torch.inference_mode():
             context, uncond_context = ldm.encode_prompts([self.prompt]), ldm.encode_prompts([""])
 
         def after_step(step: int, latents: Tensor, pred_x0: Tensor) -> None:

@@ -147,7 +147,7 @@ def _add_memory(group: argparse._ArgumentGroup) -> None:
         "--fused-backward",
         action=argparse.BooleanOptionalAction,
         help="update each weight in the backward pass, as soon as its gradient is complete, and free the gradient: "
-        "2 or 4 bytes less per weight; on one device, not in fp16-mixed. --vram sets it if it has to; default: off",
+        "up to 2 or 4 bytes less per weight; on one device, not in fp16-mixed. --vram sets it if needed; default: off",
     )
     group.add_argument(
         "--vram",
