@@ -7,9 +7,12 @@ from ldm.commands.options.dreambooth import dreambooth_parser
 def main() -> None:
     """Parses the flags and runs the command."""
     options = dreambooth_parser().parse_args()
-    from ldm.commands.dreambooth import dreambooth  # torch is not imported for --help
+    from ldm.commands.dreambooth import dreambooth, memory_table  # torch is not imported for --help
 
-    dreambooth(options)
+    if options.memory_table:
+        memory_table(options)
+    else:
+        dreambooth(options)
 
 
 if __name__ == "__main__":

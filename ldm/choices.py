@@ -42,6 +42,12 @@ SAMPLERS = {
 OPTIMIZERS = {
     "adamw": Choice("ldm.training.optimizers:ADAMW", "float32 moments, 8 bytes a weight"),
     "adamw8bit": Choice("ldm.training.adamw_8bit:ADAMW_8BIT", "moments of 8 bits, 2 bytes a weight"),
+    "adafactor": Choice("ldm.training.adafactor:ADAFACTOR", "a factored second moment and no first, nearly 0 bytes"),
+    "lion": Choice("ldm.training.lion:LION", "one moment of 8 bits, 1 byte; give it a 3 to 10 times smaller rate"),
+    "came": Choice("ldm.training.came:CAME_KIND", "adafactor with a first moment, 1 byte; give it a warm-up"),
+    "prodigy": Choice(
+        "ldm.training.prodigy:PRODIGY", "finds its own rate, 16 bytes; needs pip install prodigyopt; default rate: 1"
+    ),
 }
 LOGGERS = {
     "tensorboard": Choice("ldm.training.tensorboard:TensorBoardLog", "losses and previews for TensorBoard"),
@@ -54,13 +60,23 @@ LR_SCHEDULES = {
     "cosine": Choice("ldm.training.optimizers:cosine", "falls to zero along half a cosine"),
     "cooldown": Choice("ldm.training.optimizers:cooldown", "constant, then falls to zero in the last quarter"),
 }
-TRAIN_DTYPES = {"fp32": "4 bytes a weight", "bf16": "2 bytes a weight and gradient; needs adamw8bit"}
+TRAIN_DTYPES = {
+    "fp32": "4 bytes a weight",
+    "bf16": "2 bytes a weight and gradient, and one more that the optimizer keeps; needs adamw8bit, adafactor or lion",
+    "bf16-rounded": "without that one: each update is rounded at random to bfloat16, which adds noise",
+}
+CLIPPING = {
+    "auto": "global, but tensor where weights are updated in the backward pass",
+    "global": "the norm of all gradients together; in the backward pass that takes two of them, and twice the time",
+    "tensor": "the norm of each weight's gradient alone",
+    "none": "don't",
+}
 CHECKPOINTING_LEVELS = {
     "none": "keep all activations",
     "attention": "recompute those of the transformers",
     "all": "recompute those of all blocks",
 }
-VRAM = ("auto", "24", "16", "12", "10", "8")
+VRAM = ("auto", "24", "16", "12", "10", "8", "6", "4")
 """GB of memory that a training can be fitted into."""
 SAMPLING_PRECISIONS = {
     "auto": "half precision on CUDA, else full",

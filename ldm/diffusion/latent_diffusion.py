@@ -5,6 +5,7 @@ official checkpoint's keys: `model.diffusion_model`, `first_stage_model`, `cond_
 """
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from types import MappingProxyType
@@ -19,7 +20,7 @@ from ldm.diffusion.schedule import NoiseSchedule, ScheduleConfig
 from ldm.errors import UserError
 from ldm.nn.autoencoder import AutoencoderConfig, AutoencoderKL, DiagonalGaussian
 from ldm.nn.graphed import GraphedCall
-from ldm.nn.memory import weightless
+from ldm.nn.memory import on_host, weightless
 from ldm.nn.text_encoder import TextEncoder, TextEncoderConfig
 from ldm.nn.tokenizer import PromptTokenizer
 from ldm.nn.unet import ProjectedContext, UNet, UNetConfig
@@ -109,6 +110,10 @@ class LatentDiffusion(nn.Module):
     def device(self) -> torch.device:
         """The device of the UNet's weights."""
         return next(self.unet.parameters()).device
+
+    def alone(self, network: nn.Module) -> AbstractContextManager[None]:
+        """A context in which the other two networks are in the host's memory."""
+        return on_host([one for one in (self.unet, self.autoencoder, self.text_encoder) if one is not network])
 
     def encode_prompts(self, prompts: list[str]) -> Tensor:
         """Prompts -> context (b 77 d)."""

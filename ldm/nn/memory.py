@@ -1,12 +1,12 @@
 """Memory: what a device has free, what a computation takes; computing in batches; building networks without memory."""
 
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -28,6 +28,20 @@ def free_memory(device: torch.device) -> int | None:
 def total_memory(device: torch.device) -> int | None:
     """All bytes of a CUDA device, free or not; None for other kinds of devices."""
     return int(torch.cuda.get_device_properties(device).total_memory) if device.type == "cuda" else None
+
+
+@contextmanager
+def on_host(networks: Sequence[nn.Module]) -> Iterator[None]:
+    """In this block the networks wait in the host's memory, trained ones too. Where that is the device, none moves."""
+    tensors = [tensor for network in networks for tensor in (*network.parameters(), *network.buffers())]
+    devices = [tensor.device for tensor in tensors]
+    for tensor in tensors:
+        tensor.data = tensor.detach().cpu()
+    try:
+        yield
+    finally:
+        for tensor, device in zip(tensors, devices, strict=True):
+            tensor.data = tensor.detach().to(device)
 
 
 def apply_in_batches(inputs: Tensor, batch_size: int, function: Callable[[Tensor], Tensor]) -> Tensor:

@@ -56,6 +56,12 @@ def batch_that_fits(
     return fitting
 
 
+def is_scarce(settings: Settings, sampling: SamplingConfig, dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether a CUDA device has too little free memory for a model, before it is loaded, and a captured call."""
+    free = free_memory(device)
+    return free is not None and sampling_bytes(settings.model, sampling, 1, dtype) > SHARE * free
+
+
 def sampling_bytes(config: LatentDiffusionConfig, sampling: SamplingConfig, images: int, dtype: torch.dtype) -> int:
     """Bytes for the model, one UNet call for so many images, and decoding `DECODED_PIXELS` of them.
 

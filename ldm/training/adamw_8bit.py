@@ -5,9 +5,7 @@ Block-wise Quantization" (arXiv 2110.02861) but with another code: see `encode`.
 stored, which has the range of the gradients. For weights in bfloat16 the optimizer stores 8 more bits, which no forward
 pass needs.
 
-All rounding is up or down at random, so that its mean error is zero. Rounding to the nearest would stop an optimizer:
-a step often changes a moment or a weight by less than half the distance to the next value, and each such change would
-be lost.
+All rounding is up or down at random: `ldm.training.rounding`.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -21,6 +19,7 @@ from torch.optim import Optimizer
 from ldm.diffusion.noise import derived_seed
 from ldm.training.config import OptimizationConfig
 from ldm.training.optimizers import OptimizerKind
+from ldm.training.rounding import BLOCK, decode, encode, join_float32, round_to_bfloat16, split_float32
 
 SMALL = 4096
 """Tensors with fewer numbers (biases, normalisations) keep float32 moments: they take little memory, and their values
@@ -28,53 +27,9 @@ differ most."""
 BUCKET, BUCKETS = 1 << 23, 32
 """Numbers that are updated as one vector, at most; fewer where there would be less than 32 such buckets. This needs few
 kernels, and the float32 copies that the arithmetic needs stay small beside the weights."""
-BLOCK = 256
-"""Neighbours that share a scale, the largest of their magnitudes (arXiv 2110.02861, section 2.1)."""
-SIGNED, UNSIGNED = 127, 255
-"""Steps between zero and the scale."""
-TINY = torch.finfo(torch.float32).tiny
 
-
-def encode(values: Tensor, uniform: Tensor, *, signed: bool) -> tuple[Tensor, Tensor]:
-    """Float32 values (n,), n a multiple of `BLOCK` -> codes (n,) int8 (unsigned: uint8), scales (n/256, 1) float32.
-
-    `uniform` are random numbers (n,) in [0, 1). A code q of N steps stands for (q / N)^2 times the scale: fine near
-    zero, where most values of a block lie, down to 6e-5 (unsigned: 1.5e-5) of the scale. With y = N sqrt(value / scale)
-    it is floor(y + uniform), so that the error is below (2 y + 1) / y^2 of the value: 1.6 % (0.8 %) at the scale, 5 %
-    (2.5 %) at a tenth of it. Unsigned values must not be negative; only zero becomes zero.
-    """
-    steps = SIGNED if signed else UNSIGNED
-    blocks = values.view(-1, BLOCK)
-    codes = blocks.abs()
-    scales = codes.amax(dim=1, keepdim=True)
-    codes = codes.div_(scales.clamp(min=TINY)).sqrt_().mul_(steps).add_(uniform.view_as(blocks)).floor_()
-    codes = codes.clamp_(max=steps)
-    codes = codes.copysign_(blocks) if signed else torch.maximum(codes, (blocks > 0).to(codes))
-    return codes.to(torch.int8 if signed else torch.uint8).view(-1), scales
-
-
-def decode(codes: Tensor, scales: Tensor) -> Tensor:
-    """The values (n,) float32 that codes and scales of `encode` stand for."""
-    steps = SIGNED if codes.dtype == torch.int8 else UNSIGNED
-    values = codes.view(-1, BLOCK).to(torch.float32).div_(steps)
-    return values.mul_(values.abs()).mul_(scales).view(-1)
-
-
-def split_float32(values: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
-    """Float32 (n,) -> its nearest bfloat16 (n,) and the next 8 bits (n,) int8, together rounded at random to 24 bits.
-
-    The low part counts 1/256 of the step between two neighbours of bfloat16, and may be negative. `uniform` as above.
-    """
-    bits = values.view(torch.int32) + (uniform * 256).to(torch.int32)
-    low = (bits >> 8).to(torch.int8)  # the second byte, as a signed one
-    high = (bits + 0x8000) & -0x10000
-    return high.view(torch.float32).to(torch.bfloat16), low
-
-
-def join_float32(high: Tensor, low: Tensor) -> Tensor:
-    """The float32 (n,) of which `split_float32` kept 24 bits."""
-    bits = high.to(torch.float32).view(torch.int32)
-    return bits.add_(low.to(torch.int32) << 8).view(torch.float32)
+CHUNK = 1 << 21
+"""The same where each weight has its own buckets: the backward pass updates them while it needs memory itself."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +85,8 @@ class AdamW8bit(Optimizer):
     """AdamW with 8-bit moments, for weights in float32 or bfloat16; a missing gradient counts as zero.
 
     Random numbers are a function of `seed` and the step, so a resumed training needs no random state. The update itself
-    is computed in float32.
+    is computed in float32. `keep_low_bits`: store 8 more bits of each weight in bfloat16. `apart`: no two weights share
+    a bucket, so that each can be updated alone, by `update` or by a `step` that leaves out weights without a gradient.
     """
 
     def __init__(
@@ -142,16 +98,21 @@ class AdamW8bit(Optimizer):
         weight_decay: float = 1e-2,
         seed: int = 0,
         bucket: int | None = None,
+        keep_low_bits: bool = True,
+        apart: bool = False,
     ) -> None:
         super().__init__(parameters, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
         self.seed = seed
+        self.keep_low_bits = keep_low_bits
+        self.apart = apart
+        bucket = CHUNK if apart else bucket
         count = sum(weight.numel() for group in self.param_groups for weight in group["params"])
         self._bucket = max(1, (bucket or min(BUCKET, count // BUCKETS)) // BLOCK) * BLOCK
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Adds weights with their own options, as in any optimizer."""
         super().add_param_group(param_group)
-        self._layout: list[tuple[str, dict[str, Any], Bucket]] = []
+        self._forget_layout()
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -160,10 +121,15 @@ class AdamW8bit(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        if self.apart:
+            for parameter in self._buckets_of:
+                if parameter.grad is not None:
+                    self.update(parameter)
+            return loss
         generators: dict[torch.device, torch.Generator] = {}
         for name, group, bucket in self._buckets():
             device = bucket.slices[0].parameter.device
-            state = self._states[name] or self._new_state(name, bucket)
+            state = self._state_of(name, bucket)
             state["step"] += 1
             if device not in generators:
                 seed = derived_seed(self.seed, state["step"])
@@ -171,10 +137,24 @@ class AdamW8bit(Optimizer):
             _update(bucket, state, group, generators[device])
         return loss
 
+    @torch.no_grad()
+    def update(self, parameter: nn.Parameter) -> None:
+        """One update of a weight that has a gradient; the weights are `apart`."""
+        for number, name, group, bucket in self._buckets_of[parameter]:
+            state = self._state_of(name, bucket)
+            state["step"] += 1
+            seed = derived_seed(self.seed, state["step"], number)
+            _update(bucket, state, group, torch.Generator(parameter.device).manual_seed(seed))
+
+    def create_state(self) -> None:
+        """Creates the state of all weights, as the first update does."""
+        for name, _, bucket in self._buckets():
+            self._state_of(name, bucket)
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Loads what `state_dict` returned, bit for bit, onto the weights' device."""
         super().load_state_dict(state_dict)  # leaves keys that are no weight's as they are
-        self._layout = []  # it refers to the groups, which were replaced
+        self._forget_layout()  # it refers to the groups, which were replaced
         devices = {name: bucket.slices[0].parameter.device for name, _, bucket in self._buckets()}
         if self._states and self._states.keys() != devices.keys():
             raise ValueError(f"this is the state of other weights: it has {[*self._states]}, not {[*devices]}")
@@ -184,10 +164,22 @@ class AdamW8bit(Optimizer):
                 for key, value in state.items()
             }
 
+    def _forget_layout(self) -> None:
+        self._layout: list[tuple[str, dict[str, Any], Bucket]] = []
+        self._by_weight: dict[nn.Parameter, list[tuple[int, str, dict[str, Any], Bucket]]] = {}
+
     @property
     def _states(self) -> dict[str, dict[str, Any]]:
         """The states by the names of the buckets. Torch expects one per weight, and keeps other keys as they are."""
         return cast(dict[str, dict[str, Any]], self.state)
+
+    @property
+    def _buckets_of(self) -> dict[nn.Parameter, list[tuple[int, str, dict[str, Any], Bucket]]]:
+        """The numbers and `_buckets` of each weight, if the weights are `apart`."""
+        if not self._by_weight:
+            for number, (name, group, bucket) in enumerate(self._buckets()):
+                self._by_weight.setdefault(bucket.slices[0].parameter, []).append((number, name, group, bucket))
+        return self._by_weight
 
     def _buckets(self) -> list[tuple[str, dict[str, Any], Bucket]]:
         """(name in the state, group, bucket) of all weights; depends on their shapes and order only."""
@@ -196,24 +188,31 @@ class AdamW8bit(Optimizer):
                 (f"{number} {kind} {index}", group, bucket)
                 for number, group in enumerate(self.param_groups)
                 for kind, some in _kinds(group["params"]).items()
-                for index, bucket in enumerate(_packed(some, self._bucket, exact=kind.endswith("small")))
+                for index, bucket in enumerate(
+                    bucket
+                    for together in ([[one] for one in some] if self.apart else [some])
+                    for bucket in _packed(together, self._bucket, exact=kind.endswith("small"))
+                )
             ]
         return self._layout
 
-    def _new_state(self, name: str, bucket: Bucket) -> dict[str, Any]:
+    def _state_of(self, name: str, bucket: Bucket) -> dict[str, Any]:
+        """The bucket's state, which is created at the first call."""
+        if state := self._states[name]:
+            return state
         weight = bucket.slices[0].parameter
         count = sum(one.length for one in bucket.slices) + bucket.padding
 
         def zeros(size: tuple[int, ...], dtype: torch.dtype) -> Tensor:
             return torch.zeros(size, dtype=dtype, device=weight.device)
 
-        state: dict[str, Any] = {"step": 0}
+        state = {"step": 0}
         if bucket.exact:
             state |= {key: zeros((count,), torch.float32) for key in ("first", "root")}
         else:
             state |= {"first": zeros((count,), torch.int8), "root": zeros((count,), torch.uint8)}
             state |= {key: zeros((count // BLOCK, 1), torch.float32) for key in ("first_scales", "root_scales")}
-        if weight.dtype == torch.bfloat16:
+        if self.keep_low_bits and weight.dtype == torch.bfloat16:
             state["low"] = zeros((count,), torch.int8)
         self._states[name] = state
         return state
@@ -245,6 +244,8 @@ def _update(bucket: Bucket, state: dict[str, Any], group: dict[str, Any], genera
     if "low" in state:
         weight, low = split_float32(weight, uniform)
         state["low"].copy_(low)
+    elif bucket.slices[0].parameter.dtype == torch.bfloat16:
+        weight = round_to_bfloat16(weight, uniform)
     bucket.scatter(weight)
 
 
@@ -277,7 +278,14 @@ def _packed(parameters: list[nn.Parameter], most: int, exact: bool) -> Iterator[
 
 
 def _build(weights: list[nn.Parameter], config: OptimizationConfig, seed: int, kernels: dict[str, Any]) -> Optimizer:
-    return AdamW8bit(weights, lr=config.learning_rate, weight_decay=config.weight_decay, seed=seed)
+    return AdamW8bit(
+        weights,
+        lr=config.learning_rate,
+        weight_decay=config.weight_decay,
+        seed=seed,
+        keep_low_bits=config.keeps_low_bits,
+        apart=config.fused_backward,
+    )
 
 
-ADAMW_8BIT = OptimizerKind("8-bit AdamW", _build, {"fp32": 7, "bf16": 6})
+ADAMW_8BIT = OptimizerKind("8-bit AdamW", _build, {"fp32": 7, "bf16": 6, "bf16-rounded": 5})

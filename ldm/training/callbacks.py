@@ -127,8 +127,7 @@ class GradientGuard(pl.Callback):
         if self._waiting is None:
             self._waiting = set(pl_module.trained_parts())
         for name in list(self._waiting):
-            parameters = pl_module.trained_parts()[name].parameters()
-            if any(bool(parameter.grad.any()) for parameter in parameters if parameter.grad is not None):
+            if pl_module.has_gradient(pl_module.trained_parts()[name]):
                 self._waiting.discard(name)
         self._steps += 1
         if self._waiting and self._steps == pl_module.gradient_patience:

@@ -4,7 +4,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable, Generator, Iterable
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from ldm.data.writing import ImageWriter
 from ldm.diffusion.guidance import classifier_free
 from ldm.diffusion.latent_diffusion import LatentDiffusion
 from ldm.diffusion.parallel import WorkerPool
-from ldm.diffusion.sampling import SamplingConfig, sample_images
+from ldm.diffusion.sampling import SamplingConfig, decode_images, sample_latents
 from ldm.errors import UserError
 from ldm.files import slug, write_text
 
@@ -103,19 +103,30 @@ class ClassImages:
         batch_size: int,
         on_step: Callable[[], object] | None = None,
         workers: WorkerPool = WorkerPool(),
+        one_network_at_a_time: bool = False,
     ) -> Generator[Path, None, None]:
         """Samples the images of these indices in batches; yields each path when its image is sampled.
 
         Threads write them while the next batch is sampled. When the iterator ends or is closed, all are written.
+        `one_network_at_a_time`: UNet and autoencoder each run while the others wait on the host, for a device with
+        little memory; with one worker.
         """
+        alone = ldm.alone if one_network_at_a_time else nullcontext
         write_text(self.directory / "settings.json", json.dumps(self.key, indent=2) + "\n")
         with torch.inference_mode():
             context, uncond_context = ldm.encode_prompts([self.prompt]), ldm.encode_prompts([""])
 
+        def after_step(step: int, latents: Tensor, pred_x0: Tensor) -> None:
+            if on_step:
+                on_step()
+
         def sample_batch(batch: list[int]) -> Tensor:
             size, seeds = len(batch), [self.seed + index for index in batch]
             guidance = classifier_free(context.expand(size, -1, -1), uncond_context, self.sampling.guidance_scale)
-            return sample_images(ldm, guidance, seeds, self.sampling, on_step=on_step)
+            with alone(ldm.unet):
+                latents = sample_latents(ldm, guidance, seeds, self.sampling, callback=after_step)
+            with alone(ldm.autoencoder):
+                return decode_images(ldm, latents)
 
         batches = [indices[start : start + batch_size] for start in range(0, len(indices), batch_size)]
         with (

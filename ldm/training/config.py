@@ -14,7 +14,7 @@ from ldm.bounds import (
     MOST_UPDATES,
     check_range,
 )
-from ldm.choices import CHECKPOINTING_LEVELS, LORA_TARGETS, LR_SCHEDULES, OPTIMIZERS, SAMPLERS, TRAIN_DTYPES
+from ldm.choices import CHECKPOINTING_LEVELS, CLIPPING, LORA_TARGETS, LR_SCHEDULES, OPTIMIZERS, SAMPLERS, TRAIN_DTYPES
 from ldm.prompts import TOKEN, raise_for_prompts
 
 
@@ -38,6 +38,15 @@ class OptimizationConfig:
     batch_size: int = 1
     optimizer: str = "adamw"
     """A name of `ldm.choices.OPTIMIZERS`."""
+    fused_backward = False
+    """Whether each weight is updated within the backward pass: `ldm.training.update_in_backward`."""
+    keeps_low_bits = True
+    """Whether the optimizer keeps 8 more bits of weights in bfloat16."""
+
+    @property
+    def clipping(self) -> str:
+        """How gradients are clipped, a name of `ldm.choices.CLIPPING`."""
+        return "global"
 
     def __post_init__(self) -> None:
         _check_choice("optimizer", self.optimizer, OPTIMIZERS)
@@ -61,6 +70,11 @@ class DreamBoothConfig(OptimizationConfig):
     flip: bool = True
     train_dtype: str = "fp32"
     """Type of the trained weights; bf16 halves them and their gradients, and needs an optimizer that takes it."""
+    gradient_accumulation: int = 1
+    """Batches whose mean gradient an update uses; they are computed one after the other."""
+    fused_backward: bool = False
+    clip: str = "auto"
+    """A name of `ldm.choices.CLIPPING`."""
     gradient_checkpointing: str = "none"
     """Activations that the backward pass recomputes: none, the transformers' (attention), or those of all blocks."""
     lora: int = 0
@@ -85,17 +99,27 @@ class DreamBoothConfig(OptimizationConfig):
         _check_choice("gradient_checkpointing", self.gradient_checkpointing, CHECKPOINTING_LEVELS)
         _check_choice("class_sampler", self.class_sampler, SAMPLERS)
         check_range(self, 1, MOST_STEPS, "class_steps")
+        check_range(self, 1, MOST_TOGETHER, "gradient_accumulation")
         check_range(self, 0, MOST_CLASS_IMAGES, "class_img_count")
         check_range(self, 0, LARGEST_FACTOR, "prior_loss_weight")
         _check_choice("train_dtype", self.train_dtype, TRAIN_DTYPES)
+        _check_choice("clip", self.clip, CLIPPING)
         # Every optimizer takes fp32; only for another type is torch imported.
         if (
             self.train_dtype != "fp32"
             and self.train_dtype not in OPTIMIZERS[self.optimizer].load().state_bytes_per_weight
         ):
             raise ValueError(
-                f"the optimizer {self.optimizer} takes no weights in {self.train_dtype}; adamw8bit does, which rounds "
-                "them at random"
+                f"the optimizer {self.optimizer} takes no weights in {self.train_dtype}; adamw8bit, adafactor and lion "
+                "do, which round them at random"
+            )
+        if self.fused_backward and not OPTIMIZERS[self.optimizer].load().weightwise:
+            raise ValueError(
+                f"the optimizer {self.optimizer} needs all gradients at once: fused_backward is not for it"
+            )
+        if self.fused_backward and self.gradient_accumulation > 1:
+            raise ValueError(
+                "fused_backward frees the gradients that gradient_accumulation adds up: use one of the two"
             )
         _check_choice("lora_targets", self.lora_targets, LORA_TARGETS)
         check_range(self, 0, HIGHEST_RANK, "lora")
@@ -104,6 +128,18 @@ class DreamBoothConfig(OptimizationConfig):
         if self.lora and self.train_dtype != "fp32":
             raise ValueError(f"train_dtype should be fp32 with lora, not {self.train_dtype}: its weights are few")
         raise_for_prompts("preview_prompts", self.preview_prompts)
+
+    @property
+    def keeps_low_bits(self) -> bool:  # type: ignore[override]
+        """Whether the optimizer keeps 8 more bits of weights in bfloat16."""
+        return self.train_dtype != "bf16-rounded"
+
+    @property
+    def clipping(self) -> str:
+        """How gradients are clipped: `clip` without "auto"."""
+        if self.clip == "auto":
+            return "tensor" if self.fused_backward else "global"
+        return self.clip
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,11 @@ A few photos bind the subject to the rare word "sks". Images of its class, sampl
 the model from forgetting what else the class looks like (prior preservation).
 """
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import replace
+from typing import Any, cast
 
 import torch
 from einops import repeat
@@ -79,12 +81,14 @@ class DreamBooth(TrainingModule):
         seed: int,
     ) -> None:
         super().__init__(config, seed)
+        # A graph would repeat the update of one step, and begin with new gradients.
+        self.can_be_graphed = not config.fused_backward and config.gradient_accumulation == 1
         self.ldm = ldm
         self.adapters = add_adapters(ldm, config, seed) if config.lora else []
         self.subject = subject
         self._moments = (instance_moments, class_moments)
         self.train_only_trained_parts()
-        if config.train_dtype == "bf16":
+        if config.train_dtype != "fp32":
             for part in self.trained_parts().values():
                 cast_weights(part, torch.bfloat16)
         ldm.unet.set_gradient_checkpointing(config.gradient_checkpointing)
@@ -128,6 +132,15 @@ class DreamBooth(TrainingModule):
         with self._offloaded.onloaded(self.ldm.device, dtype):
             yield
 
+    @contextmanager
+    def alone(self, network: nn.Module) -> Iterator[None]:
+        """In this block, within `all_onloaded`, the other networks are on the host, if memory is that scarce.
+
+        It is where weights are updated in the backward pass.
+        """
+        with self.ldm.alone(network) if self.config.fused_backward else contextlib.nullcontext():
+            yield
+
     def trained_parts(self) -> dict[str, nn.Module]:
         """The UNet, and the text encoder if it is trained."""
         parts: dict[str, nn.Module] = {"unet": self.ldm.unet}
@@ -164,7 +177,42 @@ class DreamBooth(TrainingModule):
     @property
     def images_per_step(self) -> int:
         """Photos, and as many class images."""
-        return self.config.batch_size * (1 if self._moments[1] is None else 2)
+        return self.config.gradient_accumulation * self.config.batch_size * (1 if self._moments[1] is None else 2)
+
+    def training_step(self, batch: NoisyLatents, batch_idx: int) -> Tensor:
+        """The mean loss of the step's batches; the gradients of all but the last have been computed."""
+        if self.config.gradient_accumulation == 1:
+            return super().training_step(batch, batch_idx)
+        means: dict[str, Tensor] = {}
+        *others, last = self._split(batch)
+        for part in others:
+            self.backward_at_once(self._share_of_losses(part, means))
+        share = self._share_of_losses(last, means)
+        for name, loss in means.items():
+            self.log(f"loss/{name}", loss)
+        return share + (means["total"] - share.detach())
+
+    def _share_of_losses(self, part: NoisyLatents, means: dict[str, Tensor]) -> Tensor:
+        """One batch's share of the step's total loss; adds its shares of all losses to `means`."""
+        losses = {name: loss / self.config.gradient_accumulation for name, loss in self.losses(part).items()}
+        for name, loss in losses.items():
+            means[name] = means[name] + loss.detach() if name in means else loss.detach()
+        return losses["total"]
+
+    def _split(self, batch: NoisyLatents) -> list[NoisyLatents]:
+        """The step's batches, each of photos and then class images, of photos and class images of the whole step."""
+        count, size = self.config.gradient_accumulation, self.config.batch_size
+        kinds = {name: value.split(count * size) for name, value in batch.items()}  # type: ignore[attr-defined]
+        parts = [
+            {name: torch.cat([kind[n * size : (n + 1) * size] for kind in values]) for name, values in kinds.items()}
+            for n in range(count)
+        ]
+        return cast(list[NoisyLatents], parts)
+
+    def optimizer_zero_grad(self, *args: Any, **kwargs: Any) -> None:
+        """Keeps the gradients that `training_step` has computed; they are freed after the step."""
+        if self.config.gradient_accumulation == 1:
+            super().optimizer_zero_grad(*args, **kwargs)
 
     def losses(self, batch: NoisyLatents) -> dict[str, Tensor]:
         """DreamBooth, eq. 2: one forward pass of instance and class samples; `total` is their weighted loss."""
@@ -188,5 +236,6 @@ class DreamBooth(TrainingModule):
         return repeat(contexts[:kinds], "kinds m d -> (kinds b) m d", b=self.config.batch_size)
 
     def batches(self, share: DeviceShare) -> DreamBoothBatches:
-        """Encoded photos and class images, with noise and timesteps."""
+        """Encoded photos and class images, with noise and timesteps, of all batches of a step."""
+        share = replace(share, batch_size=share.batch_size * self.config.gradient_accumulation)
         return DreamBoothBatches(*self._moments, self.ldm.schedule.num_timesteps, share)

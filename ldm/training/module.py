@@ -18,6 +18,7 @@ from ldm.training.config import OptimizationConfig
 from ldm.training.graphed_step import GraphedStep
 from ldm.training.logs import LightningLog, RunLog
 from ldm.training.optimizers import OptimizerKind, lr_factors
+from ldm.training.update_in_backward import UpdateInBackward, clip_each
 
 SAMPLING_BYTES, SAMPLING_BYTES_PER_PIXEL = 2 * 2**30, 16 * 2**10
 """Bytes that sampling takes at most: for offloaded networks and the libraries' workspaces, and for each pixel, of which
@@ -40,6 +41,7 @@ class TrainingModule(pl.LightningModule):
         self.config = config
         self.seed = seed
         self._graphed: GraphedStep | None = None
+        self._in_backward: UpdateInBackward | None = None
 
     def trained_parts(self) -> dict[str, nn.Module]:
         """The networks that are trained, by their names in messages."""
@@ -82,16 +84,32 @@ class TrainingModule(pl.LightningModule):
         """Releases, after the last step, what only another step would need: graph, gradients and moments."""
         if self._graphed is not None:
             self._graphed.forget()
+        if self._in_backward is not None:
+            self._in_backward.remove()
         self.zero_grad()
         for optimizer in self.trainer.optimizers:
             optimizer.state.clear()
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """The loss of a batch. A graphed step has computed its gradients as well."""
+        if self._in_backward is not None and self._in_backward.needs_norm:
+            self._measure_gradients(batch, self._in_backward)
         losses = self.losses(batch) if self._graphed is None else self._graphed(batch)
         for name, loss in losses.items():
             self.log(f"loss/{name}", loss)
         return losses["total"]
+
+    def _measure_gradients(self, batch: Any, in_backward: UpdateInBackward) -> None:
+        """Finds the norm of all gradients together: forward and backward pass of a batch without updates."""
+        total = self.losses(batch)["total"]
+        with in_backward.measuring():
+            self.backward_at_once(total)
+
+    def backward_at_once(self, loss: Tensor) -> None:
+        """A backward pass within `training_step`, which runs with autocast: Lightning's, after it, runs without."""
+        torch.clear_autocast_cache()  # it belongs to this graph
+        with torch.autocast(loss.device.type, enabled=False):
+            loss.backward()
 
     def optimizer_zero_grad(self, *args: Any, **kwargs: Any) -> None:
         """Lightning calls it between forward and backward pass, where a graphed step has its gradients already."""
@@ -139,16 +157,33 @@ class TrainingModule(pl.LightningModule):
         # off the kernels for many tensors at a time that torch otherwise takes on CUDA.
         fused = self.device.type in ("cpu", "cuda") and self.trainer.precision != "16-mixed"
         optimizer = self.build_optimizer(**({"fused": True} if fused else {}))
+        self.update_in_backward(optimizer)
         scheduler = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lr_factors(config.lr_schedule, config.warmup_steps, config.iterations)
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
+    def update_in_backward(self, optimizer: torch.optim.Optimizer) -> UpdateInBackward | None:
+        """If the config says so, has the optimizer update each weight in the backward pass from now on."""
+        config = self.config
+        if config.fused_backward:
+            weights = self.trained_parameters()
+            self._in_backward = UpdateInBackward(optimizer, weights, config.clipping, config.max_grad_norm)
+        return self._in_backward
+
+    def has_gradient(self, part: nn.Module) -> bool:
+        """After a backward pass: whether any weight of a trained part has a gradient that is not zero, or had one."""
+        if self._in_backward is not None:
+            return self._in_backward.has_updated(part.parameters())
+        return any(bool(weight.grad.any()) for weight in part.parameters() if weight.grad is not None)
+
     def configure_gradient_clipping(self, optimizer: Any, gradient_clip_val: Any = None, *args: Any, **kw: Any) -> None:
-        """Clips the norm of all gradients together. Lightning's own function refuses fused optimizers."""
-        if not gradient_clip_val:
+        """Clips the gradients that there are. Lightning's own function refuses fused optimizers."""
+        if not gradient_clip_val or self._in_backward is not None or self.config.clipping == "none":
             return
-        if self._graphed is None:
+        if self.config.clipping == "tensor":
+            clip_each(self.trained_parameters(), gradient_clip_val)
+        elif self._graphed is None:
             torch.nn.utils.clip_grad_norm_(self.trained_parameters(), gradient_clip_val)
         else:
             norm = self._graphed.total_norm

@@ -29,6 +29,12 @@ class OptimizerKind:
     state_bytes_per_weight: Mapping[str, int]
     """The most bytes that a resume state holds for each weight: the weight and what the optimizer keeps of it. By type
     of the weights (`ldm.choices.TRAIN_DTYPES`); types that are not listed are refused."""
+    weightwise: bool = True
+    """Whether a weight's update needs no other weight's gradient, so that it can be made in the backward pass."""
+    learning_rate: float | None = None
+    """The default with this optimizer, if the models' own are not for it."""
+    raise_if_missing: Callable[[], object] = dict
+    """Raises `UserError` if the optimizer needs a package that is not installed."""
 
 
 def _adamw(weights: list[nn.Parameter], config: OptimizationConfig, seed: int, kernels: dict[str, Any]) -> Optimizer:

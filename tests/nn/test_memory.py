@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ldm.nn.memory import Footprint, apply_in_batches, free_memory, peak_bytes
+from ldm.nn.memory import Footprint, apply_in_batches, free_memory, on_host, peak_bytes
 from ldm.nn.unet import UNet, UNetConfig
 
 SQUARE = 100 * 100 * 4
@@ -192,3 +192,13 @@ def test_inputs_of_any_number_are_computed_in_batches(count: int, sizes: list[in
 
     assert torch.equal(apply_in_batches(inputs, 2, function), 2 * inputs)
     assert given == sizes
+
+
+def test_on_the_host_networks_wait_and_are_then_back_with_their_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    layers, moved = nn.Linear(4, 4), []
+    monkeypatch.setattr(Tensor, "cpu", lambda self: moved.append(self.shape) or self.double())  # stands for the host
+    before = layers.weight.detach().clone()
+    with on_host([layers]):
+        assert moved == [(4, 4), (4,)] and layers.weight.dtype == torch.float64
+        layers.weight.data = layers.weight.float()
+    assert torch.equal(layers.weight, before) and layers.weight.device == before.device

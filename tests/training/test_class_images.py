@@ -100,6 +100,18 @@ def test_images_are_written_with_their_prompt_and_seed(ldm: LatentDiffusion, tmp
     assert json.loads((cache.directory / "settings.json").read_text()) == cache.key
 
 
+def test_with_one_network_at_a_time_the_bits_are_the_same(
+    ldm: LatentDiffusion, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (expected,) = cache_in(tmp_path / "together").sample(ldm, [0], batch_size=1)
+    alone: list[object] = []
+    real = LatentDiffusion.alone
+    monkeypatch.setattr(LatentDiffusion, "alone", lambda self, network: alone.append(network) or real(self, network))
+    (found,) = cache_in(tmp_path / "alone").sample(ldm, [0], batch_size=1, one_network_at_a_time=True)
+    assert np.array_equal(pixels(found), pixels(expected))
+    assert alone == [ldm.unet, ldm.autoencoder]
+
+
 def test_images_differ_from_one_another(ldm: LatentDiffusion, tmp_path: Path) -> None:
     first, second = cache_in(tmp_path).sample(ldm, [0, 1], batch_size=2)
     assert np.abs(pixels(first) - pixels(second)).max() > 8

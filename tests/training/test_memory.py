@@ -18,10 +18,10 @@ from ldm.training.memory import (
     CUDA_OVERHEAD,
     GIB,
     MEMORY_PROFILES,
+    Chooser,
     MemoryProfile,
     Prediction,
     Workload,
-    choose,
     plenty,
     predict,
 )
@@ -38,6 +38,7 @@ def measured(config: DreamBoothConfig, autocast_dtype: torch.dtype | None = None
     module = build_module(config)
     module.log = lambda *args, **kwargs: None  # type: ignore[method-assign]
     optimizer = module.build_optimizer(fused=True)
+    module.update_in_backward(optimizer)
     with Footprint() as footprint:
         footprint.watch(list(module.parameters()), list(module.buffers()))
         for step in range(2):
@@ -47,8 +48,9 @@ def measured(config: DreamBoothConfig, autocast_dtype: torch.dtype | None = None
                 loss = module.training_step(batch_of(module, step), step)
             loss.backward()
             del loss
-            torch.nn.utils.clip_grad_norm_(module.trained_parameters(), 1.0)
-            optimizer.step()
+            if not config.fused_backward:
+                torch.nn.utils.clip_grad_norm_(module.trained_parameters(), 1.0)
+                optimizer.step()
     return footprint.peak
 
 
@@ -62,6 +64,10 @@ def measured(config: DreamBoothConfig, autocast_dtype: torch.dtype | None = None
             marks=pytest.mark.slow,
         ),
         pytest.param({"optimizer": "adamw8bit", "train_dtype": "bf16"}, None, marks=pytest.mark.slow),
+        ({"optimizer": "adafactor", "train_dtype": "bf16-rounded", "fused_backward": True}, None),
+        pytest.param(
+            {"optimizer": "adamw8bit", "train_dtype": "bf16", "fused_backward": True}, None, marks=pytest.mark.slow
+        ),
     ],
 )
 def test_it_is_what_real_steps_take(changes: dict[str, Any], autocast_dtype: torch.dtype | None) -> None:
@@ -140,10 +146,23 @@ def test_if_weights_alone_are_too_much_nothing_else_is_counted() -> None:
 
 
 @pytest.mark.slow
-def test_all_of_stable_diffusions_unet_trains_on_a_card_of_8_gb() -> None:
+@pytest.mark.parametrize(
+    ("profile", "train_text_encoder", "most"),
+    [
+        (MemoryProfile("adamw8bit", "bf16", "attention"), False, 8 * USABLE),
+        (MemoryProfile("adamw8bit", "bf16", "all", True), False, 5.7),
+        (MemoryProfile("adamw8bit", "bf16-rounded", "all", True), False, 4.9),
+        (MemoryProfile("adafactor", "bf16-rounded", "all", True), False, 3.3),
+        (MemoryProfile("adafactor", "bf16-rounded", "all", True), True, 3.5),
+    ],
+)
+def test_all_of_stable_diffusions_unet_trains_on_small_cards(
+    profile: MemoryProfile, train_text_encoder: bool, most: float
+) -> None:
+    """In GiB, with `CUDA_OVERHEAD` and previews."""
     workload = Workload(LatentDiffusionConfig(), 512, 512, autocast_dtype=AUTOCAST)
-    smaller = MemoryProfile("adamw8bit", "bf16", "attention")
-    assert predict(workload, smaller.applied_to(DreamBoothConfig())).peak + CUDA_OVERHEAD < USABLE * 8 * GIB
+    config = replace(profile.applied_to(DreamBoothConfig()), train_text_encoder=train_text_encoder)
+    assert predict(workload, config).peak + CUDA_OVERHEAD < most * GIB
 
 
 def test_plenty_is_more_than_enough() -> None:
@@ -151,22 +170,25 @@ def test_plenty_is_more_than_enough() -> None:
 
 
 def test_the_first_profile_that_fits_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
-    needs = dict(zip(MEMORY_PROFILES, (90, 60, 40, 80, 50, 30, 70, 45, 20), strict=True))
+    needs = dict(zip(MEMORY_PROFILES, (90, 60, 40, 80, 50, 30, 70, 45, 20, *range(19, 10, -1)), strict=True))
 
     def predict(workload: Workload, config: DreamBoothConfig, limit: float) -> Prediction:
-        profile = MemoryProfile(config.optimizer, config.train_dtype, config.gradient_checkpointing)
+        names = ("optimizer", "train_dtype", "gradient_checkpointing", "fused_backward")
+        profile = MemoryProfile(**{name: getattr(config, name) for name in names})
         return Prediction(needs[profile], needs[profile] // 2)
 
     monkeypatch.setattr(memory, "predict", predict)
-    for budget, index in ((100, 0), (90, 0), (89, 1), (45, 2), (39, 5), (20, 8)):
+    for budget, index in ((100, 0), (90, 0), (89, 1), (45, 2), (39, 5), (20, 8), (11, 17)):
         profile = MEMORY_PROFILES[index]
-        chosen = choose(TINY, SHORT, MEMORY_PROFILES, budget)
+        chosen = Chooser(TINY, SHORT).first_that_fits(MEMORY_PROFILES, budget)
         assert chosen == (profile, Prediction(needs[profile], needs[profile] // 2))
-    assert choose(TINY, SHORT, MEMORY_PROFILES, 19) is None
+    assert Chooser(TINY, SHORT).first_that_fits(MEMORY_PROFILES, 10) is None
 
 
 def test_profiles_begin_with_the_exact_and_end_with_the_smallest() -> None:
     assert MEMORY_PROFILES[0].applied_to(SHORT) == SHORT
-    assert len(set(MEMORY_PROFILES)) == 9
-    assert MEMORY_PROFILES[-1] == MemoryProfile("adamw8bit", "bf16", "all")
-    assert str(MEMORY_PROFILES[-1]) == "8-bit AdamW on bfloat16 weights, gradient checkpointing all"
+    assert len(set(MEMORY_PROFILES)) == 18
+    assert MEMORY_PROFILES[-1] == MemoryProfile("adafactor", "bf16-rounded", "all", fused_backward=True)
+    assert str(MEMORY_PROFILES[9]).endswith(
+        "bfloat16 weights, updates in the backward pass, gradient checkpointing none"
+    )

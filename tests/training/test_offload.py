@@ -8,6 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from ldm.diffusion import latent_diffusion
+from ldm.nn.memory import on_host
 from ldm.training.dreambooth import HOST, DreamBooth, OffloadedNetworks
 from tests.training.parts import assert_same, build_module, train, weights
 
@@ -135,3 +137,17 @@ def test_a_preview_between_steps_changes_no_bit_of_the_training(tmp_path: Path) 
 
     train(sampled, tmp_path / "sampled", sample)
     assert_same(sampled, plain)
+
+
+@pytest.mark.parametrize("fused_backward", [True, False])
+def test_where_memory_is_scarce_a_preview_has_one_network_on_the_device_at_a_time(
+    fused_backward: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = build_module(fused_backward=fused_backward)
+    waiting: list[list[Any]] = []
+    monkeypatch.setattr(latent_diffusion, "on_host", lambda some: waiting.append(some) or on_host(some))
+    before = weights(module)
+    with module.all_onloaded(), module.alone(module.ldm.autoencoder):
+        pass
+    assert waiting == ([[module.ldm.unet, module.ldm.text_encoder]] if fused_backward else [])
+    assert all(torch.equal(one, before[name]) for name, one in weights(module).items())

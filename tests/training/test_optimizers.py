@@ -1,6 +1,7 @@
 """Optimizers and learning-rate schedules: factors by hand and in general; a new one is a line and a function."""
 
 import math
+import sys
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,11 @@ from hypothesis import strategies as st
 from torch import nn
 
 from ldm.choices import LR_SCHEDULES, OPTIMIZERS, Choice
+from ldm.errors import UserError
 from ldm.training.config import DreamBoothConfig, OptimizationConfig
 from ldm.training.memory import MemoryProfile, profiles_with
 from ldm.training.optimizers import OptimizerKind, lr_factors
-from tests.training.parts import build_module, each_update, train, weights
+from tests.training.parts import assert_same, build_module, each_update, train, weights
 
 
 def build_sgd(
@@ -43,11 +45,32 @@ def test_a_new_optimizer_is_a_kind_and_a_line_in_the_table(sgd: None, tmp_path: 
 
 def test_a_new_optimizer_is_known_to_the_memory_flags(sgd: None) -> None:
     assert profiles_with({"optimizer": "sgd"}) == [
-        MemoryProfile("sgd", "fp32", level) for level in ("none", "attention", "all")
+        MemoryProfile("sgd", "fp32", level, fused) for fused in (False, True) for level in ("none", "attention", "all")
     ]
     assert str(MemoryProfile("sgd", "fp32", "none")).startswith("SGD with momentum on float32 weights")
     with pytest.raises(ValueError, match="the optimizer sgd takes no weights in bf16"):
         DreamBoothConfig(optimizer="sgd", train_dtype="bf16")
+
+
+def test_without_its_package_an_optimizer_names_the_command_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "prodigyopt", None)  # an import of it fails
+    with pytest.raises(UserError, match="pip install prodigyopt"):
+        OPTIMIZERS["prodigy"].load().raise_if_missing()
+
+
+@pytest.mark.slow
+def test_prodigy_trains_and_is_resumed_bit_for_bit(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"optimizer": "prodigy", "learning_rate": 1.0}
+    whole = build_module(**options)
+    before = weights(whole)
+    train(whole, tmp_path / "whole")
+    assert any(not torch.equal(tensor, before[name]) for name, tensor in weights(whole).items())
+    train(build_module(**options, iterations=2), tmp_path / "parts")
+    resumed = build_module(**options)
+    train(resumed, tmp_path / "parts")
+    assert_same(resumed, whole)
+    with pytest.raises(ValueError, match="prodigy needs all gradients at once"):
+        DreamBoothConfig(optimizer="prodigy", fused_backward=True)
 
 
 def test_a_new_schedule_is_a_function_and_a_line_in_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

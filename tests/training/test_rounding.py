@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from ldm.training.adamw_8bit import BLOCK, SIGNED, UNSIGNED, decode, encode, join_float32, split_float32
+from ldm.training.rounding import BLOCK, SIGNED, UNSIGNED, decode, encode, join_float32, split_float32
 
 
 def uniform(count: int, seed: int = 0) -> Tensor:

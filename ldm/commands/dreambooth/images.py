@@ -16,7 +16,7 @@ from ldm.leftovers import remove_leftovers
 from ldm.nn.autoencoder import AutoencoderKL
 from ldm.processes import is_helper_process, run_together
 from ldm.progress import Progress
-from ldm.runtime.batching import batch_that_fits, images_at_a_time, worker_pool
+from ldm.runtime.batching import batch_that_fits, images_at_a_time, is_scarce, worker_pool
 from ldm.runtime.compiling import compile_unet
 from ldm.runtime.devices import Compute, explain_out_of_memory, sampling_compute
 from ldm.runtime.models import ModelSlot
@@ -58,13 +58,19 @@ def _sample_share(rank: int, done: Callable[[int], None], plan: RunPlan, missing
         batch_size = plan.options.generation_batch_size or batch_that_fits(
             plan.settings, cache.sampling, compute.dtype, device, len(indices)
         )
+        scarce = is_scarce(plan.settings, cache.sampling, compute.dtype, device)
         ldm = ModelSlot(compute).use(read_checkpoint(plan.base), plan.settings, plan.tokenizer)
-        compile_unet(ldm, plan.options.compile, -(-len(indices) // batch_size) * cache.sampling.num_steps)
+        # A captured UNet keeps its memory, and can't be moved.
+        compile_unet(
+            ldm, "off" if scarce else plan.options.compile, -(-len(indices) // batch_size) * cache.sampling.num_steps
+        )
         pool = worker_pool(ldm, cache.sampling)
         alone = show_steps and pool.workers == 1
         with (
             Progress(cache.sampling.num_steps, "denoising", "step", inner=True, silent=not alone) as steps,
-            contextlib.closing(cache.sample(ldm, indices, batch_size, on_step=steps.update, workers=pool)) as paths,
+            contextlib.closing(
+                cache.sample(ldm, indices, batch_size, on_step=steps.update, workers=pool, one_network_at_a_time=scarce)
+            ) as paths,
         ):
             for sampled, _ in enumerate(paths, 1):
                 done(1)

@@ -13,7 +13,7 @@ from torch import Tensor
 from ldm.checkpoint.loading import checkpoint_info, raise_unless_whole
 from ldm.checkpoint.reading import read_checkpoint
 from ldm.checkpoint.saving import hash_file
-from ldm.choices import LORA_LEARNING_RATE
+from ldm.choices import LORA_LEARNING_RATE, OPTIMIZERS
 from ldm.commands.dreambooth.vram import MEMORY_FLAGS, fit_into_memory, workload_of
 from ldm.commands.elsewhere import find_photo_directory, find_weights, moved, sha256_of
 from ldm.commands.enough_memory import dreambooth_need, refuse_too_large_images, refuse_too_large_training
@@ -157,7 +157,7 @@ def plan_run(options: argparse.Namespace) -> RunPlan:
     training = f"training at {height} x {width} with --batch-size {config.batch_size}"
     refuse_too_large_training(dreambooth_need(workload, config), devices, training, "A smaller --hw or --batch-size")
     # Weights in bfloat16 are computed with in bfloat16.
-    precision = "bf16-mixed" if config.train_dtype == "bf16" else training_precision(devices[0], options.precision)
+    precision = "bf16-mixed" if config.train_dtype != "fp32" else training_precision(devices[0], options.precision)
 
     paths, instance_images = read_directory(options.instance_img_dir, height, width)
     log.info("%s of '%s' from %s", counted(len(paths), "photo"), options.class_name, options.instance_img_dir)
@@ -200,7 +200,7 @@ def config_from(options: argparse.Namespace, defaults: DreamBoothConfig, samplin
     """The flags where they are set, the model's defaults elsewhere.
 
     `--sampler` and `--ddim-steps` apply to class images too, unless these have flags of their own. `--train-dtype bf16`
-    alone selects adamw8bit, and `--optimizer adamw` alone fp32.
+    or `bf16-rounded` alone selects adamw8bit, and `--optimizer adamw` alone fp32.
     """
     flags = {field.name: getattr(options, field.name, None) for field in fields(DreamBoothConfig)}
     flags["prior_loss_weight"] = options.lamb
@@ -208,11 +208,16 @@ def config_from(options: argparse.Namespace, defaults: DreamBoothConfig, samplin
     if options.class_sampler is None and options.sampler is not None:
         flags |= {"class_sampler": sampling.sampler, "class_steps": options.class_steps or sampling.num_steps}
     flags["class_steps"] = flags["class_steps"] or options.ddim_steps
-    if options.train_dtype == "bf16" and options.optimizer is None:
-        flags["optimizer"] = "adamw8bit"
-    elif options.optimizer == "adamw" and options.train_dtype is None:
-        flags["train_dtype"] = "fp32"
+    kind = OPTIMIZERS[options.optimizer or defaults.optimizer].load()
+    if (options.train_dtype or defaults.train_dtype) not in kind.state_bytes_per_weight:
+        if options.optimizer is None:
+            flags["optimizer"] = "adamw8bit"
+        elif options.train_dtype is None:
+            flags["train_dtype"] = "fp32"
+    kind.raise_if_missing()
     flags |= _lora_flags(options, defaults)
+    if options.learning_rate is None and kind.learning_rate is not None:
+        flags["learning_rate"] = kind.learning_rate
     try:
         config = replace(defaults, **{name: value for name, value in flags.items() if value is not None})
     except ValueError as error:

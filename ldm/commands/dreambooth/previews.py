@@ -14,8 +14,7 @@ from torch import Tensor
 from ldm.commands.dreambooth.plan import RunPlan
 from ldm.data.images import read_image, save_png, to_image
 from ldm.diffusion.guidance import classifier_free
-from ldm.diffusion.latent_diffusion import LatentDiffusion
-from ldm.diffusion.sampling import sample_images
+from ldm.diffusion.sampling import decode_images, sample_latents
 from ldm.progress import Progress
 from ldm.report.grid import labelled_grid
 from ldm.runtime.batching import images_at_a_time
@@ -46,7 +45,7 @@ class Previews:
         if not self.prompts:
             return
         with self._ready(module):
-            images = self._sample_images(module.ldm)
+            images = self._sample_images(module)
         for index, (prompt, image) in enumerate(zip(self.prompts, images, strict=True)):
             save_png(self._path(step, index), to_image(image), {"prompt": prompt, "seed": self.seed, "step": step})
         sheet = labelled_grid([self._images(step)], [f"step {step}"], self.prompts)
@@ -65,21 +64,24 @@ class Previews:
             self.sample(module, 0)
 
     @torch.no_grad()
-    def _sample_images(self, ldm: LatentDiffusion) -> Tensor:
+    def _sample_images(self, module: DreamBooth) -> Tensor:
         """An image (n 3 h w) for each prompt, all from the same noise."""
+        ldm = module.ldm
         uncond_context = ldm.encode_prompts([""])
         contexts = torch.cat([ldm.encode_prompts([prompt]) for prompt in self.prompts])
 
         def sample(batch_size: int) -> Tensor:
-            images = []
-            with Progress(len(contexts), "previews", "img") as progress:
+            latents = []
+            with Progress(len(contexts), "previews", "img") as progress, module.alone(ldm.unet):
                 for batch in contexts.split(batch_size):
                     guidance = classifier_free(batch, uncond_context, self.sampling.guidance_scale)
-                    images.append(sample_images(ldm, guidance, [self.seed] * len(batch), self.sampling))
+                    latents.append(sample_latents(ldm, guidance, [self.seed] * len(batch), self.sampling))
                     progress.update(len(batch))
-            return torch.cat(images)
+            with module.alone(ldm.autoencoder):
+                return torch.cat([decode_images(ldm, some) for some in latents])
 
-        if (batch_size := images_at_a_time(ldm.device, MOST_TOGETHER)) > 1:
+        together = 1 if module.config.fused_backward else MOST_TOGETHER
+        if (batch_size := images_at_a_time(ldm.device, together)) > 1:
             try:
                 return sample(batch_size)
             except torch.OutOfMemoryError:
@@ -89,7 +91,7 @@ class Previews:
     @contextmanager
     def _ready(self, module: DreamBooth) -> Iterator[None]:
         """The whole model on its device, in the type that it is trained in."""
-        if module.config.train_dtype == "bf16":
+        if module.config.train_dtype != "fp32":
             with module.all_onloaded(torch.bfloat16):
                 yield
         else:

@@ -94,12 +94,13 @@ def build_module(plan: RunPlan, class_images: list[Path]) -> DreamBooth:
     """Loads the base model and encodes all images."""
     compute = replace(plan.compute, device=plan.devices[own_rank() % len(plan.devices)])
     in_half = plan.training_autocast_dtype if plan.config.lora else None
-    # On the host first: the card may be too small for weights in float32.
-    slot = ModelSlot(replace(compute, device=HOST) if in_half else compute)
-    ldm = slot.use(read_checkpoint(plan.base), plan.settings, plan.tokenizer)
+    # On the host first, if the device may be too small for all weights in float32.
+    first = replace(compute, device=HOST) if in_half or plan.config.train_dtype != "fp32" else compute
+    ldm = ModelSlot(first).use(read_checkpoint(plan.base), plan.settings, plan.tokenizer)
     if in_half:
         store_frozen_in(ldm, plan.config, in_half)
         ldm.to(compute.device)
+    ldm.autoencoder.to(compute.device)
 
     size, flip = (plan.sampling.height, plan.sampling.width), plan.config.flip
     instance_moments = encode_images(ldm.autoencoder, plan.instance_images, size, flip, compute)
@@ -108,8 +109,12 @@ def build_module(plan: RunPlan, class_images: list[Path]) -> DreamBooth:
         with closing(read_ahead(class_images, *size)) as files:
             images = each(files, len(class_images), "encoding", "img", silent=is_helper_process())
             class_moments = encode_images(ldm.autoencoder, images, size, flip, compute)
+    ldm.autoencoder.to(first.device)
     gc.collect()
-    return DreamBooth(ldm, plan.subject, instance_moments, class_moments, plan.config, plan.options.seed)
+    module = DreamBooth(ldm, plan.subject, instance_moments, class_moments, plan.config, plan.options.seed)
+    for part in module.trained_parts().values():
+        part.to(compute.device)
+    return module
 
 
 def _needs_less(plan: RunPlan) -> str:

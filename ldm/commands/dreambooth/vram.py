@@ -3,8 +3,9 @@
 import argparse
 import logging
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import replace
+from dataclasses import fields, replace
 from multiprocessing import get_context
+from typing import Any
 
 import torch
 
@@ -14,15 +15,15 @@ from ldm.errors import UserError
 from ldm.nn.memory import free_memory
 from ldm.runtime.devices import Compute, half_dtype
 from ldm.runtime.models import Settings
+from ldm.terminal import Lines
 from ldm.training.config import DreamBoothConfig
 from ldm.training.memory import (
     CUDA_CONTEXT,
     CUDA_OVERHEAD,
     GIB,
-    MEMORY_PROFILES,
+    Chooser,
     MemoryProfile,
     Workload,
-    choose,
     plenty,
     predict,
     profiles_with,
@@ -30,7 +31,7 @@ from ldm.training.memory import (
 
 log = logging.getLogger(__name__)
 
-MEMORY_FLAGS = tuple(vars(MEMORY_PROFILES[0]))
+MEMORY_FLAGS = tuple(field.name for field in fields(MemoryProfile))
 """The options that `--vram` sets, unless the user sets them."""
 FLOAT_WEIGHTS = ("full", "fp16-mixed")
 """Values of `--precision` that need float32 weights."""
@@ -67,32 +68,61 @@ def fit_into_memory(
     """The config with the first of the `MEMORY_PROFILES` whose predicted peak fits; flags that are set stay.
 
     `--vram` gives the budget. `auto` is the free memory of a CUDA device, and also keeps what the model's YAML sets; on
-    other devices it changes nothing. Raises `UserError` if nothing fits into a budget that was given, or `--precision`
-    needs float32 weights that `--train-dtype` excludes.
+    other devices it changes nothing, and a run that is resumed stays as it is. Raises `UserError` if nothing fits into
+    a budget that was given, if `--precision` needs float32 weights that `--train-dtype` excludes, or if the devices or
+    the precision exclude updates in the backward pass.
     """
     fixed = {name: getattr(options, name) for name in MEMORY_FLAGS if getattr(options, name) is not None}
     if config.lora:  # its few weights take no memory
         fixed |= {"optimizer": config.optimizer, "train_dtype": config.train_dtype}
     auto = options.vram == "auto"
     budget: int | None = None
-    if len(fixed) < len(MEMORY_FLAGS):
+    if len(fixed) < len(MEMORY_FLAGS) and not options.resume_dir:
         budget = _free_on_all(devices) if auto else int(USABLE * float(options.vram) * GIB)
     if budget is not None and not (auto and budget > plenty(workload, config)):
         if auto:
             own, default = vars(config), vars(DreamBoothConfig())
             fixed = {name: own[name] for name in MEMORY_FLAGS if own[name] != default[name]} | fixed
-        candidates = _candidates(fixed, options.precision, devices[0])
+        candidates = _candidates(fixed, options.precision, workload, config, devices[0])
         config = _first_that_fits(candidates, config, workload, budget, devices[0], refuse=not auto)
-    if config.train_dtype == "bf16" and options.precision in FLOAT_WEIGHTS:
-        raise UserError(f"--precision {options.precision} needs --train-dtype fp32, not bf16: leave out one of the two")
+    if config.train_dtype != "fp32" and options.precision in FLOAT_WEIGHTS:
+        raise UserError(
+            f"--precision {options.precision} needs --train-dtype fp32, not {config.train_dtype}: "
+            "leave out one of the two"
+        )
+    _refuse_accumulation(workload, config)
+    if config.fused_backward and (why := _no_fused_backward(workload, config)):
+        raise UserError(f"--fused-backward is not for {why}")
     return config
 
 
-def _candidates(fixed: dict[str, str], precision: str, device: torch.device) -> list[MemoryProfile]:
-    """The profiles with these fixed values; in bfloat16 only where precision and device allow it."""
-    candidates = profiles_with(fixed)
+def _no_fused_backward(workload: Workload, config: DreamBoothConfig) -> str:
+    """Why weights can't be updated within the backward pass; empty if they can."""
+    if workload.devices > 1:
+        return "several devices, which exchange their gradients after the backward pass"
+    if workload.autocast_dtype == torch.float16 and config.train_dtype == "fp32":
+        return "fp16-mixed, whose gradients are scaled until the backward pass has ended"
+    return ""
+
+
+def _refuse_accumulation(workload: Workload, config: DreamBoothConfig) -> None:
+    """Raises `UserError` where gradients of several batches can't be added up."""
+    if config.gradient_accumulation == 1:
+        return
+    if workload.devices > 1:
+        raise UserError("--gradient-accumulation is for one device: several compute several batches at a time anyway")
+    if workload.autocast_dtype == torch.float16 and config.train_dtype == "fp32":
+        raise UserError("--gradient-accumulation is not for fp16-mixed; use --precision full or bf16-mixed")
+
+
+def _candidates(
+    fixed: dict[str, Any], precision: str, workload: Workload, config: DreamBoothConfig, device: torch.device
+) -> list[MemoryProfile]:
+    """The profiles with these fixed values that training and device allow; in bfloat16 only if the precision does."""
+    keep_gradients = workload.devices > 1 or config.gradient_accumulation > 1
+    candidates = profiles_with(fixed, keep_gradients=keep_gradients)
     if precision in FLOAT_WEIGHTS or half_dtype(device) != torch.bfloat16:
-        return [one for one in candidates if one.train_dtype != "bf16"] or candidates
+        return [one for one in candidates if one.train_dtype == "fp32"] or candidates
     return candidates
 
 
@@ -109,7 +139,7 @@ def _first_that_fits(
     overhead = CUDA_OVERHEAD if device.type == "cuda" else 0
     if not refuse:  # free memory was queried from within a context
         overhead = max(0, overhead - CUDA_CONTEXT)
-    chosen = choose(workload, config, candidates, budget - overhead)
+    chosen = Chooser(workload, config).first_that_fits(candidates, budget - overhead)
     if chosen is None:
         too_small = _too_small(candidates[-1], workload, config, budget, overhead)
         if refuse:
@@ -118,7 +148,8 @@ def _first_that_fits(
         return candidates[-1].applied_to(config)
     profile, prediction = chosen
     peak = human_size(prediction.peak + overhead)
-    log.info("memory profile: %s\n  predicted peak: %s of %s", profile, peak, human_size(budget))
+    lines = [f"  predicted peak: {peak} of {human_size(budget)}", *(f"  cost: {cost}" for cost in profile.costs)]
+    log.info("memory profile: %s\n%s", profile, Lines(lines))
     return profile.applied_to(config)
 
 

@@ -30,6 +30,8 @@ FLAGS: list[tuple[tuple[object, ...], str, object]] = [
     (("--gradient-checkpointing",), "gradient_checkpointing", "all"),
     (("--optimizer", "adamw8bit"), "optimizer", "adamw8bit"),
     (("--train-dtype", "bf16"), "train_dtype", "bf16"),
+    (("--fused-backward",), "fused_backward", True),
+    (("--clip", "tensor"), "clip", "tensor"),
     (("--class-img-count", 1), "class_img_count", 1),
 ]
 """Flags, what they set, and to what; none of it is the tiny model's default."""

@@ -67,14 +67,14 @@ def test_previews_are_batched_and_if_memory_is_too_small_sampled_one_by_one(
     assert max(difference(one, other) for one, other in zip(singly, together, strict=True)) <= 1
     assert min(difference(singly[0], other) for other in together[1:]) > 1
 
-    sample_images = previews.sample_images
+    sample_latents = previews.sample_latents
 
     def too_large(ldm: Any, guidance: Any, seeds: Any, *how: Any) -> Any:
         if len(seeds) > 1:
             raise torch.OutOfMemoryError
-        return sample_images(ldm, guidance, seeds, *how)
+        return sample_latents(ldm, guidance, seeds, *how)
 
-    monkeypatch.setattr(previews, "sample_images", too_large)
+    monkeypatch.setattr(previews, "sample_latents", too_large)
     caplog.clear()
     again = sampled_untrained(plan, tmp_path / "again")
     assert "too little memory to sample previews in a batch" in caplog.text
