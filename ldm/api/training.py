@@ -73,6 +73,8 @@ def fine_tune(instance_img_dir: str | os.PathLike[str] | None = None, **flags: A
     with parsed_keywords(dreambooth_parser(), {"instance_img_dir": instance_img_dir, **flags}) as (options, words):
         if "," in options.devices:
             raise UserError("devices: from Python a training uses one device; for several run dreambooth.py")
+        if options.check:
+            raise UserError("check: it is for the terminal; run dreambooth.py --check")
         from ldm.commands.dreambooth import dreambooth  # the trainer and its loggers
 
         with command_call("dreambooth.py", words):

@@ -11,7 +11,7 @@ from typing import Any
 
 from ldm.commands.options.common import class_name, words
 from ldm.commands.options.dreambooth import dreambooth_parser
-from ldm.commands.options.places import DIRECTORY, FILE, OUTPUT, place
+from ldm.commands.options.places import DIRECTORY, FILE, OUTPUT, place, source
 from ldm.commands.options.sampling import evaluate_parser, img2img_parser, txt2img_parser
 from ldm.commands.options.train import train_parser
 from ldm.errors import UserError
@@ -49,7 +49,7 @@ def _fault_of_one(action: argparse.Action, value: Any) -> str | None:
         known = isinstance(value, str) and value in action.choices
         return None if known else f"should be one of {', '.join(action.choices)}, not {reprlib.repr(value)}"
     # A path may have moved since, and an older run's class name may have an article.
-    kinds: dict[Any, Any] = {FILE: place, DIRECTORY: place, OUTPUT: place, class_name: words, None: str}
+    kinds: dict[Any, Any] = {FILE: place, DIRECTORY: place, source: place, OUTPUT: place, class_name: words, None: str}
     parse: Any = kinds.get(action.type, action.type)
     is_text = parse in (place, words, str)
     if not isinstance(value, str if is_text else int | float) or isinstance(value, bool):
