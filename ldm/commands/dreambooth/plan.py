@@ -12,29 +12,26 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ldm.bounds import MOST_CLASS_IMAGES
 from ldm.checkpoint.loading import checkpoint_info, raise_unless_whole
 from ldm.checkpoint.reading import read_checkpoint
 from ldm.checkpoint.saving import hash_file
 from ldm.choices import PROMPT_TEMPLATES
+from ldm.commands.dreambooth.subject_files import captions_for, class_images_of, find_photos_again
 from ldm.commands.dreambooth.vram import MEMORY_FLAGS, fit_into_memory, workload_of
-from ldm.commands.elsewhere import Moved, find_photo_directory, find_weights, moved, sha256_of
+from ldm.commands.elsewhere import find_weights, moved, sha256_of
 from ldm.commands.enough_memory import dreambooth_need, refuse_too_large_images, refuse_too_large_training
-from ldm.commands.options.places import is_url
 from ldm.commands.options.resumable import DREAMBOOTH
-from ldm.commands.photo_sources import DIRECTORY, folder_of
 from ldm.commands.record import section
 from ldm.commands.resuming import RECORD, refuse_another_size, resumed_options
 from ldm.commands.sampling.job import sampling_flags, sampling_from, with_sampler
 from ldm.commands.unfamiliar import warn_of_photos, warn_of_unknown_words
 from ldm.config import read_yaml
-from ldm.data.captioned import METADATA, captions_of
-from ldm.data.drawn_prompts import CAPTION, DrawnPrompts, drawn_prompts, without_caption
-from ldm.data.photos import images_of, inspect_directory, readable_images
+from ldm.data.drawn_prompts import DrawnPrompts, drawn_prompts, without_caption
+from ldm.data.photos import images_of, inspect_directory
 from ldm.data.verdicts import Verdict
 from ldm.diffusion.sampling import SamplingConfig
 from ldm.errors import UserError
-from ldm.files import ROOT, counted, listed
+from ldm.files import ROOT, counted
 from ldm.nn.tokenizer import tokenizer_digest
 from ldm.processes import RUN_DIR_VARIABLE, is_helper_process
 from ldm.runtime.compiling import refuse_graphs_without_cuda
@@ -54,9 +51,6 @@ from ldm.training.config import DreamBoothConfig, Subject
 from ldm.user_files import resolved
 
 log = logging.getLogger(__name__)
-
-SHOWN = 10
-"""How many photos without a caption a warning names."""
 
 
 @dataclass(frozen=True)
@@ -151,25 +145,11 @@ def find_moved(options: argparse.Namespace) -> argparse.Namespace:
         options.ckpt_path = find_weights(options.ckpt_path, record.get("base_sha256"), moved_run, "--ckpt-path")
     for name, key in (("instance_img_dir", "photos"), ("class_img_dir", "class_photos")):
         if name not in options.typed and getattr(options, name):
-            setattr(options, name, _find_photos(getattr(options, name), name, section(record, key), moved_run, record))
+            photos = section(record, key)
+            setattr(options, name, find_photos_again(getattr(options, name), name, photos, moved_run, record))
     if not (options.output_dir and (options.output_dir / CLASS_IMAGES).is_dir()):
         options.output_dir = moved_run.now.parent
     return options
-
-
-def _find_photos(
-    recorded: Path, name: str, photos: Mapping[str, Any], moved_run: Moved, record: dict[str, Any]
-) -> Path:
-    """A recorded folder of photos where it is now; if it is lost and was unpacked, unpacked again."""
-    origin = section(record, "origins").get(name)
-    try:
-        return find_photo_directory(recorded, photos, moved_run, f"--{name.replace('_', '-')}")
-    except UserError:
-        if origin is None:
-            raise
-    log.info("%s is gone: fetching %s again", recorded, origin)
-    source = str(origin) if is_url(str(origin)) else Path(str(origin))
-    return folder_of(source, moved_run.now.parent / DIRECTORY)
 
 
 def plan_run(options: argparse.Namespace, origins: Mapping[str, str] = MappingProxyType({})) -> RunPlan:
@@ -199,7 +179,7 @@ def plan_run(options: argparse.Namespace, origins: Mapping[str, str] = MappingPr
     sampling = sampling_from(options, settings.sampling, height, width)
     refuse_too_large_images(settings.model, sampling, 1, compute.dtype, devices[0])
     config = config_from(options, settings.dreambooth, sampling)
-    own_class_images = _own_class_images(options, config, max(height, width))
+    own_class_images = class_images_of(options, config, max(height, width))
     if own_class_images:
         config = replace(config, class_img_count=len(own_class_images))
     workload = workload_of(settings, config, sampling, devices, compute)
@@ -230,7 +210,7 @@ def plan_run(options: argparse.Namespace, origins: Mapping[str, str] = MappingPr
         tokenizer=tokenizer_dir,
         tokenizer_digest=tokenizer.digest,
         subject=Subject(options.class_name, without_caption(config.instance_prompts[0]), config.class_prompt),
-        captions=_captions(config, paths),
+        captions=captions_for(config, paths),
         config=config,
         sampling=sampling,
         photo_verdicts=verdicts,
@@ -252,36 +232,6 @@ def _refuse_without_subject(options: argparse.Namespace) -> None:
         missing.append("--instance-img-dir is needed: a folder of photos of the subject, such as -i data/bottle")
     if missing:
         raise UserError("; ".join(missing))
-
-
-def _own_class_images(options: argparse.Namespace, config: DreamBoothConfig, cover: int) -> tuple[Path, ...]:
-    """The readable images of --class-img-dir, at most --class-img-count if that is set; empty without prior loss."""
-    if options.class_img_dir is None or config.class_img_count == 0:
-        return ()
-    most = options.class_img_count or MOST_CLASS_IMAGES
-    paths = readable_images(options.class_img_dir, cover, most)
-    log.info("%s from %s", counted(len(paths), "class image"), options.class_img_dir)
-    return tuple(paths)
-
-
-def _captions(config: DreamBoothConfig, photos: list[Path]) -> list[tuple[str, ...]]:
-    """The photos' captions, if a prompt has a place for them. Raises `UserError` if no photo has one then."""
-    if not any(CAPTION in prompt for prompt in config.instance_prompts):
-        if any(path.with_suffix(".txt").is_file() for path in photos) or (photos[0].parent / METADATA).is_file():
-            log.info(
-                'captions are not used; to use them: --instance-prompt "%s, {caption}"', config.instance_prompts[0]
-            )
-        return [()] * len(photos)
-    captions = captions_of(photos)
-    bare = [path.name for path, some in zip(photos, captions, strict=True) if not some]
-    if len(bare) == len(photos):
-        raise UserError(
-            f"--instance-prompt has a place for a {CAPTION}, and no photo in {photos[0].parent} has one: each needs a "
-            f".txt file beside it, or a line in {METADATA}"
-        )
-    if bare:
-        log.warning("without a caption: %s", listed(bare, SHOWN))
-    return captions
 
 
 def config_from(options: argparse.Namespace, defaults: DreamBoothConfig, sampling: SamplingConfig) -> DreamBoothConfig:
