@@ -60,6 +60,10 @@ LR_SCHEDULES = {
     "cosine": Choice("ldm.training.optimizers:cosine", "falls to zero along half a cosine"),
     "cooldown": Choice("ldm.training.optimizers:cooldown", "constant, then falls to zero in the last quarter"),
 }
+PROMPT_TEMPLATES = {
+    "dreambooth": Choice("ldm.training.templates:DREAMBOOTH", '"a sks {class}", as in the paper'),
+    "textual-inversion": Choice("ldm.training.templates:TEXTUAL_INVERSION", "the 27 of that paper"),
+}
 TRAIN_DTYPES = {
     "fp32": "4 bytes a weight",
     "bf16": "2 bytes a weight and gradient, and one more that the optimizer keeps; needs adamw8bit, adafactor or lion",

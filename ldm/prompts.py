@@ -8,6 +8,9 @@ from ldm.terminal import visible
 TOKEN = "sks"
 """The rare word that stands for the subject, as in "a photo of sks dog" (DreamBooth, section 3.1)."""
 
+INSTANCE_PROMPT, CLASS_PROMPT = f"a photo of {TOKEN} {{class}}", "a photo of a {class}"
+"""The prompts of photos and class images, unless others are given."""
+
 MOST_CHARACTERS = 4_000
 """The length of a prompt, at most; a text encoder reads 77 tokens."""
 MOST_CLASS_CHARACTERS = 200

@@ -75,6 +75,8 @@ def fine_tune(instance_img_dir: str | os.PathLike[str] | None = None, **flags: A
             raise UserError("devices: from Python a training uses one device; for several run dreambooth.py")
         if options.memory_table:
             raise UserError("memory_table: it prints a table and trains nothing; run dreambooth.py --memory-table")
+        if options.check:
+            raise UserError("check: it is for the terminal; run dreambooth.py --check")
         from ldm.commands.dreambooth import dreambooth  # the trainer and its loggers
 
         with command_call("dreambooth.py", words):

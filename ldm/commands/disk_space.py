@@ -28,7 +28,7 @@ def refuse_without_space(
     `checkpoint` and `state`: the bytes of one. `extra_bytes` are those of `extra_name`, such as "class images".
     """
     checkpoints = -(-config.iterations // config.save_every)
-    needed = checkpoints * checkpoint + 2 * state + extra_bytes  # two states while one is replaced
+    needed = run_bytes(config, checkpoint=checkpoint, state=state, extra_bytes=extra_bytes)
     parts = [counted(checkpoints, "checkpoint"), *([extra_name] if extra_bytes else []), "the resume state"]
     _refuse(
         output_dir,
@@ -36,6 +36,11 @@ def refuse_without_space(
         f"{', '.join(parts[:-1])} and {parts[-1]} need up to",
         "Save less often (--save-every) or elsewhere (--output-dir)",
     )
+
+
+def run_bytes(config: OptimizationConfig, *, checkpoint: int, state: int, extra_bytes: int = 0) -> int:
+    """Bytes of all checkpoints, two resume states (while one is replaced) and the rest."""
+    return -(-config.iterations // config.save_every) * checkpoint + 2 * state + extra_bytes
 
 
 def refuse_without_space_for_images(output_dir: Path, count: int, height: int, width: int) -> None:

@@ -19,11 +19,14 @@ SHOWN = 5
 INSTEAD = "real photos need Stable Diffusion: bash download/sd-weights.sh"
 
 
-def warn_of_unknown_words(settings: Settings, tokenizer: PromptTokenizer, prompts: Iterable[str]) -> None:
-    """Warns of the words that a small world's captions did not have: its tokenizer has no token for them."""
+def warn_of_unknown_words(settings: Settings, tokenizer: PromptTokenizer, prompts: Iterable[str]) -> bool:
+    """Warns of the words that a small world's captions did not have: its tokenizer has no token for them.
+
+    Returns whether it has warned.
+    """
     world = WORLDS.get(settings.evaluation.encoder)
     if world is None:
-        return
+        return False
     words = [word for prompt in prompts for word in tokenizer.unknown_words(without_token(prompt))]
     if words:
         size = f"{settings.sampling.height} x {settings.sampling.width}"
@@ -31,21 +34,26 @@ def warn_of_unknown_words(settings: Settings, tokenizer: PromptTokenizer, prompt
             "%s does not know %s; it makes %s images of %s; %s",
             *(world.model, in_quotes(words), size, world.images, INSTEAD),
         )
+    return bool(words)
 
 
-def warn_of_photos(settings: Settings, name: str, images: Callable[[], Tensor]) -> None:
-    """Warns if `images` (b 3 h w) of one thing, in [-1, 1], are not of the small world that the model knows."""
+def warn_of_photos(settings: Settings, name: str, images: Callable[[], Tensor]) -> bool:
+    """Warns if `images` (b 3 h w) of one thing, in [-1, 1], are not of the small world that the model knows.
+
+    Returns whether it has warned.
+    """
     world = WORLDS.get(settings.evaluation.encoder)
     if world is None:
-        return
+        return False
     encoder = load_encoder(settings.evaluation.encoder, torch.device("cpu"))
     photos = images()
-    if len(photos) and not encoder.is_familiar(photos):
+    if is_strange := len(photos) > 0 and not encoder.is_familiar(photos):
         size = f"{settings.sampling.height} x {settings.sampling.width}"
         log.warning(
             "%s: this does not look like %s, and %s knows nothing else. It makes %s images; %s",
             *(name, world.images, world.model, size, INSTEAD),
         )
+    return is_strange
 
 
 def in_quotes(words: Iterable[str]) -> str:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
+from ldm.data.drawn_prompts import DrawnPrompts
 from ldm.data.images import fit_image, read_image, to_tensor
 from ldm.data.latents import moments_at
 from ldm.diffusion.noise import derived_generator
@@ -145,6 +146,13 @@ class LatentBatch(NoisyLatents):
     """(b m) int64"""
 
 
+class PromptedLatents(NoisyLatents):
+    """A step of DreamBooth in which prompts are drawn."""
+
+    prompts: Tensor
+    """(b,) int64, indices of the prompts"""
+
+
 class ImageBatches(StepBatches[ImageBatch]):
     """Images read from files, for the autoencoder."""
 
@@ -203,22 +211,34 @@ class LatentBatches(StepBatches[LatentBatch]):
 class DreamBoothBatches(StepBatches[NoisyLatents]):
     """`share.batch_size` instance images, then as many class images, if there are any.
 
-    instance_moments (n v 2c h w), class_moments (m v 2c h w) or None without prior preservation.
+    instance_moments (n v 2c h w), class_moments (m v 2c h w) or None without prior preservation. With `prompts` a batch
+    also has a prompt for each image.
     """
 
     def __init__(
-        self, instance_moments: Tensor, class_moments: Tensor | None, num_timesteps: int, share: DeviceShare
+        self,
+        instance_moments: Tensor,
+        class_moments: Tensor | None,
+        num_timesteps: int,
+        share: DeviceShare,
+        prompts: DrawnPrompts | None = None,
     ) -> None:
         self.sets = [instance_moments] if class_moments is None else [instance_moments, class_moments]
         super().__init__(share, *map(len, self.sets))
         self.num_timesteps = num_timesteps
+        self.prompts = prompts
 
     def batch(self, indices: list[int], generator: torch.Generator) -> NoisyLatents:
         sets = [moments for moments in self.sets for _ in range(self.share.batch_size)]
         moments = torch.stack(
             [moments[index, _random(moments.shape[1], generator)] for moments, index in zip(sets, indices, strict=True)]
         )
-        return _noisy(moments, self.num_timesteps, generator)
+        noisy = _noisy(moments, self.num_timesteps, generator)
+        if self.prompts is None:
+            return noisy
+        drawn = [self.prompts.draw(index, generator) for index in indices[: self.share.batch_size]]
+        of_class = [0] * (len(indices) - len(drawn))
+        return PromptedLatents(**noisy, prompts=torch.tensor([*drawn, *of_class]))
 
 
 def _noisy(moments: Tensor, num_timesteps: int, generator: torch.Generator) -> NoisyLatents:

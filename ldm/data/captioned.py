@@ -66,6 +66,13 @@ def find_captioned(directory: Path, *, need_captions: bool = True) -> list[Capti
     return images
 
 
+def captions_of(photos: Sequence[Path]) -> list[tuple[str, ...]]:
+    """The captions of these photos, which lie in one folder: its `metadata.jsonl` or .txt files; some may have none."""
+    path = photos[0].parent / METADATA
+    listed = {one.path.name: one.captions for one in _read_list(path)} if path.is_file() else {}
+    return [listed.get(one.name) or (() if one.suffix == ".txt" else _read_text(one)) for one in photos]
+
+
 def digest(images: Sequence[CaptionedImage], directory: Path) -> str:
     """SHA-256 of the images' names below `directory`, sizes and captions: the same after the directory has moved."""
     rows = [(os.path.relpath(image.path, directory), image.path.stat().st_size, image.captions) for image in images]

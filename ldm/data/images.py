@@ -5,7 +5,9 @@ than `ImageOps.fit`, and importing it would slow the start of every command.
 """
 
 import os
+import struct
 from collections.abc import Generator, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -54,19 +56,48 @@ PREFIX, FOREIGN = "ldm.", frozenset(["parameters"])
 programs keep their names."""
 
 
+@dataclass(frozen=True)
+class FileFacts:
+    """What reading an image file changes: its own mode in Pillow, its EXIF orientation, its transparency, frames."""
+
+    mode: str
+    orientation: int
+    transparent: float
+    """Share of the pixels that are not opaque."""
+    frames: int
+
+
 def read_image(path: Path, cover: int | None = None) -> Image.Image:
     """Reads an image file, whose content decides its format, upright and as sRGB; transparency becomes white.
 
     `cover` is the longer side of the size that it will be fitted to: a very large image is reduced while it is read, to
     no less than twice that. Raises `UserError` if it can't be read.
     """
+    return _read(path, cover)[0]
+
+
+def read_with_facts(path: Path, cover: int | None = None) -> tuple[Image.Image, FileFacts]:
+    """`read_image`, and what reading the file has changed."""
+    image, facts = _read(path, cover, with_facts=True)
+    assert facts is not None
+    return image, facts
+
+
+def _read(path: Path, cover: int | None, with_facts: bool = False) -> tuple[Image.Image, FileFacts | None]:
     try:
         with open_regular(path) as stream, open_image(stream, path) as file:
+            mode, before = file.mode, _turned_by_decoder(file)
             _load_bounded(file, path, os.fstat(stream.fileno()).st_size, _reduction(file.size, cover))
             # After loading: some decoders turn the image while they load it, and then remove the tag.
             turn = UPRIGHT.get(file.getexif().get(ExifTags.Base.Orientation, 1))
             image = to_srgb(_reduced(file, cover), path)
-            return image.transpose(turn) if turn is not None else image
+            upright = image.transpose(turn) if turn is not None else image
+            if not with_facts:
+                return upright, None
+            orientation = file.getexif().get(ExifTags.Base.Orientation, 1) if before == 1 else before
+            return upright, FileFacts(
+                mode, orientation if orientation in UPRIGHT else 1, _transparent_share(file), _frames(file)
+            )
     except FileNotFoundError:
         raise UserError(f"there is no image {path}") from None
     except UserError:
@@ -77,6 +108,27 @@ def read_image(path: Path, cover: int | None = None) -> Image.Image:
         ) from None
     except Exception as error:  # whatever a damaged file makes the decoders raise
         raise UserError(f"{path} is not a readable image: {error}") from error
+
+
+def _turned_by_decoder(file: ImageFile.ImageFile) -> int:
+    """The EXIF orientation of a file whose decoder turns the image and removes the tag (TIFF, HEIC); else 1."""
+    orientation = file.info.get("original_orientation") or getattr(file, "tag_v2", {}).get(ExifTags.Base.Orientation)
+    return orientation if orientation in UPRIGHT else 1
+
+
+def _transparent_share(image: Image.Image) -> float:
+    if not image.has_transparency_data:
+        return 0.0
+    alpha = image.convert("RGBA").getchannel("A").histogram()
+    return 1 - alpha[-1] / sum(alpha)
+
+
+def _frames(file: ImageFile.ImageFile) -> int:
+    """How many images a file holds; the first is read. 1 if the others are damaged."""
+    try:
+        return int(getattr(file, "n_frames", 1))
+    except (OSError, EOFError, ValueError, SyntaxError, KeyError, struct.error):
+        return 1
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

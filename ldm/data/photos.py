@@ -10,10 +10,12 @@ import torch
 from torch import Tensor
 
 from ldm.checkpoint.saving import hash_file
-from ldm.data.formats import DRAWING, OTHER, READABLE, TEXT, unused_reason
-from ldm.data.images import fit_image, read_image, to_tensor
+from ldm.data.formats import DRAWING, IMAGE_SUFFIXES, OTHER, READABLE, TEXT, unused_reason
+from ldm.data.images import fit_image, read_image, read_with_facts, to_tensor
+from ldm.data.verdicts import ENLARGED, LONG, Finding, Severity, Verdict, shape_of, verdict_of, with_near_duplicates
 from ldm.errors import UserError
 from ldm.files import listed, natural_key
+from ldm.progress import each
 from ldm.terminal import quoted
 from ldm.user_files import path_kind
 
@@ -24,12 +26,6 @@ MOST_NAMED = 20
 
 HARMLESS = frozenset([TEXT, OTHER, DRAWING])
 """Reasons that are logged, but not as a warning."""
-
-ENLARGED = 2
-"""A warning names a photo that is enlarged more than this many times."""
-
-LONG = 4
-"""A warning names a photo of which cropping leaves less than 1 / LONG."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +66,10 @@ def list_folder(directory: Path) -> Folder:
 
 def find_photos(directory: Path) -> list[Path]:
     """The images of a folder. Logs its other content, a line for each reason. Raises `UserError` without images."""
+    return _used_folder(directory).images
+
+
+def _used_folder(directory: Path) -> Folder:
     folder = list_folder(directory)
     if not folder.images:
         raise UserError(_no_image(folder))
@@ -78,7 +78,7 @@ def find_photos(directory: Path) -> list[Path]:
         log.log(level, "%s: not used: %s (%s)", directory, named(paths, directory), reason)
     if folder.folders:
         log.info("%s: not used: %s (folders)", directory, named(folder.folders, directory))
-    return folder.images
+    return folder
 
 
 def read_directory(directory: Path, height: int, width: int) -> tuple[list[Path], Tensor]:
@@ -87,21 +87,64 @@ def read_directory(directory: Path, height: int, width: int) -> tuple[list[Path]
     Messages name every file that is not used, and images that are the same, far too small or far too long. Raises
     `UserError` if no image is left.
     """
-    paths, images = [], []
-    for path in find_photos(directory):
+    return images_of(inspect_directory(directory, height, width))
+
+
+def readable_images(directory: Path, cover: int, most: int) -> list[Path]:
+    """The first `most` images of a directory that can be read, without keeping them; messages name the others.
+
+    `cover`: the longer side that they will be fitted to. Raises `UserError` if there is none.
+    """
+    paths: list[Path] = []
+    for path in each(found := find_photos(directory), len(found), "checking", "img"):
+        if len(paths) == most:
+            break
         try:
-            image = read_image(path, cover=max(height, width))
+            read_image(path, cover)
+            paths.append(path)
         except UserError as error:
             log.warning("left out: %s", error)
-            continue
-        _warn_of_shape(path, image.size, height, width)
-        images.append(to_tensor(fit_image(image, height, width)))
-        paths.append(path)
     if not paths:
         raise UserError(f"{directory} holds no readable image ({READABLE})")
-    for same in _duplicates(paths):
+    return paths
+
+
+def images_of(verdicts: Sequence[Verdict]) -> tuple[list[Path], Tensor]:
+    """The photos that are used: their paths, and their crops (n 3 height width) in [-1, 1]."""
+    used = [(one.path, to_tensor(one.crop)) for one in verdicts if one.crop is not None]
+    return [path for path, _ in used], torch.stack([image for _, image in used])
+
+
+def inspect_directory(directory: Path, height: int, width: int) -> list[Verdict]:
+    """A verdict on each file of a directory, in natural order, with the crops that `read_directory` returns.
+
+    Logs and raises as that does.
+    """
+    folder = _used_folder(directory)
+    verdicts = [_unused(path, reason) for reason, paths in folder.unused.items() for path in paths]
+    for path in folder.images:
+        try:
+            image, facts = read_with_facts(path, cover=max(height, width))
+        except UserError as error:
+            log.warning("left out: %s", error)
+            words = str(error).removeprefix(f"{path} ")
+            verdicts.append(Verdict(path, (Finding(Severity.ERROR, words, "unreadable"),)))
+            continue
+        _warn_of_shape(path, image.size, height, width)
+        verdicts.append(verdict_of(path, facts, image.size, fit_image(image, height, width)))
+    used = [one.path for one in verdicts if one.crop is not None]
+    if not used:
+        raise UserError(f"{directory} holds no readable image ({READABLE})")
+    for same in _duplicates(used):
         log.warning("%s: %s are the same file; each of them is used", directory, " and ".join(one.name for one in same))
-    return paths, torch.stack(images)
+    return with_near_duplicates(sorted(verdicts, key=lambda one: natural_key(one.path)))
+
+
+def _unused(path: Path, reason: str) -> Verdict:
+    """An error for a file that should be a photo by its name, or could be one; a note for any other."""
+    if reason in HARMLESS and path.suffix.lower() not in IMAGE_SUFFIXES:
+        return Verdict(path, (Finding(Severity.NOTE, f"no photo: {reason}"),))
+    return Verdict(path, (Finding(Severity.ERROR, f"not used: {reason}", "no image"),))
 
 
 def named(paths: Sequence[Path], directory: Path) -> str:
@@ -127,10 +170,9 @@ def _holds_images(directory: Path) -> bool:
 
 
 def _warn_of_shape(path: Path, size: tuple[int, int], height: int, width: int) -> None:
-    enlarged = max(width / size[0], height / size[1])
+    enlarged, remaining = shape_of(size, (width, height))
     if enlarged > ENLARGED:
         log.warning("%s: %d x %d is enlarged %.0f times", path, *size, enlarged)
-    remaining = (width / enlarged) * (height / enlarged) / (size[0] * size[1])
     if remaining < 1 / LONG:
         log.warning("%s: of %d x %d only the middle %.0f%% is used", path, *size, 100 * remaining)
 

@@ -54,6 +54,10 @@ class PromptTokenizer:
         ids = self.clip_tokenizer(prompt, truncation=False, verbose=False)["input_ids"]
         return self.clip_tokenizer.decode(ids[self.max_length - 1 : -1]).strip() if len(ids) > self.max_length else ""
 
+    def tokens(self, text: str) -> list[str]:
+        """The text's tokens as the vocabulary spells them; `</w>` ends a word."""
+        return list(self.clip_tokenizer.tokenize(text))
+
     def unknown_words(self, text: str) -> list[str]:
         """Words that are not one token: the captions on which the vocabulary was trained had few of them or none."""
         vocabulary = self.clip_tokenizer.get_vocab()

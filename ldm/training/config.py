@@ -1,5 +1,6 @@
 """Training hyperparameters. A model's YAML has its values. Imports neither torch nor Lightning."""
 
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -15,7 +16,7 @@ from ldm.bounds import (
     check_range,
 )
 from ldm.choices import CHECKPOINTING_LEVELS, CLIPPING, LORA_TARGETS, LR_SCHEDULES, OPTIMIZERS, SAMPLERS, TRAIN_DTYPES
-from ldm.prompts import TOKEN, raise_for_prompts
+from ldm.prompts import CLASS_PROMPT, INSTANCE_PROMPT, TOKEN, raise_for_prompts
 
 
 def _check_choice(name: str, value: str, choices: Collection[str]) -> None:
@@ -89,7 +90,13 @@ class DreamBoothConfig(OptimizationConfig):
     """`learning_rate` of a LoRA training; 0: twenty times as much as without."""
     text_encoder_learning_rate: float = 0.0
     """0: `learning_rate`."""
-    preview_prompts: tuple[str, ...] = ("a photo of sks {class}",)
+    instance_prompts: tuple[str, ...] = (INSTANCE_PROMPT,)
+    """Prompts of the photos, of which each photo has a random one in each step; {caption} is the photo's own."""
+    class_prompt: str = CLASS_PROMPT
+    """The prompt of class images."""
+    caption_dropout: float = 0.0
+    """Share of captions that are left out."""
+    preview_prompts: tuple[str, ...] = (INSTANCE_PROMPT,)
 
     EARLIER: ClassVar[Mapping[str, Mapping[Any, Any]]] = {"gradient_checkpointing": {False: "none", True: "all"}}
     """Values in the YAML of older checkpoints and runs, and their names now."""
@@ -128,6 +135,13 @@ class DreamBoothConfig(OptimizationConfig):
         if self.lora and self.train_dtype != "fp32":
             raise ValueError(f"train_dtype should be fp32 with lora, not {self.train_dtype}: its weights are few")
         raise_for_prompts("preview_prompts", self.preview_prompts)
+        raise_for_prompts("instance_prompts", self.instance_prompts)
+        raise_for_prompts("class_prompt", [self.class_prompt])
+        check_range(self, 0, 1, "caption_dropout")
+        if not self.instance_prompts or not all(re.search(rf"\b{TOKEN}\b", one) for one in self.instance_prompts):
+            raise ValueError(f'each of instance_prompts should hold "{TOKEN}", which stands for the subject')
+        if re.search(rf"\b{TOKEN}\b|\{{caption\}}", self.class_prompt):
+            raise ValueError(f'class_prompt should hold neither "{TOKEN}" nor {{caption}}: both are of the photos')
 
     @property
     def keeps_low_bits(self) -> bool:  # type: ignore[override]
@@ -215,13 +229,19 @@ class Subject:
     """The subject: "water bottle" gives "a photo of sks water bottle" and "a photo of a water bottle"."""
 
     class_name: str
+    instance_template: str = INSTANCE_PROMPT
+    class_template: str = CLASS_PROMPT
 
     @property
     def instance_prompt(self) -> str:
         """The prompt that names the subject."""
-        return f"a photo of {TOKEN} {self.class_name}"
+        return self.named(self.instance_template)
 
     @property
     def class_prompt(self) -> str:
         """The prompt that names any object of its class."""
-        return f"a photo of a {self.class_name}"
+        return self.named(self.class_template)
+
+    def named(self, template: str) -> str:
+        """A template with the class filled in."""
+        return template.replace("{class}", self.class_name)

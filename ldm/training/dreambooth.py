@@ -15,6 +15,7 @@ from einops import repeat
 from torch import Tensor, nn
 
 from ldm.data.batches import DeviceShare, DreamBoothBatches, NoisyLatents
+from ldm.data.drawn_prompts import DrawnPrompts
 from ldm.diffusion.latent_diffusion import LatentDiffusion
 from ldm.diffusion.loss import dreambooth_loss, eps_loss
 from ldm.diffusion.noise import derived_generator
@@ -27,6 +28,8 @@ from ldm.training.module import TrainingModule
 HOST = torch.device("cpu")
 DROPOUT = 0xD40
 """Tells the generators of dropout from those of the batches."""
+ENCODED_PROMPTS = 32
+"""Prompts that the text encoder encodes at a time."""
 
 
 def cast_weights(network: nn.Module, dtype: torch.dtype) -> None:
@@ -64,7 +67,10 @@ class OffloadedNetworks:
 
 
 class DreamBooth(TrainingModule):
-    """Fine-tunes `ldm` on encoded images: instance_moments (n v 2c h w), class_moments (m v 2c h w) or None."""
+    """Fine-tunes `ldm` on encoded images: instance_moments (n v 2c h w), class_moments (m v 2c h w) or None.
+
+    Each photo has the subject's instance prompt, or with `prompts` one that is drawn in each step.
+    """
 
     can_be_graphed = True
     config: DreamBoothConfig
@@ -79,6 +85,7 @@ class DreamBooth(TrainingModule):
         class_moments: Tensor | None,
         config: DreamBoothConfig,
         seed: int,
+        prompts: DrawnPrompts | None = None,
     ) -> None:
         super().__init__(config, seed)
         # A graph would repeat the update of one step, and begin with new gradients.
@@ -86,6 +93,7 @@ class DreamBooth(TrainingModule):
         self.ldm = ldm
         self.adapters = add_adapters(ldm, config, seed) if config.lora else []
         self.subject = subject
+        self._prompts = prompts
         self._moments = (instance_moments, class_moments)
         self.train_only_trained_parts()
         if config.train_dtype != "fp32":
@@ -94,7 +102,8 @@ class DreamBooth(TrainingModule):
         ldm.unet.set_gradient_checkpointing(config.gradient_checkpointing)
         assert ldm.tokenizer is not None, "a model to train has a tokenizer"
         # Buffers, so that they are copied to the device once; not persistent, as no checkpoint needs them.
-        input_ids = ldm.tokenizer([subject.instance_prompt, subject.class_prompt])
+        texts = [subject.instance_prompt, subject.class_prompt] if prompts is None else [*prompts.texts]
+        input_ids = ldm.tokenizer(texts)
         self.register_buffer("_input_ids", input_ids.to(ldm.device), persistent=False)
         # The output of a fixed text encoder never changes: it runs once.
         contexts = None if config.train_text_encoder else self._encode_prompts()
@@ -218,24 +227,29 @@ class DreamBooth(TrainingModule):
         """DreamBooth, eq. 2: one forward pass of instance and class samples; `total` is their weighted loss."""
         latents = self.ldm.sample_posterior(DiagonalGaussian(batch["moments"]), batch["posterior_noise"])
         noisy = self.ldm.schedule.add_noise(latents, batch["noise"], batch["timesteps"])
-        eps = self.ldm.predict_eps(noisy, batch["timesteps"], self._context())
+        eps = self.ldm.predict_eps(noisy, batch["timesteps"], self._context(batch))
         loss = dreambooth_loss(
             eps_loss(eps, batch["noise"]), self.config.batch_size, prior_loss_weight=self.config.prior_loss_weight
         )
         prior = {} if self._moments[1] is None else {"class": loss.prior}
         return {"instance": loss.instance, **prior, "total": loss.total}
 
-    def _encode_prompts(self) -> Tensor:
+    def _encode_prompts(self, which: Tensor | None = None) -> Tensor:
+        """The context of every prompt (p 77 d), or of those with these indices; a few at a time."""
+        input_ids = self._input_ids if which is None else self._input_ids[which]
         with torch.set_grad_enabled(self.config.train_text_encoder):
-            return self.ldm.text_encoder(self._input_ids)
+            return torch.cat([self.ldm.text_encoder(ids) for ids in input_ids.split(ENCODED_PROMPTS)])
 
-    def _context(self) -> Tensor:
-        """The batch's context (b 77 d): that of the instance prompt for each photo, then of the class prompt."""
+    def _context(self, batch: NoisyLatents) -> Tensor:
+        """The batch's context (b 77 d): of the instance prompt, or a drawn one, for each photo; of the class prompt."""
+        drawn: Tensor | None = batch.get("prompts")  # type: ignore[assignment]
+        if drawn is not None:
+            return self._encode_prompts(drawn) if self._contexts is None else self._contexts[drawn]
         contexts = self._encode_prompts() if self._contexts is None else self._contexts
         kinds = 1 if self._moments[1] is None else 2
         return repeat(contexts[:kinds], "kinds m d -> (kinds b) m d", b=self.config.batch_size)
 
     def batches(self, share: DeviceShare) -> DreamBoothBatches:
-        """Encoded photos and class images, with noise and timesteps, of all batches of a step."""
+        """Encoded photos and class images, with noise, timesteps and perhaps prompts, of all batches of a step."""
         share = replace(share, batch_size=share.batch_size * self.config.gradient_accumulation)
-        return DreamBoothBatches(*self._moments, self.ldm.schedule.num_timesteps, share)
+        return DreamBoothBatches(*self._moments, self.ldm.schedule.num_timesteps, share, self._prompts)

@@ -12,6 +12,7 @@ from ldm.checkpoint.reading import read_checkpoint
 from ldm.commands.dreambooth.plan import config_from, used_options
 from ldm.commands.options.defaults import as_text
 from ldm.commands.options.recorded import PARSERS
+from ldm.commands.options.resumable import flag_of
 from ldm.commands.options.train import STAGE_FLAGS
 from ldm.commands.sampling.job import sampling_from
 from ldm.config import build_config, read_yaml
@@ -53,8 +54,9 @@ def used_without_flags(script: str, settings: Settings) -> dict[str, object]:
     config = config_from(options, settings.dreambooth, sampling)
     recorded = vars(used_options(options, config, sampling, Path(), "full"))
     elsewhere = {"class_name", "instance_img_dir", "resume_dir", "ckpt_path", "config", "drop_resume_state"}
+    elsewhere |= {"class_img_dir", "prompt_templates"}
     names = [name for name, value in vars(options).items() if value is None and name not in elsewhere]
-    flags = {name: "--preview-prompt" if name == "preview_prompts" else f"--{name.replace('_', '-')}" for name in names}
+    flags = {name: flag_of(name) for name in names}
     used |= {flags[name]: recorded[name] for name in names if name != "generation_batch_size"}
     return {**used, "--generation-batch-size": own.batch_size}
 

@@ -1,11 +1,12 @@
 """The directory of a DreamBooth run: a new one with its record, or that of a resumed run."""
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from ldm.checkpoint.keys import PARTS
 from ldm.checkpoint.reading import read_checkpoint
-from ldm.checkpoint.saving import SAVE_DTYPES
+from ldm.checkpoint.saving import SAVE_DTYPES, hash_file
 from ldm.choices import OPTIMIZERS
 from ldm.commands.disk_space import image_bytes, refuse_unwritable, refuse_without_space
 from ldm.commands.dreambooth.plan import RunPlan
@@ -37,16 +38,21 @@ def open_run(plan: RunPlan) -> Path:
 
 def _create(plan: RunPlan) -> Path:
     """A new directory. Raises `UserError` if it can't be written, or the run would fill the disk."""
-    places = [plan.output_dir]
-    class_images = plan.class_images.paths(plan.config.class_img_count)
-    if not all(path.is_file() for path in class_images):  # if all are there they may be another user's
-        places.append(plan.output_dir / CLASS_IMAGES)
-    refuse_unwritable(*places)
-    _refuse_without_space(plan)
+    refuse_without_room(plan)
     directory = make_run_dir(plan.output_dir, slug(plan.subject.class_name))
     copy_tokenizer(plan.tokenizer, directory / NAME)  # before the record: where that is, the run is complete
     write_record(directory / RECORD, vars(plan.options), **_identity(plan, directory), config=plan.yaml)
     return directory
+
+
+def refuse_without_room(plan: RunPlan) -> None:
+    """Raises `UserError` if the run's directory can't be written, or would fill the disk."""
+    places = [plan.output_dir]
+    class_images = [] if plan.own_class_images else plan.class_images.paths(plan.config.class_img_count)
+    if not all(path.is_file() for path in class_images):  # if all are there they may be another user's
+        places.append(plan.output_dir / CLASS_IMAGES)
+    refuse_unwritable(*places)
+    refuse_without_space(plan.output_dir, plan.config, **sizes_on_disk(plan), extra_name="class images")
 
 
 def _identity(plan: RunPlan, directory: Path) -> dict[str, object]:
@@ -56,7 +62,15 @@ def _identity(plan: RunPlan, directory: Path) -> dict[str, object]:
         "base_sha256": plan.base_sha256,
         "photos": plan.photos,
         "tokenizer": plan.tokenizer_digest,
+        **({"class_photos": _digests(plan.own_class_images)} if plan.own_class_images else {}),
+        **({"captions": [*map(list, plan.captions)]} if any(plan.captions) else {}),
+        **({"origins": plan.origins} if plan.origins else {}),
     }
+
+
+def _digests(paths: Iterable[Path]) -> dict[str, str]:
+    """The SHA-256 of each file, by its name."""
+    return {path.name: hash_file(path) for path in paths}
 
 
 def _resume(plan: RunPlan, directory: Path) -> None:
@@ -74,13 +88,23 @@ def _resume(plan: RunPlan, directory: Path) -> None:
             f"the photos in {plan.options.instance_img_dir} are not those that this run began with: look at "
             f"{', '.join(changed)}. Name their folder with --instance-img-dir"
         )
+    class_images = [str(sha256) for sha256 in section(record, "class_photos").values()]
+    if class_images != [*_digests(plan.own_class_images).values()]:
+        raise UserError(
+            f"the class images in {plan.options.class_img_dir} are not those that this run began with. Name their "
+            "folder with --class-img-dir"
+        )
+    if (captions := record.get("captions")) and captions != [*map(list, plan.captions)]:
+        raise UserError(
+            f"the captions of the photos in {plan.options.instance_img_dir} have changed since the run began"
+        )
     refuse_fewer_updates(directory, plan.config.iterations)
     options = plain(vars(plan.options))
     write_text(directory / RECORD, to_yaml({**record, **_identity(plan, directory), "options": options}))
 
 
-def _refuse_without_space(plan: RunPlan) -> None:
-    """Raises `UserError` if the run would fill the disk."""
+def sizes_on_disk(plan: RunPlan) -> dict[str, int]:
+    """Bytes of a checkpoint, of a resume state and of all class images."""
     sizes = dict.fromkeys(PARTS, 0)
     for key, tensor in read_checkpoint(plan.base).index.items():
         for part, prefix in PARTS.items():
@@ -89,11 +113,9 @@ def _refuse_without_space(plan: RunPlan) -> None:
     saved, trained = sum(sizes.values()), sizes["unet"] + sizes["text_encoder"] * config.train_text_encoder
     if config.lora:
         saved = trained = count_adapter_weights(plan.settings.model, config)
-    refuse_without_space(
-        plan.output_dir,
-        config,
-        checkpoint=SAVE_DTYPES[plan.options.save_dtype].itemsize * saved,
-        state=OPTIMIZERS[config.optimizer].load().state_bytes_per_weight[config.train_dtype] * trained,
-        extra_bytes=image_bytes(config.class_img_count, sampling.height, sampling.width),
-        extra_name="class images",
-    )
+    sampled = 0 if plan.own_class_images else config.class_img_count
+    return {
+        "checkpoint": SAVE_DTYPES[plan.options.save_dtype].itemsize * saved,
+        "state": OPTIMIZERS[config.optimizer].load().state_bytes_per_weight[config.train_dtype] * trained,
+        "extra_bytes": image_bytes(sampled, sampling.height, sampling.width),
+    }

@@ -33,6 +33,8 @@ def sample_class_images(plan: RunPlan) -> list[Path]:
     cache, count, devices = plan.class_images, plan.config.class_img_count, plan.devices
     if count == 0:
         return []
+    if plan.own_class_images:
+        return list(plan.own_class_images)
     if not is_helper_process():
         remove_leftovers(cache.root)
     missing = cache.missing(count)
@@ -44,7 +46,9 @@ def sample_class_images(plan: RunPlan) -> list[Path]:
         if len(devices) == 1:
             _sample_share(0, progress.update, plan, missing, show_steps=True)
         else:
-            sent = replace(plan, instance_images=plan.instance_images[:0])  # the processes need no photos
+            sent = replace(
+                plan, instance_images=plan.instance_images[:0], photo_verdicts=[]
+            )  # the processes need no photos
             run_together(_sample_share, len(devices), sent, missing, False, on_done=progress.update)
     return cache.paths(count)
 

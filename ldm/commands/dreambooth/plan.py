@@ -3,8 +3,10 @@
 import argparse
 import logging
 import os
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -13,16 +15,20 @@ from torch import Tensor
 from ldm.checkpoint.loading import checkpoint_info, raise_unless_whole
 from ldm.checkpoint.reading import read_checkpoint
 from ldm.checkpoint.saving import hash_file
-from ldm.choices import LORA_LEARNING_RATE, OPTIMIZERS
+from ldm.choices import LORA_LEARNING_RATE, OPTIMIZERS, PROMPT_TEMPLATES
+from ldm.commands.dreambooth.subject_files import captions_for, class_images_of, find_photos_again
 from ldm.commands.dreambooth.vram import MEMORY_FLAGS, fit_into_memory, workload_of
-from ldm.commands.elsewhere import find_photo_directory, find_weights, moved, sha256_of
+from ldm.commands.elsewhere import find_weights, moved, sha256_of
 from ldm.commands.enough_memory import dreambooth_need, refuse_too_large_images, refuse_too_large_training
 from ldm.commands.options.resumable import DREAMBOOTH, flag_of
+from ldm.commands.record import section
 from ldm.commands.resuming import RECORD, refuse_another_size, resumed_options
 from ldm.commands.sampling.job import sampling_flags, sampling_from, with_sampler
 from ldm.commands.unfamiliar import warn_of_photos, warn_of_unknown_words
 from ldm.config import read_yaml
-from ldm.data.photos import read_directory
+from ldm.data.drawn_prompts import DrawnPrompts, drawn_prompts, without_caption
+from ldm.data.photos import images_of, inspect_directory
+from ldm.data.verdicts import Verdict
 from ldm.diffusion.sampling import SamplingConfig
 from ldm.errors import UserError
 from ldm.files import ROOT, counted
@@ -65,13 +71,32 @@ class RunPlan:
     """The directory of the base model's tokenizer, or of a resumed run's own."""
     tokenizer_digest: str
     subject: Subject
+    captions: list[tuple[str, ...]]
+    """Of each photo; none if no prompt has a place for them."""
     config: DreamBoothConfig
     sampling: SamplingConfig
     """How previews are sampled."""
+    photo_verdicts: list[Verdict]
+    """What was found about each file in the folder of photos."""
+    is_unfamiliar: bool
+    """Whether there was a warning of words or photos outside the world of a small model."""
+    own_class_images: tuple[Path, ...]
+    """The files of --class-img-dir; empty if class images are sampled."""
+    origins: dict[str, str]
+    """Archives and URLs that folders of photos were unpacked from, by option."""
     instance_images: Tensor
     """(n 3 height width) in [-1, 1]"""
     devices: list[torch.device]
     compute: Compute
+
+    @property
+    def prompts(self) -> DrawnPrompts | None:
+        """The prompts to draw from; None if all photos have the same."""
+        config, named = self.config, self.subject.named
+        if len(config.instance_prompts) == 1 and not any(self.captions):
+            return None
+        templates = [named(prompt) for prompt in config.instance_prompts]
+        return drawn_prompts(templates, self.captions, self.subject.class_prompt, config.caption_dropout)
 
     @property
     def training_autocast_dtype(self) -> torch.dtype | None:
@@ -107,7 +132,7 @@ def resumed_run_options(options: argparse.Namespace) -> argparse.Namespace:
         script="dreambooth.py",
         own_option="class_name",
         rules=DREAMBOOTH,
-        paths=("ckpt_path", "config", "instance_img_dir", "output_dir"),
+        paths=("ckpt_path", "config", "instance_img_dir", "class_img_dir", "output_dir"),
         config=DreamBoothConfig,
     )
 
@@ -118,18 +143,20 @@ def find_moved(options: argparse.Namespace) -> argparse.Namespace:
     moved_run = moved(options.resume_dir, record)
     if "ckpt_path" not in options.typed and options.ckpt_path:
         options.ckpt_path = find_weights(options.ckpt_path, record.get("base_sha256"), moved_run, "--ckpt-path")
-    if "instance_img_dir" not in options.typed and options.instance_img_dir:
-        photos = record.get("photos") or {}
-        options.instance_img_dir = find_photo_directory(
-            options.instance_img_dir, photos, moved_run, "--instance-img-dir"
-        )
+    for name, key in (("instance_img_dir", "photos"), ("class_img_dir", "class_photos")):
+        if name not in options.typed and getattr(options, name):
+            photos = section(record, key)
+            setattr(options, name, find_photos_again(getattr(options, name), name, photos, moved_run, record))
     if not (options.output_dir and (options.output_dir / CLASS_IMAGES).is_dir()):
         options.output_dir = moved_run.now.parent
     return options
 
 
-def plan_run(options: argparse.Namespace) -> RunPlan:
-    """Decides everything and checks what can be checked; writes nothing, except that `-r` repairs a tokenizer."""
+def plan_run(options: argparse.Namespace, origins: Mapping[str, str] = MappingProxyType({})) -> RunPlan:
+    """Decides everything and checks what can be checked; writes nothing, except that `-r` repairs a tokenizer.
+
+    `origins`: archives and URLs that the folders of photos were unpacked from, by option.
+    """
     _refuse_without_subject(options)
     if is_helper_process():  # the first process has chosen these
         chosen = read_yaml(Path(os.environ[RUN_DIR_VARIABLE]) / RECORD)["options"]
@@ -152,6 +179,9 @@ def plan_run(options: argparse.Namespace) -> RunPlan:
     sampling = sampling_from(options, settings.sampling, height, width)
     refuse_too_large_images(settings.model, sampling, 1, compute.dtype, devices[0])
     config = config_from(options, settings.dreambooth, sampling)
+    own_class_images = class_images_of(options, config, max(height, width))
+    if own_class_images:
+        config = replace(config, class_img_count=len(own_class_images))
     workload = workload_of(settings, config, sampling, devices, compute)
     config = fit_into_memory(options, config, workload, devices)
     training = f"training at {height} x {width} with --batch-size {config.batch_size}"
@@ -159,13 +189,16 @@ def plan_run(options: argparse.Namespace) -> RunPlan:
     # Weights in bfloat16 are computed with in bfloat16.
     precision = "bf16-mixed" if config.train_dtype != "fp32" else training_precision(devices[0], options.precision)
 
-    paths, instance_images = read_directory(options.instance_img_dir, height, width)
+    verdicts = inspect_directory(options.instance_img_dir, height, width)
+    paths, instance_images = images_of(verdicts)
     log.info("%s of '%s' from %s", counted(len(paths), "photo"), options.class_name, options.instance_img_dir)
     tokenizer = read_tokenizer(tokenizer_dir, settings)
+    is_unfamiliar = False
     if not resumed and not is_helper_process():
         previews = [prompt.replace("{class}", options.class_name) for prompt in config.preview_prompts]
-        warn_of_unknown_words(settings, tokenizer, [options.class_name, *previews])
-        warn_of_photos(settings, f"the photos in {options.instance_img_dir}", lambda: instance_images)
+        unknown = warn_of_unknown_words(settings, tokenizer, [options.class_name, *previews])
+        strange = warn_of_photos(settings, f"the photos in {options.instance_img_dir}", lambda: instance_images)
+        is_unfamiliar = unknown or strange
     return RunPlan(
         options=used_options(options, config, sampling, base, precision),
         output_dir=options.output_dir,
@@ -176,9 +209,14 @@ def plan_run(options: argparse.Namespace) -> RunPlan:
         settings=settings,
         tokenizer=tokenizer_dir,
         tokenizer_digest=tokenizer.digest,
-        subject=Subject(options.class_name),
+        subject=Subject(options.class_name, without_caption(config.instance_prompts[0]), config.class_prompt),
+        captions=captions_for(config, paths),
         config=config,
         sampling=sampling,
+        photo_verdicts=verdicts,
+        is_unfamiliar=is_unfamiliar,
+        own_class_images=own_class_images,
+        origins=dict(origins),
         instance_images=instance_images,
         devices=devices,
         compute=training_compute(devices[0], precision),  # as the run computes when it is resumed
@@ -204,6 +242,11 @@ def config_from(options: argparse.Namespace, defaults: DreamBoothConfig, samplin
     """
     flags = {field.name: getattr(options, field.name, None) for field in fields(DreamBoothConfig)}
     flags["prior_loss_weight"] = options.lamb
+    if options.prompt_templates:
+        if {"prompt_templates", "instance_prompts"} <= {*options.typed}:
+            raise UserError("--prompt-templates is a list in place of --instance-prompt: leave out one of the two")
+        flags["instance_prompts"] = PROMPT_TEMPLATES[options.prompt_templates].load()
+    flags["instance_prompts"] = flags["instance_prompts"] and tuple(flags["instance_prompts"])
     flags["preview_prompts"] = () if options.no_previews else options.preview_prompts and tuple(options.preview_prompts)
     if options.class_sampler is None and options.sampler is not None:
         flags |= {"class_sampler": sampling.sampler, "class_steps": options.class_steps or sampling.num_steps}
@@ -251,6 +294,7 @@ def used_options(
             "ckpt_path": resolved(base),
             "config": options.config and resolved(options.config),
             "instance_img_dir": resolved(options.instance_img_dir),
+            "class_img_dir": options.class_img_dir and resolved(options.class_img_dir),
             "output_dir": resolved(options.output_dir),
             "precision": precision,
         }

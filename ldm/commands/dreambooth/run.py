@@ -19,7 +19,9 @@ from ldm.commands.dreambooth.directory import open_run
 from ldm.commands.dreambooth.images import encode_images, sample_class_images
 from ldm.commands.dreambooth.lora import lora_notes
 from ldm.commands.dreambooth.plan import RunPlan, find_moved, plan_run, resumed_run_options
+from ldm.commands.dreambooth.preflight import SHEET, check, report_photos, write_sheet
 from ldm.commands.dreambooth.previews import Previews
+from ldm.commands.photo_sources import with_folders
 from ldm.commands.record import plain, versions
 from ldm.commands.resuming import end_resume_state, is_finished
 from ldm.config import read_yaml, to_yaml
@@ -45,20 +47,28 @@ REPORT = "report.yaml"
 
 @logged
 def dreambooth(options: argparse.Namespace) -> Path:
-    """Runs or resumes a training; returns the run directory."""
+    """Runs or resumes a training; returns the run directory. With --check only looks, and returns a contact sheet."""
     refuse_copies()
+    options, origins = with_folders(options)
     if options.resume_dir:
         options = resumed_run_options(options)
         begin_run(options.resume_dir, command_line("dreambooth.py", "-r", options.resume_dir))
         if _is_finished(options):
             return Path(options.resume_dir)
         options = find_moved(options)
-    plan = plan_run(options)
+    plan = plan_run(options, origins)
+    if options.check:
+        return check(plan)
+    is_new = not options.resume_dir and not is_helper_process()
+    if is_new:
+        report_photos(plan)
     with finish_first():  # a run that has begun can be resumed
         run_dir = open_run(plan)
         begin_run(run_dir, command_line("dreambooth.py", "-r", run_dir))
     log.info("run: %s", run_dir)
     with resume_hint_on_error():
+        if is_new:
+            write_sheet(plan.photo_verdicts, run_dir / SHEET)
         class_images = sample_class_images(plan)
         with explain_out_of_memory(_needs_less(plan)):
             module = build_module(plan, class_images)
@@ -111,7 +121,8 @@ def build_module(plan: RunPlan, class_images: list[Path]) -> DreamBooth:
             class_moments = encode_images(ldm.autoencoder, images, size, flip, compute)
     ldm.autoencoder.to(first.device)
     gc.collect()
-    module = DreamBooth(ldm, plan.subject, instance_moments, class_moments, plan.config, plan.options.seed)
+    moments = instance_moments, class_moments
+    module = DreamBooth(ldm, plan.subject, *moments, plan.config, plan.options.seed, plan.prompts)
     for part in module.trained_parts().values():
         part.to(compute.device)
     return module

@@ -10,6 +10,7 @@ from ldm.choices import (
     LORA_TARGETS,
     LR_SCHEDULES,
     OPTIMIZERS,
+    PROMPT_TEMPLATES,
     SAMPLERS,
     TRAIN_DTYPES,
     VRAM,
@@ -21,6 +22,7 @@ from ldm.commands.options.common import (
     DROPOUT,
     NON_NEGATIVE,
     RANK,
+    SHARE,
     STEPS,
     UPDATES,
     WARMUP,
@@ -35,7 +37,8 @@ from ldm.commands.options.common import (
     words,
 )
 from ldm.commands.options.defaults import model_default, yaml_value
-from ldm.commands.options.places import CHECKPOINT, DIRECTORY, FILE, OUTPUT
+from ldm.commands.options.places import CHECKPOINT, FILE, OUTPUT, source
+from ldm.prompts import CLASS_PROMPT, INSTANCE_PROMPT
 
 
 def dreambooth_parser() -> argparse.ArgumentParser:
@@ -48,6 +51,7 @@ def dreambooth_parser() -> argparse.ArgumentParser:
         "  python txt2img.py --ckpt-path ckpts/                     # then compare the checkpoints\n",
     )
     _add_subject(parser.add_argument_group("the subject"))
+    _add_prompts(parser.add_argument_group("prompts and captions"))
     _add_training(parser.add_argument_group("training"))
     _add_lora(parser.add_argument_group("LoRA (docs/lora.md)"))
     _add_memory(parser.add_argument_group("how much memory training takes"))
@@ -61,12 +65,58 @@ def _default(name: str) -> str:
     return model_default(f"dreambooth.{name}")
 
 
+def _shown(prompt: str) -> str:
+    return f'default: "{prompt}"'
+
+
 def _add_subject(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "-c", "--class-name", type=class_name, metavar="WORDS", help='what the subject is, such as "water bottle"'
     )
-    group.add_argument("-i", "--instance-img-dir", type=DIRECTORY, metavar="DIR", help="photos of the subject, 3 to 30")
+    group.add_argument(
+        "-i",
+        "--instance-img-dir",
+        type=source,
+        metavar="DIR",
+        help="photos of the subject, 3 to 30: a folder, an archive (zip, tar, tar.gz ...) or the URL of one",
+    )
     add_resuming(group)
+    group.add_argument(
+        "--check",
+        action="store_true",
+        help="train nothing: print a verdict on each photo, how the prompts are tokenized, the predicted memory, disk "
+        "and time, and what would be better; write the crops as one image into --output-dir",
+    )
+    group.add_argument(
+        "--strict", action="store_true", help="refuse to train if the check of the photos finds errors or warnings"
+    )
+
+
+def _add_prompts(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--instance-prompt",
+        type=words,
+        nargs="+",
+        dest="instance_prompts",
+        metavar="TEXT",
+        help="prompt of the photos, with sks; {class} stands for the class, {caption} for the photo's caption: a line "
+        "of its .txt file, or its text in metadata.jsonl. Of several, each photo has a random one in each step; "
+        f"{_shown(INSTANCE_PROMPT)}",
+    )
+    group.add_argument(
+        "--prompt-templates",
+        choices=PROMPT_TEMPLATES,
+        help=f"a list of prompts in place of --instance-prompt. {described(PROMPT_TEMPLATES)}",
+    )
+    group.add_argument(
+        "--class-prompt", type=words, metavar="TEXT", help=f"prompt of class images; {_shown(CLASS_PROMPT)}"
+    )
+    group.add_argument(
+        "--caption-dropout",
+        type=SHARE,
+        metavar="X",
+        help="share of captions that are left out, at random; default: 0",
+    )
 
 
 def _add_training(group: argparse._ArgumentGroup) -> None:
@@ -221,6 +271,13 @@ def _add_prior_preservation(group: argparse._ArgumentGroup) -> None:
         type=CLASS_IMAGES,
         metavar="N",
         help=f"class images, sampled once and kept; 0: no prior preservation; {_default('class_img_count')}",
+    )
+    group.add_argument(
+        "--class-img-dir",
+        type=source,
+        metavar="DIR",
+        help="class images of your own in place of sampled ones: a folder, an archive or the URL of one; all of "
+        "them, or the first --class-img-count",
     )
     group.add_argument(
         "--generation-batch-size",

@@ -63,6 +63,23 @@ def _no_directory(path: Path) -> str | None:
     return f"is {path_kind(path) or 'a file'}; a directory is needed"
 
 
+def is_url(text: str) -> bool:
+    """Whether it is the address of a file on the web."""
+    return text.lower().startswith(("http://", "https://"))
+
+
+def source(text: str) -> Path | str:
+    """A parser of a folder, an archive or the URL of an archive; a URL stays text."""
+    return text if is_url(text) else _checked(_no_source)(text)
+
+
+def _no_source(path: Path) -> str | None:
+    """What is in a file is checked when it is unpacked."""
+    if not path.exists() or path.is_dir() or path.is_file():
+        return None
+    return f"is {path_kind(path) or 'no file'}; a directory or an archive is needed"
+
+
 def _not_writable(path: Path) -> str | None:
     """The fault of a path to create: the part of it that exists should be a directory that can be written into."""
     return f"can't be written: {fault}" if (fault := unwritable(path)) is not None else None

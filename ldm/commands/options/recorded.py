@@ -12,7 +12,7 @@ from typing import Any
 from ldm.commands.options.common import class_name, words
 from ldm.commands.options.convert import convert_parser
 from ldm.commands.options.dreambooth import dreambooth_parser
-from ldm.commands.options.places import CHECKPOINT, DIRECTORY, FILE, LORA, OUTPUT, place, split_lora
+from ldm.commands.options.places import CHECKPOINT, DIRECTORY, FILE, LORA, OUTPUT, place, source, split_lora
 from ldm.commands.options.sampling import evaluate_parser, img2img_parser, txt2img_parser
 from ldm.commands.options.train import train_parser
 from ldm.errors import UserError
@@ -55,6 +55,7 @@ def _fault_of_one(action: argparse.Action, value: Any) -> str | None:
         FILE: place,
         CHECKPOINT: place,
         DIRECTORY: place,
+        source: place,
         OUTPUT: place,
         class_name: words,
         LORA: split_lora,

@@ -69,6 +69,8 @@ DREAMBOOTH: Mapping[str, Rule] = {
     **_TRAINING,
     "class_name": _fixed("it names the subject in the prompts"),
     "instance_img_dir": _moved("the photos are known by their SHA-256"),
+    "check": _free("it trains nothing"),
+    "strict": _fixed("the photos were checked before the run began"),
     "lr_schedule": RECIPE,
     "warmup_steps": RECIPE,
     "weight_decay": RECIPE,
@@ -91,6 +93,11 @@ DREAMBOOTH: Mapping[str, Rule] = {
     "memory_table": _fixed("it is another command, which trains nothing"),
     "vram": _fixed("the run's record has what it chose; --gradient-checkpointing alone can still save memory"),
     "class_img_count": RECIPE,
+    "instance_prompts": RECIPE,
+    "prompt_templates": RECIPE,
+    "class_prompt": RECIPE,
+    "caption_dropout": RECIPE,
+    "class_img_dir": _moved("the class images are known by their SHA-256"),
     "generation_batch_size": CLASS_IMAGES,
     "class_sampler": CLASS_IMAGES,
     "class_steps": CLASS_IMAGES,
@@ -147,7 +154,9 @@ SAMPLING: Mapping[str, Rule] = {
 
 def flag_of(name: str) -> str:
     """The flag of an option: `--batch-size` of `batch_size`."""
-    return {"preview_prompts": "--preview-prompt", "stage": "stage"}.get(name, f"--{name.replace('_', '-')}")
+    return {"preview_prompts": "--preview-prompt", "instance_prompts": "--instance-prompt", "stage": "stage"}.get(
+        name, f"--{name.replace('_', '-')}"
+    )
 
 
 def as_markdown(rules: Mapping[str, Rule]) -> str:

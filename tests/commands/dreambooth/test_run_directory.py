@@ -34,6 +34,7 @@ def test_a_run_is_one_directory_of_these_files(trained: Trained) -> None:
         "resume.ckpt",
         "run.yaml",
         "run.log",
+        "photos.png",
         "report.yaml",
     }
     assert {path.name for path in trained.root.iterdir()} == {"tin-can-1", "class-images"}
@@ -48,6 +49,13 @@ def test_the_record_holds_every_option_resolved(trained: Trained, tiny_checkpoin
     assert {name: value for name, value in record["options"].items() if name not in ("devices", "resume_dir")} == {
         "class_name": "Tin Can",
         "instance_img_dir": str(subject_dir),
+        "check": False,
+        "class_img_dir": None,
+        "instance_prompts": ["a photo of sks {class}"],
+        "prompt_templates": None,
+        "class_prompt": "a photo of a {class}",
+        "caption_dropout": 0.0,
+        "strict": False,
         "iterations": 7,
         "save_every": 3,
         "learning_rate": 1e-3,
