@@ -135,6 +135,8 @@ class Model:
         sampler: str | None = None,
         scale: float | None = None,
         eta: float | None = None,
+        spacing: str | None = None,
+        guidance_rescale: float | None = None,
         hw: int | Sequence[int] | None = None,
         init_img: ImageLike | None = None,
         strength: float | None = None,
@@ -147,9 +149,10 @@ class Model:
 
         `prompt`: "{class}" in it is the checkpoint's class; None is "a photo of sks <class>", or the model's own.
         `steps` 1 to 1000 (`--ddim-steps`). `sampler`: ddim, plms, dpm-solver and more (`txt2img.py --help`). `scale`:
-        classifier-free guidance, 1 is none. `eta` 0 to 1 (`--ddim-eta`): fresh noise in each step, of ddim and
-        euler-ancestral. `hw`: height and width in pixels. `init_img`, with `strength` 0 (keeps it) to 1: the image to
-        start from. `batch_size`: images at a time on a GPU. `keep_steps`: keep what each step predicts in `pred_x0`.
+        classifier-free guidance, 1 is none. `eta` 0 to 1 (`--ddim-eta`): fresh noise in each step, of ddim and other
+        samplers with noise. `spacing`, `guidance_rescale`: as in docs/samplers.md. `hw`: height and width in pixels.
+        `init_img`, with `strength` 0 (keeps it) to 1: the image to start from. `batch_size`: images at a time on a GPU.
+        `keep_steps`: keep what each step predicts in `pred_x0`.
         """
         if init_img is None and strength is not None:
             raise UserError("strength is for images that start from another one: give init_img, too")
@@ -164,6 +167,8 @@ class Model:
             "sampler": sampler,
             "scale": scale,
             "eta": eta,
+            "spacing": spacing,
+            "guidance_rescale": guidance_rescale,
             "hw": hw,
             "batch_size": batch_size,
             "compile": compile,

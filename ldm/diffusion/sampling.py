@@ -1,17 +1,19 @@
 """From prompts and seeds to images: the one path through which every command samples."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ldm.bounds import LARGEST_SCALE, LARGEST_SIDE, MOST_STEPS, check_range
+from ldm.choices import SPACINGS
 from ldm.diffusion.guidance import Guidance, guided_eps
 from ldm.diffusion.latent_diffusion import LatentDiffusion
 from ldm.diffusion.noise import draw_noise, image_generators
 from ldm.diffusion.samplers import SAMPLERS, Callback, img2img_start
+from ldm.diffusion.spacing import ORIGINAL
 from ldm.errors import UserError
 from ldm.nn.autoencoder import DiagonalGaussian
 
@@ -26,6 +28,8 @@ class SamplingConfig:
     num_steps: int = 50
     guidance_scale: float = 7.5
     eta: float = 0.0
+    spacing: str = ORIGINAL
+    guidance_rescale: float = 0.0
 
     def __post_init__(self) -> None:
         if self.sampler not in SAMPLERS:
@@ -33,7 +37,14 @@ class SamplingConfig:
         check_range(self, 1, LARGEST_SIDE, "height", "width")
         check_range(self, 1, MOST_STEPS, "num_steps")
         check_range(self, -LARGEST_SCALE, LARGEST_SCALE, "guidance_scale")
-        check_range(self, 0, 1, "eta")
+        check_range(self, 0, 1, "eta", "guidance_rescale")
+        if self.spacing not in SPACINGS:
+            raise ValueError(f"spacing should be one of {', '.join(SPACINGS)}, not {self.spacing!r:.60}")
+
+    def key(self) -> dict[str, Any]:
+        """For keys of images: options of later versions only where they are used, so that earlier keys stay valid."""
+        later = {"spacing": ORIGINAL, "guidance_rescale": 0.0}
+        return {name: value for name, value in asdict(self).items() if later.get(name) != value}
 
 
 @dataclass(frozen=True)
@@ -73,7 +84,7 @@ def sample_latents(
     latents = draw_noise(shape, generators, ldm.device)
     start_step = 0
     if init is not None:
-        start_step, alpha = img2img_start(sampler, ldm.schedule, config.num_steps, init.strength)
+        start_step, alpha = img2img_start(sampler, ldm.schedule, config.num_steps, init.strength, config.spacing)
         posterior_noise = draw_noise(shape, generators, ldm.device)
         posterior = init.encoded(ldm).posterior
         assert posterior is not None
@@ -91,10 +102,11 @@ def sample_latents(
     if sampler.stochastic:
         noise_options["generator"] = generators
     latents = sampler.sample(
-        guided_eps(ldm.predictor, guidance),
+        guided_eps(ldm.predictor, guidance, config.guidance_rescale),
         latents,
         ldm.schedule,
         num_steps=config.num_steps,
+        spacing=config.spacing,
         start_step=start_step,
         callback=after_step,
         **noise_options,

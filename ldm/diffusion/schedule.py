@@ -11,6 +11,7 @@ The paper's symbols and the names here:
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -79,6 +80,17 @@ class NoiseSchedule:
         """alpha-bar at the spaced timesteps, and at the timestep below each of them; the first's is timestep 0."""
         alphas = [self.alphas_cumprod[t].item() for t in self.spaced_timesteps(num_steps)]
         return alphas, [self.alphas_cumprod[0].item(), *alphas[:-1]]
+
+    def sigmas(self) -> np.ndarray:
+        """sqrt((1 - alpha-bar) / alpha-bar) of all timesteps, ascending, float64."""
+        alphas = self.alphas_cumprod.double().numpy()
+        return np.sqrt((1 - alphas) / alphas)  # type: ignore[no-any-return]
+
+    def timesteps_at(self, sigma: float, latents: Tensor) -> Tensor:
+        """The timestep of a noise level, interpolated in log(sigma), for each of latents (b ...): (b,) float32."""
+        sigmas = self.sigmas()
+        t = np.interp(np.log(sigma), np.log(sigmas), np.arange(len(sigmas)))
+        return latents.new_full((len(latents),), float(t), dtype=torch.float32)
 
     def official_buffers(self) -> dict[str, Tensor]:
         """The twelve float32 buffers that the official checkpoint holds beside the weights."""

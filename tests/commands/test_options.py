@@ -18,6 +18,8 @@ SAMPLING: dict[str, tuple[list[str], str, Any]] = {
     "--ddim-steps": (["7"], "ddim_steps", 7),
     "--scale": (["1.5"], "scale", 1.5),
     "--ddim-eta": (["0.5"], "ddim_eta", 0.5),
+    "--spacing": (["karras"], "spacing", "karras"),
+    "--guidance-rescale": (["0.7"], "guidance_rescale", 0.7),
 }
 ALL_SAMPLING: dict[str, tuple[list[str], str, Any]] = {
     "-p --prompt": (["a cat", "a dog"], "prompt", ["a cat", "a dog"]),

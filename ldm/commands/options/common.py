@@ -16,7 +16,7 @@ from ldm.bounds import (
     MOST_TOGETHER,
     MOST_UPDATES,
 )
-from ldm.choices import COMPILE_MODES, LOGGERS, SAMPLERS, SAVE_DTYPES, TRAINING_PRECISIONS, described
+from ldm.choices import COMPILE_MODES, LOGGERS, SAMPLERS, SAVE_DTYPES, SPACINGS, TRAINING_PRECISIONS, described
 from ldm.commands.options.defaults import DefaultsFormatter, model_default, yaml_value
 from ldm.commands.options.places import DIRECTORY
 from ldm.interruption import STATUS
@@ -172,8 +172,20 @@ def add_sampling(group: argparse._ArgumentGroup) -> None:
         "--ddim-eta",
         type=SHARE,
         metavar="ETA",
-        help="fresh noise in each step of the samplers ddim and euler-ancestral, 0 (none) to 1; default: of ddim "
-        f"{yaml_value('sampling.eta')}, of euler-ancestral 1",
+        help="fresh noise in each step of ddim, euler-ancestral, dpm-solver-sde and -2m-sde, 0 (none) to 1; "
+        f"default: of ddim {yaml_value('sampling.eta')}, of the others 1",
+    )
+    group.add_argument(
+        "--spacing",
+        choices=SPACINGS,
+        help=f"which noise levels the steps visit. {described(SPACINGS)}; {model_default('sampling.spacing')}",
+    )
+    group.add_argument(
+        "--guidance-rescale",
+        type=SHARE,
+        metavar="X",
+        help="against overexposed images of strong guidance, 0 (off) to 1, such as 0.7; "
+        f"{model_default('sampling.guidance_rescale')}",
     )
 
 

@@ -90,6 +90,8 @@ DREAMBOOTH: Mapping[str, Rule] = {
     "ddim_steps": PREVIEWS,
     "scale": PREVIEWS,
     "ddim_eta": PREVIEWS,
+    "spacing": PREVIEWS,
+    "guidance_rescale": PREVIEWS,
     "preview_prompts": PREVIEWS,
     "no_previews": _free("previews change no weight"),
 }

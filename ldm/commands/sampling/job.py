@@ -94,7 +94,8 @@ def _size_like(image: Image.Image, defaults: SamplingDefaults) -> tuple[int, int
 def sampling_from(options: argparse.Namespace, defaults: SamplingConfig, height: int, width: int) -> SamplingConfig:
     """The given flags, and the model's defaults for the others."""
     flags = {option.field: getattr(options, option.flag) for option in SAMPLING_OPTIONS}
-    base = SamplingConfig(height, width, defaults.sampler, defaults.num_steps, defaults.guidance_scale, defaults.eta)
+    own = {option.field: getattr(defaults, option.field) for option in SAMPLING_OPTIONS}
+    base = SamplingConfig(height, width, **own)
     sampling = replace(base, **{name: value for name, value in flags.items() if value is not None})
     takes_eta = SAMPLERS[sampling.sampler].default_eta is not None
     if options.ddim_eta and not takes_eta:

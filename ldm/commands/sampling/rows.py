@@ -171,7 +171,7 @@ def _shared_key(job: Job, compute: Compute) -> dict[str, Any]:
     """What all images of a call depend on."""
     return {
         "negative_prompt": job.negative_prompt,
-        "sampling": asdict(job.sampling),
+        "sampling": job.sampling.key(),
         "init": job.init and hashlib.sha256(job.init.image.numpy().tobytes()).hexdigest(),
         "strength": job.init and job.init.strength,
         "device": compute.device.type,
