@@ -54,6 +54,11 @@ SPACINGS = {
 }
 """Which noise levels the steps of a sampler begin at."""
 
+PROMPT_SYNTAXES = {
+    "plain": "every character is part of the prompt",
+    "a1111": "weights (word:1.3) (word) [word], BREAK, {a|b}, and more than 75 tokens",
+}
+
 OPTIMIZERS = {
     "adamw": Choice("ldm.training.optimizers:ADAMW", "float32 moments, 8 bytes a weight"),
     "adamw8bit": Choice("ldm.training.adamw_8bit:ADAMW_8BIT", "moments of 8 bits, 2 bytes a weight"),

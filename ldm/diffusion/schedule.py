@@ -81,6 +81,15 @@ class NoiseSchedule:
         alphas = [self.alphas_cumprod[t].item() for t in self.spaced_timesteps(num_steps)]
         return alphas, [self.alphas_cumprod[0].item(), *alphas[:-1]]
 
+    def alphas_cumprod_between(self, timesteps: Tensor) -> Tensor:
+        """alpha-bar of timesteps (b,), whole or fractional, on their device: (b,) float32, interpolated in its log."""
+        if not timesteps.is_floating_point():
+            return self.alphas_cumprod_at(timesteps)
+        low = timesteps.floor().long().clamp(0, max(0, self.num_timesteps - 2))
+        high = (low + 1).clamp(max=self.num_timesteps - 1)
+        logs = (self.alphas_cumprod_at(one).double().log() for one in (low, high))
+        return torch.lerp(*logs, (timesteps - low).double()).exp().float()
+
     def sigmas(self) -> np.ndarray:
         """sqrt((1 - alpha-bar) / alpha-bar) of all timesteps, ascending, float64."""
         alphas = self.alphas_cumprod.double().numpy()

@@ -63,6 +63,7 @@ CLASS_IMAGES = number(int, 0, MOST_CLASS_IMAGES)
 SIDE = number(int, 1, LARGEST_SIDE)
 WORKERS = number(int, 0, 256)
 STEPS = number(int, 1, MOST_STEPS)
+CLIP_SKIP = number(int, 1, 256)
 SHARE = number(float, 0, 1)
 NON_NEGATIVE = number(float, 0, LARGEST_FACTOR)
 
@@ -98,6 +99,14 @@ def class_name(text: str) -> str:
     if name != text:
         log.info("class: '%s' instead of '%s'; prompts add an article or sks", name, text)
     return words(name)
+
+
+def margins(text: str) -> str:
+    """A parser of four numbers of pixels: left, top, right and bottom."""
+    parts = text.split(",")
+    if len(parts) != 4 or any(not part.strip().isdecimal() or int(part) > LARGEST_SIDE for part in parts):
+        raise argparse.ArgumentTypeError(f"should be four numbers of pixels, such as 64,0,64,0, not '{text[:40]}'")
+    return ",".join(str(int(part)) for part in parts)
 
 
 class TypedParser(argparse.ArgumentParser):

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ldm.commands.options.common import class_name, words
+from ldm.commands.options.common import class_name, margins, words
 from ldm.commands.options.dreambooth import dreambooth_parser
 from ldm.commands.options.places import DIRECTORY, FILE, OUTPUT, place
 from ldm.commands.options.sampling import evaluate_parser, img2img_parser, txt2img_parser
@@ -51,7 +51,7 @@ def _fault_of_one(action: argparse.Action, value: Any) -> str | None:
     # A path may have moved since, and an older run's class name may have an article.
     kinds: dict[Any, Any] = {FILE: place, DIRECTORY: place, OUTPUT: place, class_name: words, None: str}
     parse: Any = kinds.get(action.type, action.type)
-    is_text = parse in (place, words, str)
+    is_text = parse in (place, words, margins, str)
     if not isinstance(value, str if is_text else int | float) or isinstance(value, bool):
         return f"should be {'text' if is_text else 'a number'}, not {reprlib.repr(value)}"
     try:

@@ -2,7 +2,7 @@
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,10 @@ from PIL import Image
 
 from ldm.commands.enough_memory import refuse_too_large_images
 from ldm.commands.sampling.checkpoints import Checkpoint
-from ldm.data.images import fit_image, read_image, to_tensor
+from ldm.commands.sampling.masks import Margins, init_from, margins_from, mask_text
+from ldm.commands.sampling.prompts import reading_from
+from ldm.data.images import read_image
+from ldm.diffusion.prompt_encoding import PromptReading
 from ldm.diffusion.samplers import SAMPLERS, img2img_steps
 from ldm.diffusion.sampling import InitImage, SamplingConfig
 from ldm.errors import UserError
@@ -40,6 +43,11 @@ class Job:
     compile: str = "auto"
     init: InitImage | None = None
     init_path: Path | None = None
+    margins: Margins = (0, 0, 0, 0)
+    """Pixels by which the initial image is extended."""
+    mask_text: dict[str, object] = field(default_factory=dict)
+    """What the text of an image file says of mask and margins."""
+    reading: PromptReading = PromptReading()
 
     @property
     def steps_run(self) -> int:
@@ -59,7 +67,9 @@ def job_from(options: argparse.Namespace, settings: Settings, compute: Compute, 
     if init_path and not options.hw:
         init_image = read_image(init_path, max(default_size))
         default_size = _size_like(init_image, defaults)
-    height, width = snapped_size(settings.model, options.hw, default_size)
+    photo_height, photo_width = snapped_size(settings.model, options.hw, default_size)
+    left, top, right, bottom = margins = margins_from(options, settings.model.size_multiple)
+    height, width = photo_height + top + bottom, photo_width + left + right
     sampling = sampling_from(options, defaults, height, width)
     together = images_at_a_time(compute.device, options.batch_size or 1)
     refuse_too_large_images(settings.model, sampling, together, compute.dtype, compute.device)
@@ -77,8 +87,11 @@ def job_from(options: argparse.Namespace, settings: Settings, compute: Compute, 
         sampling=sampling,
         batch_size=batch_size,
         compile=options.compile,
-        init=InitImage(to_tensor(fit_image(init_image, height, width)), options.strength) if init_image else None,
+        init=init_from(options, init_image, (photo_height, photo_width), margins) if init_image else None,
         init_path=init_path,
+        margins=margins,
+        mask_text=mask_text(options),
+        reading=reading_from(options, settings.model.text_encoder),
     )
 
 
@@ -133,8 +146,9 @@ def png_text(prompt: str, seed: int, job: Job, checkpoint: Checkpoint) -> dict[s
         "checkpoint": checkpoint.path.name,
         "checkpoint_step": checkpoint.info.step,
     }
+    text |= job.reading.key()
     if job.init is not None:
-        text |= {"init_img": job.init_path and job.init_path.name, "strength": job.init.strength}
+        text |= {"init_img": job.init_path and job.init_path.name, "strength": job.init.strength, **job.mask_text}
     parameters = (
         f"{prompt}\n{negative}Steps: {sampling.num_steps}, Sampler: {sampling.sampler}, "
         f"CFG scale: {sampling.guidance_scale}, Seed: {seed}, Size: {size}, Model: {checkpoint.path.stem}"

@@ -97,7 +97,11 @@ def comparison_of(call: Call, *, score: bool) -> ComparisonData:
             for group, photos in zip(plan.groups, call.photos, strict=True)
         ],
         runs=[RunOptions(name, options) for name, options in runs.items()],
-        sampling={**asdict(call.job.sampling), "negative_prompt": call.job.negative_prompt},
+        sampling={
+            **asdict(call.job.sampling),
+            **call.job.reading.key(),
+            "negative_prompt": call.job.negative_prompt,
+        },
         versions={name: str(version) for name, version in section(call.record, "versions").items()},
         init_image=INIT_IMAGE if call.job.init else "",
         unfinished=unfinished,
