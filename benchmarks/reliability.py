@@ -17,10 +17,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.campaigns.cases import Ledger, run_part  # noqa: E402
-from benchmarks.campaigns.parts import PARTS  # noqa: E402
-from benchmarks.campaigns.place import Place  # noqa: E402
-from benchmarks.campaigns.report import summary, write_report  # noqa: E402
+from benchmarks.reliability_campaign.cases import Ledger, run_part  # noqa: E402
+from benchmarks.reliability_campaign.parts import PARTS  # noqa: E402
+from benchmarks.reliability_campaign.place import Place  # noqa: E402
+from benchmarks.reliability_campaign.report import summary, write_report  # noqa: E402
 from benchmarks.tools.reporting import say  # noqa: E402
 from benchmarks.tools.script import run_script, script_parser  # noqa: E402
 from ldm.errors import UserError  # noqa: E402

@@ -6,7 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ldm.errors import UserError
 from ldm.files import write_text
+
+BEGIN, END = "<!-- campaign: begin -->", "<!-- campaign: end -->"
+"""A page has a campaign's results between these."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,15 @@ def table(header: Sequence[object], rows: Sequence[Sequence[object]]) -> str:
     """In Markdown."""
     lines = [header, ["---"] * len(header), *rows]
     return "".join(f"| {' | '.join(map(str, line))} |\n" for line in lines)
+
+
+def write_between(page: Path, text: str) -> None:
+    """Puts the text between the page's markers. Raises `UserError` if it hasn't both of them once."""
+    content = page.read_text(encoding="utf-8")
+    if content.count(BEGIN) != 1 or content.count(END) != 1:
+        raise UserError(f"{page} should have {BEGIN} and {END} once each")
+    before, after = content.split(BEGIN)[0], content.split(END)[1]
+    write_text(page, f"{before}{BEGIN}{text}{END}{after}")
 
 
 def say(text: str) -> None:

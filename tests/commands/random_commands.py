@@ -1,7 +1,8 @@
 """Random command lines: flags of the parsers themselves, with likely values and odd ones.
 
 Whatever they say, a command should do it or say what is wrong. `tests/commands/test_random_commands.py` runs them in
-this process, up to where something would be computed; `benchmarks/campaigns/command_lines.py` runs whole commands.
+this process, up to where something would be computed; `benchmarks/reliability_campaign/command_lines.py` runs whole
+commands.
 """
 
 import argparse

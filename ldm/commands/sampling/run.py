@@ -17,6 +17,8 @@ from ldm.report.comparison import ComparisonData, Group, RunOptions
 from ldm.report.files import write_results
 from ldm.report.summary import summary
 from ldm.runtime.devices import explain_out_of_memory
+from ldm.terminal import command_line
+from ldm.training.config import Subject
 from ldm.user_files import resolved
 
 log = logging.getLogger(__name__)
@@ -44,7 +46,7 @@ def _run(options: argparse.Namespace, command: str) -> Path:
     call = plan_call(options, command)
     if call.results:
         if call.results.scores:
-            log.info("%s", summary(call.results))
+            _log_scores(call.results)
         log.info("nothing is missing: %s and index.html are up to date in %s", _count(call.results), call.directory)
         return call.directory
     try:
@@ -68,9 +70,21 @@ def _finish(call: Call, *, score: bool) -> str:
         assert call.encoder is not None
         photos = [[photo.image for photo in group] for group in call.photos]
         comparison = scored(comparison, call.directory, photos, call.encoder)
-        log.info("%s", summary(comparison))
+        _log_scores(comparison)
     *others, last = write_results(call.directory, comparison, of_directory=call.root is not None)
     return f"{', '.join([_count(comparison), *others])} and {last} in {call.directory}"
+
+
+def _log_scores(comparison: ComparisonData) -> None:
+    """Logs the scores, the recommendations, and the commands that sample with the recommended checkpoints."""
+    log.info("%s", summary(comparison))
+    for group in comparison.groups:
+        if group.recommendation and group.recommendation.row is not None:
+            chosen = comparison.rows[group.recommendation.row].checkpoint
+            prompt = f"{Subject(group.subject).instance_prompt} in the snow"
+            log.info(
+                "sample with it, any prompt:\n  %s", command_line("txt2img.py", "--ckpt-path", chosen, "-p", prompt)
+            )
 
 
 def comparison_of(call: Call, *, score: bool) -> ComparisonData:

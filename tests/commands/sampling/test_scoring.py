@@ -1,5 +1,6 @@
 """Scores and a recommendation through the commands; the judge encodes the tiny model's noise."""
 
+import shlex
 import shutil
 from pathlib import Path
 from typing import Any
@@ -7,11 +8,11 @@ from unittest.mock import Mock
 
 import pytest
 
-from ldm.commands.sampling import batches, job, planning, run
+from ldm.commands.sampling import batches, job, planning, run, scoring
 from ldm.data import images
 from ldm.evaluation.protocol import dreambooth_prompts
 from ldm.evaluation.recommendation import RULE
-from ldm.evaluation.results import CLASS, OTHER, SUBJECT
+from ldm.evaluation.results import CLASS, OTHER, SUBJECT, Recommendation
 from ldm.report.comparison import ComparisonData
 from ldm.report.table import read_comparison
 from tests.commands.calls import Outcome, Sampled, call, refused
@@ -102,6 +103,18 @@ def test_the_table_on_the_terminal_has_a_line_for_each_checkpoint(whole: Scored)
 def test_a_single_checkpoint_is_scored_beside_its_base_model(trained: Trained) -> None:
     comparison, _, _ = evaluated("-c", trained.step(6), *JUDGE, *PROMPTS, "-v", 1)
     assert [(row.is_base, row.step) for row in comparison.rows] == [(True, 0), (False, 6)]
+
+
+def test_the_recommended_checkpoints_command_can_be_pasted(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scoring, "recommend", lambda candidates, scores: Recommendation(1, "This one.", []))
+    for again in ((), ("-r", "outputs/evaluate-1")):  # nothing is scored the second time
+        outcome = call("evaluate", *(again or ("-c", trained.step(6), *JUDGE, *PROMPTS, "-v", 1)))
+        line = next(line for line in outcome.said.splitlines() if line.startswith("  python txt2img.py"))
+        script, *words = shlex.split(line)[1:]
+        assert (script, words) == (
+            "txt2img.py",
+            ["--ckpt-path", str(trained.step(6)), "-p", "a photo of sks Tin Can in the snow"],
+        )
 
 
 def test_without_photos_the_subject_is_not_scored_and_a_message_says_so(tmp_path: Path, tiny_checkpoint: Path) -> None:

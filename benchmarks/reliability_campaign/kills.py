@@ -5,12 +5,12 @@ import signal
 from collections.abc import Iterator
 from functools import partial
 
-from benchmarks.campaigns.cases import Case, Outcome, Part, told
-from benchmarks.campaigns.chains import continue_to_end, last_lines, untold
-from benchmarks.campaigns.moments import Fault
-from benchmarks.campaigns.place import Place, Reference
-from benchmarks.campaigns.running import run
-from benchmarks.campaigns.scenes import BY_NAME, Scene
+from benchmarks.reliability_campaign.cases import Case, Outcome, Part, told
+from benchmarks.reliability_campaign.chains import continue_to_end, last_lines, untold
+from benchmarks.reliability_campaign.moments import Fault
+from benchmarks.reliability_campaign.place import Place, Reference
+from benchmarks.reliability_campaign.running import run
+from benchmarks.reliability_campaign.scenes import BY_NAME, Scene
 
 TURNS = (
     *("dreambooth", "autoencoder", "txt2img", "diffusion", "evaluate", "judge", "img2img", "tokenizer"),

@@ -12,7 +12,7 @@ import torch
 import yaml
 from PIL import Image
 
-from benchmarks.campaigns.scenes import UNSETTLED
+from benchmarks.reliability_campaign.scenes import UNSETTLED
 
 STATE_KEYS = ("global_step", "state_dict", "optimizer_states", "lr_schedulers")
 """Keys of a resume state whose counters depend on where it was interrupted."""

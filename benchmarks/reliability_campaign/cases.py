@@ -11,7 +11,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmarks.campaigns.place import Place
+from benchmarks.reliability_campaign.place import Place
 from benchmarks.tools.reporting import say
 
 

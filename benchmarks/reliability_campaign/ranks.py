@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from benchmarks.campaigns.cases import Case, Outcome, Part, told
-from benchmarks.campaigns.chains import continue_to_end, last_lines, untold
-from benchmarks.campaigns.place import Place
-from benchmarks.campaigns.running import Running
-from benchmarks.campaigns.scenes import Fixtures, Scene, dreambooth_flags
+from benchmarks.reliability_campaign.cases import Case, Outcome, Part, told
+from benchmarks.reliability_campaign.chains import continue_to_end, last_lines, untold
+from benchmarks.reliability_campaign.place import Place
+from benchmarks.reliability_campaign.running import Running
+from benchmarks.reliability_campaign.scenes import Fixtures, Scene, dreambooth_flags
 
 MOMENTS = {
     "the second process starts": ("can-1/tokenizer/merges.txt", 0.0),

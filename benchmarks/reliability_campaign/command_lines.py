@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from benchmarks.campaigns.cases import Case, Outcome, Part, told
-from benchmarks.campaigns.chains import last_lines, untold
-from benchmarks.campaigns.place import Place
-from benchmarks.campaigns.running import Running, Work
+from benchmarks.reliability_campaign.cases import Case, Outcome, Part, told
+from benchmarks.reliability_campaign.chains import last_lines, untold
+from benchmarks.reliability_campaign.place import Place
+from benchmarks.reliability_campaign.running import Running, Work
 from ldm.interruption import STATUS
 from tests.commands.random_commands import Files, random_command_line
 

@@ -5,15 +5,11 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from benchmarks.campaigns.cases import Ledger
-from benchmarks.campaigns.parts import PARTS
-from benchmarks.tools.reporting import table
+from benchmarks.reliability_campaign.cases import Ledger
+from benchmarks.reliability_campaign.parts import PARTS
+from benchmarks.tools.reporting import table, write_between
 from ldm.commands.record import versions
 from ldm.errors import UserError
-from ldm.files import write_text
-
-BEGIN, END = "<!-- campaign: begin -->", "<!-- campaign: end -->"
-"""The page has the campaign's results between these lines."""
 
 
 def summary(ledger: Ledger, names: Iterable[str], wanted: Mapping[str, int]) -> str:
@@ -29,11 +25,7 @@ def write_report(page: Path, ledger: Ledger) -> None:
     missing = [name for name, part in PARTS.items() if ledger.counts(name)[part.unit] < part.whole]
     if missing:
         raise UserError(f"the campaign is not whole: {', '.join(missing)}; the page is left as it is")
-    text = page.read_text(encoding="utf-8")
-    if text.count(BEGIN) != 1 or text.count(END) != 1:
-        raise UserError(f"{page} should have the lines {BEGIN} and {END} once each")
-    before, after = text.split(BEGIN)[0], text.split(END)[1]
-    write_text(page, f"{before}{BEGIN}\n{report(ledger)}{END}{after}")
+    write_between(page, f"\n{report(ledger)}")
 
 
 def report(ledger: Ledger) -> str:

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw
 
-from benchmarks.campaigns.running import Work, run, words
-from benchmarks.campaigns.scenes import Fixtures, autoencoder_of
+from benchmarks.reliability_campaign.running import Work, run, words
+from benchmarks.reliability_campaign.scenes import Fixtures, autoencoder_of
 from ldm.errors import UserError
 from tests.judges import write_things
 from tests.scratch import write_captioned, write_yaml

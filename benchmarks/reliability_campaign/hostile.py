@@ -11,11 +11,11 @@ from typing import Any
 
 import torch
 
-from benchmarks.campaigns.cases import Case, Outcome, Part, told
-from benchmarks.campaigns.chains import last_lines, untold
-from benchmarks.campaigns.place import Place
-from benchmarks.campaigns.running import Work, run, words
-from benchmarks.campaigns.scenes import Fixtures
+from benchmarks.reliability_campaign.cases import Case, Outcome, Part, told
+from benchmarks.reliability_campaign.chains import last_lines, untold
+from benchmarks.reliability_campaign.place import Place
+from benchmarks.reliability_campaign.running import Work, run, words
+from benchmarks.reliability_campaign.scenes import Fixtures
 from tests.checkpoint import hostile
 from tests.checkpoint.files import ATTACKS, few_tensors
 

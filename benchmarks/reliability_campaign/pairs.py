@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from benchmarks.campaigns.cases import Case, Outcome, Part, told
-from benchmarks.campaigns.chains import continue_to_end, last_lines, untold
-from benchmarks.campaigns.comparing import differences, digests
-from benchmarks.campaigns.moments import Fault
-from benchmarks.campaigns.place import Place
-from benchmarks.campaigns.running import Ended, Running, Work, run
-from benchmarks.campaigns.scenes import BY_NAME, Scene
+from benchmarks.reliability_campaign.cases import Case, Outcome, Part, told
+from benchmarks.reliability_campaign.chains import continue_to_end, last_lines, untold
+from benchmarks.reliability_campaign.comparing import differences, digests
+from benchmarks.reliability_campaign.moments import Fault
+from benchmarks.reliability_campaign.place import Place
+from benchmarks.reliability_campaign.running import Ended, Running, Work, run
+from benchmarks.reliability_campaign.scenes import BY_NAME, Scene
 
 BESIDE = ("dreambooth", "diffusion", "txt2img", "evaluate", "autoencoder", "img2img", "judge")
 """Scenes of which two begin in the same directory, where they share class images and encoded images."""

@@ -10,14 +10,14 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from benchmarks.campaigns.comparing import Digests, differences, digests
-from benchmarks.campaigns.fixtures import make_fixtures
-from benchmarks.campaigns.running import Ended, Work, run
-from benchmarks.campaigns.scenes import Fixtures, Scene
+from benchmarks.reliability_campaign.comparing import Digests, differences, digests
+from benchmarks.reliability_campaign.fixtures import make_fixtures
+from benchmarks.reliability_campaign.running import Ended, Work, run
+from benchmarks.reliability_campaign.scenes import Fixtures, Scene
 from ldm.errors import UserError
 from ldm.files import ROOT, write_text
 
-CODE = ("*.py", "ldm/**/*.py", "configs/*.yaml", "benchmarks/campaigns/*.py")
+CODE = ("*.py", "ldm/**/*.py", "configs/*.yaml", "benchmarks/reliability_campaign/*.py")
 """The code that results depend on: what is tested, and the campaign."""
 
 

@@ -16,11 +16,11 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from benchmarks.campaigns.moments import Fault, Watch
+from benchmarks.reliability_campaign.moments import Fault, Watch
 from ldm.files import ROOT
 
 FORKS = get_context("forkserver")
-FORKS.set_forkserver_preload(["benchmarks.campaigns.preload"])
+FORKS.set_forkserver_preload(["benchmarks.reliability_campaign.preload"])
 STARTING = threading.Lock()
 """Held while processes are started and polled: one thread at a time."""
 

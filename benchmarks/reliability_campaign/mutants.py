@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from benchmarks.campaigns.cases import Case, Outcome, Part, told
-from benchmarks.campaigns.chains import last_lines
-from benchmarks.campaigns.place import Place
-from benchmarks.campaigns.running import Work, run, words
+from benchmarks.reliability_campaign.cases import Case, Outcome, Part, told
+from benchmarks.reliability_campaign.chains import last_lines
+from benchmarks.reliability_campaign.place import Place
+from benchmarks.reliability_campaign.running import Work, run, words
 from tests.checkpoint.mutations import KINDS, campaign
 from tests.data.mutations import SECONDS, read_mutated
 

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from benchmarks.campaigns.comparing import differences, digests
-from benchmarks.campaigns.place import Place
-from benchmarks.campaigns.running import TIMEOUT, Ended, Work, run
-from benchmarks.campaigns.scenes import Scene
+from benchmarks.reliability_campaign.comparing import differences, digests
+from benchmarks.reliability_campaign.place import Place
+from benchmarks.reliability_campaign.running import TIMEOUT, Ended, Work, run
+from benchmarks.reliability_campaign.scenes import Scene
 
 TRACEBACK = "Traceback (most recent call last)"
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.campaigns.running import Work, words
+from benchmarks.reliability_campaign.running import Work, words
 
 TRAINED = "runs/{stage}-1/step-000006.safetensors"
 UNSETTLED = re.compile(r"(^|/)(run\.log|\.lock)$|tfevents|^tmp/")

@@ -8,12 +8,12 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-from benchmarks.campaigns.cases import Case, Failed, Outcome, Part, told
-from benchmarks.campaigns.chains import continue_to_end, last_lines, unlike_the_reference, untold
-from benchmarks.campaigns.moments import Fault
-from benchmarks.campaigns.place import Place, Reference
-from benchmarks.campaigns.running import run
-from benchmarks.campaigns.scenes import SCENES, Scene
+from benchmarks.reliability_campaign.cases import Case, Failed, Outcome, Part, told
+from benchmarks.reliability_campaign.chains import continue_to_end, last_lines, unlike_the_reference, untold
+from benchmarks.reliability_campaign.moments import Fault
+from benchmarks.reliability_campaign.place import Place, Reference
+from benchmarks.reliability_campaign.running import run
+from benchmarks.reliability_campaign.scenes import SCENES, Scene
 from ldm.errors import UserError
 
 DISK = 96 << 20
