@@ -37,6 +37,26 @@ SAMPLERS = {
     "dpm-solver": Choice("ldm.diffusion.samplers.dpm_solver:DPM_SOLVER", "DPM-Solver++ 2M, good in 20 steps"),
     "euler": Choice("ldm.diffusion.samplers.euler:EULER", "Euler's method"),
     "euler-ancestral": Choice("ldm.diffusion.samplers.euler:EULER_ANCESTRAL", "Euler with fresh noise in each step"),
+    "heun": Choice("ldm.diffusion.samplers.heun:HEUN", "Heun's method, two calls a step"),
+    "lms": Choice("ldm.diffusion.samplers.lms:LMS", "linear multistep of fourth order"),
+    "unipc": Choice("ldm.diffusion.samplers.unipc:UNIPC", "UniPC, good in 10 steps"),
+    "dpm-solver-2m-sde": Choice("ldm.diffusion.samplers.dpm_solver_sde:DPM_SOLVER_2M_SDE", "dpm-solver with noise"),
+    "dpm-solver-sde": Choice("ldm.diffusion.samplers.dpm_solver_sde:DPM_SOLVER_SDE", "the same with two calls a step"),
+    "ddpm": Choice("ldm.diffusion.samplers.ddpm:DDPM", "DDPM's own, for 100 steps and more"),
+    "lcm": Choice("ldm.diffusion.samplers.lcm:LCM", "for weights distilled into 2 to 8 steps"),
+}
+SPACINGS = {
+    "original": Choice("ldm.diffusion.spacing:original", "the original code's timesteps, dpm-solver's own"),
+    "leading": Choice("ldm.diffusion.spacing:leading", "as diffusers: the original's where the steps divide 1000"),
+    "trailing": Choice("ldm.diffusion.spacing:trailing", "from the very last timestep on"),
+    "karras": Choice("ldm.diffusion.spacing:karras", "Karras' noise levels, denser near the end"),
+    "exponential": Choice("ldm.diffusion.spacing:exponential", "noise levels that shrink by the same factor"),
+}
+"""Which noise levels the steps of a sampler begin at."""
+
+PROMPT_SYNTAXES = {
+    "plain": "every character is part of the prompt",
+    "a1111": "weights (word:1.3) (word) [word], BREAK, {a|b}, and more than 75 tokens",
 }
 
 OPTIMIZERS = {

@@ -23,4 +23,6 @@ SAMPLING_OPTIONS = (
     SamplingOption("num_steps", "ddim_steps", "steps"),
     SamplingOption("guidance_scale", "scale", "scale"),
     SamplingOption("eta", "ddim_eta", "eta"),
+    SamplingOption("spacing", "spacing", "spacing"),
+    SamplingOption("guidance_rescale", "guidance_rescale", "guidance_rescale"),
 )

@@ -23,6 +23,8 @@ from ldm.commands.sampling.batches import Batch, sample_batches
 from ldm.commands.sampling.checkpoints import Checkpoint, checkpoints_to_sample
 from ldm.commands.sampling.job import Job, job_from
 from ldm.commands.sampling.loop import ReadAhead
+from ldm.commands.sampling.masks import with_inpainting_strength
+from ldm.commands.sampling.prompts import with_all_prompts
 from ldm.commands.sampling.rows import prompt_for
 from ldm.commands.unfamiliar import warn_of_unknown_words
 from ldm.data.images import to_image
@@ -33,6 +35,7 @@ from ldm.diffusion.schedule import NoiseSchedule
 from ldm.errors import UserError
 from ldm.nn.tokenizer import PromptTokenizer
 from ldm.progress import Progress
+from ldm.prompt_syntax import plain_text
 from ldm.runtime.batching import images_at_a_time, worker_pool
 from ldm.runtime.compiling import compile_unet
 from ldm.runtime.devices import Compute, explain_out_of_memory, parse_device, sampling_compute
@@ -143,15 +146,23 @@ class Model:
         prompt: str | Sequence[str] | None = None,
         *,
         negative_prompt: str | None = None,
+        prompt_syntax: str | None = None,
+        clip_skip: int | None = None,
         variations: int = 1,
         seed: int = 42,
         steps: int | None = None,
         sampler: str | None = None,
         scale: float | None = None,
         eta: float | None = None,
+        spacing: str | None = None,
+        guidance_rescale: float | None = None,
         hw: int | Sequence[int] | None = None,
         init_img: ImageLike | None = None,
         strength: float | None = None,
+        mask: ImageLike | None = None,
+        invert_mask: bool | None = None,
+        mask_blur: float | None = None,
+        extend: Sequence[int] | None = None,
         batch_size: int | None = None,
         compile: str | None = None,
         keep_steps: bool = False,
@@ -161,38 +172,52 @@ class Model:
 
         `prompt`: "{class}" in it is the checkpoint's class; None is "a photo of sks <class>", or the model's own.
         `steps` 1 to 1000 (`--ddim-steps`). `sampler`: ddim, plms, dpm-solver and more (`txt2img.py --help`). `scale`:
-        classifier-free guidance, 1 is none. `eta` 0 to 1 (`--ddim-eta`): fresh noise in each step, of ddim and
-        euler-ancestral. `hw`: height and width in pixels. `init_img`, with `strength` 0 (keeps it) to 1: the image to
-        start from. `batch_size`: images at a time on a GPU. `keep_steps`: keep what each step predicts in `pred_x0`.
+        classifier-free guidance, 1 is none. `eta` 0 to 1 (`--ddim-eta`): fresh noise in each step, of ddim and other
+        samplers with noise. `spacing`, `guidance_rescale`: as in docs/samplers.md. `hw`: height and width in pixels.
+        `init_img`, with `strength` 0 (keeps it) to 1: the image to start from. `batch_size`: images at a time on a GPU.
+        `keep_steps`: keep what each step predicts in `pred_x0`. `prompt_syntax`, `clip_skip`:
+        as in docs/prompts.md. `mask`, `invert_mask`, `mask_blur`, `extend` (4 numbers): as in docs/inpainting.md.
         """
         if init_img is None and strength is not None:
             raise UserError("strength is for images that start from another one: give init_img, too")
+        if init_img is None and (mask is not None or extend is not None):
+            raise UserError("mask and extend are for images that start from another one: give init_img, too")
         if isinstance(prompt, bytes):
             raise UserError("a prompt should be text, not bytes")
         given = {
             "prompt": prompt,
             "negative_prompt": negative_prompt,
+            "prompt_syntax": prompt_syntax,
+            "clip_skip": clip_skip,
             "variations": variations,
             "seed": seed,
             "steps": steps,
             "sampler": sampler,
             "scale": scale,
             "eta": eta,
+            "spacing": spacing,
+            "guidance_rescale": guidance_rescale,
             "hw": hw,
             "batch_size": batch_size,
             "compile": compile,
             "strength": strength,
+            "invert_mask": invert_mask,
+            "mask_blur": mask_blur,
+            "extend": None if extend is None else ",".join(map(str, extend)),
         }
         with (
             shown_messages(),
             file_of(init_img) as path,
-            parsed_keywords(img2img_parser(), {**given, "init_img": path}) as (options, _),
+            file_of(mask) as mask_path,
+            parsed_keywords(img2img_parser(), {**given, "init_img": path, "mask": mask_path}) as (options, _),
             explain_out_of_memory("a smaller batch_size or hw needs less"),
         ):
+            options = with_inpainting_strength(with_all_prompts(options))
             job = job_from(options, self.settings, self._compute, self._loaded_bytes())
             templates: Sequence[str | None] = job.prompts or [None]
             prompts = [self._own(template) for template in templates]
-            warn_of_unknown_words(self.settings, self.tokenizer, prompts)
+            words = map(plain_text, prompts) if job.reading.with_syntax else prompts
+            warn_of_unknown_words(self.settings, self.tokenizer, words)
             return self._sample([(one, seed) for one in prompts for seed in job.seeds], job, keep_steps)
 
     def _own(self, template: str | None) -> str:

@@ -39,11 +39,12 @@ def classifier_free(context: Tensor, uncond_context: Tensor, guidance_scale: flo
     return [(1.0 - guidance_scale, Conditioning(uncond_context)), (guidance_scale, Conditioning(context))]
 
 
-def guided_eps(predict: Callable[[Conditioning], EpsFn], guidance: Guidance) -> EpsFn:
+def guided_eps(predict: Callable[[Conditioning], EpsFn], guidance: Guidance, rescale: float = 0.0) -> EpsFn:
     """The sum of weight * eps over all conditionings, predicted in one forward pass.
 
     `predict(conditioning)` returns the network's prediction with a conditioning, and is called once for all steps. A
-    conditioning of weight 0 is left out. Raises `ValueError` if the weights do not sum to 1.
+    conditioning of weight 0 is left out. `rescale`: as in `rescaled`, towards the last conditioning. Raises
+    `ValueError` if the weights do not sum to 1.
     """
     if not math.isclose(sum(weight for weight, _ in guidance), 1.0, abs_tol=1e-6):
         raise ValueError(f"the weights of guidance should sum to 1: {[weight for weight, _ in guidance]}")
@@ -58,9 +59,20 @@ def guided_eps(predict: Callable[[Conditioning], EpsFn], guidance: Guidance) -> 
         eps = first  # its weight is 1 minus the others'
         for weight, other in zip(weights[1:], others, strict=True):
             eps = eps + weight * (other - first)
-        return eps
+        return rescaled(eps, others[-1], rescale) if rescale else eps
 
     return eps_fn
+
+
+def rescaled(eps: Tensor, conditional: Tensor, share: float) -> Tensor:
+    """Guided eps (b c h w), with this share of it at the standard deviation of the conditional eps of each image.
+
+    Guidance widens eps, and images are overexposed: "Common Diffusion Noise Schedules and Sample Steps are Flawed"
+    (arXiv 2305.08891), eq. 15 and 16.
+    """
+    dims = tuple(range(1, eps.ndim))
+    factor = conditional.std(dims, keepdim=True) / eps.std(dims, keepdim=True)
+    return share * (eps * factor) + (1 - share) * eps
 
 
 def _joined(conditionings: Sequence[Conditioning]) -> Conditioning:

@@ -157,7 +157,7 @@ class LatentDiffusion(nn.Module):
         if (given := 0 if concat is None else concat.shape[1]) != self.config.concat_channels:
             raise UserError(
                 f"the UNet takes {self.config.concat_channels} channels besides the latents, and {given} were given: "
-                "a model for inpainting or InstructPix2Pix needs an image"
+                "a model for inpainting needs img2img.py --mask, and InstructPix2Pix an image to edit"
             )
         if isinstance(context, Tensor):
             context = context.to(self.unet.dtype)

@@ -23,6 +23,20 @@ def draw_noise(shape: Sequence[int], generator: Generators, device: torch.device
     return torch.stack([torch.randn(tuple(shape[1:]), generator=one) for one in generator]).to(device)
 
 
+def step_noise(
+    shape: Sequence[int], generator: Generators, step: int, device: torch.device | str = "cpu", part: int = 0
+) -> Tensor:
+    """Standard normal noise (b ...) float32 for a step of a sampler: of (seed, step, part) of each image alone.
+
+    `generator`: as in `draw_noise`; only its seed counts. `part`: for steps that need noise more than once.
+    """
+    if generator is None:
+        return draw_noise(shape, None, device)
+    if isinstance(generator, torch.Generator):
+        return draw_noise(shape, derived_generator(generator.initial_seed(), step, part), device)
+    return draw_noise(shape, [derived_generator(one.initial_seed(), step, part) for one in generator], device)
+
+
 def derived_seed(*entropy: int) -> int:
     """A seed mixed from non-negative integers, such as (seed, step): any change gives an unrelated seed."""
     state = np.random.SeedSequence((len(entropy), *entropy)).generate_state(2, np.uint32)

@@ -1,17 +1,20 @@
 """From prompts and seeds to images: the one path through which every command samples."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ldm.bounds import LARGEST_SCALE, LARGEST_SIDE, MOST_STEPS, check_range
+from ldm.choices import SPACINGS
 from ldm.diffusion.guidance import Guidance, guided_eps
+from ldm.diffusion.inpainting import MASK_CHANNELS, covering_mask, keep_known, paste, with_mask_channels
 from ldm.diffusion.latent_diffusion import LatentDiffusion
 from ldm.diffusion.noise import draw_noise, image_generators
 from ldm.diffusion.samplers import SAMPLERS, Callback, img2img_start
+from ldm.diffusion.spacing import ORIGINAL
 from ldm.errors import UserError
 from ldm.nn.autoencoder import DiagonalGaussian
 
@@ -26,6 +29,8 @@ class SamplingConfig:
     num_steps: int = 50
     guidance_scale: float = 7.5
     eta: float = 0.0
+    spacing: str = ORIGINAL
+    guidance_rescale: float = 0.0
 
     def __post_init__(self) -> None:
         if self.sampler not in SAMPLERS:
@@ -33,7 +38,14 @@ class SamplingConfig:
         check_range(self, 1, LARGEST_SIDE, "height", "width")
         check_range(self, 1, MOST_STEPS, "num_steps")
         check_range(self, -LARGEST_SCALE, LARGEST_SCALE, "guidance_scale")
-        check_range(self, 0, 1, "eta")
+        check_range(self, 0, 1, "eta", "guidance_rescale")
+        if self.spacing not in SPACINGS:
+            raise ValueError(f"spacing should be one of {', '.join(SPACINGS)}, not {self.spacing!r:.60}")
+
+    def key(self) -> dict[str, Any]:
+        """For keys of images: options of later versions only where they are used, so that earlier keys stay valid."""
+        later = {"spacing": ORIGINAL, "guidance_rescale": 0.0}
+        return {name: value for name, value in asdict(self).items() if later.get(name) != value}
 
 
 @dataclass(frozen=True)
@@ -44,6 +56,10 @@ class InitImage:
     strength: float
     posterior: DiagonalGaussian | None = None
     """The encoded image, if it was encoded beforehand."""
+    mask: Tensor | None = None
+    """(1 h w), 1 where the image is to be painted; elsewhere its pixels stay. None: all of it is changed."""
+    feather: Tensor | None = None
+    """(1 h w) in [0, 1]: how much of the new image is seen within the mask, less towards its edge."""
 
     @torch.inference_mode()
     def encoded(self, ldm: LatentDiffusion) -> "InitImage":
@@ -73,12 +89,14 @@ def sample_latents(
     latents = draw_noise(shape, generators, ldm.device)
     start_step = 0
     if init is not None:
-        start_step, alpha = img2img_start(sampler, ldm.schedule, config.num_steps, init.strength)
+        start_step, alpha = img2img_start(sampler, ldm.schedule, config.num_steps, init.strength, config.spacing)
         posterior_noise = draw_noise(shape, generators, ldm.device)
         posterior = init.encoded(ldm).posterior
         assert posterior is not None
         clean = ldm.sample_posterior(posterior, posterior_noise).float()
         latents = alpha**0.5 * clean + (1.0 - alpha) ** 0.5 * latents  # DDPM, eq. 4
+        if init.mask is not None and ldm.config.concat_channels:
+            guidance = _with_mask(ldm, guidance, init, draw_noise(shape, generators, ldm.device))
 
     finite: list[Tensor] = []  # checked once at the end, so that no step waits for the device
 
@@ -90,11 +108,16 @@ def sample_latents(
     noise_options: dict[str, Any] = {} if sampler.default_eta is None else {"eta": config.eta}
     if sampler.stochastic:
         noise_options["generator"] = generators
+    eps_fn = guided_eps(ldm.predictor, guidance, config.guidance_rescale)
+    if init is not None and init.mask is not None and not ldm.config.concat_channels:
+        mask = covering_mask(init.mask, ldm.config.autoencoder.downsampling_factor)
+        eps_fn = keep_known(eps_fn, clean, mask, ldm.schedule)
     latents = sampler.sample(
-        guided_eps(ldm.predictor, guidance),
+        eps_fn,
         latents,
         ldm.schedule,
         num_steps=config.num_steps,
+        spacing=config.spacing,
         start_step=start_step,
         callback=after_step,
         **noise_options,
@@ -121,16 +144,35 @@ def sample_images(
         if on_step:
             on_step()
 
-    return decode_images(ldm, sample_latents(ldm, guidance, seeds, config, init, callback))
+    return decode_images(ldm, sample_latents(ldm, guidance, seeds, config, init, callback), init)
 
 
 @torch.inference_mode()
-def decode_images(ldm: LatentDiffusion, latents: Tensor) -> Tensor:
-    """Latents (b c h/8 w/8) -> images (b 3 h w) float32 in [-1, 1], on the CPU. Raises `UserError` if not finite."""
+def decode_images(ldm: LatentDiffusion, latents: Tensor, init: InitImage | None = None) -> Tensor:
+    """Latents (b c h/8 w/8) -> images (b 3 h w) float32 in [-1, 1], on the CPU. Raises `UserError` if not finite.
+
+    Outside the mask of `init` they have its pixels.
+    """
     images = ldm.decode_latents(latents).float().cpu()
     if not images.isfinite().all():
         raise UserError(f"the autoencoder's images are not finite; {_remedy(ldm, 'first_stage_model.')}")
-    return images.clamp(-1.0, 1.0)
+    images = images.clamp(-1.0, 1.0)
+    if init is None or init.mask is None:
+        return images
+    return paste(images, init.image, init.mask, init.mask if init.feather is None else init.feather)
+
+
+def _with_mask(ldm: LatentDiffusion, guidance: Guidance, init: InitImage, noise: Tensor) -> Guidance:
+    """The guidance for a model for inpainting. Raises `UserError` for another model with further channels."""
+    assert init.mask is not None
+    if ldm.config.concat_channels != MASK_CHANNELS:
+        raise UserError(
+            f"the UNet takes {ldm.config.concat_channels} channels besides the latents, and a mask needs a model with "
+            f"{MASK_CHANNELS} (for inpainting) or none"
+        )
+    hidden = (init.image * (init.mask < 0.5))[None]
+    masked_latents = ldm.sample_posterior(ldm.encode_posterior(hidden), noise).float()
+    return with_mask_channels(guidance, init.mask, masked_latents)
 
 
 def _remedy(ldm: LatentDiffusion, *parts: str) -> str:

@@ -11,6 +11,7 @@ The paper's symbols and the names here:
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -79,6 +80,26 @@ class NoiseSchedule:
         """alpha-bar at the spaced timesteps, and at the timestep below each of them; the first's is timestep 0."""
         alphas = [self.alphas_cumprod[t].item() for t in self.spaced_timesteps(num_steps)]
         return alphas, [self.alphas_cumprod[0].item(), *alphas[:-1]]
+
+    def alphas_cumprod_between(self, timesteps: Tensor) -> Tensor:
+        """alpha-bar of timesteps (b,), whole or fractional, on their device: (b,) float32, interpolated in its log."""
+        if not timesteps.is_floating_point():
+            return self.alphas_cumprod_at(timesteps)
+        low = timesteps.floor().long().clamp(0, max(0, self.num_timesteps - 2))
+        high = (low + 1).clamp(max=self.num_timesteps - 1)
+        logs = (self.alphas_cumprod_at(one).double().log() for one in (low, high))
+        return torch.lerp(*logs, (timesteps - low).double()).exp().float()
+
+    def sigmas(self) -> np.ndarray:
+        """sqrt((1 - alpha-bar) / alpha-bar) of all timesteps, ascending, float64."""
+        alphas = self.alphas_cumprod.double().numpy()
+        return np.sqrt((1 - alphas) / alphas)  # type: ignore[no-any-return]
+
+    def timesteps_at(self, sigma: float, latents: Tensor) -> Tensor:
+        """The timestep of a noise level, interpolated in log(sigma), for each of latents (b ...): (b,) float32."""
+        sigmas = self.sigmas()
+        t = np.interp(np.log(sigma), np.log(sigmas), np.arange(len(sigmas)))
+        return latents.new_full((len(latents),), float(t), dtype=torch.float32)
 
     def official_buffers(self) -> dict[str, Tensor]:
         """The twelve float32 buffers that the official checkpoint holds beside the weights."""

@@ -115,7 +115,7 @@ class Layer(nn.Module):
 
 
 class TextTransformer(nn.Module):
-    """Token ids (b n) -> hidden states (b n d)."""
+    """Token ids (b n) -> hidden states (b n d), after all layers but the last `skip`."""
 
     def __init__(self, config: TextEncoderConfig) -> None:
         super().__init__()
@@ -124,20 +124,21 @@ class TextTransformer(nn.Module):
         self.encoder = nn.ModuleDict({"layers": layers})
         self.final_layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
 
-    def forward(self, input_ids: Tensor) -> Tensor:
+    def forward(self, input_ids: Tensor, skip: int = 0) -> Tensor:
         x = self.embeddings(input_ids)
-        for layer in self.encoder["layers"]:  # type: ignore[attr-defined]
+        layers = [*self.encoder["layers"]]  # type: ignore[misc]
+        for layer in layers[: len(layers) - skip]:
             x = layer(x)
         return self.final_layer_norm(x)
 
 
 class TextEncoder(nn.Module):
-    """`text_encoder(input_ids (b 77) int64) -> context (b 77 hidden_size)`."""
+    """`text_encoder(input_ids (b 77) int64) -> context (b 77 hidden_size)`; `skip` leaves out the last layers."""
 
     def __init__(self, config: TextEncoderConfig) -> None:
         super().__init__()
         self.config = config
         self.transformer = nn.ModuleDict({"text_model": TextTransformer(config)})
 
-    def forward(self, input_ids: Tensor) -> Tensor:
-        return self.transformer["text_model"](input_ids)
+    def forward(self, input_ids: Tensor, skip: int = 0) -> Tensor:
+        return self.transformer["text_model"](input_ids, skip)

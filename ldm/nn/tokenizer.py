@@ -49,6 +49,21 @@ class PromptTokenizer:
         encoded = self.clip_tokenizer(prompts, truncation=True, max_length=self.max_length, padding="max_length")
         return torch.tensor(encoded["input_ids"], dtype=torch.int64)
 
+    @property
+    def begin(self) -> int:
+        """The id before a prompt's tokens."""
+        return int(self.clip_tokenizer.bos_token_id)
+
+    @property
+    def end(self) -> int:
+        """The id after them, also the padding's."""
+        return int(self.clip_tokenizer.eos_token_id)
+
+    def token_ids(self, text: str) -> list[int]:
+        """The ids of a text of any length, without begin and end."""
+        ids: list[int] = self.clip_tokenizer(text, truncation=False, verbose=False)["input_ids"]
+        return ids[1:-1]
+
     def cut_text(self, prompt: str) -> str:
         """The end of the prompt beyond `max_length`, decoded from its tokens; empty if all of it fits."""
         ids = self.clip_tokenizer(prompt, truncation=False, verbose=False)["input_ids"]

@@ -45,7 +45,7 @@ def write_csv(directory: Path, comparison: ComparisonData) -> None:
                     "prompt_index": column.prompt_index,
                     "seed": column.seed,
                     "negative_prompt": comparison.sampling["negative_prompt"],
-                    **{option.column: comparison.sampling[option.field] for option in SAMPLING_OPTIONS},
+                    **{option.column: comparison.sampling.get(option.field, "") for option in SAMPLING_OPTIONS},
                     "width": comparison.sampling["width"],
                     "height": comparison.sampling["height"],
                     **({"scored_by": comparison.scored_by} if comparison.scored_by else {}),

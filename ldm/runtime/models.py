@@ -16,6 +16,7 @@ from ldm.checkpoint.loading import Placement, assign_parts, checkpoint_info, loa
 from ldm.checkpoint.reading import SUFFIXES, CheckpointFile
 from ldm.config import build_config, read_yaml
 from ldm.diffusion.latent_diffusion import LatentDiffusion, LatentDiffusionConfig
+from ldm.diffusion.prompt_encoding import PromptReading, encode_prompt
 from ldm.diffusion.sampling import SamplingConfig
 from ldm.errors import UserError
 from ldm.evaluation.protocol import EvaluationConfig
@@ -34,6 +35,7 @@ log = logging.getLogger(__name__)
 
 DOWNLOADED = ROOT / "weights" / "sd-v1"
 EMBEDDED = ROOT / "ldm" / "assets" / "tiny.safetensors"
+FIRST_CONVOLUTION = f"{PARTS['unet']}input_blocks.0.0.weight"
 DEFAULT_CONFIG = ROOT / "configs" / "sd-v1.yaml"
 
 
@@ -105,8 +107,18 @@ def settings_of(file: CheckpointFile, config_path: Path | None) -> tuple[dict[st
         settings = build_config(Settings, own, f"{file.path}: metadata")
         return own, settings if is_confined(settings.tokenizer) else replace(settings, tokenizer="")
     path = config_path or DEFAULT_CONFIG
-    values = read_yaml(path)
+    values = _with_input_channels(read_yaml(path), file)
     return values, build_config(Settings, values, str(path))
+
+
+def _with_input_channels(values: dict[str, Any], file: CheckpointFile) -> dict[str, Any]:
+    """The YAML with the input channels of the file's UNet: 9 are a model for inpainting, 8 InstructPix2Pix."""
+    weight = file.index.get(FIRST_CONVOLUTION)
+    model = values.get("model")
+    if weight is None or weight.ndim != 4 or weight.shape[1] not in (8, 9) or not isinstance(model, dict):
+        return values
+    unet = model.get("unet") if isinstance(model.get("unet"), dict) else {}
+    return {**values, "model": {**model, "unet": {**unet, "in_channels": weight.shape[1]}}}
 
 
 def recorded_settings(record: Path) -> tuple[dict[str, Any], Settings]:
@@ -124,7 +136,7 @@ class ModelSlot:
         self.ldm: LatentDiffusion | None = None
         self._parts: dict[str, str] = {}
         self._tokenizers: dict[str, PromptTokenizer] = {}
-        self._contexts: dict[tuple[str, str, str], Tensor] = {}
+        self._contexts: dict[tuple[str, str, str, PromptReading], Tensor] = {}
         self._lock = threading.Lock()
 
     def use(self, file: CheckpointFile, settings: Settings, tokenizer: Path | None = None) -> LatentDiffusion:
@@ -146,13 +158,16 @@ class ModelSlot:
         return self.ldm
 
     @torch.inference_mode()
-    def context(self, prompt: str) -> Tensor:
-        """The context (1 77 d) of a prompt from the current text encoder; encoded once per encoder and prompt."""
+    def context(self, prompt: str, reading: PromptReading = PromptReading()) -> Tensor:
+        """The context (1 77 d) of a prompt from the current text encoder; encoded once per encoder and prompt.
+
+        With prompt syntax it is as long as its chunks: (1 n d).
+        """
         assert self.ldm is not None and self.ldm.tokenizer is not None, "use() comes first"
-        key = (self._parts["text_encoder"], self.ldm.tokenizer.digest, prompt)
+        key = (self._parts["text_encoder"], self.ldm.tokenizer.digest, prompt, reading)
         with self._lock:
             if key not in self._contexts:
-                self._contexts[key] = self.ldm.encode_prompts([prompt])
+                self._contexts[key] = encode_prompt(self.ldm, prompt, reading)
             return self._contexts[key]
 
 

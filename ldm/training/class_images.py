@@ -5,7 +5,7 @@ import json
 import logging
 from collections.abc import Callable, Generator, Iterable
 from contextlib import closing, nullcontext
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +49,7 @@ class ClassImages:
         return {
             "base_sha256": self.base_sha256,
             "prompt": self.prompt,
-            "sampling": asdict(self.sampling),
+            "sampling": self.sampling.key(),
             "seed": self.seed,
             "precision": self.precision,
             "tokenizer": self.tokenizer,

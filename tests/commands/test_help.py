@@ -47,6 +47,8 @@ def used_without_flags(script: str, settings: Settings) -> dict[str, object]:
         "--ddim-steps": sampling.num_steps,
         "--scale": sampling.guidance_scale,
         "--ddim-eta": sampling.eta,
+        "--spacing": sampling.spacing,
+        "--guidance-rescale": sampling.guidance_rescale,
     }
     if script != "dreambooth.py":
         return {**used, "--batch-size": own.batch_size, "--prompt": own.prompt}
@@ -80,7 +82,7 @@ def test_help_shows_what_a_run_without_the_flag_uses(
         texts = [as_text(value), as_text(tiny[flag])]
         both = texts[0] if texts[0] == texts[1] else f"{texts[0]}; tiny model {texts[1]}"
         words = r"(default: |else |of ddim |of a base model )"
-        assert re.search(rf"{words}{re.escape(both)}(, of euler-ancestral 1)?$", shown[flag]), (flag, shown[flag])
+        assert re.search(rf"{words}{re.escape(both)}(, of the others 1)?$", shown[flag]), (flag, shown[flag])
 
 
 def test_help_of_train_shows_the_recipes_of_the_tiny_model(

@@ -18,10 +18,14 @@ SAMPLING: dict[str, tuple[list[str], str, Any]] = {
     "--ddim-steps": (["7"], "ddim_steps", 7),
     "--scale": (["1.5"], "scale", 1.5),
     "--ddim-eta": (["0.5"], "ddim_eta", 0.5),
+    "--spacing": (["karras"], "spacing", "karras"),
+    "--guidance-rescale": (["0.7"], "guidance_rescale", 0.7),
 }
 ALL_SAMPLING: dict[str, tuple[list[str], str, Any]] = {
     "-p --prompt": (["a cat", "a dog"], "prompt", ["a cat", "a dog"]),
     "-n --negative-prompt": (["blurry"], "negative_prompt", "blurry"),
+    "--prompt-syntax": (["a1111"], "prompt_syntax", "a1111"),
+    "--clip-skip": (["2"], "clip_skip", 2),
     "-v --variations": (["3"], "variations", 3),
     "--seed": (["9"], "seed", 9),
     "-c --ckpt-path": (["runs"], "ckpt_path", Path("runs")),
@@ -56,6 +60,10 @@ BY_COMMAND: dict[str, dict[str, tuple[list[str], str, Any]]] = {
         **ALL_SAMPLING,
         "-i --init-img": (["a.png"], "init_img", Path("a.png")),
         "-s --strength": (["0.5"], "strength", 0.5),
+        "--mask": (["m.png"], "mask", Path("m.png")),
+        "--invert-mask": ([], "invert_mask", True),
+        "--mask-blur": (["2.5"], "mask_blur", 2.5),
+        "--extend": (["32,0, 64,0"], "extend", "32,0,64,0"),
     },
     "dreambooth": {
         "-c --class-name": (["water bottle"], "class_name", "water bottle"),

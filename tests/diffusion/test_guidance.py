@@ -101,3 +101,14 @@ def test_the_model_is_given_its_conditioning_once_for_all_steps(scale: float) ->
         eps_fn(LATENTS, TIMESTEPS)
     assert len(model.given) == 1
     assert len(model.calls) == 3
+
+
+@pytest.mark.parametrize("share", [0.0, 0.7, 1.0])
+def test_rescaled_guidance_is_diffusers(share: float) -> None:
+    from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import rescale_noise_cfg
+
+    eps_fn = guided_eps(Model().predictor, classifier_free(CONTEXT, UNCOND, 7.5), share)
+    plain = guided_eps(Model().predictor, classifier_free(CONTEXT, UNCOND, 7.5))(LATENTS, TIMESTEPS)
+    conditional = guided_eps(Model().predictor, [(1.0, Conditioning(CONTEXT))])(LATENTS, TIMESTEPS)
+    torch.testing.assert_close(eps_fn(LATENTS, TIMESTEPS), rescale_noise_cfg(plain, conditional, share))
+    assert torch.equal(eps_fn(LATENTS, TIMESTEPS), plain) is (share == 0.0)

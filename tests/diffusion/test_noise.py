@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ldm.diffusion.noise import derived_generator, draw_noise, image_generators
+from ldm.diffusion.noise import derived_generator, draw_noise, image_generators, step_noise
 
 
 def test_each_image_has_the_noise_of_its_own_seed_whatever_the_batch() -> None:
@@ -51,3 +51,17 @@ def test_a_derived_generator_depends_on_every_number_and_on_their_order() -> Non
     mixes = [(0, 0), (0, 1), (1, 0), (1, 1), (1, 2), (2, 1), (2**40, 1), (1, 2**40)]
     assert len({number(*mix) for mix in mixes}) == len(mixes)
     assert all(number(*mix) == number(*mix) for mix in mixes)
+
+
+def test_noise_of_a_step_depends_on_seed_step_and_part_alone() -> None:
+    together = step_noise((3, 4, 2, 2), used := image_generators([5, 6, 7]), 9)
+    alone = step_noise((1, 4, 2, 2), image_generators([6]), 9)
+    draw_noise((3, 4, 2, 2), used)  # what was drawn before doesn't matter
+    assert torch.equal(together[1:2], alone)
+    assert torch.equal(step_noise((3, 4, 2, 2), used, 9), together)
+    others = [
+        step_noise((3, 4, 2, 2), used, 8),
+        step_noise((3, 4, 2, 2), used, 9, part=1),
+        draw_noise((3, 4, 2, 2), used),
+    ]
+    assert all((other - together).abs().min() > 0 for other in others)

@@ -36,12 +36,14 @@ def test_every_image_has_a_line(txt2img: Sample, trained: Trained) -> None:
         "steps": "4",
         "scale": "2.5",
         "eta": "0.5",
+        "spacing": "original",
+        "guidance_rescale": "0.0",
         "width": "48",
         "height": "32",
     }
     for line in lines:
         info = Image.open(sampled.directory / line["file"]).info
-        for name in ("prompt", "seed", "sampler", "steps", "scale", "eta", "negative_prompt"):
+        for name in ("prompt", "seed", "sampler", "steps", "scale", "eta", "spacing", "negative_prompt"):
             assert info[f"ldm.{name}"] == line[name]
         assert info["ldm.checkpoint"] == Path(line["checkpoint"]).name
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 
 from ldm.checkpoint.reading import read_checkpoint
 from ldm.config import build_config, read_yaml, to_yaml
@@ -189,3 +190,12 @@ def test_weights_are_placed_in_the_slots_type(tiny_checkpoint: Path) -> None:
     assert {parameter.dtype for parameter in ldm.parameters()} == {torch.bfloat16}
     assert not any(parameter.requires_grad for parameter in ldm.parameters())
     assert not ldm.training
+
+
+@pytest.mark.parametrize("channels", [4, 8, 9])
+def test_input_channels_of_a_file_without_yaml_are_those_of_its_weights(channels: int, tmp_path: Path) -> None:
+    """8 are InstructPix2Pix, 9 a model for inpainting: the official files have no YAML."""
+    key = "model.diffusion_model.input_blocks.0.0.weight"
+    save_file({key: torch.zeros(320, channels, 3, 3)}, tmp_path / "official.safetensors")
+    values, settings = settings_of(read_checkpoint(tmp_path / "official.safetensors"), None)
+    assert settings.model.unet.in_channels == values["model"]["unet"]["in_channels"] == channels

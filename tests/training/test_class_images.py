@@ -55,6 +55,8 @@ OTHER: dict[str, Any] = {
             "num_steps": 3,
             "guidance_scale": 7.0,
             "eta": 0.5,
+            "spacing": "karras",
+            "guidance_rescale": 0.5,
         }.items()
     },
 }

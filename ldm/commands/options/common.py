@@ -17,7 +17,7 @@ from ldm.bounds import (
     MOST_TOGETHER,
     MOST_UPDATES,
 )
-from ldm.choices import COMPILE_MODES, LOGGERS, SAMPLERS, SAVE_DTYPES, TRAINING_PRECISIONS, described
+from ldm.choices import COMPILE_MODES, LOGGERS, SAMPLERS, SAVE_DTYPES, SPACINGS, TRAINING_PRECISIONS, described
 from ldm.commands.options.defaults import DefaultsFormatter, model_default, yaml_value
 from ldm.commands.options.places import DIRECTORY
 from ldm.interruption import STATUS
@@ -64,6 +64,7 @@ CLASS_IMAGES = number(int, 0, MOST_CLASS_IMAGES)
 SIDE = number(int, 1, LARGEST_SIDE)
 WORKERS = number(int, 0, 256)
 STEPS = number(int, 1, MOST_STEPS)
+CLIP_SKIP = number(int, 1, 256)
 SHARE = number(float, 0, 1)
 RANK = number(int, 0, HIGHEST_RANK)
 DROPOUT = number(float, 0, 0.9)
@@ -101,6 +102,14 @@ def class_name(text: str) -> str:
     if name != text:
         log.info("class: '%s' instead of '%s'; prompts add an article or sks", name, text)
     return words(name)
+
+
+def margins(text: str) -> str:
+    """A parser of four numbers of pixels: left, top, right and bottom."""
+    parts = text.split(",")
+    if len(parts) != 4 or any(not part.strip().isdecimal() or int(part) > LARGEST_SIDE for part in parts):
+        raise argparse.ArgumentTypeError(f"should be four numbers of pixels, such as 64,0,64,0, not '{text[:40]}'")
+    return ",".join(str(int(part)) for part in parts)
 
 
 class TypedParser(argparse.ArgumentParser):
@@ -175,8 +184,20 @@ def add_sampling(group: argparse._ArgumentGroup) -> None:
         "--ddim-eta",
         type=SHARE,
         metavar="ETA",
-        help="fresh noise in each step of the samplers ddim and euler-ancestral, 0 (none) to 1; default: of ddim "
-        f"{yaml_value('sampling.eta')}, of euler-ancestral 1",
+        help="fresh noise in each step of ddim, euler-ancestral, dpm-solver-sde and -2m-sde, 0 (none) to 1; "
+        f"default: of ddim {yaml_value('sampling.eta')}, of the others 1",
+    )
+    group.add_argument(
+        "--spacing",
+        choices=SPACINGS,
+        help=f"which noise levels the steps visit. {described(SPACINGS)}; {model_default('sampling.spacing')}",
+    )
+    group.add_argument(
+        "--guidance-rescale",
+        type=SHARE,
+        metavar="X",
+        help="against overexposed images of strong guidance, 0 (off) to 1, such as 0.7; "
+        f"{model_default('sampling.guidance_rescale')}",
     )
 
 

@@ -3,15 +3,18 @@
 import argparse
 from pathlib import Path
 
-from ldm.choices import ENCODERS, PROTOCOLS, SAMPLING_PRECISIONS, described
+from ldm.choices import ENCODERS, PROMPT_SYNTAXES, PROTOCOLS, SAMPLING_PRECISIONS, described
 from ldm.commands.options.common import (
     BATCH,
+    CLIP_SKIP,
     IMAGES,
     SHARE,
     add_compile,
     add_sampling,
     class_name,
     command_parser,
+    margins,
+    number,
     seed,
     words,
 )
@@ -39,9 +42,23 @@ def _add_prompts(group: argparse._ArgumentGroup, own_prompts: str) -> None:
         action="extend",
         nargs="+",
         metavar="TEXT",
-        help=f"one or several, with {{class}} for each checkpoint's class; default: {own_prompts}",
+        help="one or several, or @FILE.txt with one a line, with {class} for each checkpoint's class; "
+        f"default: {own_prompts}",
     )
     group.add_argument("-n", "--negative-prompt", type=words, default="", metavar="TEXT", help="what not to show")
+    group.add_argument(
+        "--prompt-syntax",
+        choices=PROMPT_SYNTAXES,
+        default="plain",
+        help=f"how prompts are read. {described(PROMPT_SYNTAXES)} (default: plain)",
+    )
+    group.add_argument(
+        "--clip-skip",
+        type=CLIP_SKIP,
+        default=1,
+        metavar="N",
+        help="from which layer of the text encoder the prompt comes, counted from the last, 1 (default: 1)",
+    )
     group.add_argument(
         "-v",
         "--variations",
@@ -204,6 +221,29 @@ def evaluate_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_mask(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--mask",
+        type=FILE,
+        metavar="FILE",
+        help="paint only where this image, of the shape of the initial one, is white; other pixels stay as they are",
+    )
+    group.add_argument("--invert-mask", action="store_true", help="paint where the mask is black")
+    group.add_argument(
+        "--mask-blur",
+        type=number(float, 0, 256),
+        metavar="PX",
+        help="feather the edge of the mask inwards over about so many pixels, 0: a hard edge "
+        "(default: 1 for each 128 pixels of the shorter side)",
+    )
+    group.add_argument(
+        "--extend",
+        type=margins,
+        metavar="L,T,R,B",
+        help="paint so many pixels beyond the image at its left, top, right and bottom",
+    )
+
+
 def img2img_parser() -> argparse.ArgumentParser:
     """Flags of img2img.py: those of txt2img.py and the initial image."""
     parser = command_parser(
@@ -226,7 +266,8 @@ def img2img_parser() -> argparse.ArgumentParser:
         type=SHARE,
         default=0.75,
         metavar="X",
-        help="0 keeps the image, 1 makes a new one (default: 0.75)",
+        help="0 keeps the image, 1 makes a new one (default: 0.75; with --mask or --extend 1)",
     )
+    _add_mask(parser.add_argument_group("a part of the image"))
     _add_sampling_flags(parser, "img2img")
     return parser

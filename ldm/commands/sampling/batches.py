@@ -4,6 +4,7 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import groupby
 
 import torch
 from torch import Tensor
@@ -11,6 +12,7 @@ from torch import Tensor
 from ldm.commands.sampling.job import Job
 from ldm.diffusion.guidance import classifier_free
 from ldm.diffusion.parallel import WorkerPool
+from ldm.diffusion.prompt_encoding import same_length
 from ldm.diffusion.sampling import decode_images, sample_latents
 from ldm.runtime.devices import Compute
 from ldm.runtime.models import ModelSlot
@@ -58,6 +60,43 @@ def sample_batches(
 def _sample(
     slot: ModelSlot, job: Job, compute: Compute, on_step: Callable[[], object], keep_steps: bool, batch: Batch
 ) -> SampledBatch:
+    """Samples a batch; one of prompts of several lengths, which no tensor holds, in parts."""
+    with compute.autocast():
+        contexts = [_contexts(slot, job, prompt) for prompt, _ in batch]
+    sampled = []
+    for _, group in groupby(zip(contexts, batch, strict=True), lambda one: one[0][0].shape[1]):
+        pairs, images = zip(*group, strict=True)
+        context, uncond_context = torch.cat([context for context, _ in pairs]), pairs[0][1]
+        seeds = [seed for _, seed in images]
+        sampled.append(_sample_together(slot, job, compute, on_step, keep_steps, context, uncond_context, seeds))
+    if len(sampled) == 1:
+        return sampled[0]
+    steps = zip(*(one.pred_x0 for one in sampled), strict=True)
+    return SampledBatch(
+        torch.cat([one.images for one in sampled]),
+        torch.cat([one.latents for one in sampled]),
+        [torch.cat(step) for step in steps],
+    )
+
+
+def _contexts(slot: ModelSlot, job: Job, prompt: str) -> tuple[Tensor, Tensor]:
+    """The contexts of a prompt and of the negative prompt, (1 n d) each and of one length."""
+    context, uncond_context = slot.context(prompt, job.reading), slot.context(job.negative_prompt, job.reading)
+    if context.shape == uncond_context.shape:
+        return context, uncond_context
+    return same_length(context, uncond_context, slot.context("", job.reading))
+
+
+def _sample_together(
+    slot: ModelSlot,
+    job: Job,
+    compute: Compute,
+    on_step: Callable[[], object],
+    keep_steps: bool,
+    context: Tensor,
+    uncond_context: Tensor,
+    seeds: Sequence[int],
+) -> SampledBatch:
     assert slot.ldm is not None
     kept: list[Tensor] = []
 
@@ -67,8 +106,6 @@ def _sample(
         on_step()
 
     with compute.autocast():
-        context = torch.cat([slot.context(prompt) for prompt, _ in batch])
-        guidance = classifier_free(context, slot.context(job.negative_prompt), job.sampling.guidance_scale)
-        seeds = [seed for _, seed in batch]
+        guidance = classifier_free(context, uncond_context, job.sampling.guidance_scale)
         latents = sample_latents(slot.ldm, guidance, seeds, job.sampling, job.init, after_step)
-        return SampledBatch(decode_images(slot.ldm, latents), latents, kept)
+        return SampledBatch(decode_images(slot.ldm, latents, job.init), latents, kept)

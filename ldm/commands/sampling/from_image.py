@@ -11,7 +11,7 @@ from PIL import Image
 from ldm.checkpoint.saving import hash_file
 from ldm.choices import SAMPLERS
 from ldm.commands.options.sampling import txt2img_parser
-from ldm.commands.sampling.parameters import ETA_NAMES, SAMPLER_NAMES, Parameters
+from ldm.commands.sampling.parameters import ETA_NAMES, SAMPLER_NAMES, SCHEDULE_NAMES, Parameters
 from ldm.data.formats import open_image
 from ldm.data.images import own_text
 from ldm.errors import UserError
@@ -25,14 +25,15 @@ REQUIRED = ("prompt", "negative_prompt", "seed", "sampler", "steps", "scale", "e
 FLAGS = {
     **{name: name for name in ("prompt", "negative_prompt", "seed")},
     "size": "hw",
+    **{name: name for name in ("prompt_syntax", "clip_skip")},
     **{option.column: option.flag for option in SAMPLING_OPTIONS},
 }
 """The flag of each key."""
-SCHEDULES = ("Karras", "Exponential")
-"""Older texts have the schedule behind the sampler's name."""
+SPACINGS = {name: spacing for spacing, name in SCHEDULE_NAMES.items()}
+"""Our spacings by A1111's names. Older texts have the schedule behind the sampler's name."""
 USED = (
     *("Steps", "Sampler", "CFG scale", "Seed", "Size", "Model hash", "Model", "Version", "Eta DDIM", "Eta"),
-    *("Denoising strength", "VAE"),
+    *("Denoising strength", "VAE", "Schedule type", "Clip skip"),
 )
 """Values of A1111's text that are used, or that change nothing."""
 USER_COMMENT, EXIF = 0x9286, 0x8769
@@ -89,7 +90,7 @@ def _from_parameters(text: Parameters, path: Path, sampler_typed: bool) -> dict[
     if "Denoising strength" in values and "Hires upscale" not in values:
         raise UserError(f"{path} was made from another image, which its text doesn't hold (Denoising strength)")
     name, schedule = values.get("Sampler", ""), values.get("Schedule type", "")
-    for one in SCHEDULES:
+    for one in SPACINGS:
         if name.endswith(f" {one}"):
             name, schedule = name.removesuffix(f" {one}"), one
     names = {theirs: ours for ours, theirs in SAMPLER_NAMES.items()}
@@ -98,9 +99,9 @@ def _from_parameters(text: Parameters, path: Path, sampler_typed: bool) -> dict[
         raise UserError(f"{path} was made with the sampler {name[:60]!r}, which is not here; choose one with --sampler")
     log.warning(
         "%s was made by another program, whose noise for the same seed may be another%s: the image will differ",
-        *(path, f", and with the schedule {schedule}" if schedule not in ("", "Automatic") else ""),
+        *(path, "" if schedule in ("", "Automatic", *SPACINGS) else f", and with the schedule {schedule}"),
     )
-    if ignored := [name for name in values if name not in (*USED, "Schedule type")]:
+    if ignored := [name for name in values if name not in USED]:
         log.warning("not repeated: %s", ", ".join(f"{name}: {values[name]}" for name in ignored)[:500])
     return {
         "prompt": text.prompt.replace("\n", " "),
@@ -111,6 +112,9 @@ def _from_parameters(text: Parameters, path: Path, sampler_typed: bool) -> dict[
         "scale": values.get("CFG scale", ""),
         "ddim_eta": values.get(ETA_NAMES.get(sampler, ""), ""),
         "hw": values.get("Size", ""),
+        "spacing": SPACINGS.get(schedule, ""),
+        "prompt_syntax": "a1111",
+        "clip_skip": values.get("Clip skip", ""),
     }
 
 

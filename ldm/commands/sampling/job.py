@@ -2,7 +2,7 @@
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,11 @@ import ldm
 from ldm.commands.enough_memory import refuse_too_large_images
 from ldm.commands.sampling.adapters import LoraFile, loras_of
 from ldm.commands.sampling.checkpoints import Checkpoint
-from ldm.commands.sampling.parameters import ETA_NAMES, SAMPLER_NAMES, Parameters
-from ldm.data.images import fit_image, read_image, to_tensor
+from ldm.commands.sampling.masks import Margins, init_from, margins_from, mask_text
+from ldm.commands.sampling.parameters import ETA_NAMES, SAMPLER_NAMES, SCHEDULE_NAMES, Parameters
+from ldm.commands.sampling.prompts import reading_from
+from ldm.data.images import read_image
+from ldm.diffusion.prompt_encoding import PromptReading
 from ldm.diffusion.samplers import SAMPLERS, img2img_steps
 from ldm.diffusion.sampling import InitImage, SamplingConfig
 from ldm.errors import UserError
@@ -45,6 +48,11 @@ class Job:
     init_path: Path | None = None
     loras: tuple[LoraFile, ...] = ()
     """The files of `--lora`."""
+    margins: Margins = (0, 0, 0, 0)
+    """Pixels by which the initial image is extended."""
+    mask_text: dict[str, object] = field(default_factory=dict)
+    """What the text of an image file says of mask and margins."""
+    reading: PromptReading = PromptReading()
 
     @property
     def steps_run(self) -> int:
@@ -64,7 +72,9 @@ def job_from(options: argparse.Namespace, settings: Settings, compute: Compute, 
     if init_path and not options.hw:
         init_image = read_image(init_path, max(default_size))
         default_size = _size_like(init_image, defaults)
-    height, width = snapped_size(settings.model, options.hw, default_size)
+    photo_height, photo_width = snapped_size(settings.model, options.hw, default_size)
+    left, top, right, bottom = margins = margins_from(options, settings.model.size_multiple)
+    height, width = photo_height + top + bottom, photo_width + left + right
     sampling = sampling_from(options, defaults, height, width)
     together = images_at_a_time(compute.device, options.batch_size or 1)
     refuse_too_large_images(settings.model, sampling, together, compute.dtype, compute.device)
@@ -82,9 +92,12 @@ def job_from(options: argparse.Namespace, settings: Settings, compute: Compute, 
         sampling=sampling,
         batch_size=batch_size,
         compile=options.compile,
-        init=InitImage(to_tensor(fit_image(init_image, height, width)), options.strength) if init_image else None,
+        init=init_from(options, init_image, (photo_height, photo_width), margins) if init_image else None,
         init_path=init_path,
         loras=loras_of(options),
+        margins=margins,
+        mask_text=mask_text(options),
+        reading=reading_from(options, settings.model.text_encoder),
     )
 
 
@@ -100,7 +113,8 @@ def _size_like(image: Image.Image, defaults: SamplingDefaults) -> tuple[int, int
 def sampling_from(options: argparse.Namespace, defaults: SamplingConfig, height: int, width: int) -> SamplingConfig:
     """The given flags, and the model's defaults for the others."""
     flags = {option.field: getattr(options, option.flag) for option in SAMPLING_OPTIONS}
-    base = SamplingConfig(height, width, defaults.sampler, defaults.num_steps, defaults.guidance_scale, defaults.eta)
+    own = {option.field: getattr(defaults, option.field) for option in SAMPLING_OPTIONS}
+    base = SamplingConfig(height, width, **own)
     sampling = replace(base, **{name: value for name, value in flags.items() if value is not None})
     takes_eta = SAMPLERS[sampling.sampler].default_eta is not None
     if options.ddim_eta and not takes_eta:
@@ -140,8 +154,9 @@ def png_text(prompt: str, seed: int, job: Job, checkpoint: Checkpoint, sha256: s
         "checkpoint": checkpoint.path.name,
         "checkpoint_step": checkpoint.info.step,
     }
+    text |= job.reading.key()
     if job.init is not None:
-        text |= {"init_img": job.init_path and job.init_path.name, "strength": job.init.strength}
+        text |= {"init_img": job.init_path and job.init_path.name, "strength": job.init.strength, **job.mask_text}
     if checkpoint.base_file:
         text["base"] = checkpoint.base_file.name
     if job.loras:
@@ -152,6 +167,7 @@ def png_text(prompt: str, seed: int, job: Job, checkpoint: Checkpoint, sha256: s
     values = {
         "Steps": str(sampling.num_steps),
         "Sampler": SAMPLER_NAMES.get(sampling.sampler, sampling.sampler),
+        "Schedule type": SCHEDULE_NAMES.get(sampling.spacing, ""),
         "CFG scale": f"{sampling.guidance_scale:g}",
         "Seed": str(seed),
         "Size": size,
@@ -160,6 +176,7 @@ def png_text(prompt: str, seed: int, job: Job, checkpoint: Checkpoint, sha256: s
         "VAE": checkpoint.vae,
         "Denoising strength": f"{job.init.strength:g}" if job.init else "",
         ETA_NAMES.get(sampling.sampler, "Eta"): eta,
+        "Clip skip": str(job.reading.clip_skip) if job.reading.clip_skip > 1 else "",
         "Lora hashes": ", ".join(f"{one.path.stem}: {one.short_hash}" for one in loras if one.short_hash),
         "Version": f"ldm {ldm.__version__}",
     }

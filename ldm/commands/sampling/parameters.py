@@ -11,8 +11,16 @@ SAMPLER_NAMES = {
     "dpm-solver": "DPM++ 2M",
     "euler": "Euler",
     "euler-ancestral": "Euler a",
+    "heun": "Heun",
+    "lms": "LMS",
+    "unipc": "UniPC",
+    "dpm-solver-2m-sde": "DPM++ 2M SDE",
+    "dpm-solver-sde": "DPM++ SDE",
+    "lcm": "LCM",
 }
 """A1111's names of our samplers. One that is not here is written with our own name."""
+SCHEDULE_NAMES = {"karras": "Karras", "exponential": "Exponential"}
+"""A1111's names of our spacings; it has none of the others."""
 ETA_NAMES = {"ddim": "Eta DDIM", "euler-ancestral": "Eta"}
 """A1111's names of `eta`, by our sampler."""
 

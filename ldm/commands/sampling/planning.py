@@ -32,9 +32,11 @@ from ldm.commands.sampling.groups import (
     with_base_models,
 )
 from ldm.commands.sampling.job import Job, job_from, prompts_to_score, sampling_flags
+from ldm.commands.sampling.masks import photo_size, with_inpainting_strength
 from ldm.commands.sampling.photos import INIT_IMAGE, Photo, photos_of_groups, read_and_copy_photos
+from ldm.commands.sampling.prompts import with_all_prompts
 from ldm.commands.sampling.records import RunRecords
-from ldm.commands.sampling.resume import PATHS, identities, resumed_call_options
+from ldm.commands.sampling.resume import FILES, PATHS, identities, resumed_call_options
 from ldm.commands.sampling.rows import TablePlan, plan_rows
 from ldm.commands.unfamiliar import warn_of_photos, warn_of_unknown_words
 from ldm.config import read_yaml, to_yaml
@@ -43,6 +45,7 @@ from ldm.errors import UserError
 from ldm.evaluation.encoders import ImageEncoder, load_encoder
 from ldm.files import counted, slug, write_text
 from ldm.interruption import finish_first
+from ldm.prompt_syntax import plain_text
 from ldm.report.comparison import ComparisonData
 from ldm.report.files import current_results
 from ldm.runtime.compiling import refuse_graphs_without_cuda
@@ -87,7 +90,7 @@ class Call:
 
 def plan_call(options: argparse.Namespace, command: str) -> Call:
     """Decides everything, makes the directory, reads the photos, and writes the record and small copies of photos."""
-    options = _checked_options(options, command)
+    options = _checked_options(with_inpainting_strength(with_all_prompts(options)), command)
     compute = sampling_compute(parse_device(options.device), options.precision)
     refuse_graphs_without_cuda(options.compile, compute.device)
     weights, root, scores = _weights(options, command)
@@ -157,6 +160,8 @@ def _weights(options: argparse.Namespace, command: str) -> tuple[Path, Path | No
     if command == "evaluate" and not weights.exists():
         raise UserError(f"there is no {weights}: --ckpt-path takes a run of dreambooth.py, or a directory of runs")
     scores = command == "evaluate" or getattr(options, "score", False)
+    if scores and options.prompt_syntax != "plain":
+        raise UserError("--prompt-syntax: scores read prompts as plain text; sample with it, without scoring")
     several = weights.is_dir() and not is_diffusers_directory(weights)
     root = weights if several else weights.parent if scores else None
     given = [name for name in COMPARING if getattr(options, name)] if root is None else []
@@ -171,7 +176,7 @@ def _job(options: argparse.Namespace, checkpoints: list[Checkpoint], compute: Co
         options.prompt = prompts_to_score(options.prompt, getattr(options, "protocol", "default"), checkpoints)
     _refuse_too_many_images(len(checkpoints), options)
     job = job_from(options, settings, compute)
-    refuse_another_size(options, job.sampling.height, job.sampling.width, SAMPLING)
+    refuse_another_size(options, *photo_size(job.sampling.height, job.sampling.width, job.margins), SAMPLING)
     return job
 
 
@@ -214,7 +219,8 @@ def _photo_digest(path: Path) -> str:
 def _warn_of_what_the_model_does_not_know(plan: TablePlan, job: Job) -> None:
     """Warns of unknown words, and of an initial image of other things: a model of a small world makes no others."""
     first = plan.checkpoints[0]
-    prompts = dict.fromkeys(cell.prompt for row in plan.rows for cell in row.cells if cell)
+    found = dict.fromkeys(cell.prompt for row in plan.rows for cell in row.cells if cell)
+    prompts = map(plain_text, found) if job.reading.with_syntax else found
     warn_of_unknown_words(first.settings, read_tokenizer(first.tokenizer, first.settings), prompts)
     if init := job.init:
         warn_of_photos(first.settings, f"the image {job.init_path}", lambda: init.image[None])
@@ -233,6 +239,7 @@ def _write_record(
     """Every flag with the value that is used: the call resumes from any directory, and after defaults changed."""
     recorded = {name: value for name, value in vars(options).items() if name not in ("typed", "resume_dir")}
     recorded |= sampling_flags(job.sampling)
+    recorded["hw"] = photo_size(job.sampling.height, job.sampling.width, job.margins)
     recorded |= {"batch_size": job.batch_size, "device": str(compute.device), "ckpt_path": weights}
     recorded |= {name: resolved(recorded[name]) for name in PATHS if recorded.get(name)}
     recorded["lora"] = recorded_loras(job.loras)
@@ -240,7 +247,7 @@ def _write_record(
     more = {
         "directory": str(resolved(directory)),
         "checkpoints": [str(one.path) for one in plan.checkpoints],
-        **identities(weights, tuned, job.init_path),
+        **identities(weights, tuned, {name: recorded.get(name) for name in FILES}),
     }
     path = directory / RECORD
     if options.resume_dir:

@@ -18,7 +18,7 @@ from ldm.checkpoint.lora import is_lora
 from ldm.checkpoint.metadata import CheckpointInfo
 from ldm.checkpoint.reading import read_checkpoint
 from ldm.commands.elsewhere import Moved, find_known, first, known_weights, moved, sha256_of
-from ldm.commands.options.resumable import SAMPLING
+from ldm.commands.options.resumable import SAMPLING, flag_of
 from ldm.commands.resuming import RECORD, changed, resumed_options
 from ldm.commands.sampling.adapters import loras_of, recorded_loras
 from ldm.commands.sampling.checkpoints import Checkpoint
@@ -33,7 +33,9 @@ log = logging.getLogger(__name__)
 OWN_FLAGS = {"img2img": "init_img", "evaluate": "protocol"}
 """Options that only the record of this command has."""
 
-PATHS = ("ckpt_path", "config", "output_dir", "base", "instance_img_dir", "init_img", "vae", "from_image")
+FILES = {"init_img": "the image that this call starts from", "mask": "the mask of that image"}
+"""Options that are files known by their SHA-256."""
+PATHS = ("ckpt_path", "config", "output_dir", "base", "instance_img_dir", "vae", "from_image", *FILES)
 
 
 def recorded_command(options: Mapping[str, Any]) -> str:
@@ -66,14 +68,14 @@ def resumed_call_options(options: argparse.Namespace, command: str) -> argparse.
     return _found_again(resumed, record)
 
 
-def identities(weights: Path, checkpoints: Iterable[Checkpoint], init_path: Path | None) -> dict[str, Any]:
-    """For the record: what identifies the checkpoints and the initial image if their paths change."""
+def identities(weights: Path, checkpoints: Iterable[Checkpoint], files: Mapping[str, Path | None]) -> dict[str, Any]:
+    """For the record: what identifies the checkpoints, the initial image and its mask if their paths change."""
     return {
         "known": {
             os.path.relpath(one.path, weights): sha256_of(one.path) if one.base_file else _identity(one.path, one.info)
             for one in checkpoints
         },
-        "files": {"init_img": sha256_of(init_path)} if init_path else {},
+        "files": {name: sha256_of(path) for name, path in files.items() if path},
     }
 
 
@@ -87,8 +89,9 @@ def _found_again(options: argparse.Namespace, record: dict[str, Any]) -> argpars
             raise changed("ckpt_path", recorded, SAMPLING["ckpt_path"])
     else:
         options.ckpt_path = _find_checkpoints(recorded, record, moved_run)
-    if getattr(options, "init_img", None):
-        _find_init_image(options, record, moved_run)
+    for name in FILES:
+        if getattr(options, name, None):
+            _find_file(options, name, record, moved_run)
     for name in ("base", "instance_img_dir", "config", "vae"):
         path: Path | None = getattr(options, name)
         if path is not None and name not in options.typed and not path.exists():
@@ -149,23 +152,22 @@ def _identity(path: Path, info: CheckpointInfo) -> str:
     return hashlib.sha256(json.dumps(info.parts, sort_keys=True).encode()).hexdigest()
 
 
-def _find_init_image(options: argparse.Namespace, record: dict[str, Any], moved_run: Moved) -> None:
-    """Finds the initial image. One that was changed at its path is used as it is, and all images are sampled again."""
-    files = record.get("files")
-    sha256 = files.get("init_img") if isinstance(files, dict) else None
-    if "init_img" in options.typed:
-        recorded = record["options"]["init_img"]
-        if sha256 is not None and options.init_img.is_file() and sha256_of(options.init_img) != sha256:
-            raise changed("init_img", recorded, SAMPLING["init_img"])
+def _find_file(options: argparse.Namespace, name: str, record: dict[str, Any], moved_run: Moved) -> None:
+    """Finds the initial image or its mask. One changed at its path is used as it is: all images are sampled again."""
+    files, given = record.get("files"), getattr(options, name)
+    sha256 = files.get(name) if isinstance(files, dict) else None
+    if name in options.typed:
+        if sha256 is not None and given.is_file() and sha256_of(given) != sha256:
+            raise changed(name, record["options"][name], SAMPLING[name])
         return
-    description = f"the image that this call starts from{f', with the SHA-256 {sha256}' if sha256 else ''}"
-    options.init_img = find_known(
-        options.init_img,
+    found = find_known(
+        given,
         lambda path: path.is_file() and sha256 in (None, sha256_of(path)),
         moved_run,
-        description,
-        "--init-img",
+        f"{FILES[name]}{f', with the SHA-256 {sha256}' if sha256 else ''}",
+        flag_of(name),
     )
+    setattr(options, name, found)
 
 
 def _with_class_prompt(options: argparse.Namespace) -> argparse.Namespace:

@@ -17,6 +17,7 @@ from ldm.commands.sampling.job import Job
 from ldm.data.formats import open_image
 from ldm.data.images import own_text
 from ldm.diffusion.noise import draw_noise, image_generators
+from ldm.diffusion.sampling import InitImage
 from ldm.errors import UserError
 from ldm.evaluation.results import CLASS, OTHER, SUBJECT
 from ldm.files import slug
@@ -174,13 +175,20 @@ def _shared_key(job: Job, compute: Compute) -> dict[str, Any]:
     """What all images of a call depend on."""
     return {
         "negative_prompt": job.negative_prompt,
-        "sampling": asdict(job.sampling),
+        "sampling": job.sampling.key(),
         "init": job.init and hashlib.sha256(job.init.image.numpy().tobytes()).hexdigest(),
         "strength": job.init and job.init.strength,
         "device": compute.device.type,
         "precision": [str(compute.dtype), str(compute.autocast_dtype)],
+        **({"mask": _mask_digest(job.init)} if job.init and job.init.mask is not None else {}),
+        **job.reading.key(),
         **({"compile": "full"} if job.compile == "full" else {}),  # rounds differently; CUDA graphs don't
     }
+
+
+def _mask_digest(init: InitImage) -> str:
+    parts = [part.numpy().tobytes() for part in (init.mask, init.feather) if part is not None]
+    return hashlib.sha256(b"".join(parts)).hexdigest()
 
 
 def _key(shared: dict[str, Any], checkpoint: Checkpoint, prompt: str, seed: int) -> str:

@@ -113,6 +113,7 @@ def comparison_of(call: Call, *, score: bool) -> ComparisonData:
         runs=[RunOptions(name, options) for name, options in runs.items()],
         sampling={
             **asdict(call.job.sampling),
+            **call.job.reading.key(),
             "negative_prompt": call.job.negative_prompt,
             **({"lora": ", ".join(map(str, call.job.loras))} if call.job.loras else {}),
         },

@@ -3,6 +3,7 @@
 from ldm import choices
 from ldm.diffusion.samplers.sampler import Callback, Sampler
 from ldm.diffusion.schedule import NoiseSchedule
+from ldm.diffusion.spacing import ORIGINAL
 
 __all__ = ["SAMPLERS", "Callback", "Sampler", "img2img_start", "img2img_steps"]
 
@@ -16,7 +17,9 @@ def img2img_steps(num_steps: int, strength: float) -> int:
     return int(strength * num_steps + 1e-9)
 
 
-def img2img_start(sampler: Sampler, schedule: NoiseSchedule, num_steps: int, strength: float) -> tuple[int, float]:
+def img2img_start(
+    sampler: Sampler, schedule: NoiseSchedule, num_steps: int, strength: float, spacing: str = ORIGINAL
+) -> tuple[int, float]:
     """Where to begin so that the share `strength` in [0, 1] of the steps is run: (start_step, alpha-bar to noise to).
 
     SDEdit (arXiv 2108.01073). Strength 0 runs no step on the untouched latents, strength 1 all of them on pure noise.
@@ -24,4 +27,4 @@ def img2img_start(sampler: Sampler, schedule: NoiseSchedule, num_steps: int, str
     start_step = num_steps - img2img_steps(num_steps, strength)
     if start_step == num_steps:
         return start_step, 1.0
-    return start_step, sampler.start_alpha(schedule, num_steps, start_step)
+    return start_step, sampler.start_alpha(schedule, num_steps, start_step, spacing)

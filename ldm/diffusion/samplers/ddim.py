@@ -15,6 +15,7 @@ from ldm.diffusion.guidance import EpsFn
 from ldm.diffusion.noise import Generators, draw_noise
 from ldm.diffusion.samplers.sampler import Callback, Sampler
 from ldm.diffusion.schedule import NoiseSchedule
+from ldm.diffusion.spacing import ORIGINAL, noise_levels
 
 
 def ddim_step(
@@ -42,6 +43,7 @@ def sample_ddim(
     schedule: NoiseSchedule,
     *,
     num_steps: int,
+    spacing: str = ORIGINAL,
     eta: float = 0.0,
     start_step: int = 0,
     generator: Generators = None,
@@ -52,24 +54,25 @@ def sample_ddim(
     With `start_step` > 0, `latents` are noised to where that step begins (`start_alpha`). `generator` is for
     the noise of `eta` > 0; a sequence holds one generator per image.
     """
-    timesteps = schedule.spaced_timesteps(num_steps)
-    alphas, alphas_prev = schedule.spaced_alphas(num_steps)
+    levels = noise_levels(schedule, num_steps, spacing)
+    alphas = [*levels.alphas, levels.end_alpha]
     for step in range(start_step, num_steps):
-        i = num_steps - 1 - step
-        eps = eps_fn(latents, latents.new_full((len(latents),), timesteps[i], dtype=torch.int64))
+        eps = eps_fn(latents, levels.timesteps_of(step, latents))
         noise = draw_noise(latents.shape, generator, latents.device) if eta > 0 else None
-        latents, pred_x0 = ddim_step(latents, eps, alphas[i], alphas_prev[i], eta, noise)
+        latents, pred_x0 = ddim_step(latents, eps, alphas[step], alphas[step + 1], eta, noise)
         if callback:
             callback(step, latents, pred_x0)
     return latents
 
 
-def start_alpha(schedule: NoiseSchedule, num_steps: int, start_step: int) -> float:
+def start_alpha(schedule: NoiseSchedule, num_steps: int, start_step: int, spacing: str = ORIGINAL) -> float:
     """alpha-bar of the latents that enter `start_step`; 0, pure noise, for the first step.
 
-    As the original: latents are noised to one step further up than the timestep at which denoising begins.
+    With the original's spacing as the original: latents are noised to one step further up than the timestep at which
+    denoising begins.
     """
-    return schedule.spaced_alphas(num_steps)[0][num_steps - start_step] if start_step > 0 else 0.0
+    above = 1 if spacing == ORIGINAL else 0
+    return noise_levels(schedule, num_steps, spacing).alphas[start_step - above] if start_step > 0 else 0.0
 
 
 DDIM = Sampler(sample_ddim, start_alpha, default_eta=0.0, stochastic=True)

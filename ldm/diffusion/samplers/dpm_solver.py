@@ -19,6 +19,7 @@ from torch import Tensor
 from ldm.diffusion.guidance import EpsFn
 from ldm.diffusion.samplers.sampler import Callback, Sampler
 from ldm.diffusion.schedule import NoiseSchedule
+from ldm.diffusion.spacing import ORIGINAL, noise_levels
 
 FIRST_ORDER_END_BELOW = 15
 """With fewer steps than this the last one is of first order, which is more stable; as in the authors' code."""
@@ -33,8 +34,20 @@ class Point(NamedTuple):
     log_snr: float
 
 
-def time_grid(schedule: NoiseSchedule, num_steps: int) -> list[Point]:
-    """`num_steps` + 1 points, uniform in time, from almost pure noise to one timestep of noise."""
+def time_grid(schedule: NoiseSchedule, num_steps: int, spacing: str = ORIGINAL) -> list[Point]:
+    """`num_steps` + 1 points, uniform in time, from almost pure noise to one timestep of noise.
+
+    That is the authors' grid. Those of other spacings end without noise.
+    """
+    if spacing != ORIGINAL:
+        levels = noise_levels(schedule, num_steps, spacing)
+        return [
+            *(
+                Point(t, alpha**0.5, (1 - alpha) ** 0.5, 0.5 * math.log(alpha / (1 - alpha)))
+                for t, alpha in zip(levels.timesteps, levels.alphas, strict=True)
+            ),
+            Point(0.0, 1.0, 0.0, math.inf),
+        ]
     if not 1 <= num_steps <= schedule.num_timesteps:
         raise ValueError(f"num_steps should be from 1 to {schedule.num_timesteps}, not {num_steps}")
     n = schedule.num_timesteps
@@ -67,18 +80,19 @@ def sample_dpm_solver(
     schedule: NoiseSchedule,
     *,
     num_steps: int,
+    spacing: str = ORIGINAL,
     start_step: int = 0,
     callback: Callback | None = None,
 ) -> Tensor:
     """Denoises latents (b c h w) in `num_steps` - `start_step` calls of `eps_fn`; returns latents (b c h w)."""
-    grid = time_grid(schedule, num_steps)
+    grid = time_grid(schedule, num_steps, spacing)
     x = latents.to(torch.promote_types(latents.dtype, torch.float32))
     previous_x0 = None
     for step in range(start_step, num_steps):
         point = grid[step]
         eps = eps_fn(x.to(latents.dtype), x.new_full((len(x),), point.timestep, dtype=torch.float32)).to(x.dtype)
         pred_x0 = (x - point.sigma * eps) / point.alpha
-        if step == num_steps - 1 and num_steps < FIRST_ORDER_END_BELOW:
+        if step == num_steps - 1 and (num_steps < FIRST_ORDER_END_BELOW or grid[-1].sigma == 0):
             previous_x0 = None
         x = dpm_solver_step(x, pred_x0, previous_x0, grid[step - 1], point, grid[step + 1])
         previous_x0 = pred_x0
@@ -87,9 +101,9 @@ def sample_dpm_solver(
     return x.to(latents.dtype)
 
 
-def start_alpha(schedule: NoiseSchedule, num_steps: int, start_step: int) -> float:
+def start_alpha(schedule: NoiseSchedule, num_steps: int, start_step: int, spacing: str = ORIGINAL) -> float:
     """alpha-bar of the latents that enter `start_step`; 0, pure noise, for the first step."""
-    return time_grid(schedule, num_steps)[start_step].alpha ** 2 if start_step > 0 else 0.0
+    return time_grid(schedule, num_steps, spacing)[start_step].alpha ** 2 if start_step > 0 else 0.0
 
 
 DPM_SOLVER = Sampler(sample_dpm_solver, start_alpha)

@@ -9,6 +9,8 @@ order correction; ancestral steps as in "Score-Based Generative Modeling through
     d_i             eps, from eps_fn: the slope dx / dsigma
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -16,12 +18,7 @@ from ldm.diffusion.guidance import EpsFn
 from ldm.diffusion.noise import Generators, draw_noise
 from ldm.diffusion.samplers.sampler import Callback, Sampler
 from ldm.diffusion.schedule import NoiseSchedule
-
-
-def spaced_sigmas(schedule: NoiseSchedule, num_steps: int) -> list[float]:
-    """The noise level at the beginning of each step, descending, and 0 after the last."""
-    alphas, _ = schedule.spaced_alphas(num_steps)
-    return [*(((1 - alpha) / alpha) ** 0.5 for alpha in reversed(alphas)), 0.0]
+from ldm.diffusion.spacing import ORIGINAL, noise_levels
 
 
 def ancestral_sigmas(sigma: float, sigma_next: float, eta: float) -> tuple[float, float]:
@@ -37,6 +34,7 @@ def sample_euler_ancestral(
     schedule: NoiseSchedule,
     *,
     num_steps: int,
+    spacing: str = ORIGINAL,
     eta: float = 1.0,
     start_step: int = 0,
     generator: Generators = None,
@@ -46,13 +44,14 @@ def sample_euler_ancestral(
 
     `eta` is the share of the ancestral noise, 0 to 1; `generator` is for it; a sequence holds one generator per image.
     """
-    timesteps, sigmas = schedule.spaced_timesteps(num_steps), spaced_sigmas(schedule, num_steps)
+    levels = noise_levels(schedule, num_steps, spacing)
+    sigmas = levels.sigmas
     x = latents.to(torch.promote_types(latents.dtype, torch.float32)) * (1 + sigmas[start_step] ** 2) ** 0.5
     for step in range(start_step, num_steps):
         sigma, sigma_next = sigmas[step], sigmas[step + 1]
         down, up = ancestral_sigmas(sigma, sigma_next, eta)
-        t = latents.new_full((len(latents),), timesteps[num_steps - 1 - step], dtype=torch.int64)
-        eps = eps_fn((x / (1 + sigma**2) ** 0.5).to(latents.dtype), t).to(x.dtype)
+        timesteps = levels.timesteps_of(step, latents)
+        eps = eps_fn((x / (1 + sigma**2) ** 0.5).to(latents.dtype), timesteps).to(x.dtype)
         pred_x0 = x - sigma * eps
         # algorithm 1, lines 4 and 5: d_i is eps
         x = x + (down - sigma) * eps
@@ -69,18 +68,18 @@ def sample_euler(
     schedule: NoiseSchedule,
     *,
     num_steps: int,
+    spacing: str = ORIGINAL,
     start_step: int = 0,
     callback: Callback | None = None,
 ) -> Tensor:
     """Denoises latents (b c h w) as `sample_euler_ancestral` does without its noise."""
-    return sample_euler_ancestral(
-        eps_fn, latents, schedule, num_steps=num_steps, eta=0.0, start_step=start_step, callback=callback
-    )
+    options: dict[str, Any] = {"num_steps": num_steps, "spacing": spacing, "start_step": start_step}
+    return sample_euler_ancestral(eps_fn, latents, schedule, **options, eta=0.0, callback=callback)
 
 
-def start_alpha(schedule: NoiseSchedule, num_steps: int, start_step: int) -> float:
+def start_alpha(schedule: NoiseSchedule, num_steps: int, start_step: int, spacing: str = ORIGINAL) -> float:
     """alpha-bar of the latents that enter `start_step`; 0, pure noise, for the first step."""
-    return 1.0 / (1.0 + spaced_sigmas(schedule, num_steps)[start_step] ** 2) if start_step > 0 else 0.0
+    return 1.0 / (1.0 + noise_levels(schedule, num_steps, spacing).sigmas[start_step] ** 2) if start_step > 0 else 0.0
 
 
 EULER = Sampler(sample_euler, start_alpha)

@@ -4,13 +4,13 @@ Each step is a deterministic DDIM step (the paper's eq. 11) with an eps extrapol
 first is a Heun step.
 """
 
-import torch
 from torch import Tensor
 
 from ldm.diffusion.guidance import EpsFn
 from ldm.diffusion.samplers.ddim import ddim_step, start_alpha
 from ldm.diffusion.samplers.sampler import Callback, Sampler
 from ldm.diffusion.schedule import NoiseSchedule
+from ldm.diffusion.spacing import ORIGINAL, noise_levels
 
 
 def multistep_eps(eps: Tensor, earlier: list[Tensor]) -> Tensor:
@@ -31,26 +31,26 @@ def sample_plms(
     schedule: NoiseSchedule,
     *,
     num_steps: int,
+    spacing: str = ORIGINAL,
     start_step: int = 0,
     callback: Callback | None = None,
 ) -> Tensor:
     """Denoises latents (b c h w) as `sample_ddim` does with eta 0; the first step calls `eps_fn` twice."""
-    timesteps = schedule.spaced_timesteps(num_steps)
-    alphas, alphas_prev = schedule.spaced_alphas(num_steps)
+    levels = noise_levels(schedule, num_steps, spacing)
+    alphas = [*levels.alphas, levels.end_alpha]
 
-    def eps_at(x: Tensor, i: int) -> Tensor:
-        return eps_fn(x, x.new_full((len(x),), timesteps[max(i, 0)], dtype=torch.int64))
+    def eps_at(x: Tensor, step: int) -> Tensor:
+        return eps_fn(x, levels.timesteps_of(min(step, num_steps - 1), x))
 
     earlier: list[Tensor] = []
     for step in range(start_step, num_steps):
-        i = num_steps - 1 - step
-        eps = eps_at(latents, i)
+        eps = eps_at(latents, step)
         if earlier:
             eps_prime = multistep_eps(eps, earlier)
         else:  # Heun: the mean of the slopes at both ends of the step
-            ahead, _ = ddim_step(latents, eps, alphas[i], alphas_prev[i])
-            eps_prime = (eps + eps_at(ahead, i - 1)) / 2
-        latents, pred_x0 = ddim_step(latents, eps_prime, alphas[i], alphas_prev[i])
+            ahead, _ = ddim_step(latents, eps, alphas[step], alphas[step + 1])
+            eps_prime = (eps + eps_at(ahead, step + 1)) / 2
+        latents, pred_x0 = ddim_step(latents, eps_prime, alphas[step], alphas[step + 1])
         earlier = [eps, *earlier[:2]]
         if callback:
             callback(step, latents, pred_x0)

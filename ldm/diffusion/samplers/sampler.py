@@ -16,9 +16,9 @@ class Sampler:
     """A sampling function and its properties."""
 
     sample: Callable[..., Tensor]
-    """`sample(eps_fn, latents, schedule, *, num_steps, start_step, callback)`, and the arguments below."""
-    start_alpha: Callable[[NoiseSchedule, int, int], float]
-    """(schedule, num_steps, start_step) -> alpha-bar of the latents that enter `start_step`; 0 is pure noise."""
+    """`sample(eps_fn, latents, schedule, *, num_steps, spacing, start_step, callback)`, and the arguments below."""
+    start_alpha: Callable[[NoiseSchedule, int, int, str], float]
+    """(schedule, num_steps, start_step, spacing) -> alpha-bar of the latents that enter `start_step`; 0 is noise."""
     default_eta: float | None = None
     """The default of its argument `eta`, the share of fresh noise; None: it has no such argument."""
     stochastic: bool = False

@@ -26,6 +26,8 @@ def test_an_images_text_has_all_to_sample_it_again(txt2img: Sample, tiny_checkpo
         "steps": "4",
         "scale": "2.5",
         "eta": "0.5",
+        "spacing": "original",
+        "guidance_rescale": "0.0",
         "size": "48x32",
         "checkpoint": tiny_checkpoint.name,
         "checkpoint_step": "0",

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from ldm.diffusion.noise import draw_noise, image_generators
 from ldm.diffusion.samplers import euler
-from ldm.diffusion.samplers.euler import sample_euler, sample_euler_ancestral, spaced_sigmas
+from ldm.diffusion.samplers.euler import sample_euler, sample_euler_ancestral
 from ldm.diffusion.schedule import NoiseSchedule
+from ldm.diffusion.spacing import noise_levels
 
 SCHEDULE = NoiseSchedule()
 BETAS = {"num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
@@ -64,7 +65,7 @@ def test_without_eta_it_is_euler() -> None:
 
 
 def test_variance_is_kept_by_an_ancestral_step() -> None:
-    for sigma, sigma_next in zip(sigmas := spaced_sigmas(SCHEDULE, 20), sigmas[1:], strict=False):
+    for sigma, sigma_next in zip(sigmas := noise_levels(SCHEDULE, 20).sigmas, sigmas[1:], strict=False):
         down, up = euler.ancestral_sigmas(sigma, sigma_next, 1.0)
         assert math.isclose(down**2 + up**2, sigma_next**2, abs_tol=1e-12)
 
@@ -77,7 +78,7 @@ def error_after(num_steps: int) -> float:
         return latents * (1 - alpha).sqrt() / (alpha * 0.25 + 1 - alpha)
 
     final = sample_euler(ideal_eps, torch.ones(1, 1, 1, 1, dtype=torch.float64), SCHEDULE, num_steps=num_steps)
-    start = spaced_sigmas(SCHEDULE, num_steps)[0]
+    start = noise_levels(SCHEDULE, num_steps).sigmas[0]
     exact = (1 + start**2) ** 0.5 * 0.5 / (0.25 + start**2) ** 0.5
     return abs(final.item() - exact)
 

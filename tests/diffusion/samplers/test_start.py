@@ -15,9 +15,13 @@ from ldm.diffusion.schedule import NoiseSchedule
 
 NAMES = sorted(SAMPLERS)
 SCHEDULE = NoiseSchedule()
-EXTRA_CALLS = {"plms": 1}
-LAST_ALPHA = {"euler": 1.0, "euler-ancestral": 1.0}
-"""alpha-bar of what a sampler ends with, where it is not the first timestep's."""
+TWO_CALLS = ("heun", "dpm-solver-sde")
+"""Samplers whose steps but the last call the network twice."""
+FRESH_NOISE = ("ddpm", "lcm")
+"""Samplers that always add noise."""
+DETERMINISTIC = [name for name in NAMES if name not in FRESH_NOISE]
+KEEPS_NOISE = ("ddim", "plms", "dpm-solver")
+"""Samplers that end with the first timestep's noise; the others end without any."""
 
 
 def without_noise(name: str) -> Callable[..., Tensor]:
@@ -31,13 +35,15 @@ def noise(*shape: int, seed: int) -> Tensor:
 
 
 def test_the_samplers_have_these_names() -> None:
-    assert NAMES == ["ddim", "dpm-solver", "euler", "euler-ancestral", "plms"]
-    assert [name for name in NAMES if SAMPLERS[name].default_eta is not None] == ["ddim", "euler-ancestral"]
+    with_noise = ["ddpm", "dpm-solver-2m-sde", "dpm-solver-sde", "euler-ancestral", "lcm"]
+    assert sorted(["ddim", "plms", "dpm-solver", "euler", "heun", "lms", "unipc", *with_noise]) == NAMES
+    with_eta = [name for name in NAMES if SAMPLERS[name].default_eta is not None]
+    assert with_eta == ["ddim", "dpm-solver-2m-sde", "dpm-solver-sde", "euler-ancestral"]
 
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("num_steps", [1, 7, 1000])
-def test_the_network_is_called_once_a_step_and_by_plms_once_more(name: str, num_steps: int) -> None:
+def test_how_often_the_network_is_called(name: str, num_steps: int) -> None:
     calls: list[Tensor] = []
     steps: list[int] = []
 
@@ -48,7 +54,7 @@ def test_the_network_is_called_once_a_step_and_by_plms_once_more(name: str, num_
     SAMPLERS[name].sample(
         eps_fn, torch.ones(1, 1, 1, 1), SCHEDULE, num_steps=num_steps, callback=lambda step, x, x0: steps.append(step)
     )
-    assert len(calls) == num_steps + EXTRA_CALLS.get(name, 0)
+    assert len(calls) == (2 * num_steps - 1 if name in TWO_CALLS else num_steps + (name == "plms"))
     assert steps == list(range(num_steps))
     assert all(timesteps.shape == (1,) for timesteps in calls)
 
@@ -75,16 +81,17 @@ def test_a_late_start_runs_the_last_steps_only(name: str, start_step: int) -> No
         callback=lambda step, x, x0: steps.append(step),
     )
     assert steps == list(range(start_step, 10))
-    assert sorted(set(late_timesteps)) == sorted(set(all_timesteps))[: 10 - start_step]
+    calls = 2 * (10 - start_step) - 1 if name == "dpm-solver-sde" else 10 - start_step
+    assert sorted(set(late_timesteps)) == sorted(set(all_timesteps))[:calls]
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", DETERMINISTIC)
 @pytest.mark.parametrize("num_steps", [1, 20, 1000])
 def test_with_the_true_noise_every_step_predicts_the_clean_latents(name: str, num_steps: int) -> None:
     x0, eps, predictions = noise(2, 4, 3, 5, seed=0), noise(2, 4, 3, 5, seed=1), []
     first = 999 if name == "dpm-solver" else SCHEDULE.spaced_timesteps(num_steps)[-1]
     alpha = SCHEDULE.alphas_cumprod[first].item()
-    alpha_end = LAST_ALPHA.get(name, SCHEDULE.alphas_cumprod[0].item())
+    alpha_end = SCHEDULE.alphas_cumprod[0].item() if name in KEEPS_NOISE else 1.0
     final = without_noise(name)(
         lambda x, t: eps,
         alpha**0.5 * x0 + (1 - alpha) ** 0.5 * eps,
@@ -116,7 +123,7 @@ def test_with_the_true_noise_dpm_solver_recovers_the_clean_latents_from_any_star
             torch.testing.assert_close(pred_x0, x0, rtol=0, atol=1e-9)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", DETERMINISTIC)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_latents_stay_half_and_come_near(name: str, dtype: torch.dtype) -> None:
     noisiest = noise(2, 4, 3, 5, seed=0).to(dtype)
