@@ -3,7 +3,7 @@
 import argparse
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -65,9 +65,9 @@ def with_loras(file: CheckpointFile, loras: Sequence[LoraFile]) -> CheckpointFil
     return file
 
 
-def read_with_loras(path: Path, loras: Sequence[LoraFile]) -> CheckpointFile:
-    """Reads a whole model and merges LoRA files into it."""
-    return with_loras(read_checkpoint(path), loras)
+def read_with_loras(read: Callable[[], CheckpointFile], loras: Sequence[LoraFile]) -> CheckpointFile:
+    """Reads a whole model and merges LoRA files into it; nothing of them stays in memory before."""
+    return with_loras(read(), loras)
 
 
 def with_yaml_of(file: CheckpointFile, base: CheckpointFile) -> CheckpointFile:

@@ -104,7 +104,7 @@ class _Reader:
         info = info if info.class_name else replace(info, class_name=self.subject)
         if not loras:
             return replace(one, info=info)
-        opener = partial(read_with_loras, whole.path, loras)
+        opener = partial(read_with_loras, whole.opener(), loras)
         return replace(one, path=file.path, info=info, open=opener, base_file=base)
 
 

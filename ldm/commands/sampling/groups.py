@@ -103,7 +103,7 @@ def _base_model(
             parts=own.parts,
         )
         digests = part_digests(path, checkpoint_info(with_loras(file, loras)))
-        opener = partial(read_with_loras, path, tuple(loras))
+        opener = partial(read_with_loras, file.opener(), tuple(loras))
         return replace(first, path=path, info=info, digests=digests, open=opener, is_base=True, base_file=None)
     except (UserError, OSError) as error:
         log.warning("the base model of %s is not compared: %s", first.path, error)
