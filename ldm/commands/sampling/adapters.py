@@ -3,7 +3,7 @@
 import argparse
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -86,9 +86,9 @@ def changes_of(options: argparse.Namespace) -> Changes:
     return Changes(find_autoencoder(vae) if vae else None, loras_of(options))
 
 
-def read_changed(path: Path, changes: Changes, model: LatentDiffusionConfig) -> CheckpointFile:
-    """Reads a whole model of this shape, and everything that changes it."""
-    return changes.applied_to(read_checkpoint(path), model)
+def read_changed(read: Callable[[], CheckpointFile], changes: Changes, model: LatentDiffusionConfig) -> CheckpointFile:
+    """Reads a whole model of this shape and everything that changes it; nothing of them stays in memory before."""
+    return changes.applied_to(read(), model)
 
 
 def with_yaml_of(file: CheckpointFile, base: CheckpointFile) -> CheckpointFile:

@@ -110,6 +110,7 @@ def checkpoint_of(
 ) -> Checkpoint:
     """A file's checkpoint. Raises `UserError` if it is no whole model. `known`: contents that were checked."""
     _, settings = settings_of(file, config)
+    opener = partial(read_changed, file.opener(), changes, settings.model)
     file = changes.applied_to(file, settings.model)
     info = checkpoint_info(file)
     content = (settings.model, frozenset((key, tensor.shape) for key, tensor in file.index.items()))
@@ -118,6 +119,5 @@ def checkpoint_of(
         known.add(content)
     tokenizer = find_tokenizer(file.path, settings.tokenizer, info.tokenizer)
     digest = read_tokenizer(tokenizer, settings).digest
-    opener = partial(read_changed, file.path, changes, settings.model)
     parts = part_digests(file.path, info)
     return Checkpoint(file.path, info, settings, tokenizer, digest, parts, opener, changes.vae)

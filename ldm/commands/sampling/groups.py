@@ -104,7 +104,10 @@ def _base_model(
             class_prompt=first.info.class_prompt,
             parts=own.parts,
         )
-        digests, opener = part_digests(path, checkpoint_info(changed)), partial(read_changed, path, changes, model)
+        digests, opener = (
+            part_digests(path, checkpoint_info(changed)),
+            partial(read_changed, file.opener(), changes, model),
+        )
         return replace(first, path=path, info=info, digests=digests, open=opener, is_base=True, base_file=None)
     except (UserError, OSError) as error:
         log.warning("the base model of %s is not compared: %s", first.path, error)
