@@ -3,8 +3,10 @@
 import datetime
 import time
 from dataclasses import replace
+from typing import cast
 
 import torch
+from torch import Tensor
 
 from ldm.checkpoint.reading import read_checkpoint
 from ldm.commands.disk_space import run_bytes
@@ -13,7 +15,7 @@ from ldm.commands.dreambooth.images import encode_images
 from ldm.commands.dreambooth.plan import RunPlan
 from ldm.commands.dreambooth.vram import workload_of
 from ldm.commands.enough_memory import memory_of
-from ldm.data.batches import DeviceShare
+from ldm.data.batches import DeviceShare, NoisyLatents
 from ldm.disk import free_bytes, human_size
 from ldm.runtime.devices import explain_out_of_memory
 from ldm.runtime.models import ModelSlot
@@ -58,7 +60,8 @@ def seconds_per_update(plan: RunPlan) -> float:
         batches = module.batches(DeviceShare(plan.options.seed, config.batch_size))
         seconds: list[float] = []
         while len(seconds) < MOST_UPDATES and sum(seconds) < MOST_SECONDS:
-            batch = {name: tensor.to(device) for name, tensor in batches.step(len(seconds)).items()}
+            on_host = cast(dict[str, Tensor], batches.step(len(seconds)))
+            batch = cast(NoisyLatents, {name: tensor.to(device) for name, tensor in on_host.items()})
             began = _now(device)
             with torch.autocast(
                 device.type, plan.training_autocast_dtype, enabled=plan.training_autocast_dtype is not None
