@@ -104,10 +104,8 @@ def _base_model(
             class_prompt=first.info.class_prompt,
             parts=own.parts,
         )
-        digests, opener = (
-            part_digests(path, checkpoint_info(changed)),
-            partial(read_changed, file.opener(), changes, model),
-        )
+        digests = part_digests(path, checkpoint_info(changed))
+        opener = partial(read_changed, file.opener(), changes, model)
         return replace(first, path=path, info=info, digests=digests, open=opener, is_base=True, base_file=None)
     except (UserError, OSError) as error:
         log.warning("the base model of %s is not compared: %s", first.path, error)

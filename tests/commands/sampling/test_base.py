@@ -171,12 +171,12 @@ def test_prompts_are_encoded_once_per_text_encoder_also_if_it_comes_again(
     for run, class_name in (("a", "mug"), ("b", "cup")):
         record(tuned(tmp_path / "ckpts" / run, base, class_name=class_name, seed=ord(run)).parent, base)
     encoded: list[str] = []
-    encode = models.LatentDiffusion.encode_prompts
+    encode = models.encode_prompt
 
-    def watched(self: Any, prompts: list[str]) -> Tensor:
-        encoded.extend(prompts)
-        return encode(self, prompts)
+    def watched(ldm: Any, prompt: str, *reading: Any) -> Tensor:
+        encoded.append(prompt)
+        return encode(ldm, prompt, *reading)
 
-    monkeypatch.setattr(models.LatentDiffusion, "encode_prompts", watched)
+    monkeypatch.setattr(models, "encode_prompt", watched)
     txt2img("-c", tmp_path / "ckpts", "-v", 2, "-p", "a cat")
     assert sorted(encoded) == ["", "", "", "a cat", "a cat", "a cat"]

@@ -98,7 +98,7 @@ def test_of_another_programs_image_it_is_said_what_is_not_repeated(txt2img: Samp
 
 def test_prompt_syntax_clip_skip_and_spacing_are_repeated(txt2img: Sample, tmp_path: Path) -> None:
     flags = ("--prompt-syntax", "a1111", "--clip-skip", 2, "--sampler", "lms", "--spacing", "karras")
-    first = txt2img("-p", "a (red:1.3) ball", "--seed", 3, *flags)
+    first = txt2img("-p", "a (red:1.3) ball", "-v", 1, "--seed", 3, *flags)
     (path,) = first.paths
     assert "Clip skip: 2" in Image.open(path).info["parameters"]
     again = txt2img("--from-image", path)
