@@ -53,7 +53,7 @@ def _name(key: str, config: LatentDiffusionConfig) -> str:
     part = next(part for part, prefix in PARTS.items() if key.startswith(prefix))
     own = key.removeprefix(PARTS[part])
     if part == "unet":
-        own = _unet_name(own, config.unet.num_res_blocks)
+        own = unet_name(own, config.unet.num_res_blocks)
     elif part == "autoencoder":
         own = autoencoder_name(own, len(config.autoencoder.ch_mult))
     else:
@@ -61,7 +61,11 @@ def _name(key: str, config: LatentDiffusionConfig) -> str:
     return f"{FOLDERS[part]}/{own}"
 
 
-def _unet_name(key: str, res_blocks: int) -> str:
+def unet_name(key: str, res_blocks: int) -> str:
+    """diffusers' name of a UNet's weight, of which each level has so many residual blocks.
+
+    diffusers numbers the blocks within their level, the official layout throughout.
+    """
     if block := re.fullmatch(r"(input|output)_blocks\.(\d+)\.\d\.(.+)", key):
         side, number, leaf = block[1], int(block[2]), block[3]
         if side == "input" and number == 0:
