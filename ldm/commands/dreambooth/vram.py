@@ -74,15 +74,16 @@ def fit_into_memory(
     """
     fixed = {name: getattr(options, name) for name in MEMORY_FLAGS if getattr(options, name) is not None}
     if config.lora:  # its few weights take no memory
-        fixed |= {"optimizer": config.optimizer, "train_dtype": config.train_dtype}
+        own = ("optimizer", "train_dtype", "fused_backward")
+        fixed |= {name: getattr(config, name) for name in own}
     auto = options.vram == "auto"
     budget: int | None = None
     if len(fixed) < len(MEMORY_FLAGS) and not options.resume_dir:
         budget = _free_on_all(devices) if auto else int(USABLE * float(options.vram) * GIB)
     if budget is not None and not (auto and budget > plenty(workload, config)):
         if auto:
-            own, default = vars(config), vars(DreamBoothConfig())
-            fixed = {name: own[name] for name in MEMORY_FLAGS if own[name] != default[name]} | fixed
+            given, default = vars(config), vars(DreamBoothConfig())
+            fixed = {name: given[name] for name in MEMORY_FLAGS if given[name] != default[name]} | fixed
         candidates = _candidates(fixed, options.precision, workload, config, devices[0])
         config = _first_that_fits(candidates, config, workload, budget, devices[0], refuse=not auto)
     if config.train_dtype != "fp32" and options.precision in FLOAT_WEIGHTS:
