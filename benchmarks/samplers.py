@@ -11,6 +11,7 @@ import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image, ImageDraw
@@ -130,7 +131,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _rows(figures: Mapping[str, Mapping[object, float]]) -> list[list[object]]:
+def _rows(figures: Mapping[str, Mapping[Any, float]]) -> list[list[object]]:
     return [[name, *(f"{value:.3f}" for value in row.values())] for name, row in figures.items()]
 
 

@@ -87,13 +87,13 @@ class NoiseSchedule:
             return self.alphas_cumprod_at(timesteps)
         low = timesteps.floor().long().clamp(0, max(0, self.num_timesteps - 2))
         high = (low + 1).clamp(max=self.num_timesteps - 1)
-        logs = (self.alphas_cumprod_at(one).double().log() for one in (low, high))
-        return torch.lerp(*logs, (timesteps - low).double()).exp().float()
+        log_low, log_high = (self.alphas_cumprod_at(one).double().log() for one in (low, high))
+        return torch.lerp(log_low, log_high, (timesteps - low).double()).exp().float()
 
     def sigmas(self) -> np.ndarray:
         """sqrt((1 - alpha-bar) / alpha-bar) of all timesteps, ascending, float64."""
         alphas = self.alphas_cumprod.double().numpy()
-        return np.sqrt((1 - alphas) / alphas)  # type: ignore[no-any-return]
+        return np.sqrt((1 - alphas) / alphas)
 
     def timesteps_at(self, sigma: float, latents: Tensor) -> Tensor:
         """The timestep of a noise level, interpolated in log(sigma), for each of latents (b ...): (b,) float32."""

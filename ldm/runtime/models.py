@@ -117,7 +117,8 @@ def _with_input_channels(values: dict[str, Any], file: CheckpointFile) -> dict[s
     model = values.get("model")
     if weight is None or weight.ndim != 4 or weight.shape[1] not in (8, 9) or not isinstance(model, dict):
         return values
-    unet = model.get("unet") if isinstance(model.get("unet"), dict) else {}
+    unet = model.get("unet")
+    unet = unet if isinstance(unet, dict) else {}
     return {**values, "model": {**model, "unet": {**unet, "in_channels": weight.shape[1]}}}
 
 

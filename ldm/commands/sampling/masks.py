@@ -100,10 +100,10 @@ def _extended(image: Image.Image, margins: Margins) -> Image.Image:
     return Image.fromarray(pixels)
 
 
-def photo_size(height: int, width: int, margins: Margins) -> list[int]:
+def photo_size(height: int, width: int, margins: Margins) -> tuple[int, int]:
     """Height and width of the image without the margins, for the record: `--hw` is that size."""
     left, top, right, bottom = margins
-    return [height - top - bottom, width - left - right]
+    return height - top - bottom, width - left - right
 
 
 def mask_text(options: argparse.Namespace) -> dict[str, object]:

@@ -239,7 +239,7 @@ def _write_record(
     """Every flag with the value that is used: the call resumes from any directory, and after defaults changed."""
     recorded = {name: value for name, value in vars(options).items() if name not in ("typed", "resume_dir")}
     recorded |= sampling_flags(job.sampling)
-    recorded["hw"] = photo_size(job.sampling.height, job.sampling.width, job.margins)
+    recorded["hw"] = [*photo_size(job.sampling.height, job.sampling.width, job.margins)]
     recorded |= {"batch_size": job.batch_size, "device": str(compute.device), "ckpt_path": weights}
     recorded |= {name: resolved(recorded[name]) for name in PATHS if recorded.get(name)}
     recorded["lora"] = recorded_loras(job.loras)

@@ -89,7 +89,7 @@ def sample_dpm_solver_sde(
         if sigma_next == 0:
             return pred_x0, pred_x0
         middle = (sigma * sigma_next) ** 0.5
-        noise = 0.0
+        noise: Tensor | float = 0.0
         at_middle = sde_step(x, pred_x0, sigma, middle, eta)
         if eta > 0:
             noise = noise_scale(sigma, middle, eta) * step_noise(x.shape, generator, step, x.device)

@@ -30,7 +30,7 @@ def corrector_weights(h: float, ratios: list[float]) -> list[float]:
         phi = (phi - 1 / math.factorial(k)) / h  # phi_(k+1) from phi_k
         right.append(phi * math.factorial(k) * h / math.expm1(h))
     left = np.vander(ratios, increasing=True).T  # row k holds r^k
-    return np.linalg.solve(left, right).tolist()  # type: ignore[no-any-return]
+    return np.linalg.solve(left, right).tolist()
 
 
 def sample_unipc(
