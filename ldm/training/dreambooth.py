@@ -89,7 +89,7 @@ class DreamBooth(TrainingModule):
     ) -> None:
         super().__init__(config, seed)
         # A graph would repeat the update of one step, and begin with new gradients.
-        self.can_be_graphed = not config.fused_backward and config.gradient_accumulation == 1
+        self.can_be_graphed &= not config.fused_backward and config.gradient_accumulation == 1
         self.ldm = ldm
         self.adapters = add_adapters(ldm, config, seed) if config.lora else []
         self.subject = subject

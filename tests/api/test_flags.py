@@ -90,7 +90,7 @@ def test_switches_and_texts_in_messages(message: str, keywords: str) -> None:
         ("--hw 448 320 would fit, or --hw 64", "hw=(448, 320) would fit, or hw=64"),
         ("a smaller --batch-size or --hw needs less", "a smaller batch_size or hw needs less"),
         ("--ddim-eta and --ddim-steps; -p, -b 4", "eta and steps; prompt, batch_size=4"),
-        ("(--ckpt-path ckpts/), or --base FILE", '(checkpoint="ckpts/"), or base=FILE'),
+        ("(--ckpt-path ckpts/), or --base PATH", '(checkpoint="ckpts/"), or base=PATH'),
         ("--ckpt-path is needed, --seed 5 does", "checkpoint is needed, seed=5 does"),
         ("leave out --no-base", "leave out no_base"),
         ("another call's --vram 10, -q, a-b, /x/-p", "another call's --vram 10, -q, a-b, /x/-p"),

@@ -110,7 +110,7 @@ def test_every_sampler_works_with_overwritten_outputs(
     for seeds, images in zip(([1, 2], [3, 4], [5]), expected, strict=True):
         torch.testing.assert_close(sample(ldm, seeds, **sampling), images, rtol=0, atol=1e-4)
     assert full.captured == 1
-    assert full.replayed == 2 * (6 + (sampler == "plms"))  # but for the last, smaller batch
+    assert full.replayed == 2 * {"plms": 7, "heun": 11}.get(sampler, 6)  # but for the last, smaller batch
 
 
 def test_other_weights_are_captured_again(tmp_path: Path, full: SimulatedCapture) -> None:

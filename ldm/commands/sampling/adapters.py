@@ -126,9 +126,9 @@ def find_base(file: CheckpointFile, given: Path | None, records: RunRecords) -> 
             if sha256_of(path) == sha256:
                 return path
     if not sha256:
-        raise UserError(f"{file.path} is a LoRA that doesn't name its base model: --base FILE gives it")
+        raise UserError(f"{file.path} is a LoRA that doesn't name its base model: --base PATH gives it")
     looked_at = f" (looked at {', '.join(map(str, tried))})" if tried else ""
     raise UserError(
         f"{file.path} is a LoRA, and its base model {name or 'file'} with the SHA-256 {sha256[:12]}... was not "
-        f"found{looked_at}: --base FILE gives it"
+        f"found{looked_at}: --base PATH gives it"
     )

@@ -128,7 +128,7 @@ def _find_base(
             if sha256_of(path) == sha256:
                 return path
     log.warning(
-        "the base model of %s is not compared: %s with the SHA-256 %s... was not found%s; --base FILE gives it",
+        "the base model of %s is not compared: %s with the SHA-256 %s... was not found%s; --base PATH gives it",
         group[0].path,
         name or "a file",
         sha256[:12],

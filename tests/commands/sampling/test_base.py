@@ -114,7 +114,7 @@ def test_a_missing_base_model_gives_a_warning_that_names_the_flag(txt2img: Sampl
     sampled = txt2img("-c", ckpts, "-v", 1)
     assert [row.label for row in table_of(sampled).rows] == ["step 5", "step 10"]
     warning = next(line for line in sampled.said.splitlines() if "base model of" in line)
-    for words in ("warning", "base.safetensors", str(stray), "--base FILE"):
+    for words in ("warning", "base.safetensors", str(stray), "--base PATH"):
         assert words in warning
 
 

@@ -44,8 +44,8 @@ def contexts(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Tensor]]:
     seen: list[tuple[str, Tensor]] = []
     context = models.ModelSlot.context
 
-    def watched(self: models.ModelSlot, prompt: str) -> Tensor:
-        seen.append((prompt, context(self, prompt)))
+    def watched(self: models.ModelSlot, prompt: str, *reading: Any) -> Tensor:
+        seen.append((prompt, context(self, prompt, *reading)))
         return seen[-1][1]
 
     monkeypatch.setattr(models.ModelSlot, "context", watched)

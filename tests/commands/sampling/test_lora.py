@@ -98,9 +98,9 @@ def test_one_alone_finds_the_base_model_beside_it_or_names_the_flag(txt2img: Sam
     alone = txt2img("-c", write_lora(base.parent / "a.safetensors", base, **metadata), "-v", 1, "-p", "a cat")
     nameless = write_lora(base.parent / "b.safetensors", base)
     assert np.array_equal(txt2img("-c", nameless, "--base", base, "-v", 1, "-p", "a cat").images[0], alone.images[0])
-    refused(call("txt2img", "-c", nameless), "b.safetensors is a LoRA that doesn't name its base model", "--base FILE")
+    refused(call("txt2img", "-c", nameless), "b.safetensors is a LoRA that doesn't name its base model", "--base PATH")
     moved = write_lora(base.parent / "c.safetensors", base, **{**metadata, "ss_new_sd_model_hash": "0" * 64})
-    refused(call("txt2img", "-c", moved), "with the SHA-256 000000000000... was not found", "--base FILE gives it")
+    refused(call("txt2img", "-c", moved), "with the SHA-256 000000000000... was not found", "--base PATH gives it")
 
 
 @pytest.mark.parametrize(
