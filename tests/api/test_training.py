@@ -17,6 +17,7 @@ from tests.commands.fixtures import Trained
 pytestmark = pytest.mark.usefixtures("interruptible")
 
 
+@pytest.mark.slow
 def test_a_stopped_training_goes_on_and_ends_with_the_bits_of_the_command(
     trained: Trained, tiny_checkpoint: Path, subject_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

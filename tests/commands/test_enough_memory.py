@@ -34,6 +34,7 @@ def in_order(need: Need) -> bool:
     return 0 < need.least <= need.counted() <= need.most
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("side", "batch_size"), [(32, 1), (512, 3)])
 def test_the_count_of_sampling_lies_between_the_bounds(side: int, batch_size: int, needs: list[Need]) -> None:
     sampling = SamplingConfig(side, side)

@@ -4,10 +4,13 @@ import os
 import shutil
 from pathlib import Path
 
+import pytest
+
 from ldm.config import read_yaml
 from tests.commands.calls import call
 
 
+@pytest.mark.slow
 def test_files_and_directories_may_have_any_name(tiny_checkpoint: Path, subject_dir: Path, tmp_path: Path) -> None:
     name = "caf\udce9 😀 ماء\n\x1b[2J"
     home = tmp_path / name

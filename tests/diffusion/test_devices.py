@@ -16,6 +16,7 @@ from ldm.diffusion.samplers import SAMPLERS
 from ldm.nn.tokenizer import load_tokenizer
 from ldm.training.config import DreamBoothConfig, Subject
 from ldm.training.dreambooth import DreamBooth
+from tests.each_sampler import EACH_SAMPLER
 from tests.tiny import tiny_config
 
 META = torch.device("meta")
@@ -48,7 +49,7 @@ def test_images_are_encoded_and_decoded_there(ldm: LatentDiffusion) -> None:
     assert ldm.decode_latents(latents).device == META
 
 
-@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("name", EACH_SAMPLER)
 def test_every_sampler_works_there(ldm: LatentDiffusion, name: str) -> None:
     eps_fn = guided_eps(ldm.predictor, classifier_free(ldm.encode_prompts(["a cat"]), ldm.encode_prompts([""]), 7.5))
     latents = SAMPLERS[name].sample(eps_fn, torch.zeros(1, 4, 4, 4, device=META), ldm.schedule, num_steps=5)

@@ -14,10 +14,10 @@ from ldm.diffusion.noise import image_generators
 from ldm.diffusion.samplers import SAMPLERS, img2img_start
 from ldm.diffusion.sampling import InitImage, SamplingConfig, sample_images
 from ldm.errors import UserError
+from tests.each_sampler import EACH_SAMPLER
 from tests.oracle import BOUND, facts, new_ldm, rel, small_ldm, tensors
 from tests.tiny import build_tiny_model
 
-NAMES = sorted(SAMPLERS)
 SMALL = SamplingConfig(height=64, width=64, num_steps=3, guidance_scale=2.0)
 ROUNDING = 1e-4
 """A batch of another size is summed in another order, which moves an image in [-1, 1] by 2e-5 on some CPUs; a grey
@@ -102,7 +102,8 @@ def test_sample_images_from_the_originals_image_and_noise_gives_its_image(monkey
     assert rel((images + 1) / 2, io["img2img_image_01"]) < BOUND
 
 
-@pytest.mark.parametrize(("name", "init"), [*((name, None) for name in NAMES), ("plms", InitImage(an_image(), 0.67))])
+@pytest.mark.parametrize("init", [None, pytest.param(InitImage(an_image(), 0.67), marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", EACH_SAMPLER)
 def test_an_image_depends_on_its_seed_and_context_and_not_on_its_batch(name: str, init: InitImage | None) -> None:
     config = dataclasses.replace(SMALL, sampler=name, eta=0.5)
     together = sample([3, 4, 5], config, init)
@@ -159,7 +160,7 @@ def test_strength_zero_gives_back_the_image_encoded_and_decoded(name: str) -> No
         torch.testing.assert_close(image, expected, rtol=0, atol=ROUNDING)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", EACH_SAMPLER)
 def test_strength_one_samples_the_same_as_without_an_image(name: str) -> None:
     config = dataclasses.replace(SMALL, sampler=name)
     assert torch.equal(sample([3, 4], config, InitImage(an_image(), 1.0)), sample([3, 4], config))

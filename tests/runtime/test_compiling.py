@@ -12,7 +12,6 @@ from ldm.checkpoint.reading import read_checkpoint
 from ldm.diffusion.guidance import classifier_free
 from ldm.diffusion.latent_diffusion import LatentDiffusion
 from ldm.diffusion.parallel import WorkerPool
-from ldm.diffusion.samplers import SAMPLERS
 from ldm.diffusion.sampling import SamplingConfig, sample_images
 from ldm.errors import UserError
 from ldm.nn.graphed import capture_cuda_graph
@@ -28,6 +27,7 @@ from ldm.runtime.devices import Compute
 from ldm.runtime.models import ModelSlot, settings_of
 from tests.commands.calls import call, difference, pixels
 from tests.commands.fixtures import Sample, Trained
+from tests.each_sampler import EACH_SAMPLER
 from tests.simulated_capture import SimulatedCapture
 from tests.tiny import build_tiny_model, write_tiny_checkpoint
 
@@ -99,7 +99,8 @@ def sample(ldm: LatentDiffusion, seeds: list[int], **sampling: Any) -> Tensor:
     return sample_images(ldm, classifier_free(context, uncond, config.guidance_scale), seeds, config)
 
 
-@pytest.mark.parametrize(("sampler", "guidance_scale"), [("ddim", 1.0), *((sampler, 3.0) for sampler in SAMPLERS)])
+@pytest.mark.parametrize("sampler", EACH_SAMPLER)
+@pytest.mark.parametrize("guidance_scale", [3.0, pytest.param(1.0, marks=pytest.mark.slow)])
 def test_every_sampler_works_with_overwritten_outputs(
     sampler: str, guidance_scale: float, full: SimulatedCapture
 ) -> None:

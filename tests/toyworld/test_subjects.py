@@ -60,6 +60,7 @@ def test_the_committed_bottle_is_read_as_photographs() -> None:
     assert len(paths) == 6 and images.shape == (6, 3, 64, 64)
 
 
+@pytest.mark.slow
 def test_the_command_photographs_any_class_and_writes_a_sheet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     main(["--subject", "teddy bear", "--count", "2", "--size", "16", "--seed", "3"])

@@ -175,6 +175,7 @@ def test_other_types_are_refused() -> None:
         AdamW8bit([weight]).step()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("train_dtype", [pytest.param("fp32", marks=pytest.mark.slow), "bf16"])
 def test_a_training_continued_from_its_resume_state_ends_with_the_same_bits(tmp_path: Path, train_dtype: str) -> None:
     options: dict[str, Any] = {"optimizer": "adamw8bit", "train_dtype": train_dtype, "train_text_encoder": True}

@@ -165,6 +165,7 @@ def reconstruction_error(module: AutoencoderTraining, images: Tensor) -> float:
         return (module.autoencoder.decode(module.autoencoder.encode(images).mean) - images).square().mean().item()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("teacher_iterations", "times"), [pytest.param(0, 2, marks=pytest.mark.slow), (20, 5)])
 def test_training_lowers_the_error(teacher_iterations: int, times: int, paths: list[Path], tmp_path: Path) -> None:
     """The reconstruction error of the averaged weights falls by this factor, faster with a teacher."""

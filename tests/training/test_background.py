@@ -76,6 +76,7 @@ def test_training_goes_on_while_a_checkpoint_and_its_state_are_written(tmp_path:
     assert saved_step(tmp_path) == 4
 
 
+@pytest.mark.slow
 def test_a_state_held_up_is_that_of_its_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Written after update 3, at which a signal stops the process at once: the run continues from update 2, exactly."""
     whole = build_module()

@@ -217,6 +217,7 @@ def test_precision_is_what_is_computed_in_over_float32_weights(
     assert vars(module)["dtypes"] == {computed_in}
 
 
+@pytest.mark.slow
 def test_mixed_precision_trains_nearly_as_full_precision_does(tmp_path: Path) -> None:
     start = weights(build_module())
     ends = []

@@ -31,6 +31,7 @@ def test_it_is_the_gradient_of_a_batch_as_large_as_all_of_them() -> None:
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_ends_with_the_same_bits(tmp_path: Path) -> None:
     whole = build_module(gradient_accumulation=2)
     train(whole, tmp_path / "whole", autocast_dtype=torch.bfloat16)

@@ -73,7 +73,9 @@ def test_a_graphed_run_resumes_exactly(tmp_path: Path) -> None:
     assert_same(resumed, eager)
 
 
-@pytest.mark.parametrize("fault", ["refused", "other losses", "no gradients"])
+@pytest.mark.parametrize(
+    "fault", ["refused", *(pytest.param(one, marks=pytest.mark.slow) for one in ("other losses", "no gradients"))]
+)
 def test_steps_that_can_not_be_captured_run_eagerly_with_a_warning(
     fault: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -115,6 +117,7 @@ def test_a_training_whose_steps_differ_is_not_captured(tmp_path: Path) -> None:
     assert simulation.captured == 0
 
 
+@pytest.mark.slow
 def test_a_graph_released_for_sampling_is_captured_again(tmp_path: Path) -> None:
     class Short(DreamBooth):
         def free_memory_to_sample(self) -> None:

@@ -110,6 +110,7 @@ def test_these_parts_move_and_no_others(train_text_encoder: bool, build: Build, 
     assert any("text_encoder" in name for name in kept) == train_text_encoder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [pytest.param(0, marks=pytest.mark.slow), 2])
 def test_an_interrupted_training_resumes_to_the_very_same_weights(workers: int, build: Build, tmp_path: Path) -> None:
     whole = build(workers=workers)

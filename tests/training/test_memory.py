@@ -57,7 +57,7 @@ def measured(config: DreamBoothConfig, autocast_dtype: torch.dtype | None = None
 @pytest.mark.parametrize(
     ("changes", "autocast_dtype"),
     [
-        ({}, None),
+        pytest.param({}, None, marks=pytest.mark.slow),
         pytest.param(
             {"train_text_encoder": True, "gradient_checkpointing": "all", "batch_size": 3},
             AUTOCAST,

@@ -127,6 +127,7 @@ def test_no_gradient_is_held_while_the_next_forward_pass_runs(tmp_path: Path) ->
     assert vars(module)["held"] == [0, 0, 0, 0]
 
 
+@pytest.mark.slow
 def test_a_preview_between_steps_changes_no_bit_of_the_training(tmp_path: Path) -> None:
     plain, sampled = build_module(), build_module()
     train(plain, tmp_path / "plain")

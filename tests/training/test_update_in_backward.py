@@ -41,6 +41,7 @@ def test_clipping_each_weight_bounds_each_norm() -> None:
 SMALLEST: dict[str, Any] = {"optimizer": "adafactor", "train_dtype": "bf16-rounded"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [

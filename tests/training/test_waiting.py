@@ -83,6 +83,7 @@ def test_no_step_between_two_logged_ones_reads_a_value_back(
     assert not operations.read_back
 
 
+@pytest.mark.slow
 def test_a_value_that_is_read_back_would_be_noticed(batches_are_exempt: None, tmp_path: Path) -> None:
     assert len(operations_of_a_run(Curious, tmp_path).read_back) == 5
 

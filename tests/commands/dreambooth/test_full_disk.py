@@ -74,6 +74,7 @@ def test_a_record_that_can_not_be_written_leaves_no_run(fine_tune: FineTune, pla
     assert [path.name for path in fine_tune.root.glob("can-*")] == ["can-1"]
 
 
+@pytest.mark.slow
 def test_class_images_that_can_not_be_written_are_sampled_by_the_resumed_run(
     fine_tune: FineTune, whole: Trained, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -222,9 +222,13 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 @pytest.mark.parametrize(
     ("flags", "dtype"),
     [
-        ((), torch.float32),
+        pytest.param((), torch.float32, marks=pytest.mark.slow),
         (("--precision", "bf16-mixed"), torch.bfloat16),
-        (("--train-dtype", "bf16", "--optimizer", "adamw8bit"), torch.bfloat16),  # recorded as bf16-mixed
+        pytest.param(
+            ("--train-dtype", "bf16", "--optimizer", "adamw8bit"),  # recorded as bf16-mixed
+            torch.bfloat16,
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_on_a_cpu_images_are_encoded_one_by_one_in_the_trainings_precision(

@@ -17,7 +17,7 @@ TOO_LARGE = "File too large; `ulimit -f` allows files of "
     "what",
     [
         "image",
-        "index.html",
+        pytest.param("index.html", marks=pytest.mark.slow),
         pytest.param("grid.png", marks=pytest.mark.slow),
         pytest.param("comparison.json", marks=pytest.mark.slow),
     ],

@@ -137,6 +137,7 @@ def test_two_subjects_get_a_recommendation_each(tmp_path: Path, tiny_checkpoint:
     assert "\nmug: " in outcome.said
 
 
+@pytest.mark.slow
 def test_a_model_without_a_subject_among_the_others_takes_nothing_from_their_scores(
     trained: Trained, tmp_path: Path
 ) -> None:

@@ -3,12 +3,15 @@
 import shutil
 from pathlib import Path
 
+import pytest
+
 from ldm.config import read_yaml
 from ldm.nn.tokenizer import tokenizer_digest
 from tests.commands.calls import call, info_of, refused
 from tests.commands.train.stages import LAST, Scratch, copied
 
 
+@pytest.mark.slow
 def test_a_run_that_moved_with_all_its_files_is_resumed_without_a_flag(
     scratch: Scratch, first: Path, tmp_path: Path
 ) -> None:
