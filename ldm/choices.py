@@ -86,7 +86,7 @@ PROMPT_TEMPLATES = {
 }
 TRAIN_DTYPES = {
     "fp32": "4 bytes a weight",
-    "bf16": "2 bytes a weight and gradient, and one more that the optimizer keeps; needs adamw8bit, adafactor or lion",
+    "bf16": "2 bytes a weight and gradient, 1 more in the optimizer; needs adamw8bit, adafactor, came or lion",
     "bf16-rounded": "without that one: each update is rounded at random to bfloat16, which adds noise",
 }
 CLIPPING = {

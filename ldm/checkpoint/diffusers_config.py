@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ldm.checkpoint.keys import INPUT_CHANNELS
+from ldm.checkpoint.keys import INPUT_CHANNELS, WITH_FURTHER_INPUTS
 from ldm.config import build_config
 from ldm.diffusion.latent_diffusion import LatentDiffusionConfig
 from ldm.errors import UserError
@@ -155,7 +155,7 @@ def _unet(values: Mapping[str, Any], path: Path) -> dict[str, Any]:
     for name, expected in (("down_block_types", down), ("up_block_types", up)):
         if values[name] != expected or len(expected) != len(widths):
             raise _unsupported(path, name, values[name], expected)
-    if (channels := values["in_channels"]) in INPUT_CHANNELS:
+    if (channels := values["in_channels"]) in INPUT_CHANNELS and channels not in WITH_FURTHER_INPUTS:
         raise UserError(f"{path} describes {INPUT_CHANNELS[channels]}: its UNet takes {channels} input channels, not 4")
     return {
         "in_channels": values["in_channels"],

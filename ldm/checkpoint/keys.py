@@ -48,6 +48,8 @@ INPUT_CHANNELS = {
     9: "an inpainting checkpoint",
 }
 """Kinds of models by the number of their UNet's input channels."""
+WITH_FURTHER_INPUTS = (8, 9)
+"""Those that are Stable Diffusion v1 but for the UNet's first convolution, and can be read."""
 
 FOREIGN = (
     (r"conditioner\.embedders\.|model\.diffusion_model\.label_emb\.", "Stable Diffusion XL"),

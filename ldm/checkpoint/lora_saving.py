@@ -51,6 +51,6 @@ def _save(path: Path, tensors: dict[str, Tensor], info: CheckpointInfo, notes: M
     hashes = {
         "sshs_model_hash": data_hash,
         "sshs_legacy_hash": hashlib.sha256(content[LEGACY_HASHED]).hexdigest()[:8],
-        "modelspec.hash_sha256": f"0x{data_hash}",
+        **({"modelspec.hash_sha256": f"0x{data_hash}"} if "modelspec.architecture" in notes else {}),
     }
     write_safetensors(path, tensors, {**info.to_metadata(), **notes, **hashes})

@@ -77,7 +77,7 @@ def raise_unless_finite(path: Path, tensors: Mapping[str, Tensor]) -> None:
     for key, tensor in tensors.items():
         if not _is_finite(tensor):
             raise UserError(
-                f"{path} was not written: {key} is not finite as {tensor.dtype}; save as bf16 or fp32, or train slower"
+                f"{path} was not written: {key} is not finite as {tensor.dtype}, which bf16 or fp32 may hold"
             )
 
 

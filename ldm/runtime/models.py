@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ldm.bounds import MOST_TOGETHER, check_range
-from ldm.checkpoint.keys import PARTS
+from ldm.checkpoint.keys import PARTS, WITH_FURTHER_INPUTS
 from ldm.checkpoint.loading import Placement, assign_parts, checkpoint_info, load_model, part_digests
 from ldm.checkpoint.reading import SUFFIXES, CheckpointFile
 from ldm.config import build_config, read_yaml
@@ -115,7 +115,7 @@ def _with_input_channels(values: dict[str, Any], file: CheckpointFile) -> dict[s
     """The YAML with the input channels of the file's UNet: 9 are a model for inpainting, 8 InstructPix2Pix."""
     weight = file.index.get(FIRST_CONVOLUTION)
     model = values.get("model")
-    if weight is None or weight.ndim != 4 or weight.shape[1] not in (8, 9) or not isinstance(model, dict):
+    if weight is None or weight.ndim != 4 or weight.shape[1] not in WITH_FURTHER_INPUTS or not isinstance(model, dict):
         return values
     unet = model.get("unet")
     unet = unet if isinstance(unet, dict) else {}

@@ -117,8 +117,8 @@ class DreamBoothConfig(OptimizationConfig):
             and self.train_dtype not in OPTIMIZERS[self.optimizer].load().state_bytes_per_weight
         ):
             raise ValueError(
-                f"the optimizer {self.optimizer} takes no weights in {self.train_dtype}; adamw8bit, adafactor and lion "
-                "do, which round them at random"
+                f"the optimizer {self.optimizer} takes no weights in {self.train_dtype}; adamw8bit, adafactor, came "
+                "and lion do, which round them at random"
             )
         if self.fused_backward and not OPTIMIZERS[self.optimizer].load().weightwise:
             raise ValueError(

@@ -61,8 +61,7 @@ UNFIT: dict[str, tuple[Callable[[Path], object], str]] = {
     "Cascade": (lambda d: edit_json(d / "model_index.json", _class_name="StableCascadePriorPipeline"), "Cascade"),
     "another": (lambda d: edit_json(d / "model_index.json", _class_name="KandinskyPipeline"), "KandinskyPipeline"),
     "2": (lambda d: edit_json(d / "unet" / "config.json", use_linear_projection=True), "Stable Diffusion 2"),
-    "inpainting": (lambda d: edit_json(d / "unet" / "config.json", in_channels=9), "an inpainting checkpoint"),
-    "InstructPix2Pix": (lambda d: edit_json(d / "unet" / "config.json", in_channels=8), "InstructPix2Pix"),
+    "an upscaler": (lambda d: edit_json(d / "unet" / "config.json", in_channels=7), "an upscaler's checkpoint"),
     "velocity": (
         lambda d: edit_json(d / "scheduler" / "scheduler_config.json", prediction_type="v_prediction"),
         "prediction_type should be 'epsilon'",

@@ -38,3 +38,8 @@ def test_a_model_without_a_subject_is_named_by_its_file() -> None:
 
 def test_another_shape_is_no_stable_diffusion() -> None:
     assert modelspec(CAN, tiny_config(), "tiny") == {}
+
+
+def test_of_a_lora_it_names_the_adapter() -> None:
+    spec = modelspec(CAN, LatentDiffusionConfig(), "can-1", "lora")
+    assert spec["modelspec.architecture"] == "stable-diffusion-v1/lora"

@@ -2,11 +2,13 @@
 
 import json
 
+from ldm.checkpoint.metadata import CheckpointInfo
+from ldm.checkpoint.modelspec import modelspec
 from ldm.commands.dreambooth.plan import RunPlan
 from ldm.prompts import TOKEN
 
 
-def lora_notes(plan: RunPlan, run: str) -> dict[str, str]:
+def lora_notes(plan: RunPlan, info: CheckpointInfo, run: str) -> dict[str, str]:
     """The metadata of all steps of a run."""
     config, sampling = plan.config, plan.sampling
     alpha, phrase = config.lora_alpha or float(config.lora), f"{TOKEN} {plan.subject.class_name}"
@@ -14,7 +16,6 @@ def lora_notes(plan: RunPlan, run: str) -> dict[str, str]:
     text_rate = config.text_encoder_learning_rate or config.learning_rate
     notes: dict[str, object] = {
         "ss_v2": False,
-        "ss_base_model_version": "sd_v1",
         "ss_network_module": "networks.lora",
         "ss_network_dim": config.lora,
         "ss_network_alpha": f"{alpha:g}",
@@ -36,13 +37,8 @@ def lora_notes(plan: RunPlan, run: str) -> dict[str, str]:
         "ss_prior_loss_weight": f"{config.prior_loss_weight:g}",
         "ss_tag_frequency": json.dumps({plan.subject.class_name: {phrase: len(plan.photos)}}),
         "ss_seed": plan.options.seed,
-        "modelspec.sai_model_spec": "1.0.1",
-        "modelspec.architecture": "stable-diffusion-v1/lora",
-        "modelspec.implementation": "diffusers",
-        "modelspec.title": run,
-        "modelspec.resolution": f"{sampling.width}x{sampling.height}",
-        "modelspec.trigger_phrase": phrase,
-        "modelspec.prediction_type": "epsilon",
-        "modelspec.usage_hint": f"a photo of {phrase}",
     }
-    return {name: str(value) for name, value in notes.items()}
+    spec = modelspec(info, plan.settings.model, run, "lora")
+    if spec:  # the model has the shape of Stable Diffusion v1
+        notes["ss_base_model_version"] = "sd_v1"
+    return {name: str(value) for name, value in notes.items()} | spec

@@ -172,6 +172,10 @@ def plan_run(options: argparse.Namespace, origins: Mapping[str, str] = MappingPr
     resumed = options.resume_dir
     yaml, settings = recorded_settings(resumed / RECORD) if resumed else settings_of(file, options.config)
     raise_unless_whole(file, settings.model)
+    if settings.model.concat_channels:
+        raise UserError(
+            f"{base} is for inpainting or edits: its UNet takes more than latents, which training doesn't give"
+        )
     tokenizer_dir = _tokenizer_directory(options, base, settings, checkpoint_info(file).tokenizer)
 
     height, width = snapped_size(settings.model, options.hw, (settings.sampling.height, settings.sampling.width))

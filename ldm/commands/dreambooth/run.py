@@ -154,7 +154,7 @@ def _saver(
         options=plain(options),  # a checkpoint that is shared shows no directory of this machine
         versions=versions(),
     )
-    notes = lora_notes(plan, run_dir.name) if plan.config.lora else {}
+    notes = lora_notes(plan, info, run_dir.name) if plan.config.lora else {}
 
     def save(module: DreamBooth, step: int) -> None:
         path, now = run_dir / f"step-{step:05d}.safetensors", replace(info, step=step)

@@ -12,7 +12,7 @@ import ldm
 from ldm.commands.enough_memory import refuse_too_large_images
 from ldm.commands.sampling.adapters import LoraFile, loras_of
 from ldm.commands.sampling.checkpoints import Checkpoint
-from ldm.commands.sampling.masks import Margins, init_from, margins_from, mask_text
+from ldm.commands.sampling.masks import Margins, init_from, margins_from, mask_text, refuse_other_inputs
 from ldm.commands.sampling.parameters import ETA_NAMES, SAMPLER_NAMES, SCHEDULE_NAMES, Parameters
 from ldm.commands.sampling.prompts import reading_from
 from ldm.data.images import read_image
@@ -80,6 +80,8 @@ def job_from(options: argparse.Namespace, settings: Settings, compute: Compute, 
     refuse_too_large_images(settings.model, sampling, together, compute.dtype, compute.device)
     if init_path and init_image is None:
         init_image = read_image(init_path, max(options.hw))
+    init = init_from(options, init_image, (photo_height, photo_width), margins) if init_image else None
+    refuse_other_inputs(settings.model, init)
     prompts = options.prompt or []
     images = max(1, len(prompts)) * options.variations
     batch_size = options.batch_size or batch_that_fits(
@@ -92,7 +94,7 @@ def job_from(options: argparse.Namespace, settings: Settings, compute: Compute, 
         sampling=sampling,
         batch_size=batch_size,
         compile=options.compile,
-        init=init_from(options, init_image, (photo_height, photo_width), margins) if init_image else None,
+        init=init,
         init_path=init_path,
         loras=loras_of(options),
         margins=margins,
@@ -119,7 +121,7 @@ def sampling_from(options: argparse.Namespace, defaults: SamplingConfig, height:
     takes_eta = SAMPLERS[sampling.sampler].default_eta is not None
     if options.ddim_eta and not takes_eta:
         able = " and ".join(name for name, sampler in SAMPLERS.items() if sampler.default_eta is not None)
-        raise UserError(f"--ddim-eta is for the samplers {able}; {sampling.sampler} adds no noise")
+        raise UserError(f"--ddim-eta is for the samplers {able}; {sampling.sampler} takes none")
     if options.ddim_eta is not None and takes_eta:
         return sampling
     return with_sampler(replace(sampling, sampler=defaults.sampler), sampling.sampler, sampling.num_steps)

@@ -8,6 +8,8 @@ import torch
 from PIL import Image, ImageFilter
 
 from ldm.data.images import fit_image, read_image, to_tensor
+from ldm.diffusion.inpainting import MASK_CHANNELS
+from ldm.diffusion.latent_diffusion import LatentDiffusionConfig
 from ldm.diffusion.sampling import InitImage
 from ldm.errors import UserError
 
@@ -22,7 +24,8 @@ Margins = tuple[int, int, int, int]
 
 def with_inpainting_strength(options: argparse.Namespace) -> argparse.Namespace:
     """The options with strength 1 where a region is painted and `--strength` isn't given: nothing of it is kept."""
-    is_inpainting = getattr(options, "mask", None) or getattr(options, "extend", None)
+    extend = getattr(options, "extend", None) or ""
+    is_inpainting = getattr(options, "mask", None) or any(side.strip("0") for side in extend.split(","))
     if not is_inpainting or "strength" in options.typed:
         return options
     return argparse.Namespace(**{**vars(options), "strength": 1.0})
@@ -40,8 +43,9 @@ def margins_from(options: argparse.Namespace, multiple: int) -> Margins:
 def init_from(options: argparse.Namespace, image: Image.Image, size: tuple[int, int], margins: Margins) -> InitImage:
     """The initial image: `image` at this size (height, width), then the margins; with the mask, if there is any."""
     fitted = fit_image(image, *size)
+    if not options.mask:
+        _refuse_without_mask(options, margins)
     if not options.mask and not any(margins):
-        _refuse_without_mask(options)
         return InitImage(to_tensor(fitted), options.strength)
     mask = _mask_from(options, image, size) if options.mask else Image.new("L", fitted.size, 0)
     fitted, mask = _extended(fitted, margins), _padded(mask, margins, fill=255)
@@ -62,8 +66,21 @@ def feathered(mask: torch.Tensor, blur: float) -> torch.Tensor:
     return inwards / inwards.max() if inwards.any() else mask  # a mask narrower than its blur is not feathered
 
 
-def _refuse_without_mask(options: argparse.Namespace) -> None:
-    for flag, value in (("--mask-blur", options.mask_blur), ("--invert-mask", options.invert_mask)):
+def refuse_other_inputs(model: LatentDiffusionConfig, init: InitImage | None) -> None:
+    """Raises `UserError` if the UNet takes further channels that the call doesn't give it."""
+    has_mask = init is not None and init.mask is not None
+    if model.concat_channels == MASK_CHANNELS and not has_mask:
+        raise UserError("the checkpoint is one for inpainting: use it with img2img.py --mask")
+    if model.concat_channels not in (0, MASK_CHANNELS):
+        raise UserError(
+            f"the checkpoint's UNet takes {model.concat_channels} channels besides the latents, as InstructPix2Pix; no "
+            "command gives it these"
+        )
+
+
+def _refuse_without_mask(options: argparse.Namespace, margins: Margins) -> None:
+    of_mask = [("--invert-mask", options.invert_mask)]
+    for flag, value in of_mask if any(margins) else [("--mask-blur", options.mask_blur), *of_mask]:
         if value:
             raise UserError(f"{flag} is for --mask")
 

@@ -28,7 +28,9 @@ def test_a_run_saves_small_files_that_a_comparison_reads_and_a_resumed_one_the_s
     assert all(bool(up.any()) for up in ups)
     assert {float(tensor) for key, tensor in tensors.items() if key.endswith("alpha")} == {4.0}
     assert metadata["ss_network_dim"] == "2" and metadata["ss_network_alpha"] == "4"
-    assert metadata["modelspec.architecture"] == "stable-diffusion-v1/lora"
+    assert not [name for name in metadata if name.startswith("modelspec") or name == "ss_base_model_version"], (
+        "the tiny model is not Stable Diffusion v1"
+    )
     assert json.loads(metadata["ss_network_args"]) == {"conv_dim": "2", "conv_alpha": "4"}
     assert (info_of(file).class_name, info_of(file).step, metadata["ss_steps"]) == ("can", 4, "4")
     assert read_yaml(whole.directory / "report.yaml")["relative_movement"]["unet cross-attention"] > 0

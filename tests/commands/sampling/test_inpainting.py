@@ -76,6 +76,10 @@ def test_a_model_for_inpainting_needs_a_mask(
     assert (image[black] == pixels(photo)[black]).all() and (image[~black] != pixels(photo)[~black]).any()
     refused(call("txt2img", "-p", "a can", "-c", path), "img2img.py --mask")
     refused(call("img2img", "-i", photo, "-p", "a can", "-c", path), "img2img.py --mask")
+    assert len([*Path("outputs").iterdir()]) == 1, "what is refused leaves nothing"
+    assert call("convert", path, path.parent / "pipeline").status == 0  # and a diffusers directory of it is one, too
+    (same,) = img2img("-i", photo, "--mask", mask, "-p", "a can", "-v", 1, "-c", path.parent / "pipeline").images
+    assert (same == image).all()
 
 
 def test_masks_that_can_not_be_are_refused(photo: Path, mask: Path, tiny_checkpoint: Path) -> None:
@@ -86,3 +90,4 @@ def test_masks_that_can_not_be_are_refused(photo: Path, mask: Path, tiny_checkpo
     refused(call(*common, "--mask", mask.with_name("black.png")), "nothing in it is white")
     refused(call(*common, "--extend", "5,0,0,0"), "--extend 5,0,0,0", "multiple of 16")
     refused(call(*common, "--mask-blur", 3), "--mask-blur is for --mask")
+    refused(call(*common, "--extend", "16,0,0,0", "--invert-mask"), "--invert-mask is for --mask")
