@@ -105,6 +105,9 @@ def split_lora(text: str) -> tuple[Path, float]:
 
 def _lora(text: str) -> str:
     path, _ = split_lora(text)
+    name, colon, tail = text.rpartition(":")
+    if colon and not path.exists() and Path(name).is_file():
+        raise argparse.ArgumentTypeError(f"should have a number behind its last colon, not {tail[:40]!r}")
     FILE(str(path))
     return text
 

@@ -97,6 +97,8 @@ def _mask_from(options: argparse.Namespace, image: Image.Image, size: tuple[int,
     levels = np.array(grey)
     levels = 255 - levels if options.invert_mask else levels
     if not (levels >= 128).any():
+        if options.invert_mask:
+            raise UserError(f"--mask {options.mask}: nothing in it is black, and with --invert-mask black is painted")
         raise UserError(
             f"--mask {options.mask}: nothing in it is white, and white is what is painted; --invert-mask paints black"
         )

@@ -88,6 +88,8 @@ def test_masks_that_can_not_be_are_refused(photo: Path, mask: Path, tiny_checkpo
     Image.new("L", (32, 32), 0).save(mask.with_name("black.png"))
     refused(call(*common, "--mask", mask.with_name("wide.png")), "should have the same shape")
     refused(call(*common, "--mask", mask.with_name("black.png")), "nothing in it is white")
+    Image.new("L", (32, 32), 255).save(mask.with_name("white.png"))
+    refused(call(*common, "--mask", mask.with_name("white.png"), "--invert-mask"), "nothing in it is black")
     refused(call(*common, "--extend", "5,0,0,0"), "--extend 5,0,0,0", "multiple of 16")
     refused(call(*common, "--mask-blur", 3), "--mask-blur is for --mask")
     refused(call(*common, "--extend", "16,0,0,0", "--invert-mask"), "--invert-mask is for --mask")
