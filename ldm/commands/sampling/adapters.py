@@ -19,7 +19,7 @@ from ldm.commands.options.places import split_lora
 from ldm.commands.sampling.records import RunRecords
 from ldm.diffusion.latent_diffusion import LatentDiffusionConfig
 from ldm.errors import UserError
-from ldm.user_files import resolved
+from ldm.user_files import is_checkpoint, resolved
 
 log = logging.getLogger(__name__)
 
@@ -121,7 +121,7 @@ def find_base(file: CheckpointFile, given: Path | None, records: RunRecords) -> 
     beside = [directory / name for directory in (file.path.parent, file.path.parent.parent)] if name else []
     tried = []
     for path in [*recorded, *beside, *(known_weights(name) if name else [])] if sha256 else []:
-        if path.is_file() and path not in tried:
+        if is_checkpoint(path) and path not in tried:
             tried.append(path)
             if sha256_of(path) == sha256:
                 return path

@@ -14,9 +14,12 @@ from ldm.checkpoint.merging import merged
 from ldm.checkpoint.metadata import CheckpointInfo
 from ldm.checkpoint.reading import read_checkpoint
 from ldm.checkpoint.saving import hash_file
+from ldm.commands.elsewhere import sha256_of
 from ldm.data.images import own_text
+from tests.checkpoint.diffusers_files import write_tiny_directory
 from tests.commands.calls import call, refused
 from tests.commands.fixtures import Sample
+from tests.commands.sampling.test_from_image import copy_with_parameters
 from tests.loras import write_lora
 from tests.report.tables import table_of
 from tests.tiny import TINY_YAML, write_tiny_checkpoint
@@ -44,6 +47,14 @@ def test_they_are_merged_into_the_weights_with_their_own_weights_and_the_image_s
     assert text["parameters"].startswith("a cat <lora:one:0.5> <lora:b:1>\nSteps: 3")
     assert f'Lora hashes: "one: {data_hash(one)[:12]}, b: {data_hash(other)[:12]}"' in text["parameters"]
     kept = sampled.images[0]
+    repeated = txt2img("-c", base, "--from-image", sampled.paths[0])
+    assert "not repeated: lora one.safetensors:0.5, b.safetensors:1 (--lora gives it)" in repeated.said
+    tagged = copy_with_parameters(sampled.paths[0], tmp_path / "tagged.png")
+    plain = txt2img("-c", base, "--from-image", tagged)
+    assert "not repeated: lora one:0.5, b:1 (--lora gives it)" in plain.said
+    assert plain.record["options"]["prompt"] == ["a cat"]
+    again = txt2img("-c", base, "--from-image", tagged, "--lora", f"{one}:0.5", other)
+    assert "not repeated" not in again.said and np.array_equal(again.images[0], kept)
     sampled.paths[0].unlink()
     other.rename(base.parent / other.name)  # a resumed call looks for it near its old place
     assert call("txt2img", "-r", sampled.directory).status == 2  # it isn't near
@@ -128,3 +139,11 @@ def test_a_folder_of_them_is_scored(base: Path, tmp_path: Path, subject_dir: Pat
     assert outcome.status == 0, outcome.said
     table = json.loads((tmp_path / "outputs" / "evaluate-1" / "comparison.json").read_text())
     assert [len(row["scores"]) > 0 for row in table["rows"]] == [True, True, True]
+
+
+def test_its_base_model_may_be_a_diffusers_directory(txt2img: Sample, base: Path, tmp_path: Path) -> None:
+    directory = write_tiny_directory(tmp_path / "loras" / "mine")
+    metadata = CheckpointInfo(base=directory.name, base_sha256=sha256_of(directory)).to_metadata()
+    path = write_lora(tmp_path / "loras" / "a.safetensors", base, **metadata)
+    sampled = txt2img("-c", path, "-v", 1, "-p", "a cat")
+    assert own_text(Image.open(sampled.paths[0]), "base") == "mine"
