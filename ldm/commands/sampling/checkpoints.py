@@ -111,13 +111,13 @@ def checkpoint_of(
     """A file's checkpoint. Raises `UserError` if it is no whole model. `known`: contents that were checked."""
     _, settings = settings_of(file, config)
     opener = partial(read_changed, file.opener(), changes, settings.model)
+    info = checkpoint_info(file)  # the digests in it are those of the file itself, by which it is found again
     file = changes.applied_to(file, settings.model)
-    info = checkpoint_info(file)
     content = (settings.model, frozenset((key, tensor.shape) for key, tensor in file.index.items()))
     if content not in known:
         raise_unless_whole(file, settings.model)
         known.add(content)
     tokenizer = find_tokenizer(file.path, settings.tokenizer, info.tokenizer)
     digest = read_tokenizer(tokenizer, settings).digest
-    parts = part_digests(file.path, info)
+    parts = part_digests(file.path, checkpoint_info(file))
     return Checkpoint(file.path, info, settings, tokenizer, digest, parts, opener, changes.vae)

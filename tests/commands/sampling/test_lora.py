@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -15,13 +16,14 @@ from ldm.checkpoint.metadata import CheckpointInfo
 from ldm.checkpoint.reading import read_checkpoint
 from ldm.checkpoint.saving import hash_file
 from ldm.commands.elsewhere import sha256_of
+from ldm.commands.sampling import planning
 from ldm.data.images import own_text
 from tests.checkpoint.diffusers_files import write_tiny_directory
 from tests.commands.calls import call, refused
 from tests.commands.fixtures import Sample
 from tests.commands.sampling.test_from_image import copy_with_parameters
 from tests.loras import write_lora
-from tests.report.tables import table_of
+from tests.report.tables import table_of, tuned
 from tests.tiny import TINY_YAML, write_tiny_checkpoint
 
 
@@ -139,6 +141,21 @@ def test_a_folder_of_them_is_scored(base: Path, tmp_path: Path, subject_dir: Pat
     assert outcome.status == 0, outcome.said
     table = json.loads((tmp_path / "outputs" / "evaluate-1" / "comparison.json").read_text())
     assert [len(row["scores"]) > 0 for row in table["rows"]] == [True, True, True]
+
+
+def test_a_comparison_with_them_is_resumed_after_its_checkpoints_have_moved(
+    txt2img: Sample, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes = mock.Mock(wraps=planning.changes_of)
+    monkeypatch.setattr(planning, "changes_of", changes)
+    tuned(tmp_path / "ckpts" / "mug-1", base)
+    lora = write_lora(tmp_path / "a.safetensors", base)
+    sampled = txt2img("-c", tmp_path / "ckpts", "-v", 1, "-p", "a cat", "--lora", lora)
+    assert not any("bytes" in identity for identity in sampled.record["known"].values())
+    assert changes.call_count == 1  # it hashes the files
+    (tmp_path / "ckpts").rename(tmp_path / "moved")
+    resumed = call("txt2img", "-r", sampled.directory, "-c", tmp_path / "moved")
+    assert resumed.status == 0, resumed.said
 
 
 def test_its_base_model_may_be_a_diffusers_directory(txt2img: Sample, base: Path, tmp_path: Path) -> None:
