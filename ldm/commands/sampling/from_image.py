@@ -152,9 +152,14 @@ def _checked(name: str, value: str, path: Path) -> Any:
     return checked
 
 
-def warn_of_another_model(path: Path, weights: Path) -> None:
-    """Warns if an image's text names another checkpoint than the one that is used."""
+def warn_of_another_model(options: argparse.Namespace, weights: Path, base: Path | None) -> None:
+    """Warns if an image's text names another checkpoint than the one that is used, or another `base` of a LoRA file."""
+    path: Path = options.from_image
     own, text = _texts(path)
+    if "base" in own and "base" not in options.typed and (base is None or base.name != own["base"]):
+        _warn_of_files({"base": own["base"]}, ())
+    if base and not own:
+        weights = base  # A1111's text names the base model, and the LoRA file in its prompt
     digest = text.values.get("Model hash", "")
     if digest and weights.is_file():
         same, name = hash_file(weights).startswith(digest), f"{text.values.get('Model', '')} ({digest})".strip()

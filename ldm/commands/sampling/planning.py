@@ -21,7 +21,7 @@ from ldm.commands.options.common import MOST_IMAGES
 from ldm.commands.options.resumable import SAMPLING, flag_of
 from ldm.commands.record import plain, versions, write_record
 from ldm.commands.resuming import RECORD, make_run_dir, refuse_another_size
-from ldm.commands.sampling.adapters import Changes, changes_of, recorded_loras
+from ldm.commands.sampling.adapters import Changes, LoraFile, changes_of, recorded_loras
 from ldm.commands.sampling.checkpoints import Checkpoint, checkpoints_to_sample
 from ldm.commands.sampling.from_image import warn_of_another_model, with_image_options
 from ldm.commands.sampling.groups import (
@@ -94,11 +94,11 @@ def plan_call(options: argparse.Namespace, command: str) -> Call:
     compute = sampling_compute(parse_device(options.device), options.precision)
     refuse_graphs_without_cuda(options.compile, compute.device)
     weights, root, scores = _weights(options, command)
-    if getattr(options, "from_image", None) and not options.resume_dir:
-        warn_of_another_model(options.from_image, weights)
     changes = changes_of(options)
     checkpoints = checkpoints_to_sample(weights, options.config, changes, options.base, options.subject or "")
-    job = _job(options, checkpoints, compute, scores)
+    if getattr(options, "from_image", None) and not options.resume_dir:
+        warn_of_another_model(options, weights, None if weights.is_dir() else checkpoints[0].base_file)
+    job = _job(options, checkpoints, compute, scores, changes.loras)
     records = RunRecords()
     groups = _groups(checkpoints, records, options, changes) if root else [checkpoints]
     plan = plan_rows(groups, root, job, compute)
@@ -173,12 +173,18 @@ def _weights(options: argparse.Namespace, command: str) -> tuple[Path, Path | No
     return weights, root, scores
 
 
-def _job(options: argparse.Namespace, checkpoints: list[Checkpoint], compute: Compute, scores: bool) -> Job:
+def _job(
+    options: argparse.Namespace,
+    checkpoints: list[Checkpoint],
+    compute: Compute,
+    scores: bool,
+    loras: tuple[LoraFile, ...],
+) -> Job:
     settings = checkpoints[0].settings
     if scores:
         options.prompt = prompts_to_score(options.prompt, getattr(options, "protocol", "default"), checkpoints)
     _refuse_too_many_images(len(checkpoints), options)
-    job = job_from(options, settings, compute)
+    job = job_from(options, settings, compute, loras=loras)
     refuse_another_size(options, *photo_size(job.sampling.height, job.sampling.width, job.margins), SAMPLING)
     return job
 

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import numpy as np
@@ -16,7 +17,7 @@ from ldm.checkpoint.metadata import CheckpointInfo
 from ldm.checkpoint.reading import read_checkpoint
 from ldm.checkpoint.saving import hash_file
 from ldm.commands.elsewhere import sha256_of
-from ldm.commands.sampling import planning
+from ldm.commands.sampling import job, loop, planning
 from ldm.data.images import own_text
 from tests.checkpoint.diffusers_files import write_tiny_directory
 from tests.commands.calls import call, refused
@@ -108,7 +109,12 @@ def test_the_yaml_of_its_training_serves_a_base_model_without_one(txt2img: Sampl
 
 def test_one_alone_finds_the_base_model_beside_it_or_names_the_flag(txt2img: Sample, base: Path) -> None:
     metadata = {"ss_new_sd_model_hash": hash_file(base), "ss_sd_model_name": base.name}
-    alone = txt2img("-c", write_lora(base.parent / "a.safetensors", base, **metadata), "-v", 1, "-p", "a cat")
+    path = write_lora(base.parent / "a.safetensors", base, **metadata)
+    alone = txt2img("-c", path, "-v", 1, "-p", "a cat")
+    assert f"Model hash: {hash_file(base)[:10]}, Model: {base.stem}," in Image.open(alone.paths[0]).text["parameters"]
+    assert "not repeated: base tiny.safetensors" in txt2img("-c", base, "--from-image", alone.paths[0]).said
+    copy = copy_with_parameters(alone.paths[0], base.parent / "a.png")
+    assert "was made with the model" not in txt2img("-c", path, "--from-image", copy).said
     nameless = write_lora(base.parent / "b.safetensors", base)
     assert np.array_equal(txt2img("-c", nameless, "--base", base, "-v", 1, "-p", "a cat").images[0], alone.images[0])
     refused(call("txt2img", "-c", nameless), "b.safetensors is a LoRA that doesn't name its base model", "--base PATH")
@@ -141,6 +147,21 @@ def test_a_folder_of_them_is_scored(base: Path, tmp_path: Path, subject_dir: Pat
     assert outcome.status == 0, outcome.said
     table = json.loads((tmp_path / "outputs" / "evaluate-1" / "comparison.json").read_text())
     assert [len(row["scores"]) > 0 for row in table["rows"]] == [True, True, True]
+
+
+def test_a_file_that_goes_during_a_call_has_its_hash_in_the_image(
+    txt2img: Sample, base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lora = write_lora(base.parent / "a.safetensors", base)
+    short_hash = data_hash(lora)[:12]
+
+    def text_after_deleting(*arguments: Any) -> dict[str, object]:
+        lora.unlink()
+        return job.png_text(*arguments)
+
+    monkeypatch.setattr(loop, "png_text", text_after_deleting)
+    (path,) = txt2img("-c", base, "-v", 1, "-p", "a cat", "--lora", lora).paths
+    assert f'Lora hashes: "a: {short_hash}"' in Image.open(path).text["parameters"]
 
 
 def test_a_comparison_with_them_is_resumed_after_its_checkpoints_have_moved(
