@@ -12,13 +12,14 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
+from math import prod
 
 ROUND, SQUARE = 1.1, 1 / 1.1
 PARTS = re.compile(
     r"\\(?P<escaped>[()\[\]\\])|:\s*(?P<weight>[+-]?(?:\d+\.?\d*|\.\d+))\s*\)|[()\[\]]|[^\\()\[\]:]+|[\\:]"
 )
 BREAK = re.compile(r"\s*\bBREAK\b\s*")
-ALTERNATIVES = re.compile(r"\{([^{}]*\|[^{}]*)\}")
+ALTERNATIVES = re.compile(r"\{([^{}|]*\|[^{}]*)\}")
 
 
 @dataclass
@@ -81,6 +82,11 @@ def _merged(pieces: list[Piece]) -> Iterator[Piece]:
 def plain_text(prompt: str) -> str:
     """The words without weights and BREAK."""
     return " ".join("".join(piece.text for piece in chunk).strip() for chunk in parse_prompt(prompt)).strip()
+
+
+def count_alternatives(prompt: str) -> int:
+    """How many prompts `alternatives` makes."""
+    return prod(choice.count("|") + 1 for choice in ALTERNATIVES.findall(prompt))
 
 
 def alternatives(prompt: str) -> list[str]:

@@ -5,7 +5,6 @@ import json
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
 
 from ldm.checkpoint.loading import checkpoint_info
@@ -19,7 +18,7 @@ from ldm.commands.options.places import split_lora
 from ldm.commands.sampling.records import RunRecords
 from ldm.diffusion.latent_diffusion import LatentDiffusionConfig
 from ldm.errors import UserError
-from ldm.user_files import resolved
+from ldm.user_files import is_checkpoint, resolved
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +29,8 @@ class LoraFile:
 
     path: Path
     weight: float = 1.0
+    short_hash: str = ""
+    """By which other programs find the file again; empty for files that have none, and before `hashed`."""
 
     def __str__(self) -> str:
         return f"{self.path.name}:{self.weight:g}"
@@ -39,15 +40,12 @@ class LoraFile:
         """What other programs write into a prompt."""
         return f"<lora:{self.path.stem}:{self.weight:g}>"
 
-    @property
-    def short_hash(self) -> str:
-        """By which other programs find the file again; empty for files that have none."""
-        return _short_hash(self.path, self.path.stat().st_mtime_ns)
-
-
-@cache
-def _short_hash(path: Path, mtime_ns: int) -> str:
-    return data_hash(path)[:12]
+    def hashed(self) -> "LoraFile":
+        """The same with its hash: the file may be gone when the images are written."""
+        try:
+            return replace(self, short_hash=data_hash(self.path)[:12])
+        except (OSError, UserError):  # it is named when its weights are read
+            return self
 
 
 def loras_of(options: argparse.Namespace) -> tuple[LoraFile, ...]:
@@ -83,7 +81,7 @@ class Changes:
 def changes_of(options: argparse.Namespace) -> Changes:
     """The changes of `--vae` and `--lora`."""
     vae = getattr(options, "vae", None)
-    return Changes(find_autoencoder(vae) if vae else None, loras_of(options))
+    return Changes(find_autoencoder(vae) if vae else None, tuple(one.hashed() for one in loras_of(options)))
 
 
 def read_changed(read: Callable[[], CheckpointFile], changes: Changes, model: LatentDiffusionConfig) -> CheckpointFile:
@@ -121,7 +119,7 @@ def find_base(file: CheckpointFile, given: Path | None, records: RunRecords) -> 
     beside = [directory / name for directory in (file.path.parent, file.path.parent.parent)] if name else []
     tried = []
     for path in [*recorded, *beside, *(known_weights(name) if name else [])] if sha256 else []:
-        if path.is_file() and path not in tried:
+        if is_checkpoint(path) and path not in tried:
             tried.append(path)
             if sha256_of(path) == sha256:
                 return path

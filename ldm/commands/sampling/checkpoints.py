@@ -44,6 +44,8 @@ class Checkpoint:
     """Whether it is the base model of a comparison."""
     base_file: Path | None = None
     """The whole model into which it is merged, if `path` is a LoRA file."""
+    adapter: LoraFile | None = None
+    """That LoRA file."""
 
     def read(self) -> CheckpointFile:
         """The file, mapped. Raises `UserError` if it can't be read or another one has replaced it."""
@@ -97,9 +99,11 @@ class _Reader:
             return replace(one, info=self._named(one.info))
         base = find_base(file, self.base, self.records)
         whole = with_yaml_of(file, read_checkpoint(base))
-        changes = replace(self.changes, loras=(LoraFile(file.path), *self.changes.loras))
+        adapter = LoraFile(file.path).hashed()
+        changes = replace(self.changes, loras=(adapter, *self.changes.loras))
         one = checkpoint_of(whole, self.config, self.known, changes)
-        return replace(one, path=file.path, info=self._named(adapter_info(file, base)), base_file=base)
+        info = self._named(adapter_info(file, base))
+        return replace(one, path=file.path, info=info, base_file=base, adapter=adapter)
 
     def _named(self, info: CheckpointInfo) -> CheckpointInfo:
         return info if info.class_name else replace(info, class_name=self.subject)
@@ -111,13 +115,13 @@ def checkpoint_of(
     """A file's checkpoint. Raises `UserError` if it is no whole model. `known`: contents that were checked."""
     _, settings = settings_of(file, config)
     opener = partial(read_changed, file.opener(), changes, settings.model)
+    info = checkpoint_info(file)  # the digests in it are those of the file itself, by which it is found again
     file = changes.applied_to(file, settings.model)
-    info = checkpoint_info(file)
     content = (settings.model, frozenset((key, tensor.shape) for key, tensor in file.index.items()))
     if content not in known:
         raise_unless_whole(file, settings.model)
         known.add(content)
     tokenizer = find_tokenizer(file.path, settings.tokenizer, info.tokenizer)
     digest = read_tokenizer(tokenizer, settings).digest
-    parts = part_digests(file.path, info)
+    parts = part_digests(file.path, checkpoint_info(file))
     return Checkpoint(file.path, info, settings, tokenizer, digest, parts, opener, changes.vae)

@@ -2,7 +2,8 @@
 
 import argparse
 import logging
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +34,15 @@ SPACINGS = {name: spacing for spacing, name in SCHEDULE_NAMES.items()}
 """Our spacings by A1111's names. Older texts have the schedule behind the sampler's name."""
 USED = (
     *("Steps", "Sampler", "CFG scale", "Seed", "Size", "Model hash", "Model", "Version", "Eta DDIM", "Eta"),
-    *("Denoising strength", "VAE", "Schedule type", "Clip skip"),
+    *("Denoising strength", "Schedule type", "Clip skip"),
 )
 """Values of A1111's text that are used, or that change nothing."""
+FLAGS_OF_FILES = {"lora": ("Lora hashes",), "vae": ("VAE", "VAE hash")}
+"""Flags that give what an image's text only names, with the values that do so."""
+LORA_TAG = re.compile(r" ?<lora:([^<>]*)>")
 USER_COMMENT, EXIF = 0x9286, 0x8769
-MODEL_HASH_DIGITS = 10
+MOST_CHARACTERS = 100_000
+"""Length of A1111's text, at most."""
 
 
 def with_image_options(options: argparse.Namespace) -> argparse.Namespace:
@@ -47,7 +52,7 @@ def with_image_options(options: argparse.Namespace) -> argparse.Namespace:
     """
     path: Path = options.from_image
     own, foreign = _texts(path)
-    found = _from_own(own) if own else _from_parameters(foreign, path, "sampler" in options.typed)
+    found = _from_own(own, options.typed) if own else _from_parameters(foreign, path, options.typed)
     checked = {name: _checked(name, value, path) for name, value in found.items() if value}
     checked |= {"prompt": [checked.get("prompt", "")], "variations": 1}
     merged = {**vars(options), **{name: value for name, value in checked.items() if name not in options.typed}}
@@ -57,16 +62,20 @@ def with_image_options(options: argparse.Namespace) -> argparse.Namespace:
 def _texts(path: Path) -> tuple[Mapping[str, str], Parameters]:
     """Our own text by key, empty if it isn't ours, and A1111's."""
     with open_file(path, "image") as file, open_image(file, path) as image:
-        own = {key: text for key in (*FLAGS, "checkpoint", "strength") if (text := own_text(image, key)) is not None}
+        keys = (*FLAGS, "checkpoint", "strength", "lora", "base")
+        own = {key: text for key in keys if (text := own_text(image, key)) is not None}
         text = image.info.get("parameters") or _user_comment(image)
         by_comfy = "workflow" in image.info
     if own.keys() >= {*REQUIRED}:
         if "strength" in own:
             raise UserError(f"{path} was made by img2img.py from another image: repeat it with img2img.py -i and -s")
-        return own, Parameters("")
+        values = Parameters.from_text(text[-MOST_CHARACTERS:]).values if isinstance(text, str) else {}
+        return {**own, "vae": values.get("VAE", "")}, Parameters("")
     if not isinstance(text, str) or not text.strip():
         kind = "ComfyUI's workflow, which is not read here" if by_comfy else "no text that says how it was made"
         raise UserError(f"{path} holds {kind}; a copy that was edited or sent by a messenger has lost it")
+    if len(text) > MOST_CHARACTERS:
+        raise UserError(f"{path} holds a text of {len(text):,} characters; at most {MOST_CHARACTERS:,} are read")
     return {}, Parameters.from_text(text)
 
 
@@ -79,11 +88,19 @@ def _user_comment(image: Image.Image) -> str:
     return str(comment[8:].decode(encoding, errors="replace")) if isinstance(comment, bytes) else ""
 
 
-def _from_own(own: Mapping[str, str]) -> dict[str, str]:
+def _from_own(own: Mapping[str, str], typed: Collection[str]) -> dict[str, str]:
+    _warn_of_files({name: own.get(name, "") for name in FLAGS_OF_FILES}, typed)
     return {flag: own[key] for key, flag in FLAGS.items() if key in own}
 
 
-def _from_parameters(text: Parameters, path: Path, sampler_typed: bool) -> dict[str, str]:
+def _warn_of_files(named: Mapping[str, str], typed: Collection[str]) -> None:
+    """Warns of files that an image's text names and no flag gives: their places are not in it."""
+    for name, files in named.items():
+        if files and name not in typed:
+            log.warning("not repeated: %s %s (--%s gives it)", name, files[:500], name)
+
+
+def _from_parameters(text: Parameters, path: Path, typed: Collection[str]) -> dict[str, str]:
     values = text.values
     if not values:
         raise UserError(f"{path} holds a text without the values of sampling: Steps, Sampler, Seed ...")
@@ -95,16 +112,18 @@ def _from_parameters(text: Parameters, path: Path, sampler_typed: bool) -> dict[
             name, schedule = name.removesuffix(f" {one}"), one
     names = {theirs: ours for ours, theirs in SAMPLER_NAMES.items()}
     sampler = names.get(name, name)
-    if sampler not in SAMPLERS and not sampler_typed:
+    if sampler not in SAMPLERS and "sampler" not in typed:
         raise UserError(f"{path} was made with the sampler {name[:60]!r}, which is not here; choose one with --sampler")
     log.warning(
         "%s was made by another program, whose noise for the same seed may be another%s: the image will differ",
         *(path, "" if schedule in ("", "Automatic", *SPACINGS) else f", and with the schedule {schedule}"),
     )
-    if ignored := [name for name in values if name not in USED]:
+    _warn_of_files({"lora": ", ".join(LORA_TAG.findall(text.prompt))}, typed)
+    given = [value for flag, named in FLAGS_OF_FILES.items() if flag in typed for value in named]
+    if ignored := [name for name in values if name not in (*USED, *given)]:
         log.warning("not repeated: %s", ", ".join(f"{name}: {values[name]}" for name in ignored)[:500])
     return {
-        "prompt": text.prompt.replace("\n", " "),
+        "prompt": LORA_TAG.sub("", text.prompt).strip().replace("\n", " "),
         "negative_prompt": text.negative_prompt.replace("\n", " "),
         "seed": values.get("Seed", ""),
         "sampler": sampler,
@@ -133,9 +152,14 @@ def _checked(name: str, value: str, path: Path) -> Any:
     return checked
 
 
-def warn_of_another_model(path: Path, weights: Path) -> None:
-    """Warns if an image's text names another checkpoint than the one that is used."""
+def warn_of_another_model(options: argparse.Namespace, weights: Path, base: Path | None) -> None:
+    """Warns if an image's text names another checkpoint than the one that is used, or another `base` of a LoRA file."""
+    path: Path = options.from_image
     own, text = _texts(path)
+    if "base" in own and "base" not in options.typed and (base is None or base.name != own["base"]):
+        _warn_of_files({"base": own["base"]}, ())
+    if base and not own:
+        weights = base  # A1111's text names the base model, and the LoRA file in its prompt
     digest = text.values.get("Model hash", "")
     if digest and weights.is_file():
         same, name = hash_file(weights).startswith(digest), f"{text.values.get('Model', '')} ({digest})".strip()

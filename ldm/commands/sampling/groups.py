@@ -106,7 +106,8 @@ def _base_model(
         )
         digests = part_digests(path, checkpoint_info(changed))
         opener = partial(read_changed, file.opener(), changes, model)
-        return replace(first, path=path, info=info, digests=digests, open=opener, is_base=True, base_file=None)
+        own_file = replace(first, path=path, info=info, digests=digests, open=opener, base_file=None, adapter=None)
+        return replace(own_file, is_base=True)
     except (UserError, OSError) as error:
         log.warning("the base model of %s is not compared: %s", first.path, error)
         return None

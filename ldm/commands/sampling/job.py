@@ -10,7 +10,7 @@ from PIL import Image
 
 import ldm
 from ldm.commands.enough_memory import refuse_too_large_images
-from ldm.commands.sampling.adapters import LoraFile, loras_of
+from ldm.commands.sampling.adapters import LoraFile
 from ldm.commands.sampling.checkpoints import Checkpoint
 from ldm.commands.sampling.masks import Margins, init_from, margins_from, mask_text, refuse_other_inputs
 from ldm.commands.sampling.parameters import ETA_NAMES, SAMPLER_NAMES, SCHEDULE_NAMES, Parameters
@@ -61,11 +61,17 @@ class Job:
         return num_steps if self.init is None else img2img_steps(num_steps, self.init.strength)
 
 
-def job_from(options: argparse.Namespace, settings: Settings, compute: Compute, loaded_bytes: int = 0) -> Job:
+def job_from(
+    options: argparse.Namespace,
+    settings: Settings,
+    compute: Compute,
+    loaded_bytes: int = 0,
+    loras: tuple[LoraFile, ...] = (),
+) -> Job:
     """The job of the given flags, with the model's defaults for the others.
 
-    `loaded_bytes`: as in `batch_that_fits`. Raises `UserError` if images of that size don't fit into the memory of the
-    device.
+    `loras`: those of `--lora`, with their hashes. `loaded_bytes`: as in `batch_that_fits`. Raises `UserError` if images
+    of that size don't fit into the memory of the device.
     """
     defaults = settings.sampling
     init_path, init_image, default_size = getattr(options, "init_img", None), None, (defaults.height, defaults.width)
@@ -96,7 +102,7 @@ def job_from(options: argparse.Namespace, settings: Settings, compute: Compute, 
         compile=options.compile,
         init=init,
         init_path=init_path,
-        loras=loras_of(options),
+        loras=loras,
         margins=margins,
         mask_text=mask_text(options),
         reading=reading_from(options, settings.model.text_encoder),
@@ -143,8 +149,10 @@ def sampling_flags(sampling: SamplingConfig) -> dict[str, Any]:
 def png_text(prompt: str, seed: int, job: Job, checkpoint: Checkpoint, sha256: str = "") -> dict[str, object]:
     """The text chunks of an image file by key; `parameters` has the form that other tools read. Names no directory.
 
-    `sha256`: that of the checkpoint's file, if known.
+    `sha256`: that of the checkpoint's file, if known; of a LoRA, "Model" and its hash are those of its base model.
     """
+    if checkpoint.base_file:
+        sha256 = checkpoint.info.base_sha256 if checkpoint.base_file.is_file() else ""
     sampling = job.sampling
     size = f"{sampling.width}x{sampling.height}"
     text: dict[str, object] = {
@@ -163,7 +171,7 @@ def png_text(prompt: str, seed: int, job: Job, checkpoint: Checkpoint, sha256: s
         text["base"] = checkpoint.base_file.name
     if job.loras:
         text["lora"] = ", ".join(map(str, job.loras))
-    loras = [*([LoraFile(checkpoint.path)] if checkpoint.base_file else []), *job.loras]
+    loras = [*([checkpoint.adapter] if checkpoint.adapter else []), *job.loras]
     default_eta = SAMPLERS[sampling.sampler].default_eta
     eta = f"{sampling.eta:g}" if default_eta is not None and sampling.eta != default_eta else ""
     values = {

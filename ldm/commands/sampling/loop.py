@@ -55,7 +55,7 @@ def sample_rows(plan: TablePlan, job: Job, compute: Compute, directory: Path) ->
         ImageWriter(BATCHES_WAITING * batch_size) as writer,
         ReadAhead([checkpoint for checkpoint, _, _ in work]) as reader,
     ):
-        hashed = pool.submit(_file_hash, work[0][0].path) if alone and work else None
+        hashed = pool.submit(_file_hash, work[0][0].path) if alone and work and not work[0][0].base_file else None
         for checkpoint, missing, batches in work:
             try:
                 file = reader.take()

@@ -27,7 +27,9 @@ ETA_NAMES = {"ddim": "Eta DDIM", "euler-ancestral": "Eta"}
 NEGATIVE = "Negative prompt:"
 FEWEST = 3
 """A last line of fewer pairs belongs to the prompt."""
-_PAIR = re.compile(r'\s*(\w[\w /+-]*):\s*("(?:\\.|[^\\"])*"|[^,]*)(?:,|$)')
+_PAIR = re.compile(r'[\s/+-]*(\w[\w /+-]*):\s*("(?:\\.|[^\\"])*"|[^,]*)(?:,|$)')
+_NO_PAIR = re.compile(r"[\s/+-]*[\w /+-]*.?")
+"""What is left out where no pair begins: up to the next place where one may begin."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ class Parameters:
     def from_text(cls, text: str) -> "Parameters":
         """Reads what A1111 and its followers write. Without a line of values, all of it is the prompt."""
         lines = text.strip().split("\n")
-        pairs = _PAIR.findall(lines[-1])
+        pairs = _pairs(lines[-1])
         values = {}
         if len(pairs) >= FEWEST:
             values = {name.strip(): _unquoted(value.strip()) for name, value in pairs}
@@ -57,6 +59,19 @@ class Parameters:
         negative_at = next((i for i, line in enumerate(lines) if line.startswith(NEGATIVE)), len(lines))
         negative = "\n".join(lines[negative_at:]).removeprefix(NEGATIVE)
         return cls("\n".join(lines[:negative_at]).strip(), negative.strip(), values)
+
+
+def _pairs(line: str) -> list[tuple[str, str]]:
+    """The names and values of a line, in a time that grows with its length alone: it may be anyone's."""
+    found, at = [], 0
+    while at < len(line):
+        if match := _PAIR.match(line, at):
+            found.append((match[1], match[2]))
+        else:
+            match = _NO_PAIR.match(line, at)
+            assert match is not None
+        at = match.end()
+    return found
 
 
 def _quoted(value: str) -> str:

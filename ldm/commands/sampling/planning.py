@@ -21,7 +21,7 @@ from ldm.commands.options.common import MOST_IMAGES
 from ldm.commands.options.resumable import SAMPLING, flag_of
 from ldm.commands.record import plain, versions, write_record
 from ldm.commands.resuming import RECORD, make_run_dir, refuse_another_size
-from ldm.commands.sampling.adapters import changes_of, recorded_loras
+from ldm.commands.sampling.adapters import Changes, LoraFile, changes_of, recorded_loras
 from ldm.commands.sampling.checkpoints import Checkpoint, checkpoints_to_sample
 from ldm.commands.sampling.from_image import warn_of_another_model, with_image_options
 from ldm.commands.sampling.groups import (
@@ -90,17 +90,17 @@ class Call:
 
 def plan_call(options: argparse.Namespace, command: str) -> Call:
     """Decides everything, makes the directory, reads the photos, and writes the record and small copies of photos."""
-    options = _checked_options(with_inpainting_strength(with_all_prompts(options)), command)
+    options = _checked_options(with_inpainting_strength(options), command)
     compute = sampling_compute(parse_device(options.device), options.precision)
     refuse_graphs_without_cuda(options.compile, compute.device)
     weights, root, scores = _weights(options, command)
-    if getattr(options, "from_image", None) and not options.resume_dir:
-        warn_of_another_model(options.from_image, weights)
     changes = changes_of(options)
     checkpoints = checkpoints_to_sample(weights, options.config, changes, options.base, options.subject or "")
-    job = _job(options, checkpoints, compute, scores)
+    if getattr(options, "from_image", None) and not options.resume_dir:
+        warn_of_another_model(options, weights, None if weights.is_dir() else checkpoints[0].base_file)
+    job = _job(options, checkpoints, compute, scores, changes.loras)
     records = RunRecords()
-    groups = _groups(checkpoints, records, options) if root else [checkpoints]
+    groups = _groups(checkpoints, records, options, changes) if root else [checkpoints]
     plan = plan_rows(groups, root, job, compute)
     photo_paths = photos_of_groups(groups, records, options.instance_img_dir) if root else [[]]
     name = (getattr(options, "encoder", None) or checkpoints[0].settings.evaluation.encoder) if scores else ""
@@ -147,11 +147,14 @@ def _checked_options(options: argparse.Namespace, command: str) -> argparse.Name
     if options.resume_dir:
         options = resumed_call_options(options, command)
         begin_run(options.resume_dir, command_line(f"{command}.py", "-r", options.resume_dir))
-    elif getattr(options, "from_image", None):
+        return options
+    if getattr(options, "from_image", None):
         options = with_image_options(options)
+        if "prompt" not in options.typed:  # an image has one prompt, of which no part is a choice or a file's name
+            return options
     elif command == "img2img" and not options.init_img:
         raise UserError("--init-img is needed: the image to start from")
-    return options
+    return with_all_prompts(options)
 
 
 def _weights(options: argparse.Namespace, command: str) -> tuple[Path, Path | None, bool]:
@@ -170,12 +173,18 @@ def _weights(options: argparse.Namespace, command: str) -> tuple[Path, Path | No
     return weights, root, scores
 
 
-def _job(options: argparse.Namespace, checkpoints: list[Checkpoint], compute: Compute, scores: bool) -> Job:
+def _job(
+    options: argparse.Namespace,
+    checkpoints: list[Checkpoint],
+    compute: Compute,
+    scores: bool,
+    loras: tuple[LoraFile, ...],
+) -> Job:
     settings = checkpoints[0].settings
     if scores:
         options.prompt = prompts_to_score(options.prompt, getattr(options, "protocol", "default"), checkpoints)
     _refuse_too_many_images(len(checkpoints), options)
-    job = job_from(options, settings, compute)
+    job = job_from(options, settings, compute, loras=loras)
     refuse_another_size(options, *photo_size(job.sampling.height, job.sampling.width, job.margins), SAMPLING)
     return job
 
@@ -191,9 +200,11 @@ def _refuse_too_many_images(checkpoints: int, options: argparse.Namespace) -> No
         )
 
 
-def _groups(checkpoints: list[Checkpoint], records: RunRecords, options: argparse.Namespace) -> list[CheckpointGroup]:
+def _groups(
+    checkpoints: list[Checkpoint], records: RunRecords, options: argparse.Namespace, changes: Changes
+) -> list[CheckpointGroup]:
     groups = group_checkpoints(checkpoints, records)
-    return groups if options.no_base else with_base_models(groups, records, options.base, changes_of(options))
+    return groups if options.no_base else with_base_models(groups, records, options.base, changes)
 
 
 def _digest(plan: TablePlan, photo_paths: list[list[Path]], encoder: str) -> str:

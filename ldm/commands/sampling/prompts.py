@@ -7,7 +7,7 @@ from ldm.commands.options.common import MOST_IMAGES
 from ldm.diffusion.prompt_encoding import PromptReading
 from ldm.errors import UserError
 from ldm.nn.text_encoder import TextEncoderConfig
-from ldm.prompt_syntax import alternatives
+from ldm.prompt_syntax import alternatives, count_alternatives
 from ldm.prompts import prompt_fault
 from ldm.user_files import read_text
 
@@ -20,10 +20,13 @@ def with_all_prompts(options: argparse.Namespace) -> argparse.Namespace:
     if not options.prompt:
         return options
     prompts = [prompt for text in options.prompt for prompt in _from_file(text)]
-    if options.prompt_syntax != "plain":
+    has_syntax = options.prompt_syntax != "plain"
+    count = sum(map(count_alternatives, prompts)) if has_syntax else len(prompts)
+    if count > MOST_IMAGES:
+        shown = f"{count:,}" if count < 10**12 else "over 10^12"
+        raise UserError(f"--prompt: {shown} prompts are more than the {MOST_IMAGES:,} images of one call")
+    if has_syntax:
         prompts = [one for prompt in prompts for one in alternatives(prompt)]
-    if len(prompts) > MOST_IMAGES:
-        raise UserError(f"--prompt: {len(prompts):,} prompts are more than the {MOST_IMAGES:,} images of one call")
     return argparse.Namespace(**{**vars(options), "prompt": prompts})
 
 

@@ -23,6 +23,7 @@ from ldm.commands.resuming import RECORD, changed, resumed_options
 from ldm.commands.sampling.adapters import loras_of, recorded_loras
 from ldm.commands.sampling.checkpoints import Checkpoint
 from ldm.commands.sampling.job import CLASS_PROMPT
+from ldm.commands.sampling.prompts import with_all_prompts
 from ldm.config import read_yaml
 from ldm.errors import UserError
 from ldm.terminal import command_line
@@ -45,7 +46,7 @@ def recorded_command(options: Mapping[str, Any]) -> str:
 
 def resumed_call_options(options: argparse.Namespace, command: str) -> argparse.Namespace:
     """The options of the call in `--resume-dir`; those of the command line replace what may change."""
-    options = _with_class_prompt(options)
+    options = _with_class_prompt(_with_all_prompts(options))
     options = argparse.Namespace(**{**vars(options), "lora": recorded_loras(loras_of(options))})
     resumed = resumed_options(
         options,
@@ -168,6 +169,17 @@ def _find_file(options: argparse.Namespace, name: str, record: dict[str, Any], m
         flag_of(name),
     )
     setattr(options, name, found)
+
+
+def _with_all_prompts(options: argparse.Namespace) -> argparse.Namespace:
+    """The options with typed prompts as the first call read them; those of its record have been expanded by it."""
+    record = options.resume_dir / RECORD
+    recorded = read_yaml(record).get("options") if record.is_file() else None
+    if not isinstance(recorded, dict) or options.prompt == recorded.get("prompt"):
+        return options
+    syntax = recorded.get("prompt_syntax", "plain")
+    expanded = with_all_prompts(argparse.Namespace(**{**vars(options), "prompt_syntax": syntax}))
+    return argparse.Namespace(**{**vars(options), "prompt": expanded.prompt})
 
 
 def _with_class_prompt(options: argparse.Namespace) -> argparse.Namespace:

@@ -114,6 +114,8 @@ def test_prompt_syntax_clip_skip_and_spacing_are_repeated(txt2img: Sample, tmp_p
         ({"parameters": BY_A1111.replace("Euler a", "Restart")}, "the sampler 'Restart', which is not here"),
         ({"parameters": BY_A1111.replace("Steps: 3", "Steps: many")}, "its text can't be used: ddim_steps"),
         ({"parameters": BY_A1111.replace("48x32", "48x")}, "its text can't be used: hw"),
+        ({"parameters": "a" * 99_999}, "without the values of sampling"),
+        ({"parameters": "a" * 100_001}, "holds a text of 100,001 characters"),
         ({"parameters": f"{BY_A1111}, Denoising strength: 0.7"}, "was made from another image"),
     ],
 )

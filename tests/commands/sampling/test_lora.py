@@ -2,6 +2,8 @@
 
 import json
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -14,11 +16,15 @@ from ldm.checkpoint.merging import merged
 from ldm.checkpoint.metadata import CheckpointInfo
 from ldm.checkpoint.reading import read_checkpoint
 from ldm.checkpoint.saving import hash_file
+from ldm.commands.elsewhere import sha256_of
+from ldm.commands.sampling import job, loop, planning
 from ldm.data.images import own_text
+from tests.checkpoint.diffusers_files import write_tiny_directory
 from tests.commands.calls import call, refused
 from tests.commands.fixtures import Sample
+from tests.commands.sampling.test_from_image import copy_with_parameters
 from tests.loras import write_lora
-from tests.report.tables import table_of
+from tests.report.tables import table_of, tuned
 from tests.tiny import TINY_YAML, write_tiny_checkpoint
 
 
@@ -44,6 +50,14 @@ def test_they_are_merged_into_the_weights_with_their_own_weights_and_the_image_s
     assert text["parameters"].startswith("a cat <lora:one:0.5> <lora:b:1>\nSteps: 3")
     assert f'Lora hashes: "one: {data_hash(one)[:12]}, b: {data_hash(other)[:12]}"' in text["parameters"]
     kept = sampled.images[0]
+    repeated = txt2img("-c", base, "--from-image", sampled.paths[0])
+    assert "not repeated: lora one.safetensors:0.5, b.safetensors:1 (--lora gives it)" in repeated.said
+    tagged = copy_with_parameters(sampled.paths[0], tmp_path / "tagged.png")
+    plain = txt2img("-c", base, "--from-image", tagged)
+    assert "not repeated: lora one:0.5, b:1 (--lora gives it)" in plain.said
+    assert plain.record["options"]["prompt"] == ["a cat"]
+    again = txt2img("-c", base, "--from-image", tagged, "--lora", f"{one}:0.5", other)
+    assert "not repeated" not in again.said and np.array_equal(again.images[0], kept)
     sampled.paths[0].unlink()
     other.rename(base.parent / other.name)  # a resumed call looks for it near its old place
     assert call("txt2img", "-r", sampled.directory).status == 2  # it isn't near
@@ -95,7 +109,12 @@ def test_the_yaml_of_its_training_serves_a_base_model_without_one(txt2img: Sampl
 
 def test_one_alone_finds_the_base_model_beside_it_or_names_the_flag(txt2img: Sample, base: Path) -> None:
     metadata = {"ss_new_sd_model_hash": hash_file(base), "ss_sd_model_name": base.name}
-    alone = txt2img("-c", write_lora(base.parent / "a.safetensors", base, **metadata), "-v", 1, "-p", "a cat")
+    path = write_lora(base.parent / "a.safetensors", base, **metadata)
+    alone = txt2img("-c", path, "-v", 1, "-p", "a cat")
+    assert f"Model hash: {hash_file(base)[:10]}, Model: {base.stem}," in Image.open(alone.paths[0]).text["parameters"]
+    assert "not repeated: base tiny.safetensors" in txt2img("-c", base, "--from-image", alone.paths[0]).said
+    copy = copy_with_parameters(alone.paths[0], base.parent / "a.png")
+    assert "was made with the model" not in txt2img("-c", path, "--from-image", copy).said
     nameless = write_lora(base.parent / "b.safetensors", base)
     assert np.array_equal(txt2img("-c", nameless, "--base", base, "-v", 1, "-p", "a cat").images[0], alone.images[0])
     refused(call("txt2img", "-c", nameless), "b.safetensors is a LoRA that doesn't name its base model", "--base PATH")
@@ -128,3 +147,41 @@ def test_a_folder_of_them_is_scored(base: Path, tmp_path: Path, subject_dir: Pat
     assert outcome.status == 0, outcome.said
     table = json.loads((tmp_path / "outputs" / "evaluate-1" / "comparison.json").read_text())
     assert [len(row["scores"]) > 0 for row in table["rows"]] == [True, True, True]
+
+
+def test_a_file_that_goes_during_a_call_has_its_hash_in_the_image(
+    txt2img: Sample, base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lora = write_lora(base.parent / "a.safetensors", base)
+    short_hash = data_hash(lora)[:12]
+
+    def text_after_deleting(*arguments: Any) -> dict[str, object]:
+        lora.unlink()
+        return job.png_text(*arguments)
+
+    monkeypatch.setattr(loop, "png_text", text_after_deleting)
+    (path,) = txt2img("-c", base, "-v", 1, "-p", "a cat", "--lora", lora).paths
+    assert f'Lora hashes: "a: {short_hash}"' in Image.open(path).text["parameters"]
+
+
+def test_a_comparison_with_them_is_resumed_after_its_checkpoints_have_moved(
+    txt2img: Sample, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes = mock.Mock(wraps=planning.changes_of)
+    monkeypatch.setattr(planning, "changes_of", changes)
+    tuned(tmp_path / "ckpts" / "mug-1", base)
+    lora = write_lora(tmp_path / "a.safetensors", base)
+    sampled = txt2img("-c", tmp_path / "ckpts", "-v", 1, "-p", "a cat", "--lora", lora)
+    assert not any("bytes" in identity for identity in sampled.record["known"].values())
+    assert changes.call_count == 1  # it hashes the files
+    (tmp_path / "ckpts").rename(tmp_path / "moved")
+    resumed = call("txt2img", "-r", sampled.directory, "-c", tmp_path / "moved")
+    assert resumed.status == 0, resumed.said
+
+
+def test_its_base_model_may_be_a_diffusers_directory(txt2img: Sample, base: Path, tmp_path: Path) -> None:
+    directory = write_tiny_directory(tmp_path / "loras" / "mine")
+    metadata = CheckpointInfo(base=directory.name, base_sha256=sha256_of(directory)).to_metadata()
+    path = write_lora(tmp_path / "loras" / "a.safetensors", base, **metadata)
+    sampled = txt2img("-c", path, "-v", 1, "-p", "a cat")
+    assert own_text(Image.open(sampled.paths[0]), "base") == "mine"

@@ -22,6 +22,9 @@ def test_files_and_alternatives_are_columns_and_are_recorded(txt2img: Sample, tm
     sampled.paths[1].unlink()
     again = txt2img("-r", sampled.directory)
     assert difference(again.images[1], before[1]) == 0
+    assert call("txt2img", "-r", sampled.directory, "-p", f"@{file}", "a {can|mug}").status == 0
+    others = txt2img("--from-image", sampled.paths[0], "-p", "a {can|mug}")
+    assert others.record["options"]["prompt"] == ["a can", "a mug"]
     plain = txt2img("-p", "a cat", "-v", 1, "--seed", 3)
     assert "ldm.clip_skip" not in Image.open(plain.paths[0]).info
     assert difference(plain.images[0], before[0]) > 0
@@ -33,5 +36,7 @@ def test_what_can_not_be_read_is_refused(tiny_checkpoint: Path) -> None:
     weights = ("-c", tiny_checkpoint)
     refused(call("txt2img", "-p", "@nowhere.txt", *weights), "there is no file nowhere.txt")
     refused(call("txt2img", "--clip-skip", 3, *weights), "--clip-skip 3 is more than the text encoder's 2 layers")
+    many = call("txt2img", "-p", "{a|b}" * 30, "--prompt-syntax", "a1111", *weights)
+    refused(many, "--prompt: 1,073,741,824 prompts are more than")
     scored = call("txt2img", "--score", "-p", "sks can", "--prompt-syntax", "a1111", *weights)
     refused(scored, "scores read prompts as plain text")
