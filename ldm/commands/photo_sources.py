@@ -5,6 +5,7 @@ A run's record names the folder; its origin is in the record too, so that a resu
 
 import argparse
 import hashlib
+import json
 import logging
 import os
 import urllib.error
@@ -18,10 +19,11 @@ from ldm.config import read_yaml
 from ldm.data.archives import ARCHIVES, LEFT_FREE, MOST_BYTES, is_archive, unpack
 from ldm.disk import free_bytes, human_size, write_error
 from ldm.errors import UserError
+from ldm.files import write_text
 from ldm.leftovers import remove_leftovers, temporary_directory
 from ldm.processes import RUN_DIR_VARIABLE, is_helper_process
 from ldm.progress import Progress
-from ldm.user_files import resolved
+from ldm.user_files import open_file, resolved
 
 log = logging.getLogger(__name__)
 
@@ -72,20 +74,64 @@ def folder_of(source: Path | str, cache: Path) -> Path:
 
 def _unpacked(archive: Path, cache: Path, name: str = "") -> Path:
     """The folder of an archive's content; `name` is its URL, for messages."""
-    if not is_archive(archive):
-        raise UserError(f"{name or archive} is no archive that can be unpacked ({ARCHIVES})")
-    with archive.open("rb") as file:
-        target = cache / hashlib.file_digest(file, "sha256").hexdigest()[:16]
-    if not target.is_dir():
-        with temporary_directory(cache) as directory:
-            unpack(archive, partial := _made(directory / target.name))
-            try:
-                partial.replace(target)
-            except OSError:
-                if not target.is_dir():  # else another process was faster
-                    raise
-    log.info("%s is unpacked in %s", name or archive, target)
+    target = cache / _digest(archive, name or str(archive))
+    if target.is_dir():
+        if _listing(target) == _recorded(target):
+            return _found(target, name or str(archive))
+        aside = _moved_aside(target)
+        log.warning("%s was changed after it was unpacked: it is %s now, and unpacked again", target, aside)
+    with temporary_directory(cache) as directory:
+        unpack(archive, partial := _made(directory / target.name))
+        write_text(_list_of(target), json.dumps(_listing(partial), indent=1))
+        try:
+            partial.replace(target)
+        except OSError:
+            if not target.is_dir():  # else another process was faster
+                raise
+    return _found(target, name or str(archive))
+
+
+def _found(target: Path, name: str) -> Path:
+    log.info("%s is unpacked in %s", name, target)
     return _innermost(target)
+
+
+def _digest(archive: Path, name: str) -> str:
+    """What an archive's folder is called. Raises `UserError` if it is none, or can't be read."""
+    with open_file(archive, "archive") as file:
+        try:
+            if not is_archive(archive):
+                raise UserError(f"{name} is no archive that can be unpacked ({ARCHIVES})")
+            return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+        except OSError as error:
+            raise UserError(f"could not read {archive}: {error.strerror or error}") from error
+
+
+def _list_of(target: Path) -> Path:
+    """The file beside an unpacked folder that has its files' names and sizes."""
+    return target.with_suffix(".json")
+
+
+def _listing(directory: Path) -> dict[str, int]:
+    """The sizes of all files below a directory, by their names there."""
+    files = sorted(path for path in directory.rglob("*") if path.is_file())
+    return {path.relative_to(directory).as_posix(): path.stat().st_size for path in files}
+
+
+def _recorded(target: Path) -> object:
+    """The list that was written when a folder was unpacked; None if there is none."""
+    try:
+        return json.loads(_list_of(target).read_text("utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+def _moved_aside(target: Path) -> Path:
+    """Renames a folder that someone has changed: what was added to it, such as captions, is kept."""
+    number = 1
+    while (aside := target.with_name(f"{target.name}-changed-{number}")).exists():
+        number += 1
+    return target.rename(aside)
 
 
 def _made(directory: Path) -> Path:

@@ -60,12 +60,7 @@ def resumed_options(
     dataclass that knows the values that older runs wrote.
     """
     record = options.resume_dir / RECORD
-    if not record.is_file():
-        raise UserError(f"{options.resume_dir} is no run of {script}: it has no {RECORD}")
-    saved = read_yaml(record).get("options")
-    if not isinstance(saved, dict) or own_option not in saved:
-        raise UserError(f"{options.resume_dir} is no run of {script}: its {RECORD} is another command's")
-    saved = renewed(config, saved)
+    saved = renewed(config, own_record(options.resume_dir, script=script, own_option=own_option))
     check_recorded(saved, script, record)
     merged = {name: saved.get(name, value) for name, value in vars(options).items()}
     for name in options.typed:
@@ -80,6 +75,17 @@ def resumed_options(
         lock_directory(options.resume_dir)
         remove_leftovers(options.resume_dir, alone=True)
     return argparse.Namespace(**merged)
+
+
+def own_record(directory: Path, *, script: str, own_option: str) -> dict[str, Any]:
+    """The options in the record of this script's run. Raises `UserError` if the directory is none."""
+    record = directory / RECORD
+    if not record.is_file():
+        raise UserError(f"{directory} is no run of {script}: it has no {RECORD}")
+    saved = read_yaml(record).get("options")
+    if not isinstance(saved, dict) or own_option not in saved:
+        raise UserError(f"{directory} is no run of {script}: its {RECORD} is another command's")
+    return saved
 
 
 def refuse_another_size(options: argparse.Namespace, height: int, width: int, rules: Mapping[str, Rule]) -> None:

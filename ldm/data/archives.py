@@ -18,6 +18,8 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, cast
 
+from ldm.data.captioned import METADATA
+from ldm.data.formats import IMAGE_SUFFIXES, RAW_SUFFIXES, TGA_SUFFIXES
 from ldm.disk import free_bytes, human_size
 from ldm.errors import UserError
 from ldm.user_files import open_file
@@ -36,8 +38,14 @@ ZIP, TAR_AT, TAR = b"PK\3\4", 257, b"ustar"
 COMPRESSED = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\0": lzma.open}
 ARCHIVES = "zip, tar, tar.gz, tar.bz2 or tar.xz"
 
-LINK, OUTSIDE, HIDDEN, TWICE = (
+RARE_SUFFIXES = {".pnm", ".pbm", ".psd", ".qoi", ".sgi", ".pcx", ".dds", ".jxl"}
+UNPACKED = IMAGE_SUFFIXES | TGA_SUFFIXES | RAW_SUFFIXES | RARE_SUFFIXES | {".txt", ""}
+"""Suffixes of images, also of those that only messages name, and captions; an image may have none. Nothing else is
+unpacked: a checkpoint would be found as one of a run."""
+
+LINK, OTHER, OUTSIDE, HIDDEN, TWICE = (
     "links or devices",
+    "neither images nor captions",
     "outside of the archive's own directory",
     "hidden files",
     "twice there",
@@ -130,6 +138,9 @@ class _Target:
             self.left_out[HIDDEN] += 1
             return None
         path = self.directory.joinpath(*parts)
+        if not (path.suffix.lower() in UNPACKED or path.name == METADATA):
+            self.left_out[OTHER] += 1
+            return None
         if path.exists():
             self.left_out[TWICE] += 1
             return None
@@ -138,7 +149,7 @@ class _Target:
     def finish(self) -> None:
         """Logs what was left out."""
         for reason, count in self.left_out.items():
-            level = logging.INFO if reason == HIDDEN else logging.WARNING
+            level = logging.INFO if reason in (HIDDEN, OTHER) else logging.WARNING
             log.log(level, "%s: %d of its entries not unpacked (%s)", self.archive, count, reason)
 
 

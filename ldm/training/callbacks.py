@@ -209,3 +209,29 @@ class TrainingProgress(pl.Callback):
 
     def on_exception(self, trainer: pl.Trainer, pl_module: Any, exception: BaseException) -> None:
         self.teardown(trainer, pl_module, "fit")  # ends the line before the error is printed
+
+
+class UpdateClock(pl.Callback):
+    """Measures each update, in seconds until the device has done its work; ends the training after `most` of them."""
+
+    def __init__(self, most: float) -> None:
+        self.most = most
+        self.seconds: list[float] = []
+        self._began = 0.0
+
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: Any, *args: Any) -> None:
+        self._began = _now(pl_module.device)
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, *args: Any) -> None:
+        self.seconds.append(_now(pl_module.device) - self._began)
+        if sum(self.seconds) >= self.most:
+            trainer.should_stop = True
+
+
+def _now(device: torch.device) -> float:
+    """The time in seconds when the device has done its work."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+    return time.perf_counter()

@@ -132,6 +132,11 @@ class DreamBoothConfig(OptimizationConfig):
         check_range(self, 0, HIGHEST_RANK, "lora")
         check_range(self, 0, LARGEST_FACTOR, "lora_alpha", "lora_learning_rate", "text_encoder_learning_rate")
         check_range(self, 0, 0.9, "lora_dropout")
+        if self.optimizer == "prodigy" and self.text_encoder_learning_rate not in (0, self.learning_rate):
+            raise ValueError(
+                "the optimizer prodigy finds one learning rate for all weights: text_encoder_learning_rate is not for "
+                "it; leave out one of the two"
+            )
         if self.lora and self.train_dtype != "fp32":
             raise ValueError(f"train_dtype should be fp32 with lora, not {self.train_dtype}: its weights are few")
         raise_for_prompts("preview_prompts", self.preview_prompts)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytorch_lightning as pl
 import torch
@@ -17,7 +17,15 @@ from ldm.checkpoint.discovery import RESUME_STATE
 from ldm.config import to_yaml
 from ldm.interruption import before_the_end, finish_first
 from ldm.nn.graphed import Capture
-from ldm.training.callbacks import FiniteGuard, GradientGuard, ReleaseMemory, SaveEvery, StopOnSignal, TrainingProgress
+from ldm.training.callbacks import (
+    FiniteGuard,
+    GradientGuard,
+    ReleaseMemory,
+    SaveEvery,
+    StopOnSignal,
+    TrainingProgress,
+    UpdateClock,
+)
 from ldm.training.logs import LightningLog, build_logger
 from ldm.training.module import TrainingModule
 from ldm.training.processes import OneMachine, OneMachineDDP, OtherProcesses, explain_workers, own_environment
@@ -95,6 +103,32 @@ def _log_every(module: TrainingModule) -> int:
     return max(1, min(10, module.config.iterations // 50))
 
 
+def seconds_of_updates(
+    module: TrainingModule,
+    device: torch.device,
+    autocast_dtype: torch.dtype | None,
+    most_updates: int,
+    most_seconds: float,
+) -> list[float]:
+    """The times of a training's first updates, made as `fit` makes them, without a graph; nothing is written.
+
+    No other is begun after `most_seconds`.
+    """
+    clock = UpdateClock(most_seconds)
+    with own_environment(Path()), _quiet_lightning():
+        trainer = _trainer(
+            module,
+            [device],
+            autocast_dtype,
+            max_steps=min(most_updates, module.config.iterations),
+            logger=False,
+            callbacks=[clock, ReleaseMemory()],
+            plugins=[OneMachine()],
+        )
+        trainer.fit(module)
+    return clock.seconds
+
+
 def _build_trainer(
     module: Module,
     options: FitOptions,
@@ -104,19 +138,18 @@ def _build_trainer(
     others: OtherProcesses,
 ) -> pl.Trainer:
     """A trainer that writes nothing but checkpoints, resume state and log, and reads no settings of its environment."""
-    config, first, autocast_dtype = module.config, options.devices[0], options.autocast_dtype
+    config, autocast_dtype = module.config, options.autocast_dtype
     # Not with loss scaling, which reads the gradients in every step, or several devices, which exchange them in the
     # backward pass.
     if options.capture and module.can_be_graphed and len(options.devices) == 1 and autocast_dtype != torch.float16:
         module.graph_steps(options.capture, autocast_dtype)
         autocast_dtype = None  # the graph contains its own
-    trainer = pl.Trainer(
-        accelerator="gpu" if first.type == "cuda" else first.type,
-        devices=[device.index or 0 for device in options.devices] if first.type == "cuda" else len(options.devices),
+    return _trainer(
+        module,
+        options.devices,
+        autocast_dtype,
         strategy=OneMachineDDP(others) if len(options.devices) > 1 else "auto",
-        precision=PRECISIONS[autocast_dtype],  # type: ignore[arg-type]
         max_steps=config.iterations,
-        gradient_clip_val=config.max_grad_norm or None,
         logger=logger,
         log_every_n_steps=_log_every(module),
         # Guards come before saving, so that nothing broken is saved.
@@ -130,10 +163,24 @@ def _build_trainer(
         ],
         plugins=[ResumeStateIO(options.writer), OneMachine()],
         default_root_dir=options.run_dir,
+    )
+
+
+def _trainer(
+    module: TrainingModule, devices: list[torch.device], autocast_dtype: torch.dtype | None, **others: Any
+) -> pl.Trainer:
+    """Lightning's trainer on these devices, with what all trainings share; `others` are its own arguments."""
+    first = devices[0]
+    trainer = pl.Trainer(
+        accelerator="gpu" if first.type == "cuda" else first.type,
+        devices=[device.index or 0 for device in devices] if first.type == "cuda" else len(devices),
+        precision=PRECISIONS[autocast_dtype],  # type: ignore[arg-type]
+        gradient_clip_val=module.config.max_grad_norm or None,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
         use_distributed_sampler=False,
+        **others,
     )
     # Only `ldm.interruption` handles signals.
     trainer._signal_connector.register_signal_handlers = _no_handlers  # type: ignore[method-assign]

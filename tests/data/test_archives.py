@@ -76,6 +76,15 @@ def test_nothing_is_written_outside_and_hidden_files_are_left_out(
     assert {path.name for path in tmp_path.iterdir()} == {archive.name, "into"}
 
 
+def test_only_images_and_captions_are_unpacked(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    captions = {"photos/1.txt": b"red", "photos/metadata.jsonl": b"", "photos/3.JPG": b"three"}
+    others = ["model.safetensors", "model.ckpt", "run.yaml", "unet/model_index.json", "a.py"]
+    archive = write_archive(tmp_path / "a.zip", {**dict.fromkeys(others, b"bad"), **captions, **CONTENT})
+    with caplog.at_level(logging.INFO):
+        assert unpacked(archive) == {**captions, **CONTENT}
+    assert "5 of its entries not unpacked (neither images nor captions)" in caplog.text
+
+
 def test_links_are_not_made(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with tarfile.open(tmp_path / "a.tar", "w") as tar:
         for kind in (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE):

@@ -100,7 +100,10 @@ def _resume(plan: RunPlan, directory: Path) -> None:
         )
     refuse_fewer_updates(directory, plan.config.iterations)
     options = plain(vars(plan.options))
-    write_text(directory / RECORD, to_yaml({**record, **_identity(plan, directory), "options": options}))
+    identity = _identity(plan, directory)
+    if origins := {**section(record, "origins"), **plan.origins}:
+        identity["origins"] = origins
+    write_text(directory / RECORD, to_yaml({**record, **identity, "options": options}))
 
 
 def sizes_on_disk(plan: RunPlan) -> dict[str, int]:

@@ -10,7 +10,7 @@ from ldm.checkpoint.reading import read_checkpoint
 from ldm.choices import VRAM
 from ldm.commands.app import logged
 from ldm.commands.dreambooth.plan import config_from
-from ldm.commands.dreambooth.vram import MEMORY_FLAGS, USABLE
+from ldm.commands.dreambooth.vram import USABLE, fixed_settings
 from ldm.commands.sampling.job import sampling_from
 from ldm.config import build_config, read_yaml
 from ldm.runtime.models import DEFAULT_CONFIG, Settings, settings_of, snapped_size
@@ -35,8 +35,7 @@ def memory_table(options: argparse.Namespace) -> None:
     workload = Workload(
         settings.model, height, width, config.class_img_count > 0, torch.bfloat16, previews=bool(config.preview_prompts)
     )
-    fixed = {name: value for name in MEMORY_FLAGS if (value := getattr(options, name)) is not None}
-    candidates = profiles_with(fixed, keep_gradients=config.gradient_accumulation > 1)
+    candidates = profiles_with(fixed_settings(options, config), keep_gradients=config.gradient_accumulation > 1)
     kinds = "a photo and a class image" if workload.with_class else "a photo"
     log.info("on one CUDA card, %d x %d pixels, %d times %s at a time", height, width, config.batch_size, kinds)
     for line in HEADER:

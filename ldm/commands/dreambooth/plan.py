@@ -22,7 +22,7 @@ from ldm.commands.elsewhere import find_weights, moved, sha256_of
 from ldm.commands.enough_memory import dreambooth_need, refuse_too_large_images, refuse_too_large_training
 from ldm.commands.options.resumable import DREAMBOOTH, flag_of
 from ldm.commands.record import section
-from ldm.commands.resuming import RECORD, refuse_another_size, resumed_options
+from ldm.commands.resuming import RECORD, own_record, refuse_another_size, resumed_options
 from ldm.commands.sampling.job import sampling_flags, sampling_from, with_sampler
 from ldm.commands.unfamiliar import warn_of_photos, warn_of_unknown_words
 from ldm.config import read_yaml
@@ -51,6 +51,9 @@ from ldm.training.config import DreamBoothConfig, Subject
 from ldm.user_files import is_diffusers_directory, resolved
 
 log = logging.getLogger(__name__)
+
+SCRIPT, OWN_OPTION = "dreambooth.py", "class_name"
+"""How a run of this command is known."""
 
 
 @dataclass(frozen=True)
@@ -129,8 +132,8 @@ def resumed_run_options(options: argparse.Namespace) -> argparse.Namespace:
     """The options of the run in `--resume-dir`, with the flags that may change."""
     return resumed_options(
         options,
-        script="dreambooth.py",
-        own_option="class_name",
+        script=SCRIPT,
+        own_option=OWN_OPTION,
         rules=DREAMBOOTH,
         paths=("ckpt_path", "config", "instance_img_dir", "class_img_dir", "output_dir"),
         config=DreamBoothConfig,
@@ -157,7 +160,6 @@ def plan_run(options: argparse.Namespace, origins: Mapping[str, str] = MappingPr
 
     `origins`: archives and URLs that the folders of photos were unpacked from, by option.
     """
-    _refuse_without_subject(options)
     if is_helper_process():  # the first process has chosen these
         chosen = read_yaml(Path(os.environ[RUN_DIR_VARIABLE]) / RECORD)["options"]
         options = argparse.Namespace(**{**vars(options), **{name: chosen[name] for name in (*MEMORY_FLAGS, "seed")}})
@@ -227,8 +229,11 @@ def plan_run(options: argparse.Namespace, origins: Mapping[str, str] = MappingPr
     )
 
 
-def _refuse_without_subject(options: argparse.Namespace) -> None:
-    """Raises `UserError` if the class or the photos are missing."""
+def refuse_before_photos(options: argparse.Namespace) -> None:
+    """Before an archive of photos is fetched: raises `UserError` without a class or photos, or a run to resume."""
+    if options.resume_dir:
+        own_record(options.resume_dir, script=SCRIPT, own_option=OWN_OPTION)
+        return
     missing = []
     if not options.class_name:
         missing.append('--class-name is needed: what the subject is, such as -c "water bottle"')

@@ -1,41 +1,35 @@
 """DreamBooth from photos to checkpoints: class images, encoding, training, previews, report."""
 
 import argparse
-import gc
 import logging
 from collections.abc import Callable
-from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
 from ldm.background import BackgroundWriter
 from ldm.checkpoint.lora_saving import lora_writer
 from ldm.checkpoint.metadata import CheckpointInfo
-from ldm.checkpoint.reading import read_checkpoint
 from ldm.checkpoint.saving import SAVE_DTYPES, checkpoint_writer
 from ldm.commands.app import begin_run, logged, resume_hint_on_error
 from ldm.commands.cluster import refuse_copies
+from ldm.commands.dreambooth.building import build_module
 from ldm.commands.dreambooth.directory import open_run
-from ldm.commands.dreambooth.images import encode_images, sample_class_images
+from ldm.commands.dreambooth.images import sample_class_images
 from ldm.commands.dreambooth.lora import lora_notes
-from ldm.commands.dreambooth.plan import RunPlan, find_moved, plan_run, resumed_run_options
+from ldm.commands.dreambooth.plan import RunPlan, find_moved, plan_run, refuse_before_photos, resumed_run_options
 from ldm.commands.dreambooth.preflight import SHEET, check, report_photos, write_sheet
 from ldm.commands.dreambooth.previews import Previews
 from ldm.commands.photo_sources import with_folders
 from ldm.commands.record import plain, versions
 from ldm.commands.resuming import end_resume_state, is_finished
 from ldm.config import read_yaml, to_yaml
-from ldm.data.images import read_ahead
 from ldm.files import write_text
 from ldm.interruption import finish_first
-from ldm.processes import is_helper_process, own_rank
-from ldm.progress import each
+from ldm.processes import is_helper_process
 from ldm.runtime.compiling import step_capture
 from ldm.runtime.devices import explain_out_of_memory
-from ldm.runtime.models import ModelSlot
 from ldm.terminal import Lines, command_line
-from ldm.training.dreambooth import HOST, DreamBooth
-from ldm.training.lora import store_frozen_in
+from ldm.training.dreambooth import DreamBooth
 from ldm.training.movement import weight_movement
 from ldm.training.trainer import FitOptions, fit
 
@@ -49,6 +43,7 @@ REPORT = "report.yaml"
 def dreambooth(options: argparse.Namespace) -> Path:
     """Runs or resumes a training; returns the run directory. With --check only looks, and returns a contact sheet."""
     refuse_copies()
+    refuse_before_photos(options)
     options, origins = with_folders(options)
     if options.resume_dir:
         options = resumed_run_options(options)
@@ -98,34 +93,6 @@ def _is_finished(options: argparse.Namespace) -> bool:
     if is_done:
         _log_next_command(directory)
     return is_done
-
-
-def build_module(plan: RunPlan, class_images: list[Path]) -> DreamBooth:
-    """Loads the base model and encodes all images."""
-    compute = replace(plan.compute, device=plan.devices[own_rank() % len(plan.devices)])
-    in_half = plan.training_autocast_dtype if plan.config.lora else None
-    # On the host first, if the device may be too small for all weights in float32.
-    first = replace(compute, device=HOST) if in_half or plan.config.train_dtype != "fp32" else compute
-    ldm = ModelSlot(first).use(read_checkpoint(plan.base), plan.settings, plan.tokenizer)
-    if in_half:
-        store_frozen_in(ldm, plan.config, in_half)
-        ldm.to(compute.device)
-    ldm.autoencoder.to(compute.device)
-
-    size, flip = (plan.sampling.height, plan.sampling.width), plan.config.flip
-    instance_moments = encode_images(ldm.autoencoder, plan.instance_images, size, flip, compute)
-    class_moments = None
-    if class_images:
-        with closing(read_ahead(class_images, *size)) as files:
-            images = each(files, len(class_images), "encoding", "img", silent=is_helper_process())
-            class_moments = encode_images(ldm.autoencoder, images, size, flip, compute)
-    ldm.autoencoder.to(first.device)
-    gc.collect()
-    moments = instance_moments, class_moments
-    module = DreamBooth(ldm, plan.subject, *moments, plan.config, plan.options.seed, plan.prompts)
-    for part in module.trained_parts().values():
-        part.to(compute.device)
-    return module
 
 
 def _needs_less(plan: RunPlan) -> str:

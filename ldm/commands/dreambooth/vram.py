@@ -72,10 +72,7 @@ def fit_into_memory(
     a budget that was given, if `--precision` needs float32 weights that `--train-dtype` excludes, or if the devices or
     the precision exclude updates in the backward pass.
     """
-    fixed = {name: getattr(options, name) for name in MEMORY_FLAGS if getattr(options, name) is not None}
-    if config.lora:  # its few weights take no memory
-        own = ("optimizer", "train_dtype", "fused_backward")
-        fixed |= {name: getattr(config, name) for name in own}
+    fixed = fixed_settings(options, config)
     auto = options.vram == "auto"
     budget: int | None = None
     if len(fixed) < len(MEMORY_FLAGS) and not options.resume_dir:
@@ -95,6 +92,15 @@ def fit_into_memory(
     if config.fused_backward and (why := _no_fused_backward(workload, config)):
         raise UserError(f"--fused-backward is not for {why}")
     return config
+
+
+def fixed_settings(options: argparse.Namespace, config: DreamBoothConfig) -> dict[str, Any]:
+    """The values that no profile changes: those that the user has set and, for adapters, all that save no memory."""
+    fixed = {name: getattr(options, name) for name in MEMORY_FLAGS if getattr(options, name) is not None}
+    if config.lora:  # its few weights take no memory
+        own = ("optimizer", "train_dtype", "fused_backward")
+        fixed |= {name: getattr(config, name) for name in own}
+    return fixed
 
 
 def _no_fused_backward(workload: Workload, config: DreamBoothConfig) -> str:

@@ -1,15 +1,20 @@
 """`--check`, and what every run checks of its photos in its first seconds."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 from PIL import Image
 
 from ldm.commands.dreambooth import preflight
 from ldm.commands.dreambooth import run as command
+from ldm.commands.dreambooth.building import build_to_measure
+from ldm.commands.dreambooth.plan import RunPlan
 from ldm.errors import UserError
 from ldm.files import ROOT
 from ldm.runtime.models import EMBEDDED
+from ldm.training.dreambooth import DreamBooth
 from tests.commands.calls import call, refused
 from tests.commands.dreambooth.fine_tuning import FineTune
 from tests.data.test_verdicts import photo
@@ -82,3 +87,35 @@ def test_the_tiny_model_says_that_real_photos_are_outside_its_world(
     common = ("-c", "mug", "--ckpt-path", EMBEDDED, "-o", tmp_path / "out", "--strict", "--check")
     refused(call("dreambooth", "-i", photos, *common), "does not look like a rendered world", "another base model")
     assert call("dreambooth", "-i", ROOT / "data" / "bottle", *common).status == 0
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--gradient-accumulation", 2, "--prompt-templates", "dreambooth"),
+        pytest.param(
+            ("--lora", 2, "--precision", "bf16-mixed", "-t", "--text-encoder-learning-rate", 1e-5),
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(("--fused-backward", "--optimizer", "adafactor"), marks=pytest.mark.slow),
+    ],
+)
+def test_the_check_measures_the_updates_of_the_run(
+    flags: tuple[object, ...], fine_tune: FineTune, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured: list[DreamBooth] = []
+
+    def watched(plan: RunPlan) -> DreamBooth:
+        measured.append(build_to_measure(plan))
+        return measured[-1]
+
+    monkeypatch.setattr("ldm.commands.dreambooth.cost.build_to_measure", watched)
+    monkeypatch.setattr("ldm.commands.dreambooth.cost.predict", lambda *arguments: SimpleNamespace(peak=0))
+    outcome = fine_tune.call("--check", "--class-img-count", 2, *flags)
+    assert outcome.status == 0, outcome.said
+    assert " for 2 updates of " in outcome.said
+    (module,) = measured
+    assert (module._in_backward is not None) == ("--fused-backward" in flags)
+    frozen = {weight.dtype for weight in module.ldm.unet.parameters() if not weight.requires_grad}
+    assert (torch.bfloat16 in frozen) == ("--lora" in flags)
+    assert [path.name for path in fine_tune.root.iterdir()] == ["can-photos.png"]

@@ -65,7 +65,7 @@ def test_an_archive_a_url_and_a_folder_give_the_same_weights(
         str(archive),
         f"{server}/can.zip",
     ]
-    assert len(list((fine_tune.root / "photos").iterdir())) == 1
+    assert len([path for path in (fine_tune.root / "photos").iterdir() if path.is_dir()]) == 1
 
 
 @pytest.mark.slow
@@ -77,7 +77,7 @@ def test_a_resumed_run_finds_unpacked_photos_again(archive: Path, fine_tune: Fin
     assert f"is gone: fetching {archive} again" in outcome.said
     shutil.rmtree(fine_tune.root / "photos")
     archive.unlink()
-    refused(call("dreambooth", "-r", run, "--iterations", 4), str(archive))
+    refused(call("dreambooth", "-r", run, "--iterations", 4), f"error: there is no archive {archive}")
 
 
 def test_an_archive_and_its_url_share_one_folder(archive: Path, server: str, subject_dir: Path, tmp_path: Path) -> None:
@@ -86,7 +86,41 @@ def test_an_archive_and_its_url_share_one_folder(archive: Path, server: str, sub
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == {
         path.name: path.read_bytes() for path in subject_dir.iterdir()
     }
-    assert [path.name for path in (tmp_path / "cache").iterdir()] == [folder.parent.name]
+    name = folder.parent.name
+    assert {path.name for path in (tmp_path / "cache").iterdir()} == {name, f"{name}.json"}
+
+
+def test_unpacked_photos_that_were_changed_are_unpacked_again(
+    archive: Path, subject_dir: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole = {path.name: path.read_bytes() for path in subject_dir.iterdir()}
+    folder = folder_of(archive, tmp_path / "cache")
+    first, second, *_ = sorted(folder.iterdir())
+    for change in (first.unlink, lambda: second.write_bytes(b"cut"), lambda: (folder / "1.txt").write_text("red")):
+        change()
+        caplog.clear()
+        assert folder_of(archive, tmp_path / "cache") == folder
+        assert "was changed after it was unpacked" in caplog.text
+        assert {path.name: path.read_bytes() for path in folder.iterdir()} == whole
+    kept = tmp_path / "cache" / f"{folder.parent.name}-changed-3"
+    assert (kept / "can" / "1.txt").read_text() == "red"
+    caplog.clear()
+    folder_of(archive, tmp_path / "cache")
+    assert not caplog.text
+
+
+def test_an_archive_that_cant_be_read_is_no_error_of_the_cache(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"^there is no archive .*none\.zip$"):
+        folder_of(tmp_path / "none.zip", tmp_path / "cache")
+    with pytest.raises(UserError, match=r"is a folder, not a file$"):
+        folder_of(tmp_path, tmp_path / "cache")
+
+
+def test_nothing_is_unpacked_for_a_call_that_lacks_something_else(archive: Path, tmp_path: Path) -> None:
+    refused(call("dreambooth", "-i", archive, "-o", tmp_path / "out"), "--class-name is needed")
+    (tmp_path / "runs" / "none").mkdir(parents=True)
+    refused(call("dreambooth", "-r", tmp_path / "runs" / "none", "-i", archive), "is no run of dreambooth.py")
+    assert not (tmp_path / "out").exists() and not (tmp_path / "runs" / "photos").exists()
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from ldm.config import read_yaml, to_yaml
 from ldm.diffusion.sampling import SamplingConfig
 from ldm.errors import UserError
 from ldm.training.config import DreamBoothConfig
-from ldm.training.memory import CUDA_OVERHEAD, GIB, MEMORY_PROFILES, MemoryProfile, Prediction, Workload
+from ldm.training.memory import CUDA_OVERHEAD, GIB, MEMORY_PROFILES, Chooser, MemoryProfile, Prediction, Workload
 from tests.commands.calls import call, refused
 from tests.commands.dreambooth.fine_tuning import STOPPED, FineTune, Plan, interrupted
 from tests.tiny import TINY_YAML, tiny_config
@@ -253,6 +253,27 @@ def test_the_memory_table_has_a_row_for_each_card_and_needs_no_weights(
     assert rows[6][2] == "3.75" and rows[13][3].startswith("none fits")
     assert counts[0].like_cuda and (counts[0].height, counts[0].width) == (512, 512)
     assert not [path for path in tmp_path.iterdir() if path.is_dir()]
+
+
+def test_the_memory_table_keeps_the_weights_of_adapters_in_float32(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[MemoryProfile] = []
+
+    def none(self: Chooser, candidates: list[MemoryProfile], budget: int) -> None:
+        tried.extend(candidates)
+
+    monkeypatch.setattr(Chooser, "first_that_fits", none)
+    (tmp_path / "model.yaml").write_text(to_yaml(TINY_YAML))
+    assert call("dreambooth", "--memory-table", "--lora", 4, "--config", tmp_path / "model.yaml").status == 0
+    assert tried and {(one.train_dtype, one.fused_backward) for one in tried} == {("fp32", False)}
+
+
+def test_prodigy_has_one_learning_rate_for_all_weights() -> None:
+    both = {"train_text_encoder": True, "optimizer": "prodigy", "learning_rate": 1.0}
+    with pytest.raises(ValueError, match="prodigy finds one learning rate for all weights"):
+        DreamBoothConfig(**both, text_encoder_learning_rate=0.5)
+    assert DreamBoothConfig(**both).optimizer == "prodigy"
 
 
 def test_prodigy_has_a_learning_rate_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
