@@ -7,12 +7,14 @@ from ldm.commands.options.common import MOST_IMAGES
 from ldm.diffusion.prompt_encoding import PromptReading
 from ldm.errors import UserError
 from ldm.nn.text_encoder import TextEncoderConfig
-from ldm.prompt_syntax import alternatives, count_alternatives
+from ldm.prompt_syntax import alternatives, count_alternatives, parse_prompt
 from ldm.prompts import prompt_fault
 from ldm.user_files import read_text
 
 MOST_BYTES = 10_000_000
 """Size of a file of prompts, at most."""
+LARGEST_WEIGHT = 100.0
+"""Of words in a prompt."""
 
 
 def with_all_prompts(options: argparse.Namespace) -> argparse.Namespace:
@@ -27,7 +29,19 @@ def with_all_prompts(options: argparse.Namespace) -> argparse.Namespace:
         raise UserError(f"--prompt: {shown} prompts are more than the {MOST_IMAGES:,} images of one call")
     if has_syntax:
         prompts = [one for prompt in prompts for one in alternatives(prompt)]
+        for prompt in (*prompts, options.negative_prompt):
+            _refuse_extreme_weights(prompt)
     return argparse.Namespace(**{**vars(options), "prompt": prompts})
+
+
+def _refuse_extreme_weights(prompt: str) -> None:
+    """Raises `UserError` for a weight of words that no image survives."""
+    for piece in (piece for chunk in parse_prompt(prompt) for piece in chunk):
+        if abs(piece.weight) > LARGEST_WEIGHT:
+            raise UserError(
+                f"--prompt: '{piece.text[:40]}' has the weight {piece.weight:.3g}; from -{LARGEST_WEIGHT:g} to "
+                f"{LARGEST_WEIGHT:g} is possible"
+            )
 
 
 def _from_file(text: str) -> list[str]:

@@ -39,4 +39,6 @@ def test_what_can_not_be_read_is_refused(tiny_checkpoint: Path) -> None:
     many = call("txt2img", "-p", "{a|b}" * 30, "--prompt-syntax", "a1111", *weights)
     refused(many, "--prompt: 1,073,741,824 prompts are more than")
     scored = call("txt2img", "--score", "-p", "sks can", "--prompt-syntax", "a1111", *weights)
+    heavy = call("txt2img", "--prompt-syntax", "a1111", "-p", f"a (red ball:1{'0' * 67})", *weights)
+    refused(heavy, "'red ball' has the weight 1e+67")
     refused(scored, "scores read prompts as plain text")
