@@ -54,15 +54,14 @@ def dreambooth(options: argparse.Namespace) -> Path:
     plan = plan_run(options, origins)
     if options.check:
         return check(plan)
-    is_new = not options.resume_dir and not is_helper_process()
-    if is_new:
+    if not options.resume_dir and not is_helper_process():
         report_photos(plan)
     with finish_first():  # a run that has begun can be resumed
         run_dir = open_run(plan)
         begin_run(run_dir, command_line("dreambooth.py", "-r", run_dir))
     log.info("run: %s", run_dir)
     with resume_hint_on_error():
-        if is_new:
+        if not is_helper_process() and not (run_dir / SHEET).exists():
             write_sheet(plan.photo_verdicts, run_dir / SHEET)
         class_images = sample_class_images(plan)
         with explain_out_of_memory(_needs_less(plan)):
