@@ -4,7 +4,6 @@ A run's record names the folder; its origin is in the record too, so that a resu
 """
 
 import argparse
-import hashlib
 import json
 import logging
 import os
@@ -13,6 +12,7 @@ import urllib.request
 from http.client import HTTPException
 from pathlib import Path
 
+from ldm.checkpoint.saving import hash_file
 from ldm.commands.options.places import is_url
 from ldm.commands.resuming import RECORD
 from ldm.config import read_yaml
@@ -98,11 +98,11 @@ def _found(target: Path, name: str) -> Path:
 
 def _digest(archive: Path, name: str) -> str:
     """What an archive's folder is called. Raises `UserError` if it is none, or can't be read."""
-    with open_file(archive, "archive") as file:
+    with open_file(archive, "archive"):
         try:
             if not is_archive(archive):
                 raise UserError(f"{name} is no archive that can be unpacked ({ARCHIVES})")
-            return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+            return hash_file(archive)[:16]
         except OSError as error:
             raise UserError(f"could not read {archive}: {error.strerror or error}") from error
 
