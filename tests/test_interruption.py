@@ -107,6 +107,7 @@ for _ in range(2):  # the second call never returns, not even for a signal
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("body", "then"),
     [

@@ -348,6 +348,7 @@ def test_the_batch_size_is_chosen_beside_the_loaded_weights_unless_it_is_given(
     assert [how[-2:] for how in chosen] == [(3, weights)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", ["while images are sampled", "when one is taken"])
 def test_an_interrupt_ends_all_workers_before_their_next_network_call(
     moment: str, model: ldm.Model, monkeypatch: pytest.MonkeyPatch

@@ -34,6 +34,7 @@ SOURCES: dict[str, Callable[[Path], Path]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", SOURCES.values(), ids=list(SOURCES))
 def test_the_autoencoder_is_replaced_and_nothing_else(source: Callable[[Path], Path], tmp_path: Path) -> None:
     file = read_checkpoint(write_tiny_checkpoint(tmp_path))

@@ -67,6 +67,7 @@ def test_a_batch_system_changes_no_bit_of_a_run(
     assert sorted(path.name for path in Path().rglob("hpc_ckpt*")) == 2 * ["hpc_ckpt_1.ckpt"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGUSR1, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_a_signal_of_a_batch_system_saves_only_our_resume_state(
     number: signal.Signals, words: tuple[Any, ...], trained: Trained, monkeypatch: pytest.MonkeyPatch

@@ -47,6 +47,7 @@ def test_the_count_of_training_lies_between_the_bounds() -> None:
     assert in_order(dreambooth_need(Workload(tiny_config(), 256, 256, like_cuda=False), DreamBoothConfig(batch_size=2)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["autoencoder", "diffusion"])
 def test_the_count_of_a_stage_lies_between_the_bounds(stage: str) -> None:
     assert in_order(stage_need(build_config(Settings, {"tokenizer": "", **SCRATCH_YAML}, "scratch"), stage, 32, 4))

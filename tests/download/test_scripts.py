@@ -45,6 +45,7 @@ def finish(process: subprocess.Popen[str], status: int) -> str:
     return said
 
 
+@pytest.mark.slow
 def test_a_stopped_download_is_continued_and_no_other_process_interferes(
     hub: Hub, shell: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

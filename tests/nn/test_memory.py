@@ -136,6 +136,7 @@ def train_unet(size: int, autocast: bool, fused: bool, checkpointing: bool) -> N
         optimizer.zero_grad()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("autocast", "fused", "checkpointing"),
     [pytest.param(False, False, True, marks=pytest.mark.slow), (True, True, False)],

@@ -52,6 +52,7 @@ def _weights() -> list[torch.Tensor]:
         return list(batching.LatentDiffusion(tiny_config()).parameters())
 
 
+@pytest.mark.slow
 def test_as_many_as_fit_into_the_free_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batching, "sampling_bytes", lambda model, sampling, images, dtype: needed(images, dtype))
     each = needed(2) - needed(1)

@@ -73,6 +73,7 @@ def test_captions_come_once_each(tmp_path: Path) -> None:
     assert sum(len(row["text"]) for row in rows) > 4 * len(rows)
 
 
+@pytest.mark.slow
 def test_the_split_is_kept(tmp_path: Path) -> None:
     kinds = {
         split: {

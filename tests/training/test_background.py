@@ -54,6 +54,7 @@ def stepping(after: Callable[[int], object]) -> type[Stepping]:
     return type("Calling", (Stepping,), {"after": staticmethod(after)})
 
 
+@pytest.mark.slow
 def test_training_goes_on_while_a_checkpoint_and_its_state_are_written(tmp_path: Path) -> None:
     """The files of update 2 are held up until update 3 is made; they hold the weights of update 2."""
     whole = build_module(iterations=2)
@@ -102,6 +103,7 @@ def test_a_state_held_up_is_that_of_its_step(tmp_path: Path, monkeypatch: pytest
     assert_same(continued, whole)
 
 
+@pytest.mark.slow
 def test_a_step_is_written_before_the_next_is_copied(tmp_path: Path) -> None:
     writer, there = BackgroundWriter(), []
     slowly = saving(writer, tmp_path, lambda step: time.sleep(0.05))
@@ -147,6 +149,7 @@ def test_ctrl_c_finishes_what_is_being_written(tmp_path: Path) -> None:
     assert saved_step(tmp_path) == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("available", [None, 1000])
 def test_without_room_for_a_copy_the_state_is_written_at_once(
     available: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

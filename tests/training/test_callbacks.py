@@ -204,6 +204,7 @@ def test_a_signal_stops_after_its_step_and_saves_its_state(tmp_path: Path, caplo
     assert "stopping after this step" in caplog.text
 
 
+@pytest.mark.slow
 def test_a_run_stopped_by_a_signal_resumes_to_the_weights_it_would_have_had(tmp_path: Path) -> None:
     options: dict[str, Any] = {"iterations": 8, "save_every": 5, "train_text_encoder": True}
     options |= {"lr_schedule": "linear", "warmup_steps": 2}
@@ -259,6 +260,7 @@ def held(module: DreamBooth) -> int:
     return len(states) + sum(parameter.grad is not None for parameter in module.trained_parameters())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("graphed", "end"), [(False, "the last update"), (True, "a signal"), (False, "an error")])
 def test_at_its_end_a_training_holds_neither_gradients_nor_moments(
     graphed: bool, end: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

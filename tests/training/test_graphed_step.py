@@ -30,6 +30,7 @@ def losses(run_dir: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("train_text_encoder", "autocast_dtype"),
     [

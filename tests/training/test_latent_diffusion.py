@@ -123,6 +123,7 @@ def test_an_interrupted_training_resumes_to_the_very_same_weights(workers: int, 
     assert_same(continued, whole)
 
 
+@pytest.mark.slow
 def test_graphed_steps_train_as_eager_ones_do(build: Build, tmp_path: Path) -> None:
     eager, graphed = build(), build()
     simulation = SimulatedCapture(graphed.trained_parameters())

@@ -165,6 +165,7 @@ def test_all_of_stable_diffusions_unet_trains_on_small_cards(
     assert predict(workload, config).peak + CUDA_OVERHEAD < most * GIB
 
 
+@pytest.mark.slow
 def test_plenty_is_more_than_enough() -> None:
     assert plenty(TINY, SHORT) > 2 * predicted(TINY, SHORT).peak
 

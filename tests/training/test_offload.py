@@ -76,6 +76,7 @@ def moves(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     yield calls
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("train_text_encoder", [False, True])
 def test_a_training_offloads_fixed_networks_and_onloads_them_to_sample(
     train_text_encoder: bool, tmp_path: Path, moves: list[str]

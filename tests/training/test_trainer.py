@@ -122,6 +122,7 @@ def test_a_finished_run_makes_no_further_update(tmp_path: Path) -> None:
     assert_same(again, module)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("logger", ["csv", "tensorboard"])
 def test_a_resumed_run_keeps_what_was_logged_before(logger: str, tmp_path: Path) -> None:
     with pytest.raises(UserError):

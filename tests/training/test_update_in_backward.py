@@ -15,6 +15,7 @@ SMALL_NORM = 1e-2
 """Clips every step."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("clip", ["global", *(pytest.param(one, marks=pytest.mark.slow) for one in ("tensor", "none"))])
 def test_it_makes_the_updates_that_would_follow_the_backward_pass(clip: str, tmp_path: Path) -> None:
     modules = []

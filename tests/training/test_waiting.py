@@ -75,6 +75,7 @@ def operations_of_a_run(cls: type[Observed], run_dir: Path, **changes: Any) -> O
     return operations
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("train_text_encoder", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_no_step_between_two_logged_ones_reads_a_value_back(
     train_text_encoder: bool, batches_are_exempt: None, tmp_path: Path

@@ -65,6 +65,7 @@ def test_a_project_that_moved_as_a_whole_is_resumed_without_a_flag(
     assert read_yaml(run / "run.yaml")["directory"] == str(run)
 
 
+@pytest.mark.slow
 def test_a_run_that_moved_alone_needs_flags_for_photos_and_weights(whole: Path, tmp_path: Path) -> None:
     """And samples the class images again that it left behind: the same bits in the end."""
     uninterrupted = shutil.copytree(whole.parent, tmp_path / "reference") / "can-1"
@@ -140,6 +141,7 @@ def test_a_run_without_its_resume_state_is_refused(whole: Path) -> None:
     assert read_yaml(whole.parent / "can-2" / "run.yaml")["base_sha256"] == sha256(whole / "step-00002.safetensors")
 
 
+@pytest.mark.slow
 def test_a_run_that_stopped_before_its_first_save_starts_again(
     fine_tune: FineTune, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -75,6 +75,7 @@ def test_missing_class_images_are_added(fine_tune: FineTune) -> None:
     assert len(list((fine_tune.root / "class-images").iterdir())) == 1
 
 
+@pytest.mark.slow
 def test_another_class_base_or_setting_never_shares_class_images(
     fine_tune: FineTune, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -248,6 +249,7 @@ def test_the_batch_size_of_encoding_on_a_gpu(device: torch.device, size: tuple[i
     assert views_together(device, *size) == together
 
 
+@pytest.mark.slow
 def test_a_batch_keeps_the_images_and_their_order(
     files: list[Path], encoded: list[Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -17,6 +17,7 @@ from tests.report.tables import table_of
 LORA = ("-t", "--lora", 2, "--lora-targets", "all+conv", "--lora-dropout", 0.4, "--lora-alpha", 4)
 
 
+@pytest.mark.slow
 def test_a_run_saves_small_files_that_a_comparison_reads_and_a_resumed_one_the_same_bits(
     fine_tune: FineTune, txt2img: Sample, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -61,6 +62,7 @@ def test_their_learning_rates_are_their_own(plan: Plan) -> None:
     assert {one.shape[0] for one in planned.module.trained_parameters()} >= {2}
 
 
+@pytest.mark.slow
 def test_frozen_weights_are_in_half_precision_where_arithmetic_is(plan: Plan) -> None:
     module = plan("--lora", 2, "--precision", "bf16-mixed").module
     frozen = {one.dtype for one in module.ldm.unet.parameters() if one.ndim > 1 and not one.requires_grad}

@@ -49,6 +49,7 @@ def sampled_untrained(plan: Plan, root: Path) -> list[np.ndarray]:
     return [pixels(path) for path in sorted(root.rglob("step-00000_*.png"))]
 
 
+@pytest.mark.slow
 def test_previews_are_batched_and_if_memory_is_too_small_sampled_one_by_one(
     plan: Plan,
     tmp_path: Path,

@@ -17,6 +17,7 @@ from tests.commands.dreambooth.fine_tuning import STOPPED, FineTune, copied
 from tests.commands.fixtures import Trained, UNetCall
 
 
+@pytest.mark.slow
 def test_a_run_is_resumed_with_its_own_options(
     stopped: Path, fine_tune: FineTune, unet_calls: list[UNetCall], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -114,6 +114,7 @@ def test_the_log_file_holds_all_messages(trained: Trained) -> None:
     assert re.search(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d+ INFO ", text)
 
 
+@pytest.mark.slow
 def test_two_runs_in_one_process_keep_their_logs_apart(fine_tune: FineTune, monkeypatch: pytest.MonkeyPatch) -> None:
     """Called from Python, without `launch`. The second one fails."""
     logging.getLogger("ldm").setLevel(logging.NOTSET)

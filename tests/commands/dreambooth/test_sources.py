@@ -123,6 +123,7 @@ def test_nothing_is_unpacked_for_a_call_that_lacks_something_else(archive: Path,
     assert not (tmp_path / "out").exists() and not (tmp_path / "runs" / "photos").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("path", "words"),
     [("/moved", "could not be downloaded"), ("/none.zip", "404"), ("/page", "is no archive that can be unpacked")],

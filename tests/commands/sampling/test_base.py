@@ -61,6 +61,7 @@ def test_the_base_model_that_a_runs_record_names_is_its_first_row(
     assert difference(sampled.images[sampled.paths.index(image)], alone.images[0]) == 0
 
 
+@pytest.mark.slow
 def test_each_subject_and_each_base_has_its_base_row_and_a_base_of_two_is_hashed_once(
     txt2img: Sample, tmp_path: Path, base: Path, hashed: list[Path]
 ) -> None:
@@ -93,6 +94,7 @@ def test_runs_with_other_photos_are_another_group(
     assert [len(group.photos) for group in comparison.groups] == [5, 3]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", ["downloaded", "embedded", "beside"])
 def test_a_base_of_the_recorded_name_is_found_without_a_record(
     place: str, txt2img: Sample, ckpts: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -279,6 +279,7 @@ def test_the_shape_that_most_share_is_compared_whichever_comes_first(txt2img: Sa
 # Names
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "names",
     [

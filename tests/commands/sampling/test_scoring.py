@@ -128,6 +128,7 @@ def test_without_photos_the_subject_is_not_scored_and_a_message_says_so(tmp_path
     assert "no photos of 'mug' were found" in outcome.said
 
 
+@pytest.mark.slow
 def test_two_subjects_get_a_recommendation_each(tmp_path: Path, tiny_checkpoint: Path, subject_dir: Path) -> None:
     for name in ("mug", "cup"):
         record(tuned(tmp_path / "ckpts" / name, tiny_checkpoint, class_name=name).parent, tiny_checkpoint, subject_dir)
@@ -182,6 +183,7 @@ def test_another_encoder_may_score_the_images_of_a_resumed_call(trained: Trained
     refused(call("evaluate", "-r", "outputs/evaluate-1", "--encoder", "clip-dino"), "download/eval-weights.sh")
 
 
+@pytest.mark.slow
 def test_a_comparison_is_scored_afterwards_without_sampling_again(
     trained: Trained, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

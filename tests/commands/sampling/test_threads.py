@@ -134,6 +134,7 @@ def test_a_checkpoint_that_fails_is_left_out_and_the_others_are_sampled(txt2img:
     assert f"warning: left out the rest of {path}: the UNet's output is not finite" in sampled.said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("replaced", [False, True], ids=["cut off", "replaced"])
 def test_a_checkpoint_that_changes_before_its_turn_is_left_out_and_the_others_are_sampled(
     replaced: bool, txt2img: Sample, trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

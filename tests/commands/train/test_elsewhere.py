@@ -31,6 +31,7 @@ def test_a_run_that_moved_with_all_its_files_is_resumed_without_a_flag(
     assert options["output_dir"] == str(tmp_path / "new" / "runs")
 
 
+@pytest.mark.slow
 def test_images_and_weights_may_be_given_at_another_place(scratch: Scratch, first: Path, tmp_path: Path) -> None:
     autoencoder = shutil.copy(first / LAST, tmp_path / "ae.safetensors")
     run = scratch.train("diffusion", "--autoencoder", autoencoder, "--iterations", 1).directory

@@ -12,6 +12,7 @@ from tests.full_disk import entries, files_of_at_most
 TOO_LARGE = "File too large; `ulimit -f` allows files of "
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["run.yaml", RESUME_STATE])
 def test_a_training_that_could_not_write_resumes_when_it_can(what: str, scratch: Scratch, first: Path) -> None:
     words = ("autoencoder", "--save-dtype", "fp32")
@@ -27,6 +28,7 @@ def test_a_training_that_could_not_write_resumes_when_it_can(what: str, scratch:
     assert [path.name for path in scratch.runs.iterdir()] == [run.name]
 
 
+@pytest.mark.slow
 def test_latents_that_could_not_be_written_are_encoded_when_they_can(
     scratch: Scratch, first: Path, second: Path
 ) -> None:
