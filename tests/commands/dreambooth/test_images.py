@@ -120,6 +120,7 @@ def test_each_device_chooses_its_batch_size(
     assert shares == [2] and {one.batch for one in unet_calls} == {6}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("flag", "value", "passes"), [("--scale", 1, 3), ("--class-sampler", "plms", 4)])
 def test_flags_decide_how_class_images_are_sampled(
     flag: str, value: object, passes: int, plan: Plan, unet_calls: list[UNetCall]

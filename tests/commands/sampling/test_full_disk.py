@@ -13,11 +13,12 @@ from tests.full_disk import entries, files_of_at_most
 TOO_LARGE = "File too large; `ulimit -f` allows files of "
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "what",
     [
         "image",
-        pytest.param("index.html", marks=pytest.mark.slow),
+        "index.html",
         pytest.param("grid.png", marks=pytest.mark.slow),
         pytest.param("comparison.json", marks=pytest.mark.slow),
     ],

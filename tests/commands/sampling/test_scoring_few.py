@@ -28,6 +28,7 @@ def scores_of(command: str, *arguments: object) -> tuple[set[str], str]:
     return set(comparison.rows[-1].scores), recommendation.verdict
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("prompts", "count", "expected", "base"),
     [

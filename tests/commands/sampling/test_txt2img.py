@@ -135,6 +135,7 @@ def test_hw_is_height_and_width_as_the_unet_takes_them(
 # Where and how fast
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("precision", "weights", "arithmetic"),
     [
