@@ -19,8 +19,9 @@ from diffusers.utils import logging
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from benchmarks.diffusers_peer.configs import text_config, unet_config, vae_config
+from benchmarks.diffusers_peer.configs import text_config
 from benchmarks.tools.sizes import MAX_LENGTH, TOKENIZER, Size
+from ldm.checkpoint.diffusers_writing import unet_config, vae_config
 from ldm.checkpoint.keys import PARTS
 from ldm.diffusion.latent_diffusion import LatentDiffusion
 from ldm.errors import UserError

@@ -78,8 +78,8 @@ def _settings(config: LatentDiffusionConfig, pixels: int) -> dict[str, dict[str,
     schedule, last = config.schedule, config.text_encoder.vocab_size - 1
     return {
         DIFFUSERS_INDEX: _INDEX,
-        "unet/config.json": _unet(config, pixels),
-        "vae/config.json": _vae(config, pixels),
+        "unet/config.json": {"_class_name": "UNet2DConditionModel", **unet_config(config, pixels)},
+        "vae/config.json": {"_class_name": "AutoencoderKL", **vae_config(config, pixels)},
         "text_encoder/config.json": {
             "architectures": ["CLIPTextModel"],
             "model_type": "clip_text_model",
@@ -112,11 +112,11 @@ def _settings(config: LatentDiffusionConfig, pixels: int) -> dict[str, dict[str,
     }
 
 
-def _unet(config: LatentDiffusionConfig, pixels: int) -> dict[str, Any]:
+def unet_config(config: LatentDiffusionConfig, pixels: int) -> dict[str, Any]:
+    """Of diffusers' `UNet2DConditionModel`; `pixels`: the side of an image."""
     unet = config.unet
     attentive = [2**level in unet.attention_resolutions for level in range(len(unet.channel_mult))]
     return {
-        "_class_name": "UNet2DConditionModel",
         "sample_size": pixels // config.autoencoder.downsampling_factor,
         "in_channels": unet.in_channels,
         "out_channels": unet.out_channels,
@@ -131,11 +131,11 @@ def _unet(config: LatentDiffusionConfig, pixels: int) -> dict[str, Any]:
     }
 
 
-def _vae(config: LatentDiffusionConfig, pixels: int) -> dict[str, Any]:
+def vae_config(config: LatentDiffusionConfig, pixels: int) -> dict[str, Any]:
+    """Of diffusers' `AutoencoderKL`."""
     autoencoder = config.autoencoder
     levels = len(autoencoder.ch_mult)
     return {
-        "_class_name": "AutoencoderKL",
         "sample_size": pixels,
         "in_channels": autoencoder.in_channels,
         "out_channels": autoencoder.out_ch,

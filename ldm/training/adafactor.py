@@ -10,12 +10,9 @@ from collections.abc import Iterable
 from typing import Any
 
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
-from ldm.training.config import OptimizationConfig
 from ldm.training.factored import clipped_by, factored_state, in_float32, update_factored
-from ldm.training.optimizers import OptimizerKind
-from ldm.training.weightwise import RoundedMatrix, WeightwiseOptimizer
+from ldm.training.weightwise import RoundedMatrix, WeightwiseOptimizer, weightwise_kind
 
 TINY = 1e-30
 """Added to squares (table 5, epsilon 1)."""
@@ -54,8 +51,4 @@ class Adafactor(WeightwiseOptimizer):
             weight.write(rows, values.add_(root.normalise_(in_float32(gradient[rows]), rows).mul_(factor)))
 
 
-def _build(weights: list[nn.Parameter], config: OptimizationConfig, seed: int, kernels: dict[str, Any]) -> Optimizer:
-    return Adafactor(weights, config.learning_rate, config.weight_decay, seed, config.keeps_low_bits)
-
-
-ADAFACTOR = OptimizerKind("Adafactor", _build, {"fp32": 5, "bf16": 4, "bf16-rounded": 3})
+ADAFACTOR = weightwise_kind("Adafactor", Adafactor, {"fp32": 5, "bf16": 4, "bf16-rounded": 3})

@@ -9,13 +9,10 @@ from collections.abc import Iterable
 from typing import Any
 
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from ldm.training.adafactor import CLIP, TINY
-from ldm.training.config import OptimizationConfig
 from ldm.training.factored import clipped_by, factored_state, in_float32, update_factored
-from ldm.training.optimizers import OptimizerKind
-from ldm.training.weightwise import FirstMoment, RoundedMatrix, WeightwiseOptimizer
+from ldm.training.weightwise import FirstMoment, RoundedMatrix, WeightwiseOptimizer, weightwise_kind
 
 LEAST_INSTABILITY = 1e-16
 """Added to squares (algorithm 2, epsilon 2)."""
@@ -67,14 +64,4 @@ class CAME(WeightwiseOptimizer):
             weight.write(rows, values.add_(step, alpha=-rate))
 
 
-def _build(weights: list[nn.Parameter], config: OptimizationConfig, seed: int, kernels: dict[str, Any]) -> Optimizer:
-    return CAME(
-        weights,
-        config.learning_rate,
-        weight_decay=config.weight_decay,
-        seed=seed,
-        keep_low_bits=config.keeps_low_bits,
-    )
-
-
-CAME_KIND = OptimizerKind("CAME", _build, {"fp32": 6, "bf16": 5, "bf16-rounded": 4})
+CAME_KIND = weightwise_kind("CAME", CAME, {"fp32": 6, "bf16": 5, "bf16-rounded": 4})

@@ -8,11 +8,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
-from ldm.training.config import OptimizationConfig
-from ldm.training.optimizers import OptimizerKind
-from ldm.training.weightwise import FirstMoment, RoundedMatrix, WeightwiseOptimizer
+from ldm.training.weightwise import FirstMoment, RoundedMatrix, WeightwiseOptimizer, weightwise_kind
 
 
 class Lion(WeightwiseOptimizer):
@@ -47,14 +44,4 @@ class Lion(WeightwiseOptimizer):
             weight.write(rows, values.add_(update, alpha=-rate))
 
 
-def _build(weights: list[nn.Parameter], config: OptimizationConfig, seed: int, kernels: dict[str, Any]) -> Optimizer:
-    return Lion(
-        weights,
-        config.learning_rate,
-        weight_decay=config.weight_decay,
-        seed=seed,
-        keep_low_bits=config.keeps_low_bits,
-    )
-
-
-LION = OptimizerKind("Lion", _build, {"fp32": 6, "bf16": 5, "bf16-rounded": 4})
+LION = weightwise_kind("Lion", Lion, {"fp32": 6, "bf16": 5, "bf16-rounded": 4})

@@ -164,14 +164,7 @@ def predict(workload: Workload, config: DreamBoothConfig, limit: float = math.in
     # After two batches all have the same peak.
     config = replace(config, gradient_accumulation=min(2, config.gradient_accumulation))
     with FakeTensorMode():
-        with NoInitialisation():
-            module = _Module.of(workload, config)
-        if config.lora and autocast_dtype:
-            store_frozen_in(module.ldm, config, autocast_dtype)
-        if workload.like_cuda:
-            _normalise_in_float32(module)
-            if config.train_dtype != "fp32":  # fixed networks are onloaded in this type
-                cast_weights(module.ldm, torch.bfloat16)
+        module = _fake_module(workload, config, autocast_dtype)
         # Float16's gradients are scaled: steps run eagerly, and the optimizer is not fused and has large temporaries.
         scaled = autocast_dtype == torch.float16
         optimizer = module.build_optimizer(foreach=True) if scaled else module.build_optimizer(fused=True)
@@ -217,6 +210,19 @@ def predict(workload: Workload, config: DreamBoothConfig, limit: float = math.in
             else:
                 preview = footprint.peak
             return Prediction(step, preview)
+
+
+def _fake_module(workload: Workload, config: DreamBoothConfig, autocast_dtype: torch.dtype | None) -> "_Module":
+    """The module on fake tensors, with its weights in the types in which they train."""
+    with NoInitialisation():
+        module = _Module.of(workload, config)
+    if config.lora and autocast_dtype:
+        store_frozen_in(module.ldm, config, autocast_dtype)
+    if workload.like_cuda:
+        _normalise_in_float32(module)
+        if config.train_dtype != "fp32":  # fixed networks are onloaded in this type
+            cast_weights(module.ldm, torch.bfloat16)
+    return module
 
 
 def plenty(workload: Workload, config: DreamBoothConfig) -> int:

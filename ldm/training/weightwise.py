@@ -4,7 +4,7 @@ An update of one weight needs only its own gradient, so it can be made within th
 (`ldm.training.update_in_backward`). Weights in bfloat16 are rounded at random, with 8 more bits or without.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, cast
 
 import torch
@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ldm.diffusion.noise import derived_seed
+from ldm.training.config import OptimizationConfig
+from ldm.training.optimizers import OptimizerKind
 from ldm.training.rounding import BLOCK, decode, encode, join_float32, round_to_bfloat16, split_float32
 
 CHUNK = 1 << 21
@@ -215,3 +217,20 @@ class WeightwiseOptimizer(Optimizer):
         assert parameter.grad is not None
         weight = RoundedMatrix(self.as_matrix(parameter.detach()), state.get("low"), generator)
         self.update_matrix(weight, self.as_matrix(parameter.grad), state, group)
+
+
+def weightwise_kind(
+    label: str, optimizer: Callable[..., Optimizer], state_bytes_per_weight: Mapping[str, int]
+) -> OptimizerKind:
+    """An entry of `ldm.choices.OPTIMIZERS` for one of these optimizers."""
+
+    def build(weights: list[nn.Parameter], config: OptimizationConfig, seed: int, kernels: dict[str, Any]) -> Optimizer:
+        return optimizer(
+            weights,
+            lr=config.learning_rate,
+            weight_decay=config.weight_decay,
+            seed=seed,
+            keep_low_bits=config.keeps_low_bits,
+        )
+
+    return OptimizerKind(label, build, state_bytes_per_weight)

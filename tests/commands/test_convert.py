@@ -151,6 +151,7 @@ def odd_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ("arguments", "words"),
     [
         (["model.safetensors", "there.safetensors"], "there.safetensors exists already"),
+        (["model.safetensors", "other.ckpt"], "one file is written as .safetensors"),
         (["model.safetensors", "model.safetensors"], "OUT is IN itself"),
         (["model.safetensors", "link.safetensors"], "OUT is IN itself"),
         (["directory", "directory/a.safetensors"], "is inside directory"),

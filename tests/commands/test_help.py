@@ -9,7 +9,8 @@ import pytest
 
 from ldm import choices
 from ldm.checkpoint.reading import read_checkpoint
-from ldm.commands.dreambooth.plan import config_from, used_options
+from ldm.commands.dreambooth.config import config_from
+from ldm.commands.dreambooth.plan import used_options
 from ldm.commands.options.defaults import as_text
 from ldm.commands.options.recorded import PARSERS
 from ldm.commands.options.resumable import flag_of

@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks.diffusers_peer.configs import scheduler_config, text_config, unet_config, vae_config
+from benchmarks.diffusers_peer.configs import scheduler_config, text_config
 from ldm.checkpoint.diffusers_names import diffusers_names, from_official
+from ldm.checkpoint.diffusers_writing import unet_config, vae_config
 from ldm.checkpoint.loading import Placement
 from ldm.checkpoint.reading import read_checkpoint
 from ldm.diffusion.guidance import classifier_free

@@ -14,8 +14,9 @@ from torch import Tensor
 from ldm.checkpoint.diffusers_writing import write_diffusers_directory
 from ldm.checkpoint.keys import POSITION_IDS, averaged
 from ldm.checkpoint.loading import checkpoint_info, raise_unless_whole
+from ldm.checkpoint.lora import is_lora
 from ldm.checkpoint.metadata import PREFIX, CheckpointInfo
-from ldm.checkpoint.reading import CheckpointFile, read_checkpoint
+from ldm.checkpoint.reading import SUFFIXES, CheckpointFile, read_checkpoint
 from ldm.checkpoint.replacing import find_autoencoder, with_autoencoder
 from ldm.checkpoint.saving import raise_unless_finite, save_checkpoint, snapshot
 from ldm.commands.convert.description import describe
@@ -70,6 +71,8 @@ def convert(options: argparse.Namespace) -> None:
     layout = _layout(options)
     _refuse_target(options.source, options.target, layout)
     file = read_checkpoint(options.source)
+    if is_lora(file):
+        raise UserError(f"{options.source} is a LoRA file, not a model; other programs read it as it is (docs/lora.md)")
     values, settings = settings_of(file, options.config)
     log.info("%s", Lines(describe(file, settings.model)))
     if options.ema:
@@ -106,6 +109,8 @@ def _layout(options: argparse.Namespace) -> str:
     layout = options.to or ("official" if is_file else "diffusers")
     if layout == "official" and not is_file:
         raise UserError(f"--to official writes one file: name OUT with {SUFFIX}, not {options.target}")
+    if layout == "diffusers" and not is_file and options.target.suffix.lower() in SUFFIXES:
+        raise UserError(f"{options.target}: one file is written as {SUFFIX}; a directory has another name")
     if layout == "diffusers" and is_file:
         raise UserError(f"--to diffusers writes a directory: name OUT without {SUFFIX}, not {options.target}")
     if options.variant and layout != "diffusers":

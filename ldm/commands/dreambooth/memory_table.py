@@ -9,7 +9,7 @@ import torch
 from ldm.checkpoint.reading import read_checkpoint
 from ldm.choices import VRAM
 from ldm.commands.app import logged
-from ldm.commands.dreambooth.plan import config_from
+from ldm.commands.dreambooth.config import config_from
 from ldm.commands.dreambooth.vram import USABLE, fixed_settings
 from ldm.commands.sampling.job import sampling_from
 from ldm.config import build_config, read_yaml

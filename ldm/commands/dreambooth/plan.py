@@ -4,7 +4,7 @@ import argparse
 import logging
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -12,15 +12,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ldm.checkpoint.keys import PARTS
 from ldm.checkpoint.loading import checkpoint_info, raise_unless_whole
-from ldm.checkpoint.reading import read_checkpoint
+from ldm.checkpoint.lora import is_lora
+from ldm.checkpoint.reading import CheckpointFile, read_checkpoint
 from ldm.checkpoint.saving import hash_file
-from ldm.choices import LORA_LEARNING_RATE, OPTIMIZERS, PROMPT_TEMPLATES
+from ldm.commands.dreambooth.config import config_from
 from ldm.commands.dreambooth.subject_files import captions_for, class_images_of, find_photos_again
 from ldm.commands.dreambooth.vram import MEMORY_FLAGS, fit_into_memory, workload_of
 from ldm.commands.elsewhere import find_weights, moved, sha256_of
 from ldm.commands.enough_memory import dreambooth_need, refuse_too_large_images, refuse_too_large_training
-from ldm.commands.options.resumable import DREAMBOOTH, flag_of
+from ldm.commands.options.resumable import DREAMBOOTH
 from ldm.commands.record import section
 from ldm.commands.resuming import RECORD, own_record, refuse_another_size, resumed_options
 from ldm.commands.sampling.job import sampling_flags, sampling_from, with_sampler
@@ -29,10 +31,11 @@ from ldm.config import read_yaml
 from ldm.data.drawn_prompts import DrawnPrompts, drawn_prompts, without_caption
 from ldm.data.photos import images_of, inspect_directory
 from ldm.data.verdicts import Verdict
+from ldm.diffusion.latent_diffusion import count_weights
 from ldm.diffusion.sampling import SamplingConfig
 from ldm.errors import UserError
 from ldm.files import ROOT, counted
-from ldm.nn.tokenizer import tokenizer_digest
+from ldm.nn.tokenizer import PromptTokenizer, tokenizer_digest
 from ldm.processes import RUN_DIR_VARIABLE, is_helper_process
 from ldm.runtime.compiling import refuse_graphs_without_cuda
 from ldm.runtime.devices import Compute, parse_devices, sampling_compute, training_compute, training_precision
@@ -48,6 +51,7 @@ from ldm.runtime.tokenizers import NAME, find_tokenizer, has_tokenizer, repair_t
 from ldm.training.class_images import DIRECTORY as CLASS_IMAGES
 from ldm.training.class_images import ClassImages
 from ldm.training.config import DreamBoothConfig, Subject
+from ldm.training.lora import count_adapter_weights
 from ldm.user_files import is_diffusers_directory, resolved
 
 log = logging.getLogger(__name__)
@@ -160,24 +164,14 @@ def plan_run(options: argparse.Namespace, origins: Mapping[str, str] = MappingPr
 
     `origins`: archives and URLs that the folders of photos were unpacked from, by option.
     """
-    if is_helper_process():  # the first process has chosen these
-        chosen = read_yaml(Path(os.environ[RUN_DIR_VARIABLE]) / RECORD)["options"]
-        options = argparse.Namespace(**{**vars(options), **{name: chosen[name] for name in (*MEMORY_FLAGS, "seed")}})
+    if is_helper_process():
+        options = _as_the_first_process_chose(options)
     devices = parse_devices(options.devices)
     refuse_graphs_without_cuda(options.compile, devices[0])
     compute = training_compute(devices[0], options.precision)
 
-    base = base_weights(options.ckpt_path)
-    if base.is_dir() and not is_diffusers_directory(base):
-        raise UserError(f"--ckpt-path takes one checkpoint to start from, and {base} is a directory")
-    file = read_checkpoint(base)
+    base, file, yaml, settings = _base_model(options)
     resumed = options.resume_dir
-    yaml, settings = recorded_settings(resumed / RECORD) if resumed else settings_of(file, options.config)
-    raise_unless_whole(file, settings.model)
-    if settings.model.concat_channels:
-        raise UserError(
-            f"{base} is for inpainting or edits: its UNet takes more than latents, which training doesn't give"
-        )
     tokenizer_dir = _tokenizer_directory(options, base, settings, checkpoint_info(file).tokenizer)
 
     height, width = snapped_size(settings.model, options.hw, (settings.sampling.height, settings.sampling.width))
@@ -185,6 +179,7 @@ def plan_run(options: argparse.Namespace, origins: Mapping[str, str] = MappingPr
     sampling = sampling_from(options, settings.sampling, height, width)
     refuse_too_large_images(settings.model, sampling, 1, compute.dtype, devices[0])
     config = config_from(options, settings.dreambooth, sampling)
+    _refuse_needless_rank(config, settings)
     own_class_images = class_images_of(options, config, max(height, width))
     if own_class_images:
         config = replace(config, class_img_count=len(own_class_images))
@@ -199,12 +194,11 @@ def plan_run(options: argparse.Namespace, origins: Mapping[str, str] = MappingPr
     paths, instance_images = images_of(verdicts)
     log.info("%s of '%s' from %s", counted(len(paths), "photo"), options.class_name, options.instance_img_dir)
     tokenizer = read_tokenizer(tokenizer_dir, settings)
-    is_unfamiliar = False
-    if not resumed and not is_helper_process():
-        previews = [prompt.replace("{class}", options.class_name) for prompt in config.preview_prompts]
-        unknown = warn_of_unknown_words(settings, tokenizer, [options.class_name, *previews])
-        strange = warn_of_photos(settings, f"the photos in {options.instance_img_dir}", lambda: instance_images)
-        is_unfamiliar = unknown or strange
+    is_unfamiliar = (
+        not resumed
+        and not is_helper_process()
+        and _warn_of_what_is_unfamiliar(options, config, settings, tokenizer, instance_images)
+    )
     return RunPlan(
         options=used_options(options, config, sampling, base, precision),
         output_dir=options.output_dir,
@@ -229,6 +223,54 @@ def plan_run(options: argparse.Namespace, origins: Mapping[str, str] = MappingPr
     )
 
 
+def _refuse_needless_rank(config: DreamBoothConfig, settings: Settings) -> None:
+    """Raises `UserError` for adapters with more weights than the networks that they adapt."""
+    parts = ("unet", "text_encoder") if config.train_text_encoder else ("unet",)
+    whole = sum(count_weights(settings.model, PARTS[part]) for part in parts)
+    if config.lora and (adapters := count_adapter_weights(settings.model, config)) >= whole:
+        raise UserError(
+            f"--lora {config.lora} trains {adapters:,} weights, and the model has {whole:,}: take a lower rank"
+        )
+
+
+def _as_the_first_process_chose(options: argparse.Namespace) -> argparse.Namespace:
+    """The options of another process, with what the first one has chosen for all."""
+    chosen = read_yaml(Path(os.environ[RUN_DIR_VARIABLE]) / RECORD)["options"]
+    return argparse.Namespace(**{**vars(options), **{name: chosen[name] for name in (*MEMORY_FLAGS, "seed")}})
+
+
+def _base_model(options: argparse.Namespace) -> tuple[Path, CheckpointFile, dict[str, Any], Settings]:
+    """The base model's path, file, YAML and settings. Raises `UserError` unless it is a whole model that can train."""
+    base = base_weights(options.ckpt_path)
+    if base.is_dir() and not is_diffusers_directory(base):
+        raise UserError(f"--ckpt-path takes one checkpoint to start from, and {base} is a directory")
+    file = read_checkpoint(base)
+    if is_lora(file):
+        raise UserError(f"{base} is a LoRA file: --ckpt-path takes the whole model that it changes")
+    resumed = options.resume_dir
+    yaml, settings = recorded_settings(resumed / RECORD) if resumed else settings_of(file, options.config)
+    raise_unless_whole(file, settings.model)
+    if settings.model.concat_channels:
+        raise UserError(
+            f"{base} is for inpainting or edits: its UNet takes more than latents, which training doesn't give"
+        )
+    return base, file, yaml, settings
+
+
+def _warn_of_what_is_unfamiliar(
+    options: argparse.Namespace,
+    config: DreamBoothConfig,
+    settings: Settings,
+    tokenizer: PromptTokenizer,
+    photos: Tensor,
+) -> bool:
+    """Warns of words and photos that a model of a small world was not trained with; whether there are any."""
+    previews = [prompt.replace("{class}", options.class_name) for prompt in config.preview_prompts]
+    unknown = warn_of_unknown_words(settings, tokenizer, [options.class_name, *previews])
+    strange = warn_of_photos(settings, f"the photos in {options.instance_img_dir}", lambda: photos)
+    return unknown or strange
+
+
 def refuse_before_photos(options: argparse.Namespace) -> None:
     """Before an archive of photos is fetched: raises `UserError` without a class or photos, or a run to resume."""
     if options.resume_dir:
@@ -241,53 +283,6 @@ def refuse_before_photos(options: argparse.Namespace) -> None:
         missing.append("--instance-img-dir is needed: a folder of photos of the subject, such as -i data/bottle")
     if missing:
         raise UserError("; ".join(missing))
-
-
-def config_from(options: argparse.Namespace, defaults: DreamBoothConfig, sampling: SamplingConfig) -> DreamBoothConfig:
-    """The flags where they are set, the model's defaults elsewhere.
-
-    `--sampler` and `--ddim-steps` apply to class images too, unless these have flags of their own. `--train-dtype bf16`
-    or `bf16-rounded` alone selects adamw8bit, and `--optimizer adamw` alone fp32.
-    """
-    flags = {field.name: getattr(options, field.name, None) for field in fields(DreamBoothConfig)}
-    flags["prior_loss_weight"] = options.lamb
-    if options.prompt_templates:
-        if {"prompt_templates", "instance_prompts"} <= {*options.typed}:
-            raise UserError("--prompt-templates is a list in place of --instance-prompt: leave out one of the two")
-        flags["instance_prompts"] = PROMPT_TEMPLATES[options.prompt_templates].load()
-    flags["instance_prompts"] = flags["instance_prompts"] and tuple(flags["instance_prompts"])
-    flags["preview_prompts"] = () if options.no_previews else options.preview_prompts and tuple(options.preview_prompts)
-    if options.class_sampler is None and options.sampler is not None:
-        flags |= {"class_sampler": sampling.sampler, "class_steps": options.class_steps or sampling.num_steps}
-    flags["class_steps"] = flags["class_steps"] or options.ddim_steps
-    kind = OPTIMIZERS[options.optimizer or defaults.optimizer].load()
-    if (options.train_dtype or defaults.train_dtype) not in kind.state_bytes_per_weight:
-        if options.optimizer is None:
-            flags["optimizer"] = "adamw8bit"
-        elif options.train_dtype is None:
-            flags["train_dtype"] = "fp32"
-    kind.raise_if_missing()
-    flags |= _lora_flags(options, defaults)
-    if options.learning_rate is None and kind.learning_rate is not None:
-        flags["learning_rate"] = kind.learning_rate
-    try:
-        config = replace(defaults, **{name: value for name, value in flags.items() if value is not None})
-    except ValueError as error:
-        raise UserError(str(error)) from error
-    if config.text_encoder_learning_rate and not config.train_text_encoder:
-        raise UserError("--text-encoder-learning-rate is for a text encoder that is trained: add -t")
-    return replace(config, class_img_count=0) if config.prior_loss_weight == 0 else config
-
-
-def _lora_flags(options: argparse.Namespace, defaults: DreamBoothConfig) -> dict[str, Any]:
-    """What `--lora` changes: another learning rate. Raises `UserError` for its flags without it."""
-    if options.lora or (options.lora is None and defaults.lora):
-        own = defaults.lora_learning_rate or LORA_LEARNING_RATE * defaults.learning_rate
-        return {"learning_rate": own} if options.learning_rate is None else {}
-    for name in ("lora_alpha", "lora_targets", "lora_dropout"):
-        if name in options.typed:
-            raise UserError(f"{flag_of(name)} is for adapters: add --lora RANK")
-    return {}
 
 
 def used_options(

@@ -52,7 +52,9 @@ def dreambooth_parser() -> argparse.ArgumentParser:
     )
     _add_subject(parser.add_argument_group("the subject"))
     _add_prompts(parser.add_argument_group("prompts and captions"))
-    _add_training(parser.add_argument_group("training"))
+    training = parser.add_argument_group("training")
+    _add_length_and_rate(training)
+    _add_updates(training)
     _add_lora(parser.add_argument_group("LoRA (docs/lora.md)"))
     _add_memory(parser.add_argument_group("how much memory training takes"))
     _add_prior_preservation(parser.add_argument_group("prior preservation"))
@@ -119,7 +121,7 @@ def _add_prompts(group: argparse._ArgumentGroup) -> None:
     )
 
 
-def _add_training(group: argparse._ArgumentGroup) -> None:
+def _add_length_and_rate(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--iterations", type=UPDATES, metavar="N", help=f"updates of the weights; {_default('iterations')}"
     )
@@ -151,6 +153,9 @@ def _add_training(group: argparse._ArgumentGroup) -> None:
         metavar="N",
         help=f"updates until the learning rate is reached; {_default('warmup_steps')}",
     )
+
+
+def _add_updates(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--weight-decay", type=NON_NEGATIVE, metavar="X", help=_default("weight_decay"))
     group.add_argument(
         "--max-grad-norm",

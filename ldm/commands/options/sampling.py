@@ -119,8 +119,18 @@ def _add_checkpoints(group: argparse._ArgumentGroup, weights: Path | None) -> No
         "run or their metadata name)",
     )
     either.add_argument("--no-base", action="store_true", help="compare without the base model")
+    _add_compared(group, *(["-i"] if weights else []))
     group.add_argument(
-        *(["-i"] if weights else []),
+        "--config",
+        type=FILE,
+        metavar="YAML",
+        help="the model's YAML, for a checkpoint that doesn't carry its own (default: configs/sd-v1.yaml)",
+    )
+
+
+def _add_compared(group: argparse._ArgumentGroup, *short: str) -> None:
+    group.add_argument(
+        *short,
         "--instance-img-dir",
         type=DIRECTORY,
         metavar="DIR",
@@ -131,12 +141,6 @@ def _add_checkpoints(group: argparse._ArgumentGroup, weights: Path | None) -> No
         type=class_name,
         metavar="WORDS",
         help="the class of the subject of checkpoints that don't name it, such as LoRA files of other programs",
-    )
-    group.add_argument(
-        "--config",
-        type=FILE,
-        metavar="YAML",
-        help="the model's YAML, for a checkpoint that doesn't carry its own (default: configs/sd-v1.yaml)",
     )
 
 

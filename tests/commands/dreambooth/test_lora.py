@@ -74,7 +74,7 @@ def test_frozen_weights_are_in_half_precision_where_arithmetic_is(plan: Plan) ->
     ("flags", "words"),
     [
         (["--lora-alpha", 2], "--lora-alpha is for adapters: add --lora RANK"),
-        (["--lora", 2, "--train-dtype", "bf16"], "train_dtype should be fp32 with lora"),
+        (["--lora", 2, "--train-dtype", "bf16"], "--train-dtype should be fp32 with lora"),
         (["--text-encoder-learning-rate", 1e-3], "add -t"),
     ],
 )

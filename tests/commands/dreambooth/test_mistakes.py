@@ -21,6 +21,11 @@ from tests.commands.fixtures import write_photos
         (("-d", "cuda:99"), ["no CUDA device 99"]),
         (("--config", "nowhere.yaml"), ["no config file nowhere.yaml"]),
         (("-r", "."), [". is no run", "run.yaml"]),
+        (("--lora", 500), ["--lora 500 trains", "take a lower rank"]),
+        (
+            ("--fused-backward", "--gradient-accumulation", 2),
+            ["--fused-backward frees", "--gradient-accumulation adds up"],
+        ),
     ],
 )
 def test_an_error_comes_before_anything_is_written(

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from ldm.commands.dreambooth import vram as command
-from ldm.commands.dreambooth.plan import config_from
+from ldm.commands.dreambooth.config import config_from
 from ldm.commands.dreambooth.vram import USABLE, fit_into_memory
 from ldm.commands.options.dreambooth import dreambooth_parser
 from ldm.config import read_yaml, to_yaml

@@ -1,0 +1,66 @@
+"""The configuration of a training: the flags where they are set, the model's YAML elsewhere."""
+
+import argparse
+import re
+from dataclasses import fields, replace
+from typing import Any
+
+from ldm.choices import LORA_LEARNING_RATE, OPTIMIZERS, PROMPT_TEMPLATES
+from ldm.commands.options.resumable import flag_of
+from ldm.diffusion.sampling import SamplingConfig
+from ldm.errors import UserError
+from ldm.training.config import DreamBoothConfig
+
+
+def config_from(options: argparse.Namespace, defaults: DreamBoothConfig, sampling: SamplingConfig) -> DreamBoothConfig:
+    """The flags where they are set, the model's defaults elsewhere.
+
+    `--sampler` and `--ddim-steps` apply to class images too, unless these have flags of their own. `--train-dtype bf16`
+    or `bf16-rounded` alone selects adamw8bit, and `--optimizer adamw` alone fp32.
+    """
+    flags = {field.name: getattr(options, field.name, None) for field in fields(DreamBoothConfig)}
+    flags["prior_loss_weight"] = options.lamb
+    if options.prompt_templates:
+        if {"prompt_templates", "instance_prompts"} <= {*options.typed}:
+            raise UserError("--prompt-templates is a list in place of --instance-prompt: leave out one of the two")
+        flags["instance_prompts"] = PROMPT_TEMPLATES[options.prompt_templates].load()
+    flags["instance_prompts"] = flags["instance_prompts"] and tuple(flags["instance_prompts"])
+    flags["preview_prompts"] = () if options.no_previews else options.preview_prompts and tuple(options.preview_prompts)
+    if options.class_sampler is None and options.sampler is not None:
+        flags |= {"class_sampler": sampling.sampler, "class_steps": options.class_steps or sampling.num_steps}
+    flags["class_steps"] = flags["class_steps"] or options.ddim_steps
+    kind = OPTIMIZERS[options.optimizer or defaults.optimizer].load()
+    if (options.train_dtype or defaults.train_dtype) not in kind.state_bytes_per_weight:
+        if options.optimizer is None:
+            flags["optimizer"] = "adamw8bit"
+        elif options.train_dtype is None:
+            flags["train_dtype"] = "fp32"
+    kind.raise_if_missing()
+    flags |= _lora_flags(options, defaults)
+    if options.learning_rate is None and kind.learning_rate is not None:
+        flags["learning_rate"] = kind.learning_rate
+    try:
+        config = replace(defaults, **{name: value for name, value in flags.items() if value is not None})
+    except ValueError as error:
+        raise UserError(_with_flags(str(error))) from error
+    if config.text_encoder_learning_rate and not config.train_text_encoder:
+        raise UserError("--text-encoder-learning-rate is for a text encoder that is trained: add -t")
+    return replace(config, class_img_count=0) if config.prior_loss_weight == 0 else config
+
+
+def _with_flags(message: str) -> str:
+    """A message about a config with flags in place of the options' names: `--fused-backward`, not `fused_backward`."""
+    flags = {field.name: flag_of(field.name) for field in fields(DreamBoothConfig) if "_" in field.name}
+    flags["prior_loss_weight"] = "--lamb"
+    return re.sub(r"\w+", lambda word: flags.get(word[0], word[0]), message)
+
+
+def _lora_flags(options: argparse.Namespace, defaults: DreamBoothConfig) -> dict[str, Any]:
+    """What `--lora` changes: another learning rate. Raises `UserError` for its flags without it."""
+    if options.lora or (options.lora is None and defaults.lora):
+        own = defaults.lora_learning_rate or LORA_LEARNING_RATE * defaults.learning_rate
+        return {"learning_rate": own} if options.learning_rate is None else {}
+    for name in ("lora_alpha", "lora_targets", "lora_dropout"):
+        if name in options.typed:
+            raise UserError(f"{flag_of(name)} is for adapters: add --lora RANK")
+    return {}
