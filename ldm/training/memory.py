@@ -237,7 +237,7 @@ def plenty(workload: Workload, config: DreamBoothConfig) -> int:
 
 
 class Chooser:
-    """Finds the profile of a training that fits. A prediction takes seconds, so it makes few, and each once."""
+    """Finds the profile of a training that fits. A prediction takes 5 to 20 seconds, so it makes few, and each once."""
 
     def __init__(self, workload: Workload, config: DreamBoothConfig) -> None:
         self._workload = workload

@@ -38,6 +38,7 @@ def memory_table(options: argparse.Namespace) -> None:
     candidates = profiles_with(fixed_settings(options, config), keep_gradients=config.gradient_accumulation > 1)
     kinds = "a photo and a class image" if workload.with_class else "a photo"
     log.info("on one CUDA card, %d x %d pixels, %d times %s at a time", height, width, config.batch_size, kinds)
+    log.info("each row is printed when it is known; all of them take minutes")
     for line in HEADER:
         log.info("%s", line)
     for trained in (False, True):

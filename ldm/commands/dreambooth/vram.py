@@ -82,6 +82,7 @@ def fit_into_memory(
             given, default = vars(config), vars(DreamBoothConfig())
             fixed = {name: given[name] for name in MEMORY_FLAGS if given[name] != default[name]} | fixed
         candidates = _candidates(fixed, options.precision, workload, config, devices[0])
+        log.info("predicting the memory of the training, up to 20 seconds for each profile that is tried")
         config = _first_that_fits(candidates, config, workload, budget, devices[0], refuse=not auto)
     if config.train_dtype != "fp32" and options.precision in FLOAT_WEIGHTS:
         raise UserError(
