@@ -68,7 +68,7 @@ def copy_with_parameters(path: Path, target: Path) -> Path:
         text = image.info["parameters"]
         if target.suffix == ".jpg":
             exif = Image.Exif()
-            exif.get_ifd(0x8769)[0x9286] = b"UNICODE\0" + text.encode("utf-16-be")
+            exif[0x8769] = {0x9286: b"UNICODE\0" + text.encode("utf-16-be")}
             image.save(target, exif=exif)
         else:
             info = PngInfo()
