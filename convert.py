@@ -1,4 +1,4 @@
-"""Converts checkpoints between the official layout and diffusers' directories: python convert.py --help."""
+"""Converts checkpoints: the official layout, diffusers' directories, LoRA files: python convert.py --help."""
 
 from ldm.commands.app import launch
 from ldm.commands.options.convert import convert_parser

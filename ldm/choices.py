@@ -130,8 +130,15 @@ SAVE_DTYPES = {"fp16": "float16", "bf16": "bfloat16", "fp32": "float32"}
 LAYOUTS = {
     "official": "one file with the names of the published Stable Diffusion v1",
     "diffusers": "a directory for from_pretrained",
+    "lora": "a LoRA file: of another LoRA file, or of the difference from --base",
 }
 """What convert.py writes."""
+LORA_DIALECTS = {
+    "kohya": "what A1111, ComfyUI, kohya and diffusers read",
+    "peft": "diffusers' names with lora_A and lora_B",
+    "diffusers": "as its training scripts name them",
+}
+"""The names of tensors in a LoRA file that convert.py writes."""
 VARIANTS = ("fp16",)
 COMPILE_MODES = {
     "auto": "graphs for long jobs on CUDA, else off",

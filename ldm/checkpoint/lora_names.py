@@ -17,6 +17,8 @@ WEIGHT = ".weight"
 SHORT_TEXT = "text_model."
 """What newer versions of transformers leave out of the text encoder's names."""
 
+BLOCKS = ("down_blocks.", "mid_block.", "up_blocks.")
+"""What the names of the layers in diffusers' UNet begin with, but those of its first and last ones."""
 INPUT_BLOCK = re.compile(re.escape(UNET) + r"input_blocks\.(\d+)\.\d+\.([a-z_]+)")
 """The number of a block on the UNet's way down, and the first word of a layer's name in it."""
 
@@ -39,6 +41,11 @@ class Layer:
     def kohya(self) -> str:
         """Its name in kohya's files."""
         return f"lora_{'te' if self.is_text else 'unet'}_{self.diffusers.replace('.', '_')}"
+
+    @property
+    def is_common(self) -> bool:
+        """Whether all programs find it by kohya's name; diffusers doesn't find the UNet's first and last layers."""
+        return self.is_text or self.diffusers.startswith(BLOCKS)
 
     def names(self) -> Iterator[str]:
         """Every name that it has in a LoRA file, without the ending that says which tensor it is.

@@ -39,14 +39,18 @@ def lora_writer(
 
     `notes`: kohya's metadata and modelspec's. The function raises `UserError` if a weight is not finite in `dtype`.
     """
-    return partial(_save, path, lora_state_dict(ldm, dtype), info, notes)
-
-
-def _save(path: Path, tensors: dict[str, Tensor], info: CheckpointInfo, notes: Mapping[str, str]) -> None:
-    raise_unless_finite(path, tensors)
     notes = {**notes, "ss_steps": str(info.step), "ss_output_name": f"{notes['ss_output_name']}-{info.step:05d}"}
+    return partial(save_lora, path, lora_state_dict(ldm, dtype), info, notes)
+
+
+def save_lora(path: Path, tensors: Mapping[str, Tensor], info: CheckpointInfo, notes: Mapping[str, str]) -> None:
+    """Writes tensors on the CPU as a LoRA file, atomically, with kohya's hashes. `notes`: kohya's and modelspec's.
+
+    Raises `UserError` if a weight is not finite.
+    """
+    raise_unless_finite(path, tensors)
     kohya = {name: text for name, text in notes.items() if name.startswith("ss_")}
-    content = save(tensors, metadata=kohya)  # kohya's hashes are those of a file with its own metadata only
+    content = save(dict(tensors), metadata=kohya)  # kohya's hashes are those of a file with its own metadata only
     data_hash = hashlib.sha256(content[8 + int.from_bytes(content[:8], "little") :]).hexdigest()
     hashes = {
         "sshs_model_hash": data_hash,

@@ -34,10 +34,12 @@ class CheckpointInfo:
     options: dict[str, Any] = field(default_factory=dict)
     """The options of the run that wrote it."""
     versions: dict[str, str] = field(default_factory=dict)
+    merged: list[str] = field(default_factory=list)
+    """LoRA files that are merged into the weights, each as `NAME:WEIGHT SHA-256`; written only if there are any."""
 
     def to_metadata(self) -> dict[str, str]:
         """The safetensors metadata: each field as JSON under `ldm.<field>`, and the `format` that other tools need."""
-        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "merged" or self.merged}
         return {"format": "pt", **{PREFIX + name: json.dumps(value) for name, value in values.items()}}
 
     @classmethod
@@ -53,5 +55,7 @@ class CheckpointInfo:
                 if isinstance(value, int) and not 0 <= value < LARGEST_NUMBER:
                     raise ValueError(f"{PREFIX}{field_.name} should be from 0 to 2^64, not {reprlib.repr(value)}")
                 if field_.type == dict[str, str] and not all(isinstance(item, str) for item in value.values()):
+                    raise ValueError(f"{PREFIX}{field_.name} should hold text only, not {reprlib.repr(value)}")
+                if isinstance(value, list) and not all(isinstance(item, str) for item in value):
                     raise ValueError(f"{PREFIX}{field_.name} should hold text only, not {reprlib.repr(value)}")
         return cls(**values)

@@ -25,5 +25,6 @@ def modelspec(info: CheckpointInfo, config: LatentDiffusionConfig, name: str, ad
         "resolution": f"{sides.get('width', 512)}x{sides.get('height', 512)}",
         "prediction_type": "epsilon",
         "trigger_phrase": info.instance_prompt,
+        "merged_from": ", ".join(info.merged),
     }
     return {f"modelspec.{key}": value for key, value in spec.items() if value}

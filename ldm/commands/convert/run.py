@@ -1,4 +1,4 @@
-"""Converts a checkpoint: everything is checked before anything is written."""
+"""Converts a checkpoint or a LoRA file: everything is checked before anything is written."""
 
 import argparse
 import logging
@@ -20,6 +20,8 @@ from ldm.checkpoint.reading import SUFFIXES, CheckpointFile, read_checkpoint
 from ldm.checkpoint.replacing import find_autoencoder, with_autoencoder
 from ldm.checkpoint.saving import raise_unless_finite, save_checkpoint, snapshot
 from ldm.commands.convert.description import describe
+from ldm.commands.convert.lora import convert_lora, extract_lora
+from ldm.commands.convert.merging import with_loras
 from ldm.commands.disk_space import refuse_unwritable, refuse_without_space_for_weights
 from ldm.diffusion.latent_diffusion import LatentDiffusionConfig, shapes_of
 from ldm.diffusion.schedule import NoiseSchedule
@@ -68,17 +70,23 @@ class Conversion:
 
 def convert(options: argparse.Namespace) -> None:
     """Writes the checkpoint `options.source` to `options.target`."""
-    layout = _layout(options)
-    _refuse_target(options.source, options.target, layout)
     file = read_checkpoint(options.source)
+    layout = _layout(options, is_lora(file))
+    _refuse_target(options.source, options.target, layout)
     if is_lora(file):
-        raise UserError(f"{options.source} is a LoRA file, not a model; other programs read it as it is (docs/lora.md)")
+        convert_lora(options, file)
+        return
     values, settings = settings_of(file, options.config)
     log.info("%s", Lines(describe(file, settings.model)))
     if options.ema:
         file = _with_averaged(file)
+    if layout == "lora":
+        extract_lora(options, file, settings.model)
+        return
     file = with_autoencoder(file, find_autoencoder(options.vae) if options.vae else None, settings.model)
     raise_unless_whole(file, settings.model)
+    if options.merge:
+        file = with_loras(file, options.merge)
     tokenizer = find_tokenizer(options.source, settings.tokenizer, checkpoint_info(file).tokenizer)
     conversion = Conversion(
         file,
@@ -103,17 +111,31 @@ def convert(options: argparse.Namespace) -> None:
     log.info("%s", Lines(["to sample with it:", f"  {command_line('txt2img.py', '--ckpt-path', options.target)}"]))
 
 
-def _layout(options: argparse.Namespace) -> str:
-    """The layout to write. Raises `UserError` if flags or the name of the target contradict it."""
+OF_LORA, OF_MODELS = ("base", "rank", "keep", "dialect"), ("merge", "vae", "ema", "variant")
+"""Flags of a LoRA file that is written, and of what is read or written of whole models."""
+
+
+def _layout(options: argparse.Namespace, of_lora: bool) -> str:
+    """The layout to write. Raises `UserError` if flags, the kind of IN or the name of the target contradict it."""
     is_file = options.target.suffix.lower() == SUFFIX
-    layout = options.to or ("official" if is_file else "diffusers")
-    if layout == "official" and not is_file:
-        raise UserError(f"--to official writes one file: name OUT with {SUFFIX}, not {options.target}")
+    layout = options.to or ("lora" if of_lora else "official" if is_file else "diffusers")
+    if of_lora and layout != "lora":
+        raise UserError(
+            f"{options.source} is a LoRA, not a model: '{command_line('convert.py', 'BASE', 'OUT', '--merge', 'LORA')}'"
+            " merges it into one, and --to lora writes another LoRA file"
+        )
+    wrong = OF_LORA if layout != "lora" else OF_MODELS if of_lora else [name for name in OF_MODELS if name != "ema"]
+    if given := [name for name in wrong if getattr(options, name)]:
+        raise UserError(
+            f"--{given[0]} is for --to lora" if layout != "lora" else f"--{given[0]} is for whole models, not --to lora"
+        )
+    if layout != "diffusers" and not is_file:
+        raise UserError(f"--to {layout} writes one file: name OUT with {SUFFIX}, not {options.target}")
     if layout == "diffusers" and not is_file and options.target.suffix.lower() in SUFFIXES:
         raise UserError(f"{options.target}: one file is written as {SUFFIX}; a directory has another name")
     if layout == "diffusers" and is_file:
         raise UserError(f"--to diffusers writes a directory: name OUT without {SUFFIX}, not {options.target}")
-    if options.variant and layout != "diffusers":
+    if options.variant and layout == "official":
         raise UserError("--variant names the files of a diffusers directory; for one file use --half")
     return layout
 

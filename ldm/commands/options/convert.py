@@ -2,23 +2,27 @@
 
 import argparse
 
-from ldm.choices import LAYOUTS, VARIANTS, described
-from ldm.commands.options.common import command_parser
-from ldm.commands.options.places import CHECKPOINT, FILE, place
+from ldm.bounds import HIGHEST_RANK
+from ldm.choices import LAYOUTS, LORA_DIALECTS, VARIANTS, described
+from ldm.commands.options.common import command_parser, number
+from ldm.commands.options.places import CHECKPOINT, FILE, LORA, place
 
 
 def convert_parser() -> argparse.ArgumentParser:
     """Flags of convert.py."""
     parser = command_parser(
-        "Converts a checkpoint: any that --ckpt-path takes, into one file or a diffusers directory. Says what it is.\n"
-        "Weights keep their type and their bits.",
+        "Converts a checkpoint: any that --ckpt-path takes, into one file, a diffusers directory or a LoRA file.\n"
+        "Says what it is. Weights keep their type and their bits.",
         "examples:\n"
         "  python convert.py ckpts/can-1/step-00400.safetensors can-diffusers   # for diffusers\n"
         "  python convert.py can-diffusers can.safetensors                      # and back: the same bits\n"
         "  python convert.py model.ckpt model.safetensors --half --ema\n"
+        "  python convert.py v1-5.safetensors castle.safetensors --merge castle-lora.safetensors:0.8\n"
+        "  python convert.py castle.safetensors castle-lora.safetensors --to lora --base v1-5.safetensors\n"
+        "  python convert.py castle-lora.safetensors renamed.safetensors --to lora --dialect diffusers\n"
         "where each kind of file is read: docs/share.md\n",
     )
-    parser.add_argument("source", metavar="IN", type=CHECKPOINT, help="a file, or a diffusers directory")
+    parser.add_argument("source", metavar="IN", type=CHECKPOINT, help="a file, a diffusers directory, or a LoRA file")
     parser.add_argument(
         "target", metavar="OUT", type=place, help="what to write: NAME.safetensors, or a directory; must not exist"
     )
@@ -26,7 +30,7 @@ def convert_parser() -> argparse.ArgumentParser:
     group.add_argument(
         "--to",
         choices=LAYOUTS,
-        help=f"{described(LAYOUTS)} (default: official for OUT.safetensors, else diffusers)",
+        help=f"{described(LAYOUTS)} (default: lora if IN is one, official for OUT.safetensors, else diffusers)",
     )
     group.add_argument("--half", action="store_true", help="weights in float16, in half the space of float32")
     group.add_argument(
@@ -41,9 +45,40 @@ def convert_parser() -> argparse.ArgumentParser:
         "--vae", type=place, metavar="PATH", help="with another autoencoder: a file, or diffusers' directory of one"
     )
     group.add_argument(
+        "--merge",
+        type=LORA,
+        action="extend",
+        nargs="+",
+        metavar="FILE[:WEIGHT]",
+        help="LoRA files of any program, merged into the weights; WEIGHT is 1 unless it is given",
+    )
+    group.add_argument(
         "--config",
         type=FILE,
         metavar="YAML",
         help="the model's YAML, for a checkpoint that doesn't carry its own (default: configs/sd-v1.yaml)",
+    )
+    lora = parser.add_argument_group("a LoRA file as OUT (docs/lora.md)")
+    lora.add_argument(
+        "--base",
+        type=CHECKPOINT,
+        metavar="PATH",
+        help="the checkpoint that IN was fine-tuned from: OUT holds the difference; of a LoRA file as IN: its base "
+        "model, for the metadata",
+    )
+    lora.add_argument(
+        "--rank",
+        type=number(int, 1, HIGHEST_RANK),
+        metavar="N",
+        help="ranks of each layer, at most (default: 32, without --keep; of a LoRA file as IN: its own)",
+    )
+    lora.add_argument(
+        "--keep",
+        type=number(float, 0.01, 1),
+        metavar="SHARE",
+        help="in each layer as many ranks as keep this share of the squared norm of its change, such as 0.95",
+    )
+    lora.add_argument(
+        "--dialect", choices=LORA_DIALECTS, help=f"names of its tensors. {described(LORA_DIALECTS)} (default: kohya)"
     )
     return parser
