@@ -30,6 +30,7 @@ infos = st.builds(
     parts=words,
     options=mappings,
     versions=words,
+    merged=st.lists(texts, max_size=2),
 )
 
 
@@ -42,7 +43,7 @@ def test_what_is_told_comes_back(info: CheckpointInfo) -> None:
 def test_each_field_is_json_under_a_name_of_ours(info: CheckpointInfo) -> None:
     metadata = info.to_metadata()
     assert metadata.pop("format") == "pt"
-    assert metadata.keys() == {f"ldm.{name}" for name in vars(info)}
+    assert metadata.keys() == {f"ldm.{name}" for name, value in vars(info).items() if name != "merged" or value}
     for key, text in metadata.items():
         assert text.isascii()
         assert json.loads(text) == getattr(info, key.removeprefix("ldm."))
@@ -69,7 +70,7 @@ def test_what_is_not_ours_is_passed_over(other: dict[str, str]) -> None:
 
 @pytest.mark.parametrize("name", vars(CheckpointInfo()))
 def test_an_older_file_without_a_field_has_its_default(name: str) -> None:
-    metadata = CheckpointInfo(class_name="can", step=3).to_metadata()
+    metadata = CheckpointInfo(class_name="can", step=3, merged=["a"]).to_metadata()
     del metadata[f"ldm.{name}"]
     assert getattr(CheckpointInfo.from_metadata(metadata), name) == getattr(CheckpointInfo(), name)
 
@@ -78,6 +79,8 @@ def test_an_older_file_without_a_field_has_its_default(name: str) -> None:
     ("name", "value"),
     [
         ("config", []),
+        ("merged", [1]),
+        ("merged", "a"),
         ("config", None),
         ("class_name", 7),
         ("step", "7"),

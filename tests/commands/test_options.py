@@ -149,6 +149,11 @@ BY_COMMAND: dict[str, dict[str, tuple[list[str], str, Any]]] = {
         "--variant": (["fp16"], "variant", "fp16"),
         "--ema": ([], "ema", True),
         "--vae": (["vae.pt"], "vae", Path("vae.pt")),
+        "--merge": (["a.pt:0.5", "b.pt"], "merge", ["a.pt:0.5", "b.pt"]),
+        "--base": (["a.ckpt"], "base", Path("a.ckpt")),
+        "--rank": (["4"], "rank", 4),
+        "--keep": (["0.95"], "keep", 0.95),
+        "--dialect": (["peft"], "dialect", "peft"),
         "--config": (["a.yaml"], "config", Path("a.yaml")),
     },
 }
