@@ -23,6 +23,10 @@ from ldm.user_files import is_checkpoint, resolved
 log = logging.getLogger(__name__)
 
 
+BASE_IS_MISSING = "--base PATH gives it"
+"""The end of an error for a LoRA file whose base model isn't known or found."""
+
+
 @dataclass(frozen=True)
 class LoraFile:
     """A LoRA file and its weight."""
@@ -124,9 +128,9 @@ def find_base(file: CheckpointFile, given: Path | None, records: RunRecords) -> 
             if sha256_of(path) == sha256:
                 return path
     if not sha256:
-        raise UserError(f"{file.path} is a LoRA that doesn't name its base model: --base PATH gives it")
+        raise UserError(f"{file.path} is a LoRA that doesn't name its base model: {BASE_IS_MISSING}")
     looked_at = f" (looked at {', '.join(map(str, tried))})" if tried else ""
     raise UserError(
         f"{file.path} is a LoRA, and its base model {name or 'file'} with the SHA-256 {sha256[:12]}... was not "
-        f"found{looked_at}: --base PATH gives it"
+        f"found{looked_at}: {BASE_IS_MISSING}"
     )

@@ -12,9 +12,19 @@ from ldm.checkpoint.loading import checkpoint_info, part_digests, raise_unless_w
 from ldm.checkpoint.lora import is_lora
 from ldm.checkpoint.metadata import CheckpointInfo
 from ldm.checkpoint.reading import CheckpointFile, read_checkpoint
-from ldm.commands.sampling.adapters import Changes, LoraFile, adapter_info, find_base, read_changed, with_yaml_of
+from ldm.commands.resuming import STEP_FILE
+from ldm.commands.sampling.adapters import (
+    BASE_IS_MISSING,
+    Changes,
+    LoraFile,
+    adapter_info,
+    find_base,
+    read_changed,
+    with_yaml_of,
+)
 from ldm.commands.sampling.records import RunRecords
 from ldm.errors import UserError, named_in_errors
+from ldm.files import natural_key
 from ldm.runtime.models import Settings, read_tokenizer, settings_of
 from ldm.runtime.tokenizers import find_tokenizer
 from ldm.user_files import is_diffusers_directory
@@ -76,12 +86,20 @@ def checkpoints_to_sample(
         (shape, _), *_ = Counter(one.settings.model for one in found).most_common(1)
         others = [one.path for one in found if one.settings.model != shape]
         left_out += [(one, "a model of another shape than most of the others") for one in others]
-        found = [one for one in found if one.settings.model == shape]
+        found = sorted((one for one in found if one.settings.model == shape), key=_place)
     for one, reason in left_out:
         log.warning("left out %s: %s", one, reason)
     if not found:
-        raise UserError(f"there is no checkpoint below {path} that can be used; dreambooth.py writes some")
+        of_lora = any(BASE_IS_MISSING in reason for _, reason in left_out)
+        advice = "--base PATH gives the base model of LoRA files" if of_lora else "dreambooth.py writes some"
+        raise UserError(f"there is no checkpoint below {path} that can be used; {advice}")
     return found
+
+
+def _place(one: Checkpoint) -> tuple[object, ...]:
+    """Where it stands among others: by run and step; LoRA files that were given a name of their own by that."""
+    is_renamed = one.adapter is not None and not STEP_FILE.fullmatch(one.path.name)
+    return natural_key(one.path.parent), 0 if is_renamed else one.info.step, natural_key(one.path)
 
 
 class _Reader:

@@ -110,8 +110,8 @@ def _refuse_or_warn_without_subject(
     for template in {template for template, prompt in zip(templates, prompts, strict=True) if prompt is None}:
         message = f"the prompt '{template}' needs a class, and {checkpoint.path} has no subject"
         if not of_directory:
-            raise UserError(message)
-        log.warning("%s: its cells stay empty", message)
+            raise UserError(f"{message}: --subject WORDS names it")
+        log.warning("%s: its cells stay empty; --subject WORDS names it", message)
 
 
 def _column_prompt(template: str | None, groups: Sequence[CheckpointGroup]) -> str:

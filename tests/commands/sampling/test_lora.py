@@ -84,7 +84,7 @@ def test_a_folder_of_them_is_compared_with_their_base_model_first(txt2img: Sampl
     sampled = txt2img("-c", folder, "-v", 1, "--base", base, "--subject", "mug")
     comparison = table_of(sampled)
     assert [row.label for row in comparison.rows] == [
-        "base model", "kohya", "nameless", "mug-000005", "mug-000010",
+        "base model", "kohya", "mug-000005", "mug-000010", "nameless",
     ]  # fmt: skip
     assert [group.subject for group in comparison.groups] == ["mug"]
     assert len({image.tobytes() for image in sampled.images}) == 5
@@ -138,15 +138,37 @@ def test_mistakes_are_named_before_anything_is_made(
     assert not (tmp_path / "outputs").exists()
 
 
+def ten_of_two_runs(folder: Path, base: Path) -> list[str]:
+    """Five steps of each of two runs, renamed, every second one without metadata; their names in order."""
+    names = []
+    for run, name in enumerate(("cool", "final")):
+        for index in range(5):
+            about = {"class_name": "can", "instance_prompt": "a photo of sks can", "class_prompt": "a photo of a can"}
+            info = CheckpointInfo(**about, step=100 * (index + 1), base=base.name, base_sha256=hash_file(base))
+            metadata = {} if index % 2 else {**info.to_metadata(), "ss_steps": f"{info.step}"}
+            names.append(f"{name}_v{index + 1}")
+            write_lora(folder / f"{names[-1]}.safetensors", base, 5 * run + index, std=0.03 * (index + 1), **metadata)
+    return names
+
+
 @pytest.mark.slow
-def test_a_folder_of_them_is_scored(base: Path, tmp_path: Path, subject_dir: Path) -> None:
-    for step in (1, 2):
-        write_lora(tmp_path / "loras" / f"{step}.safetensors", base, step)
-    outcome = call("evaluate", "-c", tmp_path / "loras", "--base", base, "--subject", "can", "-i", subject_dir, "-v", 2,
-                   "-o", tmp_path / "outputs", "--encoder", "toyworld-judge")  # fmt: skip
+def test_a_folder_of_ten_without_half_of_their_metadata_is_compared_scored_and_judged(
+    base: Path, tmp_path: Path, subject_dir: Path
+) -> None:
+    names = ten_of_two_runs(tmp_path / "loras", base)
+    words = ("-c", tmp_path / "loras", "-o", tmp_path / "outputs", "-i", subject_dir, "-v", 1)
+    refused(call("evaluate", *words, "--encoder", "toyworld-judge"), "--base PATH gives the base model of LoRA files")
+    assert not (tmp_path / "outputs").exists()
+    flags = ("--base", base, "--subject", "can", "--encoder", "toyworld-judge")
+    outcome = call("evaluate", *words, *flags)
     assert outcome.status == 0, outcome.said
+    assert "comparing 10 checkpoints" in outcome.said and "warning: left out" not in outcome.said
     table = json.loads((tmp_path / "outputs" / "evaluate-1" / "comparison.json").read_text())
-    assert [len(row["scores"]) > 0 for row in table["rows"]] == [True, True, True]
+    assert [row["label"] for row in table["rows"]] == ["base model", *names]
+    assert all(row["scores"] for row in table["rows"])
+    (group,) = table["groups"]
+    best = max(table["rows"][1:], key=lambda row: row["scores"]["subject"]["mean"])["label"]
+    assert group["subject"] == "can" and f"at {best}." in outcome.said
 
 
 def test_a_file_that_goes_during_a_call_has_its_hash_in_the_image(
