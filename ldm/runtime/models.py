@@ -24,12 +24,8 @@ from ldm.files import ROOT
 from ldm.nn.tokenizer import PromptTokenizer, tokenizer_digest
 from ldm.prompts import raise_for_prompts
 from ldm.runtime.tokenizers import find_tokenizer, fitting_tokenizer, is_confined
-from ldm.training.config import (
-    AutoencoderTrainingConfig,
-    DiffusionTrainingConfig,
-    DreamBoothConfig,
-    JudgeTrainingConfig,
-)
+from ldm.training.config import AutoencoderTrainingConfig, DiffusionTrainingConfig, JudgeTrainingConfig
+from ldm.training.dreambooth_config import DreamBoothConfig
 
 log = logging.getLogger(__name__)
 
