@@ -60,8 +60,7 @@ def test_what_is_merged_samples_as_with_the_files_and_says_what_was_merged(
     convert(base, tmp_path / "whole", "--merge", f"{lora}:0.5", other)
     words = ("-p", "a cat", "-v", 1)
     expected = txt2img("-c", base, *words, "--lora", f"{lora}:0.5", other).images[0]
-    for path in (tmp_path / "whole.safetensors", tmp_path / "whole"):
-        assert np.array_equal(txt2img("-c", path, *words).images[0], expected)
+    assert np.array_equal(txt2img("-c", tmp_path / "whole.safetensors", *words).images[0], expected)
     info = info_of(tmp_path / "whole.safetensors")
     named = [f"can.safetensors:0.5 {hash_file(lora)}", f"b.safetensors:1 {hash_file(other)}"]
     assert (info.merged, info.class_name, info.step, info.base_sha256) == (named, "can", 7, hash_file(base))
@@ -101,7 +100,7 @@ def test_of_another_model_every_layer_is_changed_as_far_as_the_ranks_reach(base:
     assert "the autoencoders differ, too" in said
     (a, b), found = (read_checkpoint(path).tensors for path in (tuned, base)), changes_of(out, base)
     assert {a[key].ndim for key in found} == {2, 4}
-    for key, one in list(found.items())[::7]:
+    for key, one in list(found.items())[::15]:
         difference = (a[key] - b[key]).flatten(1)
         u, s, v = torch.linalg.svd(difference.double(), full_matrices=False)
         closest = (u[:, :4] * s[:4]) @ v[:4]
@@ -113,7 +112,7 @@ def test_of_another_model_every_layer_is_changed_as_far_as_the_ranks_reach(base:
     assert {one.up.dtype for one in kept.values()} == {torch.float16}
     assert len({len(one.down) for one in kept.values()}) > 1
     assert metadata_of(tmp_path / "half.safetensors")["ss_network_dim"] == "Dynamic"
-    for key, one in list(kept.items())[::7]:
+    for key, one in list(kept.items())[::15]:
         squares = torch.linalg.svdvals((a[key] - b[key]).flatten(1).double()).square().cumsum(0)
         rank = len(one.down)
         assert squares[rank - 1] >= 0.5 * squares[-1] * (1 - 1e-9)
