@@ -142,7 +142,10 @@ def data_hash(path: Path) -> str:
         return ""
     with open_file(path, "LoRA") as file:
         file.seek(8 + int.from_bytes(file.read(8), "little"))
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        digest = hashlib.sha256()
+        while block := file.read(1 << 20):
+            digest.update(block)
+        return digest.hexdigest()
 
 
 def is_lora(file: CheckpointFile) -> bool:
