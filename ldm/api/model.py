@@ -52,17 +52,20 @@ def load(
     precision: str = "auto",
     config: PathOrText | None = None,
     lora: PathOrText | Sequence[PathOrText] | None = None,
+    embedding: PathOrText | Sequence[PathOrText] | None = None,
     base: PathOrText | None = None,
     vae: PathOrText | None = None,
 ) -> "Model":
-    """Loads a checkpoint, any that `txt2img.py --ckpt-path` takes, also a LoRA file.
+    """Loads a checkpoint, any that `txt2img.py --ckpt-path` takes, also a LoRA file or an embedding.
 
     Without a path: the downloaded Stable Diffusion, else the embedded tiny model.
 
     `device`: auto, cpu, mps, cuda, cuda:1. `precision`: auto (half precision on CUDA, else float32), full, autocast,
     bf16, fp16. `config`: the model's YAML, for a checkpoint that doesn't carry its own. `lora`: LoRA files to
-    merge into it, "my.safetensors" or with a weight, "my.safetensors:0.8". `base`: the base model of a LoRA file at
-    `path` that doesn't name its own. `vae`: another autoencoder. Raises `UserError` for a file that is no whole model.
+    merge into it, "my.safetensors" or with a weight, "my.safetensors:0.8". `embedding`: textual inversions, "cat.pt" or
+    with the word that stands for it in prompts, "cat.pt:<cat>". `base`: the base model of a LoRA file or an embedding
+    at `path` that doesn't name its own. `vae`: another autoencoder. Raises `UserError` for a file that is no whole
+    model.
     """
     device = None if device is None else str(device)
     path = None if path is None else as_path("path", path)
@@ -72,6 +75,7 @@ def load(
         "precision": precision,
         "config": config,
         "lora": lora,
+        "embedding": embedding,
         "base": base,
         "vae": vae,
     }

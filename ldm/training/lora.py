@@ -43,9 +43,9 @@ def add_adapters(ldm: LatentDiffusion, config: DreamBoothConfig, seed: int) -> l
 
 
 def store_frozen_in(ldm: LatentDiffusion, config: DreamBoothConfig, dtype: torch.dtype) -> None:
-    """Stores the networks that get adapters in the type of autocast, which halves their memory."""
+    """Stores the fixed networks that steps compute with in the type of autocast, which halves their memory."""
     store_layers_in(ldm.unet, dtype)
-    if config.train_text_encoder:
+    if config.encodes_in_steps:
         store_layers_in(ldm.text_encoder, dtype)
 
 

@@ -116,6 +116,8 @@ def sizes_on_disk(plan: RunPlan) -> dict[str, int]:
     saved, trained = sum(sizes.values()), sizes["unet"] + sizes["text_encoder"] * config.train_text_encoder
     if config.lora:
         saved = trained = count_adapter_weights(plan.settings.model, config)
+    if config.train == "embedding":
+        saved = trained = config.vectors * plan.settings.model.text_encoder.hidden_size
     sampled = 0 if plan.own_class_images else config.class_img_count
     return {
         "checkpoint": SAVE_DTYPES[plan.options.save_dtype].itemsize * saved,

@@ -51,6 +51,7 @@ from ldm.runtime.tokenizers import NAME, find_tokenizer, has_tokenizer, repair_t
 from ldm.training.class_images import DIRECTORY as CLASS_IMAGES
 from ldm.training.class_images import ClassImages
 from ldm.training.dreambooth_config import DreamBoothConfig, Subject
+from ldm.training.embedding import with_subject
 from ldm.training.lora import count_adapter_weights
 from ldm.user_files import is_diffusers_directory, resolved
 
@@ -194,6 +195,7 @@ def plan_run(options: argparse.Namespace, origins: Mapping[str, str] = MappingPr
     paths, instance_images = images_of(verdicts)
     log.info("%s of '%s' from %s", counted(len(paths), "photo"), options.class_name, options.instance_img_dir)
     tokenizer = read_tokenizer(tokenizer_dir, settings)
+    _refuse_unfitting_words(config, options.class_name, tokenizer, settings)
     is_unfamiliar = (
         not resumed
         and not is_helper_process()
@@ -231,6 +233,20 @@ def _refuse_needless_rank(config: DreamBoothConfig, settings: Settings) -> None:
         raise UserError(
             f"--lora {config.lora} trains {adapters:,} weights, and the model has {whole:,}: take a lower rank"
         )
+
+
+def _refuse_unfitting_words(
+    config: DreamBoothConfig, class_name: str, tokenizer: PromptTokenizer, settings: Settings
+) -> None:
+    """Raises `UserError` if vectors that are trained have nothing to begin as, or prompts no room for them."""
+    if config.train != "embedding":
+        return
+    if not tokenizer.token_ids(words := config.initial_words or class_name):
+        raise UserError(f"--initial-words: {words[:40]!r} has no token whose vector could be the first")
+    learned = with_subject(tokenizer, config, settings.model.text_encoder.vocab_size)
+    prompt = Subject(class_name, config.instance_prompts[0]).instance_prompt
+    if learned.cut_text(prompt):
+        raise UserError(f"--vectors {config.vectors}: with so many '{prompt}' is longer than a prompt can be")
 
 
 def _as_the_first_process_chose(options: argparse.Namespace) -> argparse.Namespace:
