@@ -137,6 +137,7 @@ SAVE_DTYPES = {"fp16": "float16", "bf16": "bfloat16", "fp32": "float32"}
 LAYOUTS = {
     "official": "one file with the names of the published Stable Diffusion v1",
     "diffusers": "a directory for from_pretrained",
+    "embedding": "the vectors of a textual inversion, as one tensor (.safetensors), A1111's (.pt) or diffusers' (.bin)",
 }
 """What convert.py writes."""
 VARIANTS = ("fp16",)

@@ -177,6 +177,8 @@ class DreamBooth(TrainingModule):
         for layer in self.adapters:
             layer.lora_down.requires_grad_(True)
             layer.lora_up.requires_grad_(True)
+            if layer.lora_magnitude is not None:
+                layer.lora_magnitude.requires_grad_(True)
 
     def parameter_groups(self) -> list[Any]:
         """The text encoder's weights are a group of their own if it has a learning rate of its own."""

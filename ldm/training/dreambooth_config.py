@@ -47,6 +47,8 @@ class DreamBoothConfig(OptimizationConfig):
     """A name of `ldm.choices.LORA_TARGETS`."""
     lora_dropout: float = 0.0
     """Share of each adapter's ranks that a step leaves out."""
+    dora: bool = False
+    """Whether the adapters also train the length of each output's weights (DoRA, arXiv 2402.09353)."""
     lora_learning_rate: float = 0.0
     """`learning_rate` of a LoRA training; 0: twenty times as much as without."""
     text_encoder_learning_rate: float = 0.0

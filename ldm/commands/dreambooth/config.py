@@ -81,7 +81,7 @@ def _lora_flags(options: argparse.Namespace, defaults: DreamBoothConfig) -> dict
     if options.lora or (options.lora is None and defaults.lora):
         own = defaults.lora_learning_rate or LORA_LEARNING_RATE * defaults.learning_rate
         return {"learning_rate": own} if options.learning_rate is None else {}
-    for name in ("lora_alpha", "lora_targets", "lora_dropout"):
+    for name in ("lora_alpha", "lora_targets", "lora_dropout", "dora"):
         if name in options.typed:
             raise UserError(f"{flag_of(name)} is for adapters: add --lora RANK")
     return {}

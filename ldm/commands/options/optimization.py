@@ -122,6 +122,12 @@ def add_lora(group: argparse._ArgumentGroup) -> None:
         metavar="P",
         help=f"share of each adapter's ranks that an update leaves out, to 0.9; {dreambooth_default('lora_dropout')}",
     )
+    group.add_argument(
+        "--dora",
+        action=argparse.BooleanOptionalAction,
+        help="also train the length of each output's weights: DoRA, nearer to a full training at a low rank, slower; "
+        f"{dreambooth_default('dora')}",
+    )
 
 
 def add_embedding(group: argparse._ArgumentGroup) -> None:

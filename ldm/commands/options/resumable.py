@@ -81,6 +81,7 @@ DREAMBOOTH: Mapping[str, Rule] = {
     "lora_alpha": RECIPE,
     "lora_targets": RECIPE,
     "lora_dropout": RECIPE,
+    "dora": RECIPE,
     "train": RECIPE,
     "vectors": RECIPE,
     "initial_words": RECIPE,
