@@ -42,7 +42,8 @@ class Adapted(nn.Module):
         self.lora_up = nn.Parameter(torch.zeros(out, rank, *[1] * (len(inside) - 1), device=device))
         self.lora_scale = alpha / rank
         self.register_buffer("lora_kept", torch.ones(rank, device=device), persistent=False)
-        self.register_parameter("lora_magnitude", nn.Parameter(self._lengths()) if dora else None)
+        lengths = self.weight.detach().float().flatten(1).norm(dim=1)
+        self.register_parameter("lora_magnitude", nn.Parameter(lengths) if dora else None)
 
     @torch.no_grad()
     def delta(self) -> Tensor:

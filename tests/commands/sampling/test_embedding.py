@@ -107,6 +107,7 @@ def test_mistakes_are_named_before_anything_is_made(
     assert not (tmp_path / "outputs").exists()
 
 
+@pytest.mark.slow
 def test_a_record_of_a_call_without_the_flag_resumes(txt2img: Sample, base: Path) -> None:
     sampled = txt2img("-c", base, "-v", 1, "-p", "a cat")
     record = sampled.directory / "run.yaml"
