@@ -130,7 +130,7 @@ TRAINED = {
     "embedding": "only vectors that take the place of the word sks (textual inversion); all networks stay as they are",
 }
 """What a fine-tuning trains."""
-EMBEDDING_LEARNING_RATE = 100
+EMBEDDING_LEARNING_RATE = 25
 """How much larger the learning rate of an embedding is, unless the model's YAML has one."""
 SAVE_DTYPES = {"fp16": "float16", "bf16": "bfloat16", "fp32": "float32"}
 """Types of saved weights, by their names in torch."""

@@ -17,7 +17,6 @@ class Adapted(nn.Module):
     """What both kinds of layers share."""
 
     weight: Tensor
-    bias: Tensor | None
     lora_down: nn.Parameter
     """(rank in) or (rank in k k), float32."""
     lora_up: nn.Parameter
@@ -63,12 +62,12 @@ class Adapted(nn.Module):
         with torch.autocast(self.weight.device.type, enabled=False):
             return (self.weight.float() + self._low_rank()).flatten(1).norm(dim=1)
 
-    def _decomposed(self, direction: Tensor, channels: int) -> Tensor:
+    def _decomposed(self, direction: Tensor, bias: Tensor | None, channels: int) -> Tensor:
         """DoRA's output of the outputs without a bias; `channels`: their dimension."""
         assert self.lora_magnitude is not None
         shape = [-1 if dim == channels else 1 for dim in range(direction.ndim)]
         out = direction * (self.lora_magnitude / self._lengths()).to(direction.dtype).reshape(shape)
-        return out if self.bias is None else out + self.bias.to(direction.dtype).reshape(shape)
+        return out if bias is None else out + bias.to(direction.dtype).reshape(shape)
 
 
 class AdaptedLinear(Adapted, nn.Linear):
@@ -78,7 +77,7 @@ class AdaptedLinear(Adapted, nn.Linear):
         inner = F.linear(x, self.lora_down) * self.lora_kept
         if self.lora_magnitude is not None:
             direction = F.linear(x, self.weight) + self.lora_scale * F.linear(inner, self.lora_up)
-            return self._decomposed(direction, x.ndim - 1)
+            return self._decomposed(direction, self.bias, x.ndim - 1)
         return F.linear(x, self.weight, self.bias) + self.lora_scale * F.linear(inner, self.lora_up)
 
 
@@ -89,7 +88,7 @@ class AdaptedConv2d(Adapted, nn.Conv2d):
         inner = self._conv_forward(x, self.lora_down, None) * self.lora_kept[:, None, None]
         if self.lora_magnitude is not None:
             plain = self._conv_forward(x, self.weight, None)
-            return self._decomposed(plain + self.lora_scale * F.conv2d(inner, self.lora_up), 1)
+            return self._decomposed(plain + self.lora_scale * F.conv2d(inner, self.lora_up), self.bias, 1)
         return self._conv_forward(x, self.weight, self.bias) + self.lora_scale * F.conv2d(inner, self.lora_up)
 
 

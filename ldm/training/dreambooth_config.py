@@ -60,7 +60,7 @@ class DreamBoothConfig(OptimizationConfig):
     initial_words: str = ""
     """The words whose vectors these begin as; empty: the class name."""
     embedding_learning_rate: float = 0.0
-    """`learning_rate` of an embedding; 0: a hundred times as much as of weights."""
+    """`learning_rate` of an embedding; 0: 25 times as much as of weights."""
     instance_prompts: tuple[str, ...] = (INSTANCE_PROMPT,)
     """Prompts of the photos, of which each photo has a random one in each step; {caption} is the photo's own."""
     class_prompt: str = CLASS_PROMPT

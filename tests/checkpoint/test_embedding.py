@@ -89,9 +89,10 @@ def test_a_tokenizer_gets_their_words_and_another_digest(tmp_path: Path) -> None
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("key", ["<cat-toy>", "emb_params"])
 @torch.inference_mode()
-def test_images_are_those_of_diffusers(tmp_path: Path) -> None:
-    """`load_textual_inversion` of three vectors, in a prompt with the word twice."""
+def test_images_are_those_of_diffusers(key: str, tmp_path: Path) -> None:
+    """`load_textual_inversion` of three vectors, in a prompt with the word twice; our own layout needs its token."""
     from diffusers import DDIMScheduler, StableDiffusionPipeline
 
     from benchmarks.diffusers_peer.networks import build_peer
@@ -105,7 +106,7 @@ def test_images_are_those_of_diffusers(tmp_path: Path) -> None:
     ours = build_random(size)
     peer = build_peer(ours, size)
     vectors = torch.randn(3, ours.config.text_encoder.hidden_size, generator=torch.Generator().manual_seed(1))
-    path = written(tmp_path / "learned_embeds.safetensors", {"<cat-toy>": vectors})
+    path = written(tmp_path / "learned_embeds.safetensors", {key: vectors})
     pipeline = StableDiffusionPipeline(
         peer.vae, peer.text_encoder, peer.tokenizer, peer.unet,
         DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False,
@@ -113,8 +114,9 @@ def test_images_are_those_of_diffusers(tmp_path: Path) -> None:
         None, None, requires_safety_checker=False,
     )  # fmt: skip
     pipeline.set_progress_bar_config(disable=True)
-    pipeline.load_textual_inversion(str(path))
-    embedding = read_embedding(read_checkpoint(path))
+    token = {} if key == "<cat-toy>" else {"token": "<cat-toy>"}
+    pipeline.load_textual_inversion(str(path), **token)
+    embedding = read_embedding(read_checkpoint(path), **token)
     vocab_size = ours.config.text_encoder.vocab_size
     ours.tokenizer = knowing(load_tokenizer(ROOT / TOKENIZER, MAX_LENGTH), (embedding,), vocab_size)
     ours.text_encoder.embeddings.learned = all_vectors((embedding,))

@@ -57,7 +57,7 @@ def test_only_the_vectors_are_trained_and_every_step_encodes_them(plan: Plan) ->
     assert torch.equal(vectors.data, table[ids])
     assert module.config.class_img_count == 0
     (group,) = module.build_optimizer().param_groups
-    assert group["lr"] == pytest.approx(100 * 1e-3)
+    assert group["lr"] == pytest.approx(25 * 1e-3)
     assert list(module.trained_parts()) == ["embedding"]
 
 
