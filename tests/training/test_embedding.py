@@ -4,11 +4,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
 
 from ldm.checkpoint.embedding_saving import embedding_writer
 from ldm.checkpoint.metadata import CheckpointInfo
+from ldm.checkpoint.modelspec import modelspec
+from ldm.config import read_yaml
+from ldm.diffusion.latent_diffusion import LatentDiffusionConfig
 from ldm.errors import UserError
 from ldm.nn.tokenizer import load_tokenizer
+from ldm.runtime.models import DEFAULT_CONFIG
 from ldm.training.dreambooth_config import DreamBoothConfig
 from ldm.training.embedding import learn_word, learned_vectors, spread, vector_movement
 from ldm.training.memory import Workload, predict
@@ -39,6 +45,21 @@ def test_untrained_vectors_are_the_words_and_gradients_reach_them_alone(tmp_path
         embedding_writer(
             tmp_path / "x.safetensors", learned_vectors(ldm) * 1e9, "sks", CheckpointInfo(), torch.float16, {}
         )()
+
+
+def test_a_file_for_stable_diffusion_is_one_tensor_that_says_what_it_is(tmp_path: Path) -> None:
+    """A1111, ComfyUI, kohya and diffusers take the one tensor of a file; none of them looks for more."""
+    path, yaml = tmp_path / "step-00400.safetensors", read_yaml(DEFAULT_CONFIG)
+    info = CheckpointInfo(config=yaml, class_name="can", instance_prompt="a photo of sks can", step=400)
+    notes = modelspec(info, LatentDiffusionConfig(), "can-1", "textual-inversion")
+    embedding_writer(path, torch.ones(4, 768), "sks", info, torch.float16, notes)()
+    ((key, tensor),) = load_file(path).items()
+    assert (key, tensor.shape, tensor.dtype) == ("emb_params", (4, 768), torch.float16)
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+    assert metadata["modelspec.architecture"] == "stable-diffusion-v1/textual-inversion"
+    assert metadata["modelspec.trigger_phrase"] == "a photo of sks can"
+    assert path.stat().st_size < 16_000
 
 
 @pytest.mark.slow
