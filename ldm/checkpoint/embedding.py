@@ -9,7 +9,8 @@ import re
 from dataclasses import replace
 
 from ldm.checkpoint.keys import LORA, PARTS
-from ldm.checkpoint.learned_words import Embedding
+from ldm.checkpoint.learned_words import Embedding, from_text
+from ldm.checkpoint.loading import checkpoint_info
 from ldm.checkpoint.metadata import PREFIX
 from ldm.checkpoint.reading import CheckpointFile
 from ldm.checkpoint.saving import hash_file
@@ -95,7 +96,13 @@ def raise_unless_fitting(embedding: Embedding, model: LatentDiffusionConfig) -> 
 def with_embeddings(
     file: CheckpointFile, embeddings: tuple[Embedding, ...], model: LatentDiffusionConfig
 ) -> CheckpointFile:
-    """A whole model whose text encoder gets these words. Raises `UserError` for one that doesn't fit it."""
+    """A whole model whose text encoder gets these words, and those that it was trained with.
+
+    Raises `UserError` for one that doesn't fit it.
+    """
+    known = {one.digest for one in embeddings}
+    own = [one for one in from_text(checkpoint_info(file).words, file.path) if one.digest not in known]
+    embeddings = (*own, *embeddings)
     for one in embeddings:
         raise_unless_fitting(one, model)
     return replace(file, embeddings=embeddings) if embeddings else file

@@ -1,11 +1,14 @@
 """Words with vectors of their own (textual inversion, arXiv 2208.01618), and a tokenizer that knows them."""
 
+import base64
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 from torch import Tensor
 
 from ldm.errors import UserError
@@ -21,7 +24,7 @@ class Embedding:
     vectors: Tensor
     """(n d)"""
     short_hash: str = ""
-    """The beginning of its file's SHA-256, by which other programs find it."""
+    """The beginning of its file's SHA-256, by which other programs find it; empty if a checkpoint carries it."""
 
     def __str__(self) -> str:
         return f"{self.path.name}:{self.token}"
@@ -32,6 +35,22 @@ class Embedding:
         numbers = self.vectors.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
         words = f"{self.token.lower()} {self.vectors.dtype} {tuple(self.vectors.shape)}\n"
         return hashlib.sha256(words.encode() + numbers).hexdigest()
+
+
+def as_text(embeddings: Sequence[Embedding]) -> dict[str, str]:
+    """The words and their vectors, as a checkpoint's metadata have them: float32 in safetensors' format and base64."""
+    return {one.token: base64.b64encode(save({"vectors": one.vectors.float()})).decode() for one in embeddings}
+
+
+def from_text(words: Mapping[str, str], path: Path) -> tuple[Embedding, ...]:
+    """The inverse, of the metadata of the file `path`. Raises `UserError` if they are damaged."""
+    try:
+        found = {token: load(base64.b64decode(text, validate=True))["vectors"] for token, text in words.items()}
+    except (ValueError, KeyError, SafetensorError) as error:
+        raise UserError(f"{path}: its words are damaged: {str(error)[:200]}") from error
+    if wrong := [token for token, vectors in found.items() if vectors.ndim != 2 or not vectors.is_floating_point()]:
+        raise UserError(f"{path}: its words are damaged: {wrong[0][:60]!r} has no vectors")
+    return tuple(Embedding(path, token, vectors) for token, vectors in found.items())
 
 
 def knowing(tokenizer: PromptTokenizer, embeddings: Sequence[Embedding], vocab_size: int) -> PromptTokenizer:

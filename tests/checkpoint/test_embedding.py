@@ -8,9 +8,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ldm.checkpoint.embedding import TOKEN_KEY, is_embedding, raise_unless_fitting, read_embedding
-from ldm.checkpoint.learned_words import Embedding, all_vectors, knowing
-from ldm.checkpoint.reading import read_checkpoint
+from ldm.checkpoint.embedding import TOKEN_KEY, is_embedding, raise_unless_fitting, read_embedding, with_embeddings
+from ldm.checkpoint.learned_words import Embedding, all_vectors, as_text, from_text, knowing
+from ldm.checkpoint.metadata import CheckpointInfo
+from ldm.checkpoint.reading import CheckpointFile, read_checkpoint
 from ldm.errors import UserError
 from ldm.nn.tokenizer import load_tokenizer
 from tests.tiny import tiny_config, write_tokenizer
@@ -86,6 +87,19 @@ def test_a_tokenizer_gets_their_words_and_another_digest(tmp_path: Path) -> None
     assert knowing(tokenizer, (), 514) is tokenizer
     with pytest.raises(UserError, match="another embedding stands for 'CAT' already; name it FILE:TOKEN"):
         knowing(tokenizer, (one, Embedding(tmp_path / "c", "CAT", VECTORS)), 514)
+
+
+def test_a_model_carries_the_words_that_it_was_trained_with(tmp_path: Path) -> None:
+    own, other = Embedding(tmp_path / "a", "sks", VECTORS), Embedding(tmp_path / "b", "dog", VECTORS[:1])
+    info = CheckpointInfo(words=as_text([own]))
+    file = CheckpointFile(tmp_path / "x", {}, info.to_metadata())
+    words = with_embeddings(file, (other,), tiny_config()).embeddings
+    assert [(one.token, one.short_hash) for one in words] == [("sks", ""), ("dog", "")]
+    assert torch.equal(words[0].vectors, VECTORS)
+    assert [one.token for one in with_embeddings(file, (own,), tiny_config()).embeddings] == ["sks"]
+    for text in ("no base64", "AAAA"):
+        with pytest.raises(UserError, match="x: its words are damaged"):
+            from_text({"sks": text}, tmp_path / "x")
 
 
 @pytest.mark.slow

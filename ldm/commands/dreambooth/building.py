@@ -56,7 +56,8 @@ def _build(plan: RunPlan, encode: Encode) -> DreamBooth:
     in_half = plan.training_autocast_dtype if plan.config.fixes_networks else None
     # On the host first, if the device may be too small for all weights in float32.
     first = replace(compute, device=HOST) if in_half or plan.config.train_dtype != "fp32" else compute
-    ldm = ModelSlot(first).use(read_checkpoint(plan.base), plan.settings, plan.tokenizer)
+    file = replace(read_checkpoint(plan.base), embeddings=plan.embeddings)
+    ldm = ModelSlot(first).use(file, plan.settings, plan.tokenizer)
     if in_half:
         store_frozen_in(ldm, plan.config, in_half)
         ldm.to(compute.device)

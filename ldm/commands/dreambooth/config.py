@@ -65,7 +65,7 @@ def _embedding_flags(options: argparse.Namespace, defaults: DreamBoothConfig) ->
             if name in options.typed:
                 raise UserError(f"{flag_of(name)} is for textual inversion: add --train embedding")
         return {}
-    for name, flag in (("lora", "--lora"), ("train_text_encoder", "-t")):
+    for name, flag in (("lora", "--lora"), ("embedding", "--embedding"), ("train_text_encoder", "-t")):
         if getattr(options, name):
             raise UserError(f"--train embedding keeps all networks as they are: leave out {flag}")
     for name in ("lamb", "class_img_count", "class_img_dir"):

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ldm.checkpoint.keys import PARTS
+from ldm.checkpoint.learned_words import as_text
 from ldm.checkpoint.reading import read_checkpoint
 from ldm.checkpoint.saving import SAVE_DTYPES, hash_file
 from ldm.choices import OPTIMIZERS
@@ -65,6 +66,7 @@ def _identity(plan: RunPlan, directory: Path) -> dict[str, object]:
         **({"class_photos": _digests(plan.own_class_images)} if plan.own_class_images else {}),
         **({"captions": [*map(list, plan.captions)]} if any(plan.captions) else {}),
         **({"origins": plan.origins} if plan.origins else {}),
+        **({"words": as_text(plan.embeddings)} if plan.embeddings else {}),
     }
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ldm.background import BackgroundWriter
 from ldm.checkpoint.embedding_saving import embedding_writer
+from ldm.checkpoint.learned_words import as_text
 from ldm.checkpoint.lora_saving import lora_writer
 from ldm.checkpoint.metadata import CheckpointInfo
 from ldm.checkpoint.modelspec import modelspec
@@ -112,6 +113,7 @@ def _saver(
 ) -> Callable[[DreamBooth, int], None]:
     """A function that has a step's checkpoint written in the background, and samples the previews."""
     options = {name: value.name if isinstance(value, Path) else value for name, value in vars(plan.options).items()}
+    options["embedding"] = [str(one) for one in plan.embeddings] or None
     info = CheckpointInfo(
         config=plan.yaml,
         class_name=plan.subject.class_name,
@@ -121,6 +123,7 @@ def _saver(
         base=plan.base.name,
         base_sha256=plan.base_sha256,
         tokenizer=plan.tokenizer_digest,
+        words=as_text(plan.embeddings),
         options=plain(options),  # a checkpoint that is shared shows no directory of this machine
         versions=versions(),
     )

@@ -17,6 +17,7 @@ from ldm.choices import (
 )
 from ldm.commands.options.common import BATCH, DROPOUT, NON_NEGATIVE, RANK, UPDATES, VECTORS, WARMUP, seed, words
 from ldm.commands.options.defaults import dreambooth_default
+from ldm.commands.options.places import EMBEDDING
 
 
 def add_length_and_rate(group: argparse._ArgumentGroup) -> None:
@@ -140,6 +141,15 @@ def add_embedding(group: argparse._ArgumentGroup) -> None:
         type=VECTORS,
         metavar="N",
         help=f"how many take the place of sks; saved as a file of a few kB; {dreambooth_default('vectors')}",
+    )
+    group.add_argument(
+        "--embedding",
+        type=EMBEDDING,
+        action="extend",
+        nargs="+",
+        metavar="FILE[:TOKEN]",
+        help="words that the model gets while it is trained, such as sks from a textual inversion, a pivot for LoRA; "
+        "the checkpoints carry them",
     )
     group.add_argument(
         "--initial-words",

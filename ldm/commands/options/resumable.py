@@ -85,6 +85,7 @@ DREAMBOOTH: Mapping[str, Rule] = {
     "train": RECIPE,
     "vectors": RECIPE,
     "initial_words": RECIPE,
+    "embedding": _fixed("the vectors that the run began with are in its run.yaml"),
     "flip": RECIPE,
     "lamb": RECIPE,
     "precision": RECIPE,

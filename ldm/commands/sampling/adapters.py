@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ldm.checkpoint.embedding import is_embedding, read_embedding, with_embeddings
-from ldm.checkpoint.learned_words import Embedding
+from ldm.checkpoint.learned_words import Embedding, from_text
 from ldm.checkpoint.loading import checkpoint_info
 from ldm.checkpoint.lora import data_hash, is_lora, read_lora
 from ldm.checkpoint.merging import merged
@@ -119,7 +119,12 @@ def changes_by(file: CheckpointFile, changes: Changes) -> Changes:
     """
     if is_embedding(file):
         return replace(changes, embeddings=(read_embedding(file, TOKEN), *changes.embeddings))
-    return replace(changes, loras=(LoraFile(file.path).hashed(), *changes.loras))
+    words = from_text(checkpoint_info(file).words, file.path)
+    return replace(
+        changes,
+        loras=(LoraFile(file.path).hashed(), *changes.loras),
+        embeddings=(*words, *changes.embeddings),
+    )
 
 
 def read_changed(read: Callable[[], CheckpointFile], changes: Changes, model: LatentDiffusionConfig) -> CheckpointFile:

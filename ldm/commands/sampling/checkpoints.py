@@ -134,8 +134,8 @@ def checkpoint_of(
         raise_unless_whole(file, settings.model)
         known.add(content)
     tokenizer = find_tokenizer(file.path, settings.tokenizer, info.tokenizer)
-    digest = tokenizer_knowing(tokenizer, settings, changes.embeddings).digest
+    digest = tokenizer_knowing(tokenizer, settings, file.embeddings).digest
     parts = part_digests(file.path, checkpoint_info(file))
     return Checkpoint(
-        file.path, info, settings, tokenizer, digest, parts, opener, changes.vae, embeddings=changes.embeddings
+        file.path, info, settings, tokenizer, digest, parts, opener, changes.vae, embeddings=file.embeddings
     )

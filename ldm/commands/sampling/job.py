@@ -192,7 +192,7 @@ def png_text(prompt: str, seed: int, job: Job, checkpoint: Checkpoint, sha256: s
         ETA_NAMES.get(sampling.sampler, "Eta"): eta,
         "Clip skip": str(job.reading.clip_skip) if job.reading.clip_skip > 1 else "",
         "Lora hashes": ", ".join(f"{one.path.stem}: {one.short_hash}" for one in loras if one.short_hash),
-        "TI hashes": ", ".join(f"{one.token}: {one.short_hash}" for one in used),
+        "TI hashes": ", ".join(f"{one.token}: {one.short_hash}" for one in used if one.short_hash),
         "Version": f"ldm {ldm.__version__}",
     }
     tagged = " ".join([prompt, *(one.tag for one in loras)])

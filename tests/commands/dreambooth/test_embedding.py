@@ -1,10 +1,14 @@
 """dreambooth.py --train embedding: vectors of "sks" are trained, saved as small files, resumed, and compared."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
 from ldm.checkpoint.embedding import read_embedding
+from ldm.checkpoint.embedding_saving import embedding_writer
+from ldm.checkpoint.metadata import CheckpointInfo
 from ldm.checkpoint.reading import read_checkpoint
 from ldm.config import read_yaml
 from tests.commands.calls import call, equal, info_of, metadata_of, pixels, refused, tensors_of
@@ -75,6 +79,8 @@ def test_fixed_networks_are_in_half_precision_where_arithmetic_is(plan: Plan) ->
         (["--vectors", 2], "--vectors is for textual inversion: add --train embedding"),
         ([*EMBEDDING, "-t"], "--train embedding keeps all networks as they are: leave out -t"),
         ([*EMBEDDING, "--lora", 2], "leave out --lora"),
+        ([*EMBEDDING, "--embedding", "x.pt"], "leave out --embedding"),
+        (["--embedding", "nowhere.pt"], "there is no checkpoint nowhere.pt"),
         (["--train", "embedding", "--class-img-count", 2], "class images teach an embedding nothing"),
         ([*EMBEDDING, "--vectors", 70], "--vectors 70: with so many 'a photo of sks can' is longer"),
         ([*EMBEDDING, "--train-dtype", "bf16"], "--train-dtype should be fp32 with train embedding"),
@@ -83,3 +89,25 @@ def test_fixed_networks_are_in_half_precision_where_arithmetic_is(plan: Plan) ->
 def test_flags_that_do_not_go_together(fine_tune: FineTune, flags: list[object], words: str) -> None:
     refused(fine_tune.call(*flags), words)
     assert not fine_tune.root.exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [("--lora", 2), ()], ids=["lora", "whole"])
+def test_a_training_that_begins_with_it_carries_it_in_its_checkpoints(
+    kind: tuple[object, ...], fine_tune: FineTune, txt2img: Sample, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The file of the embedding may be gone: the record and the checkpoints have its vectors."""
+    pivot = tmp_path / "pivot.safetensors"
+    embedding_writer(pivot, torch.randn(2, 32), "sks", CheckpointInfo(), torch.float32, {})()
+    flags = (*kind, "--embedding", pivot, "--class-img-count", 2, "--save-dtype", "fp32", "--learning-rate", 1e-3)
+    stopped = interrupted(fine_tune, monkeypatch, 4, *flags, "--iterations", 4, "-s", 2)
+    pivot.unlink()
+    resumed = call("dreambooth", "-r", stopped)
+    assert resumed.status == 0, resumed.said
+    assert [*info_of(stopped / "step-00004.safetensors").words] == ["sks"]
+    assert str(tmp_path) not in str(info_of(stopped / "step-00004.safetensors").options)
+    sampled = txt2img("-c", stopped / "step-00004.safetensors", "-p", "a photo of sks can", "-v", 1)
+    preview = pixels(stopped / "samples/pictures/step-00004_00.png")
+    assert np.abs(pixels(sampled.paths[0]) - preview).max() <= 1
+    plain = txt2img("-c", fine_tune.checkpoint, "-p", "a photo of sks can", "-v", 1)
+    assert np.abs(pixels(plain.paths[0]) - pixels(stopped / "samples/pictures/step-00000_00.png")).max() > 3
