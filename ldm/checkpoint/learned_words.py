@@ -31,9 +31,9 @@ class Embedding:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the word and the vectors."""
-        numbers = self.vectors.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
-        words = f"{self.token.lower()} {self.vectors.dtype} {tuple(self.vectors.shape)}\n"
+        """SHA-256 of the word and the vectors, in float32: the same for a copy in another type that holds them."""
+        numbers = self.vectors.float().contiguous().numpy().tobytes()
+        words = f"{self.token.lower()} {tuple(self.vectors.shape)}\n"
         return hashlib.sha256(words.encode() + numbers).hexdigest()
 
 

@@ -98,13 +98,18 @@ class Changes:
 
 
 def changes_of(options: argparse.Namespace) -> Changes:
-    """The changes of `--vae`, `--lora` and `--embedding`."""
-    vae = getattr(options, "vae", None)
-    return Changes(
-        find_autoencoder(vae) if vae else None,
-        tuple(one.hashed() for one in loras_of(options)),
-        tuple(read_embedding(read_checkpoint(path), token) for path, token in embeddings_of(options)),
-    )
+    """The changes of `--vae`, `--lora` and `--embedding`, with the words that LoRA files were trained with."""
+    vae, loras = getattr(options, "vae", None), loras_of(options)
+    words = [read_embedding(read_checkpoint(path), token) for path, token in embeddings_of(options)]
+    carried = [word for one in loras for word in _words_of(read_checkpoint(one.path))]
+    known = {word.digest for word in words}
+    words += {word.digest: word for word in carried if word.digest not in known}.values()
+    return Changes(find_autoencoder(vae) if vae else None, tuple(one.hashed() for one in loras), tuple(words))
+
+
+def _words_of(file: CheckpointFile) -> tuple[Embedding, ...]:
+    """The words that a file carries in its metadata."""
+    return from_text(checkpoint_info(file).words, file.path)
 
 
 def needs_base(file: CheckpointFile) -> bool:
@@ -119,12 +124,8 @@ def changes_by(file: CheckpointFile, changes: Changes) -> Changes:
     """
     if is_embedding(file):
         return replace(changes, embeddings=(read_embedding(file, TOKEN), *changes.embeddings))
-    words = from_text(checkpoint_info(file).words, file.path)
-    return replace(
-        changes,
-        loras=(LoraFile(file.path).hashed(), *changes.loras),
-        embeddings=(*words, *changes.embeddings),
-    )
+    loras = (LoraFile(file.path).hashed(), *changes.loras)
+    return replace(changes, loras=loras, embeddings=(*_words_of(file), *changes.embeddings))
 
 
 def read_changed(read: Callable[[], CheckpointFile], changes: Changes, model: LatentDiffusionConfig) -> CheckpointFile:

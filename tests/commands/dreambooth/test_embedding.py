@@ -109,5 +109,8 @@ def test_a_training_that_begins_with_it_carries_it_in_its_checkpoints(
     sampled = txt2img("-c", stopped / "step-00004.safetensors", "-p", "a photo of sks can", "-v", 1)
     preview = pixels(stopped / "samples/pictures/step-00004_00.png")
     assert np.abs(pixels(sampled.paths[0]) - preview).max() <= 1
+    if kind:
+        merged = txt2img("--lora", stopped / "step-00004.safetensors", "-p", "a photo of sks can", "-v", 1)
+        assert np.array_equal(merged.images[0], sampled.images[0])
     plain = txt2img("-c", fine_tune.checkpoint, "-p", "a photo of sks can", "-v", 1)
     assert np.abs(pixels(plain.paths[0]) - pixels(stopped / "samples/pictures/step-00000_00.png")).max() > 3
