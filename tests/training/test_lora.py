@@ -48,7 +48,7 @@ def moved(ldm: LatentDiffusion) -> LatentDiffusion:
     return ldm
 
 
-@pytest.mark.parametrize("config", [EVERYTHING, DORA], ids=["lora", "dora"])
+@pytest.mark.parametrize("config", [EVERYTHING, pytest.param(DORA, marks=pytest.mark.slow)], ids=["lora", "dora"])
 def test_adapters_change_nothing_at_first_and_begin_with_the_seed(config: DreamBoothConfig) -> None:
     plain, one, same, other = (build_tiny_model() for _ in range(4))
     for ldm, seed in ((one, 1), (same, 1), (other, 2)):
@@ -137,7 +137,7 @@ def test_dropped_ranks_are_left_out_and_the_others_make_up_for_them() -> None:
     assert torch.equal(layer(x), whole)
 
 
-@pytest.mark.parametrize("dora", [False, True])
+@pytest.mark.parametrize("dora", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_frozen_layers_in_half_precision_compute_what_autocast_computes(dora: bool) -> None:
     ldm, half = build_tiny_model(), build_tiny_model()
     config = replace(EVERYTHING, train_text_encoder=False, dora=dora)
