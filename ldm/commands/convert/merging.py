@@ -12,6 +12,7 @@ from ldm.checkpoint.reading import CheckpointFile, read_checkpoint
 from ldm.commands.convert.description import describe_lora
 from ldm.commands.elsewhere import sha256_of
 from ldm.commands.options.places import split_lora
+from ldm.files import listed
 from ldm.terminal import Lines
 
 log = logging.getLogger(__name__)
@@ -31,6 +32,9 @@ def with_loras(file: CheckpointFile, loras: Sequence[str]) -> CheckpointFile:
         file = merged(file, lora, weight)
         info = replace(info, merged=[*info.merged, f"{path.name}:{weight:g} {sha256_of(path)}"])
         own = checkpoint_info(one)
+        if own.words:
+            words = listed([f"'{word}'" for word in own.words], 4)
+            log.warning("%s was trained with the words %s, which OUT lacks: sample with --embedding", path, words)
         if own.class_name and not info.class_name:
             info = _of_subject(info, own)
             info = replace(info, base=base.name, base_sha256=sha256_of(base))

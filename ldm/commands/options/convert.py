@@ -4,7 +4,7 @@ import argparse
 
 from ldm.bounds import HIGHEST_RANK
 from ldm.choices import LAYOUTS, LORA_DIALECTS, VARIANTS, described
-from ldm.commands.options.common import command_parser, number
+from ldm.commands.options.common import command_parser, number, words
 from ldm.commands.options.places import CHECKPOINT, FILE, LORA, place
 
 
@@ -20,6 +20,7 @@ def convert_parser() -> argparse.ArgumentParser:
         "  python convert.py v1-5.safetensors castle.safetensors --merge castle-lora.safetensors:0.8\n"
         "  python convert.py castle.safetensors castle-lora.safetensors --to lora --base v1-5.safetensors\n"
         "  python convert.py castle-lora.safetensors renamed.safetensors --to lora --dialect diffusers\n"
+        "  python convert.py ckpts/can-1/step-00400.safetensors can.pt           # an embedding, for A1111\n"
         "where each kind of file is read: docs/share.md\n",
     )
     parser.add_argument("source", metavar="IN", type=CHECKPOINT, help="a file, a diffusers directory, or a LoRA file")
@@ -30,7 +31,8 @@ def convert_parser() -> argparse.ArgumentParser:
     group.add_argument(
         "--to",
         choices=LAYOUTS,
-        help=f"{described(LAYOUTS)} (default: lora if IN is one, official for OUT.safetensors, else diffusers)",
+        help=f"{described(LAYOUTS)} (default: lora or embedding if IN is one, official for OUT.safetensors, else "
+        "diffusers)",
     )
     group.add_argument("--half", action="store_true", help="weights in float16, in half the space of float32")
     group.add_argument(
@@ -51,6 +53,13 @@ def convert_parser() -> argparse.ArgumentParser:
         nargs="+",
         metavar="FILE[:WEIGHT]",
         help="LoRA files of any program, merged into the weights; WEIGHT is 1 unless it is given",
+    )
+    group.add_argument(
+        "--token",
+        type=words,
+        metavar="WORD",
+        help="of an embedding: the word that it stands for (default: the one that IN names, else its file's name). A "
+        ".safetensors file then names its tensor so, as diffusers expects",
     )
     group.add_argument(
         "--config",
