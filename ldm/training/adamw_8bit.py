@@ -67,6 +67,8 @@ class AdamW8bit(Optimizer):
         self.seed = seed
         self.keep_low_bits = keep_low_bits
         self.apart = apart
+        self.use_kernel = True
+        """Where there is one; a benchmark compares both ways."""
         bucket = CHUNK if apart else bucket
         count = sum(weight.numel() for group in self.param_groups for weight in group["params"])
         self._bucket = max(1, (bucket or min(BUCKET, count // BUCKETS)) // BLOCK) * BLOCK
@@ -131,6 +133,8 @@ class AdamW8bit(Optimizer):
 
     def _updated_by_kernel(self, number: int, name: str, group: dict[str, Any], bucket: Bucket) -> bool:
         """One update by a kernel; False, and nothing is changed, where there is none."""
+        if not self.use_kernel:
+            return False
         if bucket.device not in self._kernels:
             self._kernels[bucket.device] = bucket_kernel(bucket.device)
         kernel = self._kernels[bucket.device]

@@ -198,8 +198,8 @@ class _Places:
         tiles = torch.arange(0, bucket.length, ROWS * BLOCK)
         firsts = torch.cat([torch.searchsorted(ends, tiles, right=True), torch.tensor([len(ends) - 1])])
         starts = torch.cat([torch.zeros(1, dtype=torch.int64), ends])
-        on_device = [part.to(torch.int32).to(bucket.device) for part in (starts, firsts)]
-        return cls(*on_device, torch.empty(0, dtype=torch.int64), [])
+        starts, firsts = (part.to(torch.int32).to(bucket.device) for part in (starts, firsts))
+        return cls(starts, firsts, torch.empty(0, dtype=torch.int64), [])
 
     def point_to(self, addresses: list[int], device: torch.device) -> None:
         """Of weights, then of gradients."""
