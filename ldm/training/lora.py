@@ -9,7 +9,7 @@ from ldm.checkpoint.keys import PARTS
 from ldm.diffusion.latent_diffusion import LatentDiffusion, LatentDiffusionConfig, shapes_of
 from ldm.diffusion.noise import derived_generator
 from ldm.nn.lora import Adapted, adapt, store_layers_in
-from ldm.training.config import DreamBoothConfig
+from ldm.training.dreambooth_config import DreamBoothConfig
 
 INITIALISATION = 0x10A4
 """Tells the generator of the adapters from those of the steps."""
@@ -38,14 +38,14 @@ def add_adapters(ldm: LatentDiffusion, config: DreamBoothConfig, seed: int) -> l
     alpha = config.lora_alpha or float(config.lora)
     layers = []
     for part, pattern in patterns_of(config).items():
-        layers += adapt(networks[part], pattern, config.lora, alpha, generator)
+        layers += adapt(networks[part], pattern, config.lora, alpha, generator, config.dora)
     return layers
 
 
 def store_frozen_in(ldm: LatentDiffusion, config: DreamBoothConfig, dtype: torch.dtype) -> None:
-    """Stores the networks that get adapters in the type of autocast, which halves their memory."""
+    """Stores the fixed networks that steps compute with in the type of autocast, which halves their memory."""
     store_layers_in(ldm.unet, dtype)
-    if config.train_text_encoder:
+    if config.encodes_in_steps:
         store_layers_in(ldm.text_encoder, dtype)
 
 
@@ -57,5 +57,5 @@ def count_adapter_weights(model: LatentDiffusionConfig, config: DreamBoothConfig
         for key, shape in shapes_of(model).items():
             name = key.removeprefix(prefix).removesuffix(".weight")
             if key.startswith(prefix) and key.endswith(".weight") and re.fullmatch(pattern, name):
-                count += config.lora * (shape[0] + shape.numel() // shape[0])
+                count += config.lora * (shape[0] + shape.numel() // shape[0]) + shape[0] * config.dora
     return count
