@@ -9,6 +9,7 @@ Importing this module needs Triton.
 
 import contextlib
 import logging
+import subprocess
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,11 +17,15 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor, nn
+from triton.errors import TritonError
 
 from ldm.training.adamw_8bit_buckets import Bucket, Slice, new_state, update
 from ldm.training.rounding import BLOCK, SIGNED, TINY, UNSIGNED, decode, join_float32
 
 log = logging.getLogger(__name__)
+
+FAILURES = (TritonError, RuntimeError, OSError, ImportError, subprocess.SubprocessError)
+"""What compiling and launching raise where there is no C compiler, or the driver or the GPU is too old."""
 
 ROWS = 4
 """Blocks of a program: 1024 numbers, by four warps."""
@@ -282,7 +287,7 @@ def _works(bucket: Bucket, keep_low_bits: bool) -> bool:
     """Whether the kernel makes the reference's update of a small bucket of this kind; a warning says why not."""
     try:
         distance = distance_from_reference(bucket, keep_low_bits)
-    except Exception as error:  # of any kind, if there is no C compiler or the driver or the GPU is too old
+    except FAILURES as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         log.warning("8-bit AdamW's kernel failed; updates take some 25 kernels each, which is slower: %s", reason)
         return False
