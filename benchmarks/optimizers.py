@@ -190,7 +190,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         scale = UNET / (len(updates[name].parameters) * SIDE**2)
         update, relative = times[name].scaled(scale), ratio(times[name].values, times[EXACT].values)
         kept = f"{updates[name].state_bytes:.2f}"
-        rows.append([name, 2 * dtype.itemsize, kept, update, relative, apart])
+        loss = f"{apart.median:.4f} ({min(apart.values):.4f} to {max(apart.values):.4f})"
+        rows.append([name, 2 * dtype.itemsize, kept, update, relative, loss])
         figures[name] = {"state": updates[name].state_bytes, "seconds": times[name].values, "losses": losses[name]}
         if name.startswith(OURS):
             targets.append(Target(f"{name}: loss beside float32 AdamW's", apart.median, LOSS_TARGET, "x", at_most=True))
