@@ -87,6 +87,14 @@ QUESTIONS = (
         MEMORY,
     ),
     Question(
+        "optimizers",
+        "8-bit AdamW: ours, torchao's and that of bitsandbytes",
+        100,
+        ("benchmarks/optimizers.py", "--weights", "100000000"),
+        ("--device", "cpu", "--weights", "1", "--runs", "1", "--steps", "2", "--seeds", "1", "--only", "ours"),
+        MEMORY,
+    ),
+    Question(
         "recipe",
         "An eighth of the recipe: 25 class images, 100 updates, one checkpoint",
         240,

@@ -5,21 +5,28 @@ Block-wise Quantization" (arXiv 2110.02861) but with another code: see `encode`.
 stored, which has the range of the gradients. For weights in bfloat16 the optimizer stores 8 more bits, which no forward
 pass needs.
 
-All rounding is up or down at random: `ldm.training.rounding`.
+All rounding is up or down at random: `ldm.training.rounding`. On CUDA, where Triton is installed, an update is one
+kernel for each bucket (`ldm.training.adamw_8bit_kernel`).
 """
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from typing import Any, cast
+import logging
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ldm.diffusion.noise import derived_seed
+from ldm.training.adamw_8bit_buckets import Bucket, new_state, packed, update
 from ldm.training.config import OptimizationConfig
 from ldm.training.optimizers import OptimizerKind
-from ldm.training.rounding import BLOCK, decode, encode, join_float32, round_to_bfloat16, split_float32
+from ldm.training.rounding import BLOCK
+
+if TYPE_CHECKING:
+    from ldm.training.adamw_8bit_kernel import BucketKernel
+
+log = logging.getLogger(__name__)
 
 SMALL = 4096
 """Tensors with fewer numbers (biases, normalisations) keep float32 moments: they take little memory, and their values
@@ -31,62 +38,17 @@ kernels, and the float32 copies that the arithmetic needs stay small beside the 
 CHUNK = 1 << 21
 """The same where each weight has its own buckets: the backward pass updates them while it needs memory itself."""
 
-
-@dataclass(frozen=True)
-class Slice:
-    """A range of a weight's numbers, in memory order."""
-
-    parameter: nn.Parameter
-    start: int
-    length: int
-
-    def of(self, tensor: Tensor) -> Tensor:
-        """The range (length,) of the weight or its gradient, as a view."""
-        if tensor.stride() != self.parameter.stride():
-            tensor = torch.empty_like(self.parameter, dtype=tensor.dtype).copy_(tensor)
-        return tensor.as_strided((self.length,), (1,), tensor.storage_offset() + self.start)
-
-
-@dataclass(frozen=True)
-class Bucket:
-    """Slices of one dtype, updated as one vector."""
-
-    slices: tuple[Slice, ...]
-    exact: bool
-    """Whether moments are stored in float32."""
-
-    @property
-    def padding(self) -> int:
-        """Zeros appended to complete the last block."""
-        return -sum(one.length for one in self.slices) % BLOCK
-
-    def weights(self) -> list[Tensor]:
-        """Views of the weights."""
-        return [one.of(one.parameter.detach()) for one in self.slices]
-
-    def gradients(self) -> list[Tensor]:
-        """Views of the gradients; zeros for missing ones."""
-        return [
-            one.of(one.parameter.grad) if one.parameter.grad is not None else torch.zeros_like(one.of(one.parameter))
-            for one in self.slices
-        ]
-
-    def gathered(self, parts: list[Tensor]) -> Tensor:
-        """The parts as one float32 vector of whole blocks."""
-        return torch.cat([*parts, parts[0].new_zeros(self.padding)]).float()
-
-    def scatter(self, vector: Tensor) -> None:
-        """Writes the vector into the weights."""
-        lengths = [one.length for one in self.slices]
-        torch._foreach_copy_(self.weights(), list(vector[: sum(lengths)].split(lengths)))
+TRITONS_OLDEST = (8, 0)
+"""Compute capability."""
 
 
 class AdamW8bit(Optimizer):
     """AdamW with 8-bit moments, for weights in float32 or bfloat16; a missing gradient counts as zero.
 
-    Random numbers are a function of `seed` and the step, so a resumed training needs no random state. The update itself
-    is computed in float32. `keep_low_bits`: store 8 more bits of each weight in bfloat16. `apart`: no two weights share
-    a bucket, so that each can be updated alone, by `update` or by a `step` that leaves out weights without a gradient.
+    Random numbers are a function of `seed` and the step, so a resumed training needs no random state; the kernel's are
+    not those without it. The update itself is computed in float32. `keep_low_bits`: store 8 more bits of each weight in
+    bfloat16. `apart`: no two weights share a bucket, so that each can be updated alone, by `update` or by a `step` that
+    leaves out weights without a gradient.
     """
 
     def __init__(
@@ -105,6 +67,8 @@ class AdamW8bit(Optimizer):
         self.seed = seed
         self.keep_low_bits = keep_low_bits
         self.apart = apart
+        self.use_kernel = True
+        """Where there is one; a benchmark compares both ways."""
         bucket = CHUNK if apart else bucket
         count = sum(weight.numel() for group in self.param_groups for weight in group["params"])
         self._bucket = max(1, (bucket or min(BUCKET, count // BUCKETS)) // BLOCK) * BLOCK
@@ -127,14 +91,15 @@ class AdamW8bit(Optimizer):
                     self.update(parameter)
             return loss
         generators: dict[torch.device, torch.Generator] = {}
-        for name, group, bucket in self._buckets():
-            device = bucket.slices[0].parameter.device
+        for number, (name, group, bucket) in enumerate(self._buckets()):
             state = self._state_of(name, bucket)
             state["step"] += 1
-            if device not in generators:
+            if self._updated_by_kernel(number, name, group, bucket):
+                continue
+            if bucket.device not in generators:
                 seed = derived_seed(self.seed, state["step"])
-                generators[device] = torch.Generator(device).manual_seed(seed)
-            _update(bucket, state, group, generators[device])
+                generators[bucket.device] = torch.Generator(bucket.device).manual_seed(seed)
+            update(bucket, state, group, _uniform(bucket, generators[bucket.device]))
         return loss
 
     @torch.no_grad()
@@ -143,8 +108,10 @@ class AdamW8bit(Optimizer):
         for number, name, group, bucket in self._buckets_of[parameter]:
             state = self._state_of(name, bucket)
             state["step"] += 1
+            if self._updated_by_kernel(number, name, group, bucket):
+                continue
             seed = derived_seed(self.seed, state["step"], number)
-            _update(bucket, state, group, torch.Generator(parameter.device).manual_seed(seed))
+            update(bucket, state, group, _uniform(bucket, torch.Generator(bucket.device).manual_seed(seed)))
 
     def create_state(self) -> None:
         """Creates the state of all weights, as the first update does."""
@@ -155,7 +122,7 @@ class AdamW8bit(Optimizer):
         """Loads what `state_dict` returned, bit for bit, onto the weights' device."""
         super().load_state_dict(state_dict)  # leaves keys that are no weight's as they are
         self._forget_layout()  # it refers to the groups, which were replaced
-        devices = {name: bucket.slices[0].parameter.device for name, _, bucket in self._buckets()}
+        devices = {name: bucket.device for name, _, bucket in self._buckets()}
         if self._states and self._states.keys() != devices.keys():
             raise ValueError(f"this is the state of other weights: it has {[*self._states]}, not {[*devices]}")
         for name, state in self._states.items():
@@ -164,7 +131,20 @@ class AdamW8bit(Optimizer):
                 for key, value in state.items()
             }
 
+    def _updated_by_kernel(self, number: int, name: str, group: dict[str, Any], bucket: Bucket) -> bool:
+        """One update by a kernel; False, and nothing is changed, where there is none."""
+        if not self.use_kernel:
+            return False
+        if bucket.device not in self._kernels:
+            self._kernels[bucket.device] = bucket_kernel(bucket.device)
+        kernel = self._kernels[bucket.device]
+        if kernel is None:
+            return False
+        state = self._state_of(name, bucket)
+        return kernel.update(name, bucket, state, group, derived_seed(self.seed, state["step"], number))
+
     def _forget_layout(self) -> None:
+        self._kernels: dict[torch.device, BucketKernel | None] = {}
         self._layout: list[tuple[str, dict[str, Any], Bucket]] = []
         self._by_weight: dict[nn.Parameter, list[tuple[int, str, dict[str, Any], Bucket]]] = {}
 
@@ -191,7 +171,7 @@ class AdamW8bit(Optimizer):
                 for index, bucket in enumerate(
                     bucket
                     for together in ([[one] for one in some] if self.apart else [some])
-                    for bucket in _packed(together, self._bucket, exact=kind.endswith("small"))
+                    for bucket in packed(together, self._bucket, exact=kind.endswith("small"))
                 )
             ]
         return self._layout
@@ -200,53 +180,26 @@ class AdamW8bit(Optimizer):
         """The bucket's state, which is created at the first call."""
         if state := self._states[name]:
             return state
-        weight = bucket.slices[0].parameter
-        count = sum(one.length for one in bucket.slices) + bucket.padding
-
-        def zeros(size: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-            return torch.zeros(size, dtype=dtype, device=weight.device)
-
-        state = {"step": 0}
-        if bucket.exact:
-            state |= {key: zeros((count,), torch.float32) for key in ("first", "root")}
-        else:
-            state |= {"first": zeros((count,), torch.int8), "root": zeros((count,), torch.uint8)}
-            state |= {key: zeros((count // BLOCK, 1), torch.float32) for key in ("first_scales", "root_scales")}
-        if self.keep_low_bits and weight.dtype == torch.bfloat16:
-            state["low"] = zeros((count,), torch.int8)
+        state = new_state(bucket, self.keep_low_bits)
         self._states[name] = state
         return state
 
 
-def _update(bucket: Bucket, state: dict[str, Any], group: dict[str, Any], generator: torch.Generator) -> None:
-    """One step of AdamW on a bucket (arXiv 1711.05101, algorithm 2, lines 6 to 12)."""
-    (beta1, beta2), rate, step = group["betas"], group["lr"], state["step"]
-    gradient = bucket.gathered(bucket.gradients())
-    uniform = torch.rand(gradient.shape, generator=generator, device=gradient.device)
+def _uniform(bucket: Bucket, generator: torch.Generator) -> Tensor:
+    """The generator's next random numbers in [0, 1), as many as `update` needs."""
+    return torch.rand(bucket.length + bucket.padding, generator=generator, device=bucket.device)
 
-    first = state["first"] if bucket.exact else decode(state["first"], state["first_scales"])
-    first.lerp_(gradient, 1 - beta1)
-    root = state["root"] if bucket.exact else decode(state["root"], state["root_scales"])
-    root.square_().mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2).sqrt_()
-    del gradient
-    if not bucket.exact:
-        for key, moment in (("first", first), ("root", root)):
-            codes, scales = encode(moment, uniform, signed=key == "first")
-            state[key].copy_(codes)
-            state[f"{key}_scales"].copy_(scales)
 
-    weight = bucket.gathered(bucket.weights())
-    if "low" in state:
-        weight = join_float32(weight, state["low"])
-    weight.mul_(1 - rate * group["weight_decay"])
-    denominator = (root / (1 - beta2**step) ** 0.5).add_(group["eps"])
-    weight.addcdiv_(first, denominator, value=-rate / (1 - beta1**step))
-    if "low" in state:
-        weight, low = split_float32(weight, uniform)
-        state["low"].copy_(low)
-    elif bucket.slices[0].parameter.dtype == torch.bfloat16:
-        weight = round_to_bfloat16(weight, uniform)
-    bucket.scatter(weight)
+def bucket_kernel(device: torch.device) -> "BucketKernel | None":
+    """The kernel, on CUDA devices that Triton compiles for; a warning if it is not installed."""
+    if device.type != "cuda" or not (torch.version.hip or torch.cuda.get_device_capability(device) >= TRITONS_OLDEST):
+        return None
+    try:
+        from ldm.training.adamw_8bit_kernel import BucketKernel
+    except ImportError:
+        log.warning("Triton is not installed: 8-bit AdamW updates its weights in some 25 kernels, which is slower")
+        return None
+    return BucketKernel()
 
 
 def _kinds(parameters: list[nn.Parameter]) -> dict[str, list[nn.Parameter]]:
@@ -258,23 +211,6 @@ def _kinds(parameters: list[nn.Parameter]) -> dict[str, list[nn.Parameter]]:
         size = "small" if parameter.numel() < SMALL else "large"
         kinds.setdefault(f"{str(parameter.dtype).removeprefix('torch.')} {size}", []).append(parameter)
     return kinds
-
-
-def _packed(parameters: list[nn.Parameter], most: int, exact: bool) -> Iterator[Bucket]:
-    """The weights one after the other in buckets of `most` numbers; a full bucket cuts a weight in two."""
-    slices: list[Slice] = []
-    room = most
-    for parameter in parameters:
-        start = 0
-        while start < parameter.numel():
-            length = min(room, parameter.numel() - start)
-            slices.append(Slice(parameter, start, length))
-            start, room = start + length, room - length
-            if not room:
-                yield Bucket(tuple(slices), exact)
-                slices, room = [], most
-    if slices:
-        yield Bucket(tuple(slices), exact)
 
 
 def _build(weights: list[nn.Parameter], config: OptimizationConfig, seed: int, kernels: dict[str, Any]) -> Optimizer:
