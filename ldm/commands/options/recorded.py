@@ -12,7 +12,17 @@ from typing import Any
 from ldm.commands.options.common import class_name, margins, words
 from ldm.commands.options.convert import convert_parser
 from ldm.commands.options.dreambooth import dreambooth_parser
-from ldm.commands.options.places import CHECKPOINT, DIRECTORY, FILE, LORA, OUTPUT, place, source, split_lora
+from ldm.commands.options.places import (
+    CHECKPOINT,
+    DIRECTORY,
+    FILE,
+    FILE_OR_DIRECTORY,
+    LORA,
+    OUTPUT,
+    place,
+    source,
+    split_lora,
+)
 from ldm.commands.options.sampling import evaluate_parser, img2img_parser, txt2img_parser
 from ldm.commands.options.train import train_parser
 from ldm.errors import UserError
@@ -53,6 +63,7 @@ def _fault_of_one(action: argparse.Action, value: Any) -> str | None:
     # A path may have moved since, and an older run's class name may have an article.
     kinds: dict[Any, Any] = {
         FILE: place,
+        FILE_OR_DIRECTORY: place,
         CHECKPOINT: place,
         DIRECTORY: place,
         source: place,
