@@ -6,6 +6,7 @@ autoencoder stay as they are.
 """
 
 from collections.abc import Sequence
+from typing import cast
 
 import numpy as np
 import torch
@@ -70,11 +71,13 @@ class EditTraining(AveragedTraining):
 @torch.no_grad()
 def widen_input(ldm: LatentDiffusion, config: LatentDiffusionConfig) -> None:
     """Gives the UNet the input channels of `config`; the weights of new ones are zero, so its output stays the same."""
-    stage = ldm.unet.input_blocks[0]
-    narrow = stage[0]  # type: ignore[index]
+    stage = cast(nn.Sequential, ldm.unet.input_blocks[0])
+    narrow = cast(nn.Conv2d, stage[0])
+    assert narrow.bias is not None
     wide = conv3x3(config.unet.in_channels, narrow.out_channels).to(narrow.weight)
+    assert wide.bias is not None
     wide.weight.zero_()
     wide.weight[:, : narrow.in_channels] = narrow.weight
-    wide.bias.copy_(narrow.bias)  # type: ignore[union-attr]
-    stage[0] = wide  # type: ignore[index]
+    wide.bias.copy_(narrow.bias)
+    stage[0] = wide
     ldm.unet.config, ldm.config = config.unet, config

@@ -101,8 +101,7 @@ def write_initial_images(directory: Path, job: Job) -> None:
         if job.init.mask is not None:
             save_png(directory / MASKED_IMAGE, to_image(_tinted(job.init)))
     for frame in job.frames:
-        if not (directory / frame.copy).exists():
-            save_png(directory / frame.copy, to_image(_tinted(frame.load())))
+        save_png(directory / frame.copy, to_image(_tinted(frame.load())))
 
 
 def shown_initial_image(job: Job) -> str:

@@ -267,7 +267,7 @@ def _write_record(
     recorded = {name: value for name, value in vars(options).items() if name not in ("typed", "resume_dir")}
     recorded |= sampling_flags(job.sampling)
     size = [*photo_size(job.sampling.height, job.sampling.width, job.margins)]
-    recorded["hw"] = options.hw if job.frames else size  # the images of a folder may each have their own
+    recorded["hw"] = size if options.hw or not job.frames else None  # the images of a folder each have their own
     recorded |= {"batch_size": job.batch_size, "device": str(compute.device), "ckpt_path": weights}
     recorded |= {name: resolved(recorded[name]) for name in PATHS if recorded.get(name)}
     recorded["lora"] = recorded_loras(job.loras)
