@@ -41,8 +41,8 @@ from ldm.nn.memory import Footprint  # noqa: E402
 from ldm.runtime.compiling import step_capture  # noqa: E402
 from ldm.runtime.devices import Compute, parse_device, training_compute  # noqa: E402
 from ldm.runtime.models import ModelSlot, base_weights, settings_of  # noqa: E402
-from ldm.training.config import DreamBoothConfig, Subject  # noqa: E402
 from ldm.training.dreambooth import DreamBooth  # noqa: E402
+from ldm.training.dreambooth_config import DreamBoothConfig, Subject  # noqa: E402
 from ldm.training.memory import (  # noqa: E402
     CUDA_CONTEXT,
     CUDA_OVERHEAD,

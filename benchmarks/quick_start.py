@@ -35,7 +35,7 @@ from benchmarks.tools.straightforward import (  # noqa: E402
     photos_of,
 )
 from ldm.runtime.models import EMBEDDED  # noqa: E402
-from ldm.training.config import Subject  # noqa: E402
+from ldm.training.dreambooth_config import Subject  # noqa: E402
 
 CLASS_NAME, PHOTOS = "water bottle", ROOT / "data" / "bottle"
 QUICK_START, STRAIGHTFORWARD = "quick start", "straightforward"

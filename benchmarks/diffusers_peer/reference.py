@@ -25,7 +25,7 @@ from benchmarks.diffusers_peer.networks import Networks  # noqa: E402
 from benchmarks.diffusers_peer.sampling import COMPILE_MODES, sample_class_images, tune_pipeline  # noqa: E402
 from benchmarks.diffusers_peer.training import Reference, ReferenceOptions, build_accelerator  # noqa: E402
 from benchmarks.tools.tf32 import tf32  # noqa: E402
-from ldm.training.config import Subject  # noqa: E402
+from ldm.training.dreambooth_config import Subject  # noqa: E402
 
 SAMPLE_BATCH = 4
 DTYPES = {"full": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}

@@ -16,8 +16,8 @@ from benchmarks.tools.measuring import synchronize
 from benchmarks.tools.sizes import Size
 from ldm.diffusion.latent_diffusion import LatentDiffusion
 from ldm.runtime.compiling import step_capture
-from ldm.training.config import DreamBoothConfig, Subject
 from ldm.training.dreambooth import DreamBooth
+from ldm.training.dreambooth_config import DreamBoothConfig, Subject
 from ldm.training.trainer import FitOptions, fit
 
 SUBJECT = Subject("can")

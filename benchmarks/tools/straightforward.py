@@ -37,7 +37,7 @@ from ldm.nn.autoencoder import DiagonalGaussian  # noqa: E402
 from ldm.runtime.batching import worker_pool  # noqa: E402
 from ldm.runtime.devices import Compute  # noqa: E402
 from ldm.runtime.models import EMBEDDED, ModelSlot, Settings, settings_of  # noqa: E402
-from ldm.training.config import Subject  # noqa: E402
+from ldm.training.dreambooth_config import Subject  # noqa: E402
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from ldm.nn.autoencoder import AutoencoderConfig
 from ldm.nn.memory import total_memory
 from ldm.nn.unet import UNetConfig
 from ldm.runtime.batching import sampling_bytes
-from ldm.training.config import DreamBoothConfig
+from ldm.training.dreambooth_config import DreamBoothConfig
 
 if TYPE_CHECKING:  # it imports Lightning, which imports torchvision: over a second that sampling does not need
     from ldm.training.memory import Workload

@@ -28,10 +28,10 @@ from ldm.runtime.tokenizers import find_tokenizer, fitting_tokenizer, is_confine
 from ldm.training.config import (
     AutoencoderTrainingConfig,
     DiffusionTrainingConfig,
-    DreamBoothConfig,
     EditTrainingConfig,
     JudgeTrainingConfig,
 )
+from ldm.training.dreambooth_config import DreamBoothConfig
 
 log = logging.getLogger(__name__)
 

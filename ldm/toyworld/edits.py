@@ -64,10 +64,12 @@ def _another_colour(before: Scene, dice: Dice) -> tuple[Scene, str]:
     """The main colour, or with a pattern both."""
     thing, noun = before.thing, _noun(before.thing, dice)
     main = dice.choice([name for name in COLOURS if name not in thing.colours])
-    names, paints = (main,), (jittered(COLOURS[main], dice),)
+    names: tuple[str, ...] = (main,)
+    first = jittered(COLOURS[main], dice)
+    paints = (first, accent(first))
     if thing.pattern != "plain":
         second = dice.choice([name for name in COLOURS if contrast(COLOURS[name], COLOURS[main]) > MIN_CONTRAST])
-        names, paints = (main, second), (paints[0], jittered(COLOURS[second], dice))
+        names, paints = (main, second), (first, jittered(COLOURS[second], dice))
     phrase = " and ".join(names)
     sentences = [
         f"make it {phrase}",
@@ -77,8 +79,7 @@ def _another_colour(before: Scene, dice: Dice) -> tuple[Scene, str]:
         f"change its colour to {phrase}",
         f"change the colour of the {noun} to {phrase}",
     ]
-    both = (paints[0], accent(paints[0])) if len(paints) == 1 else paints
-    return replace(before, thing=replace(thing, colours=names, paints=both)), dice.choice(sentences)
+    return replace(before, thing=replace(thing, colours=names, paints=paints)), dice.choice(sentences)
 
 
 def _another_pattern(before: Scene, dice: Dice) -> tuple[Scene, str]:

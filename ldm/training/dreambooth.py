@@ -21,7 +21,7 @@ from ldm.diffusion.loss import dreambooth_loss, eps_loss
 from ldm.diffusion.noise import derived_generator
 from ldm.nn.autoencoder import DiagonalGaussian
 from ldm.nn.lora import drop_ranks, keep_ranks
-from ldm.training.config import DreamBoothConfig, Subject
+from ldm.training.dreambooth_config import DreamBoothConfig, Subject
 from ldm.training.lora import add_adapters
 from ldm.training.module import TrainingModule
 

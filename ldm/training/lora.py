@@ -9,7 +9,7 @@ from ldm.checkpoint.keys import PARTS
 from ldm.diffusion.latent_diffusion import LatentDiffusion, LatentDiffusionConfig, shapes_of
 from ldm.diffusion.noise import derived_generator
 from ldm.nn.lora import Adapted, adapt, store_layers_in
-from ldm.training.config import DreamBoothConfig
+from ldm.training.dreambooth_config import DreamBoothConfig
 
 INITIALISATION = 0x10A4
 """Tells the generator of the adapters from those of the steps."""

@@ -20,8 +20,8 @@ from ldm.data.batches import NoisyLatents
 from ldm.diffusion.latent_diffusion import LatentDiffusion, LatentDiffusionConfig, count_weights
 from ldm.nn.memory import Footprint, NoInitialisation
 from ldm.nn.tokenizer import PromptTokenizer
-from ldm.training.config import DreamBoothConfig, Subject
 from ldm.training.dreambooth import DreamBooth, cast_weights
+from ldm.training.dreambooth_config import DreamBoothConfig, Subject
 from ldm.training.lora import store_frozen_in
 from ldm.training.optimizers import OptimizerKind
 

@@ -21,7 +21,7 @@ from benchmarks.tools.straightforward import (
     photos_of,
 )
 from ldm.commands.options.dreambooth import dreambooth_parser
-from ldm.training.config import Subject
+from ldm.training.dreambooth_config import Subject
 
 
 @pytest.fixture(autouse=True)

@@ -26,7 +26,7 @@ from ldm.checkpoint.reading import CheckpointFile, read_checkpoint
 from ldm.checkpoint.saving import checkpoint_writer
 from ldm.errors import UserError
 from ldm.nn.lora import adapted_layers
-from ldm.training.config import DreamBoothConfig
+from ldm.training.dreambooth_config import DreamBoothConfig
 from ldm.training.lora import add_adapters
 
 TINY = SIZES["tiny"]

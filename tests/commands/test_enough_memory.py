@@ -13,7 +13,7 @@ from ldm.config import build_config
 from ldm.diffusion.sampling import SamplingConfig
 from ldm.errors import UserError
 from ldm.runtime.models import Settings
-from ldm.training.config import DreamBoothConfig
+from ldm.training.dreambooth_config import DreamBoothConfig
 from ldm.training.memory import Workload
 from tests.commands.calls import call, refused
 from tests.scratch import SCRATCH_YAML, write_captioned, write_yaml

@@ -11,7 +11,7 @@ from ldm.commands.record import plain
 from ldm.config import read_yaml, to_yaml
 from ldm.errors import UserError
 from ldm.runtime.models import SamplingDefaults
-from ldm.training.config import DreamBoothConfig
+from ldm.training.dreambooth_config import DreamBoothConfig
 from tests.commands.calls import call, refused
 from tests.commands.fixtures import Sample, Trained
 

@@ -14,8 +14,8 @@ from ldm.diffusion.guidance import classifier_free, guided_eps
 from ldm.diffusion.latent_diffusion import LatentDiffusion
 from ldm.diffusion.samplers import SAMPLERS
 from ldm.nn.tokenizer import load_tokenizer
-from ldm.training.config import DreamBoothConfig, Subject
 from ldm.training.dreambooth import DreamBooth
+from ldm.training.dreambooth_config import DreamBoothConfig, Subject
 from tests.each_sampler import EACH_SAMPLER
 from tests.tiny import tiny_config
 

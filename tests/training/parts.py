@@ -18,8 +18,8 @@ from ldm.errors import UserError
 from ldm.interruption import Stopped, handled_signals
 from ldm.nn.graphed import Capture
 from ldm.nn.tokenizer import PromptTokenizer, load_tokenizer
-from ldm.training.config import DreamBoothConfig, Subject
 from ldm.training.dreambooth import DreamBooth
+from ldm.training.dreambooth_config import DreamBoothConfig, Subject
 from ldm.training.trainer import FitOptions, fit
 from tests.tiny import build_tiny_model, write_tokenizer
 

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from ldm.nn.text_encoder import TextEncoder
 from ldm.prompts import TOKEN
-from ldm.training.config import Subject
 from ldm.training.dreambooth import DreamBooth
+from ldm.training.dreambooth_config import Subject
 from tests.training.parts import SUBJECT, Logging, batch_of, build_module, logged_first, tokenizer, train, weights
 
 

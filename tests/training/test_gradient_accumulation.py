@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ldm.training.config import DreamBoothConfig
+from ldm.training.dreambooth_config import DreamBoothConfig
 from ldm.training.memory import predict
 from tests.training.parts import SHORT, assert_same, batch_of, build_module, train
 from tests.training.test_memory import TINY

@@ -21,7 +21,7 @@ from ldm.choices import LORA_TARGETS
 from ldm.diffusion.latent_diffusion import LatentDiffusion, LatentDiffusionConfig
 from ldm.nn.lora import AdaptedLinear, adapted_layers, drop_ranks, keep_ranks
 from ldm.nn.memory import weightless
-from ldm.training.config import DreamBoothConfig
+from ldm.training.dreambooth_config import DreamBoothConfig
 from ldm.training.lora import add_adapters, count_adapter_weights, store_frozen_in
 from ldm.training.memory import Workload, predict
 from tests.tiny import build_tiny_model, tiny_config, write_tiny_checkpoint

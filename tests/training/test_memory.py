@@ -13,7 +13,7 @@ from ldm.commands.dreambooth.vram import USABLE
 from ldm.diffusion.latent_diffusion import LatentDiffusionConfig
 from ldm.nn.memory import Footprint
 from ldm.training import memory
-from ldm.training.config import DreamBoothConfig
+from ldm.training.dreambooth_config import DreamBoothConfig
 from ldm.training.memory import (
     CUDA_OVERHEAD,
     GIB,

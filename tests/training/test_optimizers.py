@@ -14,7 +14,8 @@ from torch import nn
 
 from ldm.choices import LR_SCHEDULES, OPTIMIZERS, Choice
 from ldm.errors import UserError
-from ldm.training.config import DreamBoothConfig, OptimizationConfig
+from ldm.training.config import OptimizationConfig
+from ldm.training.dreambooth_config import DreamBoothConfig
 from ldm.training.memory import MemoryProfile, profiles_with
 from ldm.training.optimizers import OptimizerKind, lr_factors
 from tests.training.parts import assert_same, build_module, each_update, train, weights

@@ -9,7 +9,7 @@ from ldm.choices import LORA_LEARNING_RATE, OPTIMIZERS, PROMPT_TEMPLATES
 from ldm.commands.options.resumable import flag_of
 from ldm.diffusion.sampling import SamplingConfig
 from ldm.errors import UserError
-from ldm.training.config import DreamBoothConfig
+from ldm.training.dreambooth_config import DreamBoothConfig
 
 
 def config_from(options: argparse.Namespace, defaults: DreamBoothConfig, sampling: SamplingConfig) -> DreamBoothConfig:

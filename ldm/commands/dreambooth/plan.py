@@ -50,7 +50,7 @@ from ldm.runtime.models import (
 from ldm.runtime.tokenizers import NAME, find_tokenizer, has_tokenizer, repair_tokenizer, tokenizer_beside
 from ldm.training.class_images import DIRECTORY as CLASS_IMAGES
 from ldm.training.class_images import ClassImages
-from ldm.training.config import DreamBoothConfig, Subject
+from ldm.training.dreambooth_config import DreamBoothConfig, Subject
 from ldm.training.lora import count_adapter_weights
 from ldm.user_files import is_diffusers_directory, resolved
 

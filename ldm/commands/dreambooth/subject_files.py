@@ -16,7 +16,7 @@ from ldm.data.drawn_prompts import CAPTION
 from ldm.data.photos import readable_images
 from ldm.errors import UserError
 from ldm.files import counted, listed
-from ldm.training.config import DreamBoothConfig
+from ldm.training.dreambooth_config import DreamBoothConfig
 
 log = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ from ldm.nn.memory import free_memory
 from ldm.runtime.devices import Compute, half_dtype
 from ldm.runtime.models import Settings
 from ldm.terminal import Lines
-from ldm.training.config import DreamBoothConfig
+from ldm.training.dreambooth_config import DreamBoothConfig
 from ldm.training.memory import (
     CUDA_CONTEXT,
     CUDA_OVERHEAD,

@@ -24,6 +24,11 @@ def model_default(*keys: str) -> str:
     return f"default: {yaml_value(*keys)}"
 
 
+def dreambooth_default(name: str) -> str:
+    """The same, of a value in the section `dreambooth`."""
+    return model_default(f"dreambooth.{name}")
+
+
 class DefaultsFormatter(argparse.RawDescriptionHelpFormatter):
     """Keeps the lines of the epilog, and fills in the placeholders of `yaml_value`."""
 

@@ -3,29 +3,13 @@
 import argparse
 from pathlib import Path
 
-from ldm.choices import (
-    CHECKPOINTING_LEVELS,
-    CLIPPING,
-    LORA_LEARNING_RATE,
-    LORA_TARGETS,
-    LR_SCHEDULES,
-    OPTIMIZERS,
-    PROMPT_TEMPLATES,
-    SAMPLERS,
-    TRAIN_DTYPES,
-    VRAM,
-    described,
-)
+from ldm.choices import PROMPT_TEMPLATES, SAMPLERS, described
 from ldm.commands.options.common import (
     BATCH,
     CLASS_IMAGES,
-    DROPOUT,
     NON_NEGATIVE,
-    RANK,
     SHARE,
     STEPS,
-    UPDATES,
-    WARMUP,
     add_compile,
     add_resuming,
     add_sampling,
@@ -33,10 +17,10 @@ from ldm.commands.options.common import (
     add_training_devices,
     class_name,
     command_parser,
-    seed,
     words,
 )
-from ldm.commands.options.defaults import model_default, yaml_value
+from ldm.commands.options.defaults import dreambooth_default, yaml_value
+from ldm.commands.options.optimization import add_length_and_rate, add_lora, add_memory, add_updates
 from ldm.commands.options.places import CHECKPOINT, FILE, OUTPUT, source
 from ldm.prompts import CLASS_PROMPT, INSTANCE_PROMPT
 
@@ -53,18 +37,14 @@ def dreambooth_parser() -> argparse.ArgumentParser:
     _add_subject(parser.add_argument_group("the subject"))
     _add_prompts(parser.add_argument_group("prompts and captions"))
     training = parser.add_argument_group("training")
-    _add_length_and_rate(training)
-    _add_updates(training)
-    _add_lora(parser.add_argument_group("LoRA (docs/lora.md)"))
-    _add_memory(parser.add_argument_group("how much memory training takes"))
+    add_length_and_rate(training)
+    add_updates(training)
+    add_lora(parser.add_argument_group("LoRA (docs/lora.md)"))
+    add_memory(parser.add_argument_group("how much memory training takes"))
     _add_prior_preservation(parser.add_argument_group("prior preservation"))
     _add_images(parser.add_argument_group("class images and previews"))
     _add_placement(parser.add_argument_group("where and how fast"))
     return parser
-
-
-def _default(name: str) -> str:
-    return model_default(f"dreambooth.{name}")
 
 
 def _shown(prompt: str) -> str:
@@ -121,161 +101,19 @@ def _add_prompts(group: argparse._ArgumentGroup) -> None:
     )
 
 
-def _add_length_and_rate(group: argparse._ArgumentGroup) -> None:
-    group.add_argument(
-        "--iterations", type=UPDATES, metavar="N", help=f"updates of the weights; {_default('iterations')}"
-    )
-    group.add_argument(
-        "-s",
-        "--save-every",
-        type=UPDATES,
-        metavar="N",
-        help=f"write a checkpoint and previews every N updates; {_default('save_every')}",
-    )
-    group.add_argument(
-        "--learning-rate",
-        type=NON_NEGATIVE,
-        metavar="LR",
-        help=f"of LoRA {LORA_LEARNING_RATE} times the default; {_default('learning_rate')}",
-    )
-    group.add_argument(
-        "--text-encoder-learning-rate",
-        type=NON_NEGATIVE,
-        metavar="LR",
-        help="of the text encoder, with -t; 0: that of the UNet; " + _default("text_encoder_learning_rate"),
-    )
-    group.add_argument(
-        "--lr-schedule", choices=LR_SCHEDULES, help=f"{described(LR_SCHEDULES)}; {_default('lr_schedule')}"
-    )
-    group.add_argument(
-        "--warmup-steps",
-        type=WARMUP,
-        metavar="N",
-        help=f"updates until the learning rate is reached; {_default('warmup_steps')}",
-    )
-
-
-def _add_updates(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--weight-decay", type=NON_NEGATIVE, metavar="X", help=_default("weight_decay"))
-    group.add_argument(
-        "--max-grad-norm",
-        type=NON_NEGATIVE,
-        metavar="X",
-        help=f"clip the gradient's norm; 0: don't; {_default('max_grad_norm')}",
-    )
-    group.add_argument(
-        "--clip",
-        choices=CLIPPING,
-        help=f"which norm --max-grad-norm clips. {described(CLIPPING)}; default: auto",
-    )
-    group.add_argument(
-        "--batch-size",
-        type=BATCH,
-        metavar="N",
-        help=f"photos, and as many class images, per update and device; {_default('batch_size')}",
-    )
-    group.add_argument(
-        "--gradient-accumulation",
-        type=BATCH,
-        metavar="N",
-        help="compute N batches one after the other for each update: as a batch N times as large, nearly in the memory "
-        "of one; default: 1",
-    )
-    group.add_argument(
-        "-t",
-        "--train-text-encoder",
-        action=argparse.BooleanOptionalAction,
-        help=f"train the text encoder too; {_default('train_text_encoder')}",
-    )
-    group.add_argument(
-        "--flip",
-        action=argparse.BooleanOptionalAction,
-        help=f"also train on mirrored images; turn it off for lettering and faces; {_default('flip')}",
-    )
-    group.add_argument("--seed", type=seed, default=42, help="of everything random; -1: a random one (default: 42)")
-
-
-def _add_lora(group: argparse._ArgumentGroup) -> None:
-    group.add_argument(
-        "--lora",
-        type=RANK,
-        metavar="RANK",
-        help="train adapters of this rank instead of all weights, at a higher learning rate, and save them as a LoRA "
-        f"file of a few MB; 0: train all weights; {_default('lora')}",
-    )
-    group.add_argument(
-        "--lora-alpha",
-        type=NON_NEGATIVE,
-        metavar="A",
-        help="scale the adapters by A / RANK; 0: A is the rank; " + _default("lora_alpha"),
-    )
-    group.add_argument(
-        "--lora-targets",
-        choices=LORA_TARGETS,
-        help=f"layers that get one. {described(LORA_TARGETS)}; {_default('lora_targets')}",
-    )
-    group.add_argument(
-        "--lora-dropout",
-        type=DROPOUT,
-        metavar="P",
-        help=f"share of each adapter's ranks that an update leaves out, to 0.9; {_default('lora_dropout')}",
-    )
-
-
-def _add_memory(group: argparse._ArgumentGroup) -> None:
-    group.add_argument(
-        "--gradient-checkpointing",
-        nargs="?",
-        choices=CHECKPOINTING_LEVELS,
-        const="all",
-        help="recompute activations in the backward pass: less memory, slower, the same numbers. "
-        f"{described(CHECKPOINTING_LEVELS)}; the flag alone: all; {_default('gradient_checkpointing')}",
-    )
-    group.add_argument(
-        "--optimizer",
-        choices=OPTIMIZERS,
-        help=f"{described(OPTIMIZERS)}; {_default('optimizer')}",
-    )
-    group.add_argument(
-        "--train-dtype",
-        choices=TRAIN_DTYPES,
-        help=f"type of the trained weights. {described(TRAIN_DTYPES)}; {_default('train_dtype')}",
-    )
-    group.add_argument(
-        "--fused-backward",
-        action=argparse.BooleanOptionalAction,
-        help="update each weight in the backward pass, as soon as its gradient is complete, and free the gradient: "
-        "up to 2 or 4 bytes less per weight; on one device, not in fp16-mixed. --vram sets it if needed; default: off",
-    )
-    group.add_argument(
-        "--vram",
-        choices=VRAM,
-        default="auto",
-        help="choose the fastest memory profile that fits into so many GB: sets whichever of the four flags above you "
-        "did not set (default: auto, into what is free on a CUDA device, keeping what the model's YAML sets; "
-        "elsewhere it sets nothing)",
-    )
-    group.add_argument(
-        "--memory-table",
-        action="store_true",
-        help="only print which profile --vram would choose for each size, what it is predicted to take, and end; needs "
-        "no weights or photos. Takes minutes; --config, --hw, --batch-size and the flags above count",
-    )
-
-
 def _add_prior_preservation(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "-l",
         "--lamb",
         type=NON_NEGATIVE,
         metavar="X",
-        help=f"weight of the class images' loss; {_default('prior_loss_weight')}",
+        help=f"weight of the class images' loss; {dreambooth_default('prior_loss_weight')}",
     )
     group.add_argument(
         "--class-img-count",
         type=CLASS_IMAGES,
         metavar="N",
-        help=f"class images, sampled once and kept; 0: no prior preservation; {_default('class_img_count')}",
+        help=f"class images, sampled once and kept; 0: no prior preservation; {dreambooth_default('class_img_count')}",
     )
     group.add_argument(
         "--class-img-dir",
@@ -316,7 +154,7 @@ def _add_images(group: argparse._ArgumentGroup) -> None:
         dest="preview_prompts",
         metavar="TEXT",
         help="sampled at every save from the same noise; {class} stands for the class; "
-        f"{_default('preview_prompts')}",
+        f"{dreambooth_default('preview_prompts')}",
     )
     group.add_argument("--no-previews", action="store_true", help="sample none")
 

@@ -28,7 +28,7 @@ from ldm.runtime.batching import batch_that_fits, images_at_a_time
 from ldm.runtime.devices import Compute
 from ldm.runtime.models import SamplingDefaults, Settings, snapped_size
 from ldm.sampling_options import SAMPLING_OPTIONS
-from ldm.training.config import Subject
+from ldm.training.dreambooth_config import Subject
 
 CLASS_PROMPT = Subject(CLASS_PLACEHOLDER).class_prompt
 """The prompt of the class alone, by which scores measure how the class has changed."""

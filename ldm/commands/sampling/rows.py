@@ -25,7 +25,7 @@ from ldm.files import slug
 from ldm.prompts import TOKEN
 from ldm.report.comparison import CLASS_PLACEHOLDER, Cell, Column, Row
 from ldm.runtime.devices import Compute
-from ldm.training.config import Subject
+from ldm.training.dreambooth_config import Subject
 from ldm.user_files import open_regular, resolved
 
 log = logging.getLogger(__name__)

@@ -18,7 +18,7 @@ from ldm.report.files import write_results
 from ldm.report.summary import summary
 from ldm.runtime.devices import explain_out_of_memory
 from ldm.terminal import command_line
-from ldm.training.config import Subject
+from ldm.training.dreambooth_config import Subject
 from ldm.user_files import resolved
 
 log = logging.getLogger(__name__)

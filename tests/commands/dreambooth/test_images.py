@@ -22,7 +22,7 @@ from ldm.errors import UserError
 from ldm.nn.autoencoder import AutoencoderKL, DiagonalGaussian
 from ldm.runtime.devices import Compute
 from ldm.runtime.models import DEFAULT_CONFIG, EMBEDDED, Settings, settings_of
-from ldm.training.config import DreamBoothConfig
+from ldm.training.dreambooth_config import DreamBoothConfig
 from tests.commands.calls import call, difference, pixels, refused
 from tests.commands.dreambooth.fine_tuning import FineTune, Plan, scalars
 from tests.commands.fixtures import Trained, UNetCall, write_photos

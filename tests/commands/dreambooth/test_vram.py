@@ -19,7 +19,7 @@ from ldm.commands.options.dreambooth import dreambooth_parser
 from ldm.config import read_yaml, to_yaml
 from ldm.diffusion.sampling import SamplingConfig
 from ldm.errors import UserError
-from ldm.training.config import DreamBoothConfig
+from ldm.training.dreambooth_config import DreamBoothConfig
 from ldm.training.memory import CUDA_OVERHEAD, GIB, MEMORY_PROFILES, Chooser, MemoryProfile, Prediction, Workload
 from tests.commands.calls import call, refused
 from tests.commands.dreambooth.fine_tuning import STOPPED, FineTune, Plan, interrupted
