@@ -52,8 +52,14 @@ def test_a_model_is_trained_to_edit_and_img2img_reads_it(
     outcome = call("img2img", "-i", pairs / "0.png", "-p", "make it blue", "-v", 1, "-c", last)
     assert outcome.status == 0, outcome.said
 
-    again = edit(tmp_path, "-i", pairs, "--ckpt-path", last, "--iterations", 1, "-s", 1, "--batch-size", 1).directory
-    assert tensors_of(again / "step-000001.safetensors")[FIRST_CONVOLUTION].shape[1] == 8
+
+@pytest.mark.slow
+def test_a_model_that_edits_is_trained_on(pairs: Path, tiny_checkpoint: Path, tmp_path: Path) -> None:
+    flags = ("-i", pairs, "--iterations", 1, "-s", 1, "--batch-size", 1)
+    first = edit(tmp_path, "--ckpt-path", tiny_checkpoint, *flags).directory / "step-000001.safetensors"
+    second = edit(tmp_path, "--ckpt-path", first, *flags).directory / "step-000001.safetensors"
+    one, other = (tensors_of(path)[FIRST_CONVOLUTION] for path in (first, second))
+    assert one.shape == other.shape and other.shape[1] == 8
 
 
 @pytest.mark.slow
