@@ -71,7 +71,7 @@ def page_data(comparison: ComparisonData, image_size: tuple[int, int] = UNKNOWN_
     data = _plain(asdict(comparison))
     for column, given in zip(data["columns"], comparison.columns, strict=True):
         column["heading"], column["label"] = shown_prompt(comparison, given.prompt_index), given.label
-        del column["init_image"]  # the grid shows it
+        column["init_image"] = _url(given.init_image)
     for row in data["rows"]:
         for cell in filter(None, row["cells"]):
             cell["url"] = _url(cell.pop("file"))
