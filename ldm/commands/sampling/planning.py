@@ -256,7 +256,8 @@ def _warn_of_what_the_model_does_not_know(plan: TablePlan, job: Job) -> None:
     found = dict.fromkeys(cell.prompt for row in plan.rows for cell in row.cells if cell)
     prompts = map(plain_text, found) if job.reading.with_syntax else found
     tokenizer = tokenizer_knowing(first.tokenizer, first.settings, first.embeddings)
-    warn_of_unknown_words(first.settings, tokenizer, prompts)
+    if not job.image_scales:  # a model that edits has learned the words of instructions
+        warn_of_unknown_words(first.settings, tokenizer, prompts)
     if init := job.init:
         warn_of_photos(first.settings, f"the image {job.init_path}", lambda: init.image[None])
 
