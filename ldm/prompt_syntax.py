@@ -51,6 +51,23 @@ def parse_prompt(prompt: str) -> list[list[Piece]]:
     return [[*_merged(chunk)] for chunk in _split_at_breaks(pieces)]
 
 
+def unbalanced_brackets(prompt: str) -> list[str]:
+    """The brackets without a partner, in their order: one that is never closed, and one that closes nothing."""
+    opened: dict[str, list[int]] = {"(": [], "[": []}
+    alone: dict[int, str] = {}
+    for part in PARTS.finditer(prompt):
+        if (token := part[0]) in opened:
+            opened[token].append(part.start())
+        elif token in ")]" or part["weight"]:
+            partners = opened["[" if token == "]" else "("]
+            if partners:
+                partners.pop()
+            else:
+                alone[part.start()] = token[-1]
+    alone |= {at: bracket for bracket, places in opened.items() for at in places}
+    return [alone[at] for at in sorted(alone)]
+
+
 def _multiply(pieces: list[Piece], first: int, factor: float) -> None:
     for piece in pieces[first:]:
         piece.weight *= factor

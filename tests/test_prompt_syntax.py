@@ -2,7 +2,7 @@
 
 import pytest
 
-from ldm.prompt_syntax import alternatives, parse_prompt, plain_text
+from ldm.prompt_syntax import alternatives, parse_prompt, plain_text, unbalanced_brackets
 
 
 def parsed(prompt: str) -> list[list[tuple[str, float]]]:
@@ -31,6 +31,20 @@ def parsed(prompt: str) -> list[list[tuple[str, float]]]:
 )
 def test_weights(prompt: str, expected: list[tuple[str, float]]) -> None:
     assert parsed(prompt) == [expected]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "expected"),
+    [
+        (r"a (red:1.3) [can] \( \]", ""),
+        ("a (red can", "("),
+        ("a red) can]", ")]"),
+        ("((a [b) c]", "("),
+        ("a red:1.5) (can", ")("),
+    ],
+)
+def test_brackets_without_a_partner(prompt: str, expected: str) -> None:
+    assert "".join(unbalanced_brackets(prompt)) == expected
 
 
 def test_break_begins_another_chunk_also_within_brackets() -> None:

@@ -45,6 +45,8 @@ def image_tensor(image: ImageLike, height: int, width: int) -> Tensor:
 def file_of(image: ImageLike | None) -> Iterator[PathOrText | None]:
     """The image to start from as a file, which is what the command reads; a tensor is rounded to 8 bits."""
     if image is None or isinstance(image, str | os.PathLike):
+        if image is not None and Path(image).is_dir():
+            raise UserError(f"{image} is a folder, and an image is needed; img2img.py -i takes a folder")
         yield image
         return
     if isinstance(image, Tensor):

@@ -164,6 +164,7 @@ class Model:
         hw: int | Sequence[int] | None = None,
         init_img: ImageLike | None = None,
         strength: float | None = None,
+        image_scale: float | Sequence[float] | None = None,
         mask: ImageLike | None = None,
         invert_mask: bool | None = None,
         mask_blur: float | None = None,
@@ -180,13 +181,12 @@ class Model:
         classifier-free guidance, 1 is none. `eta` 0 to 1 (`--ddim-eta`): fresh noise in each step, of ddim and other
         samplers with noise. `spacing`, `guidance_rescale`: as in docs/samplers.md. `hw`: height and width in pixels.
         `init_img`, with `strength` 0 (keeps it) to 1: the image to start from. `batch_size`: images at a time on a GPU.
-        `keep_steps`: keep what each step predicts in `pred_x0`. `prompt_syntax`, `clip_skip`:
-        as in docs/prompts.md. `mask`, `invert_mask`, `mask_blur`, `extend` (4 numbers): as in docs/inpainting.md.
+        `keep_steps`: keep what each step predicts in `pred_x0`. Of docs/prompts.md are `prompt_syntax` and `clip_skip`,
+        of docs/inpainting.md `mask`, `invert_mask`, `mask_blur`, `extend` (4 numbers), of docs/edits.md `image_scale`.
         """
-        if init_img is None and strength is not None:
-            raise UserError("strength is for images that start from another one: give init_img, too")
-        if init_img is None and (mask is not None or extend is not None):
-            raise UserError("mask and extend are for images that start from another one: give init_img, too")
+        of_image = {"strength": strength, "image_scale": image_scale, "mask": mask, "extend": extend}
+        if init_img is None and (names := [name for name, value in of_image.items() if value is not None]):
+            raise UserError(f"{names[0]} is for images that start from another one: give init_img, too")
         if isinstance(prompt, bytes):
             raise UserError("a prompt should be text, not bytes")
         given = {
@@ -206,6 +206,7 @@ class Model:
             "batch_size": batch_size,
             "compile": compile,
             "strength": strength,
+            "image_scale": image_scale,
             "invert_mask": invert_mask,
             "mask_blur": mask_blur,
             "extend": None if extend is None else ",".join(map(str, extend)),
@@ -223,7 +224,7 @@ class Model:
             prompts = [self._own(template) for template in templates]
             words = map(plain_text, prompts) if job.reading.with_syntax else prompts
             warn_of_unknown_words(self.settings, self.tokenizer, words)
-            return self._sample([(one, seed) for one in prompts for seed in job.seeds], job, keep_steps)
+            return self._sample(job.samples(prompts), job, keep_steps)
 
     def _own(self, template: str | None) -> str:
         prompt = prompt_for(template, self._checkpoint)
@@ -257,8 +258,8 @@ class Model:
         pred_x0 = [torch.stack(batch.pred_x0) for batch in sampled if batch.pred_x0]
         return Samples(
             [to_image(image) for batch in sampled for image in batch.images],
-            [prompt for prompt, _ in images],
-            [seed for _, seed in images],
+            [one.prompt for one in images],
+            [one.seed for one in images],
             latents,
             (torch.cat(pred_x0, dim=1) if pred_x0 else latents.new_empty(0, *latents.shape)) if keep_steps else None,
         )

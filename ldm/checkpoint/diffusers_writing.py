@@ -16,7 +16,6 @@ from ldm.files import atomic_directory, openable
 from ldm.user_files import DIFFUSERS_INDEX
 
 _INDEX = {
-    "_class_name": "StableDiffusionPipeline",
     "feature_extractor": [None, None],
     "image_encoder": [None, None],
     "requires_safety_checker": False,
@@ -27,6 +26,8 @@ _INDEX = {
     "unet": ["diffusers", "UNet2DConditionModel"],
     "vae": ["diffusers", "AutoencoderKL"],
 }
+_PIPELINES = {8: "StableDiffusionInstructPix2PixPipeline", 9: "StableDiffusionInpaintPipeline"}
+"""By the number of the UNet's input channels, where it is not 4."""
 _TOKENS = {
     "bos_token": "<|startoftext|>",
     "eos_token": "<|endoftext|>",
@@ -77,7 +78,10 @@ def _settings(config: LatentDiffusionConfig, pixels: int) -> dict[str, dict[str,
     """The JSON files by name."""
     schedule, last = config.schedule, config.text_encoder.vocab_size - 1
     return {
-        DIFFUSERS_INDEX: _INDEX,
+        DIFFUSERS_INDEX: {
+            "_class_name": _PIPELINES.get(config.unet.in_channels, "StableDiffusionPipeline"),
+            **_INDEX,
+        },
         "unet/config.json": {"_class_name": "UNet2DConditionModel", **unet_config(config, pixels)},
         "vae/config.json": {"_class_name": "AutoencoderKL", **vae_config(config, pixels)},
         "text_encoder/config.json": {

@@ -48,7 +48,9 @@ INPUT_CHANNELS = {
     9: "an inpainting checkpoint",
 }
 """Kinds of models by the number of their UNet's input channels."""
-WITH_FURTHER_INPUTS = (8, 9)
+EDIT_INPUTS = 8
+"""Input channels of a UNet that edits by instruction: noisy latents, and those of the image."""
+WITH_FURTHER_INPUTS = (EDIT_INPUTS, 9)
 """Those that are Stable Diffusion v1 but for the UNet's first convolution, and can be read."""
 
 FOREIGN = (
@@ -125,10 +127,17 @@ def official_ema_key(key: str) -> str:
     return PARTS["unet"] + ".".join(words) if "".join(words) == run_together else ""
 
 
+def averaged_as_edit_model(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The averaged (EMA) UNet as the UNet of an InstructPix2Pix file that has both: its authors sample with it."""
+    first = tensors.get(UNET_INPUT)
+    is_edit = first is not None and first.ndim == 4 and first.shape[1] == EDIT_INPUTS
+    return {**tensors, **(averaged(tensors) if is_edit else {})}
+
+
 Dialect = Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
 """Turns the tensors of a file into the official layout; tensors of other dialects keep their names and shapes."""
 
-DIALECTS: tuple[Dialect, ...] = (without_module, insert_text_model, averaged_as_unet)
+DIALECTS: tuple[Dialect, ...] = (without_module, insert_text_model, averaged_as_unet, averaged_as_edit_model)
 """Applied to every file, in this order. A new dialect is a function here or in a module of its own, and its name."""
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ldm.checkpoint.keys import PARTS
+from ldm.diffusion.editing import most_conditionings
 from ldm.diffusion.latent_diffusion import DECODED_PIXELS, LatentDiffusionConfig, count_weights
 from ldm.diffusion.parallel import threads_for
 from ldm.diffusion.sampling import SamplingConfig
@@ -133,7 +134,8 @@ def _sampling_need(
         workers = cores // threads_for(count_weights(model, PARTS["unet"]), latents, cores)
     autoencoder, unet = model.autoencoder, model.unet
     decoded = max(pixels, DECODED_PIXELS) * _widest(autoencoder.ch, autoencoder.ch_mult) * FEATURES + 3 * latents**2
-    called = 2 * batch_size * latents * _widest(unet.model_channels, unet.channel_mult) * FEATURES
+    batch = most_conditionings(model) * batch_size
+    called = batch * latents * _widest(unet.model_channels, unet.channel_mult) * FEATURES
     called *= ceil(len(unet.channel_mult) * (unet.num_res_blocks + 1) / 4)  # skips that wait for the way up
     size = dtype.itemsize
     return Need(

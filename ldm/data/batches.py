@@ -146,6 +146,13 @@ class LatentBatch(NoisyLatents):
     """(b m) int64"""
 
 
+class EditBatch(LatentBatch):
+    """A step of a model that edits: the latents are those of the edited images."""
+
+    image_latents: Tensor
+    """(b c h w), of the images to edit, unscaled; zeros where the image is left out"""
+
+
 class PromptedLatents(NoisyLatents):
     """A step of DreamBooth in which prompts are drawn."""
 
@@ -206,6 +213,47 @@ class LatentBatches(StepBatches[LatentBatch]):
         noisy = _noisy(moments, self.num_timesteps, generator)
         prompts = ["" if drop else text for drop, text in zip(dropped, chosen, strict=True)]
         return LatentBatch(**noisy, input_ids=self.tokenizer(prompts))
+
+
+class EditBatches(StepBatches[EditBatch]):
+    """Encoded pairs of images, each with one of its instructions; some without instruction, image or both.
+
+    moments (2n v 2c h w): first those of the n edited images, then of the images to edit; both have the same view.
+    With `dropout` 0.05, as in arXiv 2211.09800, section 3.2.1: 5 % of the pairs have no instruction, 5 % no image and
+    5 % neither.
+    """
+
+    def __init__(
+        self,
+        moments: np.ndarray,
+        instructions: Sequence[Sequence[str]],
+        tokenizer: PromptTokenizer,
+        num_timesteps: int,
+        dropout: float,
+        share: DeviceShare,
+    ) -> None:
+        super().__init__(share, len(instructions))
+        self.moments = moments
+        self.instructions = instructions
+        self.tokenizer = tokenizer
+        self.num_timesteps = num_timesteps
+        self.dropout = dropout
+
+    def batch(self, indices: list[int], generator: torch.Generator) -> EditBatch:
+        views = [_random(self.moments.shape[1], generator) for _ in indices]
+        first = len(self.instructions)
+        edited, given = (
+            torch.stack([moments_at(self.moments, start + i, view) for i, view in zip(indices, views, strict=True)])
+            for start in (0, first)
+        )
+        chosen = [some[_random(len(some), generator)] for some in (self.instructions[i] for i in indices)]
+        drawn = torch.rand(len(indices), generator=generator)
+        without_text = (drawn < 2 * self.dropout).tolist()
+        without_image = (drawn >= self.dropout) & (drawn < 3 * self.dropout)
+        noisy = _noisy(edited, self.num_timesteps, generator)
+        prompts = ["" if drop else text for drop, text in zip(without_text, chosen, strict=True)]
+        image_latents = given.chunk(2, dim=1)[0] * (~without_image)[:, None, None, None]
+        return EditBatch(**noisy, input_ids=self.tokenizer(prompts), image_latents=image_latents)
 
 
 class DreamBoothBatches(StepBatches[NoisyLatents]):

@@ -95,7 +95,7 @@ def sample_latents(
         assert posterior is not None
         clean = ldm.sample_posterior(posterior, posterior_noise).float()
         latents = alpha**0.5 * clean + (1.0 - alpha) ** 0.5 * latents  # DDPM, eq. 4
-        if init.mask is not None and ldm.config.concat_channels:
+        if init.mask is not None and ldm.config.concat_channels == MASK_CHANNELS:
             guidance = _with_mask(ldm, guidance, init, draw_noise(shape, generators, ldm.device))
 
     finite: list[Tensor] = []  # checked once at the end, so that no step waits for the device
@@ -109,7 +109,7 @@ def sample_latents(
     if sampler.stochastic:
         noise_options["generator"] = generators
     eps_fn = guided_eps(ldm.predictor, guidance, config.guidance_rescale)
-    if init is not None and init.mask is not None and not ldm.config.concat_channels:
+    if init is not None and init.mask is not None and ldm.config.concat_channels != MASK_CHANNELS:
         mask = covering_mask(init.mask, ldm.config.autoencoder.downsampling_factor)
         eps_fn = keep_known(eps_fn, clean, mask, ldm.schedule)
     latents = sampler.sample(
@@ -163,13 +163,8 @@ def decode_images(ldm: LatentDiffusion, latents: Tensor, init: InitImage | None 
 
 
 def _with_mask(ldm: LatentDiffusion, guidance: Guidance, init: InitImage, noise: Tensor) -> Guidance:
-    """The guidance for a model for inpainting. Raises `UserError` for another model with further channels."""
+    """The guidance for a model for inpainting."""
     assert init.mask is not None
-    if ldm.config.concat_channels != MASK_CHANNELS:
-        raise UserError(
-            f"the UNet takes {ldm.config.concat_channels} channels besides the latents, and a mask needs a model with "
-            f"{MASK_CHANNELS} (for inpainting) or none"
-        )
     hidden = (init.image * (init.mask < 0.5))[None]
     masked_latents = ldm.sample_posterior(ldm.encode_posterior(hidden), noise).float()
     return with_mask_channels(guidance, init.mask, masked_latents)

@@ -1,10 +1,12 @@
 """What a call sampled and how it scored: what the grid, `pictures.csv`, `comparison.json` and the page are made from.
 
-Rows are checkpoints, columns are prompts x seeds. Rows of one subject on one base model form a group: they share their
-photos, their base row and their recommendation. File names are relative to the output directory, separated by "/".
+Rows are checkpoints, columns are prompts x seeds, and for edits x image scales. Rows of one subject on one base model
+form a group: they share their photos, their base row and their recommendation. File names are relative to the output
+directory, separated by "/".
 """
 
 from dataclasses import dataclass, field
+from pathlib import PurePosixPath
 from typing import Any
 
 from ldm.evaluation.results import OTHER, Interval, Recommendation, Reference, Score
@@ -17,7 +19,10 @@ MOST_NAMED = 3
 
 @dataclass(frozen=True)
 class Column:
-    """A prompt and a seed: all images of a column started from the same noise."""
+    """A prompt and a seed, for edits an image scale, and of several initial images one.
+
+    All images of a column started from the same noise.
+    """
 
     prompt: str
     """The prompt as given, with "{class}" where each row has its own class."""
@@ -26,6 +31,20 @@ class Column:
     kind: str = OTHER
     noise: str = ""
     """SHA-256 of the seed's initial noise, float32 (1 c h/8 w/8)."""
+    image_scale: float | None = None
+    """How closely the images keep to the one that they edit; None for models that don't edit."""
+    init_image: str = ""
+    """The image that the column started from, at the size of its images; empty if there is one for all, or none."""
+    width: int = 0
+    height: int = 0
+    """Pixels, where columns have sizes of their own; else 0."""
+
+    @property
+    def label(self) -> str:
+        """What tells it from the other columns of its prompt, for people."""
+        scale = [] if self.image_scale is None else [f"image scale {self.image_scale:g}"]
+        name = [PurePosixPath(self.init_image).stem] if self.init_image else []
+        return ", ".join([*name, f"seed {self.seed}", *scale])
 
 
 @dataclass(frozen=True)

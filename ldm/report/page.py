@@ -69,8 +69,9 @@ def page_html(comparison: ComparisonData, image_size: tuple[int, int] = UNKNOWN_
 def page_data(comparison: ComparisonData, image_size: tuple[int, int] = UNKNOWN_SIZE) -> dict[str, Any]:
     """The comparison as the scripts read it: URLs for file names, null for numbers that aren't finite."""
     data = _plain(asdict(comparison))
-    for column in data["columns"]:
-        column["heading"] = shown_prompt(comparison, column["prompt_index"])
+    for column, given in zip(data["columns"], comparison.columns, strict=True):
+        column["heading"], column["label"] = shown_prompt(comparison, given.prompt_index), given.label
+        column["init_image"] = _url(given.init_image)
     for row in data["rows"]:
         for cell in filter(None, row["cells"]):
             cell["url"] = _url(cell.pop("file"))

@@ -11,7 +11,7 @@ from ldm.report.comparison import ComparisonData, Row, shown_prompt
 from ldm.report.grid import Heading, Span, labelled_grid, pages
 
 INIT_IMAGE = "initial image"
-"""The heading of the column with the image that img2img started from."""
+"""The heading of the column with the image that img2img started from, or of the row with one for each column."""
 
 
 def write_sheets(directory: Path, comparison: ComparisonData) -> list[str]:
@@ -49,16 +49,20 @@ def _page(directory: Path, comparison: ComparisonData, row_span: Span, column_sp
     cells = [
         [read_image(directory / cell.file) if cell else None for cell in row.cells[column_span.places]] for row in rows
     ]
-    column_labels = [f"seed {column.seed}" for column in columns]
+    column_labels = [column.label for column in columns]
     headings = [
         Heading(shown_prompt(comparison, index), len(list(group)))
         for index, group in groupby(columns, key=lambda column: column.prompt_index)
     ]
+    row_labels = [_label(comparison, row) for row in rows]
+    if any(column.init_image for column in columns):
+        cells = [[read_image(directory / column.init_image) for column in columns], *cells]
+        row_labels = [INIT_IMAGE, *row_labels]
     if comparison.init_image:
         first = read_image(directory / comparison.init_image)
         cells = [[None if number else first, *line] for number, line in enumerate(cells)]
         column_labels, headings = ["", *column_labels], [Heading(INIT_IMAGE, 1), *headings]
-    return labelled_grid(cells, [_label(comparison, row) for row in rows], column_labels, headings)
+    return labelled_grid(cells, row_labels, column_labels, headings)
 
 
 def _label(comparison: ComparisonData, row: Row) -> str:

@@ -5,6 +5,7 @@ import logging
 import torch
 
 from ldm.checkpoint.keys import PARTS
+from ldm.diffusion.editing import is_edit_model, most_conditionings
 from ldm.diffusion.latent_diffusion import DECODED_PIXELS, LatentDiffusion, LatentDiffusionConfig, count_weights
 from ldm.diffusion.parallel import WorkerPool, threads_for
 from ldm.diffusion.sampling import SamplingConfig
@@ -68,7 +69,8 @@ def sampling_bytes(config: LatentDiffusionConfig, sampling: SamplingConfig, imag
     Their sum, because a captured UNet keeps its memory while images are decoded.
     """
     resting = sum(count_weights(config, PARTS[part]) for part in ("autoencoder", "text_encoder"))
-    batch = images if sampling.guidance_scale == 1.0 else 2 * images
+    alone = sampling.guidance_scale == 1.0 and not is_edit_model(config)
+    batch = images if alone else most_conditionings(config) * images
     channels, *size = config.latent_shape(sampling.height, sampling.width)
     context = (batch, config.text_encoder.max_position_embeddings, config.unet.context_dim)
 

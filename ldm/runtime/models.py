@@ -10,12 +10,13 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ldm.bounds import MOST_TOGETHER, check_range
-from ldm.checkpoint.keys import PARTS, WITH_FURTHER_INPUTS
+from ldm.bounds import LARGEST_SCALE, MOST_TOGETHER, check_range
+from ldm.checkpoint.keys import EDIT_INPUTS, PARTS, WITH_FURTHER_INPUTS
 from ldm.checkpoint.learned_words import Embedding, all_vectors, knowing
 from ldm.checkpoint.loading import Placement, assign_parts, checkpoint_info, load_model, part_digests
 from ldm.checkpoint.reading import SUFFIXES, CheckpointFile
 from ldm.config import build_config, read_yaml
+from ldm.diffusion.editing import IMAGE_SCALE
 from ldm.diffusion.latent_diffusion import LatentDiffusion, LatentDiffusionConfig
 from ldm.diffusion.prompt_encoding import PromptReading, encode_prompt
 from ldm.diffusion.sampling import SamplingConfig
@@ -25,7 +26,12 @@ from ldm.files import ROOT
 from ldm.nn.tokenizer import PromptTokenizer, tokenizer_digest
 from ldm.prompts import raise_for_prompts
 from ldm.runtime.tokenizers import find_tokenizer, fitting_tokenizer, is_confined
-from ldm.training.config import AutoencoderTrainingConfig, DiffusionTrainingConfig, JudgeTrainingConfig
+from ldm.training.config import (
+    AutoencoderTrainingConfig,
+    DiffusionTrainingConfig,
+    EditTrainingConfig,
+    JudgeTrainingConfig,
+)
 from ldm.training.dreambooth_config import DreamBoothConfig
 
 log = logging.getLogger(__name__)
@@ -42,9 +48,12 @@ class SamplingDefaults(SamplingConfig):
 
     prompt: str = ""
     batch_size: int = 4
+    image_scale: float = IMAGE_SCALE
+    """How closely edits keep to their image; of models that edit by instruction."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_range(self, 0, LARGEST_SCALE, "image_scale")
         check_range(self, 1, MOST_TOGETHER, "batch_size")
         raise_for_prompts("prompt", [self.prompt])
 
@@ -60,6 +69,7 @@ class Settings:
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     autoencoder_training: AutoencoderTrainingConfig = field(default_factory=AutoencoderTrainingConfig)
     diffusion_training: DiffusionTrainingConfig = field(default_factory=DiffusionTrainingConfig)
+    edit_training: EditTrainingConfig = field(default_factory=EditTrainingConfig)
     judge_training: JudgeTrainingConfig = field(default_factory=JudgeTrainingConfig)
 
     EARLIER: ClassVar[Mapping[str, Mapping[Any, Any]]] = {
@@ -100,11 +110,15 @@ def settings_of(file: CheckpointFile, config_path: Path | None) -> tuple[dict[st
     if config_path is None and own:
         if "tokenizer" not in own:  # a shape alone, of a diffusers directory
             defaults = read_yaml(DEFAULT_CONFIG)
+            if _input_channels(own) == EDIT_INPUTS:
+                defaults = _with_edit_defaults(defaults)
             own = {**defaults, **own, "sampling": {**defaults["sampling"], **own.get("sampling", {})}}
         settings = build_config(Settings, own, f"{file.path}: metadata")
         return own, settings if is_confined(settings.tokenizer) else replace(settings, tokenizer="")
     path = config_path or DEFAULT_CONFIG
     values = _with_input_channels(read_yaml(path), file)
+    if config_path is None and _input_channels(values) == EDIT_INPUTS:
+        values = _with_edit_defaults(values)
     return values, build_config(Settings, values, str(path))
 
 
@@ -117,6 +131,18 @@ def _with_input_channels(values: dict[str, Any], file: CheckpointFile) -> dict[s
     unet = model.get("unet")
     unet = unet if isinstance(unet, dict) else {}
     return {**values, "model": {**model, "unet": {**unet, "in_channels": weight.shape[1]}}}
+
+
+def _input_channels(values: Mapping[str, Any]) -> int | None:
+    """The input channels of the UNet that a YAML names, if it does."""
+    model = values.get("model")
+    unet = model.get("unet") if isinstance(model, dict) else None
+    return unet.get("in_channels") if isinstance(unet, dict) else None
+
+
+def _with_edit_defaults(values: dict[str, Any]) -> dict[str, Any]:
+    """The YAML with the sampler and the steps of InstructPix2Pix's authors, for files that carry no YAML."""
+    return {**values, "sampling": {**values.get("sampling", {}), "sampler": "euler-ancestral", "num_steps": 100}}
 
 
 def recorded_settings(record: Path) -> tuple[dict[str, Any], Settings]:

@@ -4,6 +4,7 @@ python -m ldm.toyworld --subject bottle --out data/bottle
 python -m ldm.toyworld --sheet sheet.png --size 128
 python -m ldm.toyworld --dataset data/toyworld/images --count 64000 --size 64 --seed 0
 python -m ldm.toyworld --dataset data/toyworld/views --count 24000 --size 64 --seed 2 --views 3
+python -m ldm.toyworld --dataset data/toyworld/edits --count 20000 --size 128 --seed 3 --edits
 """
 
 import argparse
@@ -56,6 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--size", type=int, default=256, help="pixels on a side of each image")
     parser.add_argument("--split", choices=("train", "held_out", "all"), default="train", help="of a dataset")
     parser.add_argument("--views", type=int, default=1, help="a dataset's images of each thing; with several, of all")
+    parser.add_argument("--edits", action="store_true", help="a dataset of pairs: an image, an instruction, the result")
     parser.add_argument("--device", default="cpu", help="where a dataset is rendered: cpu, cuda")
     options = parser.parse_args(arguments)
     if options.subject:
@@ -69,6 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             size=options.size,
             split=options.split,
             views=options.views,
+            edits=options.edits,
             device=options.device,
         )
     else:

@@ -185,13 +185,13 @@ def random_thing(dice: Dice, class_name: str, colour: str) -> Thing:
     """An ordinary object of a class, with `colour` as its main colour."""
     pattern = dice.choice(list(PATTERNS), PATTERN_WEIGHTS)
     second = dice.choice([name for name in COLOURS if contrast(COLOURS[name], COLOURS[colour]) > MIN_CONTRAST])
-    main = _jittered(COLOURS[colour], dice)
+    main = jittered(COLOURS[colour], dice)
     return Thing(
         class_name=class_name,
         dimensions=tuple(dice.uniform(low, high) for low, high in SHAPES[class_name].ranges.values()),
         waist=0.0,
         colours=(colour,) if pattern == "plain" else (colour, second),
-        paints=(main, accent(main) if pattern == "plain" else _jittered(COLOURS[second], dice)),
+        paints=(main, accent(main) if pattern == "plain" else jittered(COLOURS[second], dice)),
         pattern=pattern,
         pattern_scale=dice.uniform(3.2, 4.2),
         pattern_phase=dice.uniform(),
@@ -268,6 +268,7 @@ def accent(main: RGB) -> RGB:
     return red, green, blue
 
 
-def _jittered(colour: RGB, dice: Dice) -> RGB:
+def jittered(colour: RGB, dice: Dice) -> RGB:
+    """A colour whose channels are each up to 7 % darker or lighter."""
     red, green, blue = (min(1.0, channel * dice.uniform(0.93, 1.07)) for channel in colour)
     return red, green, blue

@@ -95,6 +95,32 @@ class DiffusionTrainingConfig(OptimizationConfig):
 
 
 @dataclass(frozen=True)
+class EditTrainingConfig(OptimizationConfig):
+    """Training a model to edit images by instruction, as InstructPix2Pix was (arXiv 2211.09800)."""
+
+    iterations: int = 10_000
+    save_every: int = 1000
+    learning_rate: float = 1e-4
+    batch_size: int = 32
+    size: int = 256
+    """Height and width of the training images, in pixels."""
+    flip: bool = True
+    """Mirrors both images of some pairs."""
+    conditioning_dropout: float = 0.05
+    """Share of pairs without instruction, the same share without image and the same without both."""
+    ema_decay: float = 0.9999
+    sample_pairs: int = 4
+    """So many of the pairs are edited at every save."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_range(self, 1, LARGEST_SIDE, "size")
+        check_range(self, 0, 1, "ema_decay")
+        check_range(self, 0, 1 / 3, "conditioning_dropout")
+        check_range(self, 0, 64, "sample_pairs")
+
+
+@dataclass(frozen=True)
 class JudgeTrainingConfig(OptimizationConfig):
     """The judge from scratch, on renders. The defaults are those of the judge in `ldm/assets`."""
 

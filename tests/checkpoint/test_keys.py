@@ -230,6 +230,14 @@ def test_averaged_weights_alone_are_the_unet_and_beside_others_only_on_request()
     assert averaged({weight: two}) == {}
 
 
+def test_a_model_that_edits_is_its_averaged_weights_as_its_authors_use_it() -> None:
+    weight, one, two = UNET_INPUT, torch.ones(2, 8, 3, 3), torch.zeros(2, 8, 3, 3)
+    ema = EMA + weight.removeprefix("model.").replace(".", "")
+    assert torch.equal(in_official_layout({ema: one, weight: two})[weight], one)
+    assert torch.equal(in_official_layout({weight: two})[weight], two)
+    assert torch.equal(in_official_layout({ema: one[:, :4], weight: two[:, :4]})[weight], two[:, :4])
+
+
 def test_the_prefix_of_data_parallelism_is_removed_if_all_keys_have_it() -> None:
     assert [*in_official_layout({"module.a": torch.ones(1), "module.b": torch.ones(1)})] == ["a", "b"]
     assert [*in_official_layout({"module.a": torch.ones(1), "b": torch.ones(1)})] == ["module.a", "b"]

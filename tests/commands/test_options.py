@@ -51,7 +51,7 @@ BY_COMMAND: dict[str, dict[str, tuple[list[str], str, Any]]] = {
         "--from-image": (["a.png"], "from_image", Path("a.png")),
     },
     "evaluate": {
-        **ALL_SAMPLING,
+        **{flag: case for flag, case in ALL_SAMPLING.items() if flag != "--prompt-syntax"},
         "-i": (["photos"], "instance_img_dir", Path("photos")),
         "--protocol": (["dreambooth"], "protocol", "dreambooth"),
         "--encoder": (["clip-dino"], "encoder", "clip-dino"),
@@ -59,7 +59,9 @@ BY_COMMAND: dict[str, dict[str, tuple[list[str], str, Any]]] = {
     "img2img": {
         **ALL_SAMPLING,
         "-i --init-img": (["a.png"], "init_img", Path("a.png")),
+        "--seed-per-image": ([], "seed_per_image", True),
         "-s --strength": (["0.5"], "strength", 0.5),
+        "--image-scale": (["1.2", "1.5"], "image_scale", [1.2, 1.5]),
         "--mask": (["m.png"], "mask", Path("m.png")),
         "--invert-mask": ([], "invert_mask", True),
         "--mask-blur": (["2.5"], "mask_blur", 2.5),
@@ -203,6 +205,23 @@ def test_img2img_has_everything_that_txt2img_has() -> None:
     assert {name: img2img[name] for name in txt2img} == txt2img
 
 
+@pytest.mark.parametrize(
+    ("margins", "words"),
+    [
+        ("64,-8,0,0", "adds pixels, and -8 would take some away"),
+        ("64,0,0,100001", "can add 100,000 pixels to a side at most, not 100001"),
+        ("64,0", "should be four whole numbers of pixels for left, top, right and bottom"),
+        ("64,0,1.5,0", "should be four whole numbers"),
+    ],
+)
+def test_margins_that_can_not_be_say_what_is_wrong(
+    margins: str, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        parse("img2img", f"--extend={margins}")
+    assert words in capsys.readouterr().err
+
+
 def test_prompts_add_up() -> None:
     assert parse("txt2img", "-p", "a", "b", "-p", "c").prompt == ["a", "b", "c"]
 
@@ -228,6 +247,7 @@ def test_prompts_add_up() -> None:
         ("txt2img", ["--compile", "on"], "--compile"),
         ("txt2img", ["-d", "cpu", "--compile", "graphs"], "--compile"),
         ("img2img", ["-s", "1.01"], "--strength"),
+        ("img2img", ["--image-scale", "-1"], "--image-scale"),
         ("dreambooth", ["--iterations", "0"], "--iterations"),
         ("dreambooth", ["-c", "caf\udce9"], "--class-name"),
         ("dreambooth", ["--preview-prompt", "caf\udce9"], "--preview-prompt"),

@@ -22,6 +22,7 @@ from tests.full_disk import files_of_at_most
 
 URL = "/CompVis/stable-diffusion-v-1-4-original/resolve/main/sd-v1-4.ckpt"
 V1_5_URL = "/stable-diffusion-v1-5/stable-diffusion-v1-5/resolve/main/v1-5-pruned-emaonly.ckpt"
+EDIT_URL = "/timbrooks/instruct-pix2pix/resolve/main/instruct-pix2pix-00-22000.safetensors"
 WEIGHTS = random.Random(14).randbytes(300_000)
 WRONG = bytes([WEIGHTS[0] ^ 1]) + WEIGHTS[1:]
 
@@ -32,6 +33,7 @@ def remote(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> Remote:
     known = {name: replace(file, hash=sha256(WEIGHTS)) for name, file in sd_weights.CHECKPOINTS.items()}
     monkeypatch.setattr(sd_weights, "CHECKPOINTS", known)
     hub.add(V1_5_URL, WEIGHTS)
+    hub.add(EDIT_URL, WEIGHTS)
     return hub.add(URL, WEIGHTS)
 
 
@@ -66,6 +68,16 @@ def test_the_checkpoint_is_where_commands_look(
     assert {path.name for path in (ckpt.parent / "weights" / "sd-v1").iterdir()} == {name, ".lock"}
 
 
+def test_the_checkpoint_that_edits_is_apart_from_those_that_commands_take_unnamed(
+    ckpt: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert DOWNLOADED not in (sd_weights.EDITS, *sd_weights.EDITS.parents)
+    monkeypatch.delenv("SD_WEIGHTS_DIR")
+    monkeypatch.setattr(sd_weights, "EDITS", ckpt.parent / "edits")
+    call(main, "instruct-pix2pix")
+    assert (ckpt.parent / "edits" / "instruct-pix2pix-00-22000.safetensors").read_bytes() == WEIGHTS
+
+
 @pytest.mark.usefixtures("offline")
 def test_what_was_copied_by_hand_is_verified_without_a_network(hub: Hub, ckpt: Path) -> None:
     ckpt.write_bytes(WEIGHTS)
@@ -78,7 +90,7 @@ def test_what_was_copied_by_hand_is_verified_without_a_network(hub: Hub, ckpt: P
 
 
 def test_another_version_is_refused(hub: Hub) -> None:
-    refused(main, "usage: bash download/sd-weights.sh", "{v1-4,v1-5}", "v2-1", arguments=("v2-1",))
+    refused(main, "usage: bash download/sd-weights.sh", "{v1-4,v1-5,instruct-pix2pix}", "v2-1", arguments=("v2-1",))
     assert not hub.requests
 
 

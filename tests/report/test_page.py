@@ -71,6 +71,7 @@ def test_what_the_scripts_read_is_the_comparison() -> None:
     expected = json.loads(json.dumps(asdict(sample)))
     headings = {column["prompt_index"]: column.pop("heading") for column in data["columns"]}
     assert headings[0] == "a photo of sks tin can"
+    assert [column.pop("label") for column in data["columns"]] == [column.label for column in sample.columns]
     for part in ("title", "command", "created", "columns", "runs", "scores", "rule", "sampling", "versions"):
         assert data[part] == expected[part]
     for row, wanted in zip(data["rows"], expected["rows"], strict=True):

@@ -199,3 +199,5 @@ def test_input_channels_of_a_file_without_yaml_are_those_of_its_weights(channels
     save_file({key: torch.zeros(320, channels, 3, 3)}, tmp_path / "official.safetensors")
     values, settings = settings_of(read_checkpoint(tmp_path / "official.safetensors"), None)
     assert settings.model.unet.in_channels == values["model"]["unet"]["in_channels"] == channels
+    chosen = ("euler-ancestral", 100) if channels == 8 else ("ddim", 50)  # as the authors of InstructPix2Pix sample
+    assert (settings.sampling.sampler, settings.sampling.num_steps) == chosen

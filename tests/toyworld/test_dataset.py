@@ -24,6 +24,7 @@ from ldm.toyworld import (
 from ldm.toyworld import dataset as dataset_module
 from ldm.toyworld.__main__ import main
 from ldm.toyworld.dataset import METADATA, view_scene, write_dataset
+from ldm.toyworld.edits import random_edit
 from ldm.toyworld.scene import photograph
 from ldm.toyworld.words import PATTERNS
 
@@ -179,3 +180,23 @@ def test_the_command_writes_both_kinds(tmp_path: Path) -> None:
     )
     assert all(is_held_out(row["class"], row["colour"], row["setting"]) for row in single)
     assert [row["subject"] for row in views] == [0, 0, 1, 1, 2, 2]
+
+
+def test_edits_are_pairs_of_images_with_an_instruction(tmp_path: Path) -> None:
+    write_dataset(tmp_path, seed=3, count=2, size=SIZE, edits=True, workers=1)
+    rows = [
+        {**json.loads(line), "folder": lines.parent}
+        for lines in sorted(tmp_path.glob(f"*/{METADATA}"))
+        for line in lines.read_text("utf-8").splitlines()
+    ]
+    assert len(rows) == 2
+    for index, row in enumerate(rows):
+        edit = random_edit(3, index)
+        assert (row["edit_prompt"], row["kind"]) == (edit.instruction, edit.kind)
+        for scene, name, labelled in ((edit.before, "input_image", "before"), (edit.after, "edited_image", "after")):
+            image = np.asarray(Image.open(row["folder"] / row[name]), dtype=np.int16)
+            expected = ((render([scene], SIZE)[0].permute(1, 2, 0).numpy() + 1) * 127.5).round()
+            assert abs(image - expected).max() <= 1
+            assert (row[labelled]["class"], row[labelled]["setting"]) == (scene.thing.class_name, scene.setting)
+    with pytest.raises(UserError, match="another dataset"):
+        write_dataset(tmp_path, seed=3, count=2, size=SIZE, workers=1)

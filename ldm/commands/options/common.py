@@ -108,10 +108,19 @@ def class_name(text: str) -> str:
 
 def margins(text: str) -> str:
     """A parser of four numbers of pixels: left, top, right and bottom."""
-    parts = text.split(",")
-    if len(parts) != 4 or any(not part.strip().isdecimal() or int(part) > LARGEST_SIDE for part in parts):
-        raise argparse.ArgumentTypeError(f"should be four numbers of pixels, such as 64,0,64,0, not '{text[:40]}'")
-    return ",".join(str(int(part)) for part in parts)
+    parts = [part.strip() for part in text.split(",")]
+    if len(parts) != 4 or any(not part.removeprefix("-").isdecimal() for part in parts):
+        raise argparse.ArgumentTypeError(
+            "should be four whole numbers of pixels for left, top, right and bottom, such as 64,0,64,0, "
+            f"not '{text[:40]}'"
+        )
+    if negative := [part for part in parts if part.startswith("-") and part.strip("-0")]:
+        raise argparse.ArgumentTypeError(
+            f"adds pixels, and {negative[0][:20]} would take some away; crop the image, and give numbers from 0 on"
+        )
+    if too_large := [part for part in parts if len(part) > 9 or int(part) > LARGEST_SIDE]:
+        raise argparse.ArgumentTypeError(f"can add {LARGEST_SIDE:,} pixels to a side at most, not {too_large[0][:20]}")
+    return ",".join(str(abs(int(part))) for part in parts)
 
 
 class TypedParser(argparse.ArgumentParser):

@@ -52,6 +52,12 @@ def _no_file(path: Path) -> str | None:
     return "is a directory; a file is needed" if path.is_dir() else None
 
 
+def _no_file_or_directory(path: Path) -> str | None:
+    if not path.exists() or path.is_dir() or path.is_file():
+        return None
+    return f"is {path_kind(path) or 'no file'}; an image or a folder of images is needed"
+
+
 def _no_checkpoint(path: Path) -> str | None:
     several = path.is_dir() and not is_diffusers_directory(path)
     return "is a directory; a file or a diffusers directory is needed" if several else None
@@ -127,6 +133,7 @@ def _lora(text: str) -> str:
 
 
 FILE = _checked(_no_file)
+FILE_OR_DIRECTORY = _checked(_no_file_or_directory)
 CHECKPOINT = _checked(_no_checkpoint)
 DIRECTORY = _checked(_no_directory)
 OUTPUT = _checked(_not_writable)

@@ -17,6 +17,7 @@ from ldm.commands.options.places import (
     DIRECTORY,
     EMBEDDING,
     FILE,
+    FILE_OR_DIRECTORY,
     LORA,
     OUTPUT,
     place,
@@ -64,6 +65,7 @@ def _fault_of_one(action: argparse.Action, value: Any) -> str | None:
     # A path may have moved since, and an older run's class name may have an article.
     kinds: dict[Any, Any] = {
         FILE: place,
+        FILE_OR_DIRECTORY: place,
         CHECKPOINT: place,
         DIRECTORY: place,
         source: place,

@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from ldm.bounds import LARGEST_SCALE
 from ldm.choices import ENCODERS, PROMPT_SYNTAXES, PROTOCOLS, SAMPLING_PRECISIONS, described
 from ldm.commands.options.common import (
     BATCH,
@@ -19,7 +20,16 @@ from ldm.commands.options.common import (
     words,
 )
 from ldm.commands.options.defaults import model_default, yaml_value
-from ldm.commands.options.places import CHECKPOINT, DIRECTORY, EMBEDDING, FILE, LORA, OUTPUT, place
+from ldm.commands.options.places import (
+    CHECKPOINT,
+    DIRECTORY,
+    EMBEDDING,
+    FILE,
+    FILE_OR_DIRECTORY,
+    LORA,
+    OUTPUT,
+    place,
+)
 
 OWN_SUBJECT = f'"a photo of sks {{class}}"; of a base model {yaml_value("sampling.prompt")}'
 
@@ -28,13 +38,14 @@ def _add_sampling_flags(
     parser: argparse.ArgumentParser, command: str, own_prompts: str = OWN_SUBJECT, weights: Path | None = None
 ) -> None:
     """Flags of all commands that sample. `own_prompts`, `weights`: this command's defaults."""
-    _add_prompts(parser.add_argument_group("what to sample"), own_prompts)
+    _add_prompts(parser.add_argument_group("what to sample"), own_prompts, with_syntax=command != "evaluate")
     _add_checkpoints(parser.add_argument_group("with which weights"), weights)
     add_sampling(parser.add_argument_group("how to sample"))
     _add_placement(parser.add_argument_group("where and how fast"), command)
 
 
-def _add_prompts(group: argparse._ArgumentGroup, own_prompts: str) -> None:
+def _add_prompts(group: argparse._ArgumentGroup, own_prompts: str, with_syntax: bool) -> None:
+    """`with_syntax`: whether the command offers `--prompt-syntax`; scores read prompts as plain text."""
     group.add_argument(
         "-p",
         "--prompt",
@@ -50,7 +61,9 @@ def _add_prompts(group: argparse._ArgumentGroup, own_prompts: str) -> None:
         "--prompt-syntax",
         choices=PROMPT_SYNTAXES,
         default="plain",
-        help=f"how prompts are read. {described(PROMPT_SYNTAXES)} (default: plain)",
+        help=f"how prompts are read. {described(PROMPT_SYNTAXES)} (default: plain)"
+        if with_syntax
+        else argparse.SUPPRESS,
     )
     group.add_argument(
         "--clip-skip",
@@ -65,7 +78,7 @@ def _add_prompts(group: argparse._ArgumentGroup, own_prompts: str) -> None:
         type=IMAGES,
         default=4,
         metavar="N",
-        help="images per prompt, with the seeds SEED, SEED+1, ... (default: 4)",
+        help="images per prompt, with the seeds SEED, SEED+1, ... (default: 4; of img2img.py with a folder 1)",
     )
     group.add_argument(
         "--seed",
@@ -261,17 +274,24 @@ def img2img_parser() -> argparse.ArgumentParser:
     """Flags of img2img.py: those of txt2img.py and the initial image."""
     parser = command_parser(
         "Changes an image as a prompt says, with the base model or with fine-tuned checkpoints.",
-        "example:\n"
+        "examples:\n"
         '  python img2img.py -i sketch.png -p "a photo of sks can on a rock" -s 0.6 \\\n'
-        "      --ckpt-path ckpts/can-1/step-00600.safetensors\n",
+        "      --ckpt-path ckpts/can-1/step-00600.safetensors\n"
+        '  python img2img.py -i photo.png -p "make it red" --image-scale 1.2 1.5 1.8 \\\n'
+        "      --ckpt-path instruct-pix2pix-00-22000.safetensors        # edit by instruction\n",
     )
     group = parser.add_argument_group("initial image")
     group.add_argument(
         "-i",
         "--init-img",
-        type=FILE,
-        metavar="FILE",
-        help="the initial image; without --hw its shape is kept, at about the model's size",
+        type=FILE_OR_DIRECTORY,
+        metavar="PATH",
+        help="the initial image, or a folder of them; without --hw its shape is kept, at about the model's size",
+    )
+    group.add_argument(
+        "--seed-per-image",
+        action="store_true",
+        help="with a folder: other seeds for each of its images, SEED, SEED+1, ..., instead of the same for all",
     )
     group.add_argument(
         "-s",
@@ -279,7 +299,16 @@ def img2img_parser() -> argparse.ArgumentParser:
         type=SHARE,
         default=0.75,
         metavar="X",
-        help="0 keeps the image, 1 makes a new one (default: 0.75; with --mask or --extend 1)",
+        help="0 keeps the image, 1 makes a new one (default: 0.75; with --mask, with --extend and of checkpoints that "
+        "edit by instruction 1)",
+    )
+    group.add_argument(
+        "--image-scale",
+        type=number(float, 0, LARGEST_SCALE),
+        nargs="+",
+        metavar="S",
+        help="of checkpoints that edit by instruction (docs/edits.md): how closely to keep to the image, one or "
+        f"several to compare; {model_default('sampling.image_scale')}",
     )
     _add_mask(parser.add_argument_group("a part of the image"))
     _add_sampling_flags(parser, "img2img")

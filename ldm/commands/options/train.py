@@ -30,6 +30,7 @@ STAGE_FLAGS = {
     "tokenizer": {"image_dir", "config"},
     "autoencoder": {*TRAINING, "ckpt_path", "save_dtype"},
     "diffusion": {*TRAINING, "ckpt_path", "save_dtype", "autoencoder", "compile"},
+    "edit": {*TRAINING, "ckpt_path", "save_dtype", "compile"},
     "judge": TRAINING,
     "publish": {"ckpt_path", "config", "save_dtype"},
 }
@@ -46,7 +47,8 @@ def refuse_flags_without_effect(options: argparse.Namespace) -> None:
 def train_parser() -> argparse.ArgumentParser:
     """Flags of train.py."""
     parser = command_parser(
-        "Trains a model from scratch, stage by stage. The YAML of --config has its shape and hyperparameters.",
+        "Trains a model from scratch, stage by stage, or a model that edits by instruction. The YAML of --config has\n"
+        "its shape and hyperparameters.",
         "the stages, as for the embedded tiny model (docs/tiny-model.md):\n"
         "  python -m ldm.toyworld --dataset data/toyworld/images --count 64000 --size 64 --seed 0\n"
         "  python train.py tokenizer -i data/toyworld/images\n"
@@ -54,7 +56,9 @@ def train_parser() -> argparse.ArgumentParser:
         "  python train.py diffusion -i data/toyworld/images "
         "--autoencoder runs/autoencoder-1/step-004400.safetensors\n"
         "  python train.py diffusion -r runs/diffusion-1            # resume a run\n"
-        "  python train.py publish --ckpt-path runs/diffusion-1/step-005600.safetensors   # into ldm/assets\n",
+        "  python train.py publish --ckpt-path runs/diffusion-1/step-005600.safetensors   # into ldm/assets\n"
+        "a model that edits images by instruction, from any other (docs/edits.md):\n"
+        "  python train.py edit -i data/toyworld/edits --ckpt-path ldm/assets/tiny.safetensors\n",
     )
     parser.add_argument("stage", choices=tuple(STAGE_FLAGS), help="what to train or write")
     _add_sources(parser.add_argument_group("inputs"))
@@ -69,7 +73,8 @@ def _add_sources(group: argparse._ArgumentGroup) -> None:
         "--image-dir",
         type=DIRECTORY,
         metavar="DIR",
-        help="images, in folders of any depth, with captions in metadata.jsonl or in a .txt beside each",
+        help="images, in folders of any depth, with captions in metadata.jsonl or in a .txt beside each; for "
+        "the stage `edit`: pairs of images, listed in metadata.jsonl or seeds.json (docs/edits.md)",
     )
     group.add_argument(
         "--config",
@@ -85,7 +90,8 @@ def _add_sources(group: argparse._ArgumentGroup) -> None:
         "--ckpt-path",
         type=FILE,
         metavar="FILE",
-        help="start from these weights instead of random ones; for the stage `publish`: the checkpoint to publish",
+        help="start from these weights instead of random ones, as the stage `edit` always does; for `publish`: the "
+        "checkpoint to publish",
     )
     add_resuming(group)
 
@@ -111,7 +117,8 @@ def _add_training(group: argparse._ArgumentGroup) -> None:
 def _from_yaml(name: str) -> str:
     """Each stage's default, as configs/tiny.yaml has it."""
     stages = [f"{stage} {yaml_value(f'{stage}_training.{name}')}" for stage in ("autoencoder", "diffusion", "judge")]
-    return f"default: the YAML's; configs/tiny.yaml: {', '.join(stages)}"
+    edit = yaml_value(f"edit_training.{name}")
+    return f"default: the YAML's; edit {edit}; configs/tiny.yaml: {', '.join(stages)}"
 
 
 def _add_placement(group: argparse._ArgumentGroup) -> None:
@@ -128,7 +135,7 @@ def _add_placement(group: argparse._ArgumentGroup) -> None:
         "--compile",
         choices=STEP_COMPILE_MODES,
         default="auto",
-        help=f"for the stage `diffusion`. {described(STEP_COMPILE_MODES)} (default: auto)",
+        help=f"for the stages `diffusion` and `edit`. {described(STEP_COMPILE_MODES)} (default: auto)",
     )
     group.add_argument(
         "--workers",

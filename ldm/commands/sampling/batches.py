@@ -9,16 +9,16 @@ from itertools import groupby
 import torch
 from torch import Tensor
 
-from ldm.commands.sampling.job import Job
-from ldm.diffusion.guidance import classifier_free
+from ldm.commands.sampling.job import Job, Sample
+from ldm.diffusion.editing import edit_guidance
+from ldm.diffusion.guidance import Guidance, classifier_free
 from ldm.diffusion.parallel import WorkerPool
 from ldm.diffusion.prompt_encoding import same_length
 from ldm.diffusion.sampling import decode_images, sample_latents
 from ldm.runtime.devices import Compute
 from ldm.runtime.models import ModelSlot
 
-Batch = Sequence[tuple[str, int]]
-"""The prompt and the seed of each image."""
+Batch = Sequence[Sample]
 
 
 @dataclass(frozen=True)
@@ -60,15 +60,17 @@ def sample_batches(
 def _sample(
     slot: ModelSlot, job: Job, compute: Compute, on_step: Callable[[], object], keep_steps: bool, batch: Batch
 ) -> SampledBatch:
-    """Samples a batch; one of prompts of several lengths, which no tensor holds, in parts."""
+    """Samples a batch; one of prompts of several lengths or of several image scales in parts."""
     with compute.autocast():
-        contexts = [_contexts(slot, job, prompt) for prompt, _ in batch]
+        contexts = [_contexts(slot, job, one.prompt) for one in batch]
     sampled = []
-    for _, group in groupby(zip(contexts, batch, strict=True), lambda one: one[0][0].shape[1]):
+    both = zip(contexts, batch, strict=True)
+    for (_, image_scale), group in groupby(both, lambda one: (one[0][0].shape[1], one[1].image_scale)):
         pairs, images = zip(*group, strict=True)
         context, uncond_context = torch.cat([context for context, _ in pairs]), pairs[0][1]
-        seeds = [seed for _, seed in images]
-        sampled.append(_sample_together(slot, job, compute, on_step, keep_steps, context, uncond_context, seeds))
+        seeds = [one.seed for one in images]
+        guidance = partial(_guidance, job, context, uncond_context, image_scale)
+        sampled.append(_sample_together(slot, job, compute, on_step, keep_steps, guidance, seeds))
     if len(sampled) == 1:
         return sampled[0]
     steps = zip(*(one.pred_x0 for one in sampled), strict=True)
@@ -87,14 +89,23 @@ def _contexts(slot: ModelSlot, job: Job, prompt: str) -> tuple[Tensor, Tensor]:
     return same_length(context, uncond_context, slot.context("", job.reading))
 
 
+def _guidance(job: Job, context: Tensor, uncond_context: Tensor, image_scale: float | None) -> Guidance:
+    """Towards the prompts, and for a model that edits also towards the initial image."""
+    if image_scale is None:
+        return classifier_free(context, uncond_context, job.sampling.guidance_scale)
+    assert job.init is not None and job.init.posterior is not None, "job_from refuses a call without an image"
+    return edit_guidance(
+        context, uncond_context, job.init.posterior.mean.float(), job.sampling.guidance_scale, image_scale
+    )
+
+
 def _sample_together(
     slot: ModelSlot,
     job: Job,
     compute: Compute,
     on_step: Callable[[], object],
     keep_steps: bool,
-    context: Tensor,
-    uncond_context: Tensor,
+    guidance: Callable[[], Guidance],
     seeds: Sequence[int],
 ) -> SampledBatch:
     assert slot.ldm is not None
@@ -106,6 +117,6 @@ def _sample_together(
         on_step()
 
     with compute.autocast():
-        guidance = classifier_free(context, uncond_context, job.sampling.guidance_scale)
-        latents = sample_latents(slot.ldm, guidance, seeds, job.sampling, job.init, after_step)
-        return SampledBatch(decode_images(slot.ldm, latents, job.init), latents, kept)
+        init = job.init if job.starts_from_image else None
+        latents = sample_latents(slot.ldm, guidance(), seeds, job.sampling, init, after_step)
+        return SampledBatch(decode_images(slot.ldm, latents, init), latents, kept)

@@ -1,8 +1,9 @@
 """`Job`: the options that all images of a call share, from flags and the model's defaults; the text in image files."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import ldm
 from ldm.commands.enough_memory import refuse_too_large_images
 from ldm.commands.sampling.adapters import LoraFile
 from ldm.commands.sampling.checkpoints import Checkpoint
+from ldm.commands.sampling.edits import image_scales_from, with_edit_strength
 from ldm.commands.sampling.masks import Margins, init_from, margins_from, mask_text, refuse_other_inputs
 from ldm.commands.sampling.parameters import ETA_NAMES, SAMPLER_NAMES, SCHEDULE_NAMES, Parameters
 from ldm.commands.sampling.prompts import reading_from
@@ -31,6 +33,38 @@ from ldm.training.dreambooth_config import Subject
 
 CLASS_PROMPT = Subject(CLASS_PLACEHOLDER).class_prompt
 """The prompt of the class alone, by which scores measure how the class has changed."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What an image is sampled from, besides the options of its job."""
+
+    prompt: str
+    seed: int
+    image_scale: float | None = None
+    """The guidance scale of the image to edit; None for a model that doesn't edit."""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One of the images of a folder that img2img changes. They are read when they are needed."""
+
+    name: str
+    """Of its results, without suffix."""
+    path: Path
+    seeds: list[int]
+    sampling: SamplingConfig
+    """With the size of its results."""
+    digest: str
+    """SHA-256 of the initial image at that size."""
+    mask_digest: str
+    """Empty without a mask."""
+    load: Callable[[], InitImage]
+
+    @property
+    def copy(self) -> str:
+        """The file of the initial image at the size of the samples, relative to the output directory."""
+        return f"photos/initial/{self.name}.png"
 
 
 @dataclass(frozen=True)
@@ -54,6 +88,27 @@ class Job:
     mask_text: dict[str, object] = field(default_factory=dict)
     """What the text of an image file says of mask and margins."""
     reading: PromptReading = PromptReading()
+    frames: tuple[Frame, ...] = ()
+    """The images of the folder that img2img changes; `init` is then the first, and `init_path` the folder."""
+    image_scales: tuple[float, ...] = ()
+    """How closely edits keep to the initial image, each in columns of its own; empty for models that don't edit."""
+
+    @property
+    def starts_from_image(self) -> bool:
+        """Whether latents begin with those of the initial image; an edit that does not has it only beside them."""
+        if self.init is None:
+            return False
+        return not self.image_scales or self.init.strength < 1 or self.init.mask is not None
+
+    def samples(self, prompts: Sequence[str]) -> list[Sample]:
+        """The images of these prompts from one initial image or none: of each seed, and of each image scale."""
+        return [Sample(*one) for one in product(prompts, self.seeds, self.image_scales or [None])]
+
+    def for_frame(self, frame: Frame | None) -> "Job":
+        """The job of a single initial image; of None the job itself."""
+        if frame is None:
+            return self
+        return replace(self, frames=(), init=frame.load(), init_path=frame.path, sampling=frame.sampling)
 
     @property
     def steps_run(self) -> int:
@@ -75,10 +130,12 @@ def job_from(
     of that size don't fit into the memory of the device.
     """
     defaults = settings.sampling
+    image_scales = image_scales_from(options, settings)
+    options = with_edit_strength(options, settings.model)
     init_path, init_image, default_size = getattr(options, "init_img", None), None, (defaults.height, defaults.width)
     if init_path and not options.hw:
         init_image = read_image(init_path, max(default_size))
-        default_size = _size_like(init_image, defaults)
+        default_size = size_like(init_image, defaults)
     photo_height, photo_width = snapped_size(settings.model, options.hw, default_size)
     left, top, right, bottom = margins = margins_from(options, settings.model.size_multiple)
     height, width = photo_height + top + bottom, photo_width + left + right
@@ -90,7 +147,7 @@ def job_from(
     init = init_from(options, init_image, (photo_height, photo_width), margins) if init_image else None
     refuse_other_inputs(settings.model, init)
     prompts = options.prompt or []
-    images = max(1, len(prompts)) * options.variations
+    images = max(1, len(prompts)) * options.variations * max(1, len(image_scales))
     batch_size = options.batch_size or batch_that_fits(
         settings, sampling, compute.dtype, compute.device, images, loaded_bytes
     )
@@ -107,10 +164,11 @@ def job_from(
         margins=margins,
         mask_text=mask_text(options),
         reading=reading_from(options, settings.model.text_encoder),
+        image_scales=image_scales,
     )
 
 
-def _size_like(image: Image.Image, defaults: SamplingDefaults) -> tuple[int, int]:
+def size_like(image: Image.Image, defaults: SamplingDefaults) -> tuple[int, int]:
     """(height, width) of the image's shape, at about the model's default area."""
     scale = (defaults.height * defaults.width / (image.height * image.width)) ** 0.5
     return round(image.height * scale), round(image.width * scale)
@@ -147,7 +205,7 @@ def sampling_flags(sampling: SamplingConfig) -> dict[str, Any]:
     return {"hw": [sampling.height, sampling.width], **flags}
 
 
-def png_text(prompt: str, seed: int, job: Job, checkpoint: Checkpoint, sha256: str = "") -> dict[str, object]:
+def png_text(sample: Sample, job: Job, checkpoint: Checkpoint, sha256: str = "") -> dict[str, object]:
     """The text chunks of an image file by key; `parameters` has the form that other tools read. Names no directory.
 
     `sha256`: that of the checkpoint's file, if known; of a LoRA, "Model" and its hash are those of its base model.
@@ -157,9 +215,9 @@ def png_text(prompt: str, seed: int, job: Job, checkpoint: Checkpoint, sha256: s
     sampling = job.sampling
     size = f"{sampling.width}x{sampling.height}"
     text: dict[str, object] = {
-        "prompt": prompt,
+        "prompt": sample.prompt,
         "negative_prompt": job.negative_prompt,
-        "seed": seed,
+        "seed": sample.seed,
         **{option.column: getattr(sampling, option.field) for option in SAMPLING_OPTIONS},
         "size": size,
         "checkpoint": checkpoint.path.name,
@@ -168,13 +226,16 @@ def png_text(prompt: str, seed: int, job: Job, checkpoint: Checkpoint, sha256: s
     text |= job.reading.key()
     if job.init is not None:
         text |= {"init_img": job.init_path and job.init_path.name, "strength": job.init.strength, **job.mask_text}
+    if sample.image_scale is not None:
+        text["image_scale"] = sample.image_scale
     if checkpoint.base_file:
         text["base"] = checkpoint.base_file.name
     if job.loras:
         text["lora"] = ", ".join(map(str, job.loras))
     if embeddings := [one for one in checkpoint.embeddings if one.path != checkpoint.path]:
         text["embedding"] = ", ".join(map(str, embeddings))
-    used = [one for one in checkpoint.embeddings if whole_words([one.token]).search(f"{prompt}\n{job.negative_prompt}")]
+    words = f"{sample.prompt}\n{job.negative_prompt}"
+    used = [one for one in checkpoint.embeddings if whole_words([one.token]).search(words)]
     loras = [*([checkpoint.adapter] if checkpoint.adapter else []), *job.loras]
     default_eta = SAMPLERS[sampling.sampler].default_eta
     eta = f"{sampling.eta:g}" if default_eta is not None and sampling.eta != default_eta else ""
@@ -183,7 +244,8 @@ def png_text(prompt: str, seed: int, job: Job, checkpoint: Checkpoint, sha256: s
         "Sampler": SAMPLER_NAMES.get(sampling.sampler, sampling.sampler),
         "Schedule type": SCHEDULE_NAMES.get(sampling.spacing, ""),
         "CFG scale": f"{sampling.guidance_scale:g}",
-        "Seed": str(seed),
+        "Image CFG scale": "" if sample.image_scale is None else f"{sample.image_scale:g}",
+        "Seed": str(sample.seed),
         "Size": size,
         "Model hash": sha256[:10],
         "Model": (checkpoint.base_file or checkpoint.path).stem,
@@ -195,7 +257,7 @@ def png_text(prompt: str, seed: int, job: Job, checkpoint: Checkpoint, sha256: s
         "TI hashes": ", ".join(f"{one.token}: {one.short_hash}" for one in used if one.short_hash),
         "Version": f"ldm {ldm.__version__}",
     }
-    tagged = " ".join([prompt, *(one.tag for one in loras)])
+    tagged = " ".join([sample.prompt, *(one.tag for one in loras)])
     return {**text, "parameters": Parameters(tagged, job.negative_prompt, values).to_text()}
 
 

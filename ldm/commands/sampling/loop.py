@@ -16,7 +16,7 @@ from ldm.checkpoint.reading import CheckpointFile
 from ldm.checkpoint.saving import hash_file
 from ldm.commands.sampling.batches import sample_batches
 from ldm.commands.sampling.checkpoints import Checkpoint
-from ldm.commands.sampling.job import Job, png_text
+from ldm.commands.sampling.job import Frame, Job, Sample, png_text
 from ldm.commands.sampling.rows import KEY, TablePlan
 from ldm.data.writing import ImageWriter
 from ldm.errors import UserError, named_in_errors
@@ -29,8 +29,8 @@ from ldm.runtime.models import ModelSlot
 
 log = logging.getLogger(__name__)
 
-Batch = Sequence[tuple[Cell, int]]
-"""Images and their seeds."""
+Batch = Sequence[tuple[Cell, Sample]]
+"""Images and what they are sampled from."""
 
 BATCHES_WAITING = 3
 """At most so many batches wait in memory to be written."""
@@ -45,9 +45,13 @@ def sample_rows(plan: TablePlan, job: Job, compute: Compute, directory: Path) ->
     work = []
     for row, checkpoint in zip(plan.rows, plan.checkpoints, strict=True):
         missing = {cell.file for cell in row.cells if cell and not plan.is_there(directory, cell)}
-        images = [(cell, column.seed) for cell, column in zip(row.cells, plan.columns, strict=True) if cell]
+        images = [
+            (column.init_image, (cell, Sample(cell.prompt, column.seed, column.image_scale)))
+            for cell, column in zip(row.cells, plan.columns, strict=True)
+            if cell
+        ]
         if missing:
-            work.append((checkpoint, missing, _batches(images, missing, batch_size)))
+            work.append((checkpoint, missing, _by_frame(job, images, missing, batch_size)))
     slot = ModelSlot(compute)
     with (
         CancellingPool(1, "hash") as pool,
@@ -56,7 +60,7 @@ def sample_rows(plan: TablePlan, job: Job, compute: Compute, directory: Path) ->
         ReadAhead([checkpoint for checkpoint, _, _ in work]) as reader,
     ):
         hashed = pool.submit(_file_hash, work[0][0].path) if alone and work and not work[0][0].base_file else None
-        for checkpoint, missing, batches in work:
+        for checkpoint, missing, frames in work:
             try:
                 file = reader.take()
                 with named_in_errors(checkpoint.path, torch.OutOfMemoryError):
@@ -66,13 +70,16 @@ def sample_rows(plan: TablePlan, job: Job, compute: Compute, directory: Path) ->
                     raise
                 log.warning("left out %s: %s", checkpoint.path, error)
                 continue
-            with closing(_sampled(slot, batches, job, compute, checkpoint.path, alone)) as sampled:
-                for cell, seed, image in sampled:
-                    if cell.file in missing:
-                        sha256 = hashed.result() if hashed else ""
-                        text = png_text(cell.prompt, seed, job, checkpoint, sha256) | {KEY: plan.keys[cell.file]}
-                        writer.put(directory / cell.file, image, text)
-                        progress.update()
+            calls = sum(len(batches) for _, batches in frames) * job.steps_run
+            for frame, batches in frames:
+                own = job.for_frame(frame)
+                with closing(_sampled(slot, batches, own, compute, checkpoint.path, alone, calls)) as sampled:
+                    for cell, sample, image in sampled:
+                        if cell.file in missing:
+                            sha256 = hashed.result() if hashed else ""
+                            text = png_text(sample, own, checkpoint, sha256) | {KEY: plan.keys[cell.file]}
+                            writer.put(directory / cell.file, image, text)
+                            progress.update()
 
 
 def _file_hash(path: Path) -> str:
@@ -81,6 +88,19 @@ def _file_hash(path: Path) -> str:
         return hash_file(path) if path.is_file() else ""
     except (OSError, UserError):
         return ""
+
+
+def _by_frame(
+    job: Job, images: Sequence[tuple[str, tuple[Cell, Sample]]], missing: set[str], size: int
+) -> list[tuple[Frame | None, list[Batch]]]:
+    """The batches of a row, for each initial image of a folder apart; without a folder all together."""
+    frames: Sequence[Frame | None] = job.frames or [None]
+    grouped: dict[str, list[tuple[Cell, Sample]]] = {frame.copy if frame else "": [] for frame in frames}
+    for init_image, image in images:
+        grouped[init_image].append(image)
+    both = zip(frames, grouped.values(), strict=True)
+    found = [(frame, _batches(some, missing, size)) for frame, some in both]
+    return [(frame, batches) for frame, batches in found if batches]
 
 
 def _batches(images: Batch, missing: set[str], size: int) -> list[Batch]:
@@ -94,22 +114,25 @@ def _batches(images: Batch, missing: set[str], size: int) -> list[Batch]:
 
 
 def _sampled(
-    slot: ModelSlot, batches: Sequence[Batch], job: Job, compute: Compute, path: Path, alone: bool
-) -> Generator[tuple[Cell, int, Tensor], None, None]:
-    """Each cell with its seed and its image (3 h w), until one fails; in a comparison that is only a warning."""
+    slot: ModelSlot, batches: Sequence[Batch], job: Job, compute: Compute, path: Path, alone: bool, unet_calls: int
+) -> Generator[tuple[Cell, Sample, Tensor], None, None]:
+    """Each cell with its sample and its image (3 h w), until one fails; in a comparison that is only a warning.
+
+    `unet_calls`: of all images with these weights.
+    """
     assert slot.ldm is not None
-    compile_unet(slot.ldm, job.compile, len(batches) * job.steps_run)
+    compile_unet(slot.ldm, job.compile, unet_calls)
     workers = worker_pool(slot.ldm, job.sampling)
-    prompts = [[(cell.prompt, seed) for cell, seed in batch] for batch in batches]
+    samples = [[sample for _, sample in batch] for batch in batches]
     try:
         with (
             nullcontext() if alone else named_in_errors(path, torch.OutOfMemoryError),
             Progress(job.steps_run, "denoising", "step", inner=True, silent=workers.workers > 1) as steps,
-            closing(sample_batches(slot, prompts, job, compute, workers, on_step=steps.update)) as results,
+            closing(sample_batches(slot, samples, job, compute, workers, on_step=steps.update)) as results,
         ):
             for batch, sampled in zip(batches, results, strict=True):
-                for (cell, seed), image in zip(batch, sampled.images, strict=True):
-                    yield cell, seed, image
+                for (cell, sample), image in zip(batch, sampled.images, strict=True):
+                    yield cell, sample, image
                 steps.restart()
     except UserError as error:
         if alone:

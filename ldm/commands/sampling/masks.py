@@ -8,6 +8,7 @@ import torch
 from PIL import Image, ImageFilter
 
 from ldm.data.images import fit_image, read_image, to_tensor
+from ldm.diffusion.editing import EDIT_CHANNELS
 from ldm.diffusion.inpainting import MASK_CHANNELS
 from ldm.diffusion.latent_diffusion import LatentDiffusionConfig
 from ldm.diffusion.sampling import InitImage
@@ -71,10 +72,10 @@ def refuse_other_inputs(model: LatentDiffusionConfig, init: InitImage | None) ->
     has_mask = init is not None and init.mask is not None
     if model.concat_channels == MASK_CHANNELS and not has_mask:
         raise UserError("the checkpoint is one for inpainting: use it with img2img.py --mask")
-    if model.concat_channels not in (0, MASK_CHANNELS):
+    if model.concat_channels not in (0, MASK_CHANNELS, EDIT_CHANNELS):
         raise UserError(
-            f"the checkpoint's UNet takes {model.concat_channels} channels besides the latents, as InstructPix2Pix; no "
-            "command gives it these"
+            f"the checkpoint's UNet takes {model.concat_channels} channels besides the latents, which no command gives "
+            "it"
         )
 
 

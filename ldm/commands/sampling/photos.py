@@ -6,13 +6,17 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import torch
 from PIL import Image
+from torch import Tensor
 
 from ldm.commands.elsewhere import first, holds_photos
 from ldm.commands.sampling.groups import CheckpointGroup, subject_of, tuned_in
+from ldm.commands.sampling.job import Job
 from ldm.commands.sampling.records import RunRecords
-from ldm.data.images import fit_image, read_image, save_png
+from ldm.data.images import fit_image, read_image, save_png, to_image
 from ldm.data.photos import find_photos
+from ldm.diffusion.sampling import InitImage
 from ldm.errors import UserError
 from ldm.files import slug
 
@@ -21,6 +25,10 @@ log = logging.getLogger(__name__)
 DIRECTORY = "photos"
 INIT_IMAGE = f"{DIRECTORY}/initial-image.png"
 """img2img's initial image at the size of the samples."""
+MASKED_IMAGE = f"{DIRECTORY}/masked-image.png"
+"""The same, with the region to paint in another colour."""
+TINT = (1.0, -1.0, 1.0)
+"""Magenta, of which the region to paint gets half."""
 MAX_SIDE = 512
 """Pixels of the longer side of a small copy, at most."""
 
@@ -82,6 +90,32 @@ def read_and_copy_photos(paths: Sequence[Path], name: str, output_dir: Path, hei
         image.thumbnail((MAX_SIDE, MAX_SIDE))
         save_png(copy, image)
     return photos
+
+
+def write_initial_images(directory: Path, job: Job) -> None:
+    """Writes the image that img2img starts from, or those of a folder, at the size of the samples; for the report."""
+    if job.init is None:
+        return
+    if not job.frames:
+        save_png(directory / INIT_IMAGE, to_image(job.init.image))
+        if job.init.mask is not None:
+            save_png(directory / MASKED_IMAGE, to_image(_tinted(job.init)))
+    for frame in job.frames:
+        save_png(directory / frame.copy, to_image(_tinted(frame.load())))
+
+
+def shown_initial_image(job: Job) -> str:
+    """The file that the report shows for all columns: with the mask, if there is one; empty if there is none."""
+    if job.init is None or job.frames:
+        return ""
+    return INIT_IMAGE if job.init.mask is None else MASKED_IMAGE
+
+
+def _tinted(init: InitImage) -> Tensor:
+    """The initial image (3 h w), with its mask if there is one."""
+    if init.mask is None:
+        return init.image
+    return init.image + init.mask * 0.5 * (torch.tensor(TINT)[:, None, None] - init.image)
 
 
 def _images(directory: Path) -> list[Path]:

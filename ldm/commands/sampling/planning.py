@@ -30,6 +30,7 @@ from ldm.commands.sampling.adapters import (
     recorded_loras,
 )
 from ldm.commands.sampling.checkpoints import Checkpoint, checkpoints_to_sample
+from ldm.commands.sampling.frames import count_images, folder_job_from, is_folder, with_one_variation
 from ldm.commands.sampling.from_image import warn_of_another_model, with_image_options
 from ldm.commands.sampling.groups import (
     CheckpointGroup,
@@ -40,20 +41,20 @@ from ldm.commands.sampling.groups import (
 )
 from ldm.commands.sampling.job import Job, job_from, prompts_to_score, sampling_flags
 from ldm.commands.sampling.masks import photo_size, with_inpainting_strength
-from ldm.commands.sampling.photos import INIT_IMAGE, Photo, photos_of_groups, read_and_copy_photos
+from ldm.commands.sampling.photos import Photo, photos_of_groups, read_and_copy_photos, write_initial_images
 from ldm.commands.sampling.prompts import with_all_prompts
 from ldm.commands.sampling.records import RunRecords
 from ldm.commands.sampling.resume import FILES, PATHS, identities, resumed_call_options
 from ldm.commands.sampling.rows import TablePlan, plan_rows
 from ldm.commands.unfamiliar import warn_of_photos, warn_of_unknown_words
 from ldm.config import read_yaml, to_yaml
-from ldm.data.images import save_png, to_image, to_tensor
+from ldm.data.images import to_tensor
 from ldm.errors import UserError
 from ldm.evaluation.encoders import ImageEncoder, load_encoder
 from ldm.files import counted, slug, write_text
 from ldm.interruption import finish_first
 from ldm.prompt_syntax import plain_text
-from ldm.report.comparison import ComparisonData
+from ldm.report.comparison import Column, ComparisonData
 from ldm.report.files import current_results
 from ldm.runtime.compiling import refuse_graphs_without_cuda
 from ldm.runtime.devices import Compute, parse_device, sampling_compute
@@ -97,7 +98,7 @@ class Call:
 
 def plan_call(options: argparse.Namespace, command: str) -> Call:
     """Decides everything, makes the directory, reads the photos, and writes the record and small copies of photos."""
-    options = _checked_options(with_inpainting_strength(options), command)
+    options = _checked_options(with_one_variation(with_inpainting_strength(options)), command)
     compute = sampling_compute(parse_device(options.device), options.precision)
     refuse_graphs_without_cuda(options.compile, compute.device)
     weights, root, scores = _weights(options, command)
@@ -129,8 +130,8 @@ def plan_call(options: argparse.Namespace, command: str) -> Call:
             directory,
         )
     photos = _photos(groups, photo_paths, root, directory, job) if root and not results else [[] for _ in groups]
-    if job.init and not results:
-        save_png(directory / INIT_IMAGE, to_image(job.init.image))
+    if not results:
+        write_initial_images(directory, job)
     return Call(
         command=command,
         directory=directory,
@@ -160,7 +161,9 @@ def _checked_options(options: argparse.Namespace, command: str) -> argparse.Name
         if "prompt" not in options.typed:  # an image has one prompt, of which no part is a choice or a file's name
             return options
     elif command == "img2img" and not options.init_img:
-        raise UserError("--init-img is needed: the image to start from")
+        raise UserError("--init-img is needed: the image to start from, or a folder of images")
+    elif getattr(options, "seed_per_image", False) and not is_folder(options):
+        raise UserError(f"--seed-per-image is for a folder of images, and {options.init_img} is none")
     return with_all_prompts(options)
 
 
@@ -191,7 +194,10 @@ def _job(
     if scores:
         options.prompt = prompts_to_score(options.prompt, getattr(options, "protocol", "default"), checkpoints)
     _refuse_too_many_images(len(checkpoints), options)
-    job = job_from(options, settings, compute, loras=loras)
+    make_job = folder_job_from if is_folder(options) else job_from
+    job = make_job(options, settings, compute, loras=loras)
+    if job.image_scales and job.init:
+        options.image_scale, options.strength = [*job.image_scales], job.init.strength
     refuse_another_size(options, *photo_size(job.sampling.height, job.sampling.width, job.margins), SAMPLING)
     return job
 
@@ -199,8 +205,12 @@ def _job(
 def _refuse_too_many_images(checkpoints: int, options: argparse.Namespace) -> None:
     """Each image is planned, with its file and its key, before the first is sampled."""
     prompts, seeds = max(1, len(options.prompt or [])), options.variations
-    if (count := checkpoints * prompts * seeds) > MOST_IMAGES:
+    scales = len(getattr(options, "image_scale", None) or [0])
+    frames = count_images(options.init_img) if is_folder(options) else 1
+    if (count := checkpoints * prompts * seeds * scales * frames) > MOST_IMAGES:
         each = f"{checkpoints:,} checkpoints x {prompts:,} prompts x {seeds:,} seeds"
+        each += f" x {scales:,} image scales" if scales > 1 else ""
+        each += f" x {frames:,} images of {options.init_img}" if frames > 1 else ""
         raise UserError(
             f"{count:,} images ({each}) are more than one call samples, {MOST_IMAGES:,}: a smaller --variations, "
             "then another call with another --seed"
@@ -217,7 +227,7 @@ def _groups(
 def _digest(plan: TablePlan, photo_paths: list[list[Path]], encoder: str) -> str:
     """SHA-256 of all that the results of a whole call are made from: images, labels, photos, encoder and this code."""
     content = {
-        "columns": [asdict(column) for column in plan.columns],
+        "columns": [_described(column) for column in plan.columns],
         "rows": [asdict(row) for row in plan.rows],
         "keys": plan.keys,
         "photos": [[_photo_digest(path) for path in paths] for paths in photo_paths],
@@ -225,6 +235,12 @@ def _digest(plan: TablePlan, photo_paths: list[list[Path]], encoder: str) -> str
         "versions": versions(),
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _described(column: Column) -> dict[str, Any]:
+    """A column without what most calls do not have, so that the results of earlier calls stay."""
+    later = {"image_scale": None, "init_image": "", "width": 0, "height": 0}
+    return {name: value for name, value in asdict(column).items() if name not in later or value != later[name]}
 
 
 def _photo_digest(path: Path) -> str:
@@ -240,7 +256,8 @@ def _warn_of_what_the_model_does_not_know(plan: TablePlan, job: Job) -> None:
     found = dict.fromkeys(cell.prompt for row in plan.rows for cell in row.cells if cell)
     prompts = map(plain_text, found) if job.reading.with_syntax else found
     tokenizer = tokenizer_knowing(first.tokenizer, first.settings, first.embeddings)
-    warn_of_unknown_words(first.settings, tokenizer, prompts)
+    if not job.image_scales:  # a model that edits has learned the words of instructions
+        warn_of_unknown_words(first.settings, tokenizer, prompts)
     if init := job.init:
         warn_of_photos(first.settings, f"the image {job.init_path}", lambda: init.image[None])
 
@@ -258,7 +275,8 @@ def _write_record(
     """Every flag with the value that is used: the call resumes from any directory, and after defaults changed."""
     recorded = {name: value for name, value in vars(options).items() if name not in ("typed", "resume_dir")}
     recorded |= sampling_flags(job.sampling)
-    recorded["hw"] = [*photo_size(job.sampling.height, job.sampling.width, job.margins)]
+    size = [*photo_size(job.sampling.height, job.sampling.width, job.margins)]
+    recorded["hw"] = size if options.hw or not job.frames else None  # the images of a folder each have their own
     recorded |= {"batch_size": job.batch_size, "device": str(compute.device), "ckpt_path": weights}
     recorded |= {name: resolved(recorded[name]) for name in PATHS if recorded.get(name)}
     recorded["lora"] = recorded_loras(job.loras)

@@ -1,15 +1,18 @@
 """The prompts of a call: files of prompts and alternatives become columns; how prompts are read."""
 
 import argparse
+import logging
 from pathlib import Path
 
 from ldm.commands.options.common import MOST_IMAGES
 from ldm.diffusion.prompt_encoding import PromptReading
 from ldm.errors import UserError
 from ldm.nn.text_encoder import TextEncoderConfig
-from ldm.prompt_syntax import alternatives, count_alternatives, parse_prompt
+from ldm.prompt_syntax import alternatives, count_alternatives, parse_prompt, unbalanced_brackets
 from ldm.prompts import prompt_fault
 from ldm.user_files import read_text
+
+log = logging.getLogger(__name__)
 
 MOST_BYTES = 10_000_000
 """Size of a file of prompts, at most."""
@@ -31,6 +34,12 @@ def with_all_prompts(options: argparse.Namespace) -> argparse.Namespace:
         prompts = [one for prompt in prompts for one in alternatives(prompt)]
         for prompt in (*prompts, options.negative_prompt):
             _refuse_extreme_weights(prompt)
+            if brackets := unbalanced_brackets(prompt):
+                log.warning(
+                    "--prompt: '%s' has brackets without a partner: %s. One that is never closed reaches to the end, "
+                    "one that closes nothing is text, and \\( and \\[ are always text",
+                    *(prompt[:60], " ".join(brackets[:10])),
+                )
     return argparse.Namespace(**{**vars(options), "prompt": prompts})
 
 

@@ -27,6 +27,7 @@ from ldm.commands.sampling.adapters import (
     recorded_loras,
 )
 from ldm.commands.sampling.checkpoints import Checkpoint
+from ldm.commands.sampling.frames import folder_digest
 from ldm.commands.sampling.job import CLASS_PROMPT
 from ldm.commands.sampling.prompts import with_all_prompts
 from ldm.config import read_yaml
@@ -85,7 +86,7 @@ def identities(weights: Path, checkpoints: Iterable[Checkpoint], files: Mapping[
             os.path.relpath(one.path, weights): sha256_of(one.path) if one.base_file else _identity(one.path, one.info)
             for one in checkpoints
         },
-        "files": {name: sha256_of(path) for name, path in files.items() if path},
+        "files": {name: _content_digest(path) for name, path in files.items() if path},
     }
 
 
@@ -165,17 +166,25 @@ def _identity(path: Path, info: CheckpointInfo) -> str:
     return hashlib.sha256(json.dumps(info.parts, sort_keys=True).encode()).hexdigest()
 
 
+def _content_digest(path: Path) -> str:
+    """SHA-256 of a file, or of a folder of images."""
+    return folder_digest(path) if path.is_dir() else sha256_of(path)
+
+
 def _find_file(options: argparse.Namespace, name: str, record: dict[str, Any], moved_run: Moved) -> None:
-    """Finds the initial image or its mask. One changed at its path is used as it is: all images are sampled again."""
+    """Finds the initial image, the folder of them, or the mask.
+
+    What has changed at its path is used as it is: its images are sampled again.
+    """
     files, given = record.get("files"), getattr(options, name)
     sha256 = files.get(name) if isinstance(files, dict) else None
     if name in options.typed:
-        if sha256 is not None and given.is_file() and sha256_of(given) != sha256:
+        if sha256 is not None and given.exists() and _content_digest(given) != sha256:
             raise changed(name, record["options"][name], SAMPLING[name])
         return
     found = find_known(
         given,
-        lambda path: path.is_file() and sha256 in (None, sha256_of(path)),
+        lambda path: path.exists() and sha256 in (None, _content_digest(path)),
         moved_run,
         f"{FILES[name]}{f', with the SHA-256 {sha256}' if sha256 else ''}",
         flag_of(name),

@@ -1,23 +1,24 @@
-"""The table to sample: a row per checkpoint, a column per prompt and seed, and a file and a key for each image."""
+"""The table to sample: a row per checkpoint, a column per prompt, seed and image scale, a file and a key per image."""
 
 import hashlib
 import json
 import logging
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from pathlib import Path
+from itertools import product
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ldm.commands.resuming import STEP_FILE
 from ldm.commands.sampling.checkpoints import Checkpoint
 from ldm.commands.sampling.groups import CheckpointGroup, run_names, subject_of, tuned_in
-from ldm.commands.sampling.job import Job
+from ldm.commands.sampling.job import Frame, Job
 from ldm.data.formats import open_image
 from ldm.data.images import own_text
 from ldm.diffusion.noise import draw_noise, image_generators
-from ldm.diffusion.sampling import InitImage
+from ldm.diffusion.sampling import InitImage, SamplingConfig
 from ldm.errors import UserError
 from ldm.evaluation.results import CLASS, OTHER, SUBJECT
 from ldm.files import slug
@@ -59,14 +60,9 @@ class TablePlan:
 def plan_rows(groups: list[CheckpointGroup], root: Path | None, job: Job, compute: Compute) -> TablePlan:
     """The table of all images with labels, files and keys. `root`: the compared directory; None for one checkpoint."""
     templates: Sequence[str | None] = job.prompts or [None]
-    noises = {seed: _noise_digest(seed, job, groups[0][0]) for seed in job.seeds}
-    columns = [
-        Column(_column_prompt(template, groups), index, seed, _kind(template, groups), noises[seed])
-        for index, template in enumerate(templates)
-        for seed in job.seeds
-    ]
+    columns = _columns(templates, groups, job)
     runs = run_names([one.path for group in groups for one in tuned_in(group)], root or groups[0][0].path.parent)
-    shared = _shared_key(job, compute)
+    shared = {frame.copy if frame else "": _shared_key(job, frame, compute) for frame in job.frames or [None]}
     rows, keys = [], {}
     names = _names(groups, runs, of_directory=root is not None)
     for (index, one), (label, prefix) in zip(_members(groups), names, strict=True):
@@ -77,12 +73,51 @@ def plan_rows(groups: list[CheckpointGroup], root: Path | None, job: Job, comput
             if (prompt := prompts[column.prompt_index]) is None:
                 cells.append(None)
                 continue
-            file = f"{prefix}{column.prompt_index:02d}-{slug(prompt, 40)}_{column.seed}.png"
-            keys[file] = _key(shared, one, prompt, column.seed)
+            scale = f"_image-scale-{column.image_scale:g}" if len(job.image_scales) > 1 else ""
+            name = f"{column.prompt_index:02d}-{slug(prompt, 40)}_{column.seed}{scale}"
+            file = _frame_file(prefix, name, column, job) if job.frames else f"{prefix}{name}.png"
+            keys[file] = _key(shared[column.init_image], one, prompt, column)
             cells.append(Cell(file, prompt))
         run = "" if one.is_base else runs[one.path.parent]
         rows.append(Row(label, index, run, one.info.step, str(one.path), one.is_base, cells))
     return TablePlan(columns, rows, groups, keys)
+
+
+def _columns(templates: Sequence[str | None], groups: Sequence[CheckpointGroup], job: Job) -> list[Column]:
+    """A column per prompt, initial image of a folder, seed and image scale."""
+    noises: dict[tuple[int, int, int], str] = {}
+
+    def noise(seed: int, sampling: SamplingConfig) -> str:
+        key = (seed, sampling.height, sampling.width)
+        if key not in noises:
+            noises[key] = _noise_digest(seed, sampling, groups[0][0])
+        return noises[key]
+
+    columns = []
+    for index, template in enumerate(templates):
+        prompt, kind = _column_prompt(template, groups), _kind(template, groups)
+        for frame, seed, image_scale in _images_of_prompt(job):
+            sampling = frame.sampling if frame else job.sampling
+            column = Column(prompt, index, seed, kind, noise(seed, sampling), image_scale)
+            if frame:
+                column = replace(column, init_image=frame.copy, height=sampling.height, width=sampling.width)
+            columns.append(column)
+    return columns
+
+
+def _images_of_prompt(job: Job) -> Iterator[tuple[Frame | None, int, float | None]]:
+    """The initial image, the seed and the image scale of each image of a prompt."""
+    frames: Sequence[Frame | None] = job.frames or [None]
+    for frame in frames:
+        yield from product([frame], frame.seeds if frame else job.seeds, job.image_scales or [None])
+
+
+def _frame_file(prefix: str, name: str, column: Column, job: Job) -> str:
+    """The file of an image that started from one of a folder: with that one's name, and more if it has several."""
+    own = PurePosixPath(column.init_image).stem
+    several = max(1, len(job.prompts)) * len(job.frames[0].seeds) * max(1, len(job.image_scales)) > 1
+    folder = f"frames/{prefix.rstrip('_')}" if prefix else "frames"
+    return f"{folder}/{own}{f'_{name}' if several else ''}.png"
 
 
 def _members(groups: Sequence[CheckpointGroup]) -> Iterator[tuple[int, Checkpoint]]:
@@ -171,27 +206,34 @@ def _path_digest(path: Path) -> str:
 # Keys
 
 
-def _shared_key(job: Job, compute: Compute) -> dict[str, Any]:
-    """What all images of a call depend on."""
+def _shared_key(job: Job, frame: Frame | None, compute: Compute) -> dict[str, Any]:
+    """What all images of a call depend on, or of a folder those that started from one of its images."""
+    masked = frame.mask_digest if frame else mask_digest(job.init) if job.init and job.init.mask is not None else ""
     return {
         "negative_prompt": job.negative_prompt,
-        "sampling": job.sampling.key(),
-        "init": job.init and hashlib.sha256(job.init.image.numpy().tobytes()).hexdigest(),
+        "sampling": (frame.sampling if frame else job.sampling).key(),
+        "init": frame.digest if frame else job.init and image_digest(job.init),
         "strength": job.init and job.init.strength,
         "device": compute.device.type,
         "precision": [str(compute.dtype), str(compute.autocast_dtype)],
-        **({"mask": _mask_digest(job.init)} if job.init and job.init.mask is not None else {}),
+        **({"mask": masked} if masked else {}),
         **job.reading.key(),
         **({"compile": "full"} if job.compile == "full" else {}),  # rounds differently; CUDA graphs don't
     }
 
 
-def _mask_digest(init: InitImage) -> str:
+def image_digest(init: InitImage) -> str:
+    """SHA-256 of an initial image at the size of the samples."""
+    return hashlib.sha256(init.image.numpy().tobytes()).hexdigest()
+
+
+def mask_digest(init: InitImage) -> str:
+    """SHA-256 of its mask."""
     parts = [part.numpy().tobytes() for part in (init.mask, init.feather) if part is not None]
     return hashlib.sha256(b"".join(parts)).hexdigest()
 
 
-def _key(shared: dict[str, Any], checkpoint: Checkpoint, prompt: str, seed: int) -> str:
+def _key(shared: dict[str, Any], checkpoint: Checkpoint, prompt: str, column: Column) -> str:
     """SHA-256 of all that determines an image: while it is the same, the image isn't sampled again."""
     content = {
         **shared,
@@ -199,7 +241,8 @@ def _key(shared: dict[str, Any], checkpoint: Checkpoint, prompt: str, seed: int)
         "tokenizer": checkpoint.tokenizer_digest,
         "model": asdict(checkpoint.settings.model),
         "prompt": prompt,
-        "seed": seed,
+        "seed": column.seed,
+        **({} if column.image_scale is None else {"image_scale": column.image_scale}),
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
@@ -216,7 +259,7 @@ def is_valid(path: Path, key: str) -> bool:
         return False
 
 
-def _noise_digest(seed: int, job: Job, checkpoint: Checkpoint) -> str:
+def _noise_digest(seed: int, sampling: SamplingConfig, checkpoint: Checkpoint) -> str:
     """SHA-256 of a seed's initial noise."""
-    shape = checkpoint.settings.model.latent_shape(job.sampling.height, job.sampling.width)
+    shape = checkpoint.settings.model.latent_shape(sampling.height, sampling.width)
     return hashlib.sha256(draw_noise((1, *shape), image_generators([seed])).numpy().tobytes()).hexdigest()

@@ -8,7 +8,7 @@ from pathlib import Path
 from ldm.commands.app import logged, resume_hint_on_error
 from ldm.commands.record import section
 from ldm.commands.sampling.loop import sample_rows
-from ldm.commands.sampling.photos import INIT_IMAGE
+from ldm.commands.sampling.photos import shown_initial_image
 from ldm.commands.sampling.planning import Call, plan_call
 from ldm.commands.sampling.scoring import scored
 from ldm.files import counted
@@ -120,7 +120,7 @@ def comparison_of(call: Call, *, score: bool) -> ComparisonData:
             **({"embedding": ", ".join(words)} if words else {}),
         },
         versions={name: str(version) for name, version in section(call.record, "versions").items()},
-        init_image=INIT_IMAGE if call.job.init else "",
+        init_image=shown_initial_image(call.job),
         unfinished=unfinished,
         resume_command=call.resume_command if unfinished else "",
         digest="" if unfinished else call.digest,

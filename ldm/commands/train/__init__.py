@@ -1,4 +1,4 @@
-"""Training from scratch, stage by stage: tokenizer, autoencoder, text encoder and UNet, judge; and publishing."""
+"""Training, stage by stage: tokenizer, autoencoder, text encoder and UNet, judge; edits; and publishing."""
 
 import argparse
 import logging
@@ -10,6 +10,7 @@ from ldm.commands.options.train import refuse_flags_without_effect
 from ldm.commands.resuming import end_resume_state, step_files
 from ldm.commands.train.autoencoder import train_autoencoder
 from ldm.commands.train.diffusion import train_diffusion
+from ldm.commands.train.edit import train_edit
 from ldm.commands.train.judge import train_judge
 from ldm.commands.train.publish import publish
 from ldm.commands.train.run import is_done, open_run, resumed_training_options
@@ -21,7 +22,12 @@ log = logging.getLogger(__name__)
 
 WITHOUT_RUN = {"tokenizer": write_tokenizer, "publish": publish}
 """The stages that take seconds and have no run directory."""
-STAGES = {"autoencoder": train_autoencoder, "diffusion": train_diffusion, "judge": train_judge}
+STAGES = {
+    "autoencoder": train_autoencoder,
+    "diffusion": train_diffusion,
+    "edit": train_edit,
+    "judge": train_judge,
+}
 
 
 @logged
@@ -52,6 +58,7 @@ def _log_next_command(options: argparse.Namespace, run_dir: Path) -> None:
         title, *words = {
             "autoencoder": ("the next stage", "train.py", "diffusion", "--autoencoder", last, "-i", options.image_dir),
             "diffusion": ("try it", "txt2img.py", "--ckpt-path", last),
+            "edit": ("try it", "img2img.py", "-i", "photo.png", "-p", "make it red", "--ckpt-path", last),
             "judge": ("measure how good it is", "benchmarks/judge.py", "--judge", last),
         }[options.stage]
         log.info("%s:\n  %s", title, command_line(*map(str, words)))

@@ -1,19 +1,20 @@
 """What is checked before a training from scratch makes its directory: sizes, weights, tokenizer, memory, disk."""
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from ldm.checkpoint.keys import PARTS
+from ldm.checkpoint.keys import PARTS, UNET_INPUT
 from ldm.checkpoint.loading import checkpoint_info, raise_unless_part
-from ldm.checkpoint.reading import read_checkpoint
+from ldm.checkpoint.reading import CheckpointFile, read_checkpoint
 from ldm.checkpoint.saving import SAVE_DTYPES
 from ldm.choices import OPTIMIZERS
 from ldm.commands.disk_space import AVERAGE_BYTES, refuse_without_space
 from ldm.commands.enough_memory import Need, refuse_too_large_training, training_need
 from ldm.data.latents import moments_bytes
-from ldm.diffusion.latent_diffusion import LatentDiffusion, count_weights
+from ldm.diffusion.latent_diffusion import LatentDiffusion, LatentDiffusionConfig, count_weights
 from ldm.errors import UserError
 from ldm.files import ROOT
 from ldm.nn.autoencoder import AutoencoderKL
@@ -23,7 +24,7 @@ from ldm.nn.unet import UNet
 from ldm.runtime.models import Settings
 from ldm.runtime.tokenizers import NAME, find_tokenizer, has_tokenizer
 from ldm.toyworld.judge.data import Images
-from ldm.training.config import OptimizationConfig
+from ldm.training.config import DiffusionTrainingConfig, EditTrainingConfig, OptimizationConfig
 
 
 def latents_dir(options: argparse.Namespace) -> Path:
@@ -78,6 +79,21 @@ def refuse_impossible(
     _refuse_without_space(options, settings, config, images)
 
 
+def with_inputs_of(model: LatentDiffusionConfig, file: CheckpointFile) -> LatentDiffusionConfig:
+    """A model of a run of the stage `edit` as the file that it starts from has it: with fewer input channels, or not.
+
+    Raises `UserError` if the file has neither the channels of latents alone nor those of the model.
+    """
+    weight = file.index.get(UNET_INPUT)
+    channels = weight.shape[1] if weight is not None and weight.ndim == 4 else model.autoencoder.embed_dim
+    if channels not in (model.autoencoder.embed_dim, model.unet.in_channels):
+        raise UserError(
+            f"{file.path}: its UNet takes {channels} input channels; --ckpt-path should be a model that samples images "
+            f"from prompts, with {model.autoencoder.embed_dim}, or one that edits, with {model.unet.in_channels}"
+        )
+    return replace(model, unet=replace(model.unet, in_channels=channels))
+
+
 def stage_need(settings: Settings, stage: str, size: int, batch_size: int) -> Need:
     """The memory that a step on images of `size` pixels a side needs."""
     model, autoencoder, unet = settings.model, settings.model.autoencoder, settings.model.unet
@@ -90,7 +106,8 @@ def stage_need(settings: Settings, stage: str, size: int, batch_size: int) -> Ne
     def diffusion_step() -> None:
         latents = torch.zeros(batch_size, *model.latent_shape(size, size))
         context = torch.zeros(batch_size, model.text_encoder.max_position_embeddings, unet.context_dim)
-        UNet(unet)(latents, torch.zeros(batch_size), context).sum().backward()
+        inputs = torch.zeros(batch_size, unet.in_channels, *latents.shape[2:])
+        UNet(unet)(inputs, torch.zeros(batch_size), context).sum().backward()
 
     if stage == "autoencoder":
         return training_need(autoencoder, batch_size * size**2, weights, lambda: peak_bytes(autoencoder_step))
@@ -101,9 +118,10 @@ def stage_need(settings: Settings, stage: str, size: int, batch_size: int) -> Ne
 def _refuse_other_weights(options: argparse.Namespace, settings: Settings) -> None:
     """Raises `UserError` unless the weights to start from, and the tokenizer, are of the model's shape."""
     first, model = options.stage == "autoencoder", settings.model
+    start = options.ckpt_path and read_checkpoint(options.ckpt_path)
     with weightless():
-        ldm = LatentDiffusion(model)
-    if start := options.ckpt_path and read_checkpoint(options.ckpt_path):
+        ldm = LatentDiffusion(with_inputs_of(model, start) if options.stage == "edit" else model)
+    if start:
         for part in ("autoencoder",) if first else ("unet", "text_encoder"):
             raise_unless_part(getattr(ldm, part), part, start)
     if first:
@@ -122,9 +140,13 @@ def _refuse_without_space(
     if options.stage == "autoencoder":
         saved = trained = count_weights(model, PARTS["autoencoder"])
     else:
-        stage = settings.diffusion_training
         saved, trained = count_weights(model), count_weights(model, PARTS["unet"])
-        trained += count_weights(model, PARTS["text_encoder"]) * stage.train_text_encoder
+        stage: EditTrainingConfig | DiffusionTrainingConfig
+        if options.stage == "edit":
+            stage, images = settings.edit_training, 2 * images
+        else:
+            stage = settings.diffusion_training
+            trained += count_weights(model, PARTS["text_encoder"]) * stage.train_text_encoder
         latents = moments_bytes(model.autoencoder, images, stage.size, stage.flip)
         if any(path.stat().st_size - latents in range(4096) for path in latents_dir(options).glob("*.npy")):
             latents = 0  # a file of this size is probably an earlier run's, of the same images

@@ -10,25 +10,21 @@ import torch
 
 from ldm.checkpoint.loading import checkpoint_info, load_part
 from ldm.checkpoint.reading import CheckpointFile, read_checkpoint
-from ldm.checkpoint.saving import SAVE_DTYPES, checkpoint_writer, hash_part
-from ldm.commands.train.checks import latents_dir
+from ldm.checkpoint.saving import SAVE_DTYPES, checkpoint_writer
+from ldm.commands.train.encoded import encoded
 from ldm.commands.train.run import TrainingRun
 from ldm.config import build_config
 from ldm.data.images import save_png, to_image
-from ldm.data.latents import earlier_latents_key, latents_key, measure_scale_factor, open_moments, write_moments
+from ldm.data.latents import measure_scale_factor
 from ldm.diffusion.guidance import classifier_free
 from ldm.diffusion.latent_diffusion import LatentDiffusion, LatentDiffusionConfig
 from ldm.diffusion.sampling import SamplingConfig, sample_images
-from ldm.leftovers import remove_leftovers
-from ldm.nn.autoencoder import AutoencoderKL
 from ldm.nn.tokenizer import load_tokenizer
-from ldm.processes import is_helper_process
 from ldm.report.grid import labelled_grid
 from ldm.runtime.compiling import step_capture
 from ldm.runtime.devices import explain_out_of_memory
 from ldm.runtime.models import Settings, snapped_size
 from ldm.runtime.tokenizers import NAME
-from ldm.training.config import DiffusionTrainingConfig
 from ldm.training.latent_diffusion import LatentDiffusionTraining, initialise
 from ldm.training.trainer import FitOptions, fit
 
@@ -43,7 +39,8 @@ def train_diffusion(run: TrainingRun) -> None:
     config = run.configured(run.settings.diffusion_training)
     log.info("%d images with captions in %s", len(run.images), run.options.image_dir)
     file = read_checkpoint(run.options.autoencoder or run.options.ckpt_path)
-    moments = _moments(run, file, config)
+    paths = [image.path for image in run.images]
+    moments = encoded(run, file, paths, config.size, config.flip)
     yaml = _with_scale_factor(run, moments)
     ldm = _build_model(run, file, build_config(LatentDiffusionConfig, yaml["model"], "model"))
     captions = [image.captions for image in run.images]
@@ -64,25 +61,6 @@ def train_diffusion(run: TrainingRun) -> None:
 
     with explain_out_of_memory("a smaller --batch-size needs less"):
         fit(module, fit_options, save)
-
-
-def _moments(run: TrainingRun, file: CheckpointFile, config: DiffusionTrainingConfig) -> np.ndarray:
-    """The moments of all images (n v 2c h w), from an earlier run's file if there is one."""
-    paths = [image.path for image in run.images]
-    precision = str(run.compute.autocast_dtype or run.compute.dtype)
-    sha256, encoding = hash_part(file.tensors, "autoencoder"), (config.size, config.flip, precision)
-    path = latents_dir(run.options) / f"{latents_key(sha256, paths, run.options.image_dir, *encoding)}.npy"
-    earlier = path.with_stem(earlier_latents_key(sha256, paths, *encoding))
-    path = earlier if earlier.exists() and not path.exists() else path
-    if not is_helper_process():
-        remove_leftovers(path.parent)
-    if not path.exists() and not is_helper_process():
-        log.info("encoding %d images into %s", len(paths), path)
-        autoencoder = AutoencoderKL(run.settings.model.autoencoder)
-        load_part(autoencoder, "autoencoder", file)
-        with run.compute.autocast():
-            write_moments(path, autoencoder.to(run.device), paths, config.size, config.flip)
-    return open_moments(path)
 
 
 def _with_scale_factor(run: TrainingRun, moments: np.ndarray) -> dict[str, Any]:

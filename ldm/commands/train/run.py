@@ -10,8 +10,9 @@ from typing import Any, TypeVar
 
 import torch
 
+from ldm.checkpoint.loading import checkpoint_info
 from ldm.checkpoint.metadata import CheckpointInfo
-from ldm.checkpoint.reading import read_checkpoint
+from ldm.checkpoint.reading import CheckpointFile, read_checkpoint
 from ldm.commands.app import begin_run
 from ldm.commands.disk_space import refuse_unwritable
 from ldm.commands.elsewhere import find_known, find_weights, moved, sha256_of
@@ -35,6 +36,9 @@ from ldm.commands.train.checks import (
 )
 from ldm.config import build_config, read_yaml, to_yaml
 from ldm.data.captioned import CaptionedImage, digest, find_captioned
+from ldm.data.edit_pairs import EditPair, find_pairs
+from ldm.data.edit_pairs import digest as digest_of_pairs
+from ldm.diffusion.editing import EDIT_CHANNELS
 from ldm.errors import UserError
 from ldm.files import write_text
 from ldm.interruption import finish_first
@@ -52,6 +56,8 @@ log = logging.getLogger(__name__)
 OVERRIDES = ("iterations", "save_every", "learning_rate", "batch_size")
 """Flags that replace the YAML's values."""
 PATHS = ("image_dir", "config", "output_dir", "ckpt_path", "autoencoder")
+WITH_TOKENIZER = ("diffusion", "edit")
+"""The stages whose models read prompts, and that keep encoded images."""
 WEIGHTS = ("ckpt_path", "autoencoder")
 """The paths of files that a run starts from."""
 
@@ -69,6 +75,8 @@ class TrainingRun:
     devices: list[torch.device]
     compute: Compute
     images: list[CaptionedImage]
+    pairs: list[EditPair]
+    """Of the stage `edit`, which has no captioned images."""
 
     @property
     def device(self) -> torch.device:
@@ -150,7 +158,16 @@ def _with_current_places(options: argparse.Namespace) -> argparse.Namespace:
 
 
 def _has_data(directory: Path, stage: str, data: dict[str, Any]) -> bool:
-    return digest(find_captioned(directory, need_captions=stage != "autoencoder"), directory) == data.get("sha256")
+    return _find_data(directory, stage)[2]["sha256"] == data.get("sha256")
+
+
+def _find_data(directory: Path, stage: str) -> tuple[list[CaptionedImage], list[EditPair], dict[str, Any]]:
+    """The images or the pairs of a stage, and what identifies them in the record."""
+    if stage == "edit":
+        pairs = find_pairs(directory)
+        return [], pairs, {"pictures": len(pairs), "sha256": digest_of_pairs(pairs, directory)}
+    images = find_captioned(directory, need_captions=stage != "autoencoder")
+    return images, [], {"pictures": len(images), "sha256": digest(images, directory)}
 
 
 def is_done(options: argparse.Namespace) -> bool:
@@ -172,9 +189,12 @@ def is_done(options: argparse.Namespace) -> bool:
 def open_run(options: argparse.Namespace) -> TrainingRun:
     """Checks all that can be checked; then makes the run's directory, or opens the one to resume."""
     if options.image_dir is None:
-        raise UserError("--image-dir is needed: a folder of images, with captions for all but the autoencoder")
+        kind = "pairs of images" if options.stage == "edit" else "images, with captions for all but the autoencoder"
+        raise UserError(f"--image-dir is needed: a folder of {kind}")
     if options.stage == "diffusion" and not (options.autoencoder or options.ckpt_path):
         raise UserError("--autoencoder is needed: a checkpoint of `python train.py autoencoder`, or of a whole model")
+    if options.stage == "edit" and not options.ckpt_path:
+        raise UserError("--ckpt-path is needed: the model that samples images, which learns to edit them")
     devices = parse_devices(options.devices)
     compute = training_compute(devices[0], options.precision)
     for name in PATHS:
@@ -182,8 +202,7 @@ def open_run(options: argparse.Namespace) -> TrainingRun:
             setattr(options, name, resolved(path))
     yaml, settings = _model_yaml(options)
     config = _stage_config(settings, options)
-    images = find_captioned(options.image_dir, need_captions=options.stage != "autoencoder")
-    data = {"pictures": len(images), "sha256": digest(images, options.image_dir)}
+    images, pairs, data = _find_data(options.image_dir, options.stage)
     files = {name: sha256_of(read_checkpoint(path).path) for name in WEIGHTS if (path := getattr(options, name))}
     if options.resume_dir:
         directory = options.resume_dir
@@ -195,19 +214,19 @@ def open_run(options: argparse.Namespace) -> TrainingRun:
         begin_run(directory, command_line("train.py", options.stage, "-r", directory))
         options.seed = read_yaml(directory / RECORD)["options"]["seed"]  # -1 would be another one in each process
     else:
-        refuse_impossible(options, settings, config, len(images), devices)
-        refuse_unwritable(options.output_dir, *([latents_dir(options)] if options.stage == "diffusion" else []))
+        refuse_impossible(options, settings, config, data["pictures"], devices)
+        refuse_unwritable(options.output_dir, *([latents_dir(options)] if options.stage in WITH_TOKENIZER else []))
         with finish_first():  # a run that has begun can be resumed
             directory = make_run_dir(options.output_dir, options.stage)
             known = {"directory": str(resolved(directory)), "data": data, "files": files}
-            if options.stage == "diffusion":
+            if options.stage in WITH_TOKENIZER:
                 copy_tokenizer(source := tokenizer_source(options, settings), directory / NAME)
                 known["tokenizer"] = tokenizer_digest(source)
             write_record(directory / RECORD, _recorded_options(options), config=yaml, **known)
             begin_run(directory, command_line("train.py", options.stage, "-r", directory))
     if not is_helper_process():
         mark_unsaved(directory)
-    return TrainingRun(directory, options, yaml, settings, devices, compute, images)
+    return TrainingRun(directory, options, yaml, settings, devices, compute, images, pairs)
 
 
 def _model_yaml(options: argparse.Namespace) -> tuple[dict[str, Any], Settings]:
@@ -216,9 +235,26 @@ def _model_yaml(options: argparse.Namespace) -> tuple[dict[str, Any], Settings]:
         return recorded_settings(options.resume_dir / RECORD)
     if options.ckpt_path is not None:
         typed = options.config if "config" in options.typed else None
-        return settings_of(read_checkpoint(options.ckpt_path), typed)
+        file = read_checkpoint(options.ckpt_path)
+        values, settings = settings_of(file, typed)
+        return _edit_yaml(values, file) if options.stage == "edit" else (values, settings)
     values = read_yaml(options.config)
     return values, build_config(Settings, values, str(options.config))
+
+
+def _edit_yaml(values: dict[str, Any], file: CheckpointFile) -> tuple[dict[str, Any], Settings]:
+    """The YAML of a model that edits, from that of the model that it starts from.
+
+    Its UNet takes two images' latents. `--config` decides how it is trained, and the file has its shape. A YAML that
+    doesn't say at what size edits are trained has the model's own.
+    """
+    values = {**values, **{name: one for name, one in checkpoint_info(file).config.items() if name == "model"}}
+    settings = build_config(Settings, values, str(file.path))
+    channels = settings.model.autoencoder.embed_dim + EDIT_CHANNELS
+    stage = {"size": min(settings.sampling.height, settings.sampling.width)}
+    model = {**values["model"], "unet": {**values["model"].get("unet", {}), "in_channels": channels}}
+    widened = {**values, "model": model, "edit_training": {**stage, **values.get("edit_training", {})}}
+    return widened, build_config(Settings, widened, "the YAML of the model that edits")
 
 
 def _refuse_changes(
@@ -239,7 +275,7 @@ def _update_record(options: argparse.Namespace, settings: Settings) -> None:
     directory = options.resume_dir
     record = read_yaml(directory / RECORD)
     known: dict[str, Any] = {"directory": str(resolved(directory)), "options": plain(_recorded_options(options))}
-    if options.stage == "diffusion":
+    if options.stage in WITH_TOKENIZER:
         source = first_tokenizer(options, settings)
         sha256 = str(record.get("tokenizer") or "") or tokenizer_digest(own_tokenizer(directory) or source)
         repair_tokenizer(directory, sha256, [source])

@@ -54,7 +54,7 @@ async function showEnlarged(wanted) {
     runName(row) ? element("span", {class: "run"}, markerOf(seriesOf(row)), element("bdi", {}, runName(row))) : "",
     isRecommended(row) ? element("span", {class: "tag"}, "recommended") : "",
     isCopy(cell) ? element("span", {class: "tag warning"}, copyText(row, cell)) : "");
-  byId("enlarged-prompt").replaceChildren(readable(cell.prompt), element("span", {class: "seed"}, ` seed ${column.seed}`));
+  byId("enlarged-prompt").replaceChildren(readable(cell.prompt), element("span", {class: "seed"}, ` ${column.label}`));
   byId("spoken").textContent = image.alt;
   byId("about").replaceChildren(scoresOf(row, cell), photosOf(row, cell), fileOf(row));
   showBeside(row);

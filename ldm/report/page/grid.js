@@ -56,7 +56,7 @@ function gridHead() {
     return {...span, head};
   });
   const seedHeads = columns.map(column =>
-    element("th", {class: "seed", scope: "col", role: "columnheader"}, `seed ${column.seed}`));
+    element("th", {class: "seed", scope: "col", role: "columnheader"}, column.label));
   seedRow.append(...seedHeads);
   watchFilter(() => {
     const shown = new Set(shownColumns);
@@ -121,7 +121,7 @@ function imageButton(row, column) {
 
 function altOf(row, column) {
   const cell = cellAt(row.index, column.index);
-  return [cell.prompt, `seed ${column.seed}`, rowName(row), isCopy(cell) && copyText(row, cell)].filter(Boolean).join(", ");
+  return [cell.prompt, column.label, rowName(row), isCopy(cell) && copyText(row, cell)].filter(Boolean).join(", ");
 }
 
 const emptyCell = word => element("span", {class: "empty"}, word);

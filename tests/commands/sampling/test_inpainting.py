@@ -1,6 +1,7 @@
 """img2img.py with a mask, and beyond the edges of an image."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from PIL import Image
 
 from ldm.config import build_config
 from ldm.diffusion.latent_diffusion import LatentDiffusion, LatentDiffusionConfig
+from ldm.report import sheets
 from tests.commands.calls import call, pixels, refused
 from tests.commands.fixtures import Sample
 from tests.tiny import TINY_YAML, write_tiny_checkpoint
@@ -31,14 +33,20 @@ def mask(tmp_path: Path) -> Path:
 
 
 def test_only_what_is_white_is_painted_and_a_resumed_call_paints_the_same(
-    img2img: Sample, photo: Path, mask: Path
+    img2img: Sample, photo: Path, mask: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    grids: list[Any] = []
+    labelled_grid = sheets.labelled_grid
+    monkeypatch.setattr(sheets, "labelled_grid", lambda *given: grids.append(given) or labelled_grid(*given))
     sampled = img2img("-i", photo, "--mask", mask, "-p", "a can", "-v", 2, "--mask-blur", 1)
     given, white = pixels(photo), pixels(mask)[..., 0] > 0
     for image in sampled.images:
         assert (image[~white] == given[~white]).all()
         assert np.abs(image[white] - given[white]).mean() > 10
     assert sampled.record["options"]["strength"] == 1.0
+    shown = np.asarray(grids[0][0][0][0]).astype(int)
+    assert (shown[~white] == given[~white]).all()
+    assert np.abs(2 * shown[white] - given[white] - (255, 0, 255)).max() <= 2, "the grid shows the mask in magenta"
     text = Image.open(sampled.paths[0]).info
     assert (text["ldm.mask"], text["ldm.mask_blur"]) == ("mask.png", "1.0")
     before = sampled.images

@@ -29,7 +29,13 @@ def test_files_and_alternatives_are_columns_and_are_recorded(txt2img: Sample, tm
     assert "ldm.clip_skip" not in Image.open(plain.paths[0]).info
     assert difference(plain.images[0], before[0]) > 0
     syntax = txt2img("-p", "a cat", "-v", 1, "--seed", 3, "--prompt-syntax", "a1111")
+    assert "without a partner" not in syntax.said
     assert difference(plain.images[0], syntax.images[0]) == 0
+
+
+def test_brackets_without_a_partner_are_warned_of(txt2img: Sample) -> None:
+    said = txt2img("-p", "a cat", "-n", "a (dog", "-v", 1, "--prompt-syntax", "a1111").said
+    assert "'a (dog' has brackets without a partner: (." in said
 
 
 def test_what_can_not_be_read_is_refused(tiny_checkpoint: Path) -> None:
