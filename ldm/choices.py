@@ -84,6 +84,13 @@ PROMPT_TEMPLATES = {
     "dreambooth": Choice("ldm.training.templates:DREAMBOOTH", '"a sks {class}", as in the paper'),
     "textual-inversion": Choice("ldm.training.templates:TEXTUAL_INVERSION", "the 27 of that paper"),
 }
+PRIORS = {
+    "class-images": "a loss on images of the class that the base model samples before the training",
+    "l2": "each update takes back a share of the distance to the base model's weights; fastest, least memory",
+    "base-prediction": "a loss on the photos with the class prompt, whose target is the base model's prediction",
+    "none": "no prior preservation",
+}
+"""What keeps the class of a subject as the base model knows it."""
 TRAIN_DTYPES = {
     "fp32": "4 bytes a weight",
     "bf16": "2 bytes a weight and gradient, 1 more in the optimizer; needs adamw8bit, adafactor, came or lion",

@@ -8,7 +8,7 @@ pass needs.
 All rounding is up or down at random: `ldm.training.rounding`.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -150,6 +150,32 @@ class AdamW8bit(Optimizer):
         """Creates the state of all weights, as the first update does."""
         for name, _, bucket in self._buckets():
             self._state_of(name, bucket)
+
+    @torch.no_grad()
+    def pull(
+        self, targets: Mapping[nn.Parameter, Tensor], share_of: Callable[[dict[str, Any]], float], seed: int
+    ) -> None:
+        """Moves weights by a group's share of their distance to targets, which may be on the host; rounds as updates.
+
+        Random numbers are a function of `seed` and the bucket's place.
+        """
+        for number, (name, group, bucket) in enumerate(self._buckets()):
+            device, dtype = bucket.slices[0].parameter.device, bucket.slices[0].parameter.dtype
+            aims = [one.of(targets.get(one.parameter, one.parameter.detach())) for one in bucket.slices]
+            target = bucket.gathered([one.to(device, dtype) for one in aims])
+            generator = torch.Generator(device).manual_seed(derived_seed(seed, number))
+            state = self._state_of(name, bucket)
+            weight = bucket.gathered(bucket.weights())
+            if "low" in state:
+                weight = join_float32(weight, state["low"])
+            weight = weight.lerp(target, share_of(group))
+            uniform = torch.rand(weight.shape, generator=generator, device=device)
+            if "low" in state:
+                weight, low = split_float32(weight, uniform)
+                state["low"].copy_(low)
+            elif dtype == torch.bfloat16:
+                weight = round_to_bfloat16(weight, uniform)
+            bucket.scatter(weight)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Loads what `state_dict` returned, bit for bit, onto the weights' device."""

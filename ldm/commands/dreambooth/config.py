@@ -6,6 +6,7 @@ from dataclasses import fields, replace
 from typing import Any
 
 from ldm.choices import LORA_LEARNING_RATE, OPTIMIZERS, PROMPT_TEMPLATES
+from ldm.commands.dreambooth.prior import with_prior
 from ldm.commands.options.resumable import flag_of
 from ldm.diffusion.sampling import SamplingConfig
 from ldm.errors import UserError
@@ -45,7 +46,7 @@ def config_from(options: argparse.Namespace, defaults: DreamBoothConfig, samplin
         raise UserError(_with_flags(str(error))) from error
     if config.text_encoder_learning_rate and not config.train_text_encoder:
         raise UserError("--text-encoder-learning-rate is for a text encoder that is trained: add -t")
-    return replace(config, class_img_count=0) if config.prior_loss_weight == 0 else config
+    return with_prior(config, options)
 
 
 def _with_flags(message: str) -> str:

@@ -33,10 +33,10 @@ def memory_table(options: argparse.Namespace) -> None:
     height, width = snapped_size(settings.model, options.hw, (settings.sampling.height, settings.sampling.width))
     config = config_from(options, settings.dreambooth, sampling_from(options, settings.sampling, height, width))
     workload = Workload(
-        settings.model, height, width, config.class_img_count > 0, torch.bfloat16, previews=bool(config.preview_prompts)
+        settings.model, height, width, config.has_class_half, torch.bfloat16, previews=bool(config.preview_prompts)
     )
     candidates = profiles_with(fixed_settings(options, config), keep_gradients=config.gradient_accumulation > 1)
-    kinds = "a photo and a class image" if workload.with_class else "a photo"
+    kinds = "a photo and a sample of the class" if workload.with_class else "a photo"
     log.info("on one CUDA card, %d x %d pixels, %d times %s at a time", height, width, config.batch_size, kinds)
     log.info("each row is printed when it is known; all of them take minutes")
     for line in HEADER:

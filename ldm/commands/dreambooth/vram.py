@@ -54,7 +54,7 @@ def workload_of(
         settings.model,
         sampling.height,
         sampling.width,
-        with_class=config.class_img_count > 0,
+        with_class=config.has_class_half,
         autocast_dtype=compute.autocast_dtype,
         like_cuda=devices[0].type == "cuda",
         devices=len(devices),
