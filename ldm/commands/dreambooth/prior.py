@@ -83,11 +83,11 @@ def add_prior(module: DreamBooth, base: Path, autocast: Autocast, *, most: float
             targets = base_targets(dict(module.ldm.named_parameters()), read_checkpoint(base).tensors)
         module.base_pull = BasePull(targets, config.l2_share, module.seed)
     elif config.prior == "base-prediction":
-        module.base_predictions = _predictions(module, autocast, int(min(config.base_predictions, most)))
+        module.base_predictions = predictions_of(module, autocast, int(min(config.base_predictions, most)))
 
 
-def _predictions(module: DreamBooth, autocast: Autocast, count: int) -> BasePredictions:
-    """The base model's predictions, as many at a time as a training step has samples."""
+def predictions_of(module: DreamBooth, autocast: Autocast, count: int) -> BasePredictions:
+    """The predictions of a module that is the base model still, as many at a time as a training step has samples."""
     inputs = PredictionInputs(module.instance_moments, module.ldm.schedule.num_timesteps, count, module.seed)
     with torch.no_grad(), autocast():
         context = module.class_context()
