@@ -107,7 +107,8 @@ CHECKPOINTING_LEVELS = {
     "attention": "recompute those of the transformers",
     "all": "recompute those of all blocks",
 }
-VRAM = ("auto", "24", "16", "12", "10", "8", "6", "4")
+AUTO = "auto"
+VRAM = (AUTO, "24", "16", "12", "10", "8", "6", "4")
 """GB of memory that a training can be fitted into."""
 SAMPLING_PRECISIONS = {
     "auto": "half precision on CUDA, else full",
@@ -117,7 +118,8 @@ SAMPLING_PRECISIONS = {
     "fp16": "weights of that type",
 }
 TRAINING_PRECISIONS = {
-    "auto": "autocast on CUDA, else full",
+    "auto": "autocast on CUDA, else full; dreambooth.py measures whether the CPU multiplies bfloat16 faster and then "
+    "takes bf16-mixed, but not for the tiny model",
     "full": "float32",
     "autocast": "bf16-mixed where the device has it, else fp16-mixed",
     "bf16-mixed": "float32 weights, bfloat16 arithmetic",

@@ -5,7 +5,7 @@ import re
 from dataclasses import fields, replace
 from typing import Any
 
-from ldm.choices import LORA_LEARNING_RATE, OPTIMIZERS, PROMPT_TEMPLATES
+from ldm.choices import AUTO, LORA_LEARNING_RATE, OPTIMIZERS, PROMPT_TEMPLATES
 from ldm.commands.dreambooth.prior import with_prior
 from ldm.commands.options.resumable import flag_of
 from ldm.diffusion.sampling import SamplingConfig
@@ -21,6 +21,8 @@ def config_from(options: argparse.Namespace, defaults: DreamBoothConfig, samplin
     """
     flags = {field.name: getattr(options, field.name, None) for field in fields(DreamBoothConfig)}
     flags["prior_loss_weight"] = options.lamb
+    if flags["batch_size"] == AUTO:  # chosen when the memory of a batch is known
+        flags["batch_size"] = None
     if options.prompt_templates:
         if {"prompt_templates", "instance_prompts"} <= {*options.typed}:
             raise UserError("--prompt-templates is a list in place of --instance-prompt: leave out one of the two")

@@ -7,8 +7,9 @@ from dataclasses import replace
 import torch
 
 from ldm.checkpoint.reading import read_checkpoint
-from ldm.choices import VRAM
+from ldm.choices import AUTO, VRAM
 from ldm.commands.app import logged
+from ldm.commands.dreambooth.batch_size import largest_batch
 from ldm.commands.dreambooth.config import config_from
 from ldm.commands.dreambooth.vram import USABLE, fixed_settings
 from ldm.commands.sampling.job import sampling_from
@@ -38,16 +39,24 @@ def memory_table(options: argparse.Namespace) -> None:
     candidates = profiles_with(fixed_settings(options, config), keep_gradients=config.gradient_accumulation > 1)
     kinds = "a photo and a sample of the class" if workload.with_class else "a photo"
     log.info("on one CUDA card, %d x %d pixels, %d times %s at a time", height, width, config.batch_size, kinds)
+    fill = options.batch_size == AUTO
+    if fill:
+        log.info("that many choose the profile; the last column has the largest batch that fits with it")
     log.info("each row is printed when it is known; all of them take minutes")
-    for line in HEADER:
-        log.info("%s", line)
+    for line, last in zip(HEADER, (" --batch-size auto |", "---|"), strict=True):
+        log.info("%s", line + last * fill)
     for trained in (False, True):
         chooser = Chooser(workload, replace(config, train_text_encoder=trained))
         for size in VRAM[1:]:
-            chosen = chooser.first_that_fits(candidates, int(USABLE * float(size) * GIB) - CUDA_OVERHEAD)
+            budget = int(USABLE * float(size) * GIB) - CUDA_OVERHEAD
+            chosen = chooser.first_that_fits(candidates, budget)
             peak = f"{(chosen[1].peak + CUDA_OVERHEAD) / GIB:.2f}" if chosen else ""
             kind = "trained" if trained else "fixed"
-            log.info("| %s | %s | %s | %s |", size, kind, peak, chosen[0] if chosen else NONE_FITS)
+            row = f"| {size} | {kind} | {peak} | {chosen[0] if chosen else NONE_FITS} |"
+            if fill:
+                whole = replace(config, train_text_encoder=trained)
+                row += f" {largest_batch(workload, chosen[0].applied_to(whole), budget)[0] if chosen else ''} |"
+            log.info("%s", row)
 
 
 def _settings(options: argparse.Namespace) -> Settings:

@@ -95,6 +95,15 @@ def fit_into_memory(
     return config
 
 
+def tensor_budget(vram: str, devices: list[torch.device]) -> int | None:
+    """Bytes that tensors may take on each device: of `--vram`, else of what is free; None if that is unknown."""
+    overhead = CUDA_OVERHEAD if devices[0].type == "cuda" else 0
+    if vram != "auto":
+        return int(USABLE * float(vram) * GIB) - overhead
+    free = _free_on_all(devices)
+    return None if free is None else free - max(0, overhead - CUDA_CONTEXT)
+
+
 def fixed_settings(options: argparse.Namespace, config: DreamBoothConfig) -> dict[str, Any]:
     """The values that no profile changes: those that the user has set and, for adapters, all that save no memory."""
     fixed = {name: getattr(options, name) for name in MEMORY_FLAGS if getattr(options, name) is not None}

@@ -17,7 +17,7 @@ from ldm.bounds import (
     MOST_TOGETHER,
     MOST_UPDATES,
 )
-from ldm.choices import COMPILE_MODES, LOGGERS, SAMPLERS, SAVE_DTYPES, SPACINGS, TRAINING_PRECISIONS, described
+from ldm.choices import AUTO, COMPILE_MODES, LOGGERS, SAMPLERS, SAVE_DTYPES, SPACINGS, TRAINING_PRECISIONS, described
 from ldm.commands.options.defaults import DefaultsFormatter, model_default, yaml_value
 from ldm.commands.options.places import DIRECTORY
 from ldm.interruption import STATUS
@@ -70,6 +70,12 @@ SHARE = number(float, 0, 1)
 RANK = number(int, 0, HIGHEST_RANK)
 DROPOUT = number(float, 0, 0.9)
 NON_NEGATIVE = number(float, 0, LARGEST_FACTOR)
+
+
+def batch_size(text: str) -> float | str:
+    """A parser of the number of images in a batch, or `auto`."""
+    return AUTO if text == AUTO else BATCH(text)
+
 
 RANDOM_SEED = -1
 LARGEST_SEED = 2**62
