@@ -82,13 +82,14 @@ def test_the_run_records_the_number(plan: Plan, fine_tune: FineTune) -> None:
 
 
 def test_the_memory_table_has_a_column_for_it(
-    tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     module = sys.modules[memory_table.__module__]
     monkeypatch.setattr(module, "VRAM", ("auto", "24"))
     monkeypatch.setattr(module, "largest_batch", lambda *_: (7, 0))
     fits = (MEMORY_PROFILES[0], Prediction(GIB, 0))
     monkeypatch.setattr(Chooser, "first_that_fits", lambda *_: fits)
-    memory_table(dreambooth_parser().parse_args(["--ckpt-path", str(tiny_checkpoint), "--batch-size", "auto"]))
-    rows = [line for line in capsys.readouterr().err.splitlines() if line.startswith("| 24")]
+    with caplog.at_level(logging.INFO):
+        memory_table(dreambooth_parser().parse_args(["--ckpt-path", str(tiny_checkpoint), "--batch-size", "auto"]))
+    rows = [line for line in caplog.messages if line.startswith("| 24")]
     assert len(rows) == 2 and all(row.endswith("| 7 |") for row in rows)
