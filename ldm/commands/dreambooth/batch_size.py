@@ -23,14 +23,14 @@ def with_largest_batch(
 ) -> DreamBoothConfig:
     """With `--batch-size auto` the config with the largest batch that fits into `--vram`, or the device's free memory.
 
-    Where neither is known, as on a CPU, which computes a larger batch no faster per image, the model's own stays.
+    Where neither is known, as on a CPU, whose limit is time, the model's own stays.
     """
     if options.batch_size != AUTO:
         return config
     budget = tensor_budget(options.vram, devices)
     if budget is None:
         log.info(
-            "batch size: %d, the model's own: on %s a larger one is not faster per image; --vram sets a limit to fill",
+            "batch size: %d, the model's own: on %s time is the limit, not memory; --vram sets a limit to fill",
             config.batch_size,
             devices[0],
         )
