@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ldm.diffusion.noise import derived_seed
-from ldm.training.lora import Adapted
+from ldm.nn.lora import Adapted
 from ldm.training.weightwise import row_ranges
 
 EVERY = 10

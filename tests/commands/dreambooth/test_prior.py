@@ -10,13 +10,17 @@ import torch
 from ldm.checkpoint.reading import read_checkpoint
 from ldm.commands.dreambooth import run as command
 from ldm.commands.dreambooth.prior import with_prior
+from ldm.commands.dreambooth.vram import workload_of
 from ldm.commands.options.dreambooth import dreambooth_parser
-from ldm.config import read_yaml
+from ldm.config import build_config, read_yaml
 from ldm.errors import UserError
+from ldm.runtime.devices import Compute
+from ldm.runtime.models import Settings
 from ldm.training.base_pull import BasePull
 from ldm.training.dreambooth import DreamBooth
 from ldm.training.dreambooth_config import DreamBoothConfig
 from tests.commands.calls import call
+from tests.tiny import TINY_YAML
 
 Run = Callable[..., Any]
 
@@ -153,3 +157,14 @@ def test_flags_that_contradict_each_other_are_refused(words: str, error: str) ->
     with pytest.raises(UserError) as refusal:
         chosen(*words.split())
     assert error in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("prior", "has_class_half"), [("class-images", True), ("l2", False), ("base-prediction", True), ("none", False)]
+)
+def test_the_predicted_memory_has_a_class_half_where_the_training_has_one(prior: str, has_class_half: bool) -> None:
+    options = dreambooth_parser().parse_args(["-c", "can", "--prior", prior])
+    config = with_prior(DreamBoothConfig(prior=prior), options)
+    settings = build_config(Settings, TINY_YAML, "tiny")
+    devices = [torch.device("cpu")]
+    assert workload_of(settings, config, settings.sampling, devices, Compute(devices[0])).with_class == has_class_half
