@@ -5,8 +5,25 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from ldm.bounds import HIGHEST_RANK, LARGEST_FACTOR, MOST_CLASS_IMAGES, MOST_STEPS, MOST_TOGETHER, check_range
-from ldm.choices import CHECKPOINTING_LEVELS, CLIPPING, LORA_TARGETS, OPTIMIZERS, PRIORS, SAMPLERS, TRAIN_DTYPES
+from ldm.bounds import (
+    HIGHEST_RANK,
+    LARGEST_FACTOR,
+    MOST_CLASS_IMAGES,
+    MOST_STEPS,
+    MOST_TOGETHER,
+    MOST_VECTORS,
+    check_range,
+)
+from ldm.choices import (
+    CHECKPOINTING_LEVELS,
+    CLIPPING,
+    LORA_TARGETS,
+    OPTIMIZERS,
+    PRIORS,
+    SAMPLERS,
+    TRAIN_DTYPES,
+    TRAINED,
+)
 from ldm.prompts import CLASS_PROMPT, INSTANCE_PROMPT, TOKEN, raise_for_prompts
 from ldm.training.config import OptimizationConfig, check_choice
 
@@ -45,10 +62,20 @@ class DreamBoothConfig(OptimizationConfig):
     """A name of `ldm.choices.LORA_TARGETS`."""
     lora_dropout: float = 0.0
     """Share of each adapter's ranks that a step leaves out."""
+    dora: bool = False
+    """Whether the adapters also train the length of each output's weights (DoRA, arXiv 2402.09353)."""
     lora_learning_rate: float = 0.0
     """`learning_rate` of a LoRA training; 0: twenty times as much as without."""
     text_encoder_learning_rate: float = 0.0
     """0: `learning_rate`."""
+    train: str = "weights"
+    """A name of `ldm.choices.TRAINED`."""
+    vectors: int = 1
+    """How many take the place of the subject's word, if an embedding is trained."""
+    initial_words: str = ""
+    """The words whose vectors these begin as; empty: the class name."""
+    embedding_learning_rate: float = 0.0
+    """`learning_rate` of an embedding; 0: 25 times as much as of weights."""
     instance_prompts: tuple[str, ...] = (INSTANCE_PROMPT,)
     """Prompts of the photos, of which each photo has a random one in each step; {caption} is the photo's own."""
     class_prompt: str = CLASS_PROMPT
@@ -65,6 +92,7 @@ class DreamBoothConfig(OptimizationConfig):
         self._check_images()
         self._check_updates()
         self._check_lora()
+        self._check_embedding()
         self._check_prompts()
 
     def _check_images(self) -> None:
@@ -113,6 +141,17 @@ class DreamBoothConfig(OptimizationConfig):
         if self.lora and self.train_dtype != "fp32":
             raise ValueError(f"train_dtype should be fp32 with lora, not {self.train_dtype}: its weights are few")
 
+    def _check_embedding(self) -> None:
+        check_choice("train", self.train, TRAINED)
+        check_range(self, 1, MOST_VECTORS, "vectors")
+        check_range(self, 0, LARGEST_FACTOR, "embedding_learning_rate")
+        raise_for_prompts("initial_words", [self.initial_words])
+        if self.train == "embedding":
+            if self.lora or self.train_text_encoder:
+                raise ValueError("with train embedding all networks stay fixed: neither lora nor train_text_encoder")
+            if self.train_dtype != "fp32":
+                raise ValueError(f"train_dtype should be fp32 with train embedding, not {self.train_dtype}")
+
     def _check_prompts(self) -> None:
         raise_for_prompts("preview_prompts", self.preview_prompts)
         raise_for_prompts("instance_prompts", self.instance_prompts)
@@ -127,6 +166,16 @@ class DreamBoothConfig(OptimizationConfig):
     def has_class_half(self) -> bool:
         """Whether a batch has as many samples of the class as photos."""
         return self.prior == "base-prediction" or (self.prior == "class-images" and self.class_img_count > 0)
+
+    @property
+    def fixes_networks(self) -> bool:
+        """Whether the networks' own weights stay as they are: adapters or vectors are trained."""
+        return self.lora > 0 or self.train == "embedding"
+
+    @property
+    def encodes_in_steps(self) -> bool:
+        """Whether every step encodes its prompts, because what is trained changes their encoding."""
+        return self.train_text_encoder or self.train == "embedding"
 
     @property
     def keeps_low_bits(self) -> bool:  # type: ignore[override]

@@ -37,6 +37,8 @@ def with_prior(config: DreamBoothConfig, options: argparse.Namespace) -> DreamBo
         if off and "prior" not in options.typed:
             return _without(config)
         _refuse_other_flags(config.prior, options, off)
+    if config.prior == "l2" and config.lora and config.dora:
+        raise UserError("--prior l2 is not for --dora, whose product is not its distance to the base weights")
     works = {
         "class-images": config.class_img_count and config.prior_loss_weight,
         "l2": config.l2_share,

@@ -21,7 +21,13 @@ from ldm.commands.options.common import (
     words,
 )
 from ldm.commands.options.defaults import dreambooth_default, yaml_value
-from ldm.commands.options.optimization import add_length_and_rate, add_lora, add_memory, add_updates
+from ldm.commands.options.optimization import (
+    add_embedding,
+    add_length_and_rate,
+    add_lora,
+    add_memory,
+    add_updates,
+)
 from ldm.commands.options.places import CHECKPOINT, FILE, OUTPUT, source
 from ldm.prompts import CLASS_PROMPT, INSTANCE_PROMPT
 
@@ -41,6 +47,7 @@ def dreambooth_parser() -> argparse.ArgumentParser:
     add_length_and_rate(training)
     add_updates(training)
     add_lora(parser.add_argument_group("LoRA (docs/lora.md)"))
+    add_embedding(parser.add_argument_group("textual inversion (docs/embeddings.md)"))
     add_memory(parser.add_argument_group("how much memory training takes"))
     _add_prior_preservation(parser.add_argument_group("prior preservation"))
     _add_images(parser.add_argument_group("class images and previews"))
