@@ -14,7 +14,8 @@ model and with each checkpoint from the same noise, and lets the judge compare:
 - drift: whether "a photo of a duck" still shows a duck, how similar it is to the base model's image from the same
   noise, and whether images of other classes are as good as before.
 
-With `--without-prior` everything is done once more with `-l 0`, which turns prior preservation off.
+With `--priors class-images l2 base-prediction none` everything is done with each of these (docs/prior.md);
+`--without-prior` adds `none`.
 """
 
 import argparse
@@ -50,11 +51,13 @@ from benchmarks.tools.subject_report import (  # noqa: E402
     kept_table,
     learned_table,
     more_leakage,
+    priors_table,
     settings_table,
     steps_table,
     targets_of,
 )
 from ldm.checkpoint.discovery import find_checkpoints  # noqa: E402
+from ldm.choices import PRIORS  # noqa: E402
 from ldm.data.images import save_png, to_image  # noqa: E402
 from ldm.data.photos import read_directory  # noqa: E402
 from ldm.files import write_text  # noqa: E402
@@ -154,8 +157,8 @@ def train(subject: Subject, photos: Path, prior: str, work: Path, flags: list[st
     if not finished.exists():
         shutil.rmtree(output, ignore_errors=True)
         shown = photos.relative_to(ROOT) if photos.is_relative_to(ROOT) else photos
-        more = ["-l", 0] if prior == NO_PRIOR else []
-        command = ["dreambooth.py", "-c", subject.words, "-i", shown, "-s", SAVE_EVERY, "-o", output, *more, *flags]
+        own = [] if prior == PRIOR else ["--prior", prior]
+        command = ["dreambooth.py", "-c", subject.words, "-i", shown, "-s", SAVE_EVERY, "-o", output, *own, *flags]
         write_text(finished, f"{timed_run(*command)}\n")
     found, _ = find_checkpoints(output, lambda file: file.path)
     return found, float(finished.read_text(encoding="utf-8"))
@@ -180,13 +183,14 @@ def sheet(rows: dict[str, Images], photos: Tensor, subject: Subject) -> Image.Im
 def measure(
     subject: Subject, sampler: ImageSampler, evaluator: Evaluator, options: argparse.Namespace, work: Path
 ) -> list[Result]:
-    """Trains on the subject, on demand also without prior preservation; judges the base model and each checkpoint."""
+    """Trains on the subject with each prior; judges the base model and each checkpoint."""
     directory = photographs_of(subject, work)
     size = sampler.sampling
     photos = read_directory(directory, size.height, size.width)[1]
     others = [scene for scene in prompt_scenes(500) if scene.thing.class_name != subject.class_name][: options.others]
     flags = weights_flags(options.ckpt_path)
     flags += ["--iterations", str(options.iterations)] if options.iterations else []
+    flags += ["--batch-size", str(options.batch_size)] if options.batch_size else []
 
     def judge(images: Images, base: Images, step: int) -> Figures:
         return judge_images(evaluator, images, base, photos, subject, others, step)
@@ -196,14 +200,14 @@ def measure(
     rows, results = {"base model": base}, []
     own = pair_similarity(evaluator.subject_similarity(photos, photos))
     ceiling = 100 * pair_similarity(evaluator.subject_similarity(sampler.reconstruct(photos), photos)) / own
-    for prior in (PRIOR, NO_PRIOR) if options.without_prior else (PRIOR,):
+    for prior in options.priors:
         steps = [judge(base, base, 0)]
         checkpoints, seconds = train(subject, directory, prior, work, flags)
         for path in checkpoints:
             step = sampler.use(path).step
             images = sample_images_for(sampler, subject, others, options.images)
             steps.append(judge(images, base, step))
-            rows[f"step {step}" + ", without prior preservation" * (prior == NO_PRIOR)] = images
+            rows[f"step {step}" + f", --prior {prior}" * (prior != PRIOR)] = images
         results.append(Result(subject, prior, own, ceiling, seconds, steps))
     if options.sheets:
         save_png(options.sheets / f"{subject.name}.png", sheet(rows, photos, subject))
@@ -227,7 +231,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--subjects", type=parse_subject, nargs="+", default=SUBJECTS, metavar="CLASS", help="such as bottle duck:7"
     )
     parser.add_argument("--iterations", type=int, help="default: the model's")
+    parser.add_argument("--priors", nargs="+", choices=PRIORS, default=[PRIOR], help="of dreambooth.py's --prior")
     parser.add_argument("--without-prior", action="store_true", help="also without prior preservation")
+    parser.add_argument("--batch-size", type=int, help="of the training; default: the model's")
     parser.add_argument("--images", type=int, default=8, help="in each setting, and half of those of other prompts")
     parser.add_argument("--others", type=int, default=24, help="prompts of other classes")
     parser.add_argument(
@@ -238,6 +244,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--tokenizer", type=Path, default=EMBEDDED_TOKENIZER, help="the judge's")
     parser.add_argument("--device", default="cpu", help="for sampling and judging; training chooses its own")
     options = parser.parse_args(arguments)
+    options.priors = list(dict.fromkeys([*options.priors, *([NO_PRIOR] if options.without_prior else [])]))
 
     device = torch.device(options.device)
     evaluator = load_evaluator(device, options.judge, options.tokenizer)
@@ -249,8 +256,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for subject in options.subjects:
             results += measure(subject, sampler, evaluator, options, work)
             write_json(options.json, {"machine": machine(), "results": results})
-            for result in results[-2 if options.without_prior else -1 :]:
-                say(f"{result.subject.words}, {result.prior} prior preservation: {result.seconds:.0f} s")
+            for result in results[-len(options.priors) :]:
+                say(f"{result.subject.words}, --prior {result.prior}: {result.seconds:.0f} s")
 
     each = options.images
     say(f"\nThe last checkpoints; {2 * each} images of sks X, {each} in each setting; 95 % Wilson intervals:\n")
@@ -259,6 +266,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     say(settings_table(results))
     say(f"What is kept; {2 * each} images of a X, {options.others} prompts of other classes, cosines by the judge:\n")
     say(kept_table(results))
+    if len(options.priors) > 1:
+        say("Each prior, mean of all subjects; counts of all together:\n")
+        say(priors_table(results))
     say("Over the steps, mean of all subjects; step 0 is the base model:\n")
     say(steps_table(results))
     if more := more_leakage(results):

@@ -84,6 +84,13 @@ PROMPT_TEMPLATES = {
     "dreambooth": Choice("ldm.training.templates:DREAMBOOTH", '"a sks {class}", as in the paper'),
     "textual-inversion": Choice("ldm.training.templates:TEXTUAL_INVERSION", "the 27 of that paper"),
 }
+PRIORS = {
+    "class-images": "a loss on images of the class that the base model samples before the training",
+    "l2": "each update takes back a share of the distance to the base model's weights; fastest, least memory",
+    "base-prediction": "a loss on the photos with the class prompt, whose target is the base model's prediction",
+    "none": "no prior preservation",
+}
+"""What keeps the class of a subject as the base model knows it."""
 TRAIN_DTYPES = {
     "fp32": "4 bytes a weight",
     "bf16": "2 bytes a weight and gradient, 1 more in the optimizer; needs adamw8bit, adafactor, came or lion",
@@ -100,7 +107,8 @@ CHECKPOINTING_LEVELS = {
     "attention": "recompute those of the transformers",
     "all": "recompute those of all blocks",
 }
-VRAM = ("auto", "24", "16", "12", "10", "8", "6", "4")
+AUTO = "auto"
+VRAM = (AUTO, "24", "16", "12", "10", "8", "6", "4")
 """GB of memory that a training can be fitted into."""
 SAMPLING_PRECISIONS = {
     "auto": "half precision on CUDA, else full",
@@ -110,7 +118,8 @@ SAMPLING_PRECISIONS = {
     "fp16": "weights of that type",
 }
 TRAINING_PRECISIONS = {
-    "auto": "autocast on CUDA, else full",
+    "auto": "autocast on CUDA, else full; dreambooth.py measures whether the CPU multiplies bfloat16 faster and then "
+    "takes bf16-mixed, but not for the tiny model",
     "full": "float32",
     "autocast": "bf16-mixed where the device has it, else fp16-mixed",
     "bf16-mixed": "float32 weights, bfloat16 arithmetic",

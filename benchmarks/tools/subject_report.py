@@ -12,7 +12,8 @@ from ldm.toyworld.scene import DAYLIGHT
 
 PHOTOS = 6
 SIMILARITY_TARGET, SETTING_TARGET = 80.0, 85.0
-PRIOR, NO_PRIOR = "with", "without"
+PRIOR, NO_PRIOR = "class-images", "none"
+"""Two of `--prior`."""
 DARK_OR_WET = ("snow", "night", "sunset", "water")
 """The settings that no photo of a subject has."""
 
@@ -99,7 +100,7 @@ def total(parts: Iterable[Count]) -> Count:
 
 def learned_table(results: list[Result]) -> str:
     """Of the last checkpoints: subject and setting."""
-    header = ["subject", "prior preservation", "photos among themselves", "sks X", "share, %"]
+    header = ["subject", "--prior", "photos among themselves", "sks X", "share, %"]
     header += ["share of the photos through the autoencoder, %"]
     header += ["share in other settings, %", "class right, %", "setting right, %", "seconds"]
     rows = [
@@ -123,7 +124,7 @@ def learned_table(results: list[Result]) -> str:
 
 def kept_table(results: list[Result]) -> str:
     """Of the last checkpoints and the base model: whether images of the class still show any thing of the class."""
-    header = ["subject", "prior preservation", "leakage before", "after", "class right before, %", "after, %"]
+    header = ["subject", "--prior", "leakage before", "after", "class right before, %", "after, %"]
     header += ["variety before", "after", "as before", "other prompts: class before, %", "after, %"]
     header += ["all four before, %", "after, %"]
     rows = []
@@ -140,7 +141,7 @@ def kept_table(results: list[Result]) -> str:
 
 def steps_table(results: list[Result]) -> str:
     """Means over the subjects at each step that all of them have; counts are of all together."""
-    header = ["prior preservation", "step", "share, %", "share in other settings, %", "class right, %"]
+    header = ["--prior", "step", "share, %", "share in other settings, %", "class right, %"]
     header += [
         "setting right, %",
         "leakage",
@@ -171,13 +172,50 @@ def steps_table(results: list[Result]) -> str:
 
 
 def settings_table(results: list[Result]) -> str:
-    """How often each setting is right at the last checkpoints, with prior preservation."""
-    by_setting: dict[str, Count] = {}
+    """How often each setting is right at the last checkpoints, by prior."""
+    found: dict[str, dict[str, Count]] = {}
     for result in results:
+        by_setting = found.setdefault(result.prior, {})
         for setting, count in result.steps[-1].settings.items():
-            if result.prior == PRIOR:
-                by_setting[setting] = by_setting.get(setting, Count(0, 0)) + count
-    return table([*by_setting], [[*by_setting.values()]])
+            by_setting[setting] = by_setting.get(setting, Count(0, 0)) + count
+    settings = list(dict.fromkeys(setting for by_setting in found.values() for setting in by_setting))
+    rows = [[prior, *(some.get(setting, "") for setting in settings)] for prior, some in found.items()]
+    return table(["--prior", *settings], rows)
+
+
+def priors_table(results: list[Result]) -> str:
+    """Each prior at the last checkpoints, over all subjects: what is learned, what is kept, and the time."""
+    header = ["--prior", "subjects", "share, %", "share in other settings, %", "setting right, %", "leakage before"]
+    header += [
+        "after",
+        "a X: class right, %",
+        "as before",
+        "variety",
+        "other prompts: class, %",
+        "all four, %",
+        "seconds",
+    ]
+    rows = []
+    for prior in dict.fromkeys(result.prior for result in results):
+        runs = [result for result in results if result.prior == prior]
+        last = [run.steps[-1] for run in runs]
+        rows.append(
+            [
+                prior,
+                len(runs),
+                f"{mean([one.share for one in last]).value:.1f}",
+                f"{mean([one.share_elsewhere for one in last]).value:.1f}",
+                total(one.setting_right for one in last),
+                f"{mean([mean(run.steps[0].leakage).value for run in runs]).value:.3f}",
+                f"{mean([mean(one.leakage).value for one in last]).value:.3f}",
+                total(one.class_right for one in last),
+                f"{mean([one.same for one in last]).value:.3f}",
+                f"{mean([one.variety for one in last]).value:.3f}",
+                *(total(one.others[head] for one in last) for head in ("class", ALL)),
+                f"{mean([run.seconds for run in runs]).value:.0f}",
+            ]
+        )
+    return table(header, rows)
 
 
 def more_leakage(results: list[Result]) -> Mean | None:
@@ -189,7 +227,7 @@ def more_leakage(results: list[Result]) -> Mean | None:
     differences = [
         without - with_
         for (subject, prior), leakage in last.items()
-        if prior == NO_PRIOR
+        if prior == NO_PRIOR and (subject, PRIOR) in last
         for with_, without in zip(last[subject, PRIOR], leakage, strict=True)
     ]
     return mean(differences) if differences else None

@@ -206,11 +206,11 @@ class LatentBatches(StepBatches[LatentBatch]):
 
     def batch(self, indices: list[int], generator: torch.Generator) -> LatentBatch:
         views = self.moments.shape[1]
-        moments = torch.stack([moments_at(self.moments, index, _random(views, generator)) for index in indices])
+        moments = torch.stack([moments_at(self.moments, index, random_index(views, generator)) for index in indices])
         captions = [self.captions[index] for index in indices]
-        chosen = [some[_random(len(some), generator)] for some in captions]
+        chosen = [some[random_index(len(some), generator)] for some in captions]
         dropped = (torch.rand(len(indices), generator=generator) < self.caption_dropout).tolist()
-        noisy = _noisy(moments, self.num_timesteps, generator)
+        noisy = noisy_latents(moments, self.num_timesteps, generator)
         prompts = ["" if drop else text for drop, text in zip(dropped, chosen, strict=True)]
         return LatentBatch(**noisy, input_ids=self.tokenizer(prompts))
 
@@ -279,9 +279,12 @@ class DreamBoothBatches(StepBatches[NoisyLatents]):
     def batch(self, indices: list[int], generator: torch.Generator) -> NoisyLatents:
         sets = [moments for moments in self.sets for _ in range(self.share.batch_size)]
         moments = torch.stack(
-            [moments[index, _random(moments.shape[1], generator)] for moments, index in zip(sets, indices, strict=True)]
+            [
+                moments[index, random_index(moments.shape[1], generator)]
+                for moments, index in zip(sets, indices, strict=True)
+            ]
         )
-        noisy = _noisy(moments, self.num_timesteps, generator)
+        noisy = noisy_latents(moments, self.num_timesteps, generator)
         if self.prompts is None:
             return noisy
         drawn = [self.prompts.draw(index, generator) for index in indices[: self.share.batch_size]]
@@ -289,7 +292,7 @@ class DreamBoothBatches(StepBatches[NoisyLatents]):
         return PromptedLatents(**noisy, prompts=torch.tensor([*drawn, *of_class]))
 
 
-def _noisy(moments: Tensor, num_timesteps: int, generator: torch.Generator) -> NoisyLatents:
+def noisy_latents(moments: Tensor, num_timesteps: int, generator: torch.Generator) -> NoisyLatents:
     """Random noise and timesteps for moments (b 2c h w)."""
     shape = moments.chunk(2, dim=1)[0].shape
     return NoisyLatents(
@@ -300,6 +303,6 @@ def _noisy(moments: Tensor, num_timesteps: int, generator: torch.Generator) -> N
     )
 
 
-def _random(count: int, generator: torch.Generator) -> int:
+def random_index(count: int, generator: torch.Generator) -> int:
     """A random number from 0 to `count` - 1."""
     return int(torch.randint(count, (), generator=generator))

@@ -64,6 +64,8 @@ class Settings:
 
     tokenizer: str
     model: LatentDiffusionConfig
+    bfloat16_on_cpu: bool = False
+    """Whether dreambooth.py's `--precision auto` may take bfloat16 on a CPU; a small model gains nothing by it."""
     sampling: SamplingDefaults = field(default_factory=SamplingDefaults)
     dreambooth: DreamBoothConfig = field(default_factory=DreamBoothConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)

@@ -10,7 +10,7 @@ kernel for each bucket (`ldm.training.adamw_8bit_kernel`).
 """
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ldm.diffusion.noise import derived_seed
-from ldm.training.adamw_8bit_buckets import Bucket, new_state, packed, update
+from ldm.training.adamw_8bit_buckets import Bucket, new_state, packed, pull, update
 from ldm.training.config import OptimizationConfig
 from ldm.training.optimizers import OptimizerKind
 from ldm.training.rounding import BLOCK
@@ -117,6 +117,19 @@ class AdamW8bit(Optimizer):
         """Creates the state of all weights, as the first update does."""
         for name, _, bucket in self._buckets():
             self._state_of(name, bucket)
+
+    @torch.no_grad()
+    def pull(
+        self, targets: Mapping[nn.Parameter, Tensor], share_of: Callable[[dict[str, Any]], float], seed: int
+    ) -> None:
+        """Moves weights by a group's share of their distance to targets, which may be on the host; rounds as updates.
+
+        Random numbers are a function of `seed` and the bucket's place.
+        """
+        for number, (name, group, bucket) in enumerate(self._buckets()):
+            aims = [one.of(targets.get(one.parameter, one.parameter.detach())) for one in bucket.slices]
+            generator = torch.Generator(bucket.device).manual_seed(derived_seed(seed, number))
+            pull(bucket, self._state_of(name, bucket), aims, share_of(group), _uniform(bucket, generator))
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Loads what `state_dict` returned, bit for bit, onto the weights' device."""

@@ -131,12 +131,27 @@ def update(bucket: Bucket, state: dict[str, Any], group: dict[str, Any], uniform
             state[key].copy_(codes)
             state[f"{key}_scales"].copy_(scales)
 
-    weight = bucket.gathered(bucket.weights())
-    if "low" in state:
-        weight = join_float32(weight, state["low"])
+    weight = _weight(bucket, state)
     weight.mul_(1 - rate * group["weight_decay"])
     denominator = (root / (1 - beta2**step) ** 0.5).add_(group["eps"])
     weight.addcdiv_(first, denominator, value=-rate / (1 - beta1**step))
+    _write(bucket, state, weight, uniform)
+
+
+def pull(bucket: Bucket, state: dict[str, Any], targets: list[Tensor], share: float, uniform: Tensor) -> None:
+    """Moves a bucket's weights by a share of their distance to targets, one for each slice; rounds as `update`."""
+    target = bucket.gathered([one.to(bucket.device, bucket.dtype) for one in targets])
+    _write(bucket, state, _weight(bucket, state).lerp(target, share), uniform)
+
+
+def _weight(bucket: Bucket, state: dict[str, Any]) -> Tensor:
+    """The weights with all their bits, as one float32 vector."""
+    weight = bucket.gathered(bucket.weights())
+    return join_float32(weight, state["low"]) if "low" in state else weight
+
+
+def _write(bucket: Bucket, state: dict[str, Any], weight: Tensor, uniform: Tensor) -> None:
+    """Writes a float32 vector into the weights, and their further bits into the state."""
     if "low" in state:
         weight, low = split_float32(weight, uniform)
         state["low"].copy_(low)

@@ -220,15 +220,15 @@ class UpdateClock(pl.Callback):
         self._began = 0.0
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: Any, *args: Any) -> None:
-        self._began = _now(pl_module.device)
+        self._began = time_on(pl_module.device)
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, *args: Any) -> None:
-        self.seconds.append(_now(pl_module.device) - self._began)
+        self.seconds.append(time_on(pl_module.device) - self._began)
         if sum(self.seconds) >= self.most:
             trainer.should_stop = True
 
 
-def _now(device: torch.device) -> float:
+def time_on(device: torch.device) -> float:
     """The time in seconds when the device has done its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

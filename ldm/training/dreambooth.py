@@ -1,7 +1,8 @@
 """DreamBooth: "Fine Tuning Text-to-Image Diffusion Models for Subject-Driven Generation" (arXiv 2208.12242).
 
 A few photos bind the subject to the rare word "sks". Images of its class, sampled by the model before training, keep
-the model from forgetting what else the class looks like (prior preservation).
+the model from forgetting what else the class looks like (prior preservation). `base_pull.py` and `base_prediction.py`
+preserve it without class images.
 """
 
 import contextlib
@@ -14,13 +15,15 @@ import torch
 from einops import repeat
 from torch import Tensor, nn
 
-from ldm.data.batches import DeviceShare, DreamBoothBatches, NoisyLatents
+from ldm.data.batches import DeviceShare, DreamBoothBatches, NoisyLatents, StepBatches
 from ldm.data.drawn_prompts import DrawnPrompts
 from ldm.diffusion.latent_diffusion import LatentDiffusion
 from ldm.diffusion.loss import dreambooth_loss, eps_loss
 from ldm.diffusion.noise import derived_generator
 from ldm.nn.autoencoder import DiagonalGaussian
 from ldm.nn.lora import drop_ranks, keep_ranks
+from ldm.training.base_prediction import BasePredictions, PredictedBatches
+from ldm.training.base_pull import BasePull
 from ldm.training.dreambooth_config import DreamBoothConfig, Subject
 from ldm.training.embedding import learn_word, learned_vectors
 from ldm.training.lora import add_adapters
@@ -70,7 +73,8 @@ class OffloadedNetworks:
 class DreamBooth(TrainingModule):
     """Fine-tunes `ldm` on encoded images: instance_moments (n v 2c h w), class_moments (m v 2c h w) or None.
 
-    Each photo has the subject's instance prompt, or with `prompts` one that is drawn in each step.
+    Each photo has the subject's instance prompt, or with `prompts` one that is drawn in each step. For a prior without
+    class images set `base_predictions` or `base_pull` before training.
     """
 
     can_be_graphed = True
@@ -96,6 +100,11 @@ class DreamBooth(TrainingModule):
         self.subject = subject
         self._prompts = prompts
         self._moments = (instance_moments, class_moments)
+        self._has_class_half = class_moments is not None or config.prior == "base-prediction"
+        self.base_predictions: BasePredictions | None = None
+        """The targets of the class half of `--prior base-prediction`, which needs them."""
+        self.base_pull: BasePull | None = None
+        """What `--prior l2` does to the weights between steps."""
         self.first_vectors = learn_word(ldm, subject.class_name, config) if config.train == "embedding" else None
         self.train_only_trained_parts()
         if config.train_dtype != "fp32":
@@ -119,7 +128,12 @@ class DreamBooth(TrainingModule):
         self._offloaded.offload()
 
     def on_train_batch_start(self, *args: object) -> None:
-        """Drops ranks at random: a function of (seed, step), so that a resumed run drops the same."""
+        """Pulls the weights to the base model's, and drops ranks at random: functions of the seed and the step.
+
+        A resumed run pulls after loading its state, as the whole run does after saving it.
+        """
+        if self.base_pull is not None and self.base_pull.is_due(self.trainer.global_step):
+            self.base_pull.pull(self.trainer.optimizers[0], self.trainer.global_step)
         if share := self.config.lora_dropout:
             drop_ranks(self.adapters, share, derived_generator(self.seed, DROPOUT, self.trainer.global_step))
 
@@ -189,6 +203,11 @@ class DreamBooth(TrainingModule):
         return [{"params": unet}, {"params": text, "lr": rate}]
 
     @property
+    def instance_moments(self) -> Tensor:
+        """Of the encoded photos (n v 2c h w)."""
+        return self._moments[0]
+
+    @property
     def sampled_pixels(self) -> int:
         """Pixels of one preview, which is as large as the photos; 0 without previews."""
         if not self.config.preview_prompts:
@@ -199,7 +218,7 @@ class DreamBooth(TrainingModule):
     @property
     def images_per_step(self) -> int:
         """Photos, and as many class images."""
-        return self.config.gradient_accumulation * self.config.batch_size * (1 if self._moments[1] is None else 2)
+        return self.config.gradient_accumulation * self.config.batch_size * (2 if self._has_class_half else 1)
 
     def training_step(self, batch: NoisyLatents, batch_idx: int) -> Tensor:
         """The mean loss of the step's batches; the gradients of all but the last have been computed."""
@@ -242,10 +261,24 @@ class DreamBooth(TrainingModule):
         noisy = self.ldm.schedule.add_noise(latents, batch["noise"], batch["timesteps"])
         eps = self.ldm.predict_eps(noisy, batch["timesteps"], self._context(batch))
         loss = dreambooth_loss(
-            eps_loss(eps, batch["noise"]), self.config.batch_size, prior_loss_weight=self.config.prior_loss_weight
+            eps_loss(eps, self._targets(batch)),
+            self.config.batch_size,
+            prior_loss_weight=self.config.prior_loss_weight,
         )
-        prior = {} if self._moments[1] is None else {"class": loss.prior}
+        prior = {"class": loss.prior} if self._has_class_half else {}
         return {"instance": loss.instance, **prior, "total": loss.total}
+
+    def _targets(self, batch: NoisyLatents) -> Tensor:
+        """What the network should predict (b c h w): the noise; for the class half perhaps the base's prediction."""
+        of_class: Tensor | None = batch.get("class_targets")  # type: ignore[assignment]
+        return batch["noise"] if of_class is None else torch.cat([batch["noise"][: -len(of_class)], of_class])
+
+    def class_context(self) -> Tensor:
+        """The class prompt's context (1 77 d), on the text encoder's device if that is trained."""
+        number = 1 if self._prompts is None else 0
+        if self._contexts is not None:
+            return self._contexts[number : number + 1]
+        return self.ldm.text_encoder(self._input_ids[number : number + 1].to(self.ldm.device))
 
     def _encode_prompts(self, which: Tensor | None = None) -> Tensor:
         """The context of every prompt (p 77 d), or of those with these indices; a few at a time."""
@@ -259,10 +292,13 @@ class DreamBooth(TrainingModule):
         if drawn is not None:
             return self._encode_prompts(drawn) if self._contexts is None else self._contexts[drawn]
         contexts = self._encode_prompts() if self._contexts is None else self._contexts
-        kinds = 1 if self._moments[1] is None else 2
+        kinds = 2 if self._has_class_half else 1
         return repeat(contexts[:kinds], "kinds m d -> (kinds b) m d", b=self.config.batch_size)
 
-    def batches(self, share: DeviceShare) -> DreamBoothBatches:
+    def batches(self, share: DeviceShare) -> StepBatches[NoisyLatents]:
         """Encoded photos and class images, with noise, timesteps and perhaps prompts, of all batches of a step."""
         share = replace(share, batch_size=share.batch_size * self.config.gradient_accumulation)
+        if self.base_predictions is not None:
+            timesteps = self.ldm.schedule.num_timesteps
+            return PredictedBatches(self._moments[0], self.base_predictions, timesteps, share, self._prompts)
         return DreamBoothBatches(*self._moments, self.ldm.schedule.num_timesteps, share, self._prompts)

@@ -14,7 +14,16 @@ from ldm.bounds import (
     MOST_VECTORS,
     check_range,
 )
-from ldm.choices import CHECKPOINTING_LEVELS, CLIPPING, LORA_TARGETS, OPTIMIZERS, SAMPLERS, TRAIN_DTYPES, TRAINED
+from ldm.choices import (
+    CHECKPOINTING_LEVELS,
+    CLIPPING,
+    LORA_TARGETS,
+    OPTIMIZERS,
+    PRIORS,
+    SAMPLERS,
+    TRAIN_DTYPES,
+    TRAINED,
+)
 from ldm.prompts import CLASS_PROMPT, INSTANCE_PROMPT, TOKEN, raise_for_prompts
 from ldm.training.config import OptimizationConfig, check_choice
 
@@ -23,11 +32,17 @@ from ldm.training.config import OptimizationConfig, check_choice
 class DreamBoothConfig(OptimizationConfig):
     """Fine-tuning on a subject."""
 
+    prior: str = "class-images"
+    """A name of `ldm.choices.PRIORS`."""
     prior_loss_weight: float = 1.0
     class_img_count: int = 200
     class_sampler: str = "dpm-solver"
     class_steps: int = 20
     """How class images are sampled: many are needed, and their details matter little."""
+    l2_share: float = 0.01
+    """Share of the distance to the base weights that each update takes back, with the prior l2."""
+    base_predictions: int = 1000
+    """How many predictions of the base model are targets, with the prior base-prediction."""
     train_text_encoder: bool = False
     flip: bool = True
     train_dtype: str = "fp32"
@@ -85,6 +100,9 @@ class DreamBoothConfig(OptimizationConfig):
         check_range(self, 1, MOST_STEPS, "class_steps")
         check_range(self, 0, MOST_CLASS_IMAGES, "class_img_count")
         check_range(self, 0, LARGEST_FACTOR, "prior_loss_weight")
+        check_choice("prior", self.prior, PRIORS)
+        check_range(self, 0, 1, "l2_share")
+        check_range(self, 1, MOST_CLASS_IMAGES, "base_predictions")
 
     def _check_updates(self) -> None:
         check_choice("gradient_checkpointing", self.gradient_checkpointing, CHECKPOINTING_LEVELS)
@@ -143,6 +161,11 @@ class DreamBoothConfig(OptimizationConfig):
             raise ValueError(f'each of instance_prompts should hold "{TOKEN}", which stands for the subject')
         if re.search(rf"\b{TOKEN}\b|\{{caption\}}", self.class_prompt):
             raise ValueError(f'class_prompt should hold neither "{TOKEN}" nor {{caption}}: both are of the photos')
+
+    @property
+    def has_class_half(self) -> bool:
+        """Whether a batch has as many samples of the class as photos."""
+        return self.prior == "base-prediction" or (self.prior == "class-images" and self.class_img_count > 0)
 
     @property
     def fixes_networks(self) -> bool:

@@ -52,6 +52,11 @@ class RoundedMatrix:
         """Random numbers in [0, 1), as many as there are values; other ones at each call."""
         return torch.rand(values.shape, generator=self._generator, device=values.device)
 
+    @property
+    def shape(self) -> torch.Size:
+        """(r c)"""
+        return self._weight.shape
+
     def chunks(self) -> list[slice]:
         """The matrix's `row_ranges`."""
         return row_ranges(*self._weight.shape)
@@ -167,6 +172,25 @@ class WeightwiseOptimizer(Optimizer):
         """Creates the state of all weights, as the first update does."""
         for _, parameter in self._all():
             self._state_of(parameter)
+
+    @torch.no_grad()
+    def pull(
+        self, targets: Mapping[nn.Parameter, Tensor], share_of: Callable[[dict[str, Any]], float], seed: int
+    ) -> None:
+        """Moves weights by a group's share of their distance to targets, which may be on the host; rounds as updates.
+
+        Random numbers are a function of `seed` and the weight's place.
+        """
+        for group, parameter in self._all():
+            if (target := targets.get(parameter)) is None:
+                continue
+            generator = torch.Generator(parameter.device).manual_seed(derived_seed(seed, self._numbers[parameter]))
+            low = self._state_of(parameter).get("low")
+            weight = RoundedMatrix(self.as_matrix(parameter.detach()), low, generator)
+            rows = target.reshape(weight.shape)
+            for some in weight.chunks():
+                aim = rows[some].to(parameter.device, parameter.dtype).float()
+                weight.write(some, torch.lerp(weight.read(some), aim, share_of(group)))
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Adds weights with their own options, as in any optimizer."""

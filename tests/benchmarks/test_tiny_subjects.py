@@ -102,7 +102,7 @@ def test_targets_of_similarity_setting_and_leakage() -> None:
 
 def test_steps_are_compared_from_the_base_model_on() -> None:
     lines = steps_table(results(0.5, 0.8)).splitlines()[2:]
-    assert [line.split(" | ")[:2] for line in lines] == [["| -", "0"], ["| with", "600"], ["| without", "600"]]
+    assert [line.split(" | ")[:2] for line in lines] == [["| -", "0"], ["| class-images", "600"], ["| none", "600"]]
 
 
 @pytest.mark.parametrize("subject", SUBJECTS, ids=lambda subject: subject.name)
@@ -164,10 +164,10 @@ def test_the_whole_benchmark_runs(
     files = ["--sheets", str(tmp_path / "sheets"), "--json", str(tmp_path / "figures.json")]
     assert main([*flags, *files, "--strict"]) == 1  # random weights learn nothing in one update
     output = capsys.readouterr().out
-    assert "| water bottle | with |" in output and "| water bottle | without |" in output and "| 12 |" in output
+    assert "| water bottle | class-images |" in output and "| none | 1 |" in output and "| 12 |" in output
     typed = ("dreambooth.py", "-c", "water bottle", "-i", Path("data/bottle"), "-s", 200)
     assert [command[:7] for command in commands] == [typed, typed]
-    assert ["-l" in command for command in commands] == [False, True]
+    assert [command[9:11] == ("--prior", "none") for command in commands] == [False, True]
     found = json.loads((tmp_path / "figures.json").read_text())["results"]
     assert [[step["step"] for step in result["steps"]] for result in found] == [[0, 1], [0, 1]]
     assert (tmp_path / "sheets" / "bottle-15.png").exists()

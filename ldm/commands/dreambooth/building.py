@@ -4,6 +4,7 @@ import gc
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from torch import Tensor
@@ -11,6 +12,7 @@ from torch import Tensor
 from ldm.checkpoint.reading import read_checkpoint
 from ldm.commands.dreambooth.images import encode_images
 from ldm.commands.dreambooth.plan import RunPlan
+from ldm.commands.dreambooth.prior import add_prior
 from ldm.data.images import read_ahead
 from ldm.nn.autoencoder import AutoencoderKL
 from ldm.processes import is_helper_process, own_rank
@@ -36,7 +38,7 @@ def build_module(plan: RunPlan, class_images: list[Path]) -> DreamBooth:
             images = each(files, len(class_images), "encoding", "img", silent=is_helper_process())
             return instance_moments, encode_images(autoencoder, images, size, flip, compute)
 
-    return _build(plan, encode)
+    return _build(plan, encode, add_prior)
 
 
 def build_to_measure(plan: RunPlan) -> DreamBooth:
@@ -48,10 +50,10 @@ def build_to_measure(plan: RunPlan) -> DreamBooth:
         photos = one.expand(len(plan.instance_images), *one.shape[1:])
         return photos, one if plan.config.class_img_count else None
 
-    return _build(plan, encode)
+    return _build(plan, encode, partial(add_prior, most=2 * plan.config.batch_size))
 
 
-def _build(plan: RunPlan, encode: Encode) -> DreamBooth:
+def _build(plan: RunPlan, encode: Encode, with_prior: Callable[..., None]) -> DreamBooth:
     compute = replace(plan.compute, device=plan.devices[own_rank() % len(plan.devices)])
     in_half = plan.training_autocast_dtype if plan.config.fixes_networks else None
     # On the host first, if the device may be too small for all weights in float32.
@@ -68,4 +70,5 @@ def _build(plan: RunPlan, encode: Encode) -> DreamBooth:
     module = DreamBooth(ldm, plan.subject, *moments, plan.config, plan.options.seed, plan.prompts)
     for network in module.needed_networks:
         network.to(compute.device)
+    with_prior(module, plan.base, replace(compute, autocast_dtype=plan.training_autocast_dtype).autocast)
     return module

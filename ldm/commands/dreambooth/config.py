@@ -5,7 +5,8 @@ import re
 from dataclasses import fields, replace
 from typing import Any
 
-from ldm.choices import EMBEDDING_LEARNING_RATE, LORA_LEARNING_RATE, OPTIMIZERS, PROMPT_TEMPLATES
+from ldm.choices import AUTO, EMBEDDING_LEARNING_RATE, LORA_LEARNING_RATE, OPTIMIZERS, PROMPT_TEMPLATES
+from ldm.commands.dreambooth.prior import with_prior
 from ldm.commands.options.resumable import flag_of
 from ldm.diffusion.sampling import SamplingConfig
 from ldm.errors import UserError
@@ -20,6 +21,8 @@ def config_from(options: argparse.Namespace, defaults: DreamBoothConfig, samplin
     """
     flags = {field.name: getattr(options, field.name, None) for field in fields(DreamBoothConfig)}
     flags["prior_loss_weight"] = options.lamb
+    if flags["batch_size"] == AUTO:  # chosen when the memory of a batch is known
+        flags["batch_size"] = None
     if options.prompt_templates:
         if {"prompt_templates", "instance_prompts"} <= {*options.typed}:
             raise UserError("--prompt-templates is a list in place of --instance-prompt: leave out one of the two")
@@ -45,7 +48,7 @@ def config_from(options: argparse.Namespace, defaults: DreamBoothConfig, samplin
         raise UserError(_with_flags(str(error))) from error
     if config.text_encoder_learning_rate and not config.train_text_encoder:
         raise UserError("--text-encoder-learning-rate is for a text encoder that is trained: add -t")
-    return replace(config, class_img_count=0) if config.prior_loss_weight == 0 else config
+    return with_prior(config, options)
 
 
 def _with_flags(message: str) -> str:
@@ -71,7 +74,9 @@ def _embedding_flags(options: argparse.Namespace, defaults: DreamBoothConfig) ->
     for name in ("lamb", "class_img_count", "class_img_dir"):
         if name in options.typed and getattr(options, name):
             raise UserError(f"{flag_of(name)}: class images teach an embedding nothing, as their prompt is without sks")
-    fixed: dict[str, Any] = {"lora": 0, "train_text_encoder": False, "class_img_count": 0}
+    if options.prior not in (None, "none"):
+        raise UserError(f"--train embedding leaves the class as it is: leave out --prior {options.prior}")
+    fixed: dict[str, Any] = {"lora": 0, "train_text_encoder": False, "class_img_count": 0, "prior": "none"}
     own = defaults.embedding_learning_rate or EMBEDDING_LEARNING_RATE * defaults.learning_rate
     return fixed | ({"learning_rate": own} if options.learning_rate is None else {})
 

@@ -7,8 +7,9 @@ from dataclasses import replace
 import torch
 
 from ldm.checkpoint.reading import read_checkpoint
-from ldm.choices import VRAM
+from ldm.choices import AUTO, VRAM
 from ldm.commands.app import logged
+from ldm.commands.dreambooth.batch_size import largest_batch
 from ldm.commands.dreambooth.config import config_from
 from ldm.commands.dreambooth.vram import USABLE, fixed_settings
 from ldm.commands.sampling.job import sampling_from
@@ -33,21 +34,29 @@ def memory_table(options: argparse.Namespace) -> None:
     height, width = snapped_size(settings.model, options.hw, (settings.sampling.height, settings.sampling.width))
     config = config_from(options, settings.dreambooth, sampling_from(options, settings.sampling, height, width))
     workload = Workload(
-        settings.model, height, width, config.class_img_count > 0, torch.bfloat16, previews=bool(config.preview_prompts)
+        settings.model, height, width, config.has_class_half, torch.bfloat16, previews=bool(config.preview_prompts)
     )
     candidates = profiles_with(fixed_settings(options, config), keep_gradients=config.gradient_accumulation > 1)
-    kinds = "a photo and a class image" if workload.with_class else "a photo"
+    kinds = "a photo and a sample of the class" if workload.with_class else "a photo"
     log.info("on one CUDA card, %d x %d pixels, %d times %s at a time", height, width, config.batch_size, kinds)
+    fill = options.batch_size == AUTO
+    if fill:
+        log.info("that many choose the profile; the last column has the largest batch that fits with it")
     log.info("each row is printed when it is known; all of them take minutes")
-    for line in HEADER:
-        log.info("%s", line)
+    for line, last in zip(HEADER, (" --batch-size auto |", "---|"), strict=True):
+        log.info("%s", line + last * fill)
     for trained in (False,) if config.train == "embedding" else (False, True):
         chooser = Chooser(workload, replace(config, train_text_encoder=trained))
         for size in VRAM[1:]:
-            chosen = chooser.first_that_fits(candidates, int(USABLE * float(size) * GIB) - CUDA_OVERHEAD)
+            budget = int(USABLE * float(size) * GIB) - CUDA_OVERHEAD
+            chosen = chooser.first_that_fits(candidates, budget)
             peak = f"{(chosen[1].peak + CUDA_OVERHEAD) / GIB:.2f}" if chosen else ""
             kind = "trained" if trained else "fixed"
-            log.info("| %s | %s | %s | %s |", size, kind, peak, chosen[0] if chosen else NONE_FITS)
+            row = f"| {size} | {kind} | {peak} | {chosen[0] if chosen else NONE_FITS} |"
+            if fill:
+                whole = replace(config, train_text_encoder=trained)
+                row += f" {largest_batch(workload, chosen[0].applied_to(whole), budget)[0] if chosen else ''} |"
+            log.info("%s", row)
 
 
 def _settings(options: argparse.Namespace) -> Settings:

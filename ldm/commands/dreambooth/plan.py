@@ -20,6 +20,8 @@ from ldm.checkpoint.loading import checkpoint_info, raise_unless_whole
 from ldm.checkpoint.lora import is_lora
 from ldm.checkpoint.reading import CheckpointFile, read_checkpoint
 from ldm.checkpoint.saving import hash_file
+from ldm.choices import AUTO
+from ldm.commands.dreambooth.batch_size import with_largest_batch
 from ldm.commands.dreambooth.config import config_from
 from ldm.commands.dreambooth.subject_files import captions_for, class_images_of, find_photos_again
 from ldm.commands.dreambooth.vram import MEMORY_FLAGS, fit_into_memory, workload_of
@@ -41,6 +43,7 @@ from ldm.errors import UserError
 from ldm.files import ROOT, counted
 from ldm.nn.tokenizer import PromptTokenizer, tokenizer_digest
 from ldm.processes import RUN_DIR_VARIABLE, is_helper_process
+from ldm.runtime.bfloat16 import cpu_precision
 from ldm.runtime.compiling import refuse_graphs_without_cuda
 from ldm.runtime.devices import Compute, parse_devices, sampling_compute, training_compute, training_precision
 from ldm.runtime.models import (
@@ -175,9 +178,13 @@ def plan_run(options: argparse.Namespace, origins: Mapping[str, str] = MappingPr
         options = _as_the_first_process_chose(options)
     devices = parse_devices(options.devices)
     refuse_graphs_without_cuda(options.compile, devices[0])
-    compute = training_compute(devices[0], options.precision)
+    training_compute(devices[0], options.precision)  # refuses what the device can't
 
     base, file, yaml, settings = _base_model(options)
+    flag = options.precision
+    if flag == AUTO and devices[0].type == "cpu" and settings.bfloat16_on_cpu:
+        flag = cpu_precision()
+    compute = training_compute(devices[0], flag)
     resumed = options.resume_dir
     tokenizer_dir = _tokenizer_directory(options, base, settings, checkpoint_info(file).tokenizer)
 
@@ -192,10 +199,11 @@ def plan_run(options: argparse.Namespace, origins: Mapping[str, str] = MappingPr
         config = replace(config, class_img_count=len(own_class_images))
     workload = workload_of(settings, config, sampling, devices, compute)
     config = fit_into_memory(options, config, workload, devices)
+    config = with_largest_batch(options, config, workload, devices)
     training = f"training at {height} x {width} with --batch-size {config.batch_size}"
     refuse_too_large_training(dreambooth_need(workload, config), devices, training, "A smaller --hw or --batch-size")
     # Weights in bfloat16 are computed with in bfloat16.
-    precision = "bf16-mixed" if config.train_dtype != "fp32" else training_precision(devices[0], options.precision)
+    precision = "bf16-mixed" if config.train_dtype != "fp32" else training_precision(devices[0], flag)
 
     verdicts = inspect_directory(options.instance_img_dir, height, width)
     paths, instance_images = images_of(verdicts)
@@ -278,9 +286,11 @@ def _refuse_unfitting_words(
 
 
 def _as_the_first_process_chose(options: argparse.Namespace) -> argparse.Namespace:
-    """The options of another process, with what the first one has chosen for all."""
+    """The options of another process, with what the first one has chosen or measured for all."""
     chosen = read_yaml(Path(os.environ[RUN_DIR_VARIABLE]) / RECORD)["options"]
-    return argparse.Namespace(**{**vars(options), **{name: chosen[name] for name in (*MEMORY_FLAGS, "seed")}})
+    return argparse.Namespace(
+        **{**vars(options), **{name: chosen[name] for name in (*MEMORY_FLAGS, "batch_size", "precision", "seed")}}
+    )
 
 
 def _base_model(options: argparse.Namespace) -> tuple[Path, CheckpointFile, dict[str, Any], Settings]:

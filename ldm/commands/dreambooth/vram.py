@@ -54,7 +54,7 @@ def workload_of(
         settings.model,
         sampling.height,
         sampling.width,
-        with_class=config.class_img_count > 0,
+        with_class=config.has_class_half,
         autocast_dtype=compute.autocast_dtype,
         like_cuda=devices[0].type == "cuda",
         devices=len(devices),
@@ -93,6 +93,15 @@ def fit_into_memory(
     if config.fused_backward and (why := _no_fused_backward(workload, config)):
         raise UserError(f"--fused-backward is not for {why}")
     return config
+
+
+def tensor_budget(vram: str, devices: list[torch.device]) -> int | None:
+    """Bytes that tensors may take on each device: of `--vram`, else of what is free; None if that is unknown."""
+    overhead = CUDA_OVERHEAD if devices[0].type == "cuda" else 0
+    if vram != "auto":
+        return int(USABLE * float(vram) * GIB) - overhead
+    free = _free_on_all(devices)
+    return None if free is None else free - max(0, overhead - CUDA_CONTEXT)
 
 
 def fixed_settings(options: argparse.Namespace, config: DreamBoothConfig) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from ldm.bounds import (
     MOST_UPDATES,
     MOST_VECTORS,
 )
-from ldm.choices import COMPILE_MODES, LOGGERS, SAMPLERS, SAVE_DTYPES, SPACINGS, TRAINING_PRECISIONS, described
+from ldm.choices import AUTO, COMPILE_MODES, LOGGERS, SAMPLERS, SAVE_DTYPES, SPACINGS, TRAINING_PRECISIONS, described
 from ldm.commands.options.defaults import DefaultsFormatter, model_default, yaml_value
 from ldm.commands.options.places import DIRECTORY
 from ldm.interruption import STATUS
@@ -62,6 +62,7 @@ WARMUP = number(int, 0, MOST_UPDATES)
 BATCH = number(int, 1, MOST_TOGETHER)
 IMAGES = number(int, 1, MOST_IMAGES)
 CLASS_IMAGES = number(int, 0, MOST_CLASS_IMAGES)
+PREDICTIONS = number(int, 1, MOST_CLASS_IMAGES)
 SIDE = number(int, 1, LARGEST_SIDE)
 WORKERS = number(int, 0, 256)
 STEPS = number(int, 1, MOST_STEPS)
@@ -71,6 +72,12 @@ RANK = number(int, 0, HIGHEST_RANK)
 VECTORS = number(int, 1, MOST_VECTORS)
 DROPOUT = number(float, 0, 0.9)
 NON_NEGATIVE = number(float, 0, LARGEST_FACTOR)
+
+
+def batch_size(text: str) -> float | str:
+    """A parser of the number of images in a batch, or `auto`."""
+    return AUTO if text == AUTO else BATCH(text)
+
 
 RANDOM_SEED = -1
 LARGEST_SEED = 2**62

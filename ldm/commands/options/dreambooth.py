@@ -3,11 +3,12 @@
 import argparse
 from pathlib import Path
 
-from ldm.choices import PROMPT_TEMPLATES, SAMPLERS, described
+from ldm.choices import PRIORS, PROMPT_TEMPLATES, SAMPLERS, described
 from ldm.commands.options.common import (
     BATCH,
     CLASS_IMAGES,
     NON_NEGATIVE,
+    PREDICTIONS,
     SHARE,
     STEPS,
     add_compile,
@@ -110,11 +111,30 @@ def _add_prompts(group: argparse._ArgumentGroup) -> None:
 
 def _add_prior_preservation(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
+        "--prior",
+        choices=PRIORS,
+        help="what keeps the class of the subject as it was (docs/prior.md). "
+        f"{described(PRIORS)}; {dreambooth_default('prior')}",
+    )
+    group.add_argument(
+        "--l2-share",
+        type=SHARE,
+        metavar="X",
+        help=f"share of the distance that each update takes back, of --prior l2; {dreambooth_default('l2_share')}",
+    )
+    group.add_argument(
+        "--base-predictions",
+        type=PREDICTIONS,
+        metavar="N",
+        help="predictions of the base model that are made before the training and used in turn, of --prior "
+        f"base-prediction; {dreambooth_default('base_predictions')}",
+    )
+    group.add_argument(
         "-l",
         "--lamb",
         type=NON_NEGATIVE,
         metavar="X",
-        help=f"weight of the class images' loss; {dreambooth_default('prior_loss_weight')}",
+        help=f"weight of the loss on the class; 0: no prior preservation; {dreambooth_default('prior_loss_weight')}",
     )
     group.add_argument(
         "--class-img-count",

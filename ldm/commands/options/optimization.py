@@ -15,7 +15,18 @@ from ldm.choices import (
     VRAM,
     described,
 )
-from ldm.commands.options.common import BATCH, DROPOUT, NON_NEGATIVE, RANK, UPDATES, VECTORS, WARMUP, seed, words
+from ldm.commands.options.common import (
+    BATCH,
+    DROPOUT,
+    NON_NEGATIVE,
+    RANK,
+    UPDATES,
+    VECTORS,
+    WARMUP,
+    batch_size,
+    seed,
+    words,
+)
 from ldm.commands.options.defaults import dreambooth_default
 from ldm.commands.options.places import EMBEDDING
 
@@ -72,9 +83,10 @@ def add_updates(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument(
         "--batch-size",
-        type=BATCH,
+        type=batch_size,
         metavar="N",
-        help=f"photos, and as many class images, per update and device; {dreambooth_default('batch_size')}",
+        help="photos, and as many samples of the class, per update and device; auto: as many as are predicted to fit "
+        f"into --vram, or into what is free on a CUDA device, at most 16; {dreambooth_default('batch_size')}",
     )
     group.add_argument(
         "--gradient-accumulation",

@@ -109,3 +109,14 @@ def test_the_commands_of_the_readme_can_be_parsed() -> None:
     assert options.output_dir == Path("ckpts")
     assert txt2img_parser().parse_args(["--ckpt-path", "ckpts/"]).ckpt_path == options.output_dir
     assert (ROOT / "dreambooth.py").is_file()
+
+
+@pytest.mark.parametrize(("allowed", "speedup", "precision"), [(True, 4.0, "bf16-mixed"), (False, 4.0, "full")])
+def test_a_cpu_that_is_faster_in_bfloat16_trains_in_it_if_the_model_allows(
+    allowed: bool, speedup: float, precision: str, plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ldm.runtime.bfloat16.bfloat16_speedup", lambda: speedup)
+    (tmp_path / "my.yaml").write_text(to_yaml({**TINY_YAML, "bfloat16_on_cpu": allowed}))
+    dtype = plan("--config", tmp_path / "my.yaml", "--class-img-count", 0).options.autocast_dtype
+    assert dtype == (torch.bfloat16 if precision == "bf16-mixed" else None)
+    assert read_yaml(tmp_path / "ckpts" / "can-1" / "run.yaml")["options"]["precision"] == precision
