@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from ldm.data.drawn_prompts import DrawnPrompts
 from ldm.data.images import fit_image, read_image, to_tensor
 from ldm.data.latents import moments_at
+from ldm.data.noising import Noising
 from ldm.diffusion.noise import derived_generator
 from ldm.errors import UserError
 from ldm.nn.tokenizer import PromptTokenizer
@@ -86,11 +87,15 @@ class StepBatches(IterableDataset[Item], Generic[Item]):
 
     def step(self, step: int) -> Item:
         """The batch of one step on this device."""
+        positions = self.positions(step)
+        indices = [order(position) for order in self.orders for position in positions]
+        return self.batch(indices, derived_generator(self.share.seed, step, self.share.rank))
+
+    def positions(self, step: int) -> range:
+        """The places of the step's items on this device, in the order of all items of a set."""
         share = self.share
         first = (step * share.world_size + share.rank) * share.batch_size
-        positions = range(first, first + share.batch_size)
-        indices = [order(position) for order in self.orders for position in positions]
-        return self.batch(indices, derived_generator(share.seed, step, share.rank))
+        return range(first, first + share.batch_size)
 
     def batch(self, indices: list[int], generator: torch.Generator) -> Item:
         """The batch of these items: `share.batch_size` of each set, one set after the other.
@@ -144,6 +149,13 @@ class LatentBatch(NoisyLatents):
 
     input_ids: Tensor
     """(b m) int64"""
+
+
+class NoisedLatents(NoisyLatents):
+    """A step of DreamBooth in which the UNet's input has another noise than the one to predict."""
+
+    input_noise: Tensor
+    """(b c h w)"""
 
 
 class PromptedLatents(NoisyLatents):
@@ -212,7 +224,7 @@ class DreamBoothBatches(StepBatches[NoisyLatents]):
     """`share.batch_size` instance images, then as many class images, if there are any.
 
     instance_moments (n v 2c h w), class_moments (m v 2c h w) or None without prior preservation. With `prompts` a batch
-    also has a prompt for each image.
+    also has a prompt for each image; with `noising` that isn't plain, another noise in the UNet's input.
     """
 
     def __init__(
@@ -222,11 +234,21 @@ class DreamBoothBatches(StepBatches[NoisyLatents]):
         num_timesteps: int,
         share: DeviceShare,
         prompts: DrawnPrompts | None = None,
+        noising: Noising = Noising(),
     ) -> None:
         self.sets = [instance_moments] if class_moments is None else [instance_moments, class_moments]
         super().__init__(share, *map(len, self.sets))
         self.num_timesteps = num_timesteps
         self.prompts = prompts
+        self.noising = noising
+
+    def step(self, step: int) -> NoisyLatents:
+        batch = super().step(step)
+        if self.noising.is_plain:
+            return batch
+        positions = [self.positions(step)] * len(self.sets)
+        drawn = self.noising.draw(batch["noise"], batch["timesteps"], self.share.seed, positions)
+        return NoisedLatents(**{**batch, **vars(drawn)})  # type: ignore[typeddict-item]
 
     def batch(self, indices: list[int], generator: torch.Generator) -> NoisyLatents:
         sets = [moments for moments in self.sets for _ in range(self.share.batch_size)]

@@ -16,12 +16,15 @@ from torch import Tensor, nn
 
 from ldm.data.batches import DeviceShare, DreamBoothBatches, NoisyLatents
 from ldm.data.drawn_prompts import DrawnPrompts
+from ldm.data.noising import Noising
 from ldm.diffusion.latent_diffusion import LatentDiffusion
-from ldm.diffusion.loss import dreambooth_loss, eps_loss
+from ldm.diffusion.loss import DreamBoothLoss, dreambooth_loss, eps_loss, min_snr_weight
 from ldm.diffusion.noise import derived_generator
 from ldm.nn.autoencoder import DiagonalGaussian
 from ldm.nn.lora import drop_ranks, keep_ranks
 from ldm.training.dreambooth_config import DreamBoothConfig, Subject
+from ldm.training.ema import WeightAverage
+from ldm.training.layers import fix_other_layers
 from ldm.training.lora import add_adapters
 from ldm.training.module import TrainingModule
 
@@ -99,6 +102,7 @@ class DreamBooth(TrainingModule):
         if config.train_dtype != "fp32":
             for part in self.trained_parts().values():
                 cast_weights(part, torch.bfloat16)
+        self.average = WeightAverage(self.trained_parts(), config.ema_decay) if config.ema_decay else None
         ldm.unet.set_gradient_checkpointing(config.gradient_checkpointing)
         assert ldm.tokenizer is not None, "a model to train has a tokenizer"
         # Buffers, so that they are copied to the device once; not persistent, as no checkpoint needs them.
@@ -120,6 +124,16 @@ class DreamBooth(TrainingModule):
         """Drops ranks at random: a function of (seed, step), so that a resumed run drops the same."""
         if share := self.config.lora_dropout:
             drop_ranks(self.adapters, share, derived_generator(self.seed, DROPOUT, self.trainer.global_step))
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Also updates the average, before callbacks save."""
+        super().optimizer_step(*args, **kwargs)
+        if self.average is not None:
+            self.average.update(self.trainer.global_step + 1)
+
+    def saved_weights(self) -> contextlib.AbstractContextManager[None]:
+        """In this block, between two steps, the networks hold the weights that are saved: the average if there is."""
+        return contextlib.nullcontext() if self.average is None else self.average.swapped_in()
 
     def on_train_batch_end(self, *args: object) -> None:
         """Frees the gradients, which Lightning would keep until the next forward pass has ended."""
@@ -158,9 +172,10 @@ class DreamBooth(TrainingModule):
         return parts
 
     def train_only_trained_parts(self) -> None:
-        """Fixes all weights but those of the `trained_parts`, or of their adapters if there are any."""
+        """Fixes all weights but those of the `trained_parts`, or of their adapters, or of the UNet's `train_layers`."""
         if not self.adapters:
             super().train_only_trained_parts()
+            fix_other_layers(self.ldm.unet, self.config.train_layers)
             return
         self.requires_grad_(False)
         for layer in self.adapters:
@@ -224,15 +239,29 @@ class DreamBooth(TrainingModule):
             super().optimizer_zero_grad(*args, **kwargs)
 
     def losses(self, batch: NoisyLatents) -> dict[str, Tensor]:
-        """DreamBooth, eq. 2: one forward pass of instance and class samples; `total` is their weighted loss."""
+        """DreamBooth, eq. 2: one forward pass of instance and class samples; `total` is their weighted loss.
+
+        Min-SNR's weights are in `total` only, so that the others can be compared between runs.
+        """
         latents = self.ldm.sample_posterior(DiagonalGaussian(batch["moments"]), batch["posterior_noise"])
-        noisy = self.ldm.schedule.add_noise(latents, batch["noise"], batch["timesteps"])
+        input_noise: Tensor = batch.get("input_noise", batch["noise"])  # type: ignore[assignment]
+        noisy = self.ldm.schedule.add_noise(latents, input_noise, batch["timesteps"])
         eps = self.ldm.predict_eps(noisy, batch["timesteps"], self._context(batch))
-        loss = dreambooth_loss(
-            eps_loss(eps, batch["noise"]), self.config.batch_size, prior_loss_weight=self.config.prior_loss_weight
-        )
+        plain = eps_loss(eps, batch["noise"])
+        loss = self._dreambooth_loss(plain)
+        weighted = self._dreambooth_loss(plain * self._loss_weights(batch)) if any(self.config.gammas) else loss
         prior = {} if self._moments[1] is None else {"class": loss.prior}
-        return {"instance": loss.instance, **prior, "total": loss.total}
+        return {"instance": loss.instance, **prior, "total": weighted.total}
+
+    def _dreambooth_loss(self, per_sample: Tensor) -> DreamBoothLoss:
+        size, prior_loss_weight = self.config.batch_size, self.config.prior_loss_weight
+        return dreambooth_loss(per_sample, size, prior_loss_weight=prior_loss_weight)
+
+    def _loss_weights(self, batch: NoisyLatents) -> Tensor:
+        """Min-SNR's weight of each sample (b,), by its timestep and the gamma of photos or of class images."""
+        levels = self.ldm.schedule.alphas_cumprod_at(batch["timesteps"]).split(self.config.batch_size)
+        pairs = zip(levels, self.config.gammas, strict=False)
+        return torch.cat([min_snr_weight(some, gamma) if gamma else torch.ones_like(some) for some, gamma in pairs])
 
     def _encode_prompts(self, which: Tensor | None = None) -> Tensor:
         """The context of every prompt (p 77 d), or of those with these indices; a few at a time."""
@@ -252,4 +281,9 @@ class DreamBooth(TrainingModule):
     def batches(self, share: DeviceShare) -> DreamBoothBatches:
         """Encoded photos and class images, with noise, timesteps and perhaps prompts, of all batches of a step."""
         share = replace(share, batch_size=share.batch_size * self.config.gradient_accumulation)
-        return DreamBoothBatches(*self._moments, self.ldm.schedule.num_timesteps, share, self._prompts)
+        num_timesteps = self.ldm.schedule.num_timesteps
+        return DreamBoothBatches(*self._moments, num_timesteps, share, self._prompts, self._noising(num_timesteps))
+
+    def _noising(self, num_timesteps: int) -> Noising:
+        config, timesteps = self.config, self.config.timesteps_of(num_timesteps)
+        return Noising(config.noise_offset, config.input_perturbation, timesteps, config.timesteps == "logit-normal")

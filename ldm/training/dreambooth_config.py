@@ -8,11 +8,12 @@ from typing import Any, ClassVar
 from ldm.bounds import HIGHEST_RANK, LARGEST_FACTOR, MOST_CLASS_IMAGES, MOST_STEPS, MOST_TOGETHER, check_range
 from ldm.choices import CHECKPOINTING_LEVELS, CLIPPING, LORA_TARGETS, OPTIMIZERS, SAMPLERS, TRAIN_DTYPES
 from ldm.prompts import CLASS_PROMPT, INSTANCE_PROMPT, TOKEN, raise_for_prompts
-from ldm.training.config import OptimizationConfig, check_choice
+from ldm.training.config import check_choice
+from ldm.training.objective_config import ObjectiveConfig
 
 
 @dataclass(frozen=True)
-class DreamBoothConfig(OptimizationConfig):
+class DreamBoothConfig(ObjectiveConfig):
     """Fine-tuning on a subject."""
 
     prior_loss_weight: float = 1.0
@@ -103,6 +104,10 @@ class DreamBoothConfig(OptimizationConfig):
         check_range(self, 0, 0.9, "lora_dropout")
         if self.lora and self.train_dtype != "fp32":
             raise ValueError(f"train_dtype should be fp32 with lora, not {self.train_dtype}: its weights are few")
+        if self.lora and self.train_layers != "all":
+            raise ValueError(
+                "train_layers is not for lora, whose layers lora_targets chooses: leave out one of the two"
+            )
 
     def _check_prompts(self) -> None:
         raise_for_prompts("preview_prompts", self.preview_prompts)

@@ -17,7 +17,7 @@ from ldm.checkpoint.loading import checkpoint_info, raise_unless_whole
 from ldm.checkpoint.lora import is_lora
 from ldm.checkpoint.reading import CheckpointFile, read_checkpoint
 from ldm.checkpoint.saving import hash_file
-from ldm.commands.dreambooth.config import config_from
+from ldm.commands.dreambooth.config import config_from, refuse_missing_timesteps
 from ldm.commands.dreambooth.subject_files import captions_for, class_images_of, find_photos_again
 from ldm.commands.dreambooth.vram import MEMORY_FLAGS, fit_into_memory, workload_of
 from ldm.commands.elsewhere import find_weights, moved, sha256_of
@@ -180,6 +180,7 @@ def plan_run(options: argparse.Namespace, origins: Mapping[str, str] = MappingPr
     refuse_too_large_images(settings.model, sampling, 1, compute.dtype, devices[0])
     config = config_from(options, settings.dreambooth, sampling)
     _refuse_needless_rank(config, settings)
+    refuse_missing_timesteps(config, settings.model.schedule.num_timesteps)
     own_class_images = class_images_of(options, config, max(height, width))
     if own_class_images:
         config = replace(config, class_img_count=len(own_class_images))

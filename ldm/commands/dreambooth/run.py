@@ -125,18 +125,21 @@ def _saver(
     def save(module: DreamBooth, step: int) -> None:
         path, now = run_dir / f"step-{step:05d}.safetensors", replace(info, step=step)
         dtype = SAVE_DTYPES[plan.options.save_dtype]
-        if plan.config.lora:
-            writer.put(lora_writer(path, module.ldm, now, dtype, notes))
-        else:
-            writer.put(checkpoint_writer(path, module.ldm, now, dtype))
-        previews.sample(module, step)
+        with module.saved_weights():
+            if plan.config.lora:
+                writer.put(lora_writer(path, module.ldm, now, dtype, notes))
+            else:
+                writer.put(checkpoint_writer(path, module.ldm, now, dtype))
+            previews.sample(module, step)
 
     return save
 
 
 def _report(plan: RunPlan, run_dir: Path, module: DreamBooth) -> None:
     """Reports how far each part moved, and how to compare the checkpoints."""
-    moved, updates = weight_movement(module.ldm, plan.base), plan.config.iterations
+    updates = plan.config.iterations
+    with module.saved_weights():
+        moved = weight_movement(module.ldm, plan.base)
     write_text(run_dir / REPORT, to_yaml({"updates": updates, "relative_movement": moved}))
     lines = Lines(f"  {group:24s} {100 * share:8.4f} %" for group, share in moved.items())
     log.info("%d updates made. The weights moved by\n%s", updates, lines)
