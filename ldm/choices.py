@@ -72,6 +72,7 @@ OPTIMIZERS = {
 LOGGERS = {
     "tensorboard": Choice("ldm.training.tensorboard:TensorBoardLog", "losses and previews for TensorBoard"),
     "csv": Choice("ldm.training.logs:CSVLog", "losses in metrics.csv"),
+    "wandb": Choice("ldm.training.wandb_log:WandbLog", "Weights & Biases; needs pip install wandb"),
     "none": Choice("ldm.training.logs:RunLog", "no log of the losses"),
 }
 LR_SCHEDULES = {

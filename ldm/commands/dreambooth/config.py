@@ -25,7 +25,8 @@ def config_from(options: argparse.Namespace, defaults: DreamBoothConfig, samplin
             raise UserError("--prompt-templates is a list in place of --instance-prompt: leave out one of the two")
         flags["instance_prompts"] = PROMPT_TEMPLATES[options.prompt_templates].load()
     for name in ("instance_prompts", "min_snr_gamma", "timestep_range"):
-        flags[name] = flags[name] and tuple(flags[name])
+        if (values := flags[name]) is not None:
+            flags[name] = tuple(values)
     flags["preview_prompts"] = () if options.no_previews else options.preview_prompts and tuple(options.preview_prompts)
     if options.class_sampler is None and options.sampler is not None:
         flags |= {"class_sampler": sampling.sampler, "class_steps": options.class_steps or sampling.num_steps}

@@ -51,6 +51,7 @@ from ldm.runtime.tokenizers import NAME, find_tokenizer, has_tokenizer, repair_t
 from ldm.training.class_images import DIRECTORY as CLASS_IMAGES
 from ldm.training.class_images import ClassImages
 from ldm.training.dreambooth_config import DreamBoothConfig, Subject
+from ldm.training.logs import refuse_unusable_loggers
 from ldm.training.lora import count_adapter_weights
 from ldm.user_files import is_diffusers_directory, resolved
 
@@ -168,6 +169,7 @@ def plan_run(options: argparse.Namespace, origins: Mapping[str, str] = MappingPr
         options = _as_the_first_process_chose(options)
     devices = parse_devices(options.devices)
     refuse_graphs_without_cuda(options.compile, devices[0])
+    refuse_unusable_loggers(options.logger)
     compute = training_compute(devices[0], options.precision)
 
     base, file, yaml, settings = _base_model(options)
