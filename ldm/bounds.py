@@ -22,6 +22,8 @@ MOST_STEPS = 1000
 """Steps of a sampler."""
 HIGHEST_RANK = 1024
 """Of an adapter."""
+MOST_VECTORS = 1000
+"""Of a learned word. A prompt has room for far fewer; that error gives the number."""
 LARGEST_SCALE = 1000
 """The guidance scale, positive or negative."""
 LARGEST_FACTOR = 10**6

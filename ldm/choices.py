@@ -140,11 +140,19 @@ LORA_TARGETS = {
 """Layers that a LoRA training adapts."""
 LORA_LEARNING_RATE = 20
 """How much larger the learning rate of adapters is, unless the model's YAML has one."""
+TRAINED = {
+    "weights": "those of the networks, or of adapters with --lora",
+    "embedding": "only vectors that take the place of the word sks (textual inversion); all networks stay as they are",
+}
+"""What a fine-tuning trains."""
+EMBEDDING_LEARNING_RATE = 25
+"""How much larger the learning rate of an embedding is, unless the model's YAML has one."""
 SAVE_DTYPES = {"fp16": "float16", "bf16": "bfloat16", "fp32": "float32"}
 """Types of saved weights, by their names in torch."""
 LAYOUTS = {
     "official": "one file with the names of the published Stable Diffusion v1",
     "diffusers": "a directory for from_pretrained",
+    "embedding": "the vectors of a textual inversion, as one tensor (.safetensors), A1111's (.pt) or diffusers' (.bin)",
 }
 """What convert.py writes."""
 VARIANTS = ("fp16",)

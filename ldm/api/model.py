@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from ldm.api.calls import shown_messages
+from ldm.api.checks import raise_unless_seed, whole_numbers
 from ldm.api.flags import as_path, parsed_keywords
 from ldm.api.images import ImageLike, PathOrText, encoded_size, file_of, image_tensor
 from ldm.api.samples import Samples
@@ -52,17 +53,20 @@ def load(
     precision: str = "auto",
     config: PathOrText | None = None,
     lora: PathOrText | Sequence[PathOrText] | None = None,
+    embedding: PathOrText | Sequence[PathOrText] | None = None,
     base: PathOrText | None = None,
     vae: PathOrText | None = None,
 ) -> "Model":
-    """Loads a checkpoint, any that `txt2img.py --ckpt-path` takes, also a LoRA file.
+    """Loads a checkpoint, any that `txt2img.py --ckpt-path` takes, also a LoRA file or an embedding.
 
     Without a path: the downloaded Stable Diffusion, else the embedded tiny model.
 
     `device`: auto, cpu, mps, cuda, cuda:1. `precision`: auto (half precision on CUDA, else float32), full, autocast,
     bf16, fp16. `config`: the model's YAML, for a checkpoint that doesn't carry its own. `lora`: LoRA files to
-    merge into it, "my.safetensors" or with a weight, "my.safetensors:0.8". `base`: the base model of a LoRA file at
-    `path` that doesn't name its own. `vae`: another autoencoder. Raises `UserError` for a file that is no whole model.
+    merge into it, "my.safetensors" or with a weight, "my.safetensors:0.8". `embedding`: textual inversions, "cat.pt" or
+    with the word that stands for it in prompts, "cat.pt:<cat>". `base`: the base model of a LoRA file or an embedding
+    at `path` that doesn't name its own. `vae`: another autoencoder. Raises `UserError` for a file that is no whole
+    model.
     """
     device = None if device is None else str(device)
     path = None if path is None else as_path("path", path)
@@ -72,6 +76,7 @@ def load(
         "precision": precision,
         "config": config,
         "lora": lora,
+        "embedding": embedding,
         "base": base,
         "vae": vae,
     }
@@ -272,7 +277,7 @@ class Model:
         or (b 3 h w) in [-1, 1] are encoded as they are.
         """
         if seed is not None:
-            _raise_unless_seed(seed)
+            raise_unless_seed(seed)
         with shown_messages(), parsed_keywords(txt2img_parser(), {"hw": hw}) as (options, _):
             tensors = self._tensors(images, options.hw)
             noise = torch.zeros(len(tensors), *self.config.latent_shape(*tensors.shape[2:]))
@@ -362,7 +367,7 @@ class Model:
         if not isinstance(latents, Tensor) or latents.ndim != 4:
             found = (*latents.shape,) if isinstance(latents, Tensor) else type(latents).__name__
             raise UserError(f"latents should be a tensor (b {self.config.autoencoder.embed_dim} h w), not {found}")
-        steps = _whole_numbers(timesteps).to(latents.device)
+        steps = whole_numbers(timesteps).to(latents.device)
         if len(steps) != len(latents) and 1 not in (len(steps), len(latents)):
             raise UserError(f"there are {len(steps)} timesteps for the latents of {len(latents)} images")
         last = self.schedule.num_timesteps - 1
@@ -372,27 +377,10 @@ class Model:
             found = (*noise.shape,) if isinstance(noise, Tensor) else type(noise).__name__
             raise UserError(f"noise should be a tensor of the shape of the latents, {(*latents.shape,)}, not {found}")
         if noise is None:
-            _raise_unless_seed(seed)
+            raise_unless_seed(seed)
             generators = image_generators([seed + i for i in range(len(latents))])
             noise = draw_noise(latents.shape, generators, latents.device)
         return self.schedule.add_noise(latents, noise, steps)
-
-
-def _raise_unless_seed(seed: object) -> None:
-    if not isinstance(seed, int) or not 0 <= seed < 2**63:
-        raise UserError(f"seed should be a whole number from 0 on, not {reprlib.repr(seed)}")
-
-
-def _whole_numbers(timesteps: object) -> Tensor:
-    """One or several timesteps as int64 (n)."""
-    try:
-        steps = torch.as_tensor(timesteps).reshape(-1)
-        is_whole = len(steps) > 0 and not (steps.is_floating_point() or steps.is_complex() or steps.dtype == torch.bool)
-    except (TypeError, ValueError, RuntimeError):
-        is_whole = False
-    if not is_whole:
-        raise UserError(f"timesteps should be a whole number or several, not {reprlib.repr(timesteps)}")
-    return steps.to(torch.int64)
 
 
 def _nothing() -> None:

@@ -7,6 +7,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any, TypeVar
 
+from ldm.checkpoint.embedding import is_embedding
 from ldm.checkpoint.foreign import HEAD_BYTES
 from ldm.checkpoint.keys import PARTS, foreign_kind
 from ldm.checkpoint.loading import checkpoint_info
@@ -58,9 +59,9 @@ def find_checkpoints(directory: Path, keep: Callable[[CheckpointFile], Kept]) ->
 
 
 def _read_usable(path: Path) -> CheckpointFile:
-    """Raises `UserError` if this is neither a checkpoint nor a LoRA file."""
+    """Raises `UserError` if this is neither a checkpoint nor a LoRA file nor an embedding."""
     file = read_checkpoint(path)
-    if not is_lora(file) and not any(key.startswith(PARTS["unet"]) for key in file.index):
+    if not (is_lora(file) or is_embedding(file)) and not any(key.startswith(PARTS["unet"]) for key in file.index):
         kind = foreign_kind({key: tensor.shape for key, tensor in file.index.items()})
         raise UserError(f"{path} holds no UNet in the official layout{f'; it looks like {kind}' if kind else ''}")
     return file

@@ -29,6 +29,9 @@ def lora_state_dict(ldm: LatentDiffusion, dtype: torch.dtype) -> dict[str, Tenso
         tensors[f"{kohya}.lora_down.weight"] = snapshot(layer.lora_down, dtype)
         tensors[f"{kohya}.lora_up.weight"] = snapshot(layer.lora_up, dtype)
         tensors[f"{kohya}.alpha"] = torch.tensor(alpha, dtype=dtype)
+        if layer.lora_magnitude is not None:  # (out 1) or (out 1 1 1), as LyCORIS and ComfyUI have it
+            lengths = layer.lora_magnitude.reshape(-1, *[1] * (layer.weight.ndim - 1))
+            tensors[f"{kohya}.dora_scale"] = snapshot(lengths, dtype)
     return tensors
 
 

@@ -31,6 +31,8 @@ class CheckpointInfo:
     """SHA-256 of each part's weights, by part: equal parts are read once."""
     tokenizer: str = ""
     """SHA-256 of the tokenizer's files, as `ldm.nn.tokenizer.tokenizer_digest` gives it."""
+    words: dict[str, str] = field(default_factory=dict)
+    """Words that it was trained with, beside those of the vocabulary, and their vectors as text."""
     options: dict[str, Any] = field(default_factory=dict)
     """The options of the run that wrote it."""
     versions: dict[str, str] = field(default_factory=dict)

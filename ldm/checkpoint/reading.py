@@ -18,6 +18,7 @@ from ldm.background import raise_if_cancelled
 from ldm.checkpoint.diffusers_directory import Content, read_diffusers_directory
 from ldm.checkpoint.foreign import HEAD_BYTES, describe_foreign
 from ldm.checkpoint.keys import in_official_layout
+from ldm.checkpoint.learned_words import Embedding
 from ldm.checkpoint.torch_zip import LARGEST_PICKLE, MOST_TENSORS, read_torch_zip, refusal
 from ldm.checkpoint.unpickling import refused_names
 from ldm.errors import UserError
@@ -39,6 +40,8 @@ class CheckpointFile:
     tensors: Mapping[str, Tensor]
     """Mapped from the file; with an adapter (`ldm.checkpoint.merging`), computed each time one is looked up."""
     metadata: dict[str, str] = field(default_factory=dict)
+    embeddings: tuple[Embedding, ...] = ()
+    """Words that its text encoder gets, beside those of the vocabulary."""
 
     @property
     def index(self) -> Mapping[str, Tensor]:

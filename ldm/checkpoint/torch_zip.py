@@ -33,6 +33,8 @@ MOST_DIMENSIONS = 16
 
 LOCAL_HEADER_BYTES = 30
 
+LEARNED = "string_to_param"
+"""In the file of a textual inversion by A1111: a dictionary of its tensors."""
 RESUME_STATE_KEYS = {"pytorch-lightning_version", "optimizer_states", "state_dict"}
 """What Lightning's file of a whole training holds, among others."""
 
@@ -77,6 +79,8 @@ def read_torch_zip(file: BinaryIO, path: Path) -> tuple[dict[str, Tensor], dict[
     if isinstance(content, dict):
         _refuse_resume_state(content, path)
         content = content.get("state_dict", content)
+        if isinstance(content, dict) and isinstance(learned := content.get(LEARNED), dict):
+            content = {f"{LEARNED}.{key}": view for key, view in learned.items()}
     named = content if isinstance(content, dict) else {}
     views = {str(key): view for key, view in named.items() if isinstance(view, View)}
     if len(views) > MOST_TENSORS:

@@ -25,6 +25,8 @@ KNOWN_INERT = (
     "numpy._core.multiarray.scalar",
     "numpy.dtype",
     "_codecs.encode",
+    "builtins.set",
+    "__builtin__.set",
 )
 """Harmless names that training frameworks leave behind."""
 
@@ -79,6 +81,7 @@ TENSOR_NAMES = {
     "torch.Size",
     "torch.device",
     "torch.nn.parameter.Parameter",
+    "torch.nn.modules.container.ParameterDict",
     *STORAGE_TYPES,
     *(f"torch.{dtype}" for dtype in DTYPES),
 }
@@ -114,6 +117,10 @@ class View:
 
 class Opaque:
     """Any value that tensors don't need."""
+
+
+class Parameters(dict[Any, Any]):
+    """torch's dictionary of parameters: it gets its entries with its attributes."""
 
 
 @dataclass(frozen=True)
@@ -224,9 +231,17 @@ class _Machine:
         self.push(build(self, *arguments) if build and isinstance(arguments, tuple) else Opaque())
 
     def new(self, arguments: int = 1) -> None:
-        """An object of a class: an ordered dictionary, else `Opaque`."""
+        """An object of a class: a dictionary of one of two kinds, else `Opaque`."""
         cls, *_ = self.take(1 + arguments)
-        self.push({} if cls == ORDERED_DICT else Opaque())
+        self.push(Parameters() if cls == PARAMETER_DICT else {} if cls == ORDERED_DICT else Opaque())
+
+    def build(self) -> None:
+        """Attributes: only those of a dictionary of parameters are of use."""
+        attributes = self.pop()
+        target = self.stack[-1]
+        if isinstance(target, Parameters) and isinstance(attributes, dict):
+            found = attributes.get("_parameters")
+            target.update(found if isinstance(found, dict) else {})
 
     def instance(self) -> None:
         self.pop_to_mark()
@@ -252,6 +267,7 @@ class _Machine:
 
 
 ORDERED_DICT = Name("collections.OrderedDict")
+PARAMETER_DICT = Name("torch.nn.modules.container.ParameterDict")
 
 
 def _is_key(value: Any) -> bool:
@@ -357,7 +373,7 @@ _STEPS: dict[str, Step] = {
     "NEWOBJ": lambda m, _: m.new(),
     "NEWOBJ_EX": lambda m, _: m.new(arguments=2),
     "REDUCE": lambda m, _: m.call(*m.take(2)),
-    "BUILD": lambda m, _: m.pop(),  # attributes; tensors need none
+    "BUILD": lambda m, _: m.build(),
     "BINPERSID": lambda m, _: m.storage(),
     **dict.fromkeys(("PROTO", "FRAME", "STOP"), lambda m, _: None),
 }

@@ -83,7 +83,10 @@ def _full_chunks(tokenizer: PromptTokenizer, pieces: list[Piece], size: int) -> 
     comma, chunks = tokenizer.token_ids(","), []
     while len(left) > size:
         end = size
-        if left[size][0] not in comma:
+        if tokenizer.continues_word(left[size][0]):  # the vectors of a learned word stay together
+            while tokenizer.continues_word(left[end][0]):
+                end -= 1
+        elif left[size][0] not in comma:
             ends = [i + 1 for i in range(size - COMMA_WITHIN, size) if i >= 0 and left[i][0] in comma]
             end = ends[-1] if ends else size
         chunks.append(left[:end])

@@ -55,14 +55,28 @@ class TextEncoderConfig:
 class Embeddings(nn.Module):
     """Token ids (b n) -> vectors (b n d): the token's plus the position's."""
 
+    learned: Tensor | None
+    """(k d), vectors of the ids from the vocabulary's size on: textual inversion (arXiv 2208.01618)."""
+
     def __init__(self, config: TextEncoderConfig) -> None:
         super().__init__()
         self.token_embedding = nn.Embedding(config.vocab_size, config.hidden_size)
         self.position_embedding = nn.Embedding(config.max_position_embeddings, config.hidden_size)
+        self.register_buffer("learned", None, persistent=False)
 
     def forward(self, input_ids: Tensor) -> Tensor:
         positions = torch.arange(input_ids.shape[1], device=input_ids.device)
-        return self.token_embedding(input_ids) + self.position_embedding(positions)
+        return self.of_tokens(input_ids) + self.position_embedding(positions)
+
+    def of_tokens(self, input_ids: Tensor) -> Tensor:
+        """The vectors of the tokens alone."""
+        if self.learned is None:
+            return self.token_embedding(input_ids)
+        size = self.token_embedding.num_embeddings
+        is_learned = input_ids >= size
+        known = self.token_embedding(input_ids.masked_fill(is_learned, 0))
+        learned = F.embedding((input_ids - size).clamp(min=0), self.learned)
+        return torch.where(is_learned[..., None], learned.to(known.dtype), known)
 
 
 class SelfAttention(nn.Module):
@@ -139,6 +153,11 @@ class TextEncoder(nn.Module):
         super().__init__()
         self.config = config
         self.transformer = nn.ModuleDict({"text_model": TextTransformer(config)})
+
+    @property
+    def embeddings(self) -> Embeddings:
+        """The first layer."""
+        return self.transformer["text_model"].embeddings  # type: ignore[return-value]
 
     def forward(self, input_ids: Tensor, skip: int = 0) -> Tensor:
         return self.transformer["text_model"](input_ids, skip)

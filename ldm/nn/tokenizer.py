@@ -5,6 +5,8 @@ import json
 import logging
 import re
 import reprlib
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -33,21 +35,49 @@ BYTES_ONLY = 514
 class PromptTokenizer:
     """`tokenizer(prompts) -> input_ids (b max_length) int64`: begin, at most 75 tokens, end, padded with end.
 
-    `digest` is the SHA-256 of its files.
+    `digest` is the SHA-256 of its files. `words`: further words with their ids, one for each of a word's vectors
+    (textual inversion); they are found in a prompt as whole words, in capitals, too.
     """
 
-    def __init__(self, clip_tokenizer: CLIPTokenizer, max_length: int = 77, digest: str = "") -> None:
+    def __init__(
+        self,
+        clip_tokenizer: CLIPTokenizer,
+        max_length: int = 77,
+        digest: str = "",
+        words: Mapping[str, range] | None = None,
+    ) -> None:
         self.clip_tokenizer = clip_tokenizer
         self.digest = digest
         self.max_length = max_length
+        self.words = {word.lower(): ids for word, ids in (words or {}).items()}
+        self._pattern = whole_words(self.words)
+        self._word_of = {token: word for word, ids in self.words.items() for token in ids}
+
+    def with_words(self, counts: Mapping[str, int], first_id: int, digest: str) -> "PromptTokenizer":
+        """The same with words of so many vectors each, whose ids follow one another from `first_id` on.
+
+        `digest` stands for the vectors: it changes the tokenizer's.
+        """
+        words, start = {}, first_id
+        for word, count in counts.items():
+            words[word] = range(start, start + count)
+            start += count
+        both = hashlib.sha256(f"{self.digest} + {digest}".encode()).hexdigest()
+        return PromptTokenizer(self.clip_tokenizer, self.max_length, both, words)
 
     def __call__(self, prompts: list[str]) -> Tensor:
         for prompt in prompts:
             self._warn_if_cut(prompt)
         if not prompts:
             return torch.zeros(0, self.max_length, dtype=torch.int64)
+        if self.words:
+            return torch.tensor([self._framed(prompt) for prompt in prompts], dtype=torch.int64)
         encoded = self.clip_tokenizer(prompts, truncation=True, max_length=self.max_length, padding="max_length")
         return torch.tensor(encoded["input_ids"], dtype=torch.int64)
+
+    def _framed(self, prompt: str) -> list[int]:
+        ids = self.token_ids(prompt)[: self.max_length - 2]
+        return [self.begin, *ids, *[self.end] * (self.max_length - 1 - len(ids))]
 
     @property
     def begin(self) -> int:
@@ -61,27 +91,59 @@ class PromptTokenizer:
 
     def token_ids(self, text: str) -> list[int]:
         """The ids of a text of any length, without begin and end."""
-        ids: list[int] = self.clip_tokenizer(text, truncation=False, verbose=False)["input_ids"]
-        return ids[1:-1]
+        ids: list[int] = []
+        for part in self._parts(text):
+            if part.lower() in self.words:
+                ids += self.words[part.lower()]
+            else:
+                ids += self.clip_tokenizer(part, truncation=False, verbose=False)["input_ids"][1:-1]
+        return ids
+
+    def continues_word(self, token: int) -> bool:
+        """Whether it is a vector of one of the `words`, and not the first one."""
+        return token in self._word_of and token != self.words[self._word_of[token]].start
+
+    def _parts(self, text: str) -> list[str]:
+        """The text, cut before and after each of the `words`."""
+        return self._pattern.split(text) if self.words else [text]
 
     def cut_text(self, prompt: str) -> str:
         """The end of the prompt beyond `max_length`, decoded from its tokens; empty if all of it fits."""
-        ids = self.clip_tokenizer(prompt, truncation=False, verbose=False)["input_ids"]
-        return self.clip_tokenizer.decode(ids[self.max_length - 1 : -1]).strip() if len(ids) > self.max_length else ""
+        return self._decoded(self.token_ids(prompt)[self.max_length - 2 :])
+
+    def _decoded(self, ids: Sequence[int]) -> str:
+        groups = groupby(ids, lambda token: self._word_of.get(token, ""))
+        return " ".join(word or self.clip_tokenizer.decode([*group]).strip() for word, group in groups)
 
     def tokens(self, text: str) -> list[str]:
         """The text's tokens as the vocabulary spells them; `</w>` ends a word."""
-        return list(self.clip_tokenizer.tokenize(text))
+        parts = self._parts(text)
+        return [
+            token
+            for part in parts
+            for token in ([part] if part.lower() in self.words else self.clip_tokenizer.tokenize(part))
+        ]
 
     def unknown_words(self, text: str) -> list[str]:
         """Words that are not one token: the captions on which the vocabulary was trained had few of them or none."""
         vocabulary = self.clip_tokenizer.get_vocab()
-        words = dict.fromkeys(re.findall(r"[^\W\d_]+", text.lower()))
+        text = " ".join(part for part in self._parts(text.lower()) if part not in self.words)
+        words = dict.fromkeys(re.findall(r"[^\W\d_]+", text))
         return [word for word in words if len(word) > 1 and word + END_OF_WORD not in vocabulary]
 
     def _warn_if_cut(self, prompt: str) -> None:
         if cut := self.cut_text(prompt):
             warn_once(log, "the prompt is longer than %d tokens; its end is cut off: '%s'", self.max_length, cut)
+
+
+def whole_words(words: Iterable[str]) -> re.Pattern[str]:
+    """A pattern of these words, the longest first, where no letter, digit or underscore continues them."""
+    longest_first = sorted(words, key=len, reverse=True)
+    edged = (
+        ("(?<!\\w)" if re.match(r"\w", word) else "") + re.escape(word) + ("(?!\\w)" if re.search(r"\w$", word) else "")
+        for word in longest_first
+    )
+    return re.compile(f"({'|'.join(edged)})", re.IGNORECASE)
 
 
 def load_tokenizer(directory: Path, max_length: int = 77) -> PromptTokenizer:

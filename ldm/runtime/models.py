@@ -2,7 +2,7 @@
 
 import logging
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ldm.bounds import MOST_TOGETHER, check_range
 from ldm.checkpoint.keys import PARTS, WITH_FURTHER_INPUTS
+from ldm.checkpoint.learned_words import Embedding, all_vectors, knowing
 from ldm.checkpoint.loading import Placement, assign_parts, checkpoint_info, load_model, part_digests
 from ldm.checkpoint.reading import SUFFIXES, CheckpointFile
 from ldm.config import build_config, read_yaml
@@ -150,7 +151,10 @@ class ModelSlot:
             if self.ldm.graphed_unet is not None and "unet" in changed:  # it reads the memory of the old weights
                 self.ldm.graphed_unet.forget()
             assign_parts(self.ldm, file, changed, self.placement)
-        self.ldm.tokenizer = self._tokenizers[digest]
+        vocab_size = settings.model.text_encoder.vocab_size
+        self.ldm.tokenizer = knowing(self._tokenizers[digest], file.embeddings, vocab_size)
+        vectors = all_vectors(file.embeddings)
+        self.ldm.text_encoder.embeddings.learned = None if vectors is None else vectors.to(self.placement.device)
         self._parts = parts
         return self.ldm
 
@@ -172,6 +176,11 @@ def read_tokenizer(directory: Path, settings: Settings) -> PromptTokenizer:
     """The tokenizer of a model. Raises `UserError` if it is damaged or doesn't fit the model."""
     encoder = settings.model.text_encoder
     return fitting_tokenizer(directory, encoder.max_position_embeddings, encoder.vocab_size)
+
+
+def tokenizer_knowing(directory: Path, settings: Settings, embeddings: Sequence[Embedding]) -> PromptTokenizer:
+    """The tokenizer of a model with further words."""
+    return knowing(read_tokenizer(directory, settings), embeddings, settings.model.text_encoder.vocab_size)
 
 
 def snapped_size(config: LatentDiffusionConfig, hw: list[int] | None, default: tuple[int, int]) -> tuple[int, int]:

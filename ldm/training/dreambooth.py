@@ -24,6 +24,7 @@ from ldm.nn.autoencoder import DiagonalGaussian
 from ldm.nn.lora import drop_ranks, keep_ranks
 from ldm.training.dreambooth_config import DreamBoothConfig, Subject
 from ldm.training.ema import WeightAverage
+from ldm.training.embedding import learn_word, learned_vectors
 from ldm.training.layers import fix_other_layers
 from ldm.training.lora import add_adapters
 from ldm.training.module import TrainingModule
@@ -98,6 +99,7 @@ class DreamBooth(TrainingModule):
         self.subject = subject
         self._prompts = prompts
         self._moments = (instance_moments, class_moments)
+        self.first_vectors = learn_word(ldm, subject.class_name, config) if config.train == "embedding" else None
         self.train_only_trained_parts()
         if config.train_dtype != "fp32":
             for part in self.trained_parts().values():
@@ -110,10 +112,10 @@ class DreamBooth(TrainingModule):
         input_ids = ldm.tokenizer(texts)
         self.register_buffer("_input_ids", input_ids.to(ldm.device), persistent=False)
         # The output of a fixed text encoder never changes: it runs once.
-        contexts = None if config.train_text_encoder else self._encode_prompts()
+        contexts = None if config.encodes_in_steps else self._encode_prompts()
         self.register_buffer("_contexts", contexts, persistent=False)
 
-        fixed = [ldm.autoencoder] if config.train_text_encoder else [ldm.autoencoder, ldm.text_encoder]
+        fixed = [one for one in (ldm.autoencoder, ldm.text_encoder) if one not in self.needed_networks]
         self._offloaded = OffloadedNetworks(fixed)
 
     def on_train_start(self) -> None:
@@ -164,23 +166,34 @@ class DreamBooth(TrainingModule):
         with self.ldm.alone(network) if self.config.fused_backward else contextlib.nullcontext():
             yield
 
+    @property
+    def needed_networks(self) -> list[nn.Module]:
+        """The networks that every step computes with."""
+        return [self.ldm.unet, *([self.ldm.text_encoder] if self.config.encodes_in_steps else [])]
+
     def trained_parts(self) -> dict[str, nn.Module]:
-        """The UNet, and the text encoder if it is trained."""
+        """The UNet, and the text encoder if it is trained; or the layer with the vectors of the subject's word."""
+        if self.config.train == "embedding":
+            return {"embedding": self.ldm.text_encoder.embeddings}
         parts: dict[str, nn.Module] = {"unet": self.ldm.unet}
         if self.config.train_text_encoder:
             parts["text_encoder"] = self.ldm.text_encoder
         return parts
 
     def train_only_trained_parts(self) -> None:
-        """Fixes all weights but those of the `trained_parts`, or of their adapters, or of the UNet's `train_layers`."""
-        if not self.adapters:
+        """Fixes all weights but those of the `trained_parts`, or of their adapters or vectors if there are any."""
+        if not self.config.fixes_networks:
             super().train_only_trained_parts()
             fix_other_layers(self.ldm.unet, self.config.train_layers)
             return
         self.requires_grad_(False)
+        if self.config.train == "embedding":
+            learned_vectors(self.ldm).requires_grad_(True)
         for layer in self.adapters:
             layer.lora_down.requires_grad_(True)
             layer.lora_up.requires_grad_(True)
+            if layer.lora_magnitude is not None:
+                layer.lora_magnitude.requires_grad_(True)
 
     def parameter_groups(self) -> list[Any]:
         """The text encoder's weights are a group of their own if it has a learning rate of its own."""
@@ -266,7 +279,7 @@ class DreamBooth(TrainingModule):
     def _encode_prompts(self, which: Tensor | None = None) -> Tensor:
         """The context of every prompt (p 77 d), or of those with these indices; a few at a time."""
         input_ids = self._input_ids if which is None else self._input_ids[which]
-        with torch.set_grad_enabled(self.config.train_text_encoder):
+        with torch.set_grad_enabled(self.config.encodes_in_steps):
             return torch.cat([self.ldm.text_encoder(ids) for ids in input_ids.split(ENCODED_PROMPTS)])
 
     def _context(self, batch: NoisyLatents) -> Tensor:

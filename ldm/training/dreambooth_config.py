@@ -5,8 +5,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from ldm.bounds import HIGHEST_RANK, LARGEST_FACTOR, MOST_CLASS_IMAGES, MOST_STEPS, MOST_TOGETHER, check_range
-from ldm.choices import CHECKPOINTING_LEVELS, CLIPPING, LORA_TARGETS, OPTIMIZERS, SAMPLERS, TRAIN_DTYPES
+from ldm.bounds import (
+    HIGHEST_RANK,
+    LARGEST_FACTOR,
+    MOST_CLASS_IMAGES,
+    MOST_STEPS,
+    MOST_TOGETHER,
+    MOST_VECTORS,
+    check_range,
+)
+from ldm.choices import CHECKPOINTING_LEVELS, CLIPPING, LORA_TARGETS, OPTIMIZERS, SAMPLERS, TRAIN_DTYPES, TRAINED
 from ldm.prompts import CLASS_PROMPT, INSTANCE_PROMPT, TOKEN, raise_for_prompts
 from ldm.training.config import check_choice
 from ldm.training.objective_config import ObjectiveConfig
@@ -40,10 +48,20 @@ class DreamBoothConfig(ObjectiveConfig):
     """A name of `ldm.choices.LORA_TARGETS`."""
     lora_dropout: float = 0.0
     """Share of each adapter's ranks that a step leaves out."""
+    dora: bool = False
+    """Whether the adapters also train the length of each output's weights (DoRA, arXiv 2402.09353)."""
     lora_learning_rate: float = 0.0
     """`learning_rate` of a LoRA training; 0: twenty times as much as without."""
     text_encoder_learning_rate: float = 0.0
     """0: `learning_rate`."""
+    train: str = "weights"
+    """A name of `ldm.choices.TRAINED`."""
+    vectors: int = 1
+    """How many take the place of the subject's word, if an embedding is trained."""
+    initial_words: str = ""
+    """The words whose vectors these begin as; empty: the class name."""
+    embedding_learning_rate: float = 0.0
+    """`learning_rate` of an embedding; 0: 25 times as much as of weights."""
     instance_prompts: tuple[str, ...] = (INSTANCE_PROMPT,)
     """Prompts of the photos, of which each photo has a random one in each step; {caption} is the photo's own."""
     class_prompt: str = CLASS_PROMPT
@@ -60,6 +78,7 @@ class DreamBoothConfig(ObjectiveConfig):
         self._check_images()
         self._check_updates()
         self._check_lora()
+        self._check_embedding()
         self._check_prompts()
 
     def _check_images(self) -> None:
@@ -109,6 +128,19 @@ class DreamBoothConfig(ObjectiveConfig):
                 "train_layers is not for lora, whose layers lora_targets chooses: leave out one of the two"
             )
 
+    def _check_embedding(self) -> None:
+        check_choice("train", self.train, TRAINED)
+        check_range(self, 1, MOST_VECTORS, "vectors")
+        check_range(self, 0, LARGEST_FACTOR, "embedding_learning_rate")
+        raise_for_prompts("initial_words", [self.initial_words])
+        if self.train == "embedding":
+            if self.lora or self.train_text_encoder:
+                raise ValueError("with train embedding all networks stay fixed: neither lora nor train_text_encoder")
+            if self.train_layers != "all":
+                raise ValueError("train_layers is for the UNet, which train embedding doesn't change: leave one out")
+            if self.train_dtype != "fp32":
+                raise ValueError(f"train_dtype should be fp32 with train embedding, not {self.train_dtype}")
+
     def _check_prompts(self) -> None:
         raise_for_prompts("preview_prompts", self.preview_prompts)
         raise_for_prompts("instance_prompts", self.instance_prompts)
@@ -118,6 +150,16 @@ class DreamBoothConfig(ObjectiveConfig):
             raise ValueError(f'each of instance_prompts should hold "{TOKEN}", which stands for the subject')
         if re.search(rf"\b{TOKEN}\b|\{{caption\}}", self.class_prompt):
             raise ValueError(f'class_prompt should hold neither "{TOKEN}" nor {{caption}}: both are of the photos')
+
+    @property
+    def fixes_networks(self) -> bool:
+        """Whether the networks' own weights stay as they are: adapters or vectors are trained."""
+        return self.lora > 0 or self.train == "embedding"
+
+    @property
+    def encodes_in_steps(self) -> bool:
+        """Whether every step encodes its prompts, because what is trained changes their encoding."""
+        return self.train_text_encoder or self.train == "embedding"
 
     @property
     def keeps_low_bits(self) -> bool:  # type: ignore[override]

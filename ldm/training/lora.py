@@ -38,14 +38,14 @@ def add_adapters(ldm: LatentDiffusion, config: DreamBoothConfig, seed: int) -> l
     alpha = config.lora_alpha or float(config.lora)
     layers = []
     for part, pattern in patterns_of(config).items():
-        layers += adapt(networks[part], pattern, config.lora, alpha, generator)
+        layers += adapt(networks[part], pattern, config.lora, alpha, generator, config.dora)
     return layers
 
 
 def store_frozen_in(ldm: LatentDiffusion, config: DreamBoothConfig, dtype: torch.dtype) -> None:
-    """Stores the networks that get adapters in the type of autocast, which halves their memory."""
+    """Stores the fixed networks that steps compute with in the type of autocast, which halves their memory."""
     store_layers_in(ldm.unet, dtype)
-    if config.train_text_encoder:
+    if config.encodes_in_steps:
         store_layers_in(ldm.text_encoder, dtype)
 
 
@@ -57,5 +57,5 @@ def count_adapter_weights(model: LatentDiffusionConfig, config: DreamBoothConfig
         for key, shape in shapes_of(model).items():
             name = key.removeprefix(prefix).removesuffix(".weight")
             if key.startswith(prefix) and key.endswith(".weight") and re.fullmatch(pattern, name):
-                count += config.lora * (shape[0] + shape.numel() // shape[0])
+                count += config.lora * (shape[0] + shape.numel() // shape[0]) + shape[0] * config.dora
     return count

@@ -171,8 +171,7 @@ def predict(workload: Workload, config: DreamBoothConfig, limit: float = math.in
         weights = module.trained_parameters()
         with Footprint() as footprint:
             # On CUDA fixed networks are offloaded.
-            parts = module.trained_parts().values()
-            resident = [weight for part in parts for weight in part.parameters()]
+            resident = [weight for network in module.needed_networks for weight in network.parameters()]
             footprint.watch(list(module.buffers()), resident if workload.like_cuda else list(module.parameters()))
             if not config.fused_backward:
                 for weight in weights:
@@ -216,7 +215,7 @@ def _fake_module(workload: Workload, config: DreamBoothConfig, autocast_dtype: t
     """The module on fake tensors, with its weights in the types in which they train."""
     with NoInitialisation():
         module = _Module.of(workload, config)
-    if config.lora and autocast_dtype:
+    if config.fixes_networks and autocast_dtype:
         store_frozen_in(module.ldm, config, autocast_dtype)
     if workload.like_cuda:
         _normalise_in_float32(module)
@@ -306,6 +305,14 @@ class _AnyPrompt(PromptTokenizer):
 
     def __call__(self, prompts: list[str]) -> Tensor:
         return torch.zeros(len(prompts), self.max_length, dtype=torch.int64)
+
+    def token_ids(self, text: str) -> list[int]:
+        """Any token will do."""
+        return [0]
+
+    def with_words(self, counts: Mapping[str, int], first_id: int, digest: str) -> PromptTokenizer:
+        """The same: ids don't matter."""
+        return self
 
 
 class _Module(DreamBooth):

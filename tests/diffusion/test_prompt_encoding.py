@@ -85,6 +85,15 @@ def test_the_shorter_of_two_contexts_gets_empty_chunks(ldm: LatentDiffusion) -> 
     assert torch.equal(same_length(two, one, empty)[1], padded)
 
 
+def test_the_vectors_of_a_learned_word_stay_together_and_have_its_weight(ldm: LatentDiffusion) -> None:
+    assert ldm.tokenizer is not None
+    learned = ldm.tokenizer.with_words({"<toy>": 4}, 514, "")
+    (ids, weights), (rest, rest_weights) = chunks_of(learned, "ab " * 36 + "(<toy>:1.5) cd")
+    assert ids.tolist()[73:] == [513] * 4 and weights.unique().tolist() == [1.0]
+    assert rest.tolist()[1:5] == [514, 515, 516, 517] and rest_weights[:6].tolist() == [1, 1.5, 1.5, 1.5, 1.5, 1]
+    assert [len(chunks_of(learned, text)) for text in ("<toy> BREAK <toy>", "ab " * 35 + "<toy>")] == [2, 1]
+
+
 @pytest.mark.parametrize("clip_skip", [1, 2])
 def test_clip_skip_is_diffusers(ldm: LatentDiffusion, clip_skip: int) -> None:
     """Their `clip_skip` counts from 0; they too end with the last LayerNorm."""

@@ -190,3 +190,19 @@ def test_a_file_of_a_gigabyte_is_not_read(name: str, directory: Path) -> None:
     os.truncate(directory / name, 10**9)
     with pytest.raises(UserError, match=f"{name} is too large"):
         load_tokenizer(directory)
+
+
+def test_further_words_have_ids_of_their_own_wherever_they_stand(
+    tokenizer: PromptTokenizer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As whole words, in capitals, beside punctuation; the rest is tokenized as before, and no word is in another."""
+    learned = tokenizer.with_words({"<cat-toy>": 2, "sks": 1, "sks2": 1}, 49408, "vectors")
+    comma, end = tokenizer.token_ids(",")[0], [49407]
+    ids = [49406, 49410, comma, 49408, 49409, *tokenizer.token_ids("tasks"), 49411]
+    assert learned(["SKS, <cat-toy> tasks sks2"]).tolist() == [ids + end * (77 - len(ids))]
+    assert learned(["a photo of a cat"]).tolist() == tokenizer(["a photo of a cat"]).tolist()
+    assert [learned.continues_word(one) for one in (320, 49408, 49409, 49410)] == [False, False, True, False]
+    assert learned.tokens("a sks cat") == ["a</w>", "sks", "cat</w>"]
+    assert learned.unknown_words("xqzt sks") == ["xqzt"]
+    assert learned.cut_text("a " * 75 + "<cat-toy> cat") == "<cat-toy> cat"
+    assert learned.cut_text("a photo of sks") == "" and not caplog.records

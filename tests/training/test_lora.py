@@ -1,5 +1,6 @@
 """Adapters in training: what they begin as, what is trained, how they are saved, and what memory they take."""
 
+import copy
 import hashlib
 import json
 import re
@@ -8,8 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from peft import LoraConfig, inject_adapter_in_model
 from safetensors import safe_open
-from torch import Tensor
+from torch import Tensor, nn
 
 from ldm.checkpoint.loading import Placement, load_model
 from ldm.checkpoint.lora import read_lora
@@ -19,7 +21,7 @@ from ldm.checkpoint.metadata import CheckpointInfo
 from ldm.checkpoint.reading import read_checkpoint
 from ldm.choices import LORA_TARGETS
 from ldm.diffusion.latent_diffusion import LatentDiffusion, LatentDiffusionConfig
-from ldm.nn.lora import AdaptedLinear, adapted_layers, drop_ranks, keep_ranks
+from ldm.nn.lora import AdaptedLinear, adapt, adapted_layers, drop_ranks, keep_ranks
 from ldm.nn.memory import weightless
 from ldm.training.dreambooth_config import DreamBoothConfig
 from ldm.training.lora import add_adapters, count_adapter_weights, store_frozen_in
@@ -27,6 +29,7 @@ from ldm.training.memory import Workload, predict
 from tests.tiny import build_tiny_model, tiny_config, write_tiny_checkpoint
 
 EVERYTHING = DreamBoothConfig(lora=3, lora_alpha=6.0, lora_targets="all+conv", train_text_encoder=True)
+DORA = replace(EVERYTHING, dora=True)
 
 
 def outputs(ldm: LatentDiffusion) -> tuple[Tensor, Tensor]:
@@ -40,13 +43,16 @@ def moved(ldm: LatentDiffusion) -> LatentDiffusion:
     generator = torch.Generator().manual_seed(1)
     for _, layer in adapted_layers(ldm):
         layer.lora_up.data = torch.randn(layer.lora_up.shape, generator=generator) * 0.1
+        if layer.lora_magnitude is not None:
+            layer.lora_magnitude.data *= 1 + 0.2 * torch.rand(len(layer.lora_magnitude), generator=generator)
     return ldm
 
 
-def test_adapters_change_nothing_at_first_and_begin_with_the_seed() -> None:
+@pytest.mark.parametrize("config", [EVERYTHING, pytest.param(DORA, marks=pytest.mark.slow)], ids=["lora", "dora"])
+def test_adapters_change_nothing_at_first_and_begin_with_the_seed(config: DreamBoothConfig) -> None:
     plain, one, same, other = (build_tiny_model() for _ in range(4))
     for ldm, seed in ((one, 1), (same, 1), (other, 2)):
-        add_adapters(ldm, EVERYTHING, seed)
+        add_adapters(ldm, config, seed)
     for ours, expected in zip(outputs(one), outputs(plain), strict=True):
         torch.testing.assert_close(ours, expected)
     first, second, third = (lora_state_dict(ldm, torch.float32) for ldm in (one, same, other))
@@ -57,18 +63,19 @@ def test_adapters_change_nothing_at_first_and_begin_with_the_seed() -> None:
 @pytest.mark.parametrize("targets", LORA_TARGETS)
 @pytest.mark.parametrize("with_text", [False, True])
 def test_the_number_of_their_weights_is_known_without_building_them(targets: str, with_text: bool) -> None:
-    config = DreamBoothConfig(lora=3, lora_targets=targets, train_text_encoder=with_text)
+    config = DreamBoothConfig(lora=3, lora_targets=targets, train_text_encoder=with_text, dora=with_text)
     with weightless():
         ldm = LatentDiffusion(tiny_config())
     layers = add_adapters(ldm, config, 0)
-    count = sum(layer.lora_down.numel() + layer.lora_up.numel() for layer in layers)
+    count = sum(one.numel() for layer in layers for name, one in layer.named_parameters() if name.startswith("lora_"))
     assert count == count_adapter_weights(tiny_config(), config) > 0
 
 
-def test_what_is_saved_and_merged_computes_what_was_trained(tmp_path: Path) -> None:
+@pytest.mark.parametrize("config", [EVERYTHING, DORA], ids=["lora", "dora"])
+def test_what_is_saved_and_merged_computes_what_was_trained(config: DreamBoothConfig, tmp_path: Path) -> None:
     base = read_checkpoint(write_tiny_checkpoint(tmp_path))
     ldm = build_tiny_model()
-    add_adapters(ldm, EVERYTHING, 0)
+    add_adapters(ldm, config, 0)
     moved(ldm)
     path = tmp_path / "lora.safetensors"
     notes = {"ss_output_name": "can-1", "modelspec.architecture": "stable-diffusion-v1/lora"}
@@ -88,6 +95,32 @@ def test_what_is_saved_and_merged_computes_what_was_trained(tmp_path: Path) -> N
     assert json.loads(metadata["ldm.step"]) == 7
 
 
+@pytest.mark.parametrize("layer", [nn.Linear(6, 5), nn.Conv2d(3, 5, 3, stride=2, padding=1, bias=False)], ids=str)
+def test_dora_computes_what_peft_computes_with_the_same_gradients(layer: nn.Module) -> None:
+    theirs = nn.Sequential(copy.deepcopy(layer))
+    inject_adapter_in_model(LoraConfig(r=2, lora_alpha=4, target_modules=["0"], use_dora=True), theirs)
+    ours = nn.Sequential(copy.deepcopy(layer))
+    (adapted,) = adapt(ours, "0", 2, 4.0, torch.Generator().manual_seed(0), dora=True)
+    weights = {name.split(".")[1]: weight for name, weight in theirs.named_parameters() if "lora_" in name}
+    names = {"lora_A": adapted.lora_down, "lora_B": adapted.lora_up, "lora_magnitude_vector": adapted.lora_magnitude}
+    generator = torch.Generator().manual_seed(1)
+    for name, own in names.items():
+        assert own is not None
+        own.data = own.data + 0.3 * torch.randn(own.shape, generator=generator)
+        weights[name].data = own.data.reshape(weights[name].shape).clone()
+    x = torch.randn(2, 3, 6, 6, generator=generator)
+    output = ours(x)
+    torch.testing.assert_close(output, theirs(x))
+    for network in (ours, theirs):
+        network(x).square().sum().backward()
+    for name, own in names.items():
+        assert own is not None and own.grad is not None and weights[name].grad is not None
+        torch.testing.assert_close(own.grad.flatten(), weights[name].grad.flatten(), rtol=1e-4, atol=1e-4)  # type: ignore[union-attr]
+    merged_weight = copy.deepcopy(layer)
+    merged_weight.weight.data += adapted.delta()  # type: ignore[operator, union-attr]
+    torch.testing.assert_close(merged_weight(x), output)
+
+
 def test_dropped_ranks_are_left_out_and_the_others_make_up_for_them() -> None:
     layer = torch.nn.Linear(4, 5)
     layer.__class__ = AdaptedLinear
@@ -104,9 +137,10 @@ def test_dropped_ranks_are_left_out_and_the_others_make_up_for_them() -> None:
     assert torch.equal(layer(x), whole)
 
 
-def test_frozen_layers_in_half_precision_compute_what_autocast_computes() -> None:
+@pytest.mark.parametrize("dora", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_frozen_layers_in_half_precision_compute_what_autocast_computes(dora: bool) -> None:
     ldm, half = build_tiny_model(), build_tiny_model()
-    config = replace(EVERYTHING, train_text_encoder=False)
+    config = replace(EVERYTHING, train_text_encoder=False, dora=dora)
     store_frozen_in(half, config, torch.bfloat16)
     for one in (ldm, half):
         add_adapters(one, config, 0)

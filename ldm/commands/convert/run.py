@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ldm.checkpoint.diffusers_writing import write_diffusers_directory
+from ldm.checkpoint.embedding import is_embedding
 from ldm.checkpoint.keys import POSITION_IDS, averaged
 from ldm.checkpoint.loading import checkpoint_info, raise_unless_whole
 from ldm.checkpoint.lora import is_lora
@@ -20,6 +21,7 @@ from ldm.checkpoint.reading import SUFFIXES, CheckpointFile, read_checkpoint
 from ldm.checkpoint.replacing import find_autoencoder, with_autoencoder
 from ldm.checkpoint.saving import raise_unless_finite, save_checkpoint, snapshot
 from ldm.commands.convert.description import describe
+from ldm.commands.convert.embedding import convert_embedding
 from ldm.commands.disk_space import refuse_unwritable, refuse_without_space_for_weights
 from ldm.diffusion.latent_diffusion import LatentDiffusionConfig, shapes_of
 from ldm.diffusion.schedule import NoiseSchedule
@@ -68,6 +70,12 @@ class Conversion:
 
 def convert(options: argparse.Namespace) -> None:
     """Writes the checkpoint `options.source` to `options.target`."""
+    if options.to == "embedding" or is_embedding(read_checkpoint(options.source)):
+        _refuse_target(options.source, options.target, "embedding")
+        convert_embedding(options)
+        return
+    if options.token:
+        raise UserError(f"--token is for an embedding, and {options.source} is none")
     layout = _layout(options)
     _refuse_target(options.source, options.target, layout)
     file = read_checkpoint(options.source)

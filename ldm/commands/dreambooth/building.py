@@ -53,10 +53,11 @@ def build_to_measure(plan: RunPlan) -> DreamBooth:
 
 def _build(plan: RunPlan, encode: Encode) -> DreamBooth:
     compute = replace(plan.compute, device=plan.devices[own_rank() % len(plan.devices)])
-    in_half = plan.training_autocast_dtype if plan.config.lora else None
+    in_half = plan.training_autocast_dtype if plan.config.fixes_networks else None
     # On the host first, if the device may be too small for all weights in float32.
     first = replace(compute, device=HOST) if in_half or plan.config.train_dtype != "fp32" else compute
-    ldm = ModelSlot(first).use(read_checkpoint(plan.base), plan.settings, plan.tokenizer)
+    file = replace(read_checkpoint(plan.base), embeddings=plan.embeddings)
+    ldm = ModelSlot(first).use(file, plan.settings, plan.tokenizer)
     if in_half:
         store_frozen_in(ldm, plan.config, in_half)
         ldm.to(compute.device)
@@ -65,6 +66,6 @@ def _build(plan: RunPlan, encode: Encode) -> DreamBooth:
     ldm.autoencoder.to(first.device)
     gc.collect()
     module = DreamBooth(ldm, plan.subject, *moments, plan.config, plan.options.seed, plan.prompts)
-    for part in module.trained_parts().values():
-        part.to(compute.device)
+    for network in module.needed_networks:
+        network.to(compute.device)
     return module

@@ -5,7 +5,7 @@ import re
 from dataclasses import fields, replace
 from typing import Any
 
-from ldm.choices import LORA_LEARNING_RATE, OPTIMIZERS, PROMPT_TEMPLATES
+from ldm.choices import EMBEDDING_LEARNING_RATE, LORA_LEARNING_RATE, OPTIMIZERS, PROMPT_TEMPLATES
 from ldm.commands.options.resumable import flag_of
 from ldm.diffusion.sampling import SamplingConfig
 from ldm.errors import UserError
@@ -38,7 +38,7 @@ def config_from(options: argparse.Namespace, defaults: DreamBoothConfig, samplin
         elif options.train_dtype is None:
             flags["train_dtype"] = "fp32"
     kind.raise_if_missing()
-    flags |= _lora_flags(options, defaults)
+    flags |= _lora_flags(options, defaults) | _embedding_flags(options, defaults)
     if options.learning_rate is None and kind.learning_rate is not None:
         flags["learning_rate"] = kind.learning_rate
     try:
@@ -68,12 +68,33 @@ def _with_flags(message: str) -> str:
     return re.sub(r"\w+", lambda word: flags.get(word[0], word[0]), message)
 
 
+def _embedding_flags(options: argparse.Namespace, defaults: DreamBoothConfig) -> dict[str, Any]:
+    """What `--train embedding` changes: the learning rate, no class images, fixed networks whatever the YAML says.
+
+    Raises `UserError` for its flags without it, and for flags of networks and class images with it.
+    """
+    if (options.train or defaults.train) != "embedding":
+        for name in ("vectors", "initial_words"):
+            if name in options.typed:
+                raise UserError(f"{flag_of(name)} is for textual inversion: add --train embedding")
+        return {}
+    for name, flag in (("lora", "--lora"), ("embedding", "--embedding"), ("train_text_encoder", "-t")):
+        if getattr(options, name):
+            raise UserError(f"--train embedding keeps all networks as they are: leave out {flag}")
+    for name in ("lamb", "class_img_count", "class_img_dir"):
+        if name in options.typed and getattr(options, name):
+            raise UserError(f"{flag_of(name)}: class images teach an embedding nothing, as their prompt is without sks")
+    fixed: dict[str, Any] = {"lora": 0, "train_text_encoder": False, "class_img_count": 0}
+    own = defaults.embedding_learning_rate or EMBEDDING_LEARNING_RATE * defaults.learning_rate
+    return fixed | ({"learning_rate": own} if options.learning_rate is None else {})
+
+
 def _lora_flags(options: argparse.Namespace, defaults: DreamBoothConfig) -> dict[str, Any]:
     """What `--lora` changes: another learning rate. Raises `UserError` for its flags without it."""
     if options.lora or (options.lora is None and defaults.lora):
         own = defaults.lora_learning_rate or LORA_LEARNING_RATE * defaults.learning_rate
         return {"learning_rate": own} if options.learning_rate is None else {}
-    for name in ("lora_alpha", "lora_targets", "lora_dropout"):
+    for name in ("lora_alpha", "lora_targets", "lora_dropout", "dora"):
         if name in options.typed:
             raise UserError(f"{flag_of(name)} is for adapters: add --lora RANK")
     return {}

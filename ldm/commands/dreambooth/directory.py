@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ldm.checkpoint.keys import PARTS
+from ldm.checkpoint.learned_words import as_text
 from ldm.checkpoint.reading import read_checkpoint
 from ldm.checkpoint.saving import SAVE_DTYPES, hash_file
 from ldm.choices import OPTIMIZERS
@@ -66,6 +67,7 @@ def _identity(plan: RunPlan, directory: Path) -> dict[str, object]:
         **({"class_photos": _digests(plan.own_class_images)} if plan.own_class_images else {}),
         **({"captions": [*map(list, plan.captions)]} if any(plan.captions) else {}),
         **({"origins": plan.origins} if plan.origins else {}),
+        **({"words": as_text(plan.embeddings)} if plan.embeddings else {}),
     }
 
 
@@ -118,6 +120,8 @@ def sizes_on_disk(plan: RunPlan) -> dict[str, int]:
     saved, trained = sum(sizes.values()), unet + sizes["text_encoder"] * config.train_text_encoder
     if config.lora:
         saved = trained = count_adapter_weights(plan.settings.model, config)
+    if config.train == "embedding":
+        saved = trained = config.vectors * plan.settings.model.text_encoder.hidden_size
     state = OPTIMIZERS[config.optimizer].load().state_bytes_per_weight[config.train_dtype]
     state += AVERAGE_BYTES if config.ema_decay else 0
     sampled = 0 if plan.own_class_images else config.class_img_count

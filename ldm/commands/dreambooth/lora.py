@@ -12,14 +12,17 @@ def lora_notes(plan: RunPlan, info: CheckpointInfo, run: str) -> dict[str, str]:
     """The metadata of all steps of a run."""
     config, sampling = plan.config, plan.sampling
     alpha, phrase = config.lora_alpha or float(config.lora), f"{TOKEN} {plan.subject.class_name}"
-    convolutions = {"conv_dim": str(config.lora), "conv_alpha": f"{alpha:g}"}
+    convolutions = (
+        {"conv_dim": str(config.lora), "conv_alpha": f"{alpha:g}"} if config.lora_targets == "all+conv" else {}
+    )
+    decomposed = {"dora_wd": "True", "wd_on_output": "True"} if config.dora else {}  # LyCORIS's words
     text_rate = config.text_encoder_learning_rate or config.learning_rate
     notes: dict[str, object] = {
         "ss_v2": False,
         "ss_network_module": "networks.lora",
         "ss_network_dim": config.lora,
         "ss_network_alpha": f"{alpha:g}",
-        "ss_network_args": json.dumps(convolutions if config.lora_targets == "all+conv" else {}),
+        "ss_network_args": json.dumps(convolutions | decomposed),
         "ss_network_dropout": f"{config.lora_dropout:g}",
         "ss_output_name": run,
         "ss_sd_model_name": plan.base.name,

@@ -41,7 +41,7 @@ def memory_table(options: argparse.Namespace) -> None:
     log.info("each row is printed when it is known; all of them take minutes")
     for line in HEADER:
         log.info("%s", line)
-    for trained in (False, True):
+    for trained in (False,) if config.train == "embedding" else (False, True):
         chooser = Chooser(workload, replace(config, train_text_encoder=trained))
         for size in VRAM[1:]:
             chosen = chooser.first_that_fits(candidates, int(USABLE * float(size) * GIB) - CUDA_OVERHEAD)

@@ -3,6 +3,7 @@
 import argparse
 import logging
 import os
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -12,7 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ldm.checkpoint.embedding import read_embedding, with_embeddings
 from ldm.checkpoint.keys import PARTS
+from ldm.checkpoint.learned_words import Embedding, from_text
 from ldm.checkpoint.loading import checkpoint_info, raise_unless_whole
 from ldm.checkpoint.lora import is_lora
 from ldm.checkpoint.reading import CheckpointFile, read_checkpoint
@@ -25,6 +28,7 @@ from ldm.commands.enough_memory import dreambooth_need, refuse_too_large_images,
 from ldm.commands.options.resumable import DREAMBOOTH
 from ldm.commands.record import section
 from ldm.commands.resuming import RECORD, own_record, refuse_another_size, resumed_options
+from ldm.commands.sampling.adapters import embeddings_of, recorded_embeddings
 from ldm.commands.sampling.job import sampling_flags, sampling_from, with_sampler
 from ldm.commands.unfamiliar import warn_of_photos, warn_of_unknown_words
 from ldm.config import read_yaml
@@ -51,6 +55,7 @@ from ldm.runtime.tokenizers import NAME, find_tokenizer, has_tokenizer, repair_t
 from ldm.training.class_images import DIRECTORY as CLASS_IMAGES
 from ldm.training.class_images import ClassImages
 from ldm.training.dreambooth_config import DreamBoothConfig, Subject
+from ldm.training.embedding import with_subject
 from ldm.training.logs import refuse_unusable_loggers
 from ldm.training.lora import count_adapter_weights
 from ldm.user_files import is_diffusers_directory, resolved
@@ -92,6 +97,8 @@ class RunPlan:
     """The files of --class-img-dir; empty if class images are sampled."""
     origins: dict[str, str]
     """Archives and URLs that folders of photos were unpacked from, by option."""
+    embeddings: tuple[Embedding, ...]
+    """The words of `--embedding`."""
     instance_images: Tensor
     """(n 3 height width) in [-1, 1]"""
     devices: list[torch.device]
@@ -196,7 +203,9 @@ def plan_run(options: argparse.Namespace, origins: Mapping[str, str] = MappingPr
     verdicts = inspect_directory(options.instance_img_dir, height, width)
     paths, instance_images = images_of(verdicts)
     log.info("%s of '%s' from %s", counted(len(paths), "photo"), options.class_name, options.instance_img_dir)
+    embeddings = _embeddings(options, config, file, settings)
     tokenizer = read_tokenizer(tokenizer_dir, settings)
+    _refuse_unfitting_words(config, options.class_name, tokenizer, settings)
     is_unfamiliar = (
         not resumed
         and not is_helper_process()
@@ -220,6 +229,7 @@ def plan_run(options: argparse.Namespace, origins: Mapping[str, str] = MappingPr
         is_unfamiliar=is_unfamiliar,
         own_class_images=own_class_images,
         origins=dict(origins),
+        embeddings=embeddings,
         instance_images=instance_images,
         devices=devices,
         compute=training_compute(devices[0], precision),  # as the run computes when it is resumed
@@ -234,6 +244,40 @@ def _refuse_needless_rank(config: DreamBoothConfig, settings: Settings) -> None:
         raise UserError(
             f"--lora {config.lora} trains {adapters:,} weights, and the model has {whole:,}: take a lower rank"
         )
+
+
+def _embeddings(
+    options: argparse.Namespace, config: DreamBoothConfig, file: CheckpointFile, settings: Settings
+) -> tuple[Embedding, ...]:
+    """The words of the base model and of `--embedding`; of a resumed run those in its record.
+
+    Raises `UserError` for one that can't be used.
+    """
+    if resumed := options.resume_dir:
+        record = section(read_yaml(resumed / RECORD), "words")
+        return from_text({str(token): str(text) for token, text in record.items()}, resumed / RECORD)
+    given = tuple(read_embedding(read_checkpoint(path), token) for path, token in embeddings_of(options))
+    words = with_embeddings(file, given, settings.model).embeddings
+    if words and config.train == "embedding":
+        raise UserError(f"{file.path} has the word '{words[0].token}': --train embedding is for models without others")
+    counts = Counter(one.token.lower() for one in words)
+    if twice := [token for token, count in counts.items() if count > 1]:
+        raise UserError(f"--embedding: two embeddings stand for '{twice[0]}'; name one of them FILE:TOKEN")
+    return words
+
+
+def _refuse_unfitting_words(
+    config: DreamBoothConfig, class_name: str, tokenizer: PromptTokenizer, settings: Settings
+) -> None:
+    """Raises `UserError` if vectors that are trained have nothing to begin as, or prompts no room for them."""
+    if config.train != "embedding":
+        return
+    if not tokenizer.token_ids(words := config.initial_words or class_name):
+        raise UserError(f"--initial-words: {words[:40]!r} has no token whose vector could be the first")
+    learned = with_subject(tokenizer, config, settings.model.text_encoder.vocab_size)
+    prompt = Subject(class_name, config.instance_prompts[0]).instance_prompt
+    if learned.cut_text(prompt):
+        raise UserError(f"--vectors {config.vectors}: with so many '{prompt}' is longer than a prompt can be")
 
 
 def _as_the_first_process_chose(options: argparse.Namespace) -> argparse.Namespace:
@@ -303,6 +347,7 @@ def used_options(
             "instance_img_dir": resolved(options.instance_img_dir),
             "class_img_dir": options.class_img_dir and resolved(options.class_img_dir),
             "output_dir": resolved(options.output_dir),
+            "embedding": recorded_embeddings(embeddings_of(options)),
             "precision": precision,
         }
     )

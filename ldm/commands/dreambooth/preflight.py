@@ -19,6 +19,7 @@ from ldm.files import counted, slug
 from ldm.report.contact_sheet import contact_sheet
 from ldm.runtime.models import read_tokenizer
 from ldm.terminal import Lines
+from ldm.training.embedding import with_subject
 
 log = logging.getLogger(__name__)
 
@@ -121,6 +122,8 @@ def _worst(photo: Verdict) -> str:
 def _prompt_lines(plan: RunPlan) -> list[str]:
     """How the tokenizer splits the prompts of photos and class images."""
     tokenizer = read_tokenizer(plan.tokenizer, plan.settings)
+    if plan.config.train == "embedding":
+        tokenizer = with_subject(tokenizer, plan.config, plan.settings.model.text_encoder.vocab_size)
     if (drawn := plan.prompts) is not None:
         captioned = sum(map(bool, plan.captions))
         lines = [f"  {len(drawn.bare)} templates, {captioned} of {counted(len(plan.captions), 'photo')} with captions"]

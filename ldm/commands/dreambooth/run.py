@@ -7,8 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from ldm.background import BackgroundWriter
+from ldm.checkpoint.embedding_saving import embedding_writer
+from ldm.checkpoint.learned_words import as_text
 from ldm.checkpoint.lora_saving import lora_writer
 from ldm.checkpoint.metadata import CheckpointInfo
+from ldm.checkpoint.modelspec import modelspec
 from ldm.checkpoint.saving import SAVE_DTYPES, checkpoint_writer
 from ldm.commands.app import begin_run, logged, resume_hint_on_error
 from ldm.commands.cluster import refuse_copies
@@ -26,10 +29,12 @@ from ldm.config import read_yaml, to_yaml
 from ldm.files import write_text
 from ldm.interruption import finish_first
 from ldm.processes import is_helper_process
+from ldm.prompts import TOKEN
 from ldm.runtime.compiling import step_capture
 from ldm.runtime.devices import explain_out_of_memory
 from ldm.terminal import Lines, command_line
 from ldm.training.dreambooth import DreamBooth
+from ldm.training.embedding import learned_vectors, vector_movement
 from ldm.training.movement import weight_movement
 from ldm.training.trainer import FitOptions, fit
 
@@ -81,7 +86,7 @@ def _is_finished(options: argparse.Namespace) -> bool:
     """Whether a run to resume is finished, which is logged. Raises `UserError` if its resume state was lost."""
     directory: Path = options.resume_dir
     new_run = ["dreambooth.py", "-c", options.class_name, "-i", options.instance_img_dir]
-    if options.lora:  # none can begin with adapters
+    if options.lora or options.train == "embedding":  # none can begin with adapters or vectors
         new_run = []
     again = ["dreambooth.py", "-r", directory]
     report = directory / REPORT
@@ -108,6 +113,7 @@ def _saver(
 ) -> Callable[[DreamBooth, int], None]:
     """A function that has a step's checkpoint written in the background, and samples the previews."""
     options = {name: value.name if isinstance(value, Path) else value for name, value in vars(plan.options).items()}
+    options["embedding"] = [str(one) for one in plan.embeddings] or None
     info = CheckpointInfo(
         config=plan.yaml,
         class_name=plan.subject.class_name,
@@ -117,10 +123,13 @@ def _saver(
         base=plan.base.name,
         base_sha256=plan.base_sha256,
         tokenizer=plan.tokenizer_digest,
+        words=as_text(plan.embeddings),
         options=plain(options),  # a checkpoint that is shared shows no directory of this machine
         versions=versions(),
     )
     notes = lora_notes(plan, info, run_dir.name) if plan.config.lora else {}
+    if plan.config.train == "embedding":
+        notes = modelspec(info, plan.settings.model, run_dir.name, "textual-inversion")
 
     def save(module: DreamBooth, step: int) -> None:
         path, now = run_dir / f"step-{step:05d}.safetensors", replace(info, step=step)
@@ -128,6 +137,8 @@ def _saver(
         with module.saved_weights():
             if plan.config.lora:
                 writer.put(lora_writer(path, module.ldm, now, dtype, notes))
+            elif plan.config.train == "embedding":
+                writer.put(embedding_writer(path, learned_vectors(module.ldm), TOKEN, now, dtype, notes))
             else:
                 writer.put(checkpoint_writer(path, module.ldm, now, dtype))
             previews.sample(module, step)
@@ -138,8 +149,9 @@ def _saver(
 def _report(plan: RunPlan, run_dir: Path, module: DreamBooth) -> None:
     """Reports how far each part moved, and how to compare the checkpoints."""
     updates = plan.config.iterations
+    start = module.first_vectors
     with module.saved_weights():
-        moved = weight_movement(module.ldm, plan.base)
+        moved = weight_movement(module.ldm, plan.base) if start is None else vector_movement(module.ldm, start)
     write_text(run_dir / REPORT, to_yaml({"updates": updates, "relative_movement": moved}))
     lines = Lines(f"  {group:24s} {100 * share:8.4f} %" for group, share in moved.items())
     log.info("%d updates made. The weights moved by\n%s", updates, lines)

@@ -96,9 +96,9 @@ def fit_into_memory(
 
 
 def fixed_settings(options: argparse.Namespace, config: DreamBoothConfig) -> dict[str, Any]:
-    """The values that no profile changes: those that the user has set and, for adapters, all that save no memory."""
+    """The values that no profile changes: what the user has set and, if few weights are trained, what saves nothing."""
     fixed = {name: getattr(options, name) for name in MEMORY_FLAGS if getattr(options, name) is not None}
-    if config.lora:  # its few weights take no memory
+    if config.fixes_networks:  # the few weights that are trained take no memory
         own = ("optimizer", "train_dtype", "fused_backward")
         fixed |= {name: getattr(config, name) for name in own}
     return fixed

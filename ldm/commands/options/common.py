@@ -16,6 +16,7 @@ from ldm.bounds import (
     MOST_STEPS,
     MOST_TOGETHER,
     MOST_UPDATES,
+    MOST_VECTORS,
 )
 from ldm.choices import COMPILE_MODES, LOGGERS, SAMPLERS, SAVE_DTYPES, SPACINGS, TRAINING_PRECISIONS, described
 from ldm.commands.options.defaults import DefaultsFormatter, model_default, yaml_value
@@ -67,6 +68,7 @@ STEPS = number(int, 1, MOST_STEPS)
 CLIP_SKIP = number(int, 1, 256)
 SHARE = number(float, 0, 1)
 RANK = number(int, 0, HIGHEST_RANK)
+VECTORS = number(int, 1, MOST_VECTORS)
 DROPOUT = number(float, 0, 0.9)
 NON_NEGATIVE = number(float, 0, LARGEST_FACTOR)
 

@@ -3,7 +3,7 @@
 import argparse
 
 from ldm.choices import LAYOUTS, VARIANTS, described
-from ldm.commands.options.common import command_parser
+from ldm.commands.options.common import command_parser, words
 from ldm.commands.options.places import CHECKPOINT, FILE, place
 
 
@@ -16,6 +16,7 @@ def convert_parser() -> argparse.ArgumentParser:
         "  python convert.py ckpts/can-1/step-00400.safetensors can-diffusers   # for diffusers\n"
         "  python convert.py can-diffusers can.safetensors                      # and back: the same bits\n"
         "  python convert.py model.ckpt model.safetensors --half --ema\n"
+        "  python convert.py ckpts/can-1/step-00400.safetensors can.pt           # an embedding, for A1111\n"
         "where each kind of file is read: docs/share.md\n",
     )
     parser.add_argument("source", metavar="IN", type=CHECKPOINT, help="a file, or a diffusers directory")
@@ -26,7 +27,7 @@ def convert_parser() -> argparse.ArgumentParser:
     group.add_argument(
         "--to",
         choices=LAYOUTS,
-        help=f"{described(LAYOUTS)} (default: official for OUT.safetensors, else diffusers)",
+        help=f"{described(LAYOUTS)} (default: embedding if IN is one, official for OUT.safetensors, else diffusers)",
     )
     group.add_argument("--half", action="store_true", help="weights in float16, in half the space of float32")
     group.add_argument(
@@ -39,6 +40,13 @@ def convert_parser() -> argparse.ArgumentParser:
     )
     group.add_argument(
         "--vae", type=place, metavar="PATH", help="with another autoencoder: a file, or diffusers' directory of one"
+    )
+    group.add_argument(
+        "--token",
+        type=words,
+        metavar="WORD",
+        help="of an embedding: the word that it stands for (default: the one that IN names, else its file's name). A "
+        ".safetensors file then names its tensor so, as diffusers expects",
     )
     group.add_argument(
         "--config",

@@ -21,7 +21,13 @@ from ldm.commands.options.common import (
 )
 from ldm.commands.options.defaults import dreambooth_default, yaml_value
 from ldm.commands.options.objective import add_objective, add_schedule_shape
-from ldm.commands.options.optimization import add_length_and_rate, add_lora, add_memory, add_updates
+from ldm.commands.options.optimization import (
+    add_embedding,
+    add_length_and_rate,
+    add_lora,
+    add_memory,
+    add_updates,
+)
 from ldm.commands.options.places import CHECKPOINT, FILE, OUTPUT, source
 from ldm.prompts import CLASS_PROMPT, INSTANCE_PROMPT
 
@@ -43,6 +49,7 @@ def dreambooth_parser() -> argparse.ArgumentParser:
     add_updates(training)
     add_objective(parser.add_argument_group("what is trained (docs/training-options.md)"))
     add_lora(parser.add_argument_group("LoRA (docs/lora.md)"))
+    add_embedding(parser.add_argument_group("textual inversion (docs/embeddings.md)"))
     add_memory(parser.add_argument_group("how much memory training takes"))
     _add_prior_preservation(parser.add_argument_group("prior preservation"))
     _add_images(parser.add_argument_group("class images and previews"))

@@ -5,16 +5,19 @@ import argparse
 from ldm.choices import (
     CHECKPOINTING_LEVELS,
     CLIPPING,
+    EMBEDDING_LEARNING_RATE,
     LORA_LEARNING_RATE,
     LORA_TARGETS,
     LR_SCHEDULES,
     OPTIMIZERS,
     TRAIN_DTYPES,
+    TRAINED,
     VRAM,
     described,
 )
-from ldm.commands.options.common import BATCH, DROPOUT, NON_NEGATIVE, RANK, UPDATES, WARMUP, seed
+from ldm.commands.options.common import BATCH, DROPOUT, NON_NEGATIVE, RANK, UPDATES, VECTORS, WARMUP, seed, words
 from ldm.commands.options.defaults import dreambooth_default
+from ldm.commands.options.places import EMBEDDING
 
 
 def add_length_and_rate(group: argparse._ArgumentGroup) -> None:
@@ -33,7 +36,8 @@ def add_length_and_rate(group: argparse._ArgumentGroup) -> None:
         "--learning-rate",
         type=NON_NEGATIVE,
         metavar="LR",
-        help=f"of LoRA {LORA_LEARNING_RATE} times the default; {dreambooth_default('learning_rate')}",
+        help=f"of LoRA {LORA_LEARNING_RATE} and of an embedding {EMBEDDING_LEARNING_RATE} times the default, unless "
+        f"the model's YAML has its own; {dreambooth_default('learning_rate')}",
     )
     group.add_argument(
         "--text-encoder-learning-rate",
@@ -118,6 +122,40 @@ def add_lora(group: argparse._ArgumentGroup) -> None:
         type=DROPOUT,
         metavar="P",
         help=f"share of each adapter's ranks that an update leaves out, to 0.9; {dreambooth_default('lora_dropout')}",
+    )
+    group.add_argument(
+        "--dora",
+        action=argparse.BooleanOptionalAction,
+        help="also train the length of each output's weights: DoRA, nearer to a full training at a low rank, slower; "
+        f"{dreambooth_default('dora')}",
+    )
+
+
+def add_embedding(group: argparse._ArgumentGroup) -> None:
+    """Vectors of the subject's word in place of all weights."""
+    group.add_argument(
+        "--train", choices=TRAINED, help=f"what is trained. {described(TRAINED)}; {dreambooth_default('train')}"
+    )
+    group.add_argument(
+        "--vectors",
+        type=VECTORS,
+        metavar="N",
+        help=f"how many take the place of sks; saved as a file of a few kB; {dreambooth_default('vectors')}",
+    )
+    group.add_argument(
+        "--embedding",
+        type=EMBEDDING,
+        action="extend",
+        nargs="+",
+        metavar="FILE[:TOKEN]",
+        help="words that the model gets while it is trained, such as sks from a textual inversion, a pivot for LoRA; "
+        "the checkpoints carry them",
+    )
+    group.add_argument(
+        "--initial-words",
+        type=words,
+        metavar="TEXT",
+        help="the vectors begin as those of these words; default: the class name",
     )
 
 

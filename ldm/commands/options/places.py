@@ -103,6 +103,20 @@ def split_lora(text: str) -> tuple[Path, float]:
     return place(name), weight
 
 
+def split_embedding(text: str) -> tuple[Path, str]:
+    """FILE[:TOKEN] as a path and a word, which is empty if it isn't given."""
+    name, colon, token = text.rpartition(":")
+    if not (colon and name and token) or Path(text).is_file():
+        return place(text), ""
+    return place(name), token
+
+
+def _embedding(text: str) -> str:
+    path, _ = split_embedding(text)
+    FILE(str(path))
+    return text
+
+
 def _lora(text: str) -> str:
     path, _ = split_lora(text)
     name, colon, tail = text.rpartition(":")
@@ -118,3 +132,5 @@ DIRECTORY = _checked(_no_directory)
 OUTPUT = _checked(_not_writable)
 LORA = _lora
 """A parser of FILE[:WEIGHT], which stays text."""
+EMBEDDING = _embedding
+"""A parser of FILE[:TOKEN], which stays text."""

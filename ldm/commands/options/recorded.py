@@ -12,7 +12,18 @@ from typing import Any
 from ldm.commands.options.common import class_name, loggers, margins, words
 from ldm.commands.options.convert import convert_parser
 from ldm.commands.options.dreambooth import dreambooth_parser
-from ldm.commands.options.places import CHECKPOINT, DIRECTORY, FILE, LORA, OUTPUT, place, source, split_lora
+from ldm.commands.options.places import (
+    CHECKPOINT,
+    DIRECTORY,
+    EMBEDDING,
+    FILE,
+    LORA,
+    OUTPUT,
+    place,
+    source,
+    split_embedding,
+    split_lora,
+)
 from ldm.commands.options.sampling import evaluate_parser, img2img_parser, txt2img_parser
 from ldm.commands.options.train import train_parser
 from ldm.errors import UserError
@@ -59,10 +70,11 @@ def _fault_of_one(action: argparse.Action, value: Any) -> str | None:
         OUTPUT: place,
         class_name: words,
         LORA: split_lora,
+        EMBEDDING: split_embedding,
         None: str,
     }
     parse: Any = kinds.get(action.type, action.type)
-    is_text = parse in (place, words, margins, str, split_lora, loggers)
+    is_text = parse in (place, words, margins, str, split_lora, split_embedding, loggers)
     if not isinstance(value, str if is_text else int | float) or isinstance(value, bool):
         return f"should be {'text' if is_text else 'a number'}, not {reprlib.repr(value)}"
     try:

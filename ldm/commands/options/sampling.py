@@ -19,7 +19,7 @@ from ldm.commands.options.common import (
     words,
 )
 from ldm.commands.options.defaults import model_default, yaml_value
-from ldm.commands.options.places import CHECKPOINT, DIRECTORY, FILE, LORA, OUTPUT, place
+from ldm.commands.options.places import CHECKPOINT, DIRECTORY, EMBEDDING, FILE, LORA, OUTPUT, place
 
 OWN_SUBJECT = f'"a photo of sks {{class}}"; of a base model {yaml_value("sampling.prompt")}'
 
@@ -83,8 +83,8 @@ def _add_checkpoints(group: argparse._ArgumentGroup, weights: Path | None) -> No
         type=place,
         default=weights,
         metavar="PATH",
-        help="a checkpoint (a file or a diffusers directory) or a LoRA file, or a directory: all of them below it are "
-        "compared "
+        help="a checkpoint (a file or a diffusers directory), a LoRA file or an embedding, or a directory: all of them "
+        "below it are compared "
         f"(default: {f'{weights}/' if weights else 'the downloaded weights, else the embedded tiny model'})",
     )
     group.add_argument(
@@ -104,6 +104,15 @@ def _add_checkpoints(group: argparse._ArgumentGroup, weights: Path | None) -> No
         help="LoRA files of any program, merged into every checkpoint; WEIGHT is 1 unless it is given (docs/lora.md)",
     )
     group.add_argument(
+        "--embedding",
+        type=EMBEDDING,
+        action="extend",
+        nargs="+",
+        metavar="FILE[:TOKEN]",
+        help="textual inversions of any program; TOKEN is the word that stands for it in prompts, by default the one "
+        "that the file names, else the file's name (docs/embeddings.md)",
+    )
+    group.add_argument(
         "--vae",
         type=place,
         metavar="PATH",
@@ -115,8 +124,8 @@ def _add_checkpoints(group: argparse._ArgumentGroup, weights: Path | None) -> No
         "--base",
         type=CHECKPOINT,
         metavar="PATH",
-        help="the base model of compared checkpoints, their first row, and of LoRA files (default: the one that their "
-        "run or their metadata name)",
+        help="the base model of compared checkpoints, their first row, and of LoRA files and embeddings (default: the "
+        "one that their run or their metadata name)",
     )
     either.add_argument("--no-base", action="store_true", help="compare without the base model")
     _add_compared(group, *(["-i"] if weights else []))

@@ -1,4 +1,4 @@
-"""The checkpoints to sample: those at `--ckpt-path` that hold a whole model of one shape, or a LoRA of one."""
+"""The checkpoints to sample: those at `--ckpt-path`: whole models of one shape, LoRA files and embeddings of one."""
 
 import logging
 from collections import Counter
@@ -8,14 +8,24 @@ from functools import partial
 from pathlib import Path
 
 from ldm.checkpoint.discovery import find_checkpoints
+from ldm.checkpoint.learned_words import Embedding
 from ldm.checkpoint.loading import checkpoint_info, part_digests, raise_unless_whole
 from ldm.checkpoint.lora import is_lora
 from ldm.checkpoint.metadata import CheckpointInfo
 from ldm.checkpoint.reading import CheckpointFile, read_checkpoint
-from ldm.commands.sampling.adapters import Changes, LoraFile, adapter_info, find_base, read_changed, with_yaml_of
+from ldm.commands.sampling.adapters import (
+    Changes,
+    LoraFile,
+    adapter_info,
+    changes_by,
+    find_base,
+    needs_base,
+    read_changed,
+    with_yaml_of,
+)
 from ldm.commands.sampling.records import RunRecords
 from ldm.errors import UserError, named_in_errors
-from ldm.runtime.models import Settings, read_tokenizer, settings_of
+from ldm.runtime.models import Settings, settings_of, tokenizer_knowing
 from ldm.runtime.tokenizers import find_tokenizer
 from ldm.user_files import is_diffusers_directory
 
@@ -43,9 +53,11 @@ class Checkpoint:
     is_base: bool = False
     """Whether it is the base model of a comparison."""
     base_file: Path | None = None
-    """The whole model into which it is merged, if `path` is a LoRA file."""
+    """The whole model that it changes, if `path` is a LoRA file or an embedding."""
     adapter: LoraFile | None = None
     """That LoRA file."""
+    embeddings: tuple[Embedding, ...] = ()
+    """The words that its text encoder gets; if `path` is an embedding, that is the first."""
 
     def read(self) -> CheckpointFile:
         """The file, mapped. Raises `UserError` if it can't be read or another one has replaced it."""
@@ -60,10 +72,10 @@ def checkpoints_to_sample(
 ) -> list[Checkpoint]:
     """The checkpoint at `path`, or those below a directory, in the order of runs and steps.
 
-    Of a directory, files that aren't whole models or LoRA files, or of another shape than most, are left out with a
-    warning. Raises `UserError` if none is left. `config`: the YAML of `--config`. `changes`: made in each of them.
-    `base`: the whole model into which LoRA files at `path` are merged; by default the one that they name. `subject`:
-    the class name of those that name none.
+    Of a directory, files that are none of these, or of another shape than most, are left out with a warning. Raises
+    `UserError` if none is left. `config`: the YAML of `--config`. `changes`: made in each of them.
+    `base`: the whole model that LoRA files and embeddings at `path` change; by default the one that they name.
+    `subject`: the class name of those that name none.
     """
     reader = _Reader(config, changes, base, subject)
     if not path.is_dir() or is_diffusers_directory(path):
@@ -93,16 +105,16 @@ class _Reader:
         self.records = RunRecords()
 
     def checkpoint(self, file: CheckpointFile) -> Checkpoint:
-        """A whole model, or a LoRA file with its base model, each with the call's changes."""
-        if not is_lora(file):
+        """A whole model, or a LoRA file or an embedding with its base model, each with the call's changes."""
+        if not needs_base(file):
             one = checkpoint_of(file, self.config, self.known, self.changes)
             return replace(one, info=self._named(one.info))
         base = find_base(file, self.base, self.records)
         whole = with_yaml_of(file, read_checkpoint(base))
-        adapter = LoraFile(file.path).hashed()
-        changes = replace(self.changes, loras=(adapter, *self.changes.loras))
+        changes = changes_by(file, self.changes)
         one = checkpoint_of(whole, self.config, self.known, changes)
         info = self._named(adapter_info(file, base))
+        adapter = changes.loras[0] if is_lora(file) else None
         return replace(one, path=file.path, info=info, base_file=base, adapter=adapter)
 
     def _named(self, info: CheckpointInfo) -> CheckpointInfo:
@@ -122,6 +134,8 @@ def checkpoint_of(
         raise_unless_whole(file, settings.model)
         known.add(content)
     tokenizer = find_tokenizer(file.path, settings.tokenizer, info.tokenizer)
-    digest = read_tokenizer(tokenizer, settings).digest
+    digest = tokenizer_knowing(tokenizer, settings, file.embeddings).digest
     parts = part_digests(file.path, checkpoint_info(file))
-    return Checkpoint(file.path, info, settings, tokenizer, digest, parts, opener, changes.vae)
+    return Checkpoint(
+        file.path, info, settings, tokenizer, digest, parts, opener, changes.vae, embeddings=file.embeddings
+    )

@@ -37,7 +37,7 @@ USED = (
     *("Denoising strength", "Schedule type", "Clip skip"),
 )
 """Values of A1111's text that are used, or that change nothing."""
-FLAGS_OF_FILES = {"lora": ("Lora hashes",), "vae": ("VAE", "VAE hash")}
+FLAGS_OF_FILES = {"lora": ("Lora hashes",), "embedding": ("TI hashes",), "vae": ("VAE", "VAE hash")}
 """Flags that give what an image's text only names, with the values that do so."""
 LORA_TAG = re.compile(r" ?<lora:([^<>]*)>")
 USER_COMMENT, EXIF = 0x9286, 0x8769
@@ -62,7 +62,7 @@ def with_image_options(options: argparse.Namespace) -> argparse.Namespace:
 def _texts(path: Path) -> tuple[Mapping[str, str], Parameters]:
     """Our own text by key, empty if it isn't ours, and A1111's."""
     with open_file(path, "image") as file, open_image(file, path) as image:
-        keys = (*FLAGS, "checkpoint", "strength", "lora", "base")
+        keys = (*FLAGS, "checkpoint", "strength", "lora", "embedding", "base")
         own = {key: text for key in keys if (text := own_text(image, key)) is not None}
         text = image.info.get("parameters") or _user_comment(image)
         by_comfy = "workflow" in image.info

@@ -14,6 +14,7 @@ from ldm.commands.sampling.adapters import Changes, read_changed
 from ldm.commands.sampling.checkpoints import Checkpoint
 from ldm.commands.sampling.records import RunRecords
 from ldm.errors import UserError
+from ldm.runtime.models import tokenizer_knowing
 from ldm.user_files import is_checkpoint, resolved
 
 log = logging.getLogger(__name__)
@@ -106,8 +107,9 @@ def _base_model(
         )
         digests = part_digests(path, checkpoint_info(changed))
         opener = partial(read_changed, file.opener(), changes, model)
+        tokenizer = tokenizer_knowing(first.tokenizer, first.settings, changed.embeddings)
         own_file = replace(first, path=path, info=info, digests=digests, open=opener, base_file=None, adapter=None)
-        return replace(own_file, is_base=True)
+        return replace(own_file, tokenizer_digest=tokenizer.digest, embeddings=changed.embeddings, is_base=True)
     except (UserError, OSError) as error:
         log.warning("the base model of %s is not compared: %s", first.path, error)
         return None

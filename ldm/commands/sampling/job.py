@@ -21,6 +21,7 @@ from ldm.diffusion.samplers import SAMPLERS, img2img_steps
 from ldm.diffusion.sampling import InitImage, SamplingConfig
 from ldm.errors import UserError
 from ldm.evaluation.protocol import dreambooth_prompts, is_live
+from ldm.nn.tokenizer import whole_words
 from ldm.report.comparison import CLASS_PLACEHOLDER
 from ldm.runtime.batching import batch_that_fits, images_at_a_time
 from ldm.runtime.devices import Compute
@@ -171,6 +172,9 @@ def png_text(prompt: str, seed: int, job: Job, checkpoint: Checkpoint, sha256: s
         text["base"] = checkpoint.base_file.name
     if job.loras:
         text["lora"] = ", ".join(map(str, job.loras))
+    if embeddings := [one for one in checkpoint.embeddings if one.path != checkpoint.path]:
+        text["embedding"] = ", ".join(map(str, embeddings))
+    used = [one for one in checkpoint.embeddings if whole_words([one.token]).search(f"{prompt}\n{job.negative_prompt}")]
     loras = [*([checkpoint.adapter] if checkpoint.adapter else []), *job.loras]
     default_eta = SAMPLERS[sampling.sampler].default_eta
     eta = f"{sampling.eta:g}" if default_eta is not None and sampling.eta != default_eta else ""
@@ -188,6 +192,7 @@ def png_text(prompt: str, seed: int, job: Job, checkpoint: Checkpoint, sha256: s
         ETA_NAMES.get(sampling.sampler, "Eta"): eta,
         "Clip skip": str(job.reading.clip_skip) if job.reading.clip_skip > 1 else "",
         "Lora hashes": ", ".join(f"{one.path.stem}: {one.short_hash}" for one in loras if one.short_hash),
+        "TI hashes": ", ".join(f"{one.token}: {one.short_hash}" for one in used if one.short_hash),
         "Version": f"ldm {ldm.__version__}",
     }
     tagged = " ".join([prompt, *(one.tag for one in loras)])

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ldm.checkpoint.lora import is_lora
 from ldm.checkpoint.reading import read_checkpoint
 from ldm.commands.app import begin_run
 from ldm.commands.disk_space import refuse_without_space_for_images
@@ -21,7 +20,15 @@ from ldm.commands.options.common import MOST_IMAGES
 from ldm.commands.options.resumable import SAMPLING, flag_of
 from ldm.commands.record import plain, versions, write_record
 from ldm.commands.resuming import RECORD, make_run_dir, refuse_another_size
-from ldm.commands.sampling.adapters import Changes, LoraFile, changes_of, recorded_loras
+from ldm.commands.sampling.adapters import (
+    Changes,
+    LoraFile,
+    changes_of,
+    embeddings_of,
+    needs_base,
+    recorded_embeddings,
+    recorded_loras,
+)
 from ldm.commands.sampling.checkpoints import Checkpoint, checkpoints_to_sample
 from ldm.commands.sampling.from_image import warn_of_another_model, with_image_options
 from ldm.commands.sampling.groups import (
@@ -50,7 +57,7 @@ from ldm.report.comparison import ComparisonData
 from ldm.report.files import current_results
 from ldm.runtime.compiling import refuse_graphs_without_cuda
 from ldm.runtime.devices import Compute, parse_device, sampling_compute
-from ldm.runtime.models import base_weights, read_tokenizer
+from ldm.runtime.models import base_weights, tokenizer_knowing
 from ldm.terminal import command_line
 from ldm.user_files import is_diffusers_directory, resolved
 
@@ -168,7 +175,7 @@ def _weights(options: argparse.Namespace, command: str) -> tuple[Path, Path | No
     several = weights.is_dir() and not is_diffusers_directory(weights)
     root = weights if several else weights.parent if scores else None
     given = [name for name in COMPARING if getattr(options, name)] if root is None else []
-    if given and (given != ["base"] or not is_lora(read_checkpoint(weights))):  # a LoRA file has a base model, too
+    if given and (given != ["base"] or not needs_base(read_checkpoint(weights))):
         raise UserError(f"{flag_of(given[0])} is for comparing a directory, and {weights} is one checkpoint")
     return weights, root, scores
 
@@ -232,7 +239,8 @@ def _warn_of_what_the_model_does_not_know(plan: TablePlan, job: Job) -> None:
     first = plan.checkpoints[0]
     found = dict.fromkeys(cell.prompt for row in plan.rows for cell in row.cells if cell)
     prompts = map(plain_text, found) if job.reading.with_syntax else found
-    warn_of_unknown_words(first.settings, read_tokenizer(first.tokenizer, first.settings), prompts)
+    tokenizer = tokenizer_knowing(first.tokenizer, first.settings, first.embeddings)
+    warn_of_unknown_words(first.settings, tokenizer, prompts)
     if init := job.init:
         warn_of_photos(first.settings, f"the image {job.init_path}", lambda: init.image[None])
 
@@ -254,6 +262,7 @@ def _write_record(
     recorded |= {"batch_size": job.batch_size, "device": str(compute.device), "ckpt_path": weights}
     recorded |= {name: resolved(recorded[name]) for name in PATHS if recorded.get(name)}
     recorded["lora"] = recorded_loras(job.loras)
+    recorded["embedding"] = recorded_embeddings(embeddings_of(options))
     tuned = [one for one in plan.checkpoints if not one.is_base]
     more = {
         "directory": str(resolved(directory)),

@@ -14,13 +14,18 @@ from typing import Any
 from ldm.checkpoint.diffusers_directory import files_of
 from ldm.checkpoint.keys import PARTS
 from ldm.checkpoint.loading import checkpoint_info
-from ldm.checkpoint.lora import is_lora
 from ldm.checkpoint.metadata import CheckpointInfo
 from ldm.checkpoint.reading import read_checkpoint
 from ldm.commands.elsewhere import Moved, find_known, first, known_weights, moved, sha256_of
 from ldm.commands.options.resumable import SAMPLING, flag_of
 from ldm.commands.resuming import RECORD, changed, resumed_options
-from ldm.commands.sampling.adapters import loras_of, recorded_loras
+from ldm.commands.sampling.adapters import (
+    embeddings_of,
+    loras_of,
+    needs_base,
+    recorded_embeddings,
+    recorded_loras,
+)
 from ldm.commands.sampling.checkpoints import Checkpoint
 from ldm.commands.sampling.job import CLASS_PROMPT
 from ldm.commands.sampling.prompts import with_all_prompts
@@ -47,7 +52,11 @@ def recorded_command(options: Mapping[str, Any]) -> str:
 def resumed_call_options(options: argparse.Namespace, command: str) -> argparse.Namespace:
     """The options of the call in `--resume-dir`; those of the command line replace what may change."""
     options = _with_class_prompt(_with_all_prompts(options))
-    options = argparse.Namespace(**{**vars(options), "lora": recorded_loras(loras_of(options))})
+    recorded = {
+        "lora": recorded_loras(loras_of(options)),
+        "embedding": recorded_embeddings(embeddings_of(options)),
+    }
+    options = argparse.Namespace(**{**vars(options), **recorded})
     resumed = resumed_options(
         options,
         script=f"{command}.py",
@@ -100,6 +109,9 @@ def _found_again(options: argparse.Namespace, record: dict[str, Any]) -> argpars
     if options.lora and "lora" not in options.typed:
         places = [(moved_run.places(one.path), one) for one in loras_of(options)]
         options.lora = recorded_loras([replace(one, path=first(at, Path.is_file) or one.path) for at, one in places])
+    if options.embedding and "embedding" not in options.typed:
+        found = [(first(moved_run.places(path), Path.is_file) or path, token) for path, token in embeddings_of(options)]
+        options.embedding = recorded_embeddings(found)
     if options.base is not None and "base" not in options.typed and not options.base.exists():
         log.info("%s is no longer there: the base model is searched by its SHA-256", options.base)
         options.base = None
@@ -141,7 +153,7 @@ def _below(recorded: Path, one: Path) -> str:
 def _read_identity(path: Path) -> str:
     try:
         file = read_checkpoint(path)
-        return sha256_of(path) if is_lora(file) else _identity(path, checkpoint_info(file))
+        return sha256_of(path) if needs_base(file) else _identity(path, checkpoint_info(file))
     except UserError:
         return ""
 

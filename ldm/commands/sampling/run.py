@@ -99,6 +99,7 @@ def comparison_of(call: Call, *, score: bool) -> ComparisonData:
         unfinished = f"{there} of {counted(planned, 'image')} are there, from {len(rows)} of {checkpoints}."
     elif call.encoder and not score:
         unfinished = "The images are not scored yet."
+    words = dict.fromkeys(str(word) for one in plan.checkpoints for word in one.embeddings if word.path != one.path)
     runs = {row.run: one.info.options for row, one in zip(plan.rows, plan.checkpoints, strict=True) if row.run}
     return ComparisonData(
         title=resolved(call.root or call.weights).name,
@@ -116,6 +117,7 @@ def comparison_of(call: Call, *, score: bool) -> ComparisonData:
             **call.job.reading.key(),
             "negative_prompt": call.job.negative_prompt,
             **({"lora": ", ".join(map(str, call.job.loras))} if call.job.loras else {}),
+            **({"embedding": ", ".join(words)} if words else {}),
         },
         versions={name: str(version) for name, version in section(call.record, "versions").items()},
         init_image=INIT_IMAGE if call.job.init else "",

@@ -83,7 +83,7 @@ def interrupted(fine_tune: FineTune, monkeypatch: pytest.MonkeyPatch, at: int, *
         return fail if path.name == f"step-{at:05d}.safetensors" else writer_of(path, *args)
 
     with monkeypatch.context() as patch:
-        for name in ("checkpoint_writer", "lora_writer"):
+        for name in ("checkpoint_writer", "lora_writer", "embedding_writer"):
             patch.setattr(command, name, partial(full, getattr(command, name)))
         refused(fine_tune.call(*arguments), "the disk is full")
     return fine_tune.root / "can-1"

@@ -73,6 +73,7 @@ def test_frozen_weights_are_in_half_precision_where_arithmetic_is(plan: Plan) ->
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
+        (["--dora"], "--dora is for adapters: add --lora RANK"),
         (["--lora-alpha", 2], "--lora-alpha is for adapters: add --lora RANK"),
         (["--lora", 2, "--train-dtype", "bf16"], "--train-dtype should be fp32 with lora"),
         (["--text-encoder-learning-rate", 1e-3], "add -t"),

@@ -153,7 +153,7 @@ def stray_files(root: Path, tiny_checkpoint: Path) -> dict[str, str]:
         "cut.safetensors": "cut off",
         "empty.ckpt": "empty (0 bytes)",
         "page.pt": "web page",
-        "embedding.safetensors": "UNet",
+        "embedding.safetensors": "an embedding that doesn't name its base model",
     }
 
 
