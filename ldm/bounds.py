@@ -16,6 +16,8 @@ MOST_TOGETHER = 100_000
 MOST_CLASS_IMAGES = 1_000_000
 MOST_UPDATES = 10**9
 """Optimizer steps of a training."""
+MOST_TIMESTEPS = 10_000
+"""Of a noise schedule."""
 MOST_STEPS = 1000
 """Steps of a sampler."""
 HIGHEST_RANK = 1024

@@ -72,6 +72,7 @@ OPTIMIZERS = {
 LOGGERS = {
     "tensorboard": Choice("ldm.training.tensorboard:TensorBoardLog", "losses and previews for TensorBoard"),
     "csv": Choice("ldm.training.logs:CSVLog", "losses in metrics.csv"),
+    "wandb": Choice("ldm.training.wandb_log:WandbLog", "Weights & Biases; needs pip install wandb"),
     "none": Choice("ldm.training.logs:RunLog", "no log of the losses"),
 }
 LR_SCHEDULES = {
@@ -79,7 +80,21 @@ LR_SCHEDULES = {
     "linear": Choice("ldm.training.optimizers:linear", "falls to zero along a line"),
     "cosine": Choice("ldm.training.optimizers:cosine", "falls to zero along half a cosine"),
     "cooldown": Choice("ldm.training.optimizers:cooldown", "constant, then falls to zero in the last quarter"),
+    "cosine-restarts": Choice("ldm.training.optimizers:COSINE_RESTARTS", "--lr-cycles cosines one after the other"),
+    "polynomial": Choice("ldm.training.optimizers:POLYNOMIAL", "falls to zero as the --lr-power of what is left"),
 }
+TIMESTEPS = {
+    "uniform": "each as often as any other",
+    "logit-normal": "those in the middle more often: the logistic function of a normal number",
+}
+"""How often each timestep is trained."""
+TRAIN_LAYERS = {
+    "all": "all",
+    "attention": "self- and cross-attention",
+    "cross-attention": "the attention to the prompt",
+    "cross-attention-kv": "its keys and values only, as Custom Diffusion",
+}
+"""Layers of the UNet that are trained."""
 PROMPT_TEMPLATES = {
     "dreambooth": Choice("ldm.training.templates:DREAMBOOTH", '"a sks {class}", as in the paper'),
     "textual-inversion": Choice("ldm.training.templates:TEXTUAL_INVERSION", "the 27 of that paper"),

@@ -85,9 +85,20 @@ def raise_unless_whole(file: CheckpointFile, config: LatentDiffusionConfig) -> N
 
     A warning names tensors of the file that are not used.
     """
+    _raise_if_v_prediction(file)
     _raise_if_too_large(config, file)
     _raise_unless_fitting(shapes_of(config), file.index, file.path)
     _warn_of_extras(config, file)
+
+
+def _raise_if_v_prediction(file: CheckpointFile) -> None:
+    """Raises `UserError` for a model that predicts v ("Progressive Distillation", arXiv 2202.00512, section 4).
+
+    Its weights have the same shapes as those of a model that predicts the noise; its metadata or a tensor mark it.
+    """
+    kind = file.metadata.get("modelspec.prediction_type", "epsilon")
+    if "v_pred" in file.index or kind.lower() in ("v", "v_prediction", "v-prediction"):
+        raise UserError(f"{file.path} is a model with v-prediction; this project's models predict the noise (epsilon)")
 
 
 def _raise_if_too_large(config: LatentDiffusionConfig, file: CheckpointFile) -> None:

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from ldm.data.drawn_prompts import DrawnPrompts
 from ldm.data.images import fit_image, read_image, to_tensor
 from ldm.data.latents import moments_at
+from ldm.data.noising import Noising
 from ldm.diffusion.noise import derived_generator
 from ldm.errors import UserError
 from ldm.nn.tokenizer import PromptTokenizer
@@ -86,11 +87,15 @@ class StepBatches(IterableDataset[Item], Generic[Item]):
 
     def step(self, step: int) -> Item:
         """The batch of one step on this device."""
+        positions = self.positions(step)
+        indices = [order(position) for order in self.orders for position in positions]
+        return self.batch(indices, derived_generator(self.share.seed, step, self.share.rank))
+
+    def positions(self, step: int) -> range:
+        """The places of the step's items on this device, in the order of all items of a set."""
         share = self.share
         first = (step * share.world_size + share.rank) * share.batch_size
-        positions = range(first, first + share.batch_size)
-        indices = [order(position) for order in self.orders for position in positions]
-        return self.batch(indices, derived_generator(share.seed, step, share.rank))
+        return range(first, first + share.batch_size)
 
     def batch(self, indices: list[int], generator: torch.Generator) -> Item:
         """The batch of these items: `share.batch_size` of each set, one set after the other.
@@ -151,6 +156,13 @@ class EditBatch(LatentBatch):
 
     image_latents: Tensor
     """(b c h w), of the images to edit, unscaled; zeros where the image is left out"""
+
+
+class NoisedLatents(NoisyLatents):
+    """A step of DreamBooth in which the UNet's input has another noise than the one to predict."""
+
+    input_noise: Tensor
+    """(b c h w)"""
 
 
 class PromptedLatents(NoisyLatents):
@@ -240,17 +252,17 @@ class EditBatches(StepBatches[EditBatch]):
         self.dropout = dropout
 
     def batch(self, indices: list[int], generator: torch.Generator) -> EditBatch:
-        views = [_random(self.moments.shape[1], generator) for _ in indices]
+        views = [random_index(self.moments.shape[1], generator) for _ in indices]
         first = len(self.instructions)
         edited, given = (
             torch.stack([moments_at(self.moments, start + i, view) for i, view in zip(indices, views, strict=True)])
             for start in (0, first)
         )
-        chosen = [some[_random(len(some), generator)] for some in (self.instructions[i] for i in indices)]
+        chosen = [some[random_index(len(some), generator)] for some in (self.instructions[i] for i in indices)]
         drawn = torch.rand(len(indices), generator=generator)
         without_text = (drawn < 2 * self.dropout).tolist()
         without_image = (drawn >= self.dropout) & (drawn < 3 * self.dropout)
-        noisy = _noisy(edited, self.num_timesteps, generator)
+        noisy = noisy_latents(edited, self.num_timesteps, generator)
         prompts = ["" if drop else text for drop, text in zip(without_text, chosen, strict=True)]
         image_latents = given.chunk(2, dim=1)[0] * (~without_image)[:, None, None, None]
         return EditBatch(**noisy, input_ids=self.tokenizer(prompts), image_latents=image_latents)
@@ -260,7 +272,7 @@ class DreamBoothBatches(StepBatches[NoisyLatents]):
     """`share.batch_size` instance images, then as many class images, if there are any.
 
     instance_moments (n v 2c h w), class_moments (m v 2c h w) or None without prior preservation. With `prompts` a batch
-    also has a prompt for each image.
+    also has a prompt for each image; with `noising` that isn't plain, another noise in the UNet's input.
     """
 
     def __init__(
@@ -270,11 +282,17 @@ class DreamBoothBatches(StepBatches[NoisyLatents]):
         num_timesteps: int,
         share: DeviceShare,
         prompts: DrawnPrompts | None = None,
+        noising: Noising = Noising(),
     ) -> None:
         self.sets = [instance_moments] if class_moments is None else [instance_moments, class_moments]
         super().__init__(share, *map(len, self.sets))
         self.num_timesteps = num_timesteps
         self.prompts = prompts
+        self.noising = noising
+
+    def step(self, step: int) -> NoisyLatents:
+        positions = [self.positions(step)] * len(self.sets)
+        return with_noising(super().step(step), self.noising, self.share.seed, positions)
 
     def batch(self, indices: list[int], generator: torch.Generator) -> NoisyLatents:
         sets = [moments for moments in self.sets for _ in range(self.share.batch_size)]
@@ -290,6 +308,20 @@ class DreamBoothBatches(StepBatches[NoisyLatents]):
         drawn = [self.prompts.draw(index, generator) for index in indices[: self.share.batch_size]]
         of_class = [0] * (len(indices) - len(drawn))
         return PromptedLatents(**noisy, prompts=torch.tensor([*drawn, *of_class]))
+
+
+def with_noising(batch: NoisyLatents, noising: Noising, seed: int, positions: Sequence[Sequence[int]]) -> NoisyLatents:
+    """The batch with the noise and the timesteps of `noising`; its items beyond the `positions` keep their own."""
+    if noising.is_plain:
+        return batch
+    count, noise, timesteps = sum(map(len, positions)), batch["noise"], batch["timesteps"]
+    drawn = noising.draw(noise[:count], timesteps[:count], seed, positions)
+    changed = {
+        "noise": torch.cat([drawn.noise, noise[count:]]),
+        "input_noise": torch.cat([drawn.input_noise, noise[count:]]),
+        "timesteps": torch.cat([drawn.timesteps, timesteps[count:]]),
+    }
+    return NoisedLatents(**{**batch, **changed})  # type: ignore[typeddict-item]
 
 
 def noisy_latents(moments: Tensor, num_timesteps: int, generator: torch.Generator) -> NoisyLatents:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ldm.bounds import check_range
+from ldm.bounds import MOST_TIMESTEPS, check_range
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class ScheduleConfig:
     linear_end: float = 0.0120
 
     def __post_init__(self) -> None:
-        check_range(self, 1, 10_000, "num_timesteps")
+        check_range(self, 1, MOST_TIMESTEPS, "num_timesteps")
         if not 0.0 < self.linear_start <= self.linear_end < 1.0:
             raise ValueError(
                 "betas should be above 0, below 1 and not fall: "

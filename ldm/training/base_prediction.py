@@ -17,8 +17,17 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from ldm.data.batches import DeviceShare, DreamBoothBatches, NoisyLatents, StepBatches, noisy_latents, random_index
+from ldm.data.batches import (
+    DeviceShare,
+    DreamBoothBatches,
+    NoisyLatents,
+    StepBatches,
+    noisy_latents,
+    random_index,
+    with_noising,
+)
 from ldm.data.drawn_prompts import DrawnPrompts
+from ldm.data.noising import Noising
 from ldm.diffusion.latent_diffusion import LatentDiffusion
 from ldm.diffusion.noise import derived_generator
 from ldm.nn.autoencoder import DiagonalGaussian
@@ -84,7 +93,10 @@ def predict_with_base(
 
 
 class PredictedBatches(StepBatches[NoisyLatents]):
-    """`share.batch_size` photos, then as many inputs of predictions; `class_targets` (b c h w) are the predictions."""
+    """`share.batch_size` photos, then as many inputs of predictions; `class_targets` (b c h w) are the predictions.
+
+    `noising` is of the photos: the inputs' noise belongs to their predictions.
+    """
 
     def __init__(
         self,
@@ -93,10 +105,15 @@ class PredictedBatches(StepBatches[NoisyLatents]):
         num_timesteps: int,
         share: DeviceShare,
         prompts: DrawnPrompts | None = None,
+        noising: Noising = Noising(),
     ) -> None:
         super().__init__(share, len(instance_moments), predictions.inputs.count)
+        self.noising = noising
         self._photos = DreamBoothBatches(instance_moments, None, num_timesteps, share, prompts)
         self._predictions = predictions
+
+    def step(self, step: int) -> NoisyLatents:
+        return with_noising(super().step(step), self.noising, self.share.seed, [self.positions(step)])
 
     def batch(self, indices: list[int], generator: torch.Generator) -> NoisyLatents:
         size = self.share.batch_size

@@ -24,6 +24,10 @@ class OptimizationConfig:
     lr_schedule: str = "constant"
     """A name of `ldm.choices.LR_SCHEDULES`."""
     warmup_steps: int = 0
+    lr_cycles: int = 3
+    """Of the schedule cosine-restarts."""
+    lr_power: float = 2.0
+    """Of the schedule polynomial."""
     weight_decay: float = 0.01
     max_grad_norm: float = 1.0
     batch_size: int = 1
@@ -42,10 +46,10 @@ class OptimizationConfig:
     def __post_init__(self) -> None:
         check_choice("optimizer", self.optimizer, OPTIMIZERS)
         check_choice("lr_schedule", self.lr_schedule, LR_SCHEDULES)
-        check_range(self, 1, MOST_UPDATES, "iterations", "save_every")
+        check_range(self, 1, MOST_UPDATES, "iterations", "save_every", "lr_cycles")
         check_range(self, 1, MOST_TOGETHER, "batch_size")
         check_range(self, 0, MOST_UPDATES, "warmup_steps")
-        check_range(self, 0, LARGEST_FACTOR, "learning_rate", "weight_decay", "max_grad_norm")
+        check_range(self, 0, LARGEST_FACTOR, "learning_rate", "weight_decay", "max_grad_norm", "lr_power")
 
 
 @dataclass(frozen=True)

@@ -17,15 +17,18 @@ from torch import Tensor, nn
 
 from ldm.data.batches import DeviceShare, DreamBoothBatches, NoisyLatents, StepBatches
 from ldm.data.drawn_prompts import DrawnPrompts
+from ldm.data.noising import Noising
 from ldm.diffusion.latent_diffusion import LatentDiffusion
-from ldm.diffusion.loss import dreambooth_loss, eps_loss
+from ldm.diffusion.loss import DreamBoothLoss, dreambooth_loss, eps_loss, min_snr_weight
 from ldm.diffusion.noise import derived_generator
 from ldm.nn.autoencoder import DiagonalGaussian
 from ldm.nn.lora import drop_ranks, keep_ranks
 from ldm.training.base_prediction import BasePredictions, PredictedBatches
 from ldm.training.base_pull import BasePull
 from ldm.training.dreambooth_config import DreamBoothConfig, Subject
+from ldm.training.ema import WeightAverage
 from ldm.training.embedding import learn_word, learned_vectors
+from ldm.training.layers import fix_other_layers
 from ldm.training.lora import add_adapters
 from ldm.training.module import TrainingModule
 
@@ -110,6 +113,7 @@ class DreamBooth(TrainingModule):
         if config.train_dtype != "fp32":
             for part in self.trained_parts().values():
                 cast_weights(part, torch.bfloat16)
+        self.average = WeightAverage(self.trained_parts(), config.ema_decay) if config.ema_decay else None
         ldm.unet.set_gradient_checkpointing(config.gradient_checkpointing)
         assert ldm.tokenizer is not None, "a model to train has a tokenizer"
         # Buffers, so that they are copied to the device once; not persistent, as no checkpoint needs them.
@@ -136,6 +140,16 @@ class DreamBooth(TrainingModule):
             self.base_pull.pull(self.trainer.optimizers[0], self.trainer.global_step)
         if share := self.config.lora_dropout:
             drop_ranks(self.adapters, share, derived_generator(self.seed, DROPOUT, self.trainer.global_step))
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Also updates the average, before callbacks save."""
+        super().optimizer_step(*args, **kwargs)
+        if self.average is not None:
+            self.average.update(self.trainer.global_step + 1)
+
+    def saved_weights(self) -> contextlib.AbstractContextManager[None]:
+        """In this block, between two steps, the networks hold the weights that are saved: the average if there is."""
+        return contextlib.nullcontext() if self.average is None else self.average.swapped_in()
 
     def on_train_batch_end(self, *args: object) -> None:
         """Frees the gradients, which Lightning would keep until the next forward pass has ended."""
@@ -184,6 +198,7 @@ class DreamBooth(TrainingModule):
         """Fixes all weights but those of the `trained_parts`, or of their adapters or vectors if there are any."""
         if not self.config.fixes_networks:
             super().train_only_trained_parts()
+            fix_other_layers(self.ldm.unet, self.config.train_layers)
             return
         self.requires_grad_(False)
         if self.config.train == "embedding":
@@ -256,17 +271,29 @@ class DreamBooth(TrainingModule):
             super().optimizer_zero_grad(*args, **kwargs)
 
     def losses(self, batch: NoisyLatents) -> dict[str, Tensor]:
-        """DreamBooth, eq. 2: one forward pass of instance and class samples; `total` is their weighted loss."""
+        """DreamBooth, eq. 2: one forward pass of instance and class samples; `total` is their weighted loss.
+
+        Min-SNR's weights are in `total` only, so that the others can be compared between runs.
+        """
         latents = self.ldm.sample_posterior(DiagonalGaussian(batch["moments"]), batch["posterior_noise"])
-        noisy = self.ldm.schedule.add_noise(latents, batch["noise"], batch["timesteps"])
+        input_noise: Tensor = batch.get("input_noise", batch["noise"])  # type: ignore[assignment]
+        noisy = self.ldm.schedule.add_noise(latents, input_noise, batch["timesteps"])
         eps = self.ldm.predict_eps(noisy, batch["timesteps"], self._context(batch))
-        loss = dreambooth_loss(
-            eps_loss(eps, self._targets(batch)),
-            self.config.batch_size,
-            prior_loss_weight=self.config.prior_loss_weight,
-        )
+        plain = eps_loss(eps, self._targets(batch))
+        loss = self._dreambooth_loss(plain)
+        weighted = self._dreambooth_loss(plain * self._loss_weights(batch)) if any(self.config.gammas) else loss
         prior = {"class": loss.prior} if self._has_class_half else {}
-        return {"instance": loss.instance, **prior, "total": loss.total}
+        return {"instance": loss.instance, **prior, "total": weighted.total}
+
+    def _dreambooth_loss(self, per_sample: Tensor) -> DreamBoothLoss:
+        size, prior_loss_weight = self.config.batch_size, self.config.prior_loss_weight
+        return dreambooth_loss(per_sample, size, prior_loss_weight=prior_loss_weight)
+
+    def _loss_weights(self, batch: NoisyLatents) -> Tensor:
+        """Min-SNR's weight of each sample (b,), by its timestep and the gamma of photos or of class images."""
+        levels = self.ldm.schedule.alphas_cumprod_at(batch["timesteps"]).split(self.config.batch_size)
+        pairs = zip(levels, self.config.gammas, strict=False)
+        return torch.cat([min_snr_weight(some, gamma) if gamma else torch.ones_like(some) for some, gamma in pairs])
 
     def _targets(self, batch: NoisyLatents) -> Tensor:
         """What the network should predict (b c h w): the noise; for the class half perhaps the base's prediction."""
@@ -298,7 +325,12 @@ class DreamBooth(TrainingModule):
     def batches(self, share: DeviceShare) -> StepBatches[NoisyLatents]:
         """Encoded photos and class images, with noise, timesteps and perhaps prompts, of all batches of a step."""
         share = replace(share, batch_size=share.batch_size * self.config.gradient_accumulation)
+        timesteps = self.ldm.schedule.num_timesteps
+        more = (timesteps, share, self._prompts, self._noising(timesteps))
         if self.base_predictions is not None:
-            timesteps = self.ldm.schedule.num_timesteps
-            return PredictedBatches(self._moments[0], self.base_predictions, timesteps, share, self._prompts)
-        return DreamBoothBatches(*self._moments, self.ldm.schedule.num_timesteps, share, self._prompts)
+            return PredictedBatches(self._moments[0], self.base_predictions, *more)
+        return DreamBoothBatches(*self._moments, *more)
+
+    def _noising(self, num_timesteps: int) -> Noising:
+        config, timesteps = self.config, self.config.timesteps_of(num_timesteps)
+        return Noising(config.noise_offset, config.input_perturbation, timesteps, config.timesteps == "logit-normal")

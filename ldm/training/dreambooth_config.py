@@ -25,11 +25,12 @@ from ldm.choices import (
     TRAINED,
 )
 from ldm.prompts import CLASS_PROMPT, INSTANCE_PROMPT, TOKEN, raise_for_prompts
-from ldm.training.config import OptimizationConfig, check_choice
+from ldm.training.config import check_choice
+from ldm.training.objective_config import ObjectiveConfig
 
 
 @dataclass(frozen=True)
-class DreamBoothConfig(OptimizationConfig):
+class DreamBoothConfig(ObjectiveConfig):
     """Fine-tuning on a subject."""
 
     prior: str = "class-images"
@@ -140,6 +141,10 @@ class DreamBoothConfig(OptimizationConfig):
         check_range(self, 0, 0.9, "lora_dropout")
         if self.lora and self.train_dtype != "fp32":
             raise ValueError(f"train_dtype should be fp32 with lora, not {self.train_dtype}: its weights are few")
+        if self.lora and self.train_layers != "all":
+            raise ValueError(
+                "train_layers is not for lora, whose layers lora_targets chooses: leave out one of the two"
+            )
 
     def _check_embedding(self) -> None:
         check_choice("train", self.train, TRAINED)
@@ -149,6 +154,8 @@ class DreamBoothConfig(OptimizationConfig):
         if self.train == "embedding":
             if self.lora or self.train_text_encoder:
                 raise ValueError("with train embedding all networks stay fixed: neither lora nor train_text_encoder")
+            if self.train_layers != "all":
+                raise ValueError("train_layers is for the UNet, which train embedding doesn't change: leave one out")
             if self.train_dtype != "fp32":
                 raise ValueError(f"train_dtype should be fp32 with train embedding, not {self.train_dtype}")
 

@@ -10,7 +10,8 @@ import os
 import threading
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,10 @@ class RunLog:
         self.path = directory
         """What errors name: the directory, or the file in it."""
 
+    @classmethod
+    def raise_if_unusable(cls) -> None:
+        """Raises `UserError`, before a run begins, if the logger needs something that isn't there."""
+
     def log_scalars(self, values: Mapping[str, float], step: int) -> None:
         """Logs values by name, such as `loss/total`, after `step` updates counted from 0."""
 
@@ -66,14 +71,22 @@ class CSVLog(RunLog):
         self.path = directory / "metrics.csv"
 
     def log_scalars(self, values: Mapping[str, float], step: int) -> None:
-        """Writes a row; the header comes with the first one."""
+        """Writes a row; the header comes with the first one. Values that the header doesn't have are left out."""
         row = {"step": step, **{name: value for name, value in sorted(values.items()) if name != "epoch"}}
         text = io.StringIO(newline="")
-        writer = csv.DictWriter(text, row)
-        if not self.path.exists():
+        header = self._header()
+        writer = csv.DictWriter(text, header or row, extrasaction="ignore")
+        if not header:
             writer.writeheader()
         writer.writerow(row)
         self._append(text.getvalue().encode())
+
+    def _header(self) -> list[str]:
+        """The columns of the file, which an older version may have begun; none if there is no file."""
+        if not self.path.exists():
+            return []
+        with self.path.open(encoding="utf-8", newline="") as file:
+            return next(csv.reader(file), [])
 
     def _append(self, data: bytes) -> None:
         """Adds all of it or nothing."""
@@ -89,12 +102,12 @@ class CSVLog(RunLog):
 
 
 class LightningLog(Logger):
-    """A `RunLog` as Lightning calls it. A log that can't be written is reported once and ends no training."""
+    """Several `RunLog`s as Lightning calls one. A log that can't be written is reported once and ends no training."""
 
-    def __init__(self, run_log: RunLog) -> None:
+    def __init__(self, *run_logs: RunLog) -> None:
         super().__init__()
-        self.run_log = run_log
-        self._reported = False
+        self.run_logs = run_logs
+        self._reported: set[RunLog] = set()
         self._lock = threading.Lock()
 
     @property
@@ -116,44 +129,53 @@ class LightningLog(Logger):
 
     def log_scalars(self, values: Mapping[str, float], step: int) -> None:
         """Logs values by name."""
-        with self._errors_reported():
-            self.run_log.log_scalars(values, step)
+        self._each(lambda one: one.log_scalars(values, step))
 
     def log_image(self, name: str, image: Image.Image, step: int) -> None:
         """Logs an RGB image."""
-        with self._errors_reported():
-            self.run_log.log_image(name, image, step)
+        self._each(lambda one: one.log_image(name, image, step))
 
     def log_text(self, name: str, text: str, step: int) -> None:
         """Logs a text."""
-        with self._errors_reported():
-            self.run_log.log_text(name, text, step)
+        self._each(lambda one: one.log_text(name, text, step))
 
     def finalize(self, status: str) -> None:
         """Closes the log after a training."""
-        with self._errors_reported():
-            self.run_log.close()
-
-    def threads(self) -> AbstractContextManager[object]:
-        """A context for the training, in which errors of the log's own threads are reported too."""
-        return self.run_log.threads(self._report)
+        self._each(lambda one: one.close())
 
     @contextmanager
-    def _errors_reported(self) -> Iterator[None]:
-        try:
+    def threads(self) -> Iterator[None]:
+        """A context for the training, in which errors of the logs' own threads are reported too."""
+        with ExitStack() as stack:
+            for one in self.run_logs:
+                stack.enter_context(one.threads(partial(self._report, one)))
             yield
-        except OSError as error:
-            self._report(error)
 
-    def _report(self, error: OSError) -> None:
-        """Once, whichever thread comes first."""
+    def _each(self, call: Callable[[RunLog], None]) -> None:
+        for one in self.run_logs:
+            try:
+                call(one)
+            except OSError as error:
+                self._report(one, error)
+
+    def _report(self, run_log: RunLog, error: OSError) -> None:
+        """Once for each log, whichever thread comes first."""
         with self._lock:
-            if not self._reported:
-                log.warning("%s; the training goes on", write_error(self.run_log.path, error))
-            self._reported = True
+            if run_log not in self._reported:
+                log.warning("%s; the training goes on", write_error(run_log.path, error))
+            self._reported.add(run_log)
 
 
-def build_logger(name: str, run_dir: Path) -> LightningLog:
-    """The logger of this name (`ldm.choices.LOGGERS`) for a run; processes beyond the first log nothing."""
-    kind: type[RunLog] = RunLog if is_helper_process() else LOGGERS[name].load()
-    return LightningLog(kind(run_dir / LOG_DIR))
+def refuse_unusable_loggers(names: str) -> None:
+    """Raises `UserError` if one of the loggers of these names, separated by commas, can't log here."""
+    for name in names.split(",") if not is_helper_process() else []:
+        LOGGERS[name].load().raise_if_unusable()
+
+
+def build_logger(names: str, run_dir: Path) -> LightningLog:
+    """The loggers of these names (`ldm.choices.LOGGERS`), separated by commas, for a run.
+
+    Processes beyond the first log nothing.
+    """
+    kinds: list[type[RunLog]] = [RunLog] if is_helper_process() else [LOGGERS[one].load() for one in names.split(",")]
+    return LightningLog(*(kind(run_dir / LOG_DIR) for kind in kinds))

@@ -158,9 +158,7 @@ class TrainingModule(pl.LightningModule):
         fused = self.device.type in ("cpu", "cuda") and self.trainer.precision != "16-mixed"
         optimizer = self.build_optimizer(**({"fused": True} if fused else {}))
         self.update_in_backward(optimizer)
-        scheduler = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lr_factors(config.lr_schedule, config.warmup_steps, config.iterations)
-        )
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lr_factors(config))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def update_in_backward(self, optimizer: torch.optim.Optimizer) -> UpdateInBackward | None:

@@ -6,6 +6,7 @@
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -64,9 +65,32 @@ def cooldown(progress: float) -> float:
     return min(1.0, 4.0 * (1.0 - progress))
 
 
-def lr_factors(schedule: str, warmup_steps: int, iterations: int) -> Callable[[int], float]:
+@dataclass(frozen=True)
+class ScheduleOfConfig:
+    """An entry of `ldm.choices.LR_SCHEDULES` that depends on more than the progress."""
+
+    of: Callable[[OptimizationConfig], Callable[[float], float]]
+
+
+def cosine_with_restarts(progress: float, cycles: int) -> float:
+    """The factor falls from 1 to 0 along half a cosine, `cycles` times (SGDR, eq. 5, with cycles of equal length)."""
+    return cosine(cycles * progress % 1.0) if progress < 1.0 else 0.0
+
+
+def polynomial(progress: float, power: float) -> float:
+    """The factor falls from 1 to 0 as a power of the share of updates that is left."""
+    return (1.0 - progress) ** power
+
+
+COSINE_RESTARTS = ScheduleOfConfig(lambda config: partial(cosine_with_restarts, cycles=config.lr_cycles))
+POLYNOMIAL = ScheduleOfConfig(lambda config: partial(polynomial, power=config.lr_power))
+
+
+def lr_factors(config: OptimizationConfig) -> Callable[[int], float]:
     """Returns a function from an update (from 0) to its rate's factor, in (0, 1]: linear warm-up, then the schedule."""
-    after_warmup: Callable[[float], float] = LR_SCHEDULES[schedule].load()
+    schedule: ScheduleOfConfig | Callable[[float], float] = LR_SCHEDULES[config.lr_schedule].load()
+    after_warmup = schedule.of(config) if isinstance(schedule, ScheduleOfConfig) else schedule
+    warmup_steps, iterations = config.warmup_steps, config.iterations
 
     def factor(step: int) -> float:
         if step < warmup_steps:

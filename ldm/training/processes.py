@@ -140,7 +140,8 @@ class OneMachineDDP(DDPStrategy):
     """Lightning's DDP, with `OtherProcesses` watching its processes."""
 
     def __init__(self, others: OtherProcesses) -> None:
-        super().__init__()
+        # Buffers, such as the average of the weights, are the same in all processes.
+        super().__init__(broadcast_buffers=False)
         self.others = others
 
     def _configure_launcher(self) -> None:

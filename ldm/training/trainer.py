@@ -30,6 +30,7 @@ from ldm.training.logs import LightningLog, build_logger
 from ldm.training.module import TrainingModule
 from ldm.training.processes import OneMachine, OneMachineDDP, OtherProcesses, explain_workers, own_environment
 from ldm.training.resume_state import ResumeStateIO
+from ldm.training.telemetry import Telemetry
 
 Module = TypeVar("Module", bound=TrainingModule)
 
@@ -44,7 +45,7 @@ class FitOptions:
     devices: list[torch.device]
     autocast_dtype: torch.dtype | None
     logger: str
-    """A name of `ldm.choices.LOGGERS`."""
+    """Names of `ldm.choices.LOGGERS`, separated by commas."""
     capture: Capture | None = None
     """Captures steps as CUDA graphs where that is possible; None: steps run eagerly."""
     writer: BackgroundWriter = field(default_factory=BackgroundWriter)
@@ -157,6 +158,7 @@ def _build_trainer(
             GradientGuard(),
             stop.guard,
             TrainingProgress(every=_log_every(module)),
+            Telemetry(every=_log_every(module)),
             SaveEvery(options.run_dir, config.save_every, save, options.writer),
             stop,
             ReleaseMemory(),

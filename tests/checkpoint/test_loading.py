@@ -379,3 +379,12 @@ def test_whether_a_part_fits_is_told_without_memory() -> None:
     raise_unless_part(model.autoencoder, "autoencoder", file_of(of_part("autoencoder")))
     with pytest.raises(UserError, match=r"missing: model\.diffusion_model\."):
         raise_unless_part(model.unet, "unet", file_of(of_part("autoencoder")))
+
+
+@pytest.mark.parametrize(
+    ("more", "metadata"), [({"v_pred": torch.zeros(0)}, {}), ({}, {"modelspec.prediction_type": "v"})]
+)
+def test_a_model_with_v_prediction_is_refused(more: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    file = CheckpointFile(Path("v.safetensors"), {**contents(), **more}, metadata)
+    with pytest.raises(UserError, match=r"v\.safetensors is a model with v-prediction"):
+        raise_unless_whole(file, tiny_config())

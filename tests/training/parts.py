@@ -87,7 +87,7 @@ class Logging:
     """Keeps what a training module logs, also in a step without a trainer."""
 
     def log(self, name: str, value: Any, *args: Any, **kwargs: Any) -> None:
-        vars(self).setdefault("logged", {}).setdefault(name, []).append(value.item())
+        vars(self).setdefault("logged", {}).setdefault(name, []).append(torch.as_tensor(value).item())
         if self._trainer is not None:  # type: ignore[attr-defined]
             super().log(name, value, *args, **kwargs)  # type: ignore[misc]
 

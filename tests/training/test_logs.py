@@ -14,7 +14,7 @@ from ldm.processes import RANK_VARIABLE, RUN_DIR_VARIABLE
 from ldm.training.logs import CSVLog, LightningLog, RunLog, build_logger
 from ldm.training.tensorboard import TensorBoardLog
 from tests.full_disk import files_of_at_most
-from tests.training.parts import build_module, train
+from tests.training.parts import build_module, each_update, train
 
 
 class JSONLinesLog(RunLog):
@@ -38,12 +38,39 @@ class JSONLinesLog(RunLog):
 def test_a_new_logger_is_a_class_and_a_line_in_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(LOGGERS, "jsonl", Choice(f"{__name__}:JSONLinesLog", "a line of JSON per logged step"))
     image = Image.new("RGB", (4, 4), "red")
-    train(build_module(), tmp_path, lambda module, step: module.run_log.log_image("red", image, step), logger="jsonl")
+    module = build_module(lr_schedule="linear", max_grad_norm=0.0)
+    with each_update() as updates:
+        train(module, tmp_path, lambda module, step: module.run_log.log_image("red", image, step), logger="jsonl,csv")
     first, *rows = [json.loads(line) for line in (tmp_path / "log" / "log.jsonl").read_text().splitlines()]
     assert "learning_rate: 0.001" in first["config"]
     assert [row["step"] for row in rows] == [0, 1, 2, 3]
-    assert all(row.keys() >= {"loss/instance", "loss/class", "loss/total"} for row in rows)
-    assert {path.name for path in (tmp_path / "log").iterdir()} == {"log.jsonl", "red-2.png", "red-4.png"}
+    assert all(row.keys() >= {"loss/instance", "loss/class", "loss/total", "train/gradient_norm"} for row in rows)
+    assert [row["train/learning_rate"] for row in rows] == pytest.approx([1e-3, 0.75e-3, 0.5e-3, 0.25e-3])
+    assert all(row["train/images_per_second"] > 0 and row["train/memory_gib"] > 0.01 for row in rows)
+    assert [row["train/gradient_norm"] for row in rows] == pytest.approx(
+        [one["grad_norm"] for one in updates], rel=1e-4
+    )
+    names = {"log.jsonl", "red-2.png", "red-4.png", "metrics.csv"}
+    assert {path.name for path in (tmp_path / "log").iterdir()} == names
+
+
+def test_a_csv_of_an_older_version_keeps_its_columns(tmp_path: Path) -> None:
+    log = CSVLog(tmp_path)
+    log.path.write_bytes(b"step,loss/total\r\n1,1.5\r\n")
+    log.log_scalars({"train/memory_gib": 2.0, "loss/total": 1.25}, 2)
+    assert log.path.read_bytes() == b"step,loss/total\r\n1,1.5\r\n2,1.25\r\n"
+
+
+def test_one_log_that_can_not_be_written_does_not_stop_another(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").touch()
+    good = CSVLog(tmp_path / "log")
+    logger = LightningLog(CSVLog(tmp_path / "file" / "log"), good)
+    logger.log_scalars({"loss/total": 1.5}, 1)
+    logger.log_scalars({"loss/total": 1.25}, 2)
+    assert good.path.read_bytes() == b"step,loss/total\r\n1,1.5\r\n2,1.25\r\n"
+    assert len(caplog.messages) == 1
 
 
 def test_tensorboard_shows_scalars_images_and_text(tmp_path: Path) -> None:
@@ -81,7 +108,7 @@ def test_events_that_can_not_be_written_are_reported_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
     logger = build_logger("tensorboard", tmp_path)
-    assert isinstance(logger.run_log, TensorBoardLog)
+    assert isinstance(logger.run_logs[0], TensorBoardLog)
     with logger.threads():
         logger.log_scalars({"loss/total": 1.0}, 0)
         with files_of_at_most(1000):

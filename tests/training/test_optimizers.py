@@ -93,17 +93,20 @@ def test_an_unknown_schedule_is_refused() -> None:
         ("linear", {0: 1, 25: 0.75, 50: 0.5, 99: 0.01}),
         ("cosine", {0: 1, 50: 0.5, 75: 0.5 - 2**-1.5, 99: 0.000246720}),
         ("cooldown", {0: 1, 50: 1, 75: 1, 80: 0.8, 90: 0.4, 99: 0.04}),
+        ("cosine-restarts", {0: 1, 25: 0.5, 49: 0.000986636, 50: 1, 75: 0.5, 99: 0.000986636}),
+        ("polynomial", {0: 1, 50: 0.125, 90: 0.001}),
     ],
 )
 def test_schedules_by_hand(schedule: str, expected: dict[int, float]) -> None:
-    factor = lr_factors(schedule, 0, 100)
+    factor = lr_factors(OptimizationConfig(lr_schedule=schedule, iterations=100, lr_cycles=2, lr_power=3.0))
     found = {step: factor(step) for step in expected}
     assert found == pytest.approx(expected, abs=1e-9)
 
 
-@given(st.sampled_from(list(LR_SCHEDULES)), st.integers(1, 200), st.integers(1, 200))
+@given(st.sampled_from([*{*LR_SCHEDULES} - {"cosine-restarts"}]), st.integers(1, 200), st.integers(1, 200))
 def test_the_factor_rises_in_the_warm_up_and_never_after_it(schedule: str, warmup: int, rest: int) -> None:
-    factors = [*map(lr_factors(schedule, warmup, warmup + rest), range(warmup + rest + 1))]
+    config = OptimizationConfig(lr_schedule=schedule, warmup_steps=warmup, iterations=warmup + rest)
+    factors = [*map(lr_factors(config), range(warmup + rest + 1))]
     rising, falling = factors[: warmup + 1], factors[warmup:]
     assert rising[:-1] == pytest.approx([(step + 1) / (warmup + 1) for step in range(warmup)])
     assert factors[warmup] == 1.0
@@ -113,5 +116,33 @@ def test_the_factor_rises_in_the_warm_up_and_never_after_it(schedule: str, warmu
 
 
 def test_a_warm_up_longer_than_the_run_only_rises() -> None:
-    factors = [*map(lr_factors("cosine", 7, 4), range(4))]
-    assert factors == pytest.approx([1 / 8, 2 / 8, 3 / 8, 4 / 8])
+    config = OptimizationConfig(lr_schedule="cosine", warmup_steps=7, iterations=4)
+    assert [*map(lr_factors(config), range(4))] == pytest.approx([1 / 8, 2 / 8, 3 / 8, 4 / 8])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("ours", "theirs", "options", "specific"),
+    [
+        ("constant", "constant_with_warmup", {}, {}),
+        ("linear", "linear", {}, {}),
+        ("cosine", "cosine", {}, {}),
+        ("cosine-restarts", "cosine_with_restarts", {"lr_cycles": 3}, {"num_cycles": 3}),
+        ("polynomial", "polynomial", {"lr_power": 1.5}, {"power": 1.5, "lr_end": 0.0}),
+    ],
+)
+def test_after_the_warm_up_schedules_have_the_numbers_of_transformers(
+    ours: str, theirs: str, options: dict[str, float], specific: dict[str, float]
+) -> None:
+    """The warm-up itself differs: theirs begins with an update at a rate of 0."""
+    from transformers import get_scheduler  # takes seconds to import
+
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    scheduler = get_scheduler(theirs, optimizer, 5, 60, scheduler_specific_kwargs=specific or None)
+    rates = []
+    for _ in range(60):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    factor = lr_factors(OptimizationConfig(lr_schedule=ours, warmup_steps=5, iterations=60, **options))  # type: ignore[arg-type]
+    assert [factor(step) for step in range(5, 60)] == pytest.approx(rates[5:], abs=1e-12)

@@ -106,7 +106,9 @@ def test_an_interrupted_run_resumes_to_the_very_same_weights(
         train(continued, tmp_path / "run", autocast_dtype=autocast_dtype)
     assert len(updates) == 5
     assert vars(continued)["timesteps"] == vars(whole)["timesteps"][2:]
-    assert vars(continued)["logged"] == {name: losses[2:] for name, losses in vars(whole)["logged"].items()}
+    differs = ("train/images_per_second", "train/memory_gib")
+    expected = {name: values[2:] for name, values in vars(whole)["logged"].items() if name not in differs}
+    assert {name: values for name, values in vars(continued)["logged"].items() if name not in differs} == expected
     assert_same(continued, whole)
 
 

@@ -27,7 +27,9 @@ def config_from(options: argparse.Namespace, defaults: DreamBoothConfig, samplin
         if {"prompt_templates", "instance_prompts"} <= {*options.typed}:
             raise UserError("--prompt-templates is a list in place of --instance-prompt: leave out one of the two")
         flags["instance_prompts"] = PROMPT_TEMPLATES[options.prompt_templates].load()
-    flags["instance_prompts"] = flags["instance_prompts"] and tuple(flags["instance_prompts"])
+    for name in ("instance_prompts", "min_snr_gamma", "timestep_range"):
+        if (values := flags[name]) is not None:
+            flags[name] = tuple(values)
     flags["preview_prompts"] = () if options.no_previews else options.preview_prompts and tuple(options.preview_prompts)
     if options.class_sampler is None and options.sampler is not None:
         flags |= {"class_sampler": sampling.sampler, "class_steps": options.class_steps or sampling.num_steps}
@@ -46,9 +48,20 @@ def config_from(options: argparse.Namespace, defaults: DreamBoothConfig, samplin
         config = replace(defaults, **{name: value for name, value in flags.items() if value is not None})
     except ValueError as error:
         raise UserError(_with_flags(str(error))) from error
+    for name, schedule in (("lr_cycles", "cosine-restarts"), ("lr_power", "polynomial")):
+        if name in options.typed and config.lr_schedule != schedule:
+            raise UserError(f"{flag_of(name)} is for --lr-schedule {schedule}, not {config.lr_schedule}")
     if config.text_encoder_learning_rate and not config.train_text_encoder:
         raise UserError("--text-encoder-learning-rate is for a text encoder that is trained: add -t")
     return with_prior(config, options)
+
+
+def refuse_missing_timesteps(config: DreamBoothConfig, num_timesteps: int) -> None:
+    """Raises `UserError` for a range of timesteps that a model with so many doesn't have."""
+    try:
+        config.timesteps_of(num_timesteps)
+    except ValueError as error:
+        raise UserError(_with_flags(str(error))) from error
 
 
 def _with_flags(message: str) -> str:

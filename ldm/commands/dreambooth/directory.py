@@ -9,7 +9,7 @@ from ldm.checkpoint.learned_words import as_text
 from ldm.checkpoint.reading import read_checkpoint
 from ldm.checkpoint.saving import SAVE_DTYPES, hash_file
 from ldm.choices import OPTIMIZERS
-from ldm.commands.disk_space import image_bytes, refuse_unwritable, refuse_without_space
+from ldm.commands.disk_space import AVERAGE_BYTES, image_bytes, refuse_unwritable, refuse_without_space
 from ldm.commands.dreambooth.plan import RunPlan
 from ldm.commands.record import plain, section, write_record
 from ldm.commands.resuming import RECORD, make_run_dir, mark_unsaved, refuse_fewer_updates
@@ -20,6 +20,7 @@ from ldm.nn.tokenizer import copy_tokenizer
 from ldm.processes import RUN_DIR_VARIABLE, is_helper_process
 from ldm.runtime.tokenizers import NAME
 from ldm.training.class_images import DIRECTORY as CLASS_IMAGES
+from ldm.training.layers import count_unet_weights
 from ldm.training.lora import count_adapter_weights
 from ldm.user_files import resolved
 
@@ -115,14 +116,17 @@ def sizes_on_disk(plan: RunPlan) -> dict[str, int]:
         for part, prefix in PARTS.items():
             sizes[part] += tensor.numel() if key.startswith(prefix) else 0
     config, sampling = plan.config, plan.class_images.sampling
-    saved, trained = sum(sizes.values()), sizes["unet"] + sizes["text_encoder"] * config.train_text_encoder
+    unet = sizes["unet"] if config.train_layers == "all" else count_unet_weights(plan.settings.model, config)
+    saved, trained = sum(sizes.values()), unet + sizes["text_encoder"] * config.train_text_encoder
     if config.lora:
         saved = trained = count_adapter_weights(plan.settings.model, config)
     if config.train == "embedding":
         saved = trained = config.vectors * plan.settings.model.text_encoder.hidden_size
+    state = OPTIMIZERS[config.optimizer].load().state_bytes_per_weight[config.train_dtype]
+    state += AVERAGE_BYTES if config.ema_decay else 0
     sampled = 0 if plan.own_class_images else config.class_img_count
     return {
         "checkpoint": SAVE_DTYPES[plan.options.save_dtype].itemsize * saved,
-        "state": OPTIMIZERS[config.optimizer].load().state_bytes_per_weight[config.train_dtype] * trained,
+        "state": state * trained,
         "extra_bytes": image_bytes(sampled, sampling.height, sampling.width),
     }

@@ -22,7 +22,7 @@ from ldm.checkpoint.reading import CheckpointFile, read_checkpoint
 from ldm.checkpoint.saving import hash_file
 from ldm.choices import AUTO
 from ldm.commands.dreambooth.batch_size import with_largest_batch
-from ldm.commands.dreambooth.config import config_from
+from ldm.commands.dreambooth.config import config_from, refuse_missing_timesteps
 from ldm.commands.dreambooth.subject_files import captions_for, class_images_of, find_photos_again
 from ldm.commands.dreambooth.vram import MEMORY_FLAGS, fit_into_memory, workload_of
 from ldm.commands.elsewhere import find_weights, moved, sha256_of
@@ -59,6 +59,7 @@ from ldm.training.class_images import DIRECTORY as CLASS_IMAGES
 from ldm.training.class_images import ClassImages
 from ldm.training.dreambooth_config import DreamBoothConfig, Subject
 from ldm.training.embedding import with_subject
+from ldm.training.logs import refuse_unusable_loggers
 from ldm.training.lora import count_adapter_weights
 from ldm.user_files import is_diffusers_directory, resolved
 
@@ -179,6 +180,7 @@ def plan_run(options: argparse.Namespace, origins: Mapping[str, str] = MappingPr
     devices = parse_devices(options.devices)
     refuse_graphs_without_cuda(options.compile, devices[0])
     training_compute(devices[0], options.precision)  # refuses what the device can't
+    refuse_unusable_loggers(options.logger)
 
     base, file, yaml, settings = _base_model(options)
     flag = options.precision
@@ -194,6 +196,7 @@ def plan_run(options: argparse.Namespace, origins: Mapping[str, str] = MappingPr
     refuse_too_large_images(settings.model, sampling, 1, compute.dtype, devices[0])
     config = config_from(options, settings.dreambooth, sampling)
     _refuse_needless_rank(config, settings)
+    refuse_missing_timesteps(config, settings.model.schedule.num_timesteps)
     own_class_images = class_images_of(options, config, max(height, width))
     if own_class_images:
         config = replace(config, class_img_count=len(own_class_images))

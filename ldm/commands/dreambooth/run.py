@@ -134,13 +134,14 @@ def _saver(
     def save(module: DreamBooth, step: int) -> None:
         path, now = run_dir / f"step-{step:05d}.safetensors", replace(info, step=step)
         dtype = SAVE_DTYPES[plan.options.save_dtype]
-        if plan.config.lora:
-            writer.put(lora_writer(path, module.ldm, now, dtype, notes))
-        elif plan.config.train == "embedding":
-            writer.put(embedding_writer(path, learned_vectors(module.ldm), TOKEN, now, dtype, notes))
-        else:
-            writer.put(checkpoint_writer(path, module.ldm, now, dtype))
-        previews.sample(module, step)
+        with module.saved_weights():
+            if plan.config.lora:
+                writer.put(lora_writer(path, module.ldm, now, dtype, notes))
+            elif plan.config.train == "embedding":
+                writer.put(embedding_writer(path, learned_vectors(module.ldm), TOKEN, now, dtype, notes))
+            else:
+                writer.put(checkpoint_writer(path, module.ldm, now, dtype))
+            previews.sample(module, step)
 
     return save
 
@@ -149,7 +150,8 @@ def _report(plan: RunPlan, run_dir: Path, module: DreamBooth) -> None:
     """Reports how far each part moved, and how to compare the checkpoints."""
     updates = plan.config.iterations
     start = module.first_vectors
-    moved = weight_movement(module.ldm, plan.base) if start is None else vector_movement(module.ldm, start)
+    with module.saved_weights():
+        moved = weight_movement(module.ldm, plan.base) if start is None else vector_movement(module.ldm, start)
     write_text(run_dir / REPORT, to_yaml({"updates": updates, "relative_movement": moved}))
     lines = Lines(f"  {group:24s} {100 * share:8.4f} %" for group, share in moved.items())
     log.info("%d updates made. The weights moved by\n%s", updates, lines)

@@ -130,6 +130,14 @@ def margins(text: str) -> str:
     return ",".join(str(abs(int(part))) for part in parts)
 
 
+def loggers(text: str) -> str:
+    """A parser of the names of loggers, separated by commas."""
+    names = [name.strip() for name in text.split(",")]
+    if any(name not in LOGGERS for name in names) or len(set(names)) < len(names):
+        raise argparse.ArgumentTypeError(f"should be one or more of {', '.join(LOGGERS)}, not '{text[:40]}'")
+    return ",".join(names)
+
+
 class TypedParser(argparse.ArgumentParser):
     """Also lists in `options.typed` the options that were given on the command line. Names are not abbreviated."""
 
@@ -267,5 +275,9 @@ def add_saving(group: argparse._ArgumentGroup) -> None:
         "--save-dtype", choices=SAVE_DTYPES, default="fp16", help="type of the saved weights (default: fp16)"
     )
     group.add_argument(
-        "--logger", choices=LOGGERS, default="tensorboard", help=f"{described(LOGGERS)} (default: tensorboard)"
+        "--logger",
+        type=loggers,
+        default="tensorboard",
+        metavar="NAME",
+        help=f"one or more, such as tensorboard,csv. {described(LOGGERS)} (default: tensorboard)",
     )

@@ -21,6 +21,7 @@ from ldm.commands.options.common import (
     words,
 )
 from ldm.commands.options.defaults import dreambooth_default, yaml_value
+from ldm.commands.options.objective import add_objective, add_schedule_shape
 from ldm.commands.options.optimization import (
     add_embedding,
     add_length_and_rate,
@@ -45,7 +46,9 @@ def dreambooth_parser() -> argparse.ArgumentParser:
     _add_prompts(parser.add_argument_group("prompts and captions"))
     training = parser.add_argument_group("training")
     add_length_and_rate(training)
+    add_schedule_shape(training)
     add_updates(training)
+    add_objective(parser.add_argument_group("what is trained (docs/training-options.md)"))
     add_lora(parser.add_argument_group("LoRA (docs/lora.md)"))
     add_embedding(parser.add_argument_group("textual inversion (docs/embeddings.md)"))
     add_memory(parser.add_argument_group("how much memory training takes"))

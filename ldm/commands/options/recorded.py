@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ldm.commands.options.common import class_name, margins, words
+from ldm.commands.options.common import class_name, loggers, margins, words
 from ldm.commands.options.convert import convert_parser
 from ldm.commands.options.dreambooth import dreambooth_parser
 from ldm.commands.options.places import (
@@ -76,7 +76,7 @@ def _fault_of_one(action: argparse.Action, value: Any) -> str | None:
         None: str,
     }
     parse: Any = kinds.get(action.type, action.type)
-    is_text = parse in (place, words, margins, str, split_lora, split_embedding)
+    is_text = parse in (place, words, margins, str, split_lora, split_embedding, loggers)
     if not isinstance(value, str if is_text else int | float) or isinstance(value, bool):
         return f"should be {'text' if is_text else 'a number'}, not {reprlib.repr(value)}"
     try:

@@ -49,6 +49,7 @@ from ldm.runtime.models import Settings, recorded_settings, settings_of
 from ldm.runtime.tokenizers import NAME, repair_tokenizer
 from ldm.terminal import command_line
 from ldm.training.config import OptimizationConfig
+from ldm.training.logs import refuse_unusable_loggers
 from ldm.user_files import resolved
 
 log = logging.getLogger(__name__)
@@ -197,6 +198,7 @@ def open_run(options: argparse.Namespace) -> TrainingRun:
         raise UserError("--ckpt-path is needed: the model that samples images, which learns to edit them")
     devices = parse_devices(options.devices)
     compute = training_compute(devices[0], options.precision)
+    refuse_unusable_loggers(options.logger)
     for name in PATHS:
         if (path := getattr(options, name)) is not None:
             setattr(options, name, resolved(path))

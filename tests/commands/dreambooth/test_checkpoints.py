@@ -6,7 +6,7 @@ import torch
 
 from ldm.checkpoint.reading import read_checkpoint
 from tests.commands.calls import info_of, tensors_of
-from tests.commands.dreambooth.fine_tuning import sha256
+from tests.commands.dreambooth.fine_tuning import FineTune, sha256
 from tests.commands.fixtures import Trained
 from tests.tiny import TINY_YAML
 
@@ -69,3 +69,11 @@ def test_frozen_parts_are_the_base_models(trained: Trained, tiny_checkpoint: Pat
 def test_a_checkpoint_names_no_directory_of_this_machine(trained: Trained) -> None:
     options = read_checkpoint(trained.directory / "step-00003.safetensors").metadata["ldm.options"]
     assert str(trained.directory.parents[1]) not in options
+
+
+def test_with_a_decay_the_average_is_saved(fine_tune: FineTune) -> None:
+    run = fine_tune("--ema-decay", 0.9, "--save-dtype", "fp32", "--class-img-count", 0, "--no-previews")
+    state = torch.load(run.directory / "resume.ckpt", weights_only=True)["state_dict"]
+    saved = tensors_of(run.step(2))["model.diffusion_model.out.2.weight"]
+    assert torch.equal(saved, state["average.unet/out/2/weight"])
+    assert not torch.equal(saved, state["ldm.model.diffusion_model.out.2.weight"])

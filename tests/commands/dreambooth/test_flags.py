@@ -10,7 +10,7 @@ from ldm.commands.options.dreambooth import dreambooth_parser
 from ldm.commands.options.sampling import txt2img_parser
 from ldm.config import read_yaml, to_yaml
 from ldm.files import ROOT
-from tests.commands.calls import call, difference, equal, pixels
+from tests.commands.calls import call, difference, equal, pixels, refused
 from tests.commands.dreambooth.fine_tuning import STOPPED, FineTune, Plan, scalars
 from tests.commands.fixtures import write_photos
 from tests.tiny import TINY_YAML, write_tiny_checkpoint
@@ -33,6 +33,13 @@ FLAGS: list[tuple[tuple[object, ...], str, object]] = [
     (("--fused-backward",), "fused_backward", True),
     (("--clip", "tensor"), "clip", "tensor"),
     (("--class-img-count", 1), "class_img_count", 1),
+    (("--ema-decay", 0.9), "ema_decay", 0.9),
+    (("--min-snr-gamma", 5, 1), "min_snr_gamma", (5.0, 1.0)),
+    (("--noise-offset", 0.05), "noise_offset", 0.05),
+    (("--input-perturbation", 0.1), "input_perturbation", 0.1),
+    (("--timesteps", "logit-normal"), "timesteps", "logit-normal"),
+    (("--timestep-range", 0, 500), "timestep_range", (0, 500)),
+    (("--train-layers", "cross-attention"), "train_layers", "cross-attention"),
 ]
 """Flags, what they set, and to what; none of it is the tiny model's default."""
 
@@ -56,6 +63,22 @@ def test_defaults_are_the_models(plan: Plan, tmp_path: Path) -> None:
 def test_config_overrides_the_checkpoints_yaml(plan: Plan, tmp_path: Path) -> None:
     (tmp_path / "my.yaml").write_text(to_yaml({**TINY_YAML, "dreambooth": {"learning_rate": 0.25}}))
     assert plan("--config", tmp_path / "my.yaml").module.config.learning_rate == 0.25
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--timestep-range", 500, 400), "--timestep-range should be two rising numbers, such as 0 500, not 500 400"),
+        (("--timestep-range", 0, 2000), "--timestep-range should end at 1000, which the model has, not 2000"),
+        (("--lr-power", 2), "--lr-power is for --lr-schedule polynomial, not constant"),
+        (("--lora", 4, "--train-layers", "attention"), "--train-layers is not for lora, whose layers --lora-targets "),
+    ],
+)
+def test_options_that_do_not_fit_are_refused_by_their_flags(
+    flags: tuple[object, ...], message: str, fine_tune: FineTune
+) -> None:
+    refused(fine_tune.call(*flags), message)
+    assert not fine_tune.root.exists()
 
 
 def test_flip_doubles_the_views_of_each_photo(plan: Plan) -> None:
