@@ -326,10 +326,11 @@ class DreamBooth(TrainingModule):
         """Encoded photos and class images, with noise, timesteps and perhaps prompts, of all batches of a step."""
         share = replace(share, batch_size=share.batch_size * self.config.gradient_accumulation)
         timesteps = self.ldm.schedule.num_timesteps
+        photos, of_class = self._moments
         more = (timesteps, share, self._prompts, self._noising(timesteps))
         if self.base_predictions is not None:
-            return PredictedBatches(self._moments[0], self.base_predictions, *more)
-        return DreamBoothBatches(*self._moments, *more)
+            return PredictedBatches(photos, self.base_predictions, *more)
+        return DreamBoothBatches(photos, of_class, *more)
 
     def _noising(self, num_timesteps: int) -> Noising:
         config, timesteps = self.config, self.config.timesteps_of(num_timesteps)

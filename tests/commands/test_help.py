@@ -57,7 +57,7 @@ def used_without_flags(script: str, settings: Settings) -> dict[str, object]:
     config = config_from(options, settings.dreambooth, sampling)
     recorded = vars(used_options(options, config, sampling, Path(), "full"))
     elsewhere = {"class_name", "instance_img_dir", "resume_dir", "ckpt_path", "config", "drop_resume_state"}
-    elsewhere |= {"class_img_dir", "prompt_templates"}
+    elsewhere |= {"class_img_dir", "prompt_templates", "embedding"}
     names = [name for name, value in vars(options).items() if value is None and name not in elsewhere]
     flags = {name: flag_of(name) for name in names}
     used |= {flags[name]: recorded[name] for name in names if name != "generation_batch_size"}
@@ -117,7 +117,7 @@ def test_help_names_exactly_these_flags_and_imports_no_torch(script: str, tmp_pa
     positional = {"train.py": f"{{{','.join(STAGE_FLAGS)}}} ", "convert.py": "IN OUT "}.get(script, "")
     assert process.stdout.startswith(f"usage: {script} {positional}[options]\n\n")
     described = re.split(r"\nexamples?:|\nthe stages", process.stdout.partition("\noptions:")[2])[0]
-    flags = set(re.findall(r"(?<![\w-])--?[a-z][a-z-]*", described))
+    flags = set(re.findall(r"(?<![\w-])--?[a-z][a-z0-9-]*", described))
     assert flags - {"-h", "--help"} == set(FLAGS[script.removesuffix(".py")])
     imported = set(re.findall(r"\|\s+([\w.]+)$", process.stderr, re.MULTILINE))
     assert "argparse" in imported

@@ -155,6 +155,22 @@ def test_predictions_are_used_in_turn_and_their_inputs_depend_on_the_seed_alone(
     assert sorted(seen.sum((1, 2, 3)).tolist()) == sorted(again.sum((1, 2, 3)).tolist())
 
 
+def test_only_the_photos_get_another_noise() -> None:
+    """The class half's predictions belong to its own."""
+    step, changed = (
+        with_predictions(noise_offset=offset).batches(DeviceShare(SEED, 2)).step(1) for offset in (0.0, 0.5)
+    )
+    for name in ("noise", "input_noise"):
+        assert torch.equal(changed[name][2:], step["noise"][2:])  # type: ignore[literal-required]
+        assert not torch.equal(changed[name][:2], step["noise"][:2])  # type: ignore[literal-required]
+
+
+def with_predictions(**values: float) -> DreamBooth:
+    module = build_module(with_class=False, prior="base-prediction", batch_size=2, **values)
+    module.base_predictions = predicted(module, 4)
+    return module
+
+
 @pytest.mark.slow
 def test_gradient_accumulation_sums_to_the_gradient_of_one_large_batch() -> None:
     gradients = []
