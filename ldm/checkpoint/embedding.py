@@ -8,7 +8,7 @@ import json
 import re
 from dataclasses import replace
 
-from ldm.checkpoint.keys import LORA, PARTS
+from ldm.checkpoint.keys import PARTS
 from ldm.checkpoint.learned_words import Embedding, from_text
 from ldm.checkpoint.loading import checkpoint_info
 from ldm.checkpoint.metadata import PREFIX
@@ -26,6 +26,8 @@ XL = ("clip_l", "clip_g")
 """Names of the vectors for Stable Diffusion XL's two text encoders."""
 WIDTHS = {768: "Stable Diffusion 1", 1024: "Stable Diffusion 2", 1280: "Stable Diffusion XL"}
 """Models by the length of a vector."""
+WEIGHTS = (".weight", ".bias", ".alpha")
+"""Endings of the names of a network's tensors, which no word has."""
 LONGEST_TOKEN = 200
 MOST_TENSORS = 8
 """Of such a file; it is more than any program writes."""
@@ -36,7 +38,7 @@ def is_embedding(file: CheckpointFile) -> bool:
     keys = [*file.index]
     if any(key.startswith((f"{LEARNED}.", VECTORS)) or key in XL for key in keys):
         return len(keys) <= MOST_TENSORS
-    if len(keys) > 1 or LORA.fullmatch(keys[0]) or keys[0].startswith(tuple(PARTS.values())):
+    if len(keys) > 1 or keys[0].startswith(tuple(PARTS.values())) or keys[0].endswith(WEIGHTS):
         return False
     tensor = file.index[keys[0]]
     return tensor.ndim in (1, 2) and tensor.is_floating_point() and len(keys[0]) <= LONGEST_TOKEN

@@ -64,8 +64,6 @@ class Settings:
 
     tokenizer: str
     model: LatentDiffusionConfig
-    bfloat16_on_cpu: bool = False
-    """Whether dreambooth.py's `--precision auto` may take bfloat16 on a CPU; a small model gains nothing by it."""
     sampling: SamplingDefaults = field(default_factory=SamplingDefaults)
     dreambooth: DreamBoothConfig = field(default_factory=DreamBoothConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
@@ -73,6 +71,8 @@ class Settings:
     diffusion_training: DiffusionTrainingConfig = field(default_factory=DiffusionTrainingConfig)
     edit_training: EditTrainingConfig = field(default_factory=EditTrainingConfig)
     judge_training: JudgeTrainingConfig = field(default_factory=JudgeTrainingConfig)
+    bfloat16_on_cpu: bool = False
+    """Whether dreambooth.py's `--precision auto` may take bfloat16 on a CPU; a small model gains nothing by it."""
 
     EARLIER: ClassVar[Mapping[str, Mapping[Any, Any]]] = {
         "tokenizer": {"weights/sd-v1/tokenizer": "ldm/assets/clip-tokenizer"}

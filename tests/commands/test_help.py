@@ -57,7 +57,7 @@ def used_without_flags(script: str, settings: Settings) -> dict[str, object]:
     config = config_from(options, settings.dreambooth, sampling)
     recorded = vars(used_options(options, config, sampling, Path(), "full"))
     elsewhere = {"class_name", "instance_img_dir", "resume_dir", "ckpt_path", "config", "drop_resume_state"}
-    elsewhere |= {"class_img_dir", "prompt_templates", "embedding"}
+    elsewhere |= {"class_img_dir", "prompt_templates", "embedding", "initial_words"}
     names = [name for name, value in vars(options).items() if value is None and name not in elsewhere]
     flags = {name: flag_of(name) for name in names}
     used |= {flags[name]: recorded[name] for name in names if name != "generation_batch_size"}

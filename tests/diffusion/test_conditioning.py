@@ -80,6 +80,7 @@ def test_a_missing_image_and_one_for_a_plain_model_are_refused(ldm: LatentDiffus
         sample_latents(build_tiny_model(), edit(ldm, IMAGES[0], CONTEXT, UNCOND), [5], CONFIG)
 
 
+@pytest.mark.slow
 def test_the_memory_of_a_model_with_further_channels_is_predicted(ldm: LatentDiffusion) -> None:
     assert sampling_bytes(ldm.config, CONFIG, 1, torch.float32) > sampling_bytes(
         tiny_config(), CONFIG, 1, torch.float32

@@ -49,6 +49,7 @@ def test_images_are_encoded_and_decoded_there(ldm: LatentDiffusion) -> None:
     assert ldm.decode_latents(latents).device == META
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EACH_SAMPLER)
 def test_every_sampler_works_there(ldm: LatentDiffusion, name: str) -> None:
     eps_fn = guided_eps(ldm.predictor, classifier_free(ldm.encode_prompts(["a cat"]), ldm.encode_prompts([""]), 7.5))

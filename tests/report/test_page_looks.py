@@ -79,6 +79,7 @@ def test_the_theme_works_where_nothing_can_be_stored(browser: Browser) -> None:
         browser.cdp("Page.removeScriptToEvaluateOnNewDocument", **script)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [390, 1200])
 def test_only_the_grid_is_wider_than_the_window(browser: Browser, width: int) -> None:
     browser.resize(width, 844, touch=width < 600)

@@ -63,6 +63,7 @@ def test_as_many_as_fit_into_the_free_memory(monkeypatch: pytest.MonkeyPatch) ->
     assert fitting(monkeypatch, 0) == 1
 
 
+@pytest.mark.slow
 def test_weights_that_are_loaded_already_count_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """The batch is as large as it would have been before they were loaded."""
     monkeypatch.setattr(batching, "sampling_bytes", lambda model, sampling, images, dtype: needed(images, dtype))

@@ -99,6 +99,7 @@ def sample(ldm: LatentDiffusion, seeds: list[int], **sampling: Any) -> Tensor:
     return sample_images(ldm, classifier_free(context, uncond, config.guidance_scale), seeds, config)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", EACH_SAMPLER)
 @pytest.mark.parametrize("guidance_scale", [3.0, pytest.param(1.0, marks=pytest.mark.slow)])
 def test_every_sampler_works_with_overwritten_outputs(

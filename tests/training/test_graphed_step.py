@@ -135,6 +135,7 @@ def test_a_graph_released_for_sampling_is_captured_again(tmp_path: Path) -> None
     assert_same(module, eager)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("side", "free", "previews", "kept"),
     [

@@ -96,6 +96,7 @@ def test_it_begins_by_predicting_no_noise(build: Build) -> None:
     assert embeddings
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("train_text_encoder", [True, False])
 def test_these_parts_move_and_no_others(train_text_encoder: bool, build: Build, tmp_path: Path) -> None:
     module = build(train_text_encoder=train_text_encoder)

@@ -54,20 +54,15 @@ def measured(config: DreamBoothConfig, autocast_dtype: torch.dtype | None = None
     return footprint.peak
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "autocast_dtype"),
     [
-        pytest.param({}, None, marks=pytest.mark.slow),
-        pytest.param(
-            {"train_text_encoder": True, "gradient_checkpointing": "all", "batch_size": 3},
-            AUTOCAST,
-            marks=pytest.mark.slow,
-        ),
-        pytest.param({"optimizer": "adamw8bit", "train_dtype": "bf16"}, None, marks=pytest.mark.slow),
+        ({}, None),
+        ({"train_text_encoder": True, "gradient_checkpointing": "all", "batch_size": 3}, AUTOCAST),
+        ({"optimizer": "adamw8bit", "train_dtype": "bf16"}, None),
         ({"optimizer": "adafactor", "train_dtype": "bf16-rounded", "fused_backward": True}, None),
-        pytest.param(
-            {"optimizer": "adamw8bit", "train_dtype": "bf16", "fused_backward": True}, None, marks=pytest.mark.slow
-        ),
+        ({"optimizer": "adamw8bit", "train_dtype": "bf16", "fused_backward": True}, None),
     ],
 )
 def test_it_is_what_real_steps_take(changes: dict[str, Any], autocast_dtype: torch.dtype | None) -> None:

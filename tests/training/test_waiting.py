@@ -89,6 +89,7 @@ def test_a_value_that_is_read_back_would_be_noticed(batches_are_exempt: None, tm
     assert len(operations_of_a_run(Curious, tmp_path).read_back) == 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("train_text_encoder", [False, True])
 def test_a_step_takes_nothing_from_the_host_but_its_batch(train_text_encoder: bool) -> None:
     """On the meta device, which nothing can be computed on but which is not the host either."""

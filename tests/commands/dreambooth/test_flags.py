@@ -134,6 +134,7 @@ def test_the_commands_of_the_readme_can_be_parsed() -> None:
     assert (ROOT / "dreambooth.py").is_file()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("allowed", "speedup", "precision"), [(True, 4.0, "bf16-mixed"), (False, 4.0, "full")])
 def test_a_cpu_that_is_faster_in_bfloat16_trains_in_it_if_the_model_allows(
     allowed: bool, speedup: float, precision: str, plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -55,6 +55,7 @@ def test_another_run_shares_the_class_images(fine_tune: FineTune, unet_calls: li
     assert "2 class images 'a photo of a can' from" in again.outcome.said
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("plan")
 def test_another_users_class_images_are_shared_where_nothing_may_be_written(
     fine_tune: FineTune, monkeypatch: pytest.MonkeyPatch

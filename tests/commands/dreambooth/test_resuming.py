@@ -39,6 +39,7 @@ def test_a_run_is_resumed_with_its_own_options(
     assert "4 updates made" in text
 
 
+@pytest.mark.slow
 def test_a_resumed_run_keeps_the_precision_that_auto_chose(stopped: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As on another kind of GPU."""
     dtypes = []

@@ -80,9 +80,9 @@ def test_a_folder_of_them_is_compared_with_their_base_model_first(txt2img: Sampl
     save_file({"clip_l": torch.ones(1, 768), "clip_g": torch.ones(1, 1280)}, folder / "xl.safetensors")
     sampled = txt2img("-c", folder, "-v", 1, "--base", base, "--subject", "mug")
     rows = table_of(sampled).rows
-    assert [row.label for row in rows] == ["base model", "stranger", "mug-5"]
+    assert [row.label for row in rows] == ["base model", "mug-5", "stranger"]
     assert "xl.safetensors is an embedding of Stable Diffusion XL" in sampled.said
-    plain = txt2img("-c", base, "-v", 1, "-p", *(f"a photo of {word} mug" for word in ("sks", "dog", "cat")))
+    plain = txt2img("-c", base, "-v", 1, "-p", *(f"a photo of {word} mug" for word in ("sks", "cat", "dog")))
     for row, expected in zip(rows, plain.images, strict=True):
         assert row.cells[0] is not None
         assert np.array_equal(np.asarray(Image.open(sampled.directory / row.cells[0].file)), expected)

@@ -45,6 +45,7 @@ def test_images_and_weights_may_be_given_at_another_place(scratch: Scratch, firs
     assert outcome.status == 0, outcome.said
 
 
+@pytest.mark.slow
 def test_a_finished_run_without_its_resume_state_is_not_begun_again(
     first: Path, second: Path, scratch: Scratch
 ) -> None:
