@@ -23,11 +23,12 @@ class Noising:
     offset: float = 0.0
     """Standard deviation of a constant added to each channel of the noise."""
     perturbation: float = 0.0
-    """Standard deviation of noise that is added to the input and not predicted."""
+    """Standard deviation of noise that is added to the input and not predicted (arXiv 2301.11706)."""
     timesteps: tuple[int, int] | None = None
     """The first timestep and the end; None: the batch's own."""
     logit_normal: bool = False
-    """Draws the timesteps by the logistic function of a normal number, so that the middle ones are frequent."""
+    """Draws the timesteps by the logistic function of a normal number, so that the middle ones are frequent (arXiv
+    2403.03206, section 3.1)."""
 
     @property
     def is_plain(self) -> bool:
