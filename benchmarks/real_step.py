@@ -118,6 +118,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     predicted = predict(here, config).step / GIB
     say(f"{machine()}\n{profile}\n")
 
+    gc.collect()
+    give_back_freed()
     before = held(CPU)
     ldm = build_random(size)
 

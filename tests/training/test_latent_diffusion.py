@@ -131,7 +131,10 @@ def test_graphed_steps_train_as_eager_ones_do(build: Build, tmp_path: Path) -> N
     fit_on_cpu(eager, tmp_path / "eager")
     fit_on_cpu(graphed, tmp_path / "graphed", capture=simulation)
     assert simulation.replayed == graphed.config.iterations
-    assert vars(graphed)["logged"] == vars(eager)["logged"]
+    logs = [vars(module)["logged"] for module in (graphed, eager)]
+    for log in logs:
+        assert log.pop("train/images_per_second")  # differs with each run
+    assert logs[0] == logs[1]
     assert_same(graphed, eager)
 
 
