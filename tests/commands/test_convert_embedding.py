@@ -47,6 +47,7 @@ def test_all_layouts_hold_the_same_bits_and_our_metadata_come_back(ours: Path, t
         (["x.safetensors", "--to", "official"], "is an embedding, not a model"),
         (["x.png"], "name OUT with .safetensors, .pt, .bin"),
         (["x.pt", "--ema"], "--ema is for whole models"),
+        (["x.pt", "--token", "can"], "name OUT can.pt"),
         (["step-00002.safetensors"], "OUT is IN itself"),
     ],
 )

@@ -21,7 +21,8 @@ from ldm.files import atomic_path, counted
 
 log = logging.getLogger(__name__)
 
-LAYOUTS = {".safetensors": "one tensor, which all programs read", ".pt": "A1111's", ".bin": "diffusers'"}
+A1111 = ".pt"
+LAYOUTS = {".safetensors": "one tensor, which all programs read", A1111: "A1111's", ".bin": "diffusers'"}
 """What is written, by the suffix of OUT."""
 OF_MODELS, OF_LORA = ("ema", "vae", "variant", "merge"), ("base", "rank", "keep", "dialect")
 
@@ -36,6 +37,9 @@ def convert_embedding(options: argparse.Namespace) -> None:
     if given := [name for name in (*OF_MODELS, *OF_LORA) if getattr(options, name)]:
         kind = "whole models" if given[0] in OF_MODELS else "LoRA files"
         raise UserError(f"--{given[0]} is for {kind}, not for an embedding")
+    named = options.target.stem if suffix == A1111 else ""
+    if options.token and named not in ("", options.token):
+        raise UserError(f"--token: the word of A1111's layout is the file's name; name OUT {options.token}{suffix}")
     file = read_checkpoint(options.source)
     embedding = read_embedding(file, options.token or "")
     count, width = embedding.vectors.shape
@@ -52,7 +56,7 @@ def convert_embedding(options: argparse.Namespace) -> None:
         with atomic_path(options.target) as partial:
             torch.save(content, partial)
     size = human_size(options.target.stat().st_size)
-    log.info("wrote %s: %s, %s; it stands for '%s'", options.target, LAYOUTS[suffix], size, embedding.token)
+    log.info("wrote %s: %s, %s; its word is '%s'", options.target, LAYOUTS[suffix], size, named or embedding.token)
 
 
 def _metadata(file: CheckpointFile, embedding: Embedding) -> dict[str, str]:
