@@ -101,7 +101,7 @@ PROMPT_TEMPLATES = {
 }
 PRIORS = {
     "class-images": "a loss on images of the class that the base model samples before the training",
-    "l2": "each update takes back a share of the distance to the base model's weights; fastest, least memory",
+    "l2": "each update takes back a share of the distance to the base model's weights; the memory of none",
     "base-prediction": "a loss on the photos with the class prompt, whose target is the base model's prediction",
     "none": "no prior preservation",
 }

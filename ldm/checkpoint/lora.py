@@ -163,20 +163,20 @@ def read_lora(file: CheckpointFile, base: CheckpointFile) -> Lora:
         raise UserError(f"{file.path} is no LoRA{f'; it looks like {kind}' if kind else ''}")
     by_name = {name: layer for layer in layers_of(base.index) for name in layer.names()}
     found: dict[Layer, dict[str, Tensor]] = {}
-    homeless = []
+    without_place = []
     for key, tensor in file.index.items():
         ending = ENDING.search(key)
         layer = by_name.get(_normalised(key[: ending.start()])) if ending and ending.end() == len(key) else None
         role = str(ending.lastgroup) if ending else ""
         if layer is None or not (tensor.is_floating_point() or role == "alpha") or not tensor.numel():
-            homeless.append(key)
+            without_place.append(key)
             continue
         roles = found.setdefault(layer, {})
         if role in roles:
             raise UserError(f"{file.path} names {layer.kohya} twice: {key[:200]}")
         roles[role] = tensor
-    if homeless:
-        raise UserError(_no_place(file, base, homeless))
+    if without_place:
+        raise UserError(_no_place(file, base, without_place))
     alphas = _Alphas(file)
     changes, digest = {}, _Digest()
     with digest:
@@ -210,11 +210,11 @@ def foreign_lora(file: CheckpointFile) -> str:
     return next((f"a LoRA of {kind}" for width, kind in WIDTHS.items() if width in widths), "")
 
 
-def _no_place(file: CheckpointFile, base: CheckpointFile, homeless: list[str]) -> str:
+def _no_place(file: CheckpointFile, base: CheckpointFile, without_place: list[str]) -> str:
     kind = foreign_lora(file)
     return (
         f"{file.path} {f'is {kind}' if kind else f'does not fit {base.path}'}: "
-        f"{len(homeless)} of its {len(file.index)} tensors have no place in this model: {first_of(homeless)}"
+        f"{len(without_place)} of its {len(file.index)} tensors have no place in this model: {first_of(without_place)}"
     )
 
 

@@ -39,13 +39,13 @@ class Share:
     whole: float = 0.0
     """Of the layers that have a place in it."""
     kept: float = 0.0
-    homeless: dict[str, float] = field(default_factory=dict)
+    without_place: dict[str, float] = field(default_factory=dict)
     """Of changed weights that have none, by key."""
 
     @property
     def everything(self) -> float:
         """Of all changes."""
-        return self.whole + sum(self.homeless.values())
+        return self.whole + sum(self.without_place.values())
 
     @property
     def percent(self) -> float:
@@ -73,7 +73,7 @@ def extracted(
             if key in layers:
                 low = truncated(change, limit, stored_type(weight.dtype), share)
             else:
-                share.homeless[key] = float(change.square().sum())
+                share.without_place[key] = float(change.square().sum())
         yield key, low
 
 

@@ -12,7 +12,7 @@ ROWS, WIDTH = 1024, 320
 """A product of the UNet's: many pixels, and the channels of its first level."""
 WORTH = 1.3
 """How many times as fast products should be in bfloat16: only a part of a step are products."""
-HOPELESS = 3.0
+TOO_SLOW = 3.0
 """If the first product takes so many times as long, no other is measured."""
 
 
@@ -23,7 +23,7 @@ def bfloat16_speedup() -> float:
     for _ in range(4):  # the first one also warms up
         for dtype in (torch.float32, torch.bfloat16):
             fastest[dtype] = min(fastest.get(dtype, float("inf")), _seconds(dtype))
-        if fastest[torch.bfloat16] > HOPELESS * fastest[torch.float32]:
+        if fastest[torch.bfloat16] > TOO_SLOW * fastest[torch.float32]:
             break
     return fastest[torch.float32] / fastest[torch.bfloat16]
 

@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 A1111 = ".pt"
 LAYOUTS = {".safetensors": "one tensor, which all programs read", A1111: "A1111's", ".bin": "diffusers'"}
 """What is written, by the suffix of OUT."""
-OF_MODELS, OF_LORA = ("ema", "vae", "variant", "merge"), ("base", "rank", "keep", "dialect")
+OF_MODELS, OF_LORA = ("ema", "vae", "variant", "merge", "config"), ("base", "rank", "keep", "dialect")
 
 
 def convert_embedding(options: argparse.Namespace) -> None:

@@ -133,10 +133,10 @@ def _with_rank(
 def _report(share: Share, changes: Mapping[str, LowRank], file: CheckpointFile, base: CheckpointFile) -> Iterator[str]:
     layers = counted(len(changes), "layer")
     yield f"{share.percent:.1f} % of the squared change are in the LoRA: {layers}, {_ranks(changes)}"
-    if share.homeless:
-        percent = 100 * sum(share.homeless.values()) / share.everything
+    if share.without_place:
+        percent = 100 * sum(share.without_place.values()) / share.everything
         yield (
-            f"  {percent:.2g} % have no place in one: {counted(len(share.homeless), 'tensor')} "
+            f"  {percent:.2g} % have no place in one: {counted(len(share.without_place), 'tensor')} "
             "(biases, norms, embeddings, the UNet's first and last layers)"
         )
     own = [key for key in file.index if key.startswith(PARTS["autoencoder"]) and key in base.index]

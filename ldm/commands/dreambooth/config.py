@@ -86,7 +86,7 @@ def _embedding_flags(options: argparse.Namespace, defaults: DreamBoothConfig) ->
             raise UserError(f"--train embedding keeps all networks as they are: leave out {flag}")
     for name in ("lamb", "class_img_count", "class_img_dir"):
         if name in options.typed and getattr(options, name):
-            raise UserError(f"{flag_of(name)}: class images teach an embedding nothing, as their prompt is without sks")
+            raise UserError(f"{flag_of(name)}: class images have no effect on an embedding: their prompt has no sks")
     if options.prior not in (None, "none"):
         raise UserError(f"--train embedding leaves the class as it is: leave out --prior {options.prior}")
     fixed: dict[str, Any] = {"lora": 0, "train_text_encoder": False, "class_img_count": 0, "prior": "none"}

@@ -63,7 +63,8 @@ def _sample_share(rank: int, done: Callable[[int], None], plan: RunPlan, missing
             plan.settings, cache.sampling, compute.dtype, device, len(indices)
         )
         scarce = is_scarce(plan.settings, cache.sampling, compute.dtype, device)
-        ldm = ModelSlot(compute).use(read_checkpoint(plan.base), plan.settings, plan.tokenizer)
+        file = replace(read_checkpoint(plan.base), embeddings=plan.words_of_class)
+        ldm = ModelSlot(compute).use(file, plan.settings, plan.tokenizer)
         # A captured UNet keeps its memory, and can't be moved.
         compile_unet(
             ldm, "off" if scarce else plan.options.compile, -(-len(indices) // batch_size) * cache.sampling.num_steps

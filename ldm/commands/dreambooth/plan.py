@@ -41,7 +41,7 @@ from ldm.diffusion.latent_diffusion import count_weights
 from ldm.diffusion.sampling import SamplingConfig
 from ldm.errors import UserError
 from ldm.files import ROOT, counted
-from ldm.nn.tokenizer import PromptTokenizer, tokenizer_digest
+from ldm.nn.tokenizer import PromptTokenizer, tokenizer_digest, whole_words
 from ldm.processes import RUN_DIR_VARIABLE, is_helper_process
 from ldm.runtime.bfloat16 import cpu_precision
 from ldm.runtime.compiling import refuse_graphs_without_cuda
@@ -53,6 +53,7 @@ from ldm.runtime.models import (
     recorded_settings,
     settings_of,
     snapped_size,
+    tokenizer_knowing,
 )
 from ldm.runtime.tokenizers import NAME, find_tokenizer, has_tokenizer, repair_tokenizer, tokenizer_beside
 from ldm.training.class_images import DIRECTORY as CLASS_IMAGES
@@ -127,10 +128,17 @@ class RunPlan:
         return "full" if self.options.precision == "full" else "auto"
 
     @property
+    def words_of_class(self) -> tuple[Embedding, ...]:
+        """Those of the words that the class prompt holds: class images are sampled with them."""
+        prompt = self.subject.class_prompt
+        return tuple(one for one in self.embeddings if whole_words([one.token]).search(prompt))
+
+    @property
     def class_images(self) -> ClassImages:
         """The cache of class images: beside the resumed run, or below `--output-dir` if only that has them."""
         beside = [self.options.resume_dir.parent] if self.options.resume_dir else []
         roots = [directory / CLASS_IMAGES for directory in (*beside, self.output_dir)]
+        words, digest = self.words_of_class, self.tokenizer_digest
         return ClassImages(
             root=roots[0],
             prompt=self.subject.class_prompt,
@@ -138,7 +146,7 @@ class RunPlan:
             sampling=with_sampler(self.sampling, self.config.class_sampler, self.config.class_steps),
             seed=self.options.seed,
             precision=str(sampling_compute(self.devices[0], self.class_precision).dtype).removeprefix("torch."),
-            tokenizer=self.tokenizer_digest,
+            tokenizer=tokenizer_knowing(self.tokenizer, self.settings, words).digest if words else digest,
             model=asdict(self.settings.model),
         ).found_in(roots)
 
@@ -283,9 +291,10 @@ def _refuse_unfitting_words(
     if not tokenizer.token_ids(words := config.initial_words or class_name):
         raise UserError(f"--initial-words: {words[:40]!r} has no token whose vector could be the first")
     learned = with_subject(tokenizer, config, settings.model.text_encoder.vocab_size)
-    prompt = Subject(class_name, config.instance_prompts[0]).instance_prompt
-    if learned.cut_text(prompt):
-        raise UserError(f"--vectors {config.vectors}: with so many '{prompt}' is longer than a prompt can be")
+    for template in config.instance_prompts:
+        prompt = Subject(class_name, template).instance_prompt
+        if learned.cut_text(prompt):
+            raise UserError(f"--vectors {config.vectors}: with so many '{prompt}' is longer than a prompt can be")
 
 
 def _as_the_first_process_chose(options: argparse.Namespace) -> argparse.Namespace:

@@ -1,6 +1,7 @@
 """`--prior`: which flags belong to which, and what a run needs for its own before it trains."""
 
 import argparse
+import logging
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -13,9 +14,11 @@ from ldm.errors import UserError
 from ldm.processes import is_helper_process
 from ldm.progress import each
 from ldm.training.base_prediction import Autocast, BasePredictions, PredictionInputs, predict_with_base
-from ldm.training.base_pull import BasePull, adapter_targets, base_targets
+from ldm.training.base_pull import EVERY, BasePull, adapter_targets, base_targets
 from ldm.training.dreambooth import DreamBooth
 from ldm.training.dreambooth_config import DreamBoothConfig
+
+log = logging.getLogger(__name__)
 
 OWN_FLAGS = {
     "class-images": ("class_img_count", "class_img_dir", "class_sampler", "class_steps", "generation_batch_size"),
@@ -35,6 +38,7 @@ def with_prior(config: DreamBoothConfig, options: argparse.Namespace) -> DreamBo
     if not options.resume_dir:  # the flags beside -r are compared with the run's own
         off = [name for name in ("class_img_count", "lamb") if name in options.typed and getattr(options, name) == 0]
         if off and "prior" not in options.typed:
+            _refuse_other_flags("none", options, off)
             return _without(config)
         _refuse_other_flags(config.prior, options, off)
     if config.prior == "l2" and config.lora and config.dora:
@@ -50,6 +54,8 @@ def with_prior(config: DreamBoothConfig, options: argparse.Namespace) -> DreamBo
         raise UserError(f"--prior {config.prior} needs {needed} above 0; with 0 it is --prior none")
     if not works[config.prior]:
         return _without(config)
+    if config.prior == "l2" and config.iterations <= EVERY:
+        log.warning("--prior l2 acts after every %d updates: with %d it changes nothing", EVERY, config.iterations)
     return config if config.prior == "class-images" else replace(config, class_img_count=0)
 
 
@@ -65,7 +71,8 @@ def _refuse_other_flags(prior: str, options: argparse.Namespace, off: list[str])
     for other, names in OWN_FLAGS.items():
         for name in names:
             # Without --prior, how class images are sampled may be set for none of them.
-            if other != prior and name in typed and ("prior" in typed or prior != "none"):
+            is_harmless = other == "class-images" and prior == "none" and "prior" not in typed
+            if other != prior and name in typed and not is_harmless:
                 raise UserError(f"{flag_of(name)} is for --prior {other}, not {prior}")
     if "lamb" in typed and prior not in WEIGHTED:
         raise UserError(f"--lamb is the weight of a loss on the class, which --prior {prior} doesn't have")

@@ -58,7 +58,8 @@ def train_parser() -> argparse.ArgumentParser:
         "  python train.py diffusion -r runs/diffusion-1            # resume a run\n"
         "  python train.py publish --ckpt-path runs/diffusion-1/step-005600.safetensors   # into ldm/assets\n"
         "a model that edits images by instruction, from any other (docs/edits.md):\n"
-        "  python train.py edit -i data/toyworld/edits --ckpt-path ldm/assets/tiny.safetensors\n",
+        "  python train.py edit -i data/toyworld/edits --ckpt-path ldm/assets/tiny.safetensors "
+        "--config configs/tiny.yaml\n",
     )
     parser.add_argument("stage", choices=tuple(STAGE_FLAGS), help="what to train or write")
     _add_sources(parser.add_argument_group("inputs"))

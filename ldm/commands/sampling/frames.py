@@ -94,7 +94,9 @@ def _load(path: Path, options: argparse.Namespace, settings: Settings, margins: 
 def _names(paths: Sequence[Path]) -> list[str]:
     """The names of the results without suffix; images that differ in their suffix alone keep it in the name."""
     stems = Counter(path.stem.casefold() for path in paths)
-    return [path.stem if stems[path.stem.casefold()] == 1 else path.name for path in paths]
+    names = [path.stem if stems[path.stem.casefold()] == 1 else path.name for path in paths]
+    is_unique = len({name.casefold() for name in names}) == len(names)
+    return names if is_unique else [path.name for path in paths]
 
 
 def _largest(sampling: SamplingConfig, frames: Sequence[Frame]) -> SamplingConfig:

@@ -81,7 +81,7 @@ def test_fixed_networks_are_in_half_precision_where_arithmetic_is(plan: Plan) ->
         ([*EMBEDDING, "--lora", 2], "leave out --lora"),
         ([*EMBEDDING, "--embedding", "x.pt"], "leave out --embedding"),
         (["--embedding", "nowhere.pt"], "there is no checkpoint nowhere.pt"),
-        (["--train", "embedding", "--class-img-count", 2], "class images teach an embedding nothing"),
+        (["--train", "embedding", "--class-img-count", 2], "class images have no effect on an embedding"),
         ([*EMBEDDING, "--vectors", 70], "--vectors 70: with so many 'a photo of sks can' is longer"),
         ([*EMBEDDING, "--train-dtype", "bf16"], "--train-dtype should be fp32 with train embedding"),
     ],

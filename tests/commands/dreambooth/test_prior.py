@@ -150,6 +150,7 @@ def test_a_models_own_prior_can_be_turned_off() -> None:
         ("--prior none --class-steps 9", "--class-steps is for --prior class-images, not none"),
         ("--prior l2 --lamb 2", "--lamb is the weight of a loss on the class, which --prior l2 doesn't have"),
         ("--l2-share 0.1", "--l2-share is for --prior l2, not class-images"),
+        ("--lamb 0 --l2-share 0.1", "--l2-share is for --prior l2, not none"),
         ("--prior l2 --base-predictions 9", "--base-predictions is for --prior base-prediction, not l2"),
         ("--prior l2 --l2-share 0", "--prior l2 needs --l2-share above 0"),
     ],
