@@ -22,9 +22,12 @@ PICTURE_TOLERANCE = {torch.float32: 1e-3, torch.float16: 5e-2, torch.bfloat16: 2
 """Of whole images in [0, 1], as `difference`."""
 
 
-def build_pipeline(networks: Networks, ldm: LatentDiffusion) -> Any:
-    """Its defaults, but with DDIM, so that both sides have the same timesteps; no safety checker, no progress bar."""
-    pipeline = StableDiffusionPipeline(
+def build_pipeline(networks: Networks, ldm: LatentDiffusion, kind: Any = StableDiffusionPipeline) -> Any:
+    """A pipeline with its defaults, but with DDIM, so that both sides have the same timesteps.
+
+    No safety checker, no progress bar. `kind`: diffusers' class.
+    """
+    pipeline = kind(
         vae=networks.vae,
         text_encoder=networks.text_encoder,
         tokenizer=networks.tokenizer,

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from diffusers import DDIMScheduler, StableDiffusionInstructPix2PixPipeline
+from diffusers import StableDiffusionInstructPix2PixPipeline
 
-from benchmarks.diffusers_peer.configs import scheduler_config
 from benchmarks.diffusers_peer.networks import build_peer
+from benchmarks.diffusers_peer.sampling import build_pipeline
 from benchmarks.tools.sizes import TINY, Size, build_random
 from ldm.diffusion.editing import edit_guidance
 from ldm.diffusion.noise import draw_noise, image_generators
@@ -18,18 +18,7 @@ EDITING = Size("editing", {**TINY, "unet": {**TINY["unet"], "in_channels": 8}}, 
 @pytest.mark.filterwarnings("ignore")
 def test_images_are_those_of_diffusers() -> None:
     ldm = build_random(EDITING)
-    peer = build_peer(ldm, EDITING)
-    pipeline = StableDiffusionInstructPix2PixPipeline(
-        vae=peer.vae,
-        text_encoder=peer.text_encoder,
-        tokenizer=peer.tokenizer,
-        unet=peer.unet,
-        scheduler=DDIMScheduler(**scheduler_config(ldm.config), clip_sample=False, set_alpha_to_one=False),
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
-    pipeline.set_progress_bar_config(disable=True)
+    pipeline = build_pipeline(build_peer(ldm, EDITING), ldm, StableDiffusionInstructPix2PixPipeline)
     context, uncond_context = ldm.encode_prompts(["make it red"]), ldm.encode_prompts([""])
     image = torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(1)) * 2 - 1
     guidance = edit_guidance(context, uncond_context, ldm.encode_posterior(image[None]).mean, 7.5, 1.5)

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from diffusers import DDIMScheduler, StableDiffusionInpaintPipeline
+from diffusers import StableDiffusionInpaintPipeline
 
-from benchmarks.diffusers_peer.configs import scheduler_config
 from benchmarks.diffusers_peer.networks import build_peer
+from benchmarks.diffusers_peer.sampling import build_pipeline
 from benchmarks.tools.sizes import TINY, Size, build_random
 from ldm.diffusion.guidance import classifier_free
 from ldm.diffusion.noise import draw_noise, image_generators
@@ -18,18 +18,7 @@ INPAINTING = Size("inpainting", {**TINY, "unet": {**TINY["unet"], "in_channels":
 @pytest.mark.filterwarnings("ignore")
 def test_images_are_those_of_diffusers() -> None:
     ldm = build_random(INPAINTING)
-    peer = build_peer(ldm, INPAINTING)
-    pipeline = StableDiffusionInpaintPipeline(
-        vae=peer.vae,
-        text_encoder=peer.text_encoder,
-        tokenizer=peer.tokenizer,
-        unet=peer.unet,
-        scheduler=DDIMScheduler(**scheduler_config(ldm.config), clip_sample=False, set_alpha_to_one=False),
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
-    pipeline.set_progress_bar_config(disable=True)
+    pipeline = build_pipeline(build_peer(ldm, INPAINTING), ldm, StableDiffusionInpaintPipeline)
     context, uncond_context = ldm.encode_prompts(["a can"]), ldm.encode_prompts([""])
     image, mask = torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(1)) * 2 - 1, torch.zeros(1, 32, 32)
     mask[:, 5:23, 9:28] = 1  # no multiples of a latent's 8 pixels
