@@ -102,7 +102,10 @@ def _add_prompts(group: argparse._ArgumentGroup) -> None:
         help=f"a list of prompts in place of --instance-prompt. {described(PROMPT_TEMPLATES)}",
     )
     group.add_argument(
-        "--class-prompt", type=words, metavar="TEXT", help=f"prompt of class images; {_shown(CLASS_PROMPT)}"
+        "--class-prompt",
+        type=words,
+        metavar="TEXT",
+        help=f"prompt of class images, and of --prior base-prediction; {_shown(CLASS_PROMPT)}",
     )
     group.add_argument(
         "--caption-dropout",

@@ -22,7 +22,7 @@ def add_objective(group: argparse._ArgumentGroup) -> None:
         nargs="+",
         metavar="G",
         help="weight the loss of each image by min(SNR, G) / SNR of its timestep, such as 5; a second number is for "
-        "class images; 0: don't; default: 0",
+        "the class half (docs/prior.md); 0: don't; default: 0",
     )
     group.add_argument(
         "--noise-offset",
